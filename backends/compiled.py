@@ -1,0 +1,251 @@
+"""What all compiled models have in common: checking inputs, converting arrays, measuring time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from qpc.errors import BackendError
+from qpc.shapes import TensorType, concrete_shapes
+
+Array = Tensor | np.ndarray[Any, Any]
+Structure = int | list["Structure"] | dict[str, Any] | None
+"""How outputs are nested. An int is the number of an output tensor, a list a tuple of outputs; a dict is
+`{"list": [...]}` or `{"dict": {...}}` (JSON has no tuples, so the rarer kinds are marked)."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs a model takes, by name and for each batch size, and the nesting of its outputs."""
+
+    names: tuple[str, ...]
+    inputs: Mapping[int, tuple[TensorType, ...]]
+    outputs: Structure
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The batch sizes that the model takes, in the order in which they were asked for."""
+        return tuple(self.inputs)
+
+    def batch_of(self, tensors: Sequence[Tensor]) -> int:
+        """The batch size whose shapes the inputs have; an error says what was expected."""
+        if len(tensors) != len(self.names):
+            wanted = ", ".join(self.names)
+            raise BackendError(
+                f"the model takes {len(self.names)} input(s) ({wanted}), got {len(tensors)}"
+            )
+        for batch, types in self.inputs.items():
+            if all(tuple(t.shape) == e.shape for t, e in zip(tensors, types, strict=True)):
+                self._check_dtypes(tensors, types)
+                return batch
+        raise self._wrong_shape(tensors)
+
+    def _check_dtypes(self, tensors: Sequence[Tensor], types: Sequence[TensorType]) -> None:
+        for name, tensor, expected in zip(self.names, tensors, types, strict=True):
+            if tensor.dtype != expected.dtype:
+                wanted, got = _dtype_name(expected.dtype), _dtype_name(tensor.dtype)
+                raise BackendError(
+                    f"input {name!r} is {got}, expected {wanted}",
+                    fix=f"convert it with .to(torch.{wanted}) or .astype({wanted!r})",
+                )
+
+    def _wrong_shape(self, tensors: Sequence[Tensor]) -> BackendError:
+        for i, (name, tensor) in enumerate(zip(self.names, tensors, strict=True)):
+            allowed = dict.fromkeys(types[i].shape for types in self.inputs.values())
+            if tuple(tensor.shape) not in allowed:
+                wanted = " or ".join(map(str, allowed))
+                return BackendError(
+                    f"input {name!r} has shape {tuple(tensor.shape)}, expected {wanted}",
+                    fix="compile for other batch sizes with batch_sizes=(...)"
+                    if all(tuple(tensor.shape)[1:] == shape[1:] for shape in allowed)
+                    else None,
+                )
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
+        return BackendError(f"inputs of shapes {shapes} have different batch sizes")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Wall-clock time of one call, over several runs, in milliseconds."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    iqr_ms: float
+    runs: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.median_ms:.3f} ms (10%..90%: {self.p10_ms:.3f}..{self.p90_ms:.3f},"
+            f" IQR {self.iqr_ms:.3f}, {self.runs} runs)"
+        )
+
+
+class BenchmarkedModel(Protocol):
+    """What a user can rely on, whichever backend compiled the model."""
+
+    signature: Signature
+
+    def __call__(self, *inputs: Array, **named: Array) -> Any: ...
+
+    def benchmark(
+        self, inputs: Sequence[Array] | None = None, *, warmup: int = 5, repeats: int = 50
+    ) -> Benchmark: ...
+
+
+class CallableModel(ABC):
+    """Checks and converts inputs and outputs around `_run`."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+
+    @abstractmethod
+    def _run(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """All outputs, flat, for inputs that have been checked."""
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The batch sizes that the model takes."""
+        return self.signature.batch_sizes
+
+    def __call__(self, *inputs: Array, **named: Array) -> Any:
+        """Run the model on torch tensors or numpy arrays; outputs are of the kind of the inputs.
+
+        Inputs are positional or by name. Raises BackendError if a shape, a dtype or the number of inputs is
+        not what the model was compiled for.
+        """
+        given = self._ordered(inputs, named)
+        tensors = [_as_tensor(value, name) for value, name in zip(given, self._names(given))]
+        batch = self.signature.batch_of(tensors)
+        results = self._run(batch, tensors)
+        as_numpy = bool(given) and all(isinstance(value, np.ndarray) for value in given)
+        return _nest(self.signature.outputs, [r.numpy() if as_numpy else r for r in results])
+
+    def benchmark(
+        self, inputs: Sequence[Array] | None = None, *, warmup: int = 5, repeats: int = 50
+    ) -> Benchmark:
+        """Time calls of the model, on random inputs of the first batch size unless given."""
+        if repeats < 1 or warmup < 0:
+            raise ValueError(f"repeats must be at least 1 and warmup at least 0: {repeats}, {warmup}")
+        chosen = list(inputs) if inputs is not None else self._example_inputs()
+        tensors = [_as_tensor(v, n) for v, n in zip(chosen, self._names(chosen))]
+        batch = self.signature.batch_of(tensors)
+        return measure(lambda: self._run(batch, tensors), warmup=warmup, repeats=repeats)
+
+    def _example_inputs(self) -> list[Tensor]:
+        types = self.signature.inputs[self.batch_sizes[0]]
+        generator = torch.Generator().manual_seed(0)
+        return [
+            torch.rand(t.shape, generator=generator).to(t.dtype)
+            if t.dtype.is_floating_point
+            else torch.zeros(t.shape, dtype=t.dtype)
+            for t in types
+        ]
+
+    def _names(self, given: Sequence[Array]) -> list[str]:
+        """One name per given input, even if there are too many of them."""
+        extra = [f"#{i}" for i in range(len(self.signature.names), len(given))]
+        return [*self.signature.names, *extra]
+
+    def _ordered(self, inputs: Sequence[Array], named: Mapping[str, Array]) -> list[Array]:
+        names = self.signature.names
+        positional = dict(zip(names, inputs))
+        if unknown := [n for n in named if n not in names or n in positional]:
+            raise BackendError(f"unexpected input {unknown[0]!r}: the model takes {', '.join(names)}")
+        rest = [named[n] for n in names[len(positional) :] if n in named]
+        return [*inputs, *rest]
+
+
+def measure(call: Callable[[], object], *, warmup: int, repeats: int) -> Benchmark:
+    """Time of `call`, over `repeats` runs after `warmup` runs that do not count."""
+    for _ in range(warmup):
+        call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    p10, p25, p75, p90 = (float(p) for p in np.percentile(times, [10, 25, 75, 90]))
+    return Benchmark(statistics.median(times), p10, p90, p75 - p25, repeats)
+
+
+def signature_of(gm: GraphModule, batch_sizes: Sequence[int]) -> Signature:
+    """The signature of a core-form graph for some batch sizes."""
+    if not batch_sizes or any(not isinstance(b, int) or b < 1 for b in batch_sizes):
+        raise BackendError(f"batch sizes must be positive numbers, got {tuple(batch_sizes)!r}")
+    placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    inputs: dict[int, tuple[TensorType, ...]] = {}
+    for batch in batch_sizes:
+        types = concrete_shapes(gm, batch)
+        inputs[batch] = tuple(_input_type(n, types[n]) for n in placeholders)
+    if len(set(inputs.values())) < len(inputs):
+        raise BackendError(
+            "the model takes one batch size only", fix="compile it with one entry in batch_sizes"
+        )
+    (output,) = [n for n in gm.graph.nodes if n.op == "output"]
+    names = tuple(str(n.target) for n in placeholders)
+    return Signature(names, inputs, _structure(output.args[0], output_nodes(gm)))
+
+
+def output_nodes(gm: GraphModule) -> list[Node]:
+    """The distinct nodes that a graph returns, in order of appearance."""
+    (output,) = [n for n in gm.graph.nodes if n.op == "output"]
+    return list(dict.fromkeys(output.all_input_nodes))
+
+
+def _input_type(node: Node, found: object) -> TensorType:
+    if not isinstance(found, TensorType):
+        raise BackendError("the shape of an input is not known", node=node)
+    return found
+
+
+def _structure(value: object, nodes: Sequence[Node]) -> Structure:
+    if isinstance(value, Node):
+        return nodes.index(value)
+    if isinstance(value, tuple):
+        return [_structure(v, nodes) for v in value]
+    if isinstance(value, list):
+        return {"list": [_structure(v, nodes) for v in value]}
+    if isinstance(value, Mapping):
+        return {"dict": {str(k): _structure(v, nodes) for k, v in value.items()}}
+    if value is None:
+        return None
+    raise BackendError(f"the model returns {value!r}, which is not a tensor")
+
+
+def _nest(structure: Structure, flat: Sequence[object]) -> Any:
+    if structure is None:
+        return None
+    if isinstance(structure, int):
+        return flat[structure]
+    if isinstance(structure, list):
+        return tuple(_nest(s, flat) for s in structure)
+    if "list" in structure:
+        return [_nest(s, flat) for s in structure["list"]]
+    return {k: _nest(s, flat) for k, s in structure["dict"].items()}
+
+
+def _as_tensor(value: object, name: str) -> Tensor:
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "fiub":
+            raise BackendError(f"input {name!r} is a numpy array of {value.dtype}, not of numbers")
+        return torch.from_numpy(np.require(value, requirements=["C", "W", "A"]))
+    if not isinstance(value, Tensor):
+        kind = type(value).__name__
+        raise BackendError(f"input {name!r} is a {kind}, expected a torch tensor or a numpy array")
+    if value.device.type != "cpu":
+        raise BackendError(f"input {name!r} is on {value.device}", fix="move it with .cpu()")
+    return value.detach().contiguous()
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

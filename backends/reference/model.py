@@ -1,0 +1,51 @@
+"""The reference backend: the graph itself, run by PyTorch, called like a compiled model.
+
+It defines the right integer answer; every other backend must return the same bits. It is slow.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from qpc.backends.compiled import CallableModel, Signature, output_nodes, signature_of
+from qpc.meta import attribute
+
+
+class ReferenceModel(CallableModel):
+    """A core-form graph that PyTorch runs node by node."""
+
+    def __init__(self, gm: GraphModule, signature: Signature) -> None:
+        super().__init__(signature)
+        self._gm = gm
+
+    def _run(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        with torch.no_grad():
+            values = _evaluate(self._gm, inputs)
+        return [values[node] for node in output_nodes(self._gm)]
+
+
+def compile_graph(gm: GraphModule, *, batch_sizes: Sequence[int] = (1,)) -> ReferenceModel:
+    """Return `gm` as a model that takes the given batch sizes, with the calling convention of the others."""
+    return ReferenceModel(copy.deepcopy(gm), signature_of(gm, batch_sizes))
+
+
+def _evaluate(gm: GraphModule, inputs: Sequence[Tensor]) -> dict[Node, Tensor]:
+    values: dict[Node, Tensor] = {}
+    remaining = iter(inputs)
+    for node in gm.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = next(remaining)
+        elif node.op == "get_attr":
+            values[node] = attribute(gm, str(node.target)).detach()
+        elif node.op == "call_function":
+            args = map_arg(node.args, values.__getitem__)
+            kwargs = map_arg(node.kwargs, values.__getitem__)
+            assert callable(node.target)
+            values[node] = node.target(*args, **kwargs)
+    return values

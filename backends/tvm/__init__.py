@@ -1,0 +1,55 @@
+"""Compile integer graphs to machine code with Apache TVM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch.fx import GraphModule
+
+from qpc.backends.tvm._compat import require_tvm
+from qpc.target import Target
+
+if TYPE_CHECKING:
+    from qpc.backends.tvm.model import CompiledModel
+
+__all__ = ["compile_graph", "load"]
+
+
+def compile_graph(
+    gm: GraphModule,
+    target: Target | str = "native",
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    threads: int = 1,
+) -> CompiledModel:
+    """Return `gm`, a core-form graph, as machine code.
+
+    Integer operators run as QPC's own kernels and give the bits that the reference backend gives; other
+    operators run in float through TVM's rules, and the model's `report` lists them.
+
+    target: the CPU to compile for; code for another CPU can be saved but not run here.
+    batch_sizes: the model takes these, and no others.
+    threads: how many threads a call uses.
+
+    Raises MissingDependencyError without the right TVM, UnsupportedTargetError for an unknown target,
+    UnsupportedOpError for an operator that neither QPC nor TVM can compile, and BackendError for other
+    things that the kernels cannot do.
+    """
+    require_tvm()
+    from qpc.backends.tvm import compile as compiler
+
+    return compiler.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads)
+
+
+def load(path: str | os.PathLike[str]) -> CompiledModel:
+    """Return the model that was saved to the folder `path`.
+
+    Everything is checked before any of it is used. Raises ArtifactError if the folder is not a saved model,
+    is damaged or incomplete, or was made by another version of QPC or TVM or for another CPU.
+    """
+    require_tvm()
+    from qpc.backends.tvm import artifact
+
+    return artifact.load(path)

@@ -1,0 +1,44 @@
+"""Compile a core-form graph with TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.fx import GraphModule
+from tvm import relax
+
+from qpc.backends.compiled import signature_of
+from qpc.backends.tvm.build import build
+from qpc.backends.tvm.emitter import Emitter, Weights
+from qpc.backends.tvm.kernels.isa import isa_for
+from qpc.backends.tvm.lower import lower
+from qpc.backends.tvm.model import CompiledModel, Parts
+from qpc.backends.tvm.report import Report
+from qpc.backends.tvm.stopwatch import Stopwatch
+from qpc.errors import BackendError
+from qpc.target import Target
+
+
+def compile_graph(
+    gm: GraphModule,
+    target: Target | str = "native",
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    threads: int = 1,
+) -> CompiledModel:
+    """See `qpc.backends.tvm.compile_graph`."""
+    chosen = Target.parse(target) if isinstance(target, str) else target
+    if not isinstance(threads, int) or threads < 1:
+        raise BackendError(f"threads must be a positive number, got {threads!r}")
+    clock = Stopwatch()
+    with clock.stage("lower"):
+        signature = signature_of(gm, batch_sizes)
+        builder, weights = relax.BlockBuilder(), Weights()
+        emit = Emitter(builder, isa_for(chosen), threads, weights)
+        functions = {batch: lower(emit, gm, batch) for batch in signature.batch_sizes}
+        mod = builder.get()
+    code = build(mod, chosen, clock)
+    report = Report(tuple(emit.kernel_uses), tuple(emit.other_uses), clock.seconds)
+    return CompiledModel(
+        Parts(signature, chosen, threads, code, functions, weights.tensors, report)
+    )

@@ -1,0 +1,123 @@
+"""Building blocks of the compiled program: kernel calls, layout changes, constants."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Node
+from tvm import relax
+from tvm.ir import GlobalVar
+
+from qpc.backends.tvm import copies
+from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.kernel import Kernel
+from qpc.backends.tvm.kernels.kernel import TensorType as KernelType
+from qpc.backends.tvm.layout import Order, Value, identity, permuted
+from qpc.backends.tvm.report import KernelUse, OtherUse
+from qpc.meta import label
+
+_OPAQUE = 8  # operator fusion must leave the kernels alone
+
+
+class Weights:
+    """All constant tensors of a model, each stored once, by a name made from its content."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def add(self, tensor: Tensor) -> str:
+        """The name of a tensor with these values."""
+        kept = tensor.detach().cpu().contiguous()
+        data = kept.flatten().view(torch.uint8).numpy() if kept.numel() else np.empty(0)
+        about = f"{kept.dtype} {tuple(kept.shape)} ".encode()
+        digest = hashlib.sha256(about + data.tobytes()).hexdigest()
+        name = f"w_{digest[:16]}"
+        self.tensors.setdefault(name, kept)
+        return name
+
+
+class Emitter:
+    """Writes one function of the program through a BlockBuilder, and remembers what it did."""
+
+    def __init__(
+        self, builder: relax.BlockBuilder, isa: Isa, threads: int, weights: Weights
+    ) -> None:
+        self.builder, self.isa, self.threads = builder, isa, threads
+        self._weights = weights
+        self._functions: dict[str, GlobalVar] = {}
+        self.start_function()
+
+    def start_function(self) -> None:
+        """Forget what belongs to the function before."""
+        self.parameters: dict[str, relax.Var] = {}
+        self.kernel_uses: list[KernelUse] = []
+        self.other_uses: list[OtherUse] = []
+
+    def weight(self, tensor: Tensor) -> relax.Var:
+        """The parameter of the function that holds a constant tensor."""
+        name = self._weights.add(tensor)
+        if name not in self.parameters:
+            dtype = dtype_name(tensor.dtype)
+            self.parameters[name] = relax.Var(name, relax.TensorType(tuple(tensor.shape), dtype))
+        return self.parameters[name]
+
+    def kernel(
+        self, kernel: Kernel, inputs: Sequence[relax.Expr], *, nodes: Sequence[Node] = ()
+    ) -> relax.Var:
+        """Call a kernel; `nodes` are the graph nodes it computes, for the report."""
+        if kernel.name not in self._functions:
+            func = kernel.func.with_attr("op_pattern", _OPAQUE)
+            self._functions[kernel.name] = self.builder.add_func(func, kernel.name)
+        weights = [self.weight(_writable(array)) for array in kernel.params]
+        output = relax.TensorType(kernel.output.shape, kernel.output.dtype)
+        called = self._functions[kernel.name]
+        if nodes:
+            self.kernel_uses.append(KernelUse(kernel.name, tuple(label(n) for n in nodes)))
+        return self.builder.emit(relax.call_tir(called, [*inputs, *weights], output))
+
+    def note_other(self, node: Node, reason: str) -> None:
+        """Record that no integer kernel computes `node`."""
+        self.other_uses.append(OtherUse(label(node), str(node.target), reason))
+
+    def move(self, movement: copies.Movement, inputs: Sequence[Value]) -> relax.Var:
+        """Call the kernel of a data movement."""
+        return self.kernel(movement.kernel(self.threads), [v.expr for v in inputs])
+
+    def stored_as(self, value: Value, order: Order) -> Value:
+        """The same value in memory order `order`; moves data only if it must."""
+        if value.order == order:
+            return value
+        shape = permuted(value.shape, order)
+        if value.stored_as(order):
+            return Value(self.view(value.expr, shape), value.shape, value.dtype, order)
+        axes = [value.order.index(axis) for axis in order]
+        moved = self.move(copies.transpose(kernel_type(value), axes), [value])
+        return Value(moved, value.shape, value.dtype, order)
+
+    def logical(self, value: Value) -> relax.Expr:
+        """The value in logical order."""
+        return self.stored_as(value, identity(len(value.shape))).expr
+
+    def view(self, expr: relax.Expr, shape: Sequence[int]) -> relax.Expr:
+        """The same bytes under another shape."""
+        if tuple(int(d) for d in expr.ty.shape) == tuple(shape):
+            return expr
+        return self.builder.emit(relax.op.reshape(expr, tuple(shape)))
+
+
+def kernel_type(value: Value) -> KernelType:
+    """The type of a value as kernels see it."""
+    return KernelType(value.physical_shape, dtype_name(value.dtype))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """TVM's name of a dtype."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _writable(array: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

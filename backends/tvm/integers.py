@@ -1,0 +1,293 @@
+"""The `qpc::` operators as calls of integer kernels.
+
+Every rule gets the call's arguments by schema name, with a `Value` for each tensor that is computed and a
+torch tensor for each constant, and returns a `Value`. Shapes of kernels are physical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from qpc.backends.tvm.emitter import Emitter
+from qpc.backends.tvm.kernels import conv2d as conv2d_kernels
+from qpc.backends.tvm.kernels import elementwise, pooling
+from qpc.backends.tvm.kernels import layout as layout_kernels
+from qpc.backends.tvm.kernels import linear as linear_kernels
+from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Requantize, Stage
+from qpc.backends.tvm.kernels.kernel import Kernel
+from qpc.backends.tvm.layout import NHWC, Order, Value, identity, significant
+from qpc.backends.tvm.movement import with_rank
+from qpc.errors import BackendError
+from qpc.ops.views import arguments, qpc_ops
+
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a `qpc::` operator and what is fused behind it."""
+
+    node: Node
+    args: Arguments
+    stages: tuple[tuple[Node, Arguments], ...] = ()
+    preferred: Order | None = None
+    """The memory order that readers of a quantized value want."""
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The graph nodes that the call computes."""
+        return (self.node, *(node for node, _ in self.stages))
+
+
+Rule = Callable[[Emitter, Call], Value]
+
+
+def lower_call(emit: Emitter, call: Call) -> Value:
+    """Emit the kernel of a call. Raises BackendError for what the kernels cannot do."""
+    for value in call.args.values():
+        if isinstance(value, Value) and value.dtype not in (torch.uint8, torch.float32):
+            raise BackendError(
+                f"integer kernels take uint8 activations, not {value.dtype}",
+                node=call.node,
+                fix="quantize activations to unsigned grids (signed=False)",
+            )
+    return RULES[call.node.target](emit, call)
+
+
+def _conv2d(emit: Emitter, call: Call) -> Value:
+    args = call.args
+    x = emit.stored_as(args["q"], NHWC)
+    n, c, h, w = x.shape
+    o, _, *kernel = args["weight"].shape
+    top, left = _pair(args["padding"])
+    desc = conv2d_kernels.Conv2dDesc(
+        n,
+        h,
+        w,
+        c,
+        o,
+        (kernel[0], kernel[1]),
+        stride=_pair(args["stride"]),
+        padding=(top, left, top, left),
+        dilation=_pair(args["dilation"]),
+        groups=args["groups"],
+        **_grid(args, "input_zero_point"),
+    )
+    epilogue, others = _epilogue(emit, call, NHWC)
+    constants = [args[k].numpy() for k in ("weight", "bias", "multiplier")]
+    made = conv2d_kernels.conv2d(emit.isa, desc, *constants, epilogue, emit.threads)
+    out_n, out_h, out_w, out_c = made.output.shape
+    expr = emit.kernel(made, [x.expr, *(v.expr for v in others)], nodes=call.nodes)
+    return Value(expr, (out_n, out_c, out_h, out_w), x.dtype, NHWC)
+
+
+def _linear(emit: Emitter, call: Call) -> Value:
+    args, x = call.args, call.args["q"]
+    features = len(x.shape) - 1
+    if x.shape[-1] != 1 and significant(x.shape, x.order)[-1] != features:
+        x = emit.stored_as(x, identity(len(x.shape)))
+    order = (*(axis for axis in x.order if axis != features), features)
+    o, k = args["weight"].shape
+    shape = (*x.shape[:-1], o)
+    rows = prod(x.shape[:-1])
+    desc = linear_kernels.LinearDesc(rows, k, o, **_grid(args, "input_zero_point"))
+    epilogue, others = _epilogue(emit, call, order)
+    constants = [args[k].numpy() for k in ("weight", "bias", "multiplier")]
+    made = linear_kernels.linear(emit.isa, desc, *constants, epilogue, emit.threads)
+    inputs = [emit.view(x.expr, (rows, k)), *(emit.view(v.expr, (rows, o)) for v in others)]
+    expr = emit.kernel(made, inputs, nodes=call.nodes)
+    result = Value(expr, shape, x.dtype, order)
+    return replace(result, expr=emit.view(expr, result.physical_shape))
+
+
+def _epilogue(emit: Emitter, call: Call, order: Order) -> tuple[tuple[Stage, ...], list[Value]]:
+    """The stages behind a layer whose result is stored in `order`, and the tensors they add."""
+    stages: list[Stage] = []
+    others: list[Value] = []
+    value = call.node
+    for node, args in call.stages:
+        if node.target is qpc_ops.add.default:
+            behind_a = arguments(node)["a"] is value
+            others.append(emit.stored_as(args["b" if behind_a else "a"], order))
+            stages.append(_add_constants(args, swapped=not behind_a))
+        elif node.target is qpc_ops.lookup.default:
+            stages.append(Lookup(_table(args["table"])))
+        else:
+            stages.append(Clamp(args["lo"], args["hi"]))
+        value = node
+    return tuple(stages), others
+
+
+def _add(emit: Emitter, call: Call) -> Value:
+    constants = _add_constants(call.args, swapped=False)
+    return _binary(
+        emit, call, lambda a, b: elementwise.add(emit.isa, a, b, constants, emit.threads)
+    )
+
+
+def _mul(emit: Emitter, call: Call) -> Value:
+    args = call.args
+    constants = elementwise.MulConstants(
+        args["a_zero_point"],
+        args["b_zero_point"],
+        args["multiplier"],
+        args["output_zero_point"],
+        args["lo"],
+        args["hi"],
+    )
+    return _binary(
+        emit, call, lambda a, b: elementwise.mul(emit.isa, a, b, constants, emit.threads)
+    )
+
+
+def _binary(
+    emit: Emitter, call: Call, build: Callable[[tuple[int, ...], tuple[int, ...]], Kernel]
+) -> Value:
+    """Broadcast in the memory order of the larger operand."""
+    rank = max(len(call.args[k].shape) for k in ("a", "b"))
+    a, b = (with_rank(emit, call.args[k], rank) for k in ("a", "b"))
+    order = max((a, b), key=lambda v: prod(v.shape)).order
+    a, b = emit.stored_as(a, order), emit.stored_as(b, order)
+    made = build(a.physical_shape, b.physical_shape)
+    shape = tuple(torch.broadcast_shapes(a.shape, b.shape))
+    return Value(emit.kernel(made, [a.expr, b.expr], nodes=call.nodes), shape, a.dtype, order)
+
+
+def _max_pool2d(emit: Emitter, call: Call) -> Value:
+    window = _window(call.args, dilation=_pair(call.args["dilation"]))
+    window = replace(window, ceil_mode=bool(call.args["ceil_mode"]))
+    x = emit.stored_as(call.args["q"], NHWC)
+    made = pooling.max_pool2d(emit.isa, x.physical_shape, window, emit.threads)
+    return _pooled(emit, call, x, made)
+
+
+def _avg_pool2d(emit: Emitter, call: Call) -> Value:
+    x = emit.stored_as(call.args["q"], NHWC)
+    made = pooling.avg_pool2d(
+        emit.isa, x.physical_shape, _window(call.args), _requantize(call.args), emit.threads
+    )
+    return _pooled(emit, call, x, made)
+
+
+def _window(args: Arguments, dilation: tuple[int, int] = (1, 1)) -> pooling.PoolWindow:
+    kernel = _pair(args["kernel_size"])
+    top, left = _pair(args["padding"])
+    stride = _pair(args["stride"]) if args["stride"] else kernel
+    return pooling.PoolWindow(kernel, stride, (top, left, top, left), dilation)
+
+
+def _pooled(emit: Emitter, call: Call, x: Value, made: Kernel) -> Value:
+    n, h, w, c = made.output.shape
+    return Value(emit.kernel(made, [x.expr], nodes=call.nodes), (n, c, h, w), x.dtype, NHWC)
+
+
+def _mean(emit: Emitter, call: Call) -> Value:
+    args, x = call.args, call.args["q"]
+    rank, keepdim = len(x.shape), bool(args["keepdim"])
+    axes = {d % rank for d in args["dims"]} or set(range(rank))
+    made = pooling.mean(
+        emit.isa,
+        x.physical_shape,
+        tuple(sorted(x.order.index(a) for a in axes)),
+        _requantize(args),
+        keepdim,
+        emit.threads,
+    )
+    expr = emit.kernel(made, [x.expr], nodes=call.nodes)
+    if keepdim:
+        return replace(
+            x, expr=expr, shape=tuple(1 if a in axes else s for a, s in enumerate(x.shape))
+        )
+    kept = [a for a in range(rank) if a not in axes]
+    order = tuple(kept.index(a) for a in x.order if a not in axes)
+    return Value(expr, tuple(x.shape[a] for a in kept), x.dtype, order)
+
+
+def _lookup(emit: Emitter, call: Call) -> Value:
+    x, table = call.args["q"], _table(call.args["table"])
+    made = elementwise.lookup(emit.isa, x.physical_shape, table, emit.threads)
+    return replace(x, expr=emit.kernel(made, [x.expr], nodes=call.nodes))  # type: ignore[no-any-return]
+
+
+def _clamp(emit: Emitter, call: Call) -> Value:
+    x, lo, hi = call.args["q"], call.args["lo"], call.args["hi"]
+    made = elementwise.clamp(emit.isa, x.physical_shape, lo, hi, emit.threads)
+    return replace(x, expr=emit.kernel(made, [x.expr], nodes=call.nodes))  # type: ignore[no-any-return]
+
+
+def _quantize(emit: Emitter, call: Call) -> Value:
+    args, x = call.args, call.args["x"]
+    if args["dtype"] is not torch.uint8 or x.dtype is not torch.float32:
+        raise BackendError(
+            f"integer kernels quantize float32 to uint8, not {x.dtype} to {args['dtype']}",
+            node=call.node,
+            fix="quantize activations to unsigned grids (signed=False)",
+        )
+    order = call.preferred or identity(len(x.shape))
+    grid = (args["scale"], args["zero_point"], args["lo"], args["hi"])
+    made = layout_kernels.quantize(emit.isa, x.shape, order, *grid, emit.threads)
+    expr = emit.kernel(made, [emit.logical(x)], nodes=call.nodes)
+    return Value(expr, x.shape, torch.uint8, order)
+
+
+def _dequantize(emit: Emitter, call: Call) -> Value:
+    args, q = call.args, call.args["q"]
+    made = layout_kernels.dequantize(
+        emit.isa, q.shape, q.order, args["scale"], args["zero_point"], emit.threads
+    )
+    expr = emit.kernel(made, [q.expr], nodes=call.nodes)
+    return Value(expr, q.shape, torch.float32, identity(len(q.shape)))
+
+
+def _grid(args: Arguments, *zero_points: str) -> dict[str, int]:
+    return {k: args[k] for k in (*zero_points, "output_zero_point", "lo", "hi")}
+
+
+def _requantize(args: Arguments) -> Requantize:
+    return Requantize(multiplier=args["multiplier"], **_grid(args, "input_zero_point"))
+
+
+def _add_constants(args: Arguments, *, swapped: bool) -> AddTensor:
+    a, b = ("b", "a") if swapped else ("a", "b")
+    return AddTensor(
+        args[f"{a}_zero_point"],
+        args[f"{b}_zero_point"],
+        args[f"{a}_multiplier"],
+        args[f"{b}_multiplier"],
+        args["shift"],
+        args["output_zero_point"],
+        args["lo"],
+        args["hi"],
+    )
+
+
+def _table(table: Tensor) -> bytes:
+    return table.to(torch.uint8).numpy().tobytes()
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(value, int):
+        return (value, value)
+    return (int(value[0]), int(value[-1]))
+
+
+RULES: dict[object, Rule] = {
+    qpc_ops.conv2d.default: _conv2d,
+    qpc_ops.linear.default: _linear,
+    qpc_ops.add.default: _add,
+    qpc_ops.mul.default: _mul,
+    qpc_ops.max_pool2d.default: _max_pool2d,
+    qpc_ops.avg_pool2d.default: _avg_pool2d,
+    qpc_ops.mean.default: _mean,
+    qpc_ops.lookup.default: _lookup,
+    qpc_ops.clamp.default: _clamp,
+    qpc_ops.quantize.default: _quantize,
+    qpc_ops.dequantize.default: _dequantize,
+}

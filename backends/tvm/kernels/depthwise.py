@@ -1,0 +1,341 @@
+"""Quantized depthwise 2-d convolution, exact, on NHWC tensors: vectors run over channels.
+
+One `dot` sums `depth` kernel rows of one column, so the bytes of that many input rows are interleaved. A
+column is interleaved once and used by all horizontal taps of the pixels of a tile. If there are few channels,
+or their number fills vectors badly, `merged` neighbouring pixels count as one pixel with more channels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache, cached_property
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+from tvm.tirx import PrimFunc
+from tvm.tirx.script import builder as T
+
+from qpc.backends.tvm.kernels.emit import (
+    Flat,
+    Index,
+    bind,
+    local,
+    loop,
+    prim_func,
+    scratch,
+    shuffle,
+    split,
+)
+from qpc.backends.tvm.kernels.epilogue import Epilogue, EpilogueCode, EpilogueForm, epilogue_params
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc, ConvShape, tile_start
+from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
+from qpc.backends.tvm.kernels.padding import copy_padded_rows
+from qpc.backends.tvm.kernels.tiling import Blocks, choose_blocks
+
+_MAX_MERGED = 8
+_EPILOGUE = 6  # time to requantize one vector of sums, in dots
+
+
+def depthwise_conv2d(
+    isa: Isa,
+    desc: Conv2dDesc,
+    weight: npt.NDArray[np.int8],
+    bias: npt.NDArray[np.int32],
+    multiplier: npt.NDArray[np.float32],
+    epilogue: Epilogue = (),
+    threads: int = 1,
+) -> Kernel:
+    """The kernel of `qpc::conv2d` with as many groups as input and output channels; see `conv2d`."""
+    plan = _Plan(isa, desc.shape, threads)
+    form = EpilogueForm.of(epilogue)
+    name, func = _function(plan, form)
+    zero_point_term = desc.input_zero_point * weight.sum(axis=(1, 2, 3), dtype=np.int64)
+    params = (
+        plan.pack_weight(weight),
+        # Sums may wrap around in between: the compiler has proved that the accumulator does not.
+        plan.pack_channels((bias - zero_point_term).astype(np.int32)),
+        plan.pack_channels(multiplier.astype(np.float32)),
+        *epilogue_params(desc.input_zero_point, desc.output_zero_point, desc.lo, desc.hi, epilogue),
+    )
+    inputs = (desc.input, *form.inputs(desc.output))
+    return Kernel(name, func, inputs, params, desc.output)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A micro-kernel: `pixels` groups of `merged` consecutive outputs, times one block of channels."""
+
+    pixels: int
+    merged: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a depthwise convolution is tiled and how its weights are laid out."""
+
+    isa: Isa
+    shape: ConvShape
+    threads: int
+
+    @property
+    def block(self) -> int:
+        """Channels that one set of interleaved vectors holds."""
+        return self.isa.lanes * self.isa.depth
+
+    @property
+    def row_groups(self) -> int:
+        """Groups of kernel rows that are interleaved."""
+        return ceil(self.shape.kernel[0] / self.isa.depth)
+
+    @cached_property
+    def tile(self) -> _Tile:
+        """The micro-kernel that covers a row in the least time."""
+        shape, isa = self.shape, self.isa
+        # sums, the interleaved column, and as much again while interleaving
+        most_pixels = max(1, (isa.registers - 2 * isa.depth) // isa.depth)
+        most_merged = min(_MAX_MERGED, shape.ow) if shape.stride[1] == 1 else 1
+        tiles = [
+            _Tile(pixels, merged)
+            for merged in range(1, most_merged + 1)
+            for pixels in range(1, min(most_pixels, shape.ow // merged) + 1)
+        ]
+        return min(tiles, key=lambda tile: self._row_cost(tile))
+
+    def _row_cost(self, tile: _Tile) -> float:
+        shape, isa = self.shape, self.isa
+        blocks = ceil(shape.c * tile.merged / self.block)
+        dots = tile.pixels * shape.kernel[1] * isa.depth
+        columns = len(self.taps(tile)) * isa.interleave_cost
+        tile_cost = self.row_groups * (dots + columns) + tile.pixels * isa.depth * _EPILOGUE + 8
+        return ceil(shape.ow / (tile.pixels * tile.merged)) * blocks * tile_cost
+
+    def taps(self, tile: _Tile) -> dict[int, list[tuple[int, int]]]:
+        """For every input column that a tile sees, the (pixel, kernel column) that it meets."""
+        step = self.shape.stride[1] * tile.merged
+        taps = defaultdict(list)
+        for pixel in range(tile.pixels):
+            for tap in range(self.shape.kernel[1]):
+                taps[pixel * step + tap * self.shape.dilation[1]].append((pixel, tap))
+        return dict(sorted(taps.items()))
+
+    @property
+    def channels(self) -> int:
+        """Channels of a group of merged pixels."""
+        return self.shape.c * self.tile.merged
+
+    @property
+    def channel_blocks(self) -> int:
+        """Number of blocks of channels."""
+        return ceil(self.channels / self.block)
+
+    @property
+    def lanes(self) -> int:
+        """Channels of a block that exist."""
+        return min(self.block, self.channels)
+
+    @property
+    def tile_columns(self) -> int:
+        """Outputs of a row that a tile computes."""
+        return self.tile.pixels * self.tile.merged
+
+    @property
+    def needs_scratch(self) -> bool:
+        """Whether the input cannot be read in place."""
+        return any(self.shape.padding) or self.channels < self.block
+
+    @property
+    def scratch_row(self) -> int:
+        """Bytes of an input row in scratch memory."""
+        return self.shape.input_columns(self.shape.ow) * self.shape.c
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Size of the scratch memory, with room to read a whole block at the last pixel."""
+        return self.shape.input_rows(self.blocks.rows) * self.scratch_row + self.block
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The tasks."""
+        return choose_blocks(
+            images=self.shape.n,
+            rows=self.shape.oh,
+            channel_blocks=1,
+            row_cost=self._row_cost(self.tile),
+            bytes_per_row=self.shape.stride[0] * self.scratch_row,
+            extra_bytes=(self.shape.reach[0] - self.shape.stride[0]) * self.scratch_row,
+            copies=self.needs_scratch,
+            threads=self.threads,
+        )
+
+    def first_channel(self, block: Index) -> Index:
+        """The first channel of a block; the last block may overlap."""
+        return 0 if self.channel_blocks == 1 else tile_start(block, self.block, self.channels)
+
+    def pack_weight(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+        """weight[c, 1, kh, kw] -> [block, row group, kw, vector, lane, depth]."""
+        kh, kw = self.shape.kernel
+        missing = self.row_groups * self.isa.depth - kh
+        rows = np.pad(weight[:, 0], [(0, 0), (0, missing), (0, 0)])
+        grouped = rows.reshape(self.shape.c, self.row_groups, self.isa.depth, kw)
+        return np.ascontiguousarray(self._by_lane(grouped).transpose(0, 3, 5, 1, 2, 4))
+
+    def pack_channels(self, values: Array) -> Array:
+        """values[c] -> [block * vector * lane]."""
+        return np.ascontiguousarray(self._by_lane(values)).reshape(-1)
+
+    def _by_lane(self, values: Array) -> Array:
+        """[c, ...] -> [block, vector, lane, ...], with zeros in unused lanes."""
+        starts = np.array([self.first_channel(block) for block in range(self.channel_blocks)])
+        channels = starts[:, None, None] + self.isa.interleaved_channels()
+        merged = np.concatenate([values] * self.tile.merged)
+        unused = max(0, self.block - self.channels)
+        return np.pad(merged, [(0, unused)] + [(0, 0)] * (values.ndim - 1))[channels]
+
+    @property
+    def param_types(self) -> tuple[TensorType, ...]:
+        """The types of the packed weight, bias and multiplier."""
+        vector = (self.isa.depth, self.isa.lanes, self.isa.depth)
+        size = self.channel_blocks * self.block
+        return (
+            TensorType(
+                (self.channel_blocks, self.row_groups, self.shape.kernel[1], *vector), "int8"
+            ),
+            TensorType((size,), "int32"),
+            TensorType((size,), "float32"),
+        )
+
+
+@cache
+def _function(plan: _Plan, form: EpilogueForm) -> tuple[str, PrimFunc]:
+    shape = plan.shape
+    name = kernel_name("depthwise_conv2d", plan, form)
+    added = form.inputs(shape.output)
+
+    def body(x: Flat, *args: Flat) -> None:
+        others, rest = args[: len(added)], args[len(added) :]
+        weight, bias, multiplier, constants, *tables, out = rest
+        epilogue = EpilogueCode(plan.isa, form, constants, others, tables)
+        _Code(plan, x, weight, bias, multiplier, epilogue, out).emit()
+
+    types = (shape.input, *added, *plan.param_types, *form.params(), shape.output)
+    return name, prim_func(name, types, body)
+
+
+@dataclass(frozen=True)
+class _Code:
+    """Emits the function."""
+
+    plan: _Plan
+    x: Flat
+    weight: Flat
+    bias: Flat
+    multiplier: Flat
+    epilogue: EpilogueCode
+    out: Flat
+
+    def emit(self) -> None:
+        shape = self.plan.shape
+        row_blocks = ceil(shape.oh / self.plan.blocks.rows)
+        if self.plan.threads > 1 and shape.n * row_blocks > 1:
+            with loop(shape.n * row_blocks, parallel=True) as task:
+                source = self._source()
+                image, row_block = split(task, shape.n, row_blocks)
+                self._task(source, image, row_block)
+        else:
+            source = self._source()
+            with loop(shape.n) as image, loop(row_blocks) as row_block:
+                self._task(source, image, row_block)
+
+    def _source(self) -> Flat:
+        return scratch(self.plan.scratch_bytes) if self.plan.needs_scratch else self.x
+
+    def _task(self, source: Flat, image: Index, row_block: Index) -> None:
+        plan, shape = self.plan, self.plan.shape
+        rows = plan.blocks.rows
+        first = tile_start(row_block, rows, shape.oh)
+        if plan.needs_scratch:
+            copy_padded_rows(
+                shape,
+                self.x,
+                source,
+                self.epilogue.input_zero_point(),
+                image=image,
+                first_output_row=first,
+                output_rows=rows,
+            )
+        column_tiles = ceil(shape.ow / plan.tile_columns)
+        with loop(plan.channel_blocks) as block, loop(rows) as row, loop(column_tiles) as tile:
+            column = tile_start(tile, plan.tile_columns, shape.ow)
+            if plan.needs_scratch:
+                x_row, x_next = row * shape.stride[0] * plan.scratch_row, plan.scratch_row
+            else:
+                x_next = shape.w * shape.c
+                x_row = (image * shape.h + (first + row) * shape.stride[0]) * x_next
+            out_row = (image * shape.oh + first + row) * (shape.ow * shape.c)
+            channel = plan.first_channel(block)
+            self._micro_kernel(
+                source,
+                block,
+                bind(x_row + column * (shape.stride[1] * shape.c) + channel),
+                x_next,
+                bind(out_row + column * shape.c + channel),
+            )
+
+    def _micro_kernel(
+        self, source: Flat, block: Index, x_start: Index, x_next_row: int, out_start: Index
+    ) -> None:
+        plan, isa, shape = self.plan, self.plan.isa, self.plan.shape
+        depth, lanes = isa.depth, isa.lanes
+        pixels = range(plan.tile.pixels)
+        sums = local(plan.tile.pixels * depth * lanes, "int32")
+
+        for vector in range(depth):
+            start = bind(self.bias.load((block * depth + vector) * lanes, lanes))
+            for pixel in pixels:
+                sums.store((pixel * depth + vector) * lanes, start, lanes)
+
+        with loop(plan.row_groups) as group:
+            # A missing row is a repeated one: its weights are zero.
+            rows = [
+                bind(x_start + self._kernel_row(group, i) * (shape.dilation[0] * x_next_row))
+                for i in range(depth)
+            ]
+            for column, taps in plan.taps(plan.tile).items():
+                x = isa.interleave(
+                    [bind(source.load(row + column * shape.c, plan.block)) for row in rows]
+                )
+                for pixel, tap in taps:
+                    for vector in range(depth):
+                        at = (pixel * depth + vector) * lanes
+                        term = (block * plan.row_groups + group) * shape.kernel[1] + tap
+                        w = self.weight.load((term * depth + vector) * plan.block, plan.block)
+                        sums.store(at, isa.dot(sums.load(at, lanes), x[vector], w), lanes)
+
+        scale = [
+            bind(self.multiplier.load((block * depth + vector) * lanes, lanes))
+            for vector in range(depth)
+        ]
+        for pixel in pixels:
+            parts = [
+                bind(
+                    self.epilogue.requantized(
+                        sums.load((pixel * depth + vector) * lanes, lanes), scale[vector], lanes
+                    )
+                )
+                for vector in range(depth)
+            ]
+            value = isa.narrow(parts)
+            if plan.lanes < plan.block:
+                value = shuffle([value], range(plan.lanes))
+            offset = out_start + pixel * plan.channels
+            self.out.store(offset, self.epilogue.stages(value, offset, plan.lanes), plan.lanes)
+
+    def _kernel_row(self, group: Index, i: int) -> Index:
+        last = self.plan.shape.kernel[0] - 1
+        row = group * self.plan.isa.depth + i
+        if isinstance(row, int):
+            return min(row, last)
+        return T.min(row, last) if (last + 1) % self.plan.isa.depth else row

@@ -1,0 +1,182 @@
+"""Helpers to write TIR with `tvm.script.ir_builder`: flat buffers, vectors, loops, byte copies.
+
+Vectors are plain values: bind one with `bind` to use it twice, keep it in a `local` buffer to change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx import Expr, PrimFunc, Shuffle
+from tvm.tirx.script import builder as T
+
+from qpc.backends.tvm.kernels.kernel import TensorType
+
+Index: TypeAlias = Expr | int
+
+COPY_BYTES = 64  # LLVM splits a vector that is wider than the target's registers
+
+bind: Callable[[Expr], Expr] = T.Bind
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A buffer seen as one row of elements, whatever its shape."""
+
+    buffer: Expr
+    dtype: str
+
+    def load(self, offset: Index, lanes: int = 1) -> Expr:
+        """`lanes` elements from `offset` on."""
+        return self.buffer[_span(offset, lanes)]
+
+    def load_strided(self, offset: Index, stride: int, lanes: int) -> Expr:
+        """`lanes` elements, `stride` apart."""
+        return self.buffer[T.ramp(offset, stride, lanes) if lanes > 1 else offset]
+
+    def load_each(self, offsets: Expr) -> Expr:
+        """The elements at a vector of offsets."""
+        return self.buffer[offsets]
+
+    def store(self, offset: Index, value: Expr, lanes: int = 1) -> None:
+        """Store `lanes` elements from `offset` on."""
+        T.buffer_store(self.buffer, value, [_span(offset, lanes)])
+
+    def store_strided(self, offset: Index, stride: int, value: Expr, lanes: int) -> None:
+        """Store `lanes` elements, `stride` apart."""
+        T.buffer_store(self.buffer, value, [T.ramp(offset, stride, lanes) if lanes > 1 else offset])
+
+
+def prim_func(name: str, args: Sequence[TensorType], body: Callable[..., None]) -> PrimFunc:
+    """A function called `name`; `body` gets one `Flat` per argument and emits statements."""
+    with IRBuilder() as ir_builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True})
+        buffers = [T.arg(f"arg{i}", T.buffer(a.shape, a.dtype)) for i, a in enumerate(args)]
+        body(
+            *(
+                Flat(T.decl_buffer((a.size,), a.dtype, data=buffer.data), a.dtype)
+                for a, buffer in zip(args, buffers, strict=True)
+            )
+        )
+    return ir_builder.get()
+
+
+def local(size: int, dtype: str) -> Flat:
+    """A buffer that becomes registers: index it with constants only."""
+    buffer = T.alloc_buffer(
+        (size,), dtype, scope="local", annotations={"disable_lower_builtin": True}
+    )
+    return Flat(buffer, dtype)
+
+
+def scratch(size: int, dtype: str = "uint8") -> Flat:
+    """A temporary buffer in memory."""
+    return Flat(T.alloc_buffer((size,), dtype), dtype)
+
+
+@contextmanager
+def loop(extent: int, *, parallel: bool = False) -> Iterator[Index]:
+    """Count to `extent`; a single round is no loop, so that its index is a constant."""
+    if extent == 1:
+        yield 0
+    else:
+        with T.parallel(extent) if parallel else T.serial(extent) as i:
+            yield i
+
+
+@contextmanager
+def when(condition: Expr) -> Iterator[None]:
+    """Statements to run if `condition` holds."""
+    with T.If(condition), T.Then():
+        yield
+
+
+def vector(dtype: str, lanes: int) -> str:
+    """The name of the type of a vector; one lane is a scalar."""
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """`value` in every lane."""
+    return value if lanes == 1 else T.broadcast(value, lanes)
+
+
+def integer(value: int, dtype: str = "int32", lanes: int = 1) -> Expr:
+    """A constant, in every lane."""
+    return splat(T.IntImm(dtype, value), lanes)
+
+
+def float32(value: float, lanes: int = 1) -> Expr:
+    """A constant given by its bits: printing a decimal number could lose some."""
+    return splat(T.reinterpret("float32", T.IntImm("int32", float_bits(value))), lanes)
+
+
+def float_bits(value: float) -> int:
+    """The bits of a float32 as an int32."""
+    return int(np.float32(value).view(np.int32))
+
+
+def cast(value: Expr, dtype: str, lanes: int) -> Expr:
+    """Convert every lane."""
+    return T.cast(value, vector(dtype, lanes))
+
+
+def reinterpret(value: Expr, dtype: str, lanes: int) -> Expr:
+    """The same bits as another type."""
+    return T.reinterpret(vector(dtype, lanes), value)
+
+
+def shuffle(vectors: Sequence[Expr], lanes: Sequence[int]) -> Expr:
+    """A vector of the given lanes of `vectors`, which are numbered one after the other."""
+    return Shuffle(list(vectors), [T.IntImm("int32", int(lane)) for lane in lanes])
+
+
+def smaller(a: Index, b: Index) -> Index:
+    """The minimum of two indices."""
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else T.min(a, b)
+
+
+def split(index: Index, *extents: int) -> list[Index]:
+    """The coordinates of a flat index into a box of the given extents."""
+    parts: list[Index] = []
+    for extent in reversed(extents[1:]):
+        if extent == 1:
+            parts.append(0)
+        else:
+            parts.append(index % extent)
+            index = index // extent
+    return [index, *reversed(parts)]
+
+
+def copy(target: Flat, target_offset: Index, source: Flat, source_offset: Index, size: int) -> None:
+    """Copy `size` bytes."""
+    _in_chunks(
+        size,
+        lambda at, lanes: target.store(
+            target_offset + at, source.load(source_offset + at, lanes), lanes
+        ),
+    )
+
+
+def fill(target: Flat, offset: Index, value: Expr, size: int) -> None:
+    """Set `size` bytes to one value."""
+    _in_chunks(size, lambda at, lanes: target.store(offset + at, splat(value, lanes), lanes))
+
+
+def _in_chunks(size: int, emit: Callable[[Index, int], None]) -> None:
+    whole, rest = divmod(size, COPY_BYTES)
+    if whole:
+        with loop(whole) as i:
+            emit(i * COPY_BYTES, COPY_BYTES)
+    if rest:
+        emit(whole * COPY_BYTES, rest)
+
+
+def _span(offset: Index, lanes: int) -> Index:
+    return offset if lanes == 1 else T.ramp(offset, 1, lanes)

@@ -1,0 +1,220 @@
+"""What happens to an accumulator: requantization to uint8, then optional stages, then the store.
+
+The code of a kernel depends on the kinds of its stages only; their numbers are arguments. So layers of
+equal shape share code, and compile once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from tvm.tirx import Expr
+from tvm.tirx.script import builder as T
+
+from qpc.backends.tvm.kernels.emit import (
+    Flat,
+    Index,
+    bind,
+    cast,
+    float_bits,
+    reinterpret,
+    splat,
+)
+from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.kernel import Array, TensorType
+
+ROUNDING = 0x4B400000  # bits of 1.5 * 2**23: adding it to a small float rounds it, half to even
+
+
+@dataclass(frozen=True)
+class Requantize:
+    """int32 to uint8: `clamp(rne(f32(acc) * multiplier) + output_zero_point, lo, hi)`.
+
+    `multiplier` is rounded to float32.
+    """
+
+    input_zero_point: int
+    multiplier: float
+    output_zero_point: int
+    lo: int = 0
+    hi: int = 255
+
+
+@dataclass(frozen=True)
+class AddTensor:
+    """Add another tensor of the output's shape, with the constants of `qpc::add`.
+
+    `a` is the value so far, `b` the tensor, which becomes one more input of the kernel.
+    """
+
+    a_zero_point: int
+    b_zero_point: int
+    a_multiplier: int
+    b_multiplier: int
+    shift: int
+    output_zero_point: int
+    lo: int = 0
+    hi: int = 255
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Replace every value by its entry in a table of 256 bytes."""
+
+    table: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.table) != 256:
+            raise ValueError(f"a lookup table has 256 entries, not {len(self.table)}")
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """Clamp to `lo..hi`."""
+
+    lo: int
+    hi: int
+
+
+Stage: TypeAlias = AddTensor | Lookup | Clamp
+Epilogue: TypeAlias = tuple[Stage, ...]
+Form: TypeAlias = type[AddTensor] | type[Lookup] | type[Clamp]
+
+_FIXED = 4  # the input's zero point and what requantization needs
+_CONSTANTS: dict[Form, int] = {AddTensor: 7, Lookup: 0, Clamp: 2}
+
+
+@dataclass(frozen=True)
+class EpilogueForm:
+    """What the code of an epilogue depends on, and the types of its arguments."""
+
+    stages: tuple[Form, ...]
+
+    @classmethod
+    def of(cls, epilogue: Epilogue) -> EpilogueForm:
+        """The form of an epilogue."""
+        return cls(tuple(type(stage) for stage in epilogue))
+
+    def __repr__(self) -> str:
+        return "+".join(stage.__name__ for stage in self.stages)
+
+    def inputs(self, output: TensorType) -> tuple[TensorType, ...]:
+        """The tensors that are added."""
+        return (output,) * self.stages.count(AddTensor)
+
+    def params(self) -> tuple[TensorType, ...]:
+        """The constants, then the tables."""
+        count = _FIXED + sum(_CONSTANTS[stage] for stage in self.stages)
+        table = TensorType((256,), "uint8")
+        return (TensorType((count,), "int32"), *(table,) * self.stages.count(Lookup))
+
+
+def epilogue_params(
+    input_zero_point: int, output_zero_point: int, lo: int, hi: int, epilogue: Epilogue
+) -> tuple[Array, ...]:
+    """The arrays described by `EpilogueForm.params`."""
+    values = [input_zero_point, *requantize_constants(output_zero_point, lo, hi)]
+    lookup_tables = []
+    for stage in epilogue:
+        match stage:
+            case AddTensor():
+                values += add_constants(stage)
+            case Clamp():
+                values += (stage.lo, stage.hi)
+            case Lookup():
+                lookup_tables.append(np.frombuffer(stage.table, np.uint8))
+    return (np.array(values, np.int64).astype(np.int32), *lookup_tables)
+
+
+@dataclass(frozen=True)
+class EpilogueCode:
+    """Emits an epilogue; `constants`, `added` and `tables` are arguments of the function."""
+
+    isa: Isa
+    form: EpilogueForm
+    constants: Flat
+    added: Sequence[Flat]
+    tables: Sequence[Flat]
+
+    def input_zero_point(self) -> Expr:
+        """The uint8 that pads the input."""
+        return T.cast(self.constants.load(0), "uint8")
+
+    def requantized(self, acc: Expr, multiplier: Expr, lanes: int) -> Expr:
+        """int32 in 0..255 of an int32 accumulator."""
+        constants = [self.constants.load(i) for i in range(1, _FIXED)]
+        return requantized(acc, multiplier, constants, lanes)
+
+    def stages(self, value: Expr, offset: Index, lanes: int) -> Expr:
+        """The stages applied to uint8 `value`, whose place in the output is `offset`."""
+        added, lookup_tables = iter(self.added), iter(self.tables)
+        at = _FIXED
+        for stage in self.form.stages:
+            constants = [self.constants.load(at + i) for i in range(_CONSTANTS[stage])]
+            at += len(constants)
+            if stage is AddTensor:
+                other = next(added).load(offset, lanes)
+                value = added_value(value, other, constants, lanes)
+            elif stage is Lookup:
+                value = self.isa.lookup(next(lookup_tables), value, lanes)
+            else:
+                value = clamped(value, constants[0], constants[1], lanes)
+            value = bind(value)
+        return value
+
+
+def requantize_constants(output_zero_point: int, lo: int, hi: int) -> tuple[int, ...]:
+    """The numbers that `requantized` needs."""
+    lowest, highest = float(lo - output_zero_point), float(hi - output_zero_point)
+    return output_zero_point - ROUNDING, float_bits(lowest), float_bits(highest)
+
+
+def requantized(acc: Expr, multiplier: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
+    """int32 in 0..255 of an int32 accumulator."""
+    return rounded(cast(acc, "float32", lanes) * multiplier, constants, lanes)
+
+
+def rounded(value: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
+    """int32 in 0..255 of a float: clamped, rounded half to even, moved by the zero point. NaN gives lo.
+
+    Clamping first keeps every later step in range, and stands between the multiplication and the addition
+    that rounds: fused into one instruction, they would round differently.
+    """
+    offset, lowest, highest = constants
+    value = T.max(value, splat(T.reinterpret("float32", lowest), lanes))
+    value = T.min(value, splat(T.reinterpret("float32", highest), lanes))
+    shifted = value + splat(T.reinterpret("float32", T.IntImm("int32", ROUNDING)), lanes)
+    return reinterpret(shifted, "int32", lanes) + splat(offset, lanes)
+
+
+def add_constants(add: AddTensor) -> tuple[int, ...]:
+    """The numbers that `added_value` needs. All that does not depend on data is folded into one."""
+    rounding = 1 << (add.shift - 1) if add.shift else 0
+    return (
+        add.a_multiplier,
+        add.b_multiplier,
+        rounding - add.a_zero_point * add.a_multiplier - add.b_zero_point * add.b_multiplier,
+        add.shift,
+        add.output_zero_point,
+        add.lo,
+        add.hi,
+    )
+
+
+def added_value(a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
+    """uint8 sum of two uint8 vectors, in fixed point."""
+    a_multiplier, b_multiplier, offset, shift, zero_point, lo, hi = (
+        splat(constant, lanes) for constant in constants
+    )
+    a, b = cast(a, "int32", lanes), cast(b, "int32", lanes)
+    total = T.shift_right(a * a_multiplier + b * b_multiplier + offset, shift) + zero_point
+    return cast(T.min(T.max(total, lo), hi), "uint8", lanes)
+
+
+def clamped(value: Expr, lo: Expr, hi: Expr, lanes: int) -> Expr:
+    """uint8 `value` clamped to int32 `lo..hi`."""
+    low, high = (splat(T.cast(bound, "uint8"), lanes) for bound in (lo, hi))
+    return T.min(T.max(value, low), high)

@@ -1,0 +1,88 @@
+"""Shapes of sliding windows, and the arithmetic that all kernels with windows share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from qpc.backends.tvm.kernels.emit import Index, smaller
+from qpc.backends.tvm.kernels.kernel import TensorType
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """What the code of a convolution depends on. Padding is (top, left, bottom, right)."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+    o: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.c % self.groups or self.o % self.groups:
+            raise ValueError(
+                f"{self.c} input and {self.o} output channels do not form {self.groups} groups"
+            )
+        if min(self.oh, self.ow) < 1:
+            raise ValueError(f"the kernel {self.kernel} is larger than the padded input")
+
+    @property
+    def oh(self) -> int:
+        """Rows of the output."""
+        top, _, bottom, _ = self.padding
+        return (self.h + top + bottom - self.reach[0]) // self.stride[0] + 1
+
+    @property
+    def ow(self) -> int:
+        """Columns of the output."""
+        _, left, _, right = self.padding
+        return (self.w + left + right - self.reach[1]) // self.stride[1] + 1
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Rows and columns of input that one output sees."""
+        (kh, kw), (dh, dw) = self.kernel, self.dilation
+        return (kh - 1) * dh + 1, (kw - 1) * dw + 1
+
+    @property
+    def input(self) -> TensorType:
+        """The input tensor."""
+        return TensorType((self.n, self.h, self.w, self.c), "uint8")
+
+    @property
+    def output(self) -> TensorType:
+        """The output tensor."""
+        return TensorType((self.n, self.oh, self.ow, self.o), "uint8")
+
+    def input_rows(self, rows: int) -> int:
+        """Rows of input that `rows` rows of output see."""
+        return (rows - 1) * self.stride[0] + self.reach[0]
+
+    def input_columns(self, columns: int) -> int:
+        """Columns of input that `columns` columns of output see."""
+        return (columns - 1) * self.stride[1] + self.reach[1]
+
+
+@dataclass(frozen=True)
+class Conv2dDesc(ConvShape):
+    """A convolution with the numbers of `qpc::conv2d`."""
+
+    input_zero_point: int = 0
+    output_zero_point: int = 0
+    lo: int = 0
+    hi: int = 255
+
+    @property
+    def shape(self) -> ConvShape:
+        """The part that code depends on."""
+        return ConvShape(**{field.name: getattr(self, field.name) for field in fields(ConvShape)})
+
+
+def tile_start(index: Index, size: int, extent: int) -> Index:
+    """Where tile `index` begins; the last one is moved back to end at `extent`."""
+    return index * size if extent % size == 0 else smaller(index * size, extent - size)

@@ -1,0 +1,47 @@
+"""What every kernel builder returns."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+from tvm.tirx import PrimFunc
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Physical shape and element type of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A PrimFunc and the constant arrays that make it one layer.
+
+    The arguments of `func` are the tensors of `inputs`, then `params` in order, then the output. Kernels of
+    one description share `func` (the same object, the same name): only `params` differ between layers.
+    """
+
+    name: str
+    func: PrimFunc
+    inputs: tuple[TensorType, ...]
+    params: tuple[Array, ...]
+    output: TensorType
+
+
+def kernel_name(operation: str, *description: object) -> str:
+    """A symbol name that is the same for equal descriptions, in every process."""
+    digest = hashlib.sha256(repr(description).encode()).hexdigest()[:12]
+    return f"qpc_{operation}_{digest}"

@@ -1,0 +1,232 @@
+"""Quantized pooling and mean, exact, on physical tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+
+import numpy as np
+from tvm.tirx import Expr, PrimFunc
+from tvm.tirx.script import builder as T
+
+from qpc.backends.tvm.kernels.emit import (
+    Flat,
+    Index,
+    bind,
+    cast,
+    float_bits,
+    integer,
+    local,
+    loop,
+    prim_func,
+    splat,
+    when,
+)
+from qpc.backends.tvm.kernels.epilogue import Requantize, requantize_constants, requantized
+from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
+from qpc.backends.tvm.kernels.loops import Box, contiguous_strides, for_each_vector, outer_indices
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PoolWindow:
+    """A sliding window; padding is (top, left, bottom, right)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    ceil_mode: bool = False
+
+    def output_size(self, size: int, axis: int) -> int:
+        """Number of windows along an axis: 0 for rows, 1 for columns."""
+        before, after = self.padding[axis], self.padding[axis + 2]
+        reach = (self.kernel[axis] - 1) * self.dilation[axis] + 1
+        steps, rest = divmod(size + before + after - reach, self.stride[axis])
+        windows = steps + 1
+        # A window of ceil mode must begin inside the input or the padding before it, as in torch.
+        extra = rest > 0 and windows * self.stride[axis] < size + before
+        return windows + (self.ceil_mode and extra)
+
+
+def max_pool2d(isa: Isa, shape: Shape, window: PoolWindow, threads: int = 1) -> Kernel:
+    """The kernel of `qpc::max_pool2d` on x[n, h, w, c]; padding never wins."""
+    return _pool(isa, "max_pool2d", shape, window, (), threads)
+
+
+def avg_pool2d(
+    isa: Isa, shape: Shape, window: PoolWindow, requantize: Requantize, threads: int = 1
+) -> Kernel:
+    """The kernel of `qpc::avg_pool2d` on x[n, h, w, c]; padding counts as the zero point."""
+    return _pool(isa, "avg_pool2d", shape, window, (_average_constants(requantize),), threads)
+
+
+def mean(
+    isa: Isa,
+    shape: Shape,
+    axes: tuple[int, ...],
+    requantize: Requantize,
+    keepdim: bool = False,
+    threads: int = 1,
+) -> Kernel:
+    """The kernel of `qpc::mean` over physical axes."""
+    reduced = {axis % len(shape) for axis in axes}
+    kept = tuple(
+        1 if axis in reduced else extent
+        for axis, extent in enumerate(shape)
+        if keepdim or axis not in reduced
+    )
+    x, out = TensorType(shape, "uint8"), TensorType(kept, "uint8")
+    name, func = _mean_function(isa, x, frozenset(reduced), out, threads)
+    return Kernel(name, func, (x,), (_average_constants(requantize),), out)
+
+
+def _average_constants(requantize: Requantize) -> Array:
+    numbers = (
+        requantize.input_zero_point,
+        float_bits(requantize.multiplier),
+        *requantize_constants(requantize.output_zero_point, requantize.lo, requantize.hi),
+    )
+    return np.array(numbers, np.int32)
+
+
+_AVERAGE_CONSTANTS = TensorType((5,), "int32")
+
+
+def _average(total: Expr, numbers: Flat, lanes: int) -> Expr:
+    """uint8 of a sum from which zero points are subtracted already."""
+    multiplier = splat(T.reinterpret("float32", numbers.load(1)), lanes)
+    constants = [numbers.load(i) for i in range(2, 5)]
+    return cast(requantized(total, multiplier, constants, lanes), "uint8", lanes)
+
+
+def _pool(
+    isa: Isa,
+    operation: str,
+    shape: Shape,
+    window: PoolWindow,
+    params: tuple[Array, ...],
+    threads: int,
+) -> Kernel:
+    n, h, w, c = shape
+    x = TensorType(shape, "uint8")
+    out = TensorType((n, window.output_size(h, 0), window.output_size(w, 1), c), "uint8")
+    name, func = _pool_function(isa, operation, x, window, out, threads)
+    return Kernel(name, func, (x,), params, out)
+
+
+@cache
+def _pool_function(
+    isa: Isa,
+    operation: str,
+    x_type: TensorType,
+    window: PoolWindow,
+    out_type: TensorType,
+    threads: int,
+) -> tuple[str, PrimFunc]:
+    is_max = operation == "max_pool2d"
+    (_, h, w, c), (n, oh, ow, _) = x_type.shape, out_type.shape
+    dtype = "uint8" if is_max else "int32"
+    size = isa.lanes * 4 if is_max else isa.lanes
+
+    def body(x: Flat, *args: Flat) -> None:
+        *numbers, out = args
+
+        def emit(position: list[Index], channel: Index, lanes: int) -> None:
+            image, row, column = position
+            state = local(lanes, dtype)
+            # 0 is the least uint8, so it never wins against the window's own values.
+            state.store(0, integer(0, dtype, lanes), lanes)
+
+            def visit(y: Index, x_column: Index) -> None:
+                value = x.load(((image * h + y) * w + x_column) * c + channel, lanes)
+                before = state.load(0, lanes)
+                if is_max:
+                    state.store(0, T.max(before, value), lanes)
+                else:
+                    value = cast(value, "int32", lanes) - splat(numbers[0].load(0), lanes)
+                    state.store(0, before + value, lanes)
+
+            _for_each_tap(window, (h, w), (oh, ow), (row, column), visit)
+            result = state.load(0, lanes)
+            if not is_max:
+                result = _average(result, numbers[0], lanes)
+            out.store(((image * oh + row) * ow + column) * c + channel, result, lanes)
+
+        with ExitStack() as stack:
+            image, row = outer_indices(stack, (n, oh), threads > 1)
+            column = stack.enter_context(loop(ow))
+            whole, rest = divmod(c, size)
+            if whole:
+                with loop(whole) as i:
+                    emit([image, row, column], i * size, size)
+            if rest:
+                emit([image, row, column], whole * size, rest)
+
+    name = kernel_name(operation, isa, x_type, window, threads)
+    constants = () if is_max else (_AVERAGE_CONSTANTS,)
+    return name, prim_func(name, (x_type, *constants, out_type), body)
+
+
+def _for_each_tap(
+    window: PoolWindow,
+    size: tuple[int, int],
+    output_size: tuple[int, int],
+    position: tuple[Index, Index],
+    visit: Callable[[Index, Index], None],
+) -> None:
+    """Call `visit(row, column)` for the inputs of one output, leaving out the padding."""
+    with loop(window.kernel[0]) as i, loop(window.kernel[1]) as j, ExitStack() as stack:
+        inputs = []
+        for axis, tap in enumerate((i, j)):
+            start = position[axis] * window.stride[axis] - window.padding[axis]
+            at = bind(start + tap * window.dilation[axis] + integer(0))
+            last = (output_size[axis] - 1) * window.stride[axis] - window.padding[axis]
+            last += (window.kernel[axis] - 1) * window.dilation[axis]
+            if window.padding[axis] > 0:
+                stack.enter_context(when(at >= 0))
+            if last >= size[axis]:
+                stack.enter_context(when(at < size[axis]))
+            inputs.append(at)
+        visit(*inputs)
+
+
+@cache
+def _mean_function(
+    isa: Isa, x_type: TensorType, reduced: frozenset[int], out_type: TensorType, threads: int
+) -> tuple[str, PrimFunc]:
+    strides = contiguous_strides(x_type.shape)
+    kept_axes = [axis for axis in range(len(strides)) if axis not in reduced]
+    kept_shape = [x_type.shape[axis] for axis in kept_axes]
+    over = Box.of(
+        [x_type.shape[axis] for axis in sorted(reduced)],
+        [strides[axis] for axis in sorted(reduced)],
+    )
+    box = Box.of(kept_shape, [strides[axis] for axis in kept_axes], contiguous_strides(kept_shape))
+    in_vectors = box.last_strides[0] == 1
+
+    def body(x: Flat, numbers: Flat, out: Flat) -> None:
+        def emit(offsets: list[Index], lanes: int) -> None:
+            source, target = offsets
+            total = local(lanes, "int32")
+            # Wraps around in between if it must: the sum of differences fits.
+            count = integer(prod(over.extents), "int32")
+            total.store(0, splat(T.int32(0) - numbers.load(0) * count, lanes), lanes)
+            with ExitStack() as stack:
+                indices = outer_indices(stack, over.extents, parallel=False)
+                at = source + sum(
+                    (i * step for i, step in zip(indices, over.strides[0], strict=True)), 0
+                )
+                value = cast(x.load(at, lanes), "int32", lanes)
+                total.store(0, total.load(0, lanes) + value, lanes)
+            out.store(target, _average(total.load(0, lanes), numbers, lanes), lanes)
+
+        for_each_vector(box, isa.lanes * 4 if in_vectors else 1, threads, emit)
+
+    name = kernel_name("mean", isa, x_type, sorted(reduced), out_type, threads)
+    return name, prim_func(name, (x_type, _AVERAGE_CONSTANTS, out_type), body)

@@ -1,0 +1,99 @@
+"""Choose tile sizes from shapes alone: a small model of what a micro-kernel costs, and no tuning.
+
+Tiles that do not divide a dimension overlap: the last one is moved back to end where the dimension ends,
+and computes some values twice. So there is one micro-kernel per layer, and no remainder code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from qpc.backends.tvm.kernels.isa import Isa
+
+_MAX_PIXELS = 28
+_DOTS_IN_FLIGHT = 8  # independent sums that hide the latency of one `dot`
+_TILE_OVERHEAD = 12  # set-up and loop control of one tile, in dots
+_EPILOGUE = 6  # requantization and store of one vector, in dots
+_COPY_PER_BYTE = 1 / 16  # moving bytes into scratch memory, in dots
+_TASK_OVERHEAD = 2000  # handing a task to a thread, in dots
+SCRATCH_BYTES = 192 * 1024  # leaves room for weights and output in a second-level cache
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One micro-kernel: `pixels` consecutive outputs times `vectors` vectors of output channels."""
+
+    pixels: int
+    vectors: int
+
+    def cost(self, steps: int) -> float:
+        """Time in dots when the sums have `steps` terms of one `dot` each."""
+        dots, loads = self.pixels * self.vectors, self.pixels + self.vectors
+        return steps * max(dots, loads, _DOTS_IN_FLIGHT) + _TILE_OVERHEAD + _EPILOGUE * dots
+
+
+def choose_tile(isa: Isa, columns: int, vectors: int, steps: int) -> Tile:
+    """The tile that covers `columns` pixels times `vectors` vectors of channels in the least time.
+
+    The number of vectors of a tile divides `vectors`.
+    """
+
+    def total_cost(tile: Tile) -> float:
+        return ceil(columns / tile.pixels) * (vectors // tile.vectors) * tile.cost(steps)
+
+    return min(_tiles(isa, columns, vectors), key=total_cost)
+
+
+def _tiles(isa: Isa, columns: int, vectors: int) -> Iterator[Tile]:
+    for tile_vectors in range(1, min(vectors, isa.registers) + 1):
+        if vectors % tile_vectors:
+            continue
+        for pixels in range(1, min(columns, _MAX_PIXELS) + 1):
+            # accumulators, one row of weights, and the broadcast pixel
+            if (pixels + 1) * tile_vectors + 1 <= isa.registers or pixels == tile_vectors == 1:
+                yield Tile(pixels, tile_vectors)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How one layer is cut into tasks: blocks of `rows` output rows times `parts` parts of the channels."""
+
+    rows: int
+    parts: int
+
+
+def choose_blocks(
+    *,
+    images: int,
+    rows: int,
+    channel_blocks: int,
+    row_cost: float,
+    bytes_per_row: int,
+    extra_bytes: int,
+    copies: bool,
+    threads: int,
+) -> Blocks:
+    """Balanced tasks for `threads` threads whose input rows fit into a cache.
+
+    `row_cost` is the time of one output row in dots, `bytes_per_row` what one more output row needs of the
+    input and `extra_bytes` what the first row needs beyond that; `copies` says if a task copies it.
+    """
+
+    def cost(blocks: Blocks) -> float:
+        tasks = images * ceil(rows / blocks.rows) * blocks.parts
+        size = extra_bytes + blocks.rows * bytes_per_row
+        spill = 1.0 if size <= SCRATCH_BYTES or blocks.rows == 1 else 1.5
+        work = blocks.rows * row_cost / blocks.parts * spill
+        overhead = _TASK_OVERHEAD if threads > 1 else 0
+        copying = size * _COPY_PER_BYTE if copies else 0
+        return ceil(tasks / threads) * (work + copying + overhead)
+
+    # Of all block sizes that give the same number of blocks, the smallest overlaps least.
+    sizes = {ceil(rows / count) for count in range(1, rows + 1)}
+    parts = [p for p in range(1, channel_blocks + 1) if channel_blocks % p == 0 and threads > 1]
+    return min(
+        (Blocks(size, part) for size in sizes for part in parts or [1]),
+        key=lambda blocks: (cost(blocks), -blocks.rows),
+    )

@@ -1,0 +1,241 @@
+"""From a core-form graph at one batch size to one Relax function.
+
+Integer operators become calls of our kernels, integer data movement becomes copies or nothing at all, and
+everything else goes through TVM's importer, in logical order. Inputs and outputs are in logical order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+from tvm import relax
+
+from qpc.backends.compiled import output_nodes
+from qpc.backends.tvm import integers, movement
+from qpc.backends.tvm.emitter import Emitter, dtype_name
+from qpc.backends.tvm.floats import FloatOperators
+from qpc.backends.tvm.fuse import Group, find_groups
+from qpc.backends.tvm.layout import Order, Value, channels_last, identity
+from qpc.errors import BackendError
+from qpc.meta import attribute
+from qpc.ops.views import arguments, qpc_ops
+from qpc.shapes import Concrete, TensorType, concrete_shapes
+
+_IMAGE_READERS = (
+    qpc_ops.conv2d.default,
+    qpc_ops.max_pool2d.default,
+    qpc_ops.avg_pool2d.default,
+)
+_CONSTANTS = ("weight", "bias", "multiplier", "table")
+_LAYOUT_FREE = (
+    qpc_ops.add.default,
+    qpc_ops.mul.default,
+    qpc_ops.lookup.default,
+    qpc_ops.clamp.default,
+)
+
+
+@dataclass(frozen=True)
+class LoweredFunction:
+    """One function of the program: its parameters are the model's inputs, then these weights.
+
+    `copied` says for each output whether it may share memory with a parameter.
+    """
+
+    name: str
+    weights: tuple[str, ...]
+    copied: tuple[bool, ...]
+
+
+def lower(emit: Emitter, gm: GraphModule, batch: int) -> LoweredFunction:
+    """Add the function for one batch size to the program that `emit` writes."""
+    return _Lowering(emit, gm, batch).run()
+
+
+class _Lowering:
+    def __init__(self, emit: Emitter, gm: GraphModule, batch: int) -> None:
+        self._emit, self._gm, self._batch = emit, gm, batch
+        self._types: Mapping[Node, Concrete] = concrete_shapes(gm, batch)
+        self._floats = FloatOperators(emit.builder)
+        self._values: dict[Node, Any] = {}
+        self._wanted = _reachable(output_nodes(gm))
+        groups = find_groups(gm, self._types)
+        self._groups = {group.last: group for group in groups}
+        self._inside = {n for g in groups for n in (g.anchor, *g.stages) if n is not g.last}
+
+    def run(self) -> LoweredFunction:
+        name, builder = f"run_{self._batch}", self._emit.builder
+        self._emit.start_function()
+        inputs = self._input_parameters()
+        with builder.function(name):
+            with builder.dataflow():
+                for node in self._gm.graph.nodes:
+                    if node in self._wanted and node not in self._inside:
+                        self._lower(node)
+                results = [self._output(node) for node in output_nodes(self._gm)]
+                emitted = [builder.emit_output(r) for r in results]
+            weights = self._emit.parameters
+            builder.emit_func_output(emitted, params=[*inputs, *weights.values()])
+        function = builder.get()[name]
+        copied = _aliases_of_parameters(function)
+        return LoweredFunction(name, tuple(weights), copied)
+
+    def _input_parameters(self) -> list[relax.Var]:
+        made = []
+        for node in self._gm.graph.nodes:
+            if node.op == "placeholder":
+                found = self._type(node)
+                var = relax.Var(node.name, relax.TensorType(found.shape, dtype_name(found.dtype)))
+                self._values[node] = Value(
+                    var, found.shape, found.dtype, identity(len(found.shape))
+                )
+                made.append(var)
+        return made
+
+    def _lower(self, node: Node) -> None:
+        if node.op in ("placeholder", "output"):
+            return
+        if node.op == "get_attr":
+            self._values[node] = attribute(self._gm, str(node.target)).detach()
+        elif isinstance(self._types[node], int | float | bool):
+            self._values[node] = self._types[node]
+        elif node.target in integers.RULES:
+            self._values[node] = self._integer(self._groups.get(node, Group(node, ())))
+        elif node.target in movement.RULES and self._moves_integers(node):
+            shape = self._type(node).shape
+            self._values[node] = movement.RULES[node.target](
+                self._emit, self._arguments(node), shape
+            )
+        else:
+            self._values[node] = self._other(node)
+
+    # --- the three kinds of operators -----------------------------------------------------------------
+
+    def _integer(self, group: Group) -> Value:
+        node = group.anchor
+        call = integers.Call(
+            node,
+            self._integer_arguments(node),
+            tuple((stage, self._integer_arguments(stage)) for stage in group.stages),
+            self._preferred_order(node),
+        )
+        return integers.lower_call(self._emit, call)
+
+    def _moves_integers(self, node: Node) -> bool:
+        return self._type(node).dtype in movement.DTYPES
+
+    def _other(self, node: Node) -> Any:
+        found = self._types[node]
+        if isinstance(found, TensorType) and found.dtype not in movement.DTYPES:
+            reason = f"{dtype_name(found.dtype)}, compiled by TVM's own rules"
+        else:
+            reason = "no integer kernel, compiled by TVM's own rules"
+        self._emit.note_other(node, reason)
+        result = self._floats.convert(node, self._logical)
+        if not isinstance(found, TensorType):
+            return result
+        self._check(node, result, found)
+        return Value(result, found.shape, found.dtype, identity(len(found.shape)))
+
+    def _check(self, node: Node, result: relax.Expr, expected: TensorType) -> None:
+        """TVM's importer must agree with PyTorch about what it translated."""
+        made = getattr(result, "ty", None)
+        shape = getattr(made, "shape", None)
+        sizes = tuple(int(d) for d in shape) if shape is not None else None
+        dtype = str(getattr(made, "dtype", None))
+        if sizes != expected.shape or dtype_name(expected.dtype) not in dtype:
+            raise BackendError(
+                f"TVM translates operator {node.target} to {dtype} {sizes}, PyTorch computes"
+                f" {dtype_name(expected.dtype)} {expected.shape}",
+                node=node,
+                fix="express it with other operators, or use the reference backend",
+            )
+
+    # --- arguments ------------------------------------------------------------------------------------
+
+    def _arguments(self, node: Node) -> dict[str, Any]:
+        """Arguments by name, with values for nodes; None for nodes inside a fused group."""
+        return {name: map_arg(v, self._argument) for name, v in arguments(node).items()}
+
+    def _integer_arguments(self, node: Node) -> dict[str, Any]:
+        """The same, but weights and tables are the torch tensors that kernels are built from."""
+        found = arguments(node)
+        kept = {name: v for name, v in found.items() if name in _CONSTANTS and isinstance(v, Node)}
+        for name, constant in kept.items():
+            if not isinstance(self._values.get(constant), Tensor):
+                raise BackendError(f"{name!r} of {node.target} must be a constant", node=node)
+        moving = {name: map_arg(v, self._argument) for name, v in found.items() if name not in kept}
+        return moving | {name: self._values[constant] for name, constant in kept.items()}
+
+    def _argument(self, node: Node) -> Any:
+        found = self._values.get(node)
+        return self._constant(found) if isinstance(found, Tensor) else found
+
+    def _constant(self, tensor: Tensor) -> Value:
+        shape = tuple(tensor.shape)
+        return Value(self._emit.weight(tensor), shape, tensor.dtype, identity(len(shape)))
+
+    def _logical(self, node: Node) -> Any:
+        found = self._argument(node)
+        return self._emit.logical(found) if isinstance(found, Value) else found
+
+    def _output(self, node: Node) -> relax.Expr:
+        if not isinstance(self._types[node], TensorType):
+            raise BackendError("the model returns something that is not a tensor", node=node)
+        expr: relax.Expr = self._logical(node)
+        return expr
+
+    def _type(self, node: Node) -> TensorType:
+        found = self._types[node]
+        if not isinstance(found, TensorType):
+            raise BackendError("the value is not one tensor", node=node)
+        return found
+
+    def _preferred_order(self, node: Node) -> Order:
+        """The memory order that the readers of a quantized tensor want."""
+        rank = len(self._type(node).shape)
+        seen, pending = {node}, [node]
+        while pending:
+            for user in pending.pop(0).users:
+                if user.target in _IMAGE_READERS:
+                    return channels_last(rank)
+                if user.target is qpc_ops.linear.default:
+                    return identity(rank)
+                if user.target in _LAYOUT_FREE and user not in seen:
+                    seen.add(user)
+                    pending.append(user)
+        return identity(rank)
+
+
+def _reachable(outputs: list[Node]) -> set[Node]:
+    found, pending = set(outputs), list(outputs)
+    while pending:
+        for source in pending.pop().all_input_nodes:
+            if source not in found:
+                found.add(source)
+                pending.append(source)
+    return found
+
+
+def _aliases_of_parameters(function: relax.Function) -> tuple[bool, ...]:
+    """For each output whether it is a parameter or a view of one."""
+    bindings = {b.var: b.value for block in function.body.blocks for b in block.bindings}
+    parameters = set(function.params)
+    views = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
+
+    def is_alias(expr: relax.Expr) -> bool:
+        while expr in bindings:
+            expr = bindings[expr]
+            if isinstance(expr, relax.Call) and getattr(expr.op, "name", "") in views:
+                expr = expr.args[0]
+        return expr in parameters
+
+    result = function.body.body
+    fields = list(result.fields) if isinstance(result, relax.Tuple) else [bindings[result]]
+    fields = [f for t in fields for f in (t.fields if isinstance(t, relax.Tuple) else [t])]
+    return tuple(is_alias(f) for f in fields)

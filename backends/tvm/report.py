@@ -1,0 +1,58 @@
+"""What the compiler did with each node: shown to users, and saved with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class KernelUse:
+    """An integer kernel and the graph nodes it computes; more than one node means they are fused."""
+
+    kernel: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OtherUse:
+    """A node that no integer kernel computes, and why."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What runs as an integer kernel, what does not, and where compile time went."""
+
+    kernels: tuple[KernelUse, ...] = ()
+    others: tuple[OtherUse, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def fused(self) -> tuple[KernelUse, ...]:
+        """The kernels that compute several nodes."""
+        return tuple(use for use in self.kernels if len(use.nodes) > 1)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.kernels)} integer kernels, {len(self.others)} other operators"]
+        lines += [f"  int8   {use.kernel}: {' + '.join(use.nodes)}" for use in self.kernels]
+        lines += [f"  other  {use.operator} {use.node}: {use.reason}" for use in self.others]
+        stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.seconds.items())
+        return "\n".join([*lines, f"compile time: {stages}"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """The report that `to_json` gave."""
+        return cls(
+            tuple(KernelUse(k["kernel"], tuple(k["nodes"])) for k in data["kernels"]),
+            tuple(OtherUse(**o) for o in data["others"]),
+            dict(data["seconds"]),
+        )

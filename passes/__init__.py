@@ -1,0 +1,22 @@
+"""Built-in passes, one per file."""
+
+if __name__ != "qpc.passes":
+    raise ImportError(f"this folder is the package 'qpc.passes'; it was imported as {__name__!r}")
+
+from qpc.passes.calibrate import Calibrate
+from qpc.passes.convert_to_integer import ConvertToInteger
+from qpc.passes.fake_quantize import FakeQuantize
+from qpc.passes.fold_batch_norm import FoldBatchNorm
+from qpc.passes.insert_observers import InsertObservers
+from qpc.passes.merge_clamps import MergeClamps
+from qpc.passes.remove_identities import RemoveIdentities
+
+__all__ = [
+    "Calibrate",
+    "ConvertToInteger",
+    "FakeQuantize",
+    "FoldBatchNorm",
+    "InsertObservers",
+    "MergeClamps",
+    "RemoveIdentities",
+]

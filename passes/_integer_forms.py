@@ -1,0 +1,232 @@
+"""The integer form of every kind of operator, for `convert_to_integer`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from qpc.edit import Editor
+from qpc.errors import OverflowProofError, QPCError
+from qpc.meta import attribute, info, label, update_info
+from qpc.ops import views
+
+from qpc.ops.registry import Role
+from qpc.ops.views import qpc_ops
+from qpc.quant.fixedpoint import (
+    accumulator_bounds,
+    add_multipliers,
+    lookup_table,
+    quantize_bias,
+    quantize_weight,
+    requant_multiplier,
+    requant_table,
+    weight_limit,
+)
+from qpc.quant.grid import QParams
+
+
+@dataclass(frozen=True)
+class IntegerForm:
+    """One conversion: the float node, and the integers made so far."""
+
+    editor: Editor
+    node: Node
+    integers: dict[Node, Node]
+
+    @property
+    def grid(self) -> QParams:
+        """The grid of the values that the operator makes."""
+        return self.grid_of(self.node)
+
+    def grid_of(self, value: Node) -> QParams:
+        """The grid of a quantized value."""
+        grid = info(value).qparams
+        assert grid is not None, f"{value.name} has no grid"
+        return grid
+
+    def call(self, target: Callable[..., object], *args: object, **kwargs: object) -> Node:
+        """A new call in place of the node."""
+        return self.editor.call(target, *args, like=self.node, **kwargs)
+
+    def lookup(self, source: Node, table: Tensor) -> Node:
+        """A table lookup of an integer value."""
+        name = self.editor.free_name(f"tables.{self.node.name}")
+        made = self.call(
+            qpc_ops.lookup.default, source, self.editor.buffer(name, table, before=self.node)
+        )
+        update_info(made, qparams=self.grid)
+        return made
+
+
+def _compute(form: IntegerForm) -> Node:
+    layer = views.Conv2d.of(form.node) or views.Linear(form.node)
+    gm, source, grid = form.editor.gm, form.grid_of(layer.input), form.grid
+    rounded = layer.weight  # fake_quantize(weight, scale, zero_point, lo, hi, axis)
+    name = str(rounded.args[0].target)  # type: ignore[union-attr]
+    scales = attribute(gm, str(rounded.args[1].target))  # type: ignore[union-attr]
+    real_weight = attribute(gm, name).detach()
+    bits = _weight_bits(form.node)
+    weight = quantize_weight(real_weight, scales, bits, layer.output_axis)
+    outputs = weight.shape[layer.output_axis]
+    real_bias = torch.zeros(outputs)
+    if layer.bias is not None:
+        real_bias = attribute(gm, str(layer.bias.target)).detach()
+    try:
+        bias = quantize_bias(real_bias, source.scale, scales)
+        multiplier = requant_multiplier(source.scale, scales, grid.scale).expand(outputs)
+    except QPCError as e:
+        raise type(e)(e.what, node=form.node, fix=_KEEP_FLOAT.format(_module(form.node))) from e
+    _prove_no_overflow(form.node, weight, bias, source)
+    owner = f"integers.{name.rpartition('.')[0] or form.node.name}"
+    owner = form.editor.free_name(owner) if _taken(form, f"{owner}.weight") else owner
+    attributes = [
+        form.editor.buffer(f"{owner}.{leaf}", value.contiguous(), before=form.node)
+        for leaf, value in (("weight", weight), ("bias", bias), ("multiplier", multiplier))
+    ]
+    ends = (source.zero_point, grid.zero_point, grid.lo, grid.hi)
+    x = form.integers[layer.input]
+    if isinstance(layer, views.Linear):
+        return form.call(qpc_ops.linear.default, x, *attributes, *ends)
+    geometry = [list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups]
+    return form.call(qpc_ops.conv2d.default, x, *attributes, *geometry, *ends)
+
+
+def _taken(form: IntegerForm, name: str) -> bool:
+    return form.editor.free_name(name) != name
+
+
+_INT32_MAX = 2**31 - 1
+_KEEP_FLOAT = "keep the layer in float: Override(module={!r}, use='float')"
+
+
+def _module(node: Node) -> str:
+    return info(node).module_path or node.name
+
+
+def _weight_bits(node: Node) -> int:
+    config = info(node).config
+    assert config is not None
+    assert weight_limit(config.weight.bits) > 0
+    return config.weight.bits
+
+
+def _prove_no_overflow(node: Node, weight: Tensor, bias: Tensor, source: QParams) -> None:
+    least, greatest = accumulator_bounds(weight, bias, source.zero_point, source.lo, source.hi)
+    worst = max(int(greatest.max()), -int(least.min()))
+    if worst > _INT32_MAX:
+        raise OverflowProofError(
+            f"the accumulator of {label(node)} can reach {worst}, which does not fit 32 bits",
+            node=node,
+            fix=_KEEP_FLOAT.format(_module(node)) + ", or use fewer weight bits",
+        )
+
+
+def _combine(form: IntegerForm) -> Node:
+    if views.Cat.matches(form.node):
+        return _cat(form)
+    view = views.Add.of(form.node) or views.Mul(form.node)
+    assert isinstance(view.b, Node)
+    a, b, grid = form.grid_of(view.a), form.grid_of(view.b), form.grid
+    operands = (form.integers[view.a], form.integers[view.b], a.zero_point, b.zero_point)
+    ends = (grid.zero_point, grid.lo, grid.hi)
+    if isinstance(view, views.Add):
+        factors = add_multipliers((a.scale, b.scale), grid.scale)
+        return form.call(qpc_ops.add.default, *operands, *factors, *ends)
+    factor = _float32(a.scale * b.scale / grid.scale)
+    return form.call(qpc_ops.mul.default, *operands, factor, *ends)
+
+
+def _cat(form: IntegerForm) -> Node:
+    view = views.Cat(form.node)
+    pieces = []
+    for value in view.tensors:
+        piece, grid = form.integers[value], form.grid_of(value)
+        same = grid == form.grid
+        pieces.append(piece if same else form.lookup(piece, requant_table(grid, form.grid)))
+    return form.call(form.node.target, pieces, view.dim)  # type: ignore[arg-type]
+
+
+def _reduce(form: IntegerForm) -> Node:
+    grid = form.grid
+    if mean := views.Mean.of(form.node):
+        source, value = form.grid_of(mean.input), form.integers[mean.input]
+        shape = info(mean.input).shape or ()
+        count = math.prod(int(shape[d]) for d in mean.dims)  # type: ignore[arg-type]
+        how: list[object] = [list(mean.dims), mean.keepdim]
+        target = qpc_ops.mean.default
+    else:
+        pool = views.AvgPool2d(form.node)
+        source, value = form.grid_of(pool.input), form.integers[pool.input]
+        count = math.prod(pool.kernel_size)
+        how = [list(pool.kernel_size), list(pool.stride), list(pool.padding)]
+        target = qpc_ops.avg_pool2d.default
+    factor = _float32(source.scale / (grid.scale * count))
+    ends = (grid.zero_point, grid.lo, grid.hi)
+    return form.call(target, value, *how, source.zero_point, factor, *ends)
+
+
+def _clamp(form: IntegerForm) -> Node:
+    value = form.node.args[0]
+    assert isinstance(value, Node)
+    if form.grid_of(value) != form.grid:
+        return _pointwise(form)
+    lo: float | None = 0.0
+    hi: float | None = None
+    if clamp := views.Clamp.of(form.node):
+        lo, hi = clamp.min, clamp.max
+    ends = (_grid_point(form.grid, lo, form.grid.lo), _grid_point(form.grid, hi, form.grid.hi))
+    return form.call(qpc_ops.clamp.default, form.integers[value], *ends)
+
+
+def _grid_point(grid: QParams, real: float | None, default: int) -> int:
+    if real is None:
+        return default
+    return int(grid.quantize(torch.tensor(float(real), dtype=torch.float32)))
+
+
+def _move(form: IntegerForm) -> Node:
+    value = form.node.all_input_nodes[0]
+    if pool := views.MaxPool2d.of(form.node):
+        window = [pool.kernel_size, pool.stride, pool.padding, pool.dilation]
+        return form.call(
+            qpc_ops.max_pool2d.default, form.integers[value], *map(list, window), pool.ceil_mode
+        )
+    if pad := views.Pad.of(form.node):
+        zero = form.grid.zero_point
+        return form.call(pad.node.target, form.integers[value], list(pad.pad), zero)  # type: ignore[arg-type]
+    args = map_arg(form.node.args, lambda n: form.integers[n])
+    return form.call(form.node.target, *args, **form.node.kwargs)  # type: ignore[arg-type]
+
+
+def _pointwise(form: IntegerForm) -> Node:
+    """Any function of one value at a time, tabulated over the whole input grid."""
+    (value,) = form.node.all_input_nodes
+
+    def function(real: Tensor) -> Tensor:
+        args = map_arg(form.node.args, lambda _: real)
+        result: Tensor = form.node.target(*args, **form.node.kwargs)  # type: ignore[operator]
+        return result.nan_to_num(nan=0.0)
+
+    table = lookup_table(function, form.grid_of(value), form.grid)
+    return form.lookup(form.integers[value], table)
+
+
+def _float32(value: float) -> float:
+    return float(np.float32(value))
+
+
+FORMS: dict[Role, Callable[[IntegerForm], Node]] = {
+    Role.COMPUTE: _compute,
+    Role.COMBINE: _combine,
+    Role.REDUCE: _reduce,
+    Role.CLAMP: _clamp,
+    Role.MOVE: _move,
+    Role.POINTWISE: _pointwise,
+}

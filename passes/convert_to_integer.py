@@ -1,0 +1,127 @@
+"""Replace fake-quantized float operators by integer operators.
+
+Before:  x -> fake_quantize -> conv2d(fake_quantize(W), b) -> relu -> fake_quantize -> linear -> y
+After:   x -> quantize -> qpc::conv2d(W int8, b int32, multiplier) -> qpc::clamp -> ... -> dequantize -> y
+Keeps:   the fake-quantized output, up to one step of the output grid
+Leaves:  operators that stay in float; dequantize and quantize stand at the borders
+Cost:    one walk over the graph
+
+Every layer is proven from its real weights not to overflow its 32-bit accumulator; a layer that might raises
+OverflowProofError. Reports "N of M convolution and linear layers quantized".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.fx import GraphModule, Node
+
+from qpc.analysis.quantization import role_of
+from qpc.base import Pass, PassContext
+from qpc.edit import Editor
+from qpc.errors import UnsupportedOpError
+from qpc.facts import FAKE_QUANTIZED, INTEGER
+from qpc.meta import info, label, update_info
+from qpc.ops.registry import Role, op_name
+from qpc.ops.views import qpc_ops
+from qpc.passes._integer_forms import FORMS, IntegerForm
+from qpc.quant.grid import QParams
+
+
+@dataclass(frozen=True)
+class ConvertToInteger(
+    Pass,
+    name="convert-to-integer",
+    requires={FAKE_QUANTIZED},
+    establishes={INTEGER},
+    invalidates={FAKE_QUANTIZED},
+):
+    """Turn every operator that was planned to be integer into one."""
+
+    def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        layers = [(n, info(n).integer) for n in gm.graph.nodes if role_of(n) is Role.COMPUTE]
+        left = [label(n) for n, integer in layers if not integer]
+        for node, integer in layers:
+            if not integer:
+                ctx.decline(node, f"{op_name(node)} stays in float")
+        conversion = _Conversion(gm, self.name)
+        changed = conversion.run()
+        others = f", the others are {', '.join(left)}" if left else ""
+        ctx.summarize(
+            f"{len(layers) - len(left)} of {len(layers)} convolution and linear layers quantized{others}"
+        )
+        return changed
+
+
+class _Conversion:
+    """One walk: `integers` maps every quantized value of the float graph to its integer node."""
+
+    def __init__(self, gm: GraphModule, origin: str) -> None:
+        self.gm, self.editor = gm, Editor(gm, origin)
+        self.integers: dict[Node, Node] = {}
+
+    def run(self) -> bool:
+        for node in list(self.gm.graph.nodes):
+            if node.target is qpc_ops.fake_quantize.default:
+                self._convert_rounding(node)
+            elif info(node).integer:
+                self.integers[node] = self._convert_operator(node)
+        for value, made in self.integers.items():
+            self._serve_float_readers(value, made)
+        self.editor.drop_unused()
+        self.editor.promote("integers")  # integer tensors take the names of the float ones they replace
+        self.editor.drop_unused()
+        return bool(self.integers)
+
+    def _convert_rounding(self, node: Node) -> None:
+        """A rounded value is the integer it was made as, or a float value that is quantized here."""
+        source = node.args[0]
+        assert isinstance(source, Node)
+        if source.op == "get_attr":
+            return  # a weight; its layer reads it
+        if source in self.integers:
+            self.integers[node] = self.integers[source]
+            return
+        grid = info(node).qparams
+        assert grid is not None
+        made = self.editor.call(
+            qpc_ops.quantize.default,
+            source,
+            grid.scale,
+            grid.zero_point,
+            grid.lo,
+            grid.hi,
+            grid.dtype,
+            like=node,
+        )
+        update_info(made, qparams=grid)
+        self.integers[node] = made
+
+    def _convert_operator(self, node: Node) -> Node:
+        form = FORMS.get(role_of(node))
+        if form is None:
+            raise UnsupportedOpError(
+                f"no integer form for {op_name(node)}",
+                node=node,
+                fix=f"keep it in float: Override(op={op_name(node)!r}, use='float')",
+            )
+        made = form(IntegerForm(self.editor, node, self.integers))
+        update_info(made, qparams=info(node).qparams, config=info(node).config)
+        return made
+
+    def _serve_float_readers(self, value: Node, made: Node) -> None:
+        """Operators that stayed in float read a quantized value through `dequantize`."""
+        readers = [
+            u
+            for u in value.users
+            if u is not made and not info(u).integer and u not in self.integers
+        ]
+        if not readers:
+            return
+        grid = info(made).qparams
+        assert isinstance(grid, QParams)
+        real = self.editor.call(
+            qpc_ops.dequantize.default, made, grid.scale, grid.zero_point, like=value, after=made
+        )
+        for reader in readers:
+            reader.replace_input_with(value, real)

@@ -1,0 +1,122 @@
+"""Fix the grids from what the observers saw, and round to them in float.
+
+Before:  x -> observe -> conv2d(W) -> relu -> observe -> y
+After:   x -> fake_quantize -> conv2d(fake_quantize(W)) -> relu -> fake_quantize -> y
+Keeps:   the output, up to the rounding error that the integer graph will have
+Leaves:  operators that stay in float
+Cost:    one walk over the graph, and the observers' search for ranges
+
+The grids are written into node info, where conversion to integers reads them. Weight scales are raised where a
+bias would not fit 32 bits, and where a channel's weights are all zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from qpc.base import Pass, PassContext
+from qpc.edit import Editor
+from qpc.errors import QPCError
+from qpc.facts import CALIBRATED, FAKE_QUANTIZED, OBSERVED, observer_state
+from qpc.meta import attribute, info, update_info
+from qpc.ops import views
+from qpc.ops.views import qpc_ops
+from qpc.quant.fixedpoint import floor_scales_for_bias, weight_limit, weight_scales
+from qpc.quant.grid import Grid, QParams
+
+
+@dataclass(frozen=True)
+class FakeQuantize(
+    Pass,
+    name="fake-quantize",
+    requires={CALIBRATED},
+    establishes={FAKE_QUANTIZED},
+    invalidates={OBSERVED, CALIBRATED},
+):
+    """Replace observers by fake quantization, and fake-quantize the weights of integer layers.
+
+    signed: use int8 grids for activations instead of uint8; the real values they stand for are the same.
+    """
+
+    signed: bool = False
+
+    def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        editor = Editor(gm, self.name)
+        observers = [n for n in gm.graph.nodes if n.target is qpc_ops.observe.default]
+        grids = {str(n.args[1]): _qparams(gm, n, signed=self.signed) for n in observers}
+        for node in gm.graph.nodes:
+            if (name := info(node).observer) is not None:
+                update_info(node, qparams=grids[name])
+        for node in observers:
+            _replace_observer(editor, node, grids[str(node.args[1])])
+        layers = [n for n in gm.graph.nodes if info(n).integer]
+        for node in layers:
+            layer = views.Conv2d.of(node) or views.Linear.of(node)
+            if layer is not None:
+                _quantize_weight(editor, layer)
+        editor.drop_unused()
+        ctx.summarize(f"{len(observers)} grids fixed")
+        return bool(observers)
+
+
+def _qparams(gm: GraphModule, node: Node, *, signed: bool) -> QParams:
+    config = info(node).config
+    assert config is not None
+    activation = config.activation
+    grid = Grid(activation.bits, signed=signed)
+    try:
+        return activation.observer.qparams(observer_state(gm, node), grid, activation.symmetric)
+    except QPCError as e:
+        raise type(e)(e.what, node=node, fix=e.fix) from e
+
+
+def _replace_observer(editor: Editor, node: Node, grid: QParams) -> None:
+    name = f"quantizers.{str(node.args[1]).removeprefix('observers.')}"
+    source = node.args[0]
+    assert isinstance(source, Node)
+    made = editor.call(
+        qpc_ops.fake_quantize.default,
+        source,
+        editor.buffer(f"{name}.scale", torch.tensor([grid.scale]), before=node),
+        editor.buffer(f"{name}.zero_point", torch.tensor([grid.zero_point]), before=node),
+        grid.lo,
+        grid.hi,
+        like=node,
+    )
+    about = info(node)
+    update_info(made, observer=about.observer, config=about.config, qparams=grid)
+    editor.replace(node, made)
+
+
+def _quantize_weight(editor: Editor, layer: views.Conv2d | views.Linear) -> None:
+    node, gm = layer.node, editor.gm
+    config, source = info(node).config, info(layer.input).qparams
+    assert config is not None
+    assert source is not None
+    weight = attribute(gm, str(layer.weight.target)).detach()
+    scales = weight_scales(weight, config.weight, axis=layer.output_axis)
+    if layer.bias is not None:
+        bias = attribute(gm, str(layer.bias.target)).detach()
+    else:
+        bias = torch.zeros(weight.shape[layer.output_axis])
+    scales = floor_scales_for_bias(scales, bias, source.scale)
+    limit = weight_limit(config.weight.bits)
+    name = f"quantizers.{node.name}_weight"
+    layer.weight = editor.call(
+        qpc_ops.fake_quantize.default,
+        layer.weight,
+        editor.buffer(f"{name}.scale", scales, before=node),
+        editor.buffer(f"{name}.zero_point", _zeros(scales), before=node),
+        -limit,
+        limit,
+        layer.output_axis,
+        like=node,
+    )
+
+
+def _zeros(scales: Tensor) -> Tensor:
+    return torch.zeros(scales.shape, dtype=torch.int64)

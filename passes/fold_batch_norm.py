@@ -1,0 +1,152 @@
+"""Fold inference-time batch normalisation into the convolution or linear layer that feeds it.
+
+Before:  x -> conv(W, b) -> batch_norm(gamma, beta, mean, var) -> y
+After:   x -> conv(W', b') -> y, with f = gamma / sqrt(var + eps)
+         W' = W * f along the output channels,  b' = (b - mean) * f + beta
+Keeps:   the output, up to float rounding
+Leaves:  a layer or weight that is read elsewhere too; batch norms without running statistics;
+         batch norms behind anything else, such as a concat
+Cost:    one walk over the graph
+
+Works for convolutions of one to three dimensions, transposed ones (any groups), and linear layers, with and
+without bias. The algebra is computed in float64. Jacob et al. 2018, arXiv:1712.05877, section 3.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from qpc.base import Pass, PassContext
+from qpc.edit import Editor
+from qpc.facts import CORE_FORM
+from qpc.meta import attribute, info, label
+from qpc.ops import views
+from qpc.rewrite import Rule, apply_rules
+
+_LAYERS: tuple[type[views.Weighted], ...] = (
+    views.Conv1d,
+    views.Conv2d,
+    views.Conv3d,
+    views.ConvTranspose1d,
+    views.ConvTranspose2d,
+    views.Linear,
+)
+
+
+@dataclass(frozen=True)
+class _Found:
+    layer: views.Weighted
+    norm: views.BatchNorm
+
+
+@dataclass(frozen=True)
+class LayerThenBatchNorm(Rule[_Found]):
+    """A batch norm whose input is a convolution or linear layer."""
+
+    def match(self, gm: GraphModule, node: Node) -> _Found | None:
+        norm = views.BatchNorm.of(node)
+        if norm is None:
+            return None
+        layer = next((v for kind in _LAYERS if (v := kind.of(norm.input))), None)
+        return _Found(layer, norm) if layer is not None else None
+
+    def refuse(self, gm: GraphModule, found: _Found) -> str | None:
+        layer, norm = found.layer, found.norm
+        if len(layer.node.users) > 1:
+            return f"{label(layer.node)} is read by {len(layer.node.users)} nodes"
+        if norm.running_mean is None or norm.running_var is None:
+            return "batch norm keeps no running statistics"
+        if norm.training:
+            return "batch norm is in training mode"
+        if isinstance(layer, views.Linear) and len(info(layer.node).shape or ()) != 2:
+            return "the linear layer's output has its channels on another axis than batch norm's"
+        for part in (layer.weight, layer.bias):
+            if part is None:
+                continue
+            if part.op != "get_attr":
+                return f"{part.name} is computed, not a parameter"
+            if _uses(gm, part) > 1:
+                return f"{part.target!r} is shared by {_uses(gm, part)} nodes"
+        return None
+
+    def replace(self, editor: Editor, found: _Found) -> str:
+        layer, norm = found.layer, found.norm
+        weight_name = str(layer.weight.target)
+        weight = attribute(editor.gm, weight_name).detach()
+        factor, offset = _affine(editor.gm, norm)
+        bias = torch.zeros_like(factor)
+        if layer.bias is not None:
+            bias = attribute(editor.gm, str(layer.bias.target)).detach().double()
+        scaled = weight.double() * _along_outputs(factor, weight, layer)
+        editor.set_tensor(weight_name, torch.nn.Parameter(scaled.to(weight.dtype)))
+        bias_name = (
+            str(layer.bias.target)
+            if layer.bias is not None
+            else editor.free_name(_sibling(weight_name, "bias"))
+        )
+        folded = (bias * factor + offset).to(weight.dtype)
+        layer.bias = editor.parameter(bias_name, folded, before=layer.node)
+        text = f"folded into {label(layer.node)}"
+        editor.replace(norm.node, layer.node)
+        return text
+
+
+@dataclass(frozen=True)
+class FoldBatchNorm(Pass, name="fold-batch-norm", requires={CORE_FORM}):
+    """Fold every batch norm that directly follows a layer which nothing else reads."""
+
+    def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        changed = apply_rules((LayerThenBatchNorm(),), self, gm, ctx)
+        for node in gm.graph.nodes:
+            norm = views.BatchNorm.of(node)
+            if norm is not None and not any(kind.matches(norm.input) for kind in _LAYERS):
+                ctx.decline(node, f"batch norm follows {label(norm.input)}, which has no weight")
+        return changed
+
+
+def _affine(gm: GraphModule, norm: views.BatchNorm) -> tuple[Tensor, Tensor]:
+    """The batch norm as `x * factor + offset` for each channel, in float64."""
+
+    def tensor(node: Any, default: float, like: Tensor) -> Tensor:
+        if node is None:
+            return torch.full_like(like, default)
+        return attribute(gm, str(node.target)).detach().double()
+
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    mean = attribute(gm, str(norm.running_mean.target)).detach().double()
+    variance = attribute(gm, str(norm.running_var.target)).detach().double()
+    factor = tensor(norm.weight, 1.0, mean) / torch.sqrt(variance + norm.eps)
+    return factor, tensor(norm.bias, 0.0, mean) - mean * factor
+
+
+def _along_outputs(factor: Tensor, weight: Tensor, layer: views.Weighted) -> Tensor:
+    """`factor[out]` shaped so that it multiplies `weight` by output channel."""
+    trailing = [1] * (weight.dim() - 2)
+    if layer.output_axis == 0:
+        return factor.reshape(-1, 1, *trailing)
+    # weight[in, out/groups, ...]: input rows of group g make the outputs g * out/groups onwards
+    per_group = weight.shape[1]
+    groups = factor.numel() // per_group
+    rows = factor.reshape(groups, per_group).repeat_interleave(weight.shape[0] // groups, dim=0)
+    return rows.reshape(weight.shape[0], per_group, *trailing)
+
+
+def _uses(gm: GraphModule, attr: Node) -> int:
+    """How many reads the tensor has, through any node and under any name."""
+    tensor = attribute(gm, str(attr.target))
+    return sum(
+        len(n.users)
+        for n in gm.graph.nodes
+        if n.op == "get_attr" and attribute(gm, str(n.target)) is tensor
+    )
+
+
+def _sibling(name: str, leaf: str) -> str:
+    owner, _, _ = name.rpartition(".")
+    return f"{owner}.{leaf}" if owner else leaf

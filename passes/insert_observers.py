@@ -1,0 +1,88 @@
+"""Insert an observer for every grid that quantization will need.
+
+Before:  x -> conv2d -> relu -> y
+After:   x -> observe -> conv2d -> relu -> observe -> y; conv2d shares the grid of relu
+Keeps:   the output, bit for bit
+Leaves:  operators without an integer form, or kept in float by the configuration, with the reason
+Cost:    one walk over the graph
+
+Reports "N of M convolution and linear layers will be quantized".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.fx import GraphModule, Node
+
+from qpc.analysis.quantization import QuantizationPlan, plan_quantization, role_of
+from qpc.base import Pass, PassContext
+from qpc.edit import Editor
+from qpc.errors import PassError
+from qpc.facts import CORE_FORM, OBSERVED
+from qpc.meta import info, update_info
+from qpc.ops.registry import Role
+from qpc.ops.views import qpc_ops
+from qpc.quant.config import QuantConfig
+
+
+@dataclass(frozen=True)
+class InsertObservers(
+    Pass, name="insert-observers", requires={CORE_FORM}, establishes={OBSERVED}
+):
+    """Decide what is quantized under `config` and put observers where statistics are needed."""
+
+    config: QuantConfig = QuantConfig()
+
+    def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        if any(n.target is qpc_ops.observe.default for n in gm.graph.nodes):
+            ctx.summarize("observers are there already")
+            return False
+        plan = plan_quantization(gm, self.config)
+        if unmatched := self.config.unmatched(plan.sites):
+            raise PassError(
+                f"the configuration's override {unmatched[0]!r} matches nothing in this graph",
+                fix="look at the module paths in print(qpc.format_graph(gm))",
+            )
+        for node, why in plan.declined.items():
+            ctx.decline(node, why)
+        editor = Editor(gm, self.name)
+        names = {
+            carrier: _insert(editor, carrier, plan)
+            for carrier in dict.fromkeys(plan.carrier.values())
+        }
+        for node, carrier in plan.carrier.items():
+            update_info(node, observer=names[carrier], config=plan.configs.get(node))
+            update_info(node, integer=node in plan.integer)
+        _summarize(gm, ctx)
+        return bool(names)
+
+
+def _insert(editor: Editor, carrier: Node, plan: QuantizationPlan) -> str:
+    """An `observe` call after `carrier`, read by everything that read the carrier."""
+    config = plan.grid_configs[carrier]
+    name = editor.free_name(f"observers.{carrier.name}")
+    for key, value in config.activation.observer.init().items():
+        editor.set_tensor(f"{name}.{key}", value)
+    readers = list(carrier.users)
+    made = editor.call(
+        qpc_ops.observe.default, carrier, name, like=carrier, after=_last_placeholder(carrier)
+    )
+    update_info(made, observer=name, config=config)
+    for reader in readers:
+        reader.replace_input_with(carrier, made)
+    return name
+
+
+def _last_placeholder(carrier: Node) -> Node:
+    """Placeholders stay together at the top of the graph."""
+    if carrier.op != "placeholder":
+        return carrier
+    return [n for n in carrier.graph.nodes if n.op == "placeholder"][-1]
+
+
+def _summarize(gm: GraphModule, ctx: PassContext) -> None:
+    layers = [n for n in gm.graph.nodes if role_of(n) is Role.COMPUTE]
+    done = sum(info(n).integer for n in layers)
+    ctx.summarize(f"{done} of {len(layers)} convolution and linear layers will be quantized")
+

@@ -1,0 +1,1 @@
+"""QPC, the quantize-prune compiler."""

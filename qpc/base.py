@@ -1,0 +1,139 @@
+"""The contract every pass signs."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch.fx import GraphModule, Node
+
+from qpc.facts import Fact
+from qpc.meta import label
+
+_KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One thing a pass says about one node: what it did to it, or why it left it alone."""
+
+    node: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.text}"
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one pass did: seconds, whether the graph changed, its changes and its declines."""
+
+    name: str
+    options: str
+    seconds: float
+    changed: bool
+    changes: tuple[Remark, ...]
+    declines: tuple[Remark, ...]
+    summary: str = ""
+
+    def __str__(self) -> str:
+        done = f"{len(self.changes)} changes" if self.changed else "nothing changed"
+        head = f"{self.name}: {done}, {len(self.declines)} declined, {self.seconds:.3f} s"
+        lines = [f"{head}. {self.summary}" if self.summary else head]
+        lines += [f"  declined {remark}" for remark in self.declines]
+        return "\n".join(lines)
+
+
+@dataclass
+class PassContext:
+    """What a pass may use besides the graph: settings in, remarks out.
+
+    check: verify the facts that hold so far after every pass.
+    progress: show progress bars in passes that take long.
+    reports: one entry for each pass that has run in this context.
+    """
+
+    check: bool = True
+    progress: bool = False
+    reports: list[PassReport] = field(default_factory=list)
+    _changes: list[Remark] = field(default_factory=list)
+    _declines: list[Remark] = field(default_factory=list)
+    _summary: str = ""
+
+    def change(self, node: Node, what: str) -> None:
+        """Record what was done to `node`."""
+        self._changes.append(Remark(label(node), what))
+
+    def decline(self, node: Node, why: str) -> None:
+        """Record that `node` was left alone, and why. Not an error."""
+        remark = Remark(label(node), why)
+        if remark not in self._declines:
+            self._declines.append(remark)
+
+    def summarize(self, text: str) -> None:
+        """Give the pass a one-sentence result in the report."""
+        self._summary = text
+
+    @property
+    def declined(self) -> tuple[Remark, ...]:
+        """All declines so far, of finished passes and of the one that runs."""
+        finished = tuple(r for report in self.reports for r in report.declines)
+        return finished + tuple(self._declines)
+
+    def finish(self, pass_: Pass, *, seconds: float, changed: bool) -> PassReport:
+        """Close the remarks of one pass into a report; the pipeline calls this."""
+        report = PassReport(
+            pass_.name,
+            repr(pass_),
+            seconds,
+            changed,
+            tuple(self._changes),
+            tuple(self._declines),
+            self._summary,
+        )
+        self.reports.append(report)
+        self._changes, self._declines, self._summary = [], [], ""
+        return report
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.reports))
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """One named, in-place graph transformation.
+
+    Subclasses are frozen dataclasses whose fields are the pass's options; class keywords declare the
+    kebab-case name and the facts that the pass requires, establishes and invalidates.
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[frozenset[Fact]]
+    establishes: ClassVar[frozenset[Fact]]
+    invalidates: ClassVar[frozenset[Fact]]
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str = "",
+        abstract: bool = False,
+        requires: AbstractSet[Fact] = frozenset(),
+        establishes: AbstractSet[Fact] = frozenset(),
+        invalidates: AbstractSet[Fact] = frozenset(),
+    ) -> None:
+        super().__init_subclass__()
+        if abstract:
+            return
+        if not _KEBAB.fullmatch(name):
+            raise TypeError(f"{cls.__qualname__} needs name= in kebab-case, got {name!r}")
+        cls.name = name
+        cls.requires = frozenset(requires)
+        cls.establishes = frozenset(establishes)
+        cls.invalidates = frozenset(invalidates)
+
+    @abstractmethod
+    def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        """Edit `gm` in place and return whether anything changed."""

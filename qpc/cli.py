@@ -1,0 +1,72 @@
+"""The `qpc` command.
+
+Nothing heavy is imported at the top: `qpc --help` must not wait for torch or TVM. Each command
+imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from qpc.version import VERSION
+
+app = typer.Typer(
+    name="qpc",
+    help="Quantize and prune PyTorch models, and compile them to int8 machine code.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; an error that QPC raised on purpose is printed without a traceback."""
+    try:
+        app()
+    except Exception as error:
+        from qpc.errors import QPCError
+
+        if not isinstance(error, QPCError):
+            raise
+        typer.echo(f"error: {error.full_text}", err=True)
+        raise SystemExit(1) from None
+
+
+@app.command()
+def demo() -> None:
+    """Quantize, prune and compile a ResNet-18, and compare its speed and accuracy."""
+    from qpc.demo import run
+
+    run()
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, what is missing, and how to mend it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from qpc.doctor import diagnose
+
+    checks = diagnose()
+    table = Table("", "check", "found", box=None)
+    for check in checks:
+        mark = Text("ok", "green") if check.ok else Text("no", "bold red")
+        # Text, not str: square brackets in what was found are not markup.
+        table.add_row(mark, Text(check.name), Text(check.found))
+    console = Console()
+    console.print(table)
+    failed = [check for check in checks if not check.ok]
+    for check in failed:
+        console.print(f"\nTo mend {check.name!r}:", style="yellow")
+        # Unwrapped, so that a command can be copied.
+        console.print(Text(f"  {check.fix}"), soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def version() -> None:
+    """Print QPC's version."""
+    typer.echo(f"qpc {VERSION}")

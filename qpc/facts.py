@@ -1,0 +1,106 @@
+"""Facts: named, checkable statements about a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+
+from qpc.meta import attribute, info
+from qpc.ops.aliasing import written_argument
+from qpc.ops.registry import is_shape_arithmetic
+from qpc.ops.views import qpc_ops
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A statement about a graph that a pass may rely on.
+
+    `check` returns the first violation it finds, in words, or None when the fact holds.
+    """
+
+    name: str
+    check: Callable[[GraphModule], str | None] = field(repr=False, compare=False)
+
+
+def _core_form(gm: GraphModule) -> str | None:
+    for node in gm.graph.nodes:
+        if problem := _not_core(gm, node):
+            return f"{node.name}: {problem}"
+    return None
+
+
+def _not_core(gm: GraphModule, node: Node) -> str | None:
+    if node.op in ("placeholder", "output"):
+        return None
+    if node.op == "get_attr":
+        try:
+            attribute(gm, str(node.target))
+        except (AttributeError, TypeError) as e:
+            return f"no tensor named {node.target!r} ({e})"
+        return None
+    if node.op != "call_function":
+        return f"is a {node.op}; core form has only calls of operator overloads"
+    if not isinstance(node.target, OpOverload):
+        return None if is_shape_arithmetic(node) else f"calls {node.target}, which is no operator overload"
+    if written_argument(node) is not None:
+        return f"{node.target} writes to its input"
+    return None
+
+
+def observer_state(gm: GraphModule, node: Node) -> dict[str, Tensor]:
+    """The statistics that the observer of an `observe` call has gathered."""
+    return dict(gm.get_submodule(str(node.args[1])).named_buffers())
+
+
+def _has(target: OpOverload, gm: GraphModule) -> list[Node]:
+    return [n for n in gm.graph.nodes if n.target is target]
+
+
+def _observed(gm: GraphModule) -> str | None:
+    if fake := _has(qpc_ops.fake_quantize.default, gm):
+        return f"{fake[0].name} already rounds values; observers are gone"
+    unobserved = [
+        n.name for n in gm.graph.nodes if info(n).config is not None and not info(n).observer
+    ]
+    return f"no observer for {', '.join(unobserved)}" if unobserved else None
+
+
+def _calibrated(gm: GraphModule) -> str | None:
+    for node in _has(qpc_ops.observe.default, gm):
+        config = info(node).config
+        if config is None:
+            return f"observer {node.name} has no configuration"
+        least, greatest = config.activation.observer.observed(observer_state(gm, node))
+        if least > greatest:
+            return f"observer {node.name} has seen no data"
+    return None
+
+
+def _fake_quantized(gm: GraphModule) -> str | None:
+    if left := _has(qpc_ops.observe.default, gm):
+        return f"observer {left[0].name} remains"
+    unknown = [n.name for n in gm.graph.nodes if info(n).observer and info(n).qparams is None]
+    return f"no grid for {', '.join(unknown)}" if unknown else None
+
+
+def _integer(gm: GraphModule) -> str | None:
+    for target in (qpc_ops.observe.default, qpc_ops.fake_quantize.default):
+        if left := _has(target, gm):
+            return f"{left[0].name} calls {target}"
+    return None
+
+
+CORE_FORM = Fact("core-form", _core_form)
+"""Functional calls of operator overloads only; see `docs/where-things-are.md`."""
+OBSERVED = Fact("observed", _observed)
+"""Every value that is to be quantized knows its observer."""
+CALIBRATED = Fact("calibrated", _calibrated)
+"""Every observer has seen data."""
+FAKE_QUANTIZED = Fact("fake-quantized", _fake_quantized)
+"""Every value that is to be quantized knows its grid and is rounded to it in float."""
+INTEGER = Fact("integer", _integer)
+"""No observer and no fake quantization is left: quantized values are integers."""

@@ -1,0 +1,178 @@
+"""Make a traced graph functional: no operator writes to its inputs.
+
+Constant regions are run once, as they stand, and become buffers: this removes the in-place mask construction
+of window attention. The in-place operators left (`relu_`, `add_`) become their functional forms, provided no
+other name of the written memory is read afterwards; `replace_in_place` says where that is not so.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from qpc.meta import attribute, info
+from qpc.ops.aliasing import aliased_inputs, functional_form, written_argument
+
+_CONSTANTS = "_constants"
+
+
+def fold_constants(gm: GraphModule) -> bool:
+    """Replace everything that depends neither on inputs nor on parameters by its value."""
+    _free_factories(gm)
+    constant = _constant_nodes(gm)
+    frontier = [
+        node
+        for node in gm.graph.nodes
+        if node in constant
+        and node.op == "call_function"
+        and any(user not in constant for user in node.users)
+    ]
+    if not frontier:
+        return False
+    values = _run(gm, constant)
+    for node in frontier:
+        value = values[node]
+        if isinstance(value, Tensor):
+            _replace_by_buffer(gm, node, value)
+        elif isinstance(value, int | float | bool):
+            node.replace_all_uses_with(value)  # type: ignore[arg-type]  # fx allows constants
+    for node in reversed(list(gm.graph.nodes)):
+        if node in constant and not node.users:
+            gm.graph.erase_node(node)
+    return True
+
+
+_FACTORIES = {
+    torch.ops.aten.new_zeros.default: 0,
+    torch.ops.aten.new_ones.default: 1,
+    torch.ops.aten.new_full.default: None,
+}
+
+
+def _free_factories(gm: GraphModule) -> None:
+    """`x.new_zeros(...)` takes only dtype and device from x: spell it so that it is a constant."""
+    for node in list(gm.graph.nodes):
+        if node.target not in _FACTORIES or not isinstance(node.args[0], Node):
+            continue
+        like = info(node.args[0]).dtype
+        fill = _FACTORIES[node.target]
+        value = node.args[2] if fill is None else fill
+        dtype = node.kwargs.get("dtype") or like
+        if any(isinstance(size, Node) for size in node.args[1]) or dtype is None:  # type: ignore[union-attr]
+            continue
+        with gm.graph.inserting_before(node):
+            made = gm.graph.call_function(
+                torch.ops.aten.full.default, (node.args[1], value), {"dtype": dtype}
+            )
+        made.meta = dict(node.meta)
+        node.replace_all_uses_with(made)
+        gm.graph.erase_node(node)
+
+
+def _constant_nodes(gm: GraphModule) -> set[Node]:
+    """Nodes whose value is the same for every input and every setting of the parameters."""
+    parameters = {name for name, _ in gm.named_parameters(remove_duplicate=False)}
+    constant: set[Node] = set()
+    for node in gm.graph.nodes:
+        if node.op == "get_attr":
+            if node.target not in parameters:
+                constant.add(node)
+        elif node.op == "call_function" and all(n in constant for n in node.all_input_nodes):
+            random = isinstance(node.target, OpOverload) and (
+                torch.Tag.nondeterministic_seeded in node.target.tags
+            )
+            if not random:
+                constant.add(node)
+    return _without_shared_writes(constant)
+
+
+def _without_shared_writes(constant: set[Node]) -> set[Node]:
+    """Drop constants that something outside the set writes to, until none is left."""
+    while True:
+        spoiled = {
+            node
+            for node in constant
+            if any(u not in constant and written_argument(u) is node for u in node.users)
+        }
+        if not spoiled:
+            return constant
+        reached = set(spoiled)
+        for node in sorted(constant, key=lambda n: n._sort_key):
+            if any(n in reached for n in node.all_input_nodes):
+                reached.add(node)
+        constant = constant - reached
+
+
+def _run(gm: GraphModule, constant: set[Node]) -> dict[Node, object]:
+    values: dict[Node, object] = {}
+    with torch.no_grad():
+        for node in gm.graph.nodes:
+            if node not in constant:
+                continue
+            if node.op == "get_attr":
+                values[node] = attribute(gm, str(node.target)).clone()
+            else:
+                assert callable(node.target)
+                values[node] = node.target(
+                    *map_arg(node.args, values.__getitem__),
+                    **map_arg(node.kwargs, values.__getitem__),
+                )
+    return values
+
+
+def _replace_by_buffer(gm: GraphModule, node: Node, value: Tensor) -> None:
+    if _CONSTANTS not in dict(gm.named_children()):
+        gm.add_module(_CONSTANTS, nn.Module())
+    holder = gm.get_submodule(_CONSTANTS)
+    name = node.name
+    holder.register_buffer(name, value.detach().clone().contiguous(), persistent=True)
+    with gm.graph.inserting_before(node):
+        constant = gm.graph.get_attr(f"{_CONSTANTS}.{name}")
+    constant.meta = dict(node.meta)
+    node.replace_all_uses_with(constant)
+
+
+def replace_in_place(gm: GraphModule) -> Node | None:
+    """Replace in-place operators by functional ones; return the first that cannot be, or None.
+
+    On a result other than None the graph is half-way and must be thrown away.
+    """
+    for node in list(gm.graph.nodes):
+        written = written_argument(node)
+        if written is None:
+            continue
+        target = node.target
+        functional = functional_form(target) if isinstance(target, OpOverload) else None
+        if functional is None or _read_elsewhere_later(written, node):
+            return node
+        node.target = functional
+        written.replace_all_uses_with(
+            node, delete_user_cb=lambda user, at=node: user is not at and at < user
+        )
+    return None
+
+
+def _read_elsewhere_later(written: Node, at: Node) -> bool:
+    """Whether memory of `written` is read after `at` under a name other than `written` or `at`."""
+    names = _aliases(written)
+    return any(
+        at < user and user is not at
+        for name in names - {written, at}
+        for user in name.users
+        if not (user.op == "output" and name is written)
+    )
+
+
+def _aliases(node: Node) -> set[Node]:
+    found, pending = {node}, [node]
+    while pending:
+        current = pending.pop()
+        near = [u for u in current.users if current in aliased_inputs(u)] + aliased_inputs(current)
+        for other in near:
+            if other not in found:
+                found.add(other)
+                pending.append(other)
+    return found

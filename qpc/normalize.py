@@ -1,0 +1,420 @@
+"""One spelling per operator: rewrite a functional ATen graph into core form.
+
+Every rule is a small function from a call to what stands for it; `_RULES` maps operators to rules. The rules
+see concrete shapes, so that squeeze, unsqueeze, flatten, view and unflatten all become one `reshape`, and
+chunk, split and unbind become slices.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+
+from qpc.meta import inherit, info
+from qpc.ops.views import arguments
+from qpc.shapes import BatchDim, Shape, infer_node, infer_shapes
+
+aten = torch.ops.aten
+_LAST = 2**63 - 1  # ATen's "up to the end" in slices
+
+
+class _Call:
+    """One call being rewritten, and the means to build what replaces it."""
+
+    def __init__(self, gm: GraphModule, node: Node) -> None:
+        self.gm, self.node, self.args = gm, node, arguments(node)
+
+    def emit(self, target: OpOverload, *args: object, **kwargs: object) -> Node:
+        with self.gm.graph.inserting_before(self.node):
+            made = self.gm.graph.call_function(target, args, kwargs)  # type: ignore[arg-type]
+        inherit(made, self.node, origin="")
+        infer_node(self.gm, made)
+        return made
+
+    @property
+    def shape(self) -> Shape | None:
+        return info(self.node).shape
+
+    def source(self, name: str = "self") -> Node:
+        return self.args[name]  # type: ignore[no-any-return]
+
+
+_Rule = Callable[[_Call], "Node | list[Node] | None"]
+"""Returns the replacement (a list for calls that return several tensors), or None to leave the call."""
+
+
+def normalize(gm: GraphModule) -> None:
+    """Rewrite `gm` into core form, in place. Node info must carry shapes."""
+    for node in list(gm.graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, OpOverload):
+            continue
+        rule = _RULES.get(node.target)
+        replacement = rule(_Call(gm, node)) if rule is not None else None
+        if replacement is not None:
+            _replace(gm, node, replacement)
+    gm.graph.eliminate_dead_code()
+    infer_shapes(gm, only_missing=True)
+
+
+def _replace(gm: GraphModule, node: Node, replacement: Node | list[Node]) -> None:
+    if isinstance(replacement, list):
+        for item in list(node.users):
+            assert item.target is operator.getitem
+            item.replace_all_uses_with(replacement[int(item.args[1])])  # type: ignore[arg-type]
+            gm.graph.erase_node(item)
+    elif replacement is not node:
+        node.replace_all_uses_with(replacement)
+    if not node.users and replacement is not node:
+        gm.graph.erase_node(node)
+
+
+# --- shape-only operators: one reshape ---------------------------------------------------------------
+
+
+def _as_reshape(call: _Call) -> Node | None:
+    source, shape = call.source(), call.shape
+    if shape is None:
+        return None
+    if info(source).shape == shape:
+        return source
+    growing = [d for d in shape if isinstance(d, BatchDim)]
+    if len(growing) > 1:
+        return None
+    sizes = [-1 if isinstance(d, BatchDim) else d for d in shape]
+    if call.node.target is aten.reshape.default and call.args["shape"] == sizes:
+        return None
+    return call.emit(aten.reshape.default, source, sizes)
+
+
+def _as_input(call: _Call) -> Node | None:
+    return call.source(next(iter(call.args)))
+
+
+def _cast(call: _Call) -> Node | None:
+    source = call.source()
+    return source if info(source).dtype == info(call.node).dtype else None
+
+
+def _expand(call: _Call) -> Node | None:
+    source, shape = call.source(), call.shape
+    old = info(source).shape
+    if shape is None or old is None:
+        return None
+    if shape == old:
+        return source
+    if call.node.target is aten.expand.default:
+        return None
+    kept: list[object] = []
+    aligned: list[object] = [None] * (len(shape) - len(old)) + list(old)
+    for axis, (before, after) in enumerate(zip(aligned, shape, strict=True)):
+        if before == after:
+            kept.append(-1)
+        elif isinstance(after, int):
+            kept.append(after)
+        else:
+            kept.append(call.emit(aten.sym_size.int, call.args["other"], axis))
+    return call.emit(aten.expand.default, source, kept)
+
+
+# --- permutations ------------------------------------------------------------------------------------
+
+
+def _permute(call: _Call, order: Sequence[int]) -> Node | None:
+    source = call.source()
+    if list(order) == list(range(len(order))):
+        return source
+    return call.emit(aten.permute.default, source, list(order))
+
+
+def _rank(call: _Call) -> int:
+    return len(info(call.source()).shape or ())
+
+
+def _transpose(call: _Call) -> Node | None:
+    rank = _rank(call)
+    names = [n for n in call.args if n != "self"]
+    first, second = (call.args[n] % rank for n in names) if names else (0, 1)
+    order = list(range(rank))
+    if rank >= 2:
+        order[first], order[second] = order[second], order[first]
+    return _permute(call, order)
+
+
+def _movedim(call: _Call) -> Node | None:
+    rank = _rank(call)
+
+    def axes(value: Any) -> list[int]:
+        return [v % rank for v in ([value] if isinstance(value, int) else value)]
+
+    source, destination = axes(call.args["source"]), axes(call.args["destination"])
+    rest = iter(a for a in range(rank) if a not in source)
+    where = dict(zip(destination, source, strict=True))
+    return _permute(call, [where[i] if i in where else next(rest) for i in range(rank)])
+
+
+def _normal_permute(call: _Call) -> Node | None:
+    order = [d % _rank(call) for d in call.args["dims"]]
+    if order == list(range(len(order))):
+        return call.source()
+    return None if order == call.args["dims"] else _permute(call, order)
+
+
+# --- pieces of a tensor: slices ----------------------------------------------------------------------
+
+
+def _pieces(call: _Call) -> list[Node] | None:
+    """chunk, split and their kin; the sizes come from running the operator on fake tensors."""
+    source = call.source()
+    shape = info(source).shape
+    if shape is None or any(u.target is not operator.getitem for u in call.node.users):
+        return None
+    axis = int(call.args["dim"]) % len(shape)
+    if not isinstance(shape[axis], int):
+        return None
+    pieces = call.node.target(  # type: ignore[operator]
+        torch.empty([d if isinstance(d, int) else 2 for d in shape], device="meta"),
+        *[v for n, v in call.args.items() if n != "self"],
+    )
+    made, start = [], 0
+    for piece in pieces:
+        stop = start + piece.shape[axis]
+        made.append(call.emit(aten.slice.Tensor, source, axis, start, stop, 1))
+        start = stop
+    return made
+
+
+def _unbind(call: _Call) -> list[Node] | None:
+    source = call.source()
+    shape = info(source).shape
+    axis = int(call.args["dim"]) % len(shape or (0,))
+    if shape is None or not isinstance(shape[axis], int):
+        return None
+    size = shape[axis]
+    assert isinstance(size, int)
+    return [call.emit(aten.select.int, source, axis, i) for i in range(size)]
+
+
+def _slice(call: _Call) -> Node | None:
+    """A slice of everything is nothing; other slices get explicit bounds."""
+    source = call.source()
+    shape = info(source).shape
+    if shape is None:
+        return None
+    axis = int(call.args["dim"]) % len(shape)
+    size, step = shape[axis], call.args["step"]
+    start, end = call.args["start"] or 0, call.args["end"]
+    if end is None:
+        end = _LAST
+    if step == 1 and start == 0 and isinstance(end, int) and end >= _LAST:
+        return source
+    if not (isinstance(size, int) and isinstance(start, int) and isinstance(end, int)):
+        return None
+    first, last, _ = slice(start, end, step).indices(size)
+    if (first, last, step) == (0, size, 1):
+        return source
+    explicit = (source, axis, first, last, step)
+    return None if call.node.args == explicit else call.emit(aten.slice.Tensor, *explicit)
+
+
+def _stack(call: _Call) -> Node | None:
+    tensors, axis = call.args["tensors"], call.args["dim"]
+    shape = call.shape
+    if shape is None:
+        return None
+    axis %= len(shape)
+    old = info(tensors[0]).shape or ()
+    if sum(isinstance(d, BatchDim) for d in old) > 1:
+        return None
+    sizes: list[int] = [-1 if isinstance(d, BatchDim) else d for d in old]
+    sizes.insert(axis, 1)
+    return call.emit(
+        aten.cat.default, [call.emit(aten.reshape.default, t, sizes) for t in tensors], axis
+    )
+
+
+def _cat(call: _Call) -> Node | None:
+    tensors = call.args["tensors"]
+    axis = call.args["dim"]
+    axis = axis % len(info(tensors[0]).shape or (0,))
+    if len(tensors) == 1:
+        return tensors[0]  # type: ignore[no-any-return]
+    if call.node.target is aten.cat.default and axis == call.args["dim"]:
+        return None
+    return call.emit(aten.cat.default, list(tensors), axis)
+
+
+# --- arithmetic --------------------------------------------------------------------------------------
+
+
+def _clamp(lo: str | float | None, hi: str | float | None) -> _Rule:
+    def rule(call: _Call) -> Node | None:
+        low = call.args[lo] if isinstance(lo, str) else lo
+        high = call.args[hi] if isinstance(hi, str) else hi
+        return call.emit(aten.clamp.default, call.source(), low, high)
+
+    return rule
+
+
+def _binary(target: OpOverload, *, swap: bool = False) -> _Rule:
+    """add, sub and their scalar and reversed spellings; alpha becomes a multiplication."""
+
+    def rule(call: _Call) -> Node | None:
+        a, b = call.args["self"], call.args["other"]
+        if swap:
+            a, b = b, a
+        alpha = call.args.get("alpha", 1)
+        if call.node.target is target and alpha == 1:
+            return None
+        if alpha != 1:
+            scaled = a if swap else b
+            scaled = (
+                call.emit(aten.mul.Tensor, scaled, alpha)
+                if isinstance(scaled, Node)
+                else scaled * alpha
+            )
+            a, b = (scaled, b) if swap else (a, scaled)
+        if not isinstance(a, Node):  # c - x = (-x) + c: core form has tensors first
+            return call.emit(aten.add.Tensor, call.emit(aten.neg.default, b), a)
+        return call.emit(target, a, b)
+
+    return rule
+
+
+def _mean_all(call: _Call) -> Node | None:
+    rank = _rank(call)
+    return call.emit(
+        aten.mean.dim, call.source(), list(range(rank)), False, dtype=call.args["dtype"]
+    )
+
+
+def _mean(call: _Call) -> Node | None:
+    rank = _rank(call)
+    given = call.args["dim"]
+    dims = sorted(d % rank for d in given) if given else list(range(rank))
+    if dims == given:
+        return None
+    return call.emit(
+        aten.mean.dim, call.source(), dims, call.args["keepdim"], dtype=call.args["dtype"]
+    )
+
+
+def _adaptive_avg_pool2d(call: _Call) -> Node | None:
+    source, shape = call.source(), call.shape
+    old = info(source).shape
+    if shape is None or old is None:
+        return None
+    size, out = old[-2:], shape[-2:]
+    if size == out:
+        return source
+    rank = len(shape)
+    if out == (1, 1):
+        return call.emit(aten.mean.dim, source, [rank - 2, rank - 1], True)
+    kernel = []
+    for before, after in zip(size, out, strict=True):
+        if not (isinstance(before, int) and isinstance(after, int)) or before % after:
+            return None
+        kernel.append(before // after)
+    return call.emit(aten.avg_pool2d.default, source, kernel, kernel)
+
+
+def _pad(call: _Call) -> Node | None:
+    if call.args["mode"] != "constant":
+        return None
+    if not any(call.args["pad"]):
+        return call.source()
+    return call.emit(
+        aten.constant_pad_nd.default, call.source(), call.args["pad"], call.args["value"] or 0.0
+    )
+
+
+def _conv2d_padding(call: _Call) -> Node | None:
+    """String padding: 'same' and 'valid' as numbers, with an explicit pad where they are uneven."""
+    source, mode = call.source("input"), call.args["padding"]
+    kernel = (info(call.args["weight"]).shape or ())[2:]
+    dilation = [int(d) for d in call.args["dilation"]]
+    total = [
+        d * (int(k) - 1) if mode == "same" else 0  # type: ignore[arg-type]
+        for d, k in zip(dilation * (2 // len(dilation)), kernel, strict=True)
+    ]
+    if any(t % 2 for t in total):
+        before_after = [p for t in reversed(total) for p in (t // 2, t - t // 2)]
+        source = call.emit(aten.constant_pad_nd.default, source, before_after, 0.0)
+        total = [0, 0]
+    return call.emit(
+        aten.conv2d.default,
+        source,
+        call.args["weight"],
+        call.args["bias"],
+        call.args["stride"],
+        [t // 2 for t in total],
+        call.args["dilation"],
+        call.args["groups"],
+    )
+
+
+def _rename(target: OpOverload) -> _Rule:
+    def rule(call: _Call) -> Node | None:
+        return call.emit(target, *call.args.values())
+
+    return rule
+
+
+def _table() -> dict[OpOverload, _Rule]:
+    groups: list[tuple[_Rule, str]] = [
+        (
+            _as_reshape,
+            "view.default reshape.default _unsafe_view.default flatten.using_ints unflatten.int "
+            "squeeze.default squeeze.dim squeeze.dims unsqueeze.default",
+        ),
+        (
+            _as_input,
+            "contiguous.default clone.default detach.default alias.default lift_fresh_copy.default "
+            "lift_fresh.default",
+        ),
+        (_cast, "to.dtype to.dtype_layout to.device _to_copy.default type_as.default"),
+        (_expand, "expand.default expand_as.default"),
+        (
+            _transpose,
+            "transpose.int swapaxes.default swapdims.default t.default numpy_T.default mT.default",
+        ),
+        (_movedim, "movedim.int movedim.intlist moveaxis.int moveaxis.intlist"),
+        (_normal_permute, "permute.default"),
+        (
+            _pieces,
+            "chunk.default split.Tensor split.sizes split_with_sizes.default tensor_split.sections",
+        ),
+        (_unbind, "unbind.int"),
+        (_slice, "slice.Tensor"),
+        (_stack, "stack.default"),
+        (_cat, "cat.default concat.default concatenate.default"),
+        (_clamp(0.0, 6.0), "relu6.default"),
+        (_clamp("min_val", "max_val"), "hardtanh.default"),
+        (_clamp("min", None), "clamp_min.default"),
+        (_clamp(None, "max"), "clamp_max.default"),
+        (_clamp("min", "max"), "clip.default"),
+        (_binary(aten.add.Tensor), "add.Tensor add.Scalar"),
+        (_binary(aten.sub.Tensor), "sub.Tensor sub.Scalar"),
+        (_binary(aten.sub.Tensor, swap=True), "rsub.Tensor rsub.Scalar"),
+        (_binary(aten.mul.Tensor), "mul.Tensor mul.Scalar multiply.Tensor"),
+        (_binary(aten.div.Tensor), "div.Tensor div.Scalar divide.Tensor true_divide.Tensor"),
+        (_mean_all, "mean.default"),
+        (_mean, "mean.dim"),
+        (_adaptive_avg_pool2d, "adaptive_avg_pool2d.default"),
+        (_pad, "pad.default"),
+        (_conv2d_padding, "conv2d.padding"),
+        (_rename(aten.dropout.default), "feature_dropout.default alpha_dropout.default"),
+    ]
+    table: dict[OpOverload, _Rule] = {}
+    for rule, names in groups:
+        for name in names.split():
+            packet, _, overload = name.partition(".")
+            table[getattr(getattr(aten, packet), overload)] = rule
+    return table
+
+
+_RULES = _table()

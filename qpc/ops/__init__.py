@@ -1,0 +1,1 @@
+"""The core op set: registry, typed views and integer operators."""

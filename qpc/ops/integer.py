@@ -1,0 +1,381 @@
+"""The integer operators: their PyTorch bodies *are* the definition of the right answer.
+
+Every backend must return the same bits as these functions, which are written to be obvious, not fast.
+Integer sums are formed in float64 where PyTorch has no integer kernel: all partial sums are integers far
+below 2**53, so they are exact in any order.
+
+Shared rules (`docs/quantization.md` has the reasons):
+
+- `rne` rounds to nearest, ties to even; NaN quantizes to `lo`.
+- `requantize(acc, m, z, lo, hi) = clamp(rne(float32(acc) * m) + z, lo, hi)`: one float32 multiplication,
+  integers after it. A float product never feeds a float sum, so that no compiler can contract the two.
+- Activations are uint8 or int8 of the logical shape that the float operator had (images are NCHW).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_NAMESPACE = "qpc"
+
+
+def _float32(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32)
+
+
+def _clamp_round(real: Tensor, zero_point: int, lo: int, hi: int) -> Tensor:
+    """`clamp(rne(real) + zero_point, lo, hi)` as int32; clamped first so that nothing overflows."""
+    inside = torch.where(real > lo - zero_point, real, _float32(lo - zero_point))
+    inside = torch.where(inside < hi - zero_point, inside, _float32(hi - zero_point))
+    return inside.round().to(torch.int32) + zero_point
+
+
+def requantize(
+    acc: Tensor, multiplier: Tensor | float, zero_point: int, lo: int, hi: int, dtype: torch.dtype
+) -> Tensor:
+    """Bring int32 accumulators to an activation grid: `clamp(rne(float32(acc) * m) + z, lo, hi)`."""
+    factor = _float32(multiplier) if isinstance(multiplier, float) else multiplier
+    return _clamp_round(acc.to(torch.float32) * factor, zero_point, lo, hi).to(dtype)
+
+
+def wrap_int32(exact: Tensor) -> Tensor:
+    """An exact integer (float64 or int64 tensor) as int32, modulo 2**32 as hardware does."""
+    wide = exact.to(torch.int64)
+    return ((wide + 2**31) % 2**32 - 2**31).to(torch.int32)
+
+
+def reciprocal(scale: float) -> float:
+    """`float32(1 / scale)`, the factor that `qpc::quantize` multiplies with."""
+    return float(np.float32(1.0 / scale))
+
+
+# --- definitions ------------------------------------------------------------------------------------
+
+
+def _quantize(
+    x: Tensor, scale: float, zero_point: int, lo: int, hi: int, dtype: torch.dtype
+) -> Tensor:
+    return _clamp_round(x * _float32(reciprocal(scale)), zero_point, lo, hi).to(dtype)
+
+
+def _dequantize(q: Tensor, scale: float, zero_point: int) -> Tensor:
+    return (q.to(torch.int32) - zero_point).to(torch.float32) * _float32(scale)
+
+
+def _conv2d(
+    q: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    multiplier: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    input_zero_point: int,
+    output_zero_point: int,
+    lo: int,
+    hi: int,
+) -> Tensor:
+    centred = q.to(torch.float64) - input_zero_point  # so that padding contributes zero
+    total = F.conv2d(
+        centred,
+        weight.to(torch.float64),
+        None,
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        groups,
+    )
+    acc = wrap_int32(total + bias.to(torch.float64)[:, None, None])
+    return requantize(acc, multiplier[:, None, None], output_zero_point, lo, hi, q.dtype)
+
+
+def _linear(
+    q: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    multiplier: Tensor,
+    input_zero_point: int,
+    output_zero_point: int,
+    lo: int,
+    hi: int,
+) -> Tensor:
+    centred = q.to(torch.float64) - input_zero_point
+    acc = wrap_int32(F.linear(centred, weight.to(torch.float64)) + bias.to(torch.float64))
+    return requantize(acc, multiplier, output_zero_point, lo, hi, q.dtype)
+
+
+def _add(
+    a: Tensor,
+    b: Tensor,
+    a_zero_point: int,
+    b_zero_point: int,
+    a_multiplier: int,
+    b_multiplier: int,
+    shift: int,
+    output_zero_point: int,
+    lo: int,
+    hi: int,
+) -> Tensor:
+    total = (a.to(torch.int32) - a_zero_point) * a_multiplier
+    total = total + (b.to(torch.int32) - b_zero_point) * b_multiplier
+    half = 1 << (shift - 1) if shift else 0
+    return (((total + half) >> shift) + output_zero_point).clamp(lo, hi).to(a.dtype)
+
+
+def _mul(
+    a: Tensor,
+    b: Tensor,
+    a_zero_point: int,
+    b_zero_point: int,
+    multiplier: float,
+    output_zero_point: int,
+    lo: int,
+    hi: int,
+) -> Tensor:
+    product = (a.to(torch.int32) - a_zero_point) * (b.to(torch.int32) - b_zero_point)
+    return requantize(product, multiplier, output_zero_point, lo, hi, a.dtype)
+
+
+def _max_pool2d(
+    q: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    pooled = F.max_pool2d(
+        q.to(torch.float32), kernel_size, stride, padding, dilation, ceil_mode=ceil_mode
+    )
+    return pooled.to(q.dtype)
+
+
+def _avg_pool2d(
+    q: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    input_zero_point: int,
+    multiplier: float,
+    output_zero_point: int,
+    lo: int,
+    hi: int,
+) -> Tensor:
+    centred = q.to(torch.float64) - input_zero_point
+    total = F.avg_pool2d(centred, kernel_size, stride, padding, divisor_override=1)
+    return requantize(wrap_int32(total), multiplier, output_zero_point, lo, hi, q.dtype)
+
+
+def _mean(
+    q: Tensor,
+    dims: Sequence[int],
+    keepdim: bool,
+    input_zero_point: int,
+    multiplier: float,
+    output_zero_point: int,
+    lo: int,
+    hi: int,
+) -> Tensor:
+    total = (q.to(torch.int64) - input_zero_point).sum(tuple(dims), keepdim)
+    return requantize(wrap_int32(total), multiplier, output_zero_point, lo, hi, q.dtype)
+
+
+def _lookup(q: Tensor, table: Tensor) -> Tensor:
+    return table[q.to(torch.int64) - torch.iinfo(q.dtype).min]
+
+
+def _clamp(q: Tensor, lo: int, hi: int) -> Tensor:
+    return q.clamp(lo, hi)
+
+
+# --- operators of the way there: observers and fake quantization in a float graph ---------------------
+
+
+def _observe(x: Tensor, observer: str) -> Tensor:
+    return x.clone()
+
+
+def _fake_quant(
+    x: Tensor, scale: Tensor, zero_point: Tensor, lo: int, hi: int, axis: int = 0
+) -> Tensor:
+    """Round to a grid and back; scale and zero_point hold one value, or one for each index of `axis`."""
+    shape = [1] * x.dim()
+    if scale.numel() > 1:
+        shape[axis] = scale.numel()
+    step, zero = scale.reshape(shape), zero_point.reshape(shape).to(torch.float32)
+    inverse = (1.0 / step.to(torch.float64)).to(torch.float32)
+    real = x * inverse
+    real = torch.where(real > lo - zero, real, lo - zero)
+    return torch.where(real < hi - zero, real, hi - zero).round() * step
+
+
+# --- shapes on meta and fake tensors -----------------------------------------------------------------
+
+
+def _like_first(q: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(q)
+
+
+def _fake_lookup(q: Tensor, table: Tensor) -> Tensor:
+    return torch.empty_like(q, dtype=table.dtype)
+
+
+def _fake_quantize(
+    x: Tensor, scale: float, zero_point: int, lo: int, hi: int, dtype: torch.dtype
+) -> Tensor:
+    return torch.empty_like(x, dtype=dtype)
+
+
+def _fake_dequantize(q: Tensor, scale: float, zero_point: int) -> Tensor:
+    return torch.empty_like(q, dtype=torch.float32)
+
+
+def _fake_conv2d(
+    q: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    multiplier: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    *_: Any,
+) -> Tensor:
+    sizes = [
+        (q.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i]
+        + 1
+        for i in (0, 1)
+    ]
+    return q.new_empty((q.shape[0], weight.shape[0], *sizes))
+
+
+def _fake_linear(q: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return q.new_empty((*q.shape[:-1], weight.shape[0]))
+
+
+def _fake_binary(a: Tensor, b: Tensor, *_: Any) -> Tensor:
+    return a.new_empty(torch.broadcast_shapes(a.shape, b.shape))
+
+
+def _fake_max_pool2d(
+    q: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    pooled = F.max_pool2d(
+        q.new_empty(q.shape, dtype=torch.float32),
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        ceil_mode=ceil_mode,
+    )
+    return q.new_empty(pooled.shape)
+
+
+def _fake_avg_pool2d(
+    q: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    *_: Any,
+) -> Tensor:
+    sizes = [
+        (q.shape[2 + i] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1)
+    ]
+    return q.new_empty((*q.shape[:-2], *sizes))
+
+
+def _fake_mean(q: Tensor, dims: Sequence[int], keepdim: bool, *_: Any) -> Tensor:
+    reduced = {d % q.dim() for d in dims}
+    sizes = [1 if i in reduced else s for i, s in enumerate(q.shape)]
+    return q.new_empty([s for i, s in enumerate(sizes) if keepdim or i not in reduced])
+
+
+_GRID = "int output_zero_point, int lo, int hi"
+_DEFINITIONS: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ...] = (
+    (
+        "quantize(Tensor x, float scale, int zero_point, int lo, int hi, ScalarType dtype) -> Tensor",
+        _quantize,
+        _fake_quantize,
+    ),
+    (
+        "dequantize(Tensor q, float scale, int zero_point) -> Tensor",
+        _dequantize,
+        _fake_dequantize,
+    ),
+    (
+        "conv2d(Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int[2] stride, int[2] padding,"
+        f" int[2] dilation, int groups, int input_zero_point, {_GRID}) -> Tensor",
+        _conv2d,
+        _fake_conv2d,
+    ),
+    (
+        "linear(Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int input_zero_point,"
+        f" {_GRID}) -> Tensor",
+        _linear,
+        _fake_linear,
+    ),
+    (
+        "add(Tensor a, Tensor b, int a_zero_point, int b_zero_point, int a_multiplier,"
+        f" int b_multiplier, int shift, {_GRID}) -> Tensor",
+        _add,
+        _fake_binary,
+    ),
+    (
+        "mul(Tensor a, Tensor b, int a_zero_point, int b_zero_point, float multiplier,"
+        f" {_GRID}) -> Tensor",
+        _mul,
+        _fake_binary,
+    ),
+    (
+        "max_pool2d(Tensor q, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation,"
+        " bool ceil_mode) -> Tensor",
+        _max_pool2d,
+        _fake_max_pool2d,
+    ),
+    (
+        "avg_pool2d(Tensor q, int[2] kernel_size, int[2] stride, int[2] padding,"
+        f" int input_zero_point, float multiplier, {_GRID}) -> Tensor",
+        _avg_pool2d,
+        _fake_avg_pool2d,
+    ),
+    (
+        "mean(Tensor q, int[] dims, bool keepdim, int input_zero_point, float multiplier,"
+        f" {_GRID}) -> Tensor",
+        _mean,
+        _fake_mean,
+    ),
+    ("observe(Tensor x, str observer) -> Tensor", _observe, _like_first),
+    (
+        "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int lo, int hi, int axis=0) -> Tensor",
+        _fake_quant,
+        _like_first,
+    ),
+    ("lookup(Tensor q, Tensor table) -> Tensor", _lookup, _fake_lookup),
+    ("clamp(Tensor q, int lo, int hi) -> Tensor", _clamp, _like_first),
+)
+
+
+def _define() -> torch.library.Library:
+    library = torch.library.Library(_NAMESPACE, "FRAGMENT")
+    for schema, body, fake in _DEFINITIONS:
+        name = schema.partition("(")[0]
+        library.define(schema)
+        library.impl(name, body, "CPU")
+        torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=library)
+    return library
+
+
+LIBRARY = _define()
+"""Keeps the operators registered for as long as this module is loaded."""
+

@@ -1,0 +1,1 @@
+"""Quantization mathematics: grids, observers, fixed-point constants. No graph code here."""

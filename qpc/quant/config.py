@@ -1,0 +1,169 @@
+"""What to quantize how: typed settings, from Python or from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from qpc.errors import QPCError
+from qpc.quant.observers import ActivationObserver, MinMax, WeightObserver
+
+Bits = Annotated[StrictInt, Field(ge=2, le=8)]
+
+
+class _Settings(BaseModel):
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
+
+
+class ActivationConfig(_Settings):
+    """How activations are quantized, per tensor.
+
+    symmetric: the zero point is the middle of the grid, otherwise it is fitted to the range.
+    """
+
+    bits: Bits = 8
+    symmetric: StrictBool = False
+    observer: ActivationObserver = MinMax()
+
+
+class WeightConfig(_Settings):
+    """How weights are quantized: symmetrically, from -limit to limit = 2**(bits - 1) - 1.
+
+    per_channel: one scale for each output channel, otherwise one for the tensor.
+    """
+
+    bits: Bits = 8
+    per_channel: StrictBool = True
+    observer: WeightObserver = MinMax()
+
+
+class LayerConfig(_Settings):
+    """How one operator is quantized: the value it makes and the weight it owns."""
+
+    activation: ActivationConfig = ActivationConfig()
+    weight: WeightConfig = WeightConfig()
+
+
+class Site(NamedTuple):
+    """A place in a model that a configuration is asked about.
+
+    module: the path of the user's module, such as "layer1.0.conv1".
+    op: the core operator's name, such as "conv2d".
+    position: "input" or "output" for the values at the model's ends.
+    """
+
+    module: str
+    op: str
+    position: str | None = None
+
+
+def _use_kind(value: Any) -> str:
+    return "float" if isinstance(value, str) else "layer"
+
+
+class Override(_Settings):
+    """An exception from the default, for the sites that every selector given here selects.
+
+    module: a module path; selects that module and everything inside it.
+    pattern: a shell pattern over the whole module path; `*` also matches dots.
+    op: a core operator's name, such as "conv2d".
+    position: the values at the model's input or output.
+    use: the settings to use there in place of the default ones, or "float" to quantize nothing.
+    """
+
+    module: str | None = Field(default=None, min_length=1)
+    pattern: str | None = Field(default=None, min_length=1)
+    op: str | None = Field(default=None, min_length=1)
+    position: Literal["input", "output"] | None = None
+    use: Annotated[
+        Annotated[LayerConfig, Tag("layer")] | Annotated[Literal["float"], Tag("float")],
+        Discriminator(_use_kind),
+    ]
+
+    @model_validator(mode="after")
+    def _selects_something(self) -> Self:
+        if self.module is self.pattern is self.op is self.position is None:
+            raise ValueError("an override needs one of module, pattern, op and position")
+        return self
+
+    def selects(self, site: Site) -> bool:
+        """Return whether the override is about `site`."""
+        inside = self.module is None or f"{site.module}.".startswith(f"{self.module}.")
+        named = self.pattern is None or fnmatchcase(site.module, self.pattern)
+        return (
+            inside
+            and named
+            and self.op in (None, site.op)
+            and self.position in (None, site.position)
+        )
+
+
+class QuantConfig(_Settings):
+    """How a model is quantized: a default, and exceptions, of which the last that selects wins."""
+
+    default: LayerConfig = LayerConfig()
+    overrides: tuple[Override, ...] = ()
+
+    def resolve(self, *, module: str, op: str, position: str | None = None) -> LayerConfig | None:
+        """Return the settings for a site (see `Site`); None if it is to stay in float."""
+        site = Site(module, op, position)
+        for override in reversed(self.overrides):
+            if override.selects(site):
+                return None if override.use == "float" else override.use
+        return self.default
+
+    def unmatched(self, seen: Iterable[Site | tuple[str, str, str | None]]) -> tuple[Override, ...]:
+        """Return the overrides that select no site: misspelled, or meant for another model."""
+        sites = [Site(*site) for site in seen]
+        return tuple(o for o in self.overrides if not any(o.selects(site) for site in sites))
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a file as `to_yaml` writes it; whatever it leaves out has its default.
+
+        Raises `QPCError`, which names the file and the first wrong field.
+        """
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+            raise QPCError(f"cannot read {str(path)!r}: {' '.join(str(e).split())}") from e
+        if not isinstance(data, dict):
+            raise QPCError(f"{str(path)!r} must hold a mapping, got {type(data).__name__}")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as e:
+            raise QPCError(f"{str(path)!r}: {_first_problem(e)}") from e
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write all settings, defaults included, to a UTF-8 file."""
+        text = yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Return the first of pydantic's complaints as one line: where, what, and a short value."""
+    first = error.errors(include_url=False)[0]
+    path = ""
+    for part in first["loc"]:
+        if part in ("layer", "float") and path.endswith(".use"):
+            continue  # the tag of a union, not a field
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    value = first["input"]
+    got = "" if isinstance(value, dict | list) else f", got {value!r}"
+    where = f"{path.lstrip('.')}: " if path else ""
+    return f"{where}{first['msg'].removeprefix('Value error, ')}{got}"

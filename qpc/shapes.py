@@ -1,0 +1,202 @@
+"""Shapes in terms of the batch size, and how to infer them.
+
+A dimension is an int, or a `BatchDim` that grows with the batch: Swin's windows give `64*N`. Shapes are found
+by running operators on fake tensors (no data, no arithmetic) at two batch sizes and fitting a line through
+the results, so that no operator needs a shape rule of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+from torch.utils._python_dispatch import _disable_current_modes
+
+from qpc.errors import PassError
+
+_PROBES = (3, 5)  # two batch sizes; odd, distinct, and not 1, which broadcasts
+
+
+@dataclass(frozen=True)
+class BatchDim:
+    """A dimension of size `factor * N + offset`, where N is the batch size."""
+
+    factor: int = 1
+    offset: int = 0
+
+    def at(self, batch: int) -> int:
+        """The size at one batch size."""
+        return self.factor * batch + self.offset
+
+    def __str__(self) -> str:
+        scaled = "N" if self.factor == 1 else f"{self.factor}N"
+        return scaled if not self.offset else f"{scaled}{self.offset:+d}"
+
+
+Dim = int | BatchDim
+Shape = tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """A concrete shape and a dtype."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+Concrete = TensorType | int | float | bool | tuple["Concrete", ...] | None
+"""What a node yields at one batch size: a tensor's type, a number, or a tuple of these."""
+
+
+def resolve(shape: Shape, batch: int) -> tuple[int, ...]:
+    """`shape` at one batch size."""
+    return tuple(d if isinstance(d, int) else d.at(batch) for d in shape)
+
+
+def format_shape(shape: Shape) -> str:
+    """`(N, 3, 224, 224)`: how reports and the printer write a shape."""
+    inside = ", ".join(str(d) for d in shape)
+    return f"({inside},)" if len(shape) == 1 else f"({inside})"
+
+
+def concrete_shapes(gm: GraphModule, batch: int) -> dict[Node, Concrete]:
+    """What every node of a core-form graph yields at batch size `batch`.
+
+    Placeholders must carry a shape in their node info, which `qpc.trace` sees to.
+    """
+    with _fake_mode() as mode:
+        runner = _Runner(gm, mode, batch)
+        return {node: _concrete(runner.value(node)) for node in gm.graph.nodes}
+
+
+def infer_shapes(gm: GraphModule, *, only_missing: bool = False) -> None:
+    """Write shape and dtype into the node info of every node, or of those that have none yet.
+
+    Raises PassError at the first node whose operator refuses its inputs.
+    """
+    from qpc.meta import info  # meta builds on this module
+
+    wanted = [
+        node
+        for node in gm.graph.nodes
+        if node.op not in ("placeholder", "output")
+        and not (only_missing and info(node).shape is not None)
+    ]
+    _infer(gm, wanted, trust_info=only_missing)
+
+
+def infer_node(gm: GraphModule, node: Node) -> None:
+    """Write shape and dtype into the node info of one new node, from those of its inputs."""
+    _infer(gm, [node], trust_info=True)
+
+
+def _infer(gm: GraphModule, wanted: Sequence[Node], *, trust_info: bool) -> None:
+    from qpc.meta import update_info
+
+    if not wanted:
+        return
+    with _fake_mode() as mode:
+        runners = [_Runner(gm, mode, batch, trust_info=trust_info) for batch in _PROBES]
+        for node in wanted:
+            small, large = (runner.value(node) for runner in runners)
+            if isinstance(small, Tensor) and isinstance(large, Tensor):
+                shape = _fit(tuple(small.shape), tuple(large.shape), node)
+                update_info(node, shape=shape, dtype=small.dtype)
+
+
+class _Runner:
+    """Evaluates nodes on fake tensors at one batch size, each at most once."""
+
+    def __init__(
+        self, gm: GraphModule, mode: FakeTensorMode, batch: int, *, trust_info: bool = False
+    ) -> None:
+        self._gm, self._mode, self._batch, self._trust_info = gm, mode, batch, trust_info
+        self._values: dict[Node, object] = {}
+
+    def value(self, node: Node) -> object:
+        if node not in self._values:
+            for pending in self._unevaluated(node):
+                self._values[pending] = self._evaluate(pending)
+        return self._values[node]
+
+    def _unevaluated(self, node: Node) -> list[Node]:
+        """`node` and the inputs it still needs, inputs first (iterative: graphs are deep)."""
+        order: dict[Node, None] = {}
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            missing = [
+                n
+                for n in top.all_input_nodes
+                if n not in self._values and n not in order and not self._known(top)
+            ]
+            if missing:
+                stack.extend(missing)
+            else:
+                order[stack.pop()] = None
+        return list(order)
+
+    def _known(self, node: Node) -> bool:
+        from qpc.meta import info
+
+        return node.op == "placeholder" or (self._trust_info and info(node).shape is not None)
+
+    def _evaluate(self, node: Node) -> object:
+        from qpc.meta import attribute, info
+
+        known = info(node)
+        if self._known(node):
+            if known.shape is None or known.dtype is None:
+                return None
+            return torch.empty(resolve(known.shape, self._batch), dtype=known.dtype)
+        if node.op == "get_attr":
+            tensor = attribute(self._gm, str(node.target))
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+        args = map_arg(node.args, self._values.__getitem__)
+        kwargs = map_arg(node.kwargs, self._values.__getitem__)
+        if node.op == "output":
+            return args[0]
+        assert callable(node.target)
+        try:
+            return node.target(*args, **kwargs)
+        except Exception as e:
+            raise PassError(
+                f"operator {node.target} does not accept its inputs: {e}", node=node
+            ) from e
+
+
+@contextmanager
+def _fake_mode() -> Iterator[FakeTensorMode]:
+    with _disable_current_modes(), FakeTensorMode() as mode, torch.no_grad():
+        yield mode
+
+
+def _concrete(value: object) -> Concrete:
+    if isinstance(value, FakeTensor | Tensor):
+        return TensorType(tuple(int(s) for s in value.shape), value.dtype)
+    if isinstance(value, tuple | list):
+        return tuple(_concrete(v) for v in value)
+    if isinstance(value, Mapping):
+        return tuple(_concrete(v) for v in value.values())
+    return value if isinstance(value, int | float | bool) else None
+
+
+def _fit(small: tuple[int, ...], large: tuple[int, ...], node: Node) -> Shape:
+    return tuple(_fit_dim(a, b, node) for a, b in zip(small, large, strict=True))
+
+
+def _fit_dim(small: int, large: int, node: Node) -> Dim:
+    if small == large:
+        return small
+    first, second = _PROBES
+    factor, rest = divmod(large - small, second - first)
+    if rest:
+        raise PassError("a dimension does not grow linearly with the batch size", node=node)
+    return BatchDim(factor, small - factor * first)

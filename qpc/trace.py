@@ -1,0 +1,367 @@
+"""Capture a PyTorch model as a core-form graph."""
+
+from __future__ import annotations
+
+import copy
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, TensorArgument
+from torch.fx import Graph, GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from qpc.errors import TraceError
+from qpc.functionalize import fold_constants, replace_in_place
+from qpc.meta import update_info
+from qpc.normalize import normalize
+from qpc.shapes import BatchDim, Shape, infer_shapes
+
+ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+
+_ASSERTIONS = ("_assert", "sym_constrain_range")
+_TOLERANCE = 1e-4  # of the largest output: a capture error is far above it, float noise far below
+
+
+def trace(model: nn.Module, example_inputs: ExampleInputs, *, check: bool = True) -> GraphModule:
+    """Return `model` as a functional `torch.fx` graph in core form, with inference semantics.
+
+    example_inputs: one tensor, a sequence of positional tensors, or a mapping of keyword tensors. Axis 0 of
+    every input whose size agrees with the first one's is the batch; it stays dynamic unless the model fixes
+    it. Batch normalisation uses running statistics and dropout is the identity, whatever `model.training` is.
+    check: run both on the example inputs and compare.
+
+    The graph owns copies of all parameters and buffers under their names in `model`, which is not changed.
+    Raises TraceError if the model cannot be captured, and says where and why.
+    """
+    args, kwargs = _validated(model, example_inputs)
+    with _inference_mode(model):
+        expected = _run_example(model, args, kwargs)
+        program = _export(model, args, kwargs)
+        gm = _core_form(program, model)
+        if check:
+            _check_same(gm, args, kwargs, expected, model)
+    return gm
+
+
+def batch_is_dynamic(gm: GraphModule) -> bool:
+    """Whether a traced graph takes any batch size."""
+    from qpc.meta import info
+
+    shapes = [info(n).shape for n in gm.graph.nodes if n.op == "placeholder"]
+    return any(isinstance(d, BatchDim) for shape in shapes for d in shape or ())
+
+
+# --- input checks ------------------------------------------------------------------------------------
+
+
+def _validated(
+    model: nn.Module, example_inputs: ExampleInputs
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    if not isinstance(model, nn.Module):
+        what = (
+            f"the class {model.__name__}"
+            if isinstance(model, type)
+            else f"an object of type {type(model).__name__}"
+        )
+        raise TraceError(
+            f"trace needs an nn.Module, got {what}",
+            fix="pass an instance, such as qpc.trace(Net(), example_inputs)",
+        )
+    args: tuple[Tensor, ...] = ()
+    kwargs: dict[str, Tensor] = {}
+    if isinstance(example_inputs, Mapping):
+        kwargs = dict(example_inputs)
+    elif isinstance(example_inputs, Tensor):
+        args = (example_inputs,)
+    else:
+        args = tuple(example_inputs)
+    for name, value in [*enumerate(args), *kwargs.items()]:
+        if not isinstance(value, Tensor):
+            raise TraceError(
+                f"example input {name!r} is {type(value).__name__}, not a tensor",
+                fix="bind other arguments first, for example with a wrapper module",
+            )
+    if not args and not kwargs:
+        raise TraceError("no example inputs", fix="pass a tensor of the shape the model expects")
+    _check_finite(model)
+    return args, kwargs
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        bad = tensor.isnan()
+        if isinstance(tensor, nn.Parameter):  # buffers may hold infinities, such as attention masks
+            bad = bad | tensor.isinf()
+        if count := int(bad.sum()):
+            raise TraceError(
+                f"{name!r} holds {count} of {tensor.numel()} values that are NaN or infinite",
+                fix="repair or reload the weights; nothing sensible can be computed from them",
+            )
+
+
+@contextmanager
+def _inference_mode(model: nn.Module) -> Iterator[None]:
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _run_example(
+    model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+) -> list[object]:
+    copied_args, copied_kwargs = copy.deepcopy((args, kwargs))  # the model may write to its inputs
+    try:
+        with torch.no_grad():
+            return pytree.tree_leaves(model(*copied_args, **copied_kwargs))
+    except Exception as e:
+        shapes = [tuple(t.shape) for t in [*args, *kwargs.values()]]
+        error = TraceError(
+            f"{type(model).__name__} does not run on the example inputs of shape "
+            f"{', '.join(map(str, shapes))}: {_first_line(e)}",
+            fix="pass inputs that model(*example_inputs) accepts",
+        )
+        raise _with_user_line(error, e) from e
+
+
+# --- export ------------------------------------------------------------------------------------------
+
+
+def _export(
+    model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+) -> ExportedProgram:
+    """Export with a dynamic batch; with a fixed one if the model does not allow it."""
+    tensors = [*args, *kwargs.values()]
+    sizes = [t.shape[0] if t.dim() else None for t in tensors]
+    batch = next((s for s in sizes if s is not None), None)
+    if batch is not None:
+        wide = [_at_least_two(t) if s == batch else t for t, s in zip(tensors, sizes, strict=True)]
+        dims = [{0: Dim.DYNAMIC} if s == batch else {} for s in sizes]
+        try:
+            return _export_once(
+                model,
+                tuple(wide[: len(args)]),
+                dict(zip(kwargs, wide[len(args) :], strict=True)),
+                {
+                    "args": tuple(dims[: len(args)]),
+                    **dict(zip(kwargs, dims[len(args) :], strict=True)),
+                },
+                args_named=bool(args),
+            )
+        except Exception:  # noqa: BLE001, S110  # any failure: the fixed-batch export below decides
+            pass
+    try:
+        return _export_once(model, args, kwargs, None, args_named=False)
+    except Exception as e:
+        error = TraceError(
+            f"cannot capture {type(model).__name__}: {_first_line(e)}",
+            fix="the forward method must not branch or loop on tensor values: use torch.where, "
+            "or move the branch out of the model",
+        )
+        raise _with_user_line(error, e) from e
+
+
+def _at_least_two(tensor: Tensor) -> Tensor:
+    """A batch of one would be taken for a constant; repeat it."""
+    return tensor if tensor.shape[0] != 1 else torch.cat([tensor, tensor])
+
+
+def _export_once(
+    model: nn.Module,
+    args: tuple[Tensor, ...],
+    kwargs: dict[str, Tensor],
+    dims: dict[str, object] | None,
+    *,
+    args_named: bool,
+) -> ExportedProgram:
+    shapes: object = None
+    if dims is not None:
+        positional = dims.pop("args")
+        shapes = positional if args_named and not dims else dims
+        if args_named and dims:
+            raise ValueError("positional and keyword inputs together")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about its own internals
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]
+
+
+# --- from the exported program to core form -----------------------------------------------------------
+
+
+def _core_form(program: ExportedProgram, model: nn.Module) -> GraphModule:
+    gm = _unlift(program, model)
+    fold_constants(gm)
+    if replace_in_place(gm) is not None:  # written memory has several names: let torch sort it out
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gm = _unlift(program.run_decompositions({}), model)
+        fold_constants(gm)
+    gm.graph.eliminate_dead_code()
+    infer_shapes(gm)
+    normalize(gm)
+    _drop_unused_constants(gm)
+    gm.graph.lint()
+    gm.recompile()
+    return gm.eval()
+
+
+def _unlift(program: ExportedProgram, model: nn.Module) -> GraphModule:
+    """The exported graph with parameters as `get_attr` nodes under their names in the model."""
+    root = _parameter_tree(model)
+    graph, mapping = Graph(), {}
+    lifted = {
+        spec.arg.name: spec
+        for spec in program.graph_signature.input_specs
+        if isinstance(spec.arg, TensorArgument) and spec.kind is not InputKind.USER_INPUT
+    }
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in lifted:
+            name = str(lifted[node.name].target)
+            if lifted[node.name].kind is InputKind.CONSTANT_TENSOR:
+                name = _add_constant(root, name, program.constants[name])
+            mapping[node] = graph.get_attr(name)
+        elif node.op == "output":
+            graph.output(_output_structure(program, node, mapping))
+        elif any(word in str(node.target) for word in _ASSERTIONS):
+            continue
+        else:
+            mapping[node] = graph.node_copy(node, mapping.__getitem__)
+            _keep_own_meta(mapping[node], node)
+    return GraphModule(root, graph, type(model).__name__)
+
+
+def _parameter_tree(model: nn.Module) -> nn.Module:
+    """Bare modules that hold copies of the parameters and buffers; tied ones stay tied."""
+    root, copies = nn.Module(), {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) not in copies:
+            fresh = parameter.detach().clone()
+            copies[id(parameter)] = nn.Parameter(fresh, requires_grad=parameter.requires_grad)
+        owner, leaf = _owner(root, name)
+        owner.register_parameter(leaf, copies[id(parameter)])
+    persistent = set(model.state_dict(keep_vars=True))
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        owner, leaf = _owner(root, name)
+        owner.register_buffer(leaf, buffer.detach().clone(), persistent=name in persistent)
+    return root
+
+
+def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
+    *path, leaf = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    return root, leaf
+
+
+def _add_constant(root: nn.Module, name: str, value: object) -> str:
+    if not isinstance(value, Tensor):
+        raise TraceError(f"constant {name!r} is {type(value).__name__}, not a tensor")
+    full = f"_constants.{name.replace('.', '_')}"
+    owner, leaf = _owner(root, full)
+    owner.register_buffer(leaf, value.detach().clone())
+    return full
+
+
+def _drop_unused_constants(gm: GraphModule) -> None:
+    holder = dict(gm.named_children()).get("_constants")
+    if holder is None:
+        return
+    used = {str(n.target) for n in gm.graph.nodes if n.op == "get_attr"}
+    for name in list(holder._buffers):
+        if f"_constants.{name}" not in used:
+            delattr(holder, name)
+    if not holder._buffers:
+        delattr(gm, "_constants")
+
+
+def _output_structure(
+    program: ExportedProgram, output: Node, mapping: Mapping[Node, Node]
+) -> object:
+    flat = [mapping[v] if isinstance(v, Node) else v for v in output.args[0]]  # type: ignore[union-attr]
+    user = flat[-program.call_spec.out_spec.num_leaves :] if program.call_spec.out_spec else flat
+    if program.call_spec.out_spec is None:
+        return tuple(user)
+    structured = pytree.tree_unflatten(user, program.call_spec.out_spec)
+    return structured if isinstance(structured, Node | tuple | list | dict) else tuple(user)
+
+
+def _keep_own_meta(made: Node, original: Node) -> None:
+    stack = original.meta.get("nn_module_stack") or {}
+    paths = [entry[0] for entry in stack.values() if isinstance(entry[0], str)]
+    value, trace_text = original.meta.get("val"), original.meta.get("stack_trace")
+    made.meta = {}
+    if trace_text:
+        made.stack_trace = trace_text
+    update_info(
+        made,
+        module_path=_plain_path(paths[-1]) if paths else "",
+        dtype=value.dtype if isinstance(value, Tensor) else None,
+    )
+    if original.op == "placeholder" and isinstance(value, Tensor):
+        update_info(made, shape=_symbolic_shape(value))
+
+
+def _plain_path(path: str) -> str:
+    """The module path as the user writes it; export marks repeated calls as `block@1`."""
+    return "" if path.startswith("_empty") else path.partition("@")[0].removeprefix("L['self'].")
+
+
+def _symbolic_shape(value: Tensor) -> Shape:
+    return tuple(BatchDim() if isinstance(s, torch.SymInt) else int(s) for s in value.shape)
+
+
+# --- check and messages ------------------------------------------------------------------------------
+
+
+def _check_same(
+    gm: GraphModule,
+    args: tuple[Tensor, ...],
+    kwargs: dict[str, Tensor],
+    expected: list[object],
+    model: nn.Module,
+) -> None:
+    with torch.no_grad():
+        got = pytree.tree_leaves(gm(*copy.deepcopy(args), **copy.deepcopy(kwargs)))
+    pairs = [
+        (a, b)
+        for a, b in zip(got, expected, strict=False)
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and b.numel()
+    ]
+    for ours, theirs in pairs:
+        same_shape = ours.shape == theirs.shape
+        a, b = ours.double(), theirs.double()
+        limit = _TOLERANCE * max(float(b.abs().nan_to_num().max()), 1e-6)
+        close = same_shape and torch.allclose(a, b, rtol=0.0, atol=limit, equal_nan=True)
+        if not close:
+            raise TraceError(
+                f"the captured graph of {type(model).__name__} gives other outputs than the model",
+                fix="look for randomness or Python state in forward(); check=False skips this test",
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _with_user_line(error: TraceError, cause: BaseException) -> TraceError:
+    """Name the innermost frame of the failure that is neither torch's nor ours."""
+    ours = {str(Path(torch.__file__).parent), str(Path(__file__).parent)}
+    for frame in reversed(traceback.extract_tb(cause.__traceback__)):
+        if not any(frame.filename.startswith(folder) for folder in ours):
+            error.add_note(f'  written: File "{frame.filename}", line {frame.lineno}, in {frame.name}')
+            break
+    return error

@@ -1,0 +1,3 @@
+"""The version, in a module that imports nothing: builds and `qpc version` read it quickly."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,55 @@
+"""Compile a kernel and run it, on every kind of instructions that this machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+pytest.importorskip("tvm", reason="needs Apache TVM")
+
+import tvm
+
+from qpc.backends.tvm.kernels.isa import Isa, isa_for
+from qpc.backends.tvm.kernels.kernel import Kernel
+from qpc.target import Target
+
+Array = npt.NDArray[np.generic]
+Run = Callable[..., Array]
+
+
+@pytest.fixture(params=["x86-64-avx512-vnni-vbmi", "x86-64-avx2"])
+def target(request: pytest.FixtureRequest) -> Target:
+    target = Target.parse(request.param)
+    reason = target.runs_here()
+    if reason is not None:
+        pytest.skip(reason)
+    return target
+
+
+@pytest.fixture
+def isa(target: Target) -> Isa:
+    return isa_for(target)
+
+
+@pytest.fixture
+def run(target: Target) -> Run:
+    """Return a function from a kernel and its input arrays to its output array."""
+
+    def run_kernel(kernel: Kernel, *inputs: Array) -> Array:
+        assert [(i.shape, str(i.dtype)) for i in inputs] == [
+            (i.shape, i.dtype) for i in kernel.inputs
+        ]
+        llvm = {"kind": "llvm", "mtriple": target.triple, "mattr": list(target.mattr)}
+        module = tvm.compile(
+            tvm.IRModule({kernel.name: kernel.func}), target=tvm.target.Target(llvm)
+        )
+        out = np.full(kernel.output.shape, 99, kernel.output.dtype)
+        tensors = [tvm.runtime.tensor(array) for array in (*inputs, *kernel.params, out)]
+        module[kernel.name](*tensors)
+        result: Array = tensors[-1].numpy()
+        return result
+
+    return run_kernel
