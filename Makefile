@@ -42,8 +42,8 @@ format: $(VENV)/.installed  ## Format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed  ## Measure speed against PyTorch and ONNX Runtime
-	$(BIN)/python examples/bench.py $(ARGS)
+bench: $(VENV)/.installed  ## Measure the speed of the kernels (ARGS="--network mobilenet_v2")
+	$(BIN)/python -m benchmarks.kernels $(ARGS)
 
 wheel: $(VENV)/.installed  ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

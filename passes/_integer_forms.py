@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from qpc.edit import Editor
 from qpc.errors import OverflowProofError, QPCError
 from qpc.meta import attribute, info, label, update_info
 from qpc.ops import views
-
 from qpc.ops.registry import Role
 from qpc.ops.views import qpc_ops
 from qpc.quant.fixedpoint import (
@@ -51,7 +51,7 @@ class IntegerForm:
         assert grid is not None, f"{value.name} has no grid"
         return grid
 
-    def call(self, target: Callable[..., object], *args: object, **kwargs: object) -> Node:
+    def call(self, target: Callable[..., object], *args: object, **kwargs: Any) -> Node:
         """A new call in place of the node."""
         return self.editor.call(target, *args, like=self.node, **kwargs)
 
@@ -158,7 +158,8 @@ def _reduce(form: IntegerForm) -> Node:
     if mean := views.Mean.of(form.node):
         source, value = form.grid_of(mean.input), form.integers[mean.input]
         shape = info(mean.input).shape or ()
-        count = math.prod(int(shape[d]) for d in mean.dims)  # type: ignore[arg-type]
+        sizes = [size for d in mean.dims if isinstance(size := shape[d], int)]
+        count = math.prod(sizes)  # the batch is not among them, see analysis/quantization.py
         how: list[object] = [list(mean.dims), mean.keepdim]
         target = qpc_ops.mean.default
     else:

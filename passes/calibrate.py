@@ -31,8 +31,9 @@ Batch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBRATED}):
     """Feed `batches` to the observers.
 
-    batches: any iterable. A batch is a tensor, a sequence of tensors in the order of the graph's inputs, or a
-    mapping by input name. For a graph of one input a sequence may go on after it, as (images, labels) do.
+    batches: any iterable. A batch is a tensor, a sequence of tensors in the order of the graph's
+    inputs, or a mapping by input name. For a graph of one input a sequence may go on after it, as
+    (images, labels) do.
     """
 
     batches: Iterable[Batch] = field(repr=False)
@@ -41,7 +42,7 @@ class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBR
         watcher = _Watcher(gm)
         count = 0
         with torch.no_grad():
-            for count, batch in enumerate(_with_progress(self.batches, ctx), start=1):  # noqa: B007
+            for count, batch in enumerate(_with_progress(self.batches, ctx), start=1):
                 inputs = _inputs(gm, batch, count - 1)
                 try:
                     watcher.run(*inputs)
@@ -59,7 +60,7 @@ class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBR
 
 
 class _Watcher(Interpreter):
-    """Runs a graph; gathers statistics aside, so that a failure leaves the observers as they were."""
+    """Runs a graph; gathers statistics aside, so that a failure leaves observers as they were."""
 
     def __init__(self, gm: GraphModule) -> None:
         super().__init__(gm)

@@ -1,13 +1,14 @@
 """Replace fake-quantized float operators by integer operators.
 
 Before:  x -> fake_quantize -> conv2d(fake_quantize(W), b) -> relu -> fake_quantize -> linear -> y
-After:   x -> quantize -> qpc::conv2d(W int8, b int32, multiplier) -> qpc::clamp -> ... -> dequantize -> y
+After:   x -> quantize -> qpc::conv2d(W int8, b int32, multiplier) -> qpc::clamp -> ...
+         -> dequantize -> y
 Keeps:   the fake-quantized output, up to one step of the output grid
 Leaves:  operators that stay in float; dequantize and quantize stand at the borders
 Cost:    one walk over the graph
 
-Every layer is proven from its real weights not to overflow its 32-bit accumulator; a layer that might raises
-OverflowProofError. Reports "N of M convolution and linear layers quantized".
+Every layer is proven from its real weights not to overflow its 32-bit accumulator; a layer that
+might raises OverflowProofError. Reports "N of M convolution and linear layers quantized".
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from qpc.base import Pass, PassContext
 from qpc.edit import Editor
 from qpc.errors import UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
-from qpc.meta import info, label, update_info
+from qpc.meta import info, label, update_info, value_name
 from qpc.ops.registry import Role, op_name
 from qpc.ops.views import qpc_ops
 from qpc.passes._integer_forms import FORMS, IntegerForm
@@ -47,9 +48,8 @@ class ConvertToInteger(
         conversion = _Conversion(gm, self.name)
         changed = conversion.run()
         others = f", the others are {', '.join(left)}" if left else ""
-        ctx.summarize(
-            f"{len(layers) - len(left)} of {len(layers)} convolution and linear layers quantized{others}"
-        )
+        done = f"{len(layers) - len(left)} of {len(layers)}"
+        ctx.summarize(f"{done} convolution and linear layers quantized{others}")
         return changed
 
 
@@ -69,12 +69,12 @@ class _Conversion:
         for value, made in self.integers.items():
             self._serve_float_readers(value, made)
         self.editor.drop_unused()
-        self.editor.promote("integers")  # integer tensors take the names of the float ones they replace
+        self.editor.promote("integers")  # integer tensors take the names of the float ones
         self.editor.drop_unused()
         return bool(self.integers)
 
     def _convert_rounding(self, node: Node) -> None:
-        """A rounded value is the integer it was made as, or a float value that is quantized here."""
+        """A rounded value is the integer it was made as, or a float that is quantized here."""
         source = node.args[0]
         assert isinstance(source, Node)
         if source.op == "get_attr":
@@ -94,7 +94,7 @@ class _Conversion:
             grid.dtype,
             like=node,
         )
-        update_info(made, qparams=grid)
+        update_info(made, qparams=grid, value=value_name(source) or "")
         self.integers[node] = made
 
     def _convert_operator(self, node: Node) -> Node:
@@ -106,7 +106,8 @@ class _Conversion:
                 fix=f"keep it in float: Override(op={op_name(node)!r}, use='float')",
             )
         made = form(IntegerForm(self.editor, node, self.integers))
-        update_info(made, qparams=info(node).qparams, config=info(node).config)
+        name = value_name(node) or ""
+        update_info(made, qparams=info(node).qparams, config=info(node).config, value=name)
         return made
 
     def _serve_float_readers(self, value: Node, made: Node) -> None:

@@ -6,8 +6,8 @@ Keeps:   the output, up to the rounding error that the integer graph will have
 Leaves:  operators that stay in float
 Cost:    one walk over the graph, and the observers' search for ranges
 
-The grids are written into node info, where conversion to integers reads them. Weight scales are raised where a
-bias would not fit 32 bits, and where a channel's weights are all zero.
+The grids are written into node info, where conversion to integers reads them. Weight scales are
+raised where a bias would not fit 32 bits, and where a channel's weights are all zero.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qpc.base import Pass, PassContext
 from qpc.edit import Editor
 from qpc.errors import QPCError
 from qpc.facts import CALIBRATED, FAKE_QUANTIZED, OBSERVED, observer_state
-from qpc.meta import attribute, info, update_info
+from qpc.meta import attribute, info, update_info, value_name
 from qpc.ops import views
 from qpc.ops.views import qpc_ops
 from qpc.quant.fixedpoint import floor_scales_for_bias, weight_limit, weight_scales
@@ -39,7 +39,8 @@ class FakeQuantize(
 ):
     """Replace observers by fake quantization, and fake-quantize the weights of integer layers.
 
-    signed: use int8 grids for activations instead of uint8; the real values they stand for are the same.
+    signed: use int8 grids for activations instead of uint8; the real values they stand for are the
+    same.
     """
 
     signed: bool = False
@@ -89,6 +90,7 @@ def _replace_observer(editor: Editor, node: Node, grid: QParams) -> None:
     )
     about = info(node)
     update_info(made, observer=about.observer, config=about.config, qparams=grid)
+    update_info(made, value=value_name(source) or "")
     editor.replace(node, made)
 
 

@@ -8,8 +8,9 @@ Leaves:  a layer or weight that is read elsewhere too; batch norms without runni
          batch norms behind anything else, such as a concat
 Cost:    one walk over the graph
 
-Works for convolutions of one to three dimensions, transposed ones (any groups), and linear layers, with and
-without bias. The algebra is computed in float64. Jacob et al. 2018, arXiv:1712.05877, section 3.2.
+Works for convolutions of one to three dimensions, transposed ones (any groups), and linear layers,
+with and without bias. The algebra is computed in float64. Jacob et al. 2018, arXiv:1712.05877,
+section 3.2.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.fx import GraphModule, Node
 from qpc.base import Pass, PassContext
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM
-from qpc.meta import attribute, info, label
+from qpc.meta import attribute, info, label, update_info, value_name
 from qpc.ops import views
 from qpc.rewrite import Rule, apply_rules
 
@@ -92,6 +93,7 @@ class LayerThenBatchNorm(Rule[_Found]):
         folded = (bias * factor + offset).to(weight.dtype)
         layer.bias = editor.parameter(bias_name, folded, before=layer.node)
         text = f"folded into {label(layer.node)}"
+        update_info(layer.node, value=value_name(norm.node) or "")
         editor.replace(norm.node, layer.node)
         return text
 

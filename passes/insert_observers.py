@@ -11,7 +11,7 @@ Reports "N of M convolution and linear layers will be quantized".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch.fx import GraphModule, Node
 
@@ -27,12 +27,10 @@ from qpc.quant.config import QuantConfig
 
 
 @dataclass(frozen=True)
-class InsertObservers(
-    Pass, name="insert-observers", requires={CORE_FORM}, establishes={OBSERVED}
-):
+class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, establishes={OBSERVED}):
     """Decide what is quantized under `config` and put observers where statistics are needed."""
 
-    config: QuantConfig = QuantConfig()
+    config: QuantConfig = field(default_factory=QuantConfig)
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         if any(n.target is qpc_ops.observe.default for n in gm.graph.nodes):
@@ -78,11 +76,11 @@ def _last_placeholder(carrier: Node) -> Node:
     """Placeholders stay together at the top of the graph."""
     if carrier.op != "placeholder":
         return carrier
-    return [n for n in carrier.graph.nodes if n.op == "placeholder"][-1]
+    placeholders: list[Node] = [n for n in carrier.graph.nodes if n.op == "placeholder"]
+    return placeholders[-1]
 
 
 def _summarize(gm: GraphModule, ctx: PassContext) -> None:
     layers = [n for n in gm.graph.nodes if role_of(n) is Role.COMPUTE]
     done = sum(info(n).integer for n in layers)
     ctx.summarize(f"{done} of {len(layers)} convolution and linear layers will be quantized")
-

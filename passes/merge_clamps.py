@@ -6,7 +6,8 @@ Keeps:   the output, bit for bit
 Leaves:  a clamp whose producer is read elsewhere too, or does not end with a clamp of its own
 Cost:    one walk over the graph
 
-Max-pooling, reshape, permute and slices between the two do not matter, because clamping and moving commute.
+Max-pooling, reshape, permute and slices between the two do not matter, because clamping and moving
+commute.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.fx import GraphModule, Node
 from qpc.base import Pass, PassContext
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM, INTEGER
-from qpc.meta import label
+from qpc.meta import label, update_info, value_name
 from qpc.ops import views
 from qpc.ops.views import aten, qpc_ops
 from qpc.rewrite import Rule, apply_rules
@@ -67,6 +68,8 @@ class ProducerThenClamp(Rule[_Found]):
         hi = max(min(producer.hi, clamp.hi), clamp.lo)
         producer.lo, producer.hi = lo, hi
         text = f"merged into {label(producer.node)}"
+        update_info(producer.node, value="")
+        update_info(clamp.input, value=value_name(clamp.node) or "")
         editor.replace(clamp.node, clamp.input)
         return text
 

@@ -1,1 +1,78 @@
-"""QPC, the quantize-prune compiler."""
+"""QPC, the quantize-prune compiler: PyTorch models, compressed by passes, as int8 machine code.
+
+Names are loaded when they are first used, so that `import qpc` and `qpc --help` are quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from qpc.version import VERSION as __version__  # noqa: N811
+
+if TYPE_CHECKING:
+    from qpc.analysis.compare import compare as compare
+    from qpc.analysis.merge import merge_calibration as merge_calibration
+    from qpc.base import Pass as Pass
+    from qpc.base import PassContext as PassContext
+    from qpc.capture import trace as trace
+    from qpc.compiler import compile as compile
+    from qpc.compiler import load as load
+    from qpc.errors import QPCError as QPCError
+    from qpc.facts import Fact as Fact
+    from qpc.hashing import fingerprint as fingerprint
+    from qpc.pipeline import Pipeline as Pipeline
+    from qpc.printer import format_graph as format_graph
+    from qpc.quant.config import QuantConfig as QuantConfig
+    from qpc.recipes import quantize as quantize
+    from qpc.target import Target as Target
+
+_HOMES = {
+    "Fact": "qpc.facts",
+    "Pass": "qpc.base",
+    "PassContext": "qpc.base",
+    "Pipeline": "qpc.pipeline",
+    "QPCError": "qpc.errors",
+    "QuantConfig": "qpc.quant.config",
+    "Target": "qpc.target",
+    "compare": "qpc.analysis.compare",
+    "compile": "qpc.compiler",
+    "fingerprint": "qpc.hashing",
+    "format_graph": "qpc.printer",
+    "load": "qpc.compiler",
+    "merge_calibration": "qpc.analysis.merge",
+    "quantize": "qpc.recipes",
+    "trace": "qpc.capture",
+}
+
+__all__ = [
+    "Fact",
+    "Pass",
+    "PassContext",
+    "Pipeline",
+    "QPCError",
+    "QuantConfig",
+    "Target",
+    "__version__",
+    "compare",
+    "compile",
+    "fingerprint",
+    "format_graph",
+    "load",
+    "merge_calibration",
+    "quantize",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'qpc' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -106,8 +106,8 @@ class PassContext:
 class Pass(ABC):
     """One named, in-place graph transformation.
 
-    Subclasses are frozen dataclasses whose fields are the pass's options; class keywords declare the
-    kebab-case name and the facts that the pass requires, establishes and invalidates.
+    Subclasses are frozen dataclasses whose fields are the pass's options; class keywords declare
+    the kebab-case name and the facts that the pass requires, establishes and invalidates.
     """
 
     name: ClassVar[str]

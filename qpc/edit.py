@@ -15,8 +15,8 @@ from qpc.shapes import infer_node
 class Editor:
     """Edits to one graph by one pass.
 
-    Every new node inherits the user's module and source line from the node it stands for, notes the pass
-    as its origin, and knows its shape at once.
+    Every new node inherits the user's module and source line from the node it stands for, notes the
+    pass as its origin, and knows its shape at once.
     """
 
     def __init__(self, gm: GraphModule, origin: str) -> None:
@@ -31,11 +31,9 @@ class Editor:
         after: Node | None = None,
         **kwargs: object,
     ) -> Node:
-        """Insert a call of `target` on behalf of `like`: before or after a node, else before `like`."""
+        """Insert a call of `target` for `like`: before or after a node, else before `like`."""
         graph = self.gm.graph
-        place = (
-            graph.inserting_after(after) if after else graph.inserting_before(before or like)
-        )
+        place = graph.inserting_after(after) if after else graph.inserting_before(before or like)
         with place:
             made = graph.call_function(target, args, kwargs)  # type: ignore[arg-type]
         inherit(made, like, origin=self.origin)
@@ -53,7 +51,7 @@ class Editor:
         return self._get(name, before)
 
     def set_tensor(self, name: str, value: Tensor) -> None:
-        """Store a parameter (if `value` is one) or a buffer under a dotted name, over what is there."""
+        """Store a parameter (if `value` is one) or a buffer under a dotted name, over any other."""
         *path, leaf = name.split(".")
         owner: nn.Module = self.gm
         for part in path:
@@ -68,7 +66,7 @@ class Editor:
             owner.register_buffer(leaf, value.detach())
 
     def free_name(self, wanted: str) -> str:
-        """`wanted`, or `wanted_1`, `wanted_2`, ... if the model has a tensor or module of that name."""
+        """`wanted`, or `wanted_1`, `wanted_2`, ... if the model has something of that name."""
         name, number = wanted, 0
         while _exists(self.gm, name):
             number += 1
@@ -92,7 +90,7 @@ class Editor:
         self.gm.graph.erase_node(node)
 
     def drop_unused(self) -> None:
-        """Erase calls nobody reads and forget tensors no node names, with the modules they leave empty."""
+        """Erase calls nobody reads, tensors no node names, and the modules they leave empty."""
         self.gm.graph.eliminate_dead_code()
         for node in list(self.gm.graph.nodes):
             if node.op == "get_attr" and not node.users:

@@ -1,7 +1,8 @@
 """Every exception QPC raises on purpose.
 
-A message has up to four parts: what is wrong, at which graph node, at which line of the user's model, and
-what to do about it. The last three are exception notes, so that they print below the message.
+A message has up to four parts: what is wrong, at which graph node, at which line of the user's
+model, and what to do about it. The last three are exception notes, so that they print below the
+message.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class ArtifactError(BackendError):
 
 
 def user_line(node: Node) -> str | None:
-    """The line of the user's model that `node` came from, such as ``File "net.py", line 7, in forward``."""
+    """The line of the user's model that `node` is from: `File "net.py", line 7, in forward`."""
     frames = re.findall(r'^\s*(File ".*", line \d+, in .*)$', node.stack_trace or "", re.MULTILINE)
     outside = [frame for frame in frames if "/torch/" not in frame]
     candidates = outside or frames

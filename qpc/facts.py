@@ -45,7 +45,8 @@ def _not_core(gm: GraphModule, node: Node) -> str | None:
     if node.op != "call_function":
         return f"is a {node.op}; core form has only calls of operator overloads"
     if not isinstance(node.target, OpOverload):
-        return None if is_shape_arithmetic(node) else f"calls {node.target}, which is no operator overload"
+        known = is_shape_arithmetic(node)
+        return None if known else f"calls {node.target}, which is no operator overload"
     if written_argument(node) is not None:
         return f"{node.target} writes to its input"
     return None

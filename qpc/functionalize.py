@@ -1,11 +1,14 @@
 """Make a traced graph functional: no operator writes to its inputs.
 
-Constant regions are run once, as they stand, and become buffers: this removes the in-place mask construction
-of window attention. The in-place operators left (`relu_`, `add_`) become their functional forms, provided no
-other name of the written memory is read afterwards; `replace_in_place` says where that is not so.
+Constant regions are run once, as they stand, and become buffers: this removes the in-place mask
+construction of window attention. The in-place operators left (`relu_`, `add_`) become their
+functional forms, provided no other name of the written memory is read afterwards;
+`replace_in_place` says where that is not so.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +41,7 @@ def fold_constants(gm: GraphModule) -> bool:
         if isinstance(value, Tensor):
             _replace_by_buffer(gm, node, value)
         elif isinstance(value, int | float | bool):
-            node.replace_all_uses_with(value)  # type: ignore[arg-type]  # fx allows constants
+            node.replace_all_uses_with(value)  # fx allows constants
     for node in reversed(list(gm.graph.nodes)):
         if node in constant and not node.users:
             gm.graph.erase_node(node)
@@ -61,7 +64,7 @@ def _free_factories(gm: GraphModule) -> None:
         fill = _FACTORIES[node.target]
         value = node.args[2] if fill is None else fill
         dtype = node.kwargs.get("dtype") or like
-        if any(isinstance(size, Node) for size in node.args[1]) or dtype is None:  # type: ignore[union-attr]
+        if any(isinstance(size, Node) for size in node.args[1]) or dtype is None:
             continue
         with gm.graph.inserting_before(node):
             made = gm.graph.call_function(
@@ -106,8 +109,8 @@ def _without_shared_writes(constant: set[Node]) -> set[Node]:
         constant = constant - reached
 
 
-def _run(gm: GraphModule, constant: set[Node]) -> dict[Node, object]:
-    values: dict[Node, object] = {}
+def _run(gm: GraphModule, constant: set[Node]) -> dict[Node, Any]:
+    values: dict[Node, Any] = {}
     with torch.no_grad():
         for node in gm.graph.nodes:
             if node not in constant:
@@ -140,7 +143,8 @@ def replace_in_place(gm: GraphModule) -> Node | None:
 
     On a result other than None the graph is half-way and must be thrown away.
     """
-    for node in list(gm.graph.nodes):
+    nodes: list[Node] = list(gm.graph.nodes)
+    for node in nodes:
         written = written_argument(node)
         if written is None:
             continue
@@ -149,9 +153,9 @@ def replace_in_place(gm: GraphModule) -> Node | None:
         if functional is None or _read_elsewhere_later(written, node):
             return node
         node.target = functional
-        written.replace_all_uses_with(
-            node, delete_user_cb=lambda user, at=node: user is not at and at < user
-        )
+        for user in list(written.users):
+            if node < user:
+                user.replace_input_with(written, node)
     return None
 
 

@@ -1,7 +1,7 @@
 """Node info: everything QPC itself knows about a node, in one frozen record.
 
-`copy.deepcopy` of a GraphModule shares meta values between the copies, so a record is replaced, never changed.
-This module is the only place that touches the key in `node.meta`.
+`copy.deepcopy` of a GraphModule shares meta values between the copies, so a record is replaced,
+never changed. This module is the only place that touches the key in `node.meta`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-
 
 from qpc.shapes import Shape
 
@@ -29,11 +28,15 @@ class NodeInfo:
     """What QPC knows about one node.
 
     shape, dtype: of the node's value; None where the value is not one tensor.
-    module_path: the user's module that the node came from, such as `layer1.0.conv1`; empty at the top.
+    module_path: the user's module that the node came from, such as `layer1.0.conv1`; empty at the
+    top.
     origin: the pass that made the node; empty for nodes of the traced model.
+    value: name of the traced model's node whose value this node computes, where that is not its own
+    name.
     integer: whether the operator is to become an integer operator; set when observers are inserted.
     config: how the node's value and weight are to be quantized; None for values that stay in float.
-    observer: name of the observer whose statistics set the value's grid; several values may share one.
+    observer: name of the observer whose statistics set the value's grid; several values may share
+    one.
     qparams: the grid of the value, once calibration has fixed it.
     """
 
@@ -41,6 +44,7 @@ class NodeInfo:
     dtype: torch.dtype | None = None
     module_path: str = ""
     origin: str = ""
+    value: str = ""
     integer: bool = False
     config: LayerConfig | None = None
     observer: str | None = None
@@ -66,6 +70,12 @@ def inherit(node: Node, source: Node, *, origin: str) -> None:
     update_info(node, module_path=old.module_path, origin=origin)
     if source.stack_trace:
         node.stack_trace = source.stack_trace
+
+
+def value_name(node: Node) -> str | None:
+    """The traced model's name for the value that `node` computes; None if it has none there."""
+    about = info(node)
+    return about.value or (None if about.origin else node.name)
 
 
 def attribute(gm: GraphModule, name: str) -> Tensor:

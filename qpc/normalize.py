@@ -1,8 +1,8 @@
 """One spelling per operator: rewrite a functional ATen graph into core form.
 
-Every rule is a small function from a call to what stands for it; `_RULES` maps operators to rules. The rules
-see concrete shapes, so that squeeze, unsqueeze, flatten, view and unflatten all become one `reshape`, and
-chunk, split and unbind become slices.
+Every rule is a small function from a call to what stands for it; `_RULES` maps operators to rules.
+The rules see concrete shapes, so that squeeze, unsqueeze, flatten, view and unflatten all become
+one `reshape`, and chunk, split and unbind become slices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from qpc.meta import inherit, info
+from qpc.meta import info, inherit
 from qpc.ops.views import arguments
 from qpc.shapes import BatchDim, Shape, infer_node, infer_shapes
 
@@ -45,7 +45,7 @@ class _Call:
 
 
 _Rule = Callable[[_Call], "Node | list[Node] | None"]
-"""Returns the replacement (a list for calls that return several tensors), or None to leave the call."""
+"""Returns the replacement (a list for a call of several results), or None to leave the call."""
 
 
 def normalize(gm: GraphModule) -> None:
@@ -73,7 +73,7 @@ def _replace(gm: GraphModule, node: Node, replacement: Node | list[Node]) -> Non
         gm.graph.erase_node(node)
 
 
-# --- shape-only operators: one reshape ---------------------------------------------------------------
+# --- shape-only operators: one reshape ------------------------------------------------------------
 
 
 def _as_reshape(call: _Call) -> Node | None:
@@ -121,7 +121,7 @@ def _expand(call: _Call) -> Node | None:
     return call.emit(aten.expand.default, source, kept)
 
 
-# --- permutations ------------------------------------------------------------------------------------
+# --- permutations ---------------------------------------------------------------------------------
 
 
 def _permute(call: _Call, order: Sequence[int]) -> Node | None:
@@ -164,7 +164,7 @@ def _normal_permute(call: _Call) -> Node | None:
     return None if order == call.args["dims"] else _permute(call, order)
 
 
-# --- pieces of a tensor: slices ----------------------------------------------------------------------
+# --- pieces of a tensor: slices -------------------------------------------------------------------
 
 
 def _pieces(call: _Call) -> list[Node] | None:
@@ -248,7 +248,7 @@ def _cat(call: _Call) -> Node | None:
     return call.emit(aten.cat.default, list(tensors), axis)
 
 
-# --- arithmetic --------------------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------------------
 
 
 def _clamp(lo: str | float | None, hi: str | float | None) -> _Rule:

@@ -19,8 +19,8 @@ from qpc.shapes import infer_shapes
 class Pipeline:
     """Passes in the order they run. Building one checks the order; running one copies the model.
 
-    assume: facts that hold for the graphs that will be run; `qpc.trace` returns core form. They are checked
-    when a graph is run.
+    assume: facts that hold for the graphs that will be run; `qpc.trace` returns core form. They are
+    checked when a graph is run.
     """
 
     passes: tuple[Pass, ...]
@@ -32,7 +32,9 @@ class Pipeline:
         known = set(self.assume)
         for position, pass_ in enumerate(self.passes):
             if not isinstance(pass_, Pass):
-                raise TypeError(f"item {position} of the pipeline is {pass_!r}, not a pass instance")
+                raise TypeError(
+                    f"item {position} of the pipeline is {pass_!r}, not a pass instance"
+                )
             if missing := pass_.requires - known:
                 names = ", ".join(sorted(fact.name for fact in missing))
                 raise PipelineOrderError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
@@ -60,9 +62,11 @@ def _operator(node: Node) -> str:
     return getattr(node.target, "__name__", str(node.target))
 
 
-def _value(value: object) -> str:
-    named = map_arg(value, lambda n: _Name(f"@{n.target}" if n.op == "get_attr" else f"%{n.name}"))  # type: ignore[arg-type,return-value]
-    return _plain(named)
+def _value(value: Any) -> str:
+    def name(node: Node) -> Any:
+        return _Name(f"@{node.target}" if node.op == "get_attr" else f"%{node.name}")
+
+    return _plain(map_arg(value, name))
 
 
 def _plain(value: object) -> str:

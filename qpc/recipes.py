@@ -31,7 +31,7 @@ def prepare(config: QuantConfig | None = None) -> Pipeline:
 def post_training_quantization(
     batches: Iterable[Batch], config: QuantConfig | None = None
 ) -> Pipeline:
-    """From a traced model to a fake-quantized one: `prepare`, calibrate on `batches`, fix the grids."""
+    """From a traced model to a fake-quantized one: `prepare`, calibrate, fix the grids."""
     return prepare(config) + Pipeline(
         (Calibrate(batches), FakeQuantize()), frozenset({CORE_FORM, OBSERVED})
     )
@@ -55,4 +55,3 @@ def quantize(
     """
     fake = post_training_quantization(batches, config).run(gm, ctx)
     return to_integer().run(fake, ctx)
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch.fx import GraphModule, Node
 
@@ -13,7 +13,7 @@ from qpc.edit import Editor
 from qpc.errors import PassError
 
 _Match = TypeVar("_Match")
-_LIMIT = 1000  # rounds; every round must change something, so only a rule that undoes another reaches it
+_LIMIT = 1000  # rounds; only rules that undo each other reach it
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,12 @@ class Rule(ABC, Generic[_Match]):
 
 
 def apply_rules(
-    rules: tuple[Rule[object], ...], pass_: Pass, gm: GraphModule, ctx: PassContext
+    rules: tuple[Rule[Any], ...], pass_: Pass, gm: GraphModule, ctx: PassContext
 ) -> bool:
     """Apply rules wherever they match until none does; return whether anything changed.
 
-    Matches that a rule refuses are declined with its reason. Raises PassError if the rules do not settle.
+    Matches that a rule refuses are declined with its reason. Raises PassError if the rules do not
+    settle.
     """
     editor, changed = Editor(gm, pass_.name), False
     for _ in range(_LIMIT):
@@ -53,9 +54,7 @@ def apply_rules(
     )
 
 
-def _sweep(
-    rules: tuple[Rule[object], ...], editor: Editor, gm: GraphModule, ctx: PassContext
-) -> bool:
+def _sweep(rules: tuple[Rule[Any], ...], editor: Editor, gm: GraphModule, ctx: PassContext) -> bool:
     changed = False
     for node in list(gm.graph.nodes):
         for rule in rules:

@@ -1,8 +1,8 @@
 """Shapes in terms of the batch size, and how to infer them.
 
-A dimension is an int, or a `BatchDim` that grows with the batch: Swin's windows give `64*N`. Shapes are found
-by running operators on fake tensors (no data, no arithmetic) at two batch sizes and fitting a line through
-the results, so that no operator needs a shape rule of its own.
+A dimension is an int, or a `BatchDim` that grows with the batch: Swin's windows give `64*N`. Shapes
+are found by running operators on fake tensors (no data, no arithmetic) at two batch sizes and
+fitting a line through the results, so that no operator needs a shape rule of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,7 +119,7 @@ class _Runner:
         self, gm: GraphModule, mode: FakeTensorMode, batch: int, *, trust_info: bool = False
     ) -> None:
         self._gm, self._mode, self._batch, self._trust_info = gm, mode, batch, trust_info
-        self._values: dict[Node, object] = {}
+        self._values: dict[Node, Any] = {}
 
     def value(self, node: Node) -> object:
         if node not in self._values:

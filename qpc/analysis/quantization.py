@@ -1,11 +1,12 @@
 """Which operators become integer operators, and which values share one grid.
 
-Convolutions and linear layers decide: an operator of another kind is integer only where all its inputs are,
-and only together with at least one such layer, so that nothing is rounded for no gain.
+Convolutions and linear layers decide: an operator of another kind is integer only where all its
+inputs are, and only together with at least one such layer, so that nothing is rounded for no gain.
 
-Values share a grid where that makes an operator cheaper at no loss: moving values keeps their grid; the
-producer of a ReLU takes the ReLU's grid, because clamping an integer is then all that is left of it; the
-operands of a concat take the grid of the concat. A value that has other readers keeps a grid of its own.
+Values share a grid where that makes an operator cheaper at no loss: moving values keeps their grid;
+the producer of a ReLU takes the ReLU's grid, because clamping an integer is then all that is left
+of it; the operands of a concat take the grid of the concat. A value that has other readers keeps a
+grid of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class QuantizationPlan:
 
     integer: operators that become integer operators.
     declined: operators that stay in float although they could matter, with the reason.
-    carrier: for each quantized value the node after which its statistics are taken; one per shared grid.
+    carrier: for each quantized value the node after which its statistics are taken; one per shared
+    grid.
     configs: the configuration of each integer operator and each carrier's grid.
     sites: every place that the configuration was asked about.
     """
@@ -101,7 +103,7 @@ def _constant_arithmetic(node: Node) -> bool:
     return isinstance(given["self"], Node) and isinstance(given["other"], int | float)
 
 
-# --- candidates --------------------------------------------------------------------------------------
+# --- candidates -----------------------------------------------------------------------------------
 
 
 def _why_float(node: Node, configs: _Configs) -> str | None:
@@ -247,12 +249,10 @@ def _drop_without_layer(candidates: set[Node], reasons: dict[Node, str]) -> None
                 reasons[node] = "no quantized convolution or linear layer is next to it"
 
 
-# --- shared grids ------------------------------------------------------------------------------------
+# --- shared grids ---------------------------------------------------------------------------------
 
 
-def _share_grids(
-    gm: GraphModule, integer: set[Node]
-) -> tuple[dict[Node, Node], dict[Node, Node]]:
+def _share_grids(gm: GraphModule, integer: set[Node]) -> tuple[dict[Node, Node], dict[Node, Node]]:
     """`carrier` of every quantized value, and the `owner` of every carrier's configuration."""
     grids = _Grids()
     for node in gm.graph.nodes:
@@ -329,7 +329,7 @@ class _Grids:
         return node
 
 
-# --- places and reports ------------------------------------------------------------------------------
+# --- places and reports ---------------------------------------------------------------------------
 
 
 def _positions(gm: GraphModule) -> dict[Node, str]:
@@ -342,7 +342,9 @@ def _positions(gm: GraphModule) -> dict[Node, str]:
     for node in gm.graph.nodes:
         passes_on = role_of(node) in (Role.MOVE, Role.CLAMP)
         reads_input = any(found.get(n) == "input" and _passes(n) for n in _activations(node))
-        if node.op == "placeholder" or (reads_input and (passes_on or role_of(node) is Role.COMPUTE)):
+        if node.op == "placeholder" or (
+            reads_input and (passes_on or role_of(node) is Role.COMPUTE)
+        ):
             found[node] = "input"
     return found
 

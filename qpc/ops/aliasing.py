@@ -7,7 +7,9 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 # Returns its input itself when it has nothing to do, though its schema does not say so.
-_SOMETIMES_ALIAS = frozenset({torch.ops.aten.dropout.default, torch.ops.aten.feature_dropout.default})
+_SOMETIMES_ALIAS = frozenset(
+    {torch.ops.aten.dropout.default, torch.ops.aten.feature_dropout.default}
+)
 
 
 def written_argument(node: Node) -> Node | None:
@@ -16,9 +18,7 @@ def written_argument(node: Node) -> Node | None:
         return None
     for position, parameter in enumerate(node.target._schema.arguments):
         if parameter.alias_info is not None and parameter.alias_info.is_write:
-            value = (
-                node.args[position] if position < len(node.args) else node.kwargs.get(parameter.name)
-            )
+            value = _argument(node, position, parameter.name)
             return value if isinstance(value, Node) else None
     return None
 
@@ -31,7 +31,7 @@ def aliased_inputs(node: Node) -> list[Node]:
     shared = {name for r in schema.returns if r.alias_info for name in r.alias_info.before_set}
     found = []
     for position, parameter in enumerate(schema.arguments):
-        value = node.args[position] if position < len(node.args) else node.kwargs.get(parameter.name)
+        value = _argument(node, position, parameter.name)
         if not isinstance(value, Node):
             continue
         may_be_input = node.target in _SOMETIMES_ALIAS and position == 0
@@ -48,3 +48,7 @@ def functional_form(target: OpOverload) -> OpOverload | None:
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
     overload = target._overloadname
     return getattr(packet, overload, None) if packet is not None else None
+
+
+def _argument(node: Node, position: int, name: str) -> object:
+    return node.args[position] if position < len(node.args) else node.kwargs.get(name)

@@ -1,14 +1,15 @@
 """The integer operators: their PyTorch bodies *are* the definition of the right answer.
 
-Every backend must return the same bits as these functions, which are written to be obvious, not fast.
-Integer sums are formed in float64 where PyTorch has no integer kernel: all partial sums are integers far
-below 2**53, so they are exact in any order.
+Every backend must return the same bits as these functions, which are written to be obvious, not
+fast. Integer sums are formed in float64 where PyTorch has no integer kernel: all partial sums are
+integers far below 2**53, so they are exact in any order.
 
 Shared rules (`docs/quantization.md` has the reasons):
 
 - `rne` rounds to nearest, ties to even; NaN quantizes to `lo`.
-- `requantize(acc, m, z, lo, hi) = clamp(rne(float32(acc) * m) + z, lo, hi)`: one float32 multiplication,
-  integers after it. A float product never feeds a float sum, so that no compiler can contract the two.
+- `requantize(acc, m, z, lo, hi) = clamp(rne(float32(acc) * m) + z, lo, hi)`: one float32
+  multiplication, integers after it. A float product never feeds a float sum, so that no compiler
+  can contract the two.
 - Activations are uint8 or int8 of the logical shape that the float operator had (images are NCHW).
 """
 
@@ -39,7 +40,7 @@ def _clamp_round(real: Tensor, zero_point: int, lo: int, hi: int) -> Tensor:
 def requantize(
     acc: Tensor, multiplier: Tensor | float, zero_point: int, lo: int, hi: int, dtype: torch.dtype
 ) -> Tensor:
-    """Bring int32 accumulators to an activation grid: `clamp(rne(float32(acc) * m) + z, lo, hi)`."""
+    """Bring int32 accumulators to a grid: `clamp(rne(float32(acc) * m) + z, lo, hi)`."""
     factor = _float32(multiplier) if isinstance(multiplier, float) else multiplier
     return _clamp_round(acc.to(torch.float32) * factor, zero_point, lo, hi).to(dtype)
 
@@ -55,7 +56,7 @@ def reciprocal(scale: float) -> float:
     return float(np.float32(1.0 / scale))
 
 
-# --- definitions ------------------------------------------------------------------------------------
+# --- definitions ----------------------------------------------------------------------------------
 
 
 def _quantize(
@@ -151,10 +152,8 @@ def _max_pool2d(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> Tensor:
-    pooled = F.max_pool2d(
-        q.to(torch.float32), kernel_size, stride, padding, dilation, ceil_mode=ceil_mode
-    )
-    return pooled.to(q.dtype)
+    window = tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation)
+    return F.max_pool2d(q.to(torch.float32), *window, ceil_mode=ceil_mode).to(q.dtype)
 
 
 def _avg_pool2d(
@@ -169,7 +168,8 @@ def _avg_pool2d(
     hi: int,
 ) -> Tensor:
     centred = q.to(torch.float64) - input_zero_point
-    total = F.avg_pool2d(centred, kernel_size, stride, padding, divisor_override=1)
+    window = tuple(kernel_size), tuple(stride), tuple(padding)
+    total = F.avg_pool2d(centred, *window, divisor_override=1)
     return requantize(wrap_int32(total), multiplier, output_zero_point, lo, hi, q.dtype)
 
 
@@ -195,7 +195,7 @@ def _clamp(q: Tensor, lo: int, hi: int) -> Tensor:
     return q.clamp(lo, hi)
 
 
-# --- operators of the way there: observers and fake quantization in a float graph ---------------------
+# --- operators of the way there: observers and fake quantization in a float graph -----------------
 
 
 def _observe(x: Tensor, observer: str) -> Tensor:
@@ -205,7 +205,7 @@ def _observe(x: Tensor, observer: str) -> Tensor:
 def _fake_quant(
     x: Tensor, scale: Tensor, zero_point: Tensor, lo: int, hi: int, axis: int = 0
 ) -> Tensor:
-    """Round to a grid and back; scale and zero_point hold one value, or one for each index of `axis`."""
+    """Round to a grid and back; scale and zero_point hold one value, or one by index of `axis`."""
     shape = [1] * x.dim()
     if scale.numel() > 1:
         shape[axis] = scale.numel()
@@ -216,7 +216,7 @@ def _fake_quant(
     return torch.where(real < hi - zero, real, hi - zero).round() * step
 
 
-# --- shapes on meta and fake tensors -----------------------------------------------------------------
+# --- shapes on meta and fake tensors --------------------------------------------------------------
 
 
 def _like_first(q: Tensor, *_: Any) -> Tensor:
@@ -271,14 +271,8 @@ def _fake_max_pool2d(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> Tensor:
-    pooled = F.max_pool2d(
-        q.new_empty(q.shape, dtype=torch.float32),
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode=ceil_mode,
-    )
+    window = tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation)
+    pooled = F.max_pool2d(q.new_empty(q.shape, dtype=torch.float32), *window, ceil_mode=ceil_mode)
     return q.new_empty(pooled.shape)
 
 
@@ -289,9 +283,7 @@ def _fake_avg_pool2d(
     padding: Sequence[int],
     *_: Any,
 ) -> Tensor:
-    sizes = [
-        (q.shape[2 + i] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1)
-    ]
+    sizes = [(q.shape[2 + i] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1)]
     return q.new_empty((*q.shape[:-2], *sizes))
 
 
@@ -304,7 +296,8 @@ def _fake_mean(q: Tensor, dims: Sequence[int], keepdim: bool, *_: Any) -> Tensor
 _GRID = "int output_zero_point, int lo, int hi"
 _DEFINITIONS: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ...] = (
     (
-        "quantize(Tensor x, float scale, int zero_point, int lo, int hi, ScalarType dtype) -> Tensor",
+        "quantize(Tensor x, float scale, int zero_point, int lo, int hi, ScalarType dtype)"
+        " -> Tensor",
         _quantize,
         _fake_quantize,
     ),
@@ -314,8 +307,8 @@ _DEFINITIONS: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ..
         _fake_dequantize,
     ),
     (
-        "conv2d(Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int[2] stride, int[2] padding,"
-        f" int[2] dilation, int groups, int input_zero_point, {_GRID}) -> Tensor",
+        "conv2d(Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int[2] stride,"
+        f" int[2] padding, int[2] dilation, int groups, int input_zero_point, {_GRID}) -> Tensor",
         _conv2d,
         _fake_conv2d,
     ),
@@ -357,7 +350,8 @@ _DEFINITIONS: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ..
     ),
     ("observe(Tensor x, str observer) -> Tensor", _observe, _like_first),
     (
-        "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int lo, int hi, int axis=0) -> Tensor",
+        "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int lo, int hi, int axis=0)"
+        " -> Tensor",
         _fake_quant,
         _like_first,
     ),
@@ -378,4 +372,3 @@ def _define() -> torch.library.Library:
 
 LIBRARY = _define()
 """Keeps the operators registered for as long as this module is loaded."""
-

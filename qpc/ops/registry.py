@@ -1,6 +1,7 @@
 """What QPC knows about operators: one table, which packages may extend.
 
-An operator that is not in the table is never guessed at: quantization leaves it in float and says so.
+An operator that is not in the table is never guessed at: quantization leaves it in float and says
+so.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class OpSpec:
-    """One operator: its name in reports and configurations, its role, its typed view if it has one."""
+    """One operator: its name in reports and configurations, its role, its typed view if any."""
 
     target: OpOverload
     name: str
@@ -40,7 +41,7 @@ class OpSpec:
 
 _SPECS: dict[OpOverload, OpSpec] = {}
 
-# The only calls in core form that are not operator overloads: integer arithmetic on batch-dependent sizes.
+# The only calls in core form that are no operator overloads: arithmetic on batch-dependent sizes.
 _SHAPE_ARITHMETIC = frozenset(
     {
         operator.add,
@@ -57,7 +58,8 @@ _SHAPE_ARITHMETIC = frozenset(
 def register(spec: OpSpec) -> OpSpec:
     """Add an operator. Raises ValueError if it is there already."""
     if spec.target in _SPECS:
-        raise ValueError(f"operator {spec.target} is registered already as {_SPECS[spec.target].name!r}")
+        known = _SPECS[spec.target].name
+        raise ValueError(f"operator {spec.target} is registered already as {known!r}")
     _SPECS[spec.target] = spec
     return spec
 
@@ -73,7 +75,9 @@ def op_name(node: Node) -> str:
         return spec.name
     if isinstance(node.target, OpOverload):
         return node.target._schema.name.partition("::")[2]
-    return getattr(node.target, "__name__", str(node.target)) if node.op == "call_function" else node.op
+    if node.op != "call_function":
+        return node.op
+    return getattr(node.target, "__name__", str(node.target))
 
 
 def is_shape_arithmetic(node: Node) -> bool:
@@ -110,11 +114,13 @@ def _register_core() -> None:
     for view, name, role in viewed:
         for target in view.targets:
             register(OpSpec(target, name, role, view))
-    moves = "permute.default slice.Tensor select.int flip.default roll.default pixel_shuffle.default"
+    moves = (
+        "permute.default slice.Tensor select.int flip.default roll.default pixel_shuffle.default"
+    )
     pointwise = (
-        "sigmoid.default tanh.default silu.default hardswish.default hardsigmoid.default gelu.default "
-        "leaky_relu.default elu.default softplus.default mish.default exp.default sqrt.default "
-        "abs.default neg.default celu.default selu.default"
+        "sigmoid.default tanh.default silu.default hardswish.default hardsigmoid.default "
+        "gelu.default leaky_relu.default elu.default softplus.default mish.default exp.default "
+        "sqrt.default abs.default neg.default celu.default selu.default"
     )
     for names, role in ((moves, Role.MOVE), (pointwise, Role.POINTWISE)):
         for full in names.split():

@@ -1,12 +1,12 @@
 """Typed views of operator calls: `Conv2d(node).stride` instead of argument positions.
 
 A view wraps a node whose target is one of the view's operators. Its attributes are named after the
-operator's schema; reading one returns the argument or the schema's default, writing one edits the node.
+operator's schema; reading one returns the argument or the schema's default, writing one edits the
+node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, overload
 
 import torch
@@ -345,5 +345,3 @@ class Clamping(
 
     lo = Arg[int]()
     hi = Arg[int]()
-
-

@@ -156,7 +156,7 @@ class QuantConfig(_Settings):
 
 
 def _first_problem(error: ValidationError) -> str:
-    """Return the first of pydantic's complaints as one line: where, what, and a short value."""
+    """Return the first of pydantic's complaints as one line: where, what, and a plain value."""
     first = error.errors(include_url=False)[0]
     path = ""
     for part in first["loc"]:

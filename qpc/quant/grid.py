@@ -16,8 +16,8 @@ from torch import Tensor
 
 SMALLEST_SCALE = 2.0**-126
 """The smallest normal float32; a smaller one may be flushed to zero by the hardware."""
-LARGEST_SCALE = 2.0**126
-"""The largest float32 whose reciprocal is a normal float32."""
+LARGEST_SCALE = 2.0**119
+"""The largest power of two at which every point of an 8-bit grid is a finite float32."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class QParams:
 
     def __post_init__(self) -> None:
         if not SMALLEST_SCALE <= self.scale <= LARGEST_SCALE:
-            raise ValueError(f"scale must be from 2**-126 to 2**126, got {self.scale!r}")
+            raise ValueError(f"scale must be from 2**-126 to 2**119, got {self.scale!r}")
         if float(np.float32(self.scale)) != self.scale:
             raise ValueError(f"scale must be an exact float32 value, got {self.scale!r}")
         if self.dtype not in (torch.uint8, torch.int8):

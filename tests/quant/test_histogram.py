@@ -62,16 +62,19 @@ def test_overflows_share_the_outermost_bins() -> None:
 
 
 def test_extents_are_exact_and_have_no_negative_zero() -> None:
-    assert extent(torch.tensor([[0.1, -7.3], [3.0, 2.0]])).tolist() == torch.tensor(
-        [-7.3, 3.0]
-    ).tolist()
+    assert (
+        extent(torch.tensor([[0.1, -7.3], [3.0, 2.0]])).tolist()
+        == torch.tensor([-7.3, 3.0]).tolist()
+    )
     assert not torch.signbit(extent(torch.tensor([-0.0]))).any()
     assert extent(torch.empty(0)).tolist() == [float("inf"), float("-inf")]
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_data_that_is_not_finite_is_refused(bad: float) -> None:
-    with pytest.raises(CalibrationError, match="calibration data holds NaN or infinite values") as e:
+    with pytest.raises(
+        CalibrationError, match="calibration data holds NaN or infinite values"
+    ) as e:
         Histogram.empty().add(torch.tensor([1.0, bad, 2.0]))
     assert "fix: check the samples" in e.value.full_text
 

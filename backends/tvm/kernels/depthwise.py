@@ -94,8 +94,9 @@ class _Plan:
     def tile(self) -> _Tile:
         """The micro-kernel that covers a row in the least time."""
         shape, isa = self.shape, self.isa
-        # sums, the interleaved column, and as much again while interleaving
-        most_pixels = max(1, (isa.registers - 2 * isa.depth) // isa.depth)
+        # Beside the sums: rows, the interleaved column and a step in between, weights in a loop.
+        busy = isa.depth * (3 if self.row_groups == 1 else 4)
+        most_pixels = max(1, (isa.registers - busy) // isa.depth)
         most_merged = min(_MAX_MERGED, shape.ow) if shape.stride[1] == 1 else 1
         tiles = [
             _Tile(pixels, merged)

@@ -13,9 +13,14 @@ from math import ceil
 from qpc.backends.tvm.kernels.isa import Isa
 
 _MAX_PIXELS = 28
-_DOTS_IN_FLIGHT = 8  # independent sums that hide the latency of one `dot`
-_TILE_OVERHEAD = 12  # set-up and loop control of one tile, in dots
-_EPILOGUE = 6  # requantization and store of one vector, in dots
+_DOTS_IN_FLIGHT = 8  # independent sums that hide the latency of one `dot`, at one `dot` per cycle
+_FEW_DOTS = 10  # below that, CPUs that start two `dot`s per cycle wait for results ...
+_FEW_DOTS_COST = 0.03  # ... a little, so that other CPUs do not pay much for avoiding it
+_TILE_OVERHEAD = 2  # set-up and loop control of one tile, in dots
+_EPILOGUE = 3  # requantization and store of one vector, in dots, while other tiles are computed
+_EPILOGUE_ALONE = 1.5  # more of the same, if tiles are too long to overlap in time
+_EPILOGUE_INSTRUCTIONS = 9
+_WINDOW = 320  # instructions that a CPU looks ahead
 _COPY_PER_BYTE = 1 / 16  # moving bytes into scratch memory, in dots
 _TASK_OVERHEAD = 2000  # handing a task to a thread, in dots
 SCRATCH_BYTES = 192 * 1024  # leaves room for weights and output in a second-level cache
@@ -31,7 +36,12 @@ class Tile:
     def cost(self, steps: int) -> float:
         """Time in dots when the sums have `steps` terms of one `dot` each."""
         dots, loads = self.pixels * self.vectors, self.pixels + self.vectors
-        return steps * max(dots, loads, _DOTS_IN_FLIGHT) + _TILE_OVERHEAD + _EPILOGUE * dots
+        instructions = steps * (dots + loads) + _EPILOGUE_INSTRUCTIONS * dots
+        alone = min(1, instructions / _WINDOW)
+        step = max(dots, loads, _DOTS_IN_FLIGHT)
+        if dots < _FEW_DOTS:
+            step *= 1 + _FEW_DOTS_COST * alone
+        return steps * step + _TILE_OVERHEAD + dots * (_EPILOGUE + _EPILOGUE_ALONE * alone)
 
 
 def choose_tile(isa: Isa, columns: int, vectors: int, steps: int) -> Tile:

@@ -20,10 +20,13 @@ def fingerprint(gm: GraphModule) -> str:
     for node in gm.graph.nodes:
         about = info(node)
         digest.update(f"{node.name}|{about.config!r}|{about.observer}|{about.qparams}\n".encode())
-    tensors = [*gm.named_parameters(remove_duplicate=False), *gm.named_buffers(remove_duplicate=False)]
+    tensors = [
+        *gm.named_parameters(remove_duplicate=False),
+        *gm.named_buffers(remove_duplicate=False),
+    ]
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
         plain = tensor.detach().contiguous().cpu()
-        digest.update(f"{name}|{plain.dtype}|{tuple(plain.shape)}|{tensor.requires_grad}\n".encode())
+        head = f"{name}|{plain.dtype}|{tuple(plain.shape)}|{tensor.requires_grad}\n"
+        digest.update(head.encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,14 @@ _TOLERANCE = 1e-4  # of the largest output: a capture error is far above it, flo
 def trace(model: nn.Module, example_inputs: ExampleInputs, *, check: bool = True) -> GraphModule:
     """Return `model` as a functional `torch.fx` graph in core form, with inference semantics.
 
-    example_inputs: one tensor, a sequence of positional tensors, or a mapping of keyword tensors. Axis 0 of
-    every input whose size agrees with the first one's is the batch; it stays dynamic unless the model fixes
-    it. Batch normalisation uses running statistics and dropout is the identity, whatever `model.training` is.
+    example_inputs: one tensor, a sequence of positional tensors, or a mapping of keyword tensors.
+    Axis 0 of every input whose size agrees with the first one's is the batch; it stays dynamic
+    unless the model fixes it. Batch normalisation uses running statistics and dropout is the
+    identity, whatever `model.training` is.
     check: run both on the example inputs and compare.
 
-    The graph owns copies of all parameters and buffers under their names in `model`, which is not changed.
-    Raises TraceError if the model cannot be captured, and says where and why.
+    The graph owns copies of all parameters and buffers under their names in `model`, which is not
+    changed. Raises TraceError if the model cannot be captured, and says where and why.
     """
     args, kwargs = _validated(model, example_inputs)
     with _inference_mode(model):
@@ -57,11 +59,11 @@ def batch_is_dynamic(gm: GraphModule) -> bool:
     return any(isinstance(d, BatchDim) for shape in shapes for d in shape or ())
 
 
-# --- input checks ------------------------------------------------------------------------------------
+# --- input checks ---------------------------------------------------------------------------------
 
 
 def _validated(
-    model: nn.Module, example_inputs: ExampleInputs
+    model: object, example_inputs: ExampleInputs
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     if not isinstance(model, nn.Module):
         what = (
@@ -135,7 +137,7 @@ def _run_example(
         raise _with_user_line(error, e) from e
 
 
-# --- export ------------------------------------------------------------------------------------------
+# --- export ---------------------------------------------------------------------------------------
 
 
 def _export(
@@ -159,7 +161,7 @@ def _export(
                 },
                 args_named=bool(args),
             )
-        except Exception:  # noqa: BLE001, S110  # any failure: the fixed-batch export below decides
+        except Exception:  # any failure: the fixed-batch export below decides
             pass
     try:
         return _export_once(model, args, kwargs, None, args_named=False)
@@ -196,7 +198,7 @@ def _export_once(
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]
 
 
-# --- from the exported program to core form -----------------------------------------------------------
+# --- from the exported program to core form -------------------------------------------------------
 
 
 def _core_form(program: ExportedProgram, model: nn.Module) -> GraphModule:
@@ -287,10 +289,9 @@ def _drop_unused_constants(gm: GraphModule) -> None:
         delattr(gm, "_constants")
 
 
-def _output_structure(
-    program: ExportedProgram, output: Node, mapping: Mapping[Node, Node]
-) -> object:
-    flat = [mapping[v] if isinstance(v, Node) else v for v in output.args[0]]  # type: ignore[union-attr]
+def _output_structure(program: ExportedProgram, output: Node, mapping: Mapping[Node, Node]) -> Any:
+    returned: Any = output.args[0]
+    flat = [mapping[v] if isinstance(v, Node) else v for v in returned]
     user = flat[-program.call_spec.out_spec.num_leaves :] if program.call_spec.out_spec else flat
     if program.call_spec.out_spec is None:
         return tuple(user)
@@ -320,10 +321,11 @@ def _plain_path(path: str) -> str:
 
 
 def _symbolic_shape(value: Tensor) -> Shape:
-    return tuple(BatchDim() if isinstance(s, torch.SymInt) else int(s) for s in value.shape)
+    sizes: tuple[object, ...] = tuple(value.shape)  # numbers, or torch.SymInt for the batch
+    return tuple(size if isinstance(size, int) else BatchDim() for size in sizes)
 
 
-# --- check and messages ------------------------------------------------------------------------------
+# --- check and messages ---------------------------------------------------------------------------
 
 
 def _check_same(
@@ -362,6 +364,7 @@ def _with_user_line(error: TraceError, cause: BaseException) -> TraceError:
     ours = {str(Path(torch.__file__).parent), str(Path(__file__).parent)}
     for frame in reversed(traceback.extract_tb(cause.__traceback__)):
         if not any(frame.filename.startswith(folder) for folder in ours):
-            error.add_note(f'  written: File "{frame.filename}", line {frame.lineno}, in {frame.name}')
+            where = f'File "{frame.filename}", line {frame.lineno}, in {frame.name}'
+            error.add_note(f"  written: {where}")
             break
     return error

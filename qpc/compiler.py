@@ -1,0 +1,59 @@
+"""From a graph to something that runs: the front door of the backends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.fx import GraphModule
+
+from qpc.backends import reference, tvm
+from qpc.errors import BackendError
+from qpc.facts import CORE_FORM
+from qpc.target import Target
+
+if TYPE_CHECKING:
+    from qpc.backends.compiled import CallableModel
+    from qpc.backends.tvm.model import CompiledModel
+
+
+def compile(  # the name users type: qpc.compile
+    gm: nn.Module,
+    target: Target | str = "native",
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    threads: int = 1,
+) -> CallableModel:
+    """Return a graph as a compiled model, which takes torch tensors or numpy arrays.
+
+    gm: a core-form graph: what `qpc.trace` returns (it runs in float), or `qpc.quantize` (int8).
+    target: "native" for this machine's CPU, a name that `qpc.Target.parse` knows, or "reference" to
+    run the graph in PyTorch, which defines the right integer answer.
+    batch_sizes: the batch sizes that the model will take.
+    threads: how many threads a call uses.
+
+    Raises BackendError and its kin; see `qpc.backends.tvm.compile_graph`.
+    """
+    if not isinstance(gm, GraphModule):
+        raise BackendError(
+            f"compile needs a traced graph, got {type(gm).__name__}",
+            fix="gm = qpc.trace(model, example_inputs), then qpc.quantize(gm, batches) for int8",
+        )
+    if broken := CORE_FORM.check(gm):
+        raise BackendError(
+            f"the graph is not in core form: {broken}",
+            fix="make graphs with qpc.trace, not with torch.fx.symbolic_trace",
+        )
+    if target == "reference":
+        return reference.compile_graph(gm, batch_sizes=batch_sizes)
+    return tvm.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads)
+
+
+def load(path: str | os.PathLike[str]) -> CompiledModel:
+    """Return the compiled model that `.save(path)` wrote; all is checked before any of it is used.
+
+    Raises ArtifactError if it is damaged, or made for another version or CPU.
+    """
+    return tvm.load(path)

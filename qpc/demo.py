@@ -1,0 +1,328 @@
+"""`qpc demo`: one small trained network and one large one, from float PyTorch to int8 machine code.
+
+`run_demo` measures and returns numbers, `render` prints them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+from qpc.analysis.compare import Comparison, compare
+from qpc.assets import DemoMetadata, load_demo_images, load_demo_model
+from qpc.backends.compiled import measure
+from qpc.backends.tvm import compile_graph
+from qpc.backends.tvm._compat import require_tvm
+from qpc.base import PassContext
+from qpc.capture import trace
+from qpc.errors import BackendError
+from qpc.models import resnet18
+from qpc.recipes import post_training_quantization, to_integer
+
+Say = Callable[[str], None]
+
+_BATCH = 100  # images at a time, where only the outputs count
+_COMPARED_IMAGES = 64  # for the error of each layer
+_LARGE_IMAGES = 4
+_WORST = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One form of the model.
+
+    size: bytes of all tensors; of the compiled model, bytes of everything that `.save` writes.
+    latency_ms: median time for one image.
+    top1: share of the images that it gets right; None without labels.
+    differing: output values that are not the integer reference's; None where that is not the point.
+    """
+
+    form: str
+    size: int
+    latency_ms: float
+    top1: float | None = None
+    differing: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What became of one model.
+
+    outputs: number of output values that were compared with the reference.
+    layers: how many layers were quantized, in words.
+    """
+
+    title: str
+    images: int
+    outputs: int
+    rows: tuple[Row, ...]
+    layers: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Both models, the target they were compiled for, and how long it all took."""
+
+    trained: ModelResult
+    large: ModelResult
+    target: str
+    seconds: float
+
+
+def run(*, quick: bool = False, console: Console | None = None) -> None:
+    """Run the demonstration and print it; `quick` uses 200 images instead of all.
+
+    Raises MissingDependencyError without TVM, and BackendError if the compiled model returns
+    anything but the reference's bits.
+    """
+    console = console or Console()
+    start = time.perf_counter()
+
+    def say(what: str) -> None:
+        console.print(Text(f"[{time.perf_counter() - start:3.0f} s] {what}", "dim"))
+
+    render(run_demo(quick=quick, say=say), console)
+
+
+def run_demo(*, quick: bool = False, say: Say = lambda what: None) -> DemoResult:
+    """Quantize, compile and measure both models; raises like `run`."""
+    require_tvm()  # rather than after half a minute
+    start = time.perf_counter()
+    model, metadata = load_demo_model()
+    images = load_demo_images()
+    shown = 200 if quick else len(images.test)
+    trained, target = _measure_model(
+        model,
+        title=_trained_title(model, metadata),
+        calibration=images.calibration.split(64),
+        test=images.test[:shown],
+        labels=images.labels[:shown],
+        repeats=20 if quick else 200,
+        say=say,
+    )
+    large, _ = _measure_large(repeats=5 if quick else 30, say=say)
+    return DemoResult(trained, large, target, time.perf_counter() - start)
+
+
+def _trained_title(model: nn.Module, metadata: DemoMetadata) -> str:
+    return (
+        f"ResNet-18 with a CIFAR-style stem and {metadata.width} channels in its first stage instead"
+        f" of 64 ({_parameters(model)} parameters), trained on Fashion-MNIST, 28x28"
+    )
+
+
+def _measure_large(*, repeats: int, say: Say) -> tuple[ModelResult, str]:
+    torch.manual_seed(0)
+    model = resnet18().eval()
+    images = torch.randn(_LARGE_IMAGES, 3, 224, 224)
+    return _measure_model(
+        model,
+        title=f"the full ResNet-18 of torchvision's layout ({_parameters(model)} parameters), 224x224,"
+        " random weights and images: good for latency only",
+        calibration=torch.randn(4, 3, 224, 224).split(1),
+        test=images,
+        labels=None,
+        repeats=repeats,
+        say=say,
+    )
+
+
+def _measure_model(
+    model: nn.Module,
+    *,
+    title: str,
+    calibration: Sequence[Tensor],
+    test: Tensor,
+    labels: Tensor | None,
+    repeats: int,
+    say: Say,
+) -> tuple[ModelResult, str]:
+    name = f"{test.shape[-1]}x{test.shape[-1]}"
+    say(f"{name}: tracing, quantizing and compiling")
+    ctx = PassContext()
+    traced = trace(model, test[:1])
+    fake = post_training_quantization(calibration).run(traced, ctx)
+    integer = to_integer().run(fake, ctx)
+    layers = ctx.reports[-2].summary
+    compiled = compile_graph(integer)
+    say(f"{name}: running {len(test):,} images; the integer reference is slow")
+    with torch.inference_mode():
+        reference = _in_batches(integer, test, _BATCH)
+        outputs = (
+            _in_batches(model, test, _BATCH),
+            _in_batches(fake, test, _BATCH),
+            reference,
+            _in_batches(compiled, test, 1),
+        )
+    differing = count_differing(reference, outputs[-1])
+    require_no_difference(differing, reference.numel())
+    say(f"{name}: measuring latency")
+    one = test[:1]
+    forms: tuple[tuple[str, Callable[[Tensor], Tensor], int], ...] = (
+        ("float PyTorch", model, _tensor_bytes(model)),
+        ("fake-quantized", fake, _tensor_bytes(fake)),
+        ("integer reference", integer, _tensor_bytes(integer)),
+        ("compiled int8", compiled, _saved_bytes(compiled.save)),
+    )
+    rows = tuple(
+        Row(
+            form,
+            size,
+            latency_ms=_latency_ms(call, one, repeats),
+            top1=None if labels is None else _top1(output, labels),
+            differing=differing if call is compiled else None,
+        )
+        for (form, call, size), output in zip(forms, outputs, strict=True)
+    )
+    comparison = compare(traced, integer, test[:_COMPARED_IMAGES])
+    result = ModelResult(title, len(test), reference.numel(), rows, layers, comparison)
+    return result, compiled.target.name
+
+
+def count_differing(reference: Tensor, other: Tensor) -> int:
+    """Return how many values are not bit for bit the same; NaN equals the same NaN."""
+    return int((reference.view(torch.int32) != other.view(torch.int32)).sum())
+
+
+def require_no_difference(differing: int, outputs: int) -> None:
+    """Raise BackendError unless the compiled model returned exactly the reference's values."""
+    if differing:
+        raise BackendError(
+            f"the compiled model differs from the integer reference in {differing:,} of {outputs:,}"
+            " output values, which is a bug in QPC",
+            fix="report it, with the output of `qpc doctor`",
+        )
+
+
+def _in_batches(call: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
+    return torch.cat([call(batch) for batch in images.split(size)])
+
+
+def _latency_ms(call: Callable[[Tensor], Tensor], one: Tensor, repeats: int) -> float:
+    with torch.inference_mode(), _one_thread():
+        return measure(lambda: call(one), warmup=max(repeats // 5, 2), repeats=repeats).median_ms
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _top1(outputs: Tensor, labels: Tensor) -> float:
+    return float((outputs.argmax(1) == labels).double().mean())
+
+
+def _tensor_bytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+
+
+def _saved_bytes(save: Callable[[Path], None]) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model")
+        save(path)
+        return sum(file.stat().st_size for file in path.iterdir())
+
+
+def _parameters(model: nn.Module) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million"
+
+
+# --- printing -------------------------------------------------------------------------------------
+
+
+def render(result: DemoResult, console: Console) -> None:
+    """Print a result, and what to type next."""
+    for model in (result.trained, result.large):
+        console.print()
+        console.print(Text(model.title[0].upper() + model.title[1:], "bold"))
+        console.print(_table(model))
+        for line in _remarks(model):
+            console.print(Text(line))
+    console.print()
+    console.print(Text(_conditions(result), "dim"))
+    console.print()
+    console.print("Next:", style="bold")
+    for line in next_steps(Path.cwd()):
+        console.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def _table(model: ModelResult) -> Table:
+    table = Table()
+    table.add_column("")
+    with_labels = model.rows[0].top1 is not None
+    headings = (["top-1"] if with_labels else []) + ["size", "latency", "differing outputs"]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in model.rows:
+        top1 = [] if row.top1 is None else [f"{row.top1:.2%}"]
+        latency = f"{row.latency_ms:.2f} ms"
+        table.add_row(row.form, *top1, _size(row.size), latency, _differing(row, model.outputs))
+    return table
+
+
+def _differing(row: Row, outputs: int) -> str:
+    return "" if row.differing is None else f"{row.differing:,} of {outputs:,}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"
+
+
+def _remarks(model: ModelResult) -> list[str]:
+    plain, compiled = model.rows[0], model.rows[-1]
+    worst = model.comparison.layers[:_WORST]
+    return [
+        f"{model.layers}. int8 is {plain.latency_ms / compiled.latency_ms:.1f} times as fast as float"
+        f" PyTorch and {plain.size / compiled.size:.1f} times as small.",
+        f"Largest errors, of {len(model.comparison.layers)} values compared with float: "
+        + ", ".join(f"{row.name} {row.sqnr_db:.1f} dB" for row in worst)
+        + f"; output {model.comparison.outputs[0].sqnr_db:.1f} dB (signal to noise).",
+    ]
+
+
+def _conditions(result: DemoResult) -> str:
+    return (
+        f"Differing outputs: values of the compiled model that are not bit for bit the integer"
+        f" reference's, over {result.trained.images:,} and {result.large.images} images.\n"
+        "Latency: one image at a time, one thread, median after warm-up; float PyTorch runs eagerly."
+        " Times compare only within one run.\n"
+        "Size: all tensors; of the compiled model, everything that it saves, machine code included.\n"
+        f"Target {result.target}; everything took {result.seconds:.0f} s."
+    )
+
+
+def next_steps(folder: Path) -> list[str]:
+    """What to type next, for a user who is in `folder`."""
+    python = Path(sys.executable)
+    program = os.path.relpath(python, folder) if python.is_relative_to(folder) else "python"
+    steps = []
+    if (folder / "examples" / "01_quantize_and_compile.py").is_file():
+        steps += [f"{program} examples/01_quantize_and_compile.py", ""]
+    return [
+        *steps,
+        "or, with a model of your own, in Python:" if steps else "In Python, with your own model:",
+        "",
+        "  import qpc",
+        "  gm = qpc.trace(model, example_inputs)    # the graph",
+        "  int8 = qpc.quantize(gm, batches)         # integers; still runs in PyTorch",
+        "  compiled = qpc.compile(int8)             # machine code",
+        '  compiled.save("my-model")',
+    ]

@@ -1,0 +1,284 @@
+"""Operators that run in float: every rule is compared with PyTorch."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from qpc.errors import BackendError, UnsupportedOpError
+from qpc.ops.views import aten
+from qpc.capture import trace
+from tests.generators import IntegerGraph, random_inputs
+
+tvm_backend = pytest.importorskip("qpc.backends.tvm", reason="Apache TVM is not installed")
+floats = pytest.importorskip("qpc.backends.tvm.floats", reason="Apache TVM is not installed")
+pytestmark = pytest.mark.tvm
+
+I, T, V, M, P = "image", "tokens", "row", "mask", "positive"
+"""Inputs of the test graphs, by name: see `_graph`."""
+
+C = {
+    "conv": (8, 3, 3, 3),
+    "conv_t": (6, 4, 3, 3),
+    "conv1": (5, 7, 3),
+    "conv1_t": (7, 5, 3),
+    "conv3": (3, 6, 2, 2, 2),
+    "matrix": (16, 5),
+    "weight": (5, 16),
+    "bias5": (5,),
+    "bias6": (6,),
+    "bias8": (8,),
+    "bias16": (16,),
+    "slope": (6,),
+}
+"""Constant tensors of the test graphs, by name and shape."""
+
+UNARY = """
+abs ceil cos elu erf exp expm1 floor gelu hardsigmoid hardswish hardtanh leaky_relu neg relu relu6 round
+sigmoid sign silu sin softplus square tan tanh trunc clone zeros_like ones_like
+""".split()
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+
+CASES: dict[str, list[tuple[Any, ...]]] = {
+    "pointwise functions": [
+        *((getattr(aten, name).default, I) for name in UNARY),
+        *((getattr(aten, name).default, P) for name in "log log1p reciprocal rsqrt sqrt".split()),
+        (aten.gelu.default, I, {"approximate": "tanh"}),
+        (aten.elu.default, I, 0.7),
+        (aten.leaky_relu.default, I, 0.3),
+        (aten.hardtanh.default, I, -0.5, 0.25),
+        (aten.softplus.default, I, 2.0, 5.0),
+        (aten.clamp.default, I, -0.5, 0.25),
+        (aten.clamp.default, I, None, 0.25),
+        (aten.clamp_min.default, I, -0.5),
+        (aten.clamp_max.default, I, 0.5),
+        (aten.pow.Tensor_Scalar, P, 2),
+        (aten.pow.Tensor_Scalar, P, 0.5),
+        (aten.prelu.default, I, "slope"),
+        (aten._to_copy.default, I, {"dtype": torch.int64}),
+        (aten.full_like.default, I, 2.5),
+        (aten.bitwise_not.default, M),
+        (aten.logical_not.default, M),
+        (aten.masked_fill.Scalar, I, M, -1.5),
+        (aten.where.self, M, I, P),
+    ],
+    "two operands": [
+        *((getattr(aten, name).Tensor, I, P) for name in ("add", "sub", "mul", "div")),
+        *((getattr(aten, name).Scalar, I, 1.5) for name in ("add", "sub", "mul", "div")),
+        *((getattr(aten, name).Tensor, I, P) for name in COMPARISONS),
+        *((getattr(aten, name).Scalar, I, 0.25) for name in COMPARISONS),
+        (aten.rsub.Scalar, I, 1.5),
+        (aten.add.Tensor, I, 2),
+        (aten.maximum.default, I, P),
+        (aten.minimum.default, I, P),
+        (aten.pow.Tensor_Tensor, P, I),
+        (aten.bitwise_and.Tensor, M, M),
+        (aten.bitwise_or.Tensor, M, M),
+        (aten.logical_and.default, M, M),
+        (aten.logical_or.default, M, M),
+    ],
+    "layers": [
+        (aten.conv1d.default, T, "conv1", "bias5", [2], [1]),
+        (aten.conv2d.default, I, "conv", "bias8", [2, 1], [1, 0], [1, 2], 2),
+        (aten.conv2d.default, I, "conv", None, [1, 1], [0, 0], [1, 1], 2),
+        (aten.conv3d.default, ("unsqueeze", I, 2), "conv3", None, [1, 1, 1], [1, 0, 0]),
+        (aten.conv_transpose1d.default, T, "conv1_t", "bias5", [2], [1], [1]),
+        (aten.conv_transpose2d.input, I, "conv_t", None, [2, 2], [1, 1], [1, 1]),
+        (aten.convolution.default, I, "conv", "bias8", [1, 1], [1, 1], [1, 1], False, [0, 0], 2),
+        (aten.linear.default, T, "weight", "bias5"),
+        (aten.linear.default, T, "weight"),
+        (aten.matmul.default, T, "matrix"),
+        (aten.mm.default, V, "matrix"),
+        (aten.addmm.default, "bias5", V, "matrix"),
+        (aten.bmm.default, T, ("transpose", T)),
+        (aten.baddbmm.default, ("bmm", T), T, ("transpose", T)),
+        (aten.layer_norm.default, T, [16], "bias16", "bias16"),
+        (aten.group_norm.default, I, 3, "bias6", "bias6", 0.01),
+        (aten.softmax.int, T, 1),
+        (aten._softmax.default, T, -1, False),
+        (aten.log_softmax.int, T, -1),
+        (aten._log_softmax.default, T, 1, False),
+        (aten.max_pool1d.default, T, [3], [2], [1]),
+        (aten.max_pool2d.default, I, [3, 2], [2, 1], [1, 0]),
+        (aten.max_pool2d.default, I, [2, 2], [2, 2], [0, 0], [1, 1], True),
+        (aten.avg_pool1d.default, T, [3], [2], [1]),
+        (aten.avg_pool2d.default, I, [3, 3], [2, 2], [1, 1]),
+        (aten.avg_pool2d.default, I, [3, 3], [2, 2], [1, 1], False, False),
+        (aten._adaptive_avg_pool2d.default, I, [2, 4]),
+        (aten.scaled_dot_product_attention.default, *(("heads", T),) * 3),
+        (aten.scaled_dot_product_attention.default, *(("heads", T),) * 3, None, 0.0, True),
+        (aten.upsample_nearest2d.vec, I, [13, 18], None),
+        (aten.upsample_bilinear2d.vec, I, [13, 18], False, None),
+        (aten.upsample_bilinear2d.vec, I, [13, 18], True, None),
+    ],
+    "reductions": [
+        (aten.mean.dim, I, [2, 3], True),
+        (aten.sum.dim_IntList, I, [1]),
+        (aten.var.correction, I, [1], {"correction": 1}),
+        (aten.amax.default, I, [2, 3]),
+        (aten.amin.default, I, [1], True),
+        (aten.argmax.default, I, 1),
+        (aten.argmin.default, I, 1),
+        (aten.any.dim, M, 1),
+        (aten.cumsum.default, I, 1),
+        (operator.getitem, ("max", I), 0),
+        (operator.getitem, ("topk", V), 0),
+        (operator.getitem, ("topk", V), 1),
+    ],
+    "movement": [
+        (aten.reshape.default, I, [-1, 54, 9]),
+        (aten.view.default, I, [-1, 6, 81]),
+        (aten.permute.default, I, [0, 2, 3, 1]),
+        (aten.cat.default, [I, P], 1),
+        (aten.stack.default, [I, P], 2),
+        (aten.slice.Tensor, I, 1, 1, 6, 2),
+        (aten.select.int, I, 1, -2),
+        (aten.expand.default, ("unsqueeze", I, 1), [-1, 4, -1, -1, -1]),
+        (aten.repeat.default, I, [1, 2, 1, 1]),
+        (aten.flip.default, I, [1, 3]),
+        (aten.roll.default, I, [1, -2], [2, 3]),
+        (aten.constant_pad_nd.default, I, [1, 2, 0, 1], 1.5),
+        (aten.unsqueeze.default, I, 1),
+        (aten.squeeze.dim, ("unsqueeze", I, 1), 1),
+        (aten.squeeze.dims, ("unsqueeze", I, 1), [1]),
+        (operator.getitem, ("split", I), 1),
+        (aten.tril.default, I),
+        (aten.triu.default, I, 1),
+        (aten.embedding.default, "weight", "indices"),
+        (aten.index.Tensor, I, [None, "channels"]),
+        (aten.index.Tensor, I, [None, "channels", "channels"]),
+        (aten.gather.default, I, 1, "everywhere"),
+    ],
+}
+HELPERS = {
+    "unsqueeze": lambda g, x, dim: g.call(aten.unsqueeze.default, x, dim),
+    "transpose": lambda g, x: g.call(aten.permute.default, x, [0, 2, 1]),
+    "bmm": lambda g, x: g.call(aten.bmm.default, x, g.call(aten.permute.default, x, [0, 2, 1])),
+    "heads": lambda g, x: g.call(aten.reshape.default, x, [-1, 7, 2, 8]),
+    "max": lambda g, x: g.call(aten.max.dim, x, 1),
+    "topk": lambda g, x: g.call(aten.topk.default, x, 3, 1),
+    "split": lambda g, x: g.call(aten.split_with_sizes.default, x, [2, 4], 1),
+}
+
+
+def _graph(calls: list[tuple[Any, ...]]) -> tuple[Any, list[str]]:
+    """A graph that returns the result of every call; names in arguments stand for inputs or constants."""
+    g = IntegerGraph()
+    inputs = {I: g.input(6, 9, 9), T: g.input(7, 16), V: g.input(16)}
+    inputs[P] = g.call(aten.add.Tensor, g.call(aten.abs.default, inputs[I]), 0.25)
+    inputs[M] = g.call(aten.gt.Scalar, inputs[I], 0.0)
+    random = torch.Generator().manual_seed(1)
+    tensors = {name: torch.rand(shape, generator=random) - 0.3 for name, shape in C.items()}
+    tensors |= {
+        "indices": torch.tensor([[0, 4, 2]]),
+        "channels": torch.tensor([3, -1, 0]),
+        "everywhere": torch.randint(0, 6, (1, 3, 9, 9), generator=random),
+    }
+    constants: dict[str, Node] = {}
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, str) and value in inputs:
+            return inputs[value]
+        if isinstance(value, str) and value in tensors:
+            if value not in constants:
+                constants[value] = g.constant(tensors[value])
+            return constants[value]
+        if isinstance(value, tuple):
+            return HELPERS[value[0]](g, *map(resolve, value[1:]))
+        return [resolve(v) for v in value] if isinstance(value, list) else value
+
+    outputs, names = [], []
+    for target, *args in calls:
+        kwargs = args.pop() if isinstance(args[-1], dict) else {}
+        outputs.append(g.call(target, *map(resolve, args), **kwargs))
+        names.append(f"{target} {args} {kwargs}")
+    return g.module(*outputs), names
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_float_operators_agree_with_pytorch(family: str) -> None:
+    gm, names = _graph(CASES[family])
+    inputs = random_inputs(gm, batch=2, scale_extremes=False)
+    compiled = tvm_backend.compile_graph(gm, batch_sizes=(2,))
+    with torch.no_grad():
+        expected = gm(*inputs)
+    for name, got, wanted in zip(names, compiled(*inputs), expected, strict=True):
+        assert got.dtype == wanted.dtype, name
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_every_operator_left_to_the_importer_has_a_case() -> None:
+    used = set()
+    for calls in CASES.values():
+        gm, _ = _graph(calls)
+        used |= {n.target.__name__ for n in gm.graph.nodes if n.op == "call_function"}
+    assert floats.VERIFIED - used == set()
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, c = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(b, t, 3, 4, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        weights = (q @ k.transpose(-1, -2) / 2).softmax(-1)
+        return x + self.out((weights @ v).transpose(1, 2).reshape(b, t, c))
+
+
+MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "attention": (Attention(), (2, 7, 16)),
+    "batch norm": (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.5)), (2, 3, 6, 6)),
+    "mish, by decomposition": (nn.Mish(), (2, 9)),
+    "glu, by decomposition": (nn.GLU(1), (2, 8)),
+    "celu, by decomposition": (nn.CELU(0.7), (2, 9)),
+    "affine instance norm": (nn.InstanceNorm2d(3, affine=True), (2, 3, 5, 5)),
+    "instance norm": (nn.InstanceNorm2d(3), (2, 3, 5, 5)),
+    "pixel shuffle, by decomposition": (nn.PixelShuffle(2), (2, 8, 3, 3)),
+    "reflection padding, by decomposition": (nn.ReflectionPad2d(2), (2, 3, 5, 5)),
+    "unfold, by decomposition": (nn.Unfold(2), (2, 3, 5, 5)),
+    "bicubic, by decomposition": (nn.Upsample(scale_factor=2, mode="bicubic"), (1, 2, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_float_models_compile(name: str) -> None:
+    model, shape = MODELS[name]
+    model = model.eval()
+    x = torch.randn(shape)
+    gm = trace(model, x)
+    compiled = tvm_backend.compile_graph(gm, batch_sizes=(shape[0],))
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+    assert compiled.report.kernels == ()
+    assert compiled.report.others[0].reason == "float32, compiled by TVM's own rules"
+
+
+def test_an_operator_that_nobody_knows_is_an_error_with_its_name_and_a_fix() -> None:
+    g = IntegerGraph()
+    gm = g.module(g.call(aten.linalg_inv_ex.default, g.input(3, 3)))
+    with pytest.raises(UnsupportedOpError, match=r"no rule for operator aten.linalg_inv_ex") as caught:
+        tvm_backend.compile_graph(gm)
+    assert "at node: %linalg_inv_ex" in caught.value.full_text
+    assert "use the reference backend" in caught.value.full_text
+
+
+def test_an_ignored_argument_is_an_error() -> None:
+    g = IntegerGraph()
+    x = g.input(3)
+    gm = g.module(g.call(aten.add.Tensor, x, x, alpha=2))
+    with pytest.raises(BackendError, match="TVM ignores the argument 'alpha' of aten.add.Tensor"):
+        tvm_backend.compile_graph(gm)
+
+
+def test_random_operators_are_refused() -> None:
+    g = IntegerGraph()
+    x = g.input(3)
+    gm = g.module(g.call(aten.add.Tensor, x, g.call(aten.rand_like.default, x)))
+    with pytest.raises(UnsupportedOpError, match=r"no rule for operator aten\.rand_like\.default"):
+        tvm_backend.compile_graph(gm)
