@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,18 +88,6 @@ class Benchmark:
             f"{self.median_ms:.3f} ms (10%..90%: {self.p10_ms:.3f}..{self.p90_ms:.3f},"
             f" IQR {self.iqr_ms:.3f}, {self.runs} runs)"
         )
-
-
-class BenchmarkedModel(Protocol):
-    """What a user can rely on, whichever backend compiled the model."""
-
-    signature: Signature
-
-    def __call__(self, *inputs: Array, **named: Array) -> Any: ...
-
-    def benchmark(
-        self, inputs: Sequence[Array] | None = None, *, warmup: int = 5, repeats: int = 50
-    ) -> Benchmark: ...
 
 
 class CallableModel(ABC):

@@ -110,7 +110,9 @@ class Subject:
         """The integer graph, by default settings or with another observer of activations."""
         config = QuantConfig()
         if observer is not None:
-            config = QuantConfig(default=LayerConfig(activation=ActivationConfig(observer=observer)))
+            config = QuantConfig(
+                default=LayerConfig(activation=ActivationConfig(observer=observer))
+            )
         return qpc.quantize(self.gm, self.calibration.split(BATCH), config)
 
     def measure(self, observer: MinMax | Percentile | MSE | None = None) -> Result:

@@ -1,10 +1,11 @@
-"""Speed of the convolution kernels on the layers of real networks, next to what the CPU can do at most.
+"""Speed of the convolution kernels on layers of real networks, next to what the CPU can do.
 
     python -m benchmarks.kernels [--network resnet18|mobilenet_v2] [--threads 1] [--target native]
 
-Prints one JSON line for the peak (a loop of dot products that touches no memory), one for each distinct
-layer and one for each network. `gmac_s` is 1e9 multiply-accumulates per second; `share` is its ratio to the
-peak. The time of a layer is the median of many runs with warm caches, requantization included.
+Prints one JSON line for the peak (a loop of dot products that touches no memory), one for each
+distinct layer and one for each network. `gmac_s` is 1e9 multiply-accumulates per second; `share` is
+its ratio to the peak. The time of a layer is the median of many runs with warm caches,
+requantization included.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ NETWORKS: dict[str, Callable[[], Iterator[Layer]]] = {
 
 
 def main(arguments: list[str]) -> None:
+    """Run the benchmarks that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--network", choices=NETWORKS, action="append")
     parser.add_argument("--threads", type=int, default=1)

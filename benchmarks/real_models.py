@@ -48,7 +48,9 @@ def torchvision_models() -> ModuleType:
         return importlib.import_module("torchvision.models")
     except RuntimeError:
         for name in ("nms", "qnms"):
-            _TORCHVISION.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _TORCHVISION.define(
+                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
         return importlib.import_module("torchvision.models")
 
 

@@ -5,6 +5,7 @@ if __name__ != "qpc.passes":
 
 from qpc.passes.calibrate import Calibrate
 from qpc.passes.convert_to_integer import ConvertToInteger
+from qpc.passes.correct_bias import CorrectBias
 from qpc.passes.fake_quantize import FakeQuantize
 from qpc.passes.fold_batch_norm import FoldBatchNorm
 from qpc.passes.insert_observers import InsertObservers
@@ -14,6 +15,7 @@ from qpc.passes.remove_identities import RemoveIdentities
 __all__ = [
     "Calibrate",
     "ConvertToInteger",
+    "CorrectBias",
     "FakeQuantize",
     "FoldBatchNorm",
     "InsertObservers",

@@ -9,7 +9,7 @@ Cost:    one forward pass a batch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,14 +18,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from qpc.base import Pass, PassContext
+from qpc.batches import Batch, inputs_of
 from qpc.errors import CalibrationError
 from qpc.facts import CALIBRATED, OBSERVED, observer_state
 from qpc.meta import info
 from qpc.ops.views import qpc_ops
-from qpc.shapes import BatchDim, Shape, format_shape
-
-Batch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
-
 
 @dataclass(frozen=True)
 class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBRATED}):
@@ -43,7 +40,7 @@ class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBR
         count = 0
         with torch.no_grad():
             for count, batch in enumerate(_with_progress(self.batches, ctx), start=1):
-                inputs = _inputs(gm, batch, count - 1)
+                inputs = inputs_of(gm, batch, count - 1)
                 try:
                     watcher.run(*inputs)
                 except CalibrationError as e:
@@ -100,51 +97,3 @@ def _with_progress(batches: Iterable[Batch], ctx: PassContext) -> Iterator[Batch
         return iterator
     total = len(batches) if isinstance(batches, Sequence) else None
     return iter(track(iterator, description="calibrating", total=total, transient=True))
-
-
-def _inputs(gm: GraphModule, batch: Batch, number: int) -> list[Tensor]:
-    wanted = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    names = [n.name for n in wanted]
-    if isinstance(batch, Tensor):
-        given: list[object] = [batch]
-    elif isinstance(batch, Mapping):
-        if missing := [name for name in names if name not in batch]:
-            raise _misfit(number, f"has no {missing[0]!r}", f"inputs {names}")
-        given = [batch[name] for name in names]
-    else:
-        given = list(batch)
-    if len(wanted) == 1 and not isinstance(batch, Mapping):
-        given = given[:1]
-    if len(given) != len(wanted):
-        raise _misfit(number, f"has {len(given)} tensors", f"{len(wanted)} inputs {names}")
-    return [_fitting(node, value, number) for node, value in zip(wanted, given, strict=True)]
-
-
-def _fitting(node: Node, value: object, number: int) -> Tensor:
-    about = info(node)
-    if not isinstance(value, Tensor):
-        raise _misfit(number, f"holds {type(value).__name__} for {node.name!r}", "a tensor")
-    if about.shape is not None and not _fits(tuple(value.shape), about.shape):
-        raise _misfit(
-            number,
-            f"has shape {tuple(value.shape)} for {node.name!r}",
-            f"{format_shape(about.shape)}, where N is any batch size"
-            if any(isinstance(d, BatchDim) for d in about.shape)
-            else format_shape(about.shape),
-        )
-    if value.dtype is not about.dtype:
-        raise _misfit(number, f"has {value.dtype} for {node.name!r}", str(about.dtype))
-    return value
-
-
-def _fits(actual: tuple[int, ...], wanted: Shape) -> bool:
-    return len(actual) == len(wanted) and all(
-        isinstance(w, BatchDim) or a == w for a, w in zip(actual, wanted, strict=True)
-    )
-
-
-def _misfit(number: int, found: str, wanted: str) -> CalibrationError:
-    return CalibrationError(
-        f"calibration batch {number} {found}; the graph takes {wanted}",
-        fix="preprocess calibration data exactly like the model's inputs",
-    )

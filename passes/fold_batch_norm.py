@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qpc.base import Pass, PassContext
-from qpc.edit import Editor
+from qpc.edit import Editor, reads
 from qpc.facts import CORE_FORM
 from qpc.meta import attribute, info, label, update_info, value_name
 from qpc.ops import views
@@ -71,8 +71,8 @@ class LayerThenBatchNorm(Rule[_Found]):
                 continue
             if part.op != "get_attr":
                 return f"{part.name} is computed, not a parameter"
-            if _uses(gm, part) > 1:
-                return f"{part.target!r} is shared by {_uses(gm, part)} nodes"
+            if reads(gm, part) > 1:
+                return f"{part.target!r} is shared by {reads(gm, part)} nodes"
         return None
 
     def replace(self, editor: Editor, found: _Found) -> str:
@@ -137,16 +137,6 @@ def _along_outputs(factor: Tensor, weight: Tensor, layer: views.Weighted) -> Ten
     groups = factor.numel() // per_group
     rows = factor.reshape(groups, per_group).repeat_interleave(weight.shape[0] // groups, dim=0)
     return rows.reshape(weight.shape[0], per_group, *trailing)
-
-
-def _uses(gm: GraphModule, attr: Node) -> int:
-    """How many reads the tensor has, through any node and under any name."""
-    tensor = attribute(gm, str(attr.target))
-    return sum(
-        len(n.users)
-        for n in gm.graph.nodes
-        if n.op == "get_attr" and attribute(gm, str(n.target)) is tensor
-    )
 
 
 def _sibling(name: str, leaf: str) -> str:

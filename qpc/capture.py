@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.export.graph_signature import InputKind, TensorArgument
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
@@ -81,8 +83,13 @@ def _validated(
         kwargs = dict(example_inputs)
     elif isinstance(example_inputs, Tensor):
         args = (example_inputs,)
-    else:
+    elif isinstance(example_inputs, Sequence):
         args = tuple(example_inputs)
+    else:
+        raise TraceError(
+            f"example inputs are {type(example_inputs).__name__}, not tensors",
+            fix="pass one tensor, a sequence of tensors, or a mapping of keyword tensors",
+        )
     for name, value in [*enumerate(args), *kwargs.items()]:
         if not isinstance(value, Tensor):
             raise TraceError(
@@ -125,8 +132,10 @@ def _run_example(
 ) -> list[object]:
     copied_args, copied_kwargs = copy.deepcopy((args, kwargs))  # the model may write to its inputs
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _unchanged_buffers(model):
             return pytree.tree_leaves(model(*copied_args, **copied_kwargs))
+    except TraceError:
+        raise
     except Exception as e:
         shapes = [tuple(t.shape) for t in [*args, *kwargs.values()]]
         error = TraceError(
@@ -135,6 +144,27 @@ def _run_example(
             fix="pass inputs that model(*example_inputs) accepts",
         )
         raise _with_user_line(error, e) from e
+
+
+@contextmanager
+def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
+    """Put back buffers that the model's forward method changes, and refuse such a model."""
+    before = {name: (b, b.clone()) for name, b in model.named_buffers(remove_duplicate=False)}
+    yield
+    changed = []
+    for name, (buffer, saved) in before.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        now = getattr(module, leaf)
+        if now is not buffer or not torch.equal(buffer, saved):
+            changed.append(name)
+            setattr(module, leaf, buffer)
+            buffer.copy_(saved)
+    if changed:
+        raise TraceError(
+            f"{type(model).__name__} changes its buffer {changed[0]!r}; a graph keeps no state",
+            fix="update buffers only while self.training is true, or return the new value",
+        )
 
 
 # --- export ---------------------------------------------------------------------------------------
@@ -149,22 +179,17 @@ def _export(
     batch = next((s for s in sizes if s is not None), None)
     if batch is not None:
         wide = [_at_least_two(t) if s == batch else t for t, s in zip(tensors, sizes, strict=True)]
-        dims = [{0: Dim.DYNAMIC} if s == batch else {} for s in sizes]
+        dynamic = ShapesCollection()
+        for tensor, size in zip(wide, sizes, strict=True):
+            if size == batch:
+                dynamic[tensor] = {0: Dim.DYNAMIC}
+        named = dict(zip(kwargs, wide, strict=True)) if kwargs else {}
         try:
-            return _export_once(
-                model,
-                tuple(wide[: len(args)]),
-                dict(zip(kwargs, wide[len(args) :], strict=True)),
-                {
-                    "args": tuple(dims[: len(args)]),
-                    **dict(zip(kwargs, dims[len(args) :], strict=True)),
-                },
-                args_named=bool(args),
-            )
+            return _export_once(model, () if kwargs else tuple(wide), named, dynamic)
         except Exception:  # any failure: the fixed-batch export below decides
             pass
     try:
-        return _export_once(model, args, kwargs, None, args_named=False)
+        return _export_once(model, args, kwargs, None)
     except Exception as e:
         error = TraceError(
             f"cannot capture {type(model).__name__}: {_first_line(e)}",
@@ -175,27 +200,41 @@ def _export(
 
 
 def _at_least_two(tensor: Tensor) -> Tensor:
-    """A batch of one would be taken for a constant; repeat it."""
-    return tensor if tensor.shape[0] != 1 else torch.cat([tensor, tensor])
+    """A fresh tensor (export marks it as dynamic) that repeats a batch of one.
+
+    A batch of one would be taken for a constant.
+    """
+    return tensor.detach().clone() if tensor.shape[0] != 1 else torch.cat([tensor, tensor])
 
 
 def _export_once(
     model: nn.Module,
     args: tuple[Tensor, ...],
     kwargs: dict[str, Tensor],
-    dims: dict[str, object] | None,
-    *,
-    args_named: bool,
+    shapes: ShapesCollection | None,
 ) -> ExportedProgram:
-    shapes: object = None
-    if dims is not None:
-        positional = dims.pop("args")
-        shapes = positional if args_named and not dims else dims
-        if args_named and dims:
-            raise ValueError("positional and keyword inputs together")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns about its own internals
-        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]
+    with _quiet():
+        return torch.export.export(
+            model,
+            args,
+            kwargs,
+            dynamic_shapes=shapes,  # type: ignore[arg-type]  # as its documentation says
+            strict=False,
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch warns, logs and prints about its own internals; errors say it again."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 # --- from the exported program to core form -------------------------------------------------------
@@ -205,8 +244,7 @@ def _core_form(program: ExportedProgram, model: nn.Module) -> GraphModule:
     gm = _unlift(program, model)
     fold_constants(gm)
     if replace_in_place(gm) is not None:  # written memory has several names: let torch sort it out
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             gm = _unlift(program.run_decompositions({}), model)
         fold_constants(gm)
     gm.graph.eliminate_dead_code()
@@ -240,7 +278,11 @@ def _unlift(program: ExportedProgram, model: nn.Module) -> GraphModule:
         else:
             mapping[node] = graph.node_copy(node, mapping.__getitem__)
             _keep_own_meta(mapping[node], node)
-    return GraphModule(root, graph, type(model).__name__)
+    gm = GraphModule(root, graph, type(model).__name__)
+    for name, module in gm.named_modules():  # GraphModule makes all buffers persistent
+        transient = root.get_submodule(name)._non_persistent_buffers_set
+        module._non_persistent_buffers_set |= transient & module._buffers.keys()
+    return gm
 
 
 def _parameter_tree(model: nn.Module) -> nn.Module:

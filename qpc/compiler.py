@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 from torch import nn
 from torch.fx import GraphModule
@@ -15,17 +15,33 @@ from qpc.facts import CORE_FORM
 from qpc.target import Target
 
 if TYPE_CHECKING:
-    from qpc.backends.compiled import CallableModel
+    from qpc.backends.reference.model import ReferenceModel
     from qpc.backends.tvm.model import CompiledModel
 
 
+@overload
+def compile(  # type: ignore[overload-overlap]  # any other string is a CPU
+    gm: nn.Module,
+    target: Literal["reference"],
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    threads: int = 1,
+) -> ReferenceModel: ...
+@overload
+def compile(
+    gm: nn.Module,
+    target: Target | str = "native",
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    threads: int = 1,
+) -> CompiledModel: ...
 def compile(  # the name users type: qpc.compile
     gm: nn.Module,
     target: Target | str = "native",
     *,
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
-) -> CallableModel:
+) -> ReferenceModel | CompiledModel:
     """Return a graph as a compiled model, which takes torch tensors or numpy arrays.
 
     gm: a core-form graph: what `qpc.trace` returns (it runs in float), or `qpc.quantize` (int8).

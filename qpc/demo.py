@@ -33,7 +33,7 @@ from qpc.recipes import post_training_quantization, to_integer
 
 Say = Callable[[str], None]
 
-_BATCH = 100  # images at a time, where only the outputs count
+_BATCH = 25  # images at a time where only the outputs count; more do not fit the cache
 _COMPARED_IMAGES = 64  # for the error of each layer
 _LARGE_IMAGES = 4
 _WORST = 3
@@ -100,11 +100,16 @@ def run(*, quick: bool = False, console: Console | None = None) -> None:
 def run_demo(*, quick: bool = False, say: Say = lambda what: None) -> DemoResult:
     """Quantize, compile and measure both models; raises like `run`."""
     require_tvm()  # rather than after half a minute
+    with _one_thread():  # steadier times, and no slower where other programs run too
+        return _run_demo(quick=quick, say=say)
+
+
+def _run_demo(*, quick: bool, say: Say) -> DemoResult:
     start = time.perf_counter()
     model, metadata = load_demo_model()
     images = load_demo_images()
     shown = 200 if quick else len(images.test)
-    trained, target = _measure_model(
+    trained, target = measure_model(
         model,
         title=_trained_title(model, metadata),
         calibration=images.calibration.split(64),
@@ -119,8 +124,8 @@ def run_demo(*, quick: bool = False, say: Say = lambda what: None) -> DemoResult
 
 def _trained_title(model: nn.Module, metadata: DemoMetadata) -> str:
     return (
-        f"ResNet-18 with a CIFAR-style stem and {metadata.width} channels in its first stage instead"
-        f" of 64 ({_parameters(model)} parameters), trained on Fashion-MNIST, 28x28"
+        f"Narrow ResNet-18 ({metadata.width} channels in the first stage instead of 64, CIFAR-style"
+        f" stem, {_parameters(model)} parameters), trained on Fashion-MNIST, 28x28"
     )
 
 
@@ -128,10 +133,10 @@ def _measure_large(*, repeats: int, say: Say) -> tuple[ModelResult, str]:
     torch.manual_seed(0)
     model = resnet18().eval()
     images = torch.randn(_LARGE_IMAGES, 3, 224, 224)
-    return _measure_model(
+    return measure_model(
         model,
-        title=f"the full ResNet-18 of torchvision's layout ({_parameters(model)} parameters), 224x224,"
-        " random weights and images: good for latency only",
+        title=f"Full ResNet-18 (torchvision's layout, {_parameters(model)} parameters), 224x224;"
+        " its weights and images are random, so only the times mean something",
         calibration=torch.randn(4, 3, 224, 224).split(1),
         test=images,
         labels=None,
@@ -140,7 +145,7 @@ def _measure_large(*, repeats: int, say: Say) -> tuple[ModelResult, str]:
     )
 
 
-def _measure_model(
+def measure_model(
     model: nn.Module,
     *,
     title: str,
@@ -148,8 +153,14 @@ def _measure_model(
     test: Tensor,
     labels: Tensor | None,
     repeats: int,
-    say: Say,
+    say: Say = lambda what: None,
 ) -> tuple[ModelResult, str]:
+    """Quantize, compile, run and measure one model; return the result and the target's name.
+
+    calibration, test: images[n, channels, size, size], the first in batches.
+    labels: int64[n], of the test images; None if there is nothing to be right about.
+    repeats: how often each form runs to measure its latency.
+    """
     name = f"{test.shape[-1]}x{test.shape[-1]}"
     say(f"{name}: tracing, quantizing and compiling")
     ctx = PassContext()
@@ -212,7 +223,7 @@ def _in_batches(call: Callable[[Tensor], Tensor], images: Tensor, size: int) -> 
 
 
 def _latency_ms(call: Callable[[Tensor], Tensor], one: Tensor, repeats: int) -> float:
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode():
         return measure(lambda: call(one), warmup=max(repeats // 5, 2), repeats=repeats).median_ms
 
 
@@ -252,16 +263,16 @@ def render(result: DemoResult, console: Console) -> None:
     """Print a result, and what to type next."""
     for model in (result.trained, result.large):
         console.print()
-        console.print(Text(model.title[0].upper() + model.title[1:], "bold"))
+        console.print(Text(model.title, "bold"))
         console.print(_table(model))
         for line in _remarks(model):
             console.print(Text(line))
     console.print()
-    console.print(Text(_conditions(result), "dim"))
+    for line in _conditions(result):
+        console.print(Text(line, "dim"))
     console.print()
-    console.print("Next:", style="bold")
     for line in next_steps(Path.cwd()):
-        console.print(Text(f"  {line}"), soft_wrap=True)
+        console.print(Text(line), soft_wrap=True)
 
 
 def _table(model: ModelResult) -> Table:
@@ -288,41 +299,48 @@ def _size(count: int) -> str:
 
 def _remarks(model: ModelResult) -> list[str]:
     plain, compiled = model.rows[0], model.rows[-1]
-    worst = model.comparison.layers[:_WORST]
+    faster, smaller = plain.latency_ms / compiled.latency_ms, plain.size / compiled.size
+    rows = [*model.comparison.layers[:_WORST], *model.comparison.outputs]
     return [
-        f"{model.layers}. int8 is {plain.latency_ms / compiled.latency_ms:.1f} times as fast as float"
-        f" PyTorch and {plain.size / compiled.size:.1f} times as small.",
-        f"Largest errors, of {len(model.comparison.layers)} values compared with float: "
-        + ", ".join(f"{row.name} {row.sqnr_db:.1f} dB" for row in worst)
-        + f"; output {model.comparison.outputs[0].sqnr_db:.1f} dB (signal to noise).",
+        f"{model.layers}.",
+        f"Compiled int8 is {faster:.1f} times as fast as float PyTorch"
+        f" and {smaller:.1f} times smaller.",
+        "Largest errors of the integers, as signal-to-noise ratio against float:",
+        *(f"  {row.sqnr_db:5.1f} dB  {row.name}" for row in rows),
     ]
 
 
-def _conditions(result: DemoResult) -> str:
+def _conditions(result: DemoResult) -> tuple[str, ...]:
     return (
-        f"Differing outputs: values of the compiled model that are not bit for bit the integer"
-        f" reference's, over {result.trained.images:,} and {result.large.images} images.\n"
-        "Latency: one image at a time, one thread, median after warm-up; float PyTorch runs eagerly."
-        " Times compare only within one run.\n"
-        "Size: all tensors; of the compiled model, everything that it saves, machine code included.\n"
-        f"Target {result.target}; everything took {result.seconds:.0f} s."
+        "differing outputs: output values that are not bit for bit the integer reference's, of all"
+        f" values for {result.trained.images:,} and {result.large.images} images",
+        "latency: median for one image on one thread; float PyTorch runs eagerly. Compare times"
+        " within one run only.",
+        "size: of all tensors; compiled, of the saved model with its machine code",
+        f"target: {result.target}. Everything took {result.seconds:.0f} s.",
     )
 
 
-def next_steps(folder: Path) -> list[str]:
+def next_steps(folder: Path) -> tuple[str, ...]:
     """What to type next, for a user who is in `folder`."""
+    own = (
+        "  import qpc",
+        "  gm = qpc.trace(model, example_inputs)   # a graph in plain operators",
+        "  int8 = qpc.quantize(gm, batches)        # integer operators; still runs in PyTorch",
+        "  compiled = qpc.compile(int8)            # machine code",
+        "  print(compiled.benchmark())",
+        '  compiled.save("my-model")',
+    )
+    if not (folder / "examples" / "01_quantize_and_compile.py").is_file():
+        return ("Next, try a model of your own, in Python:", "", *own)
     python = Path(sys.executable)
     program = os.path.relpath(python, folder) if python.is_relative_to(folder) else "python"
-    steps = []
-    if (folder / "examples" / "01_quantize_and_compile.py").is_file():
-        steps += [f"{program} examples/01_quantize_and_compile.py", ""]
-    return [
-        *steps,
-        "or, with a model of your own, in Python:" if steps else "In Python, with your own model:",
+    return (
+        "Next, see how it is done:",
         "",
-        "  import qpc",
-        "  gm = qpc.trace(model, example_inputs)    # the graph",
-        "  int8 = qpc.quantize(gm, batches)         # integers; still runs in PyTorch",
-        "  compiled = qpc.compile(int8)             # machine code",
-        '  compiled.save("my-model")',
-    ]
+        f"  {program} examples/01_quantize_and_compile.py",
+        "",
+        "and try a model of your own, in Python:",
+        "",
+        *own,
+    )

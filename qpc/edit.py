@@ -114,15 +114,20 @@ class Editor:
         return made
 
 
-def readers(node: Node) -> list[str]:
-    """The labels of the nodes that read `node`, for messages."""
-    return [label(user) for user in node.users]
-
-
 def _observer_prefixes(gm: GraphModule) -> tuple[str, ...]:
     """Observers are named in `observe` calls, not read through `get_attr`."""
     observe = torch.ops.qpc.observe.default
     return tuple(f"{n.args[1]}." for n in gm.graph.nodes if n.target is observe)
+
+
+def reads(gm: GraphModule, attr: Node) -> int:
+    """How many arguments read the tensor of a `get_attr` node, through any node and under any name."""
+    tensor = attribute(gm, str(attr.target))
+    return sum(
+        len(n.users)
+        for n in gm.graph.nodes
+        if n.op == "get_attr" and attribute(gm, str(n.target)) is tensor
+    )
 
 
 def _exists(gm: GraphModule, name: str) -> bool:

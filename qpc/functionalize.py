@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from qpc.edit import Editor
 from qpc.meta import attribute, info
 from qpc.ops.aliasing import aliased_inputs, functional_form, written_argument
 
@@ -26,26 +27,22 @@ def fold_constants(gm: GraphModule) -> bool:
     """Replace everything that depends neither on inputs nor on parameters by its value."""
     _free_factories(gm)
     constant = _constant_nodes(gm)
-    frontier = [
-        node
-        for node in gm.graph.nodes
-        if node in constant
-        and node.op == "call_function"
-        and any(user not in constant for user in node.users)
-    ]
-    if not frontier:
-        return False
-    values = _run(gm, constant)
-    for node in frontier:
-        value = values[node]
+    editor, found = Editor(gm, ""), _run(gm, constant)
+    for (node, _), (value, users) in found.items():
         if isinstance(value, Tensor):
-            _replace_by_buffer(gm, node, value)
-        elif isinstance(value, int | float | bool):
-            node.replace_all_uses_with(value)  # fx allows constants
+            name = editor.free_name(f"{_CONSTANTS}.{node.name}")
+            editor.set_tensor(name, value)
+            with gm.graph.inserting_before(users[0]):
+                by: Any = gm.graph.get_attr(name)
+            by.meta = dict(node.meta)
+        else:
+            by = value
+        for user in users:
+            user.replace_input_with(node, by)  # fx allows constants
     for node in reversed(list(gm.graph.nodes)):
         if node in constant and not node.users:
             gm.graph.erase_node(node)
-    return True
+    return bool(found)
 
 
 _FACTORIES = {
@@ -109,33 +106,42 @@ def _without_shared_writes(constant: set[Node]) -> set[Node]:
         constant = constant - reached
 
 
-def _run(gm: GraphModule, constant: set[Node]) -> dict[Node, Any]:
+def _run(gm: GraphModule, constant: set[Node]) -> dict[tuple[Node, int], tuple[Any, list[Node]]]:
+    """Run the constant nodes; return what other nodes read of them, and which nodes those are.
+
+    A tensor that is written to between two reads counts as two values: tensors count their writes.
+    """
     values: dict[Node, Any] = {}
+    found: dict[tuple[Node, int], tuple[Any, list[Node]]] = {}
     with torch.no_grad():
         for node in gm.graph.nodes:
-            if node not in constant:
+            if node in constant:
+                values[node] = _evaluate(gm, node, values)
                 continue
-            if node.op == "get_attr":
-                values[node] = attribute(gm, str(node.target)).clone()
-            else:
-                assert callable(node.target)
-                values[node] = node.target(
-                    *map_arg(node.args, values.__getitem__),
-                    **map_arg(node.kwargs, values.__getitem__),
-                )
-    return values
+            for source in node.all_input_nodes:
+                if source not in constant:
+                    continue
+                value = values[source]
+                writes = value._version if isinstance(value, Tensor) else 0
+                if source.op == "get_attr" and writes == 0:
+                    continue
+                if (source, writes) not in found:
+                    kept = value.clone().contiguous() if isinstance(value, Tensor) else value
+                    found[source, writes] = (kept, [])
+                found[source, writes][1].append(node)
+    return {at: (value, users) for at, (value, users) in found.items() if _is_plain(value)}
 
 
-def _replace_by_buffer(gm: GraphModule, node: Node, value: Tensor) -> None:
-    if _CONSTANTS not in dict(gm.named_children()):
-        gm.add_module(_CONSTANTS, nn.Module())
-    holder = gm.get_submodule(_CONSTANTS)
-    name = node.name
-    holder.register_buffer(name, value.detach().clone().contiguous(), persistent=True)
-    with gm.graph.inserting_before(node):
-        constant = gm.graph.get_attr(f"{_CONSTANTS}.{name}")
-    constant.meta = dict(node.meta)
-    node.replace_all_uses_with(constant)
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor | int | float | bool)
+
+
+def _evaluate(gm: GraphModule, node: Node, values: dict[Node, Any]) -> Any:
+    if node.op == "get_attr":
+        return attribute(gm, str(node.target)).detach().clone()
+    assert callable(node.target)
+    args = map_arg(node.args, values.__getitem__)
+    return node.target(*args, **map_arg(node.kwargs, values.__getitem__))
 
 
 def replace_in_place(gm: GraphModule) -> Node | None:

@@ -137,12 +137,20 @@ def _rank(call: _Call) -> int:
 
 def _transpose(call: _Call) -> Node | None:
     rank = _rank(call)
-    names = [n for n in call.args if n != "self"]
-    first, second = (call.args[n] % rank for n in names) if names else (0, 1)
     order = list(range(rank))
     if rank >= 2:
+        first, second = (call.args[n] % rank for n in call.args if n != "self")
         order[first], order[second] = order[second], order[first]
     return _permute(call, order)
+
+
+def _reverse(call: _Call) -> Node | None:
+    return _permute(call, range(_rank(call))[::-1])
+
+
+def _matrix_transpose(call: _Call) -> Node | None:
+    rank = _rank(call)
+    return _permute(call, [*range(rank - 2), rank - 1, rank - 2])
 
 
 def _movedim(call: _Call) -> Node | None:
@@ -221,6 +229,20 @@ def _slice(call: _Call) -> Node | None:
     return None if call.node.args == explicit else call.emit(aten.slice.Tensor, *explicit)
 
 
+def _narrow(call: _Call) -> Node | None:
+    shape, start = info(call.source()).shape, call.args["start"]
+    axis = int(call.args["dim"]) % len(shape or (0,))
+    if shape is None or not isinstance(start, int) or not isinstance(call.args["length"], int):
+        return None
+    if start < 0:
+        size = shape[axis]
+        if not isinstance(size, int):
+            return None
+        start += size
+    stop = start + call.args["length"]
+    return call.emit(aten.slice.Tensor, call.source(), axis, start, stop, 1)
+
+
 def _stack(call: _Call) -> Node | None:
     tensors, axis = call.args["tensors"], call.args["dim"]
     shape = call.shape
@@ -261,7 +283,7 @@ def _clamp(lo: str | float | None, hi: str | float | None) -> _Rule:
 
 
 def _binary(target: OpOverload, *, swap: bool = False) -> _Rule:
-    """add, sub and their scalar and reversed spellings; alpha becomes a multiplication."""
+    """add, sub and their scalar and reversed spellings; alpha, a factor of b, is multiplied out."""
 
     def rule(call: _Call) -> Node | None:
         a, b = call.args["self"], call.args["other"]
@@ -271,13 +293,7 @@ def _binary(target: OpOverload, *, swap: bool = False) -> _Rule:
         if call.node.target is target and alpha == 1:
             return None
         if alpha != 1:
-            scaled = a if swap else b
-            scaled = (
-                call.emit(aten.mul.Tensor, scaled, alpha)
-                if isinstance(scaled, Node)
-                else scaled * alpha
-            )
-            a, b = (scaled, b) if swap else (a, scaled)
+            b = call.emit(aten.mul.Tensor, b, alpha) if isinstance(b, Node) else b * alpha
         if not isinstance(a, Node):  # c - x = (-x) + c: core form has tensors first
             return call.emit(aten.add.Tensor, call.emit(aten.neg.default, b), a)
         return call.emit(target, a, b)
@@ -287,9 +303,7 @@ def _binary(target: OpOverload, *, swap: bool = False) -> _Rule:
 
 def _mean_all(call: _Call) -> Node | None:
     rank = _rank(call)
-    return call.emit(
-        aten.mean.dim, call.source(), list(range(rank)), False, dtype=call.args["dtype"]
-    )
+    return call.emit(aten.mean.dim, call.source(), list(range(rank)), False, **_dtype(call))
 
 
 def _mean(call: _Call) -> Node | None:
@@ -298,9 +312,11 @@ def _mean(call: _Call) -> Node | None:
     dims = sorted(d % rank for d in given) if given else list(range(rank))
     if dims == given:
         return None
-    return call.emit(
-        aten.mean.dim, call.source(), dims, call.args["keepdim"], dtype=call.args["dtype"]
-    )
+    return call.emit(aten.mean.dim, call.source(), dims, call.args["keepdim"], **_dtype(call))
+
+
+def _dtype(call: _Call) -> dict[str, object]:
+    return {} if call.args["dtype"] is None else {"dtype": call.args["dtype"]}
 
 
 def _adaptive_avg_pool2d(call: _Call) -> Node | None:
@@ -332,29 +348,40 @@ def _pad(call: _Call) -> Node | None:
     )
 
 
-def _conv2d_padding(call: _Call) -> Node | None:
-    """String padding: 'same' and 'valid' as numbers, with an explicit pad where they are uneven."""
-    source, mode = call.source("input"), call.args["padding"]
-    kernel = (info(call.args["weight"]).shape or ())[2:]
-    dilation = [int(d) for d in call.args["dilation"]]
-    total = [
-        d * (int(k) - 1) if mode == "same" else 0  # type: ignore[arg-type]
-        for d, k in zip(dilation * (2 // len(dilation)), kernel, strict=True)
-    ]
-    if any(t % 2 for t in total):
-        before_after = [p for t in reversed(total) for p in (t // 2, t - t // 2)]
-        source = call.emit(aten.constant_pad_nd.default, source, before_after, 0.0)
-        total = [0, 0]
-    return call.emit(
-        aten.conv2d.default,
-        source,
-        call.args["weight"],
-        call.args["bias"],
-        call.args["stride"],
-        [t // 2 for t in total],
-        call.args["dilation"],
-        call.args["groups"],
-    )
+def _named_padding(target: OpOverload) -> _Rule:
+    """'same' and 'valid' as numbers, with an explicit pad where 'same' is uneven."""
+
+    def rule(call: _Call) -> Node | None:
+        source, mode = call.source("input"), call.args["padding"]
+        kernel = [int(k) for k in (info(call.args["weight"]).shape or ())[2:] if isinstance(k, int)]
+        dilation = [int(d) for d in call.args["dilation"]]
+        dilation *= len(kernel) // len(dilation)
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        total = reach if mode == "same" else [0] * len(kernel)
+        if any(t % 2 for t in total):
+            before_after = [p for t in reversed(total) for p in (t // 2, t - t // 2)]
+            source = call.emit(aten.constant_pad_nd.default, source, before_after, 0.0)
+            total = [0] * len(kernel)
+        return call.emit(
+            target,
+            source,
+            call.args["weight"],
+            call.args["bias"],
+            call.args["stride"],
+            [t // 2 for t in total],
+            call.args["dilation"],
+            call.args["groups"],
+        )
+
+    return rule
+
+
+def _native_batch_norm(call: _Call) -> list[Node]:
+    """The decomposed spelling, which also returns statistics that nobody reads at inference."""
+    names = ("input", "weight", "bias", "running_mean", "running_var")
+    given = [call.args[name] for name in names]
+    ends = (False, call.args["momentum"], call.args["eps"], False)
+    return [call.emit(aten.batch_norm.default, *given, *ends)]
 
 
 def _rename(target: OpOverload) -> _Rule:
@@ -369,7 +396,8 @@ def _table() -> dict[OpOverload, _Rule]:
         (
             _as_reshape,
             "view.default reshape.default _unsafe_view.default flatten.using_ints unflatten.int "
-            "squeeze.default squeeze.dim squeeze.dims unsqueeze.default",
+            "squeeze.default squeeze.dim squeeze.dims unsqueeze.default view_as.default "
+            "reshape_as.default",
         ),
         (
             _as_input,
@@ -378,18 +406,19 @@ def _table() -> dict[OpOverload, _Rule]:
         ),
         (_cast, "to.dtype to.dtype_layout to.device _to_copy.default type_as.default"),
         (_expand, "expand.default expand_as.default"),
-        (
-            _transpose,
-            "transpose.int swapaxes.default swapdims.default t.default numpy_T.default mT.default",
-        ),
+        (_transpose, "transpose.int swapaxes.default swapdims.default"),
+        (_reverse, "t.default numpy_T.default"),
+        (_matrix_transpose, "mT.default"),
         (_movedim, "movedim.int movedim.intlist moveaxis.int moveaxis.intlist"),
         (_normal_permute, "permute.default"),
         (
             _pieces,
-            "chunk.default split.Tensor split.sizes split_with_sizes.default tensor_split.sections",
+            "chunk.default split.Tensor split.sizes split_with_sizes.default tensor_split.sections "
+            "tensor_split.indices",
         ),
         (_unbind, "unbind.int"),
         (_slice, "slice.Tensor"),
+        (_narrow, "narrow.default"),
         (_stack, "stack.default"),
         (_cat, "cat.default concat.default concatenate.default"),
         (_clamp(0.0, 6.0), "relu6.default"),
@@ -405,8 +434,11 @@ def _table() -> dict[OpOverload, _Rule]:
         (_mean_all, "mean.default"),
         (_mean, "mean.dim"),
         (_adaptive_avg_pool2d, "adaptive_avg_pool2d.default"),
+        (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),
         (_pad, "pad.default"),
-        (_conv2d_padding, "conv2d.padding"),
+        (_named_padding(aten.conv1d.default), "conv1d.padding"),
+        (_named_padding(aten.conv2d.default), "conv2d.padding"),
+        (_named_padding(aten.conv3d.default), "conv3d.padding"),
         (_rename(aten.dropout.default), "feature_dropout.default alpha_dropout.default"),
     ]
     table: dict[OpOverload, _Rule] = {}

@@ -59,7 +59,7 @@ class Pipeline:
                     fix="start from qpc.trace(model, example_inputs), "
                     "or from what the earlier passes returned",
                 )
-        gm = copy.deepcopy(gm)
+        gm = _copy(gm)
         for pass_ in self.passes:
             changed = _run_one(pass_, gm, ctx)
             known = _after(pass_, known)
@@ -68,6 +68,13 @@ class Pipeline:
             if changed:
                 gm.recompile()
         return gm
+
+
+def _copy(gm: GraphModule) -> GraphModule:
+    made = copy.deepcopy(gm)
+    # GraphModule makes the buffers at its top persistent when it is copied
+    made._non_persistent_buffers_set = set(gm._non_persistent_buffers_set)
+    return made
 
 
 def _after(pass_: Pass, known: set[Fact]) -> set[Fact]:

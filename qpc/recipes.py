@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
 from qpc.base import PassContext
+from qpc.batches import Batch, batch_length
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED, OBSERVED
 from qpc.passes import (
     Calibrate,
     ConvertToInteger,
+    CorrectBias,
     FakeQuantize,
     FoldBatchNorm,
     InsertObservers,
     MergeClamps,
     RemoveIdentities,
 )
-from qpc.passes.calibrate import Batch
 from qpc.pipeline import Pipeline
 from qpc.quant.config import QuantConfig
+
+
+_SAMPLES = CorrectBias([]).samples
 
 
 def prepare(config: QuantConfig | None = None) -> Pipeline:
@@ -31,10 +36,29 @@ def prepare(config: QuantConfig | None = None) -> Pipeline:
 def post_training_quantization(
     batches: Iterable[Batch], config: QuantConfig | None = None
 ) -> Pipeline:
-    """From a traced model to a fake-quantized one: `prepare`, calibrate, fix the grids."""
-    return prepare(config) + Pipeline(
-        (Calibrate(batches), FakeQuantize()), frozenset({CORE_FORM, OBSERVED})
-    )
+    """From a traced model to a fake-quantized one.
+
+    `prepare`, calibrate on `batches`, fix the grids, correct biases on the first of the batches. The batches are
+    read once, so a generator will do; the pipeline then runs once.
+    """
+    kept: list[Batch] = []
+    passes = (Calibrate(_Keeping(batches, kept)), FakeQuantize(), CorrectBias(kept))
+    return prepare(config) + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    """Batches that are handed on as they come, of which the first ones are kept."""
+
+    batches: Iterable[Batch]
+    kept: list[Batch]
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.kept.clear()
+        for batch in self.batches:
+            if sum(map(batch_length, self.kept)) < _SAMPLES:
+                self.kept.append(batch)
+            yield batch
 
 
 def to_integer() -> Pipeline:

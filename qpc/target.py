@@ -1,4 +1,4 @@
-"""CPUs to compile for, described as data: code generation reads a `Target` and never asks for a name."""
+"""CPUs to compile for, as data: code generation reads a `Target` and never asks for a name."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _CPUINFO_FLAGS = {
 class Target:
     """A CPU family: what LLVM may use, and what the integer kernels are built from.
 
-    `features` are LLVM feature names that the CPU must have. `tuning` are LLVM attributes that change the
-    code but need nothing of the CPU. `vector_lanes` is the number of int32 lanes of one vector register and
-    `isa` names the micro-kernel that multiplies and sums.
+    `features` are LLVM feature names that the CPU must have. `tuning` are LLVM attributes that
+    change the code but need nothing of the CPU. `vector_lanes` is the number of int32 lanes of one
+    vector register and `isa` names the micro-kernel that multiplies and sums.
     """
 
     name: str

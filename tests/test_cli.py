@@ -40,11 +40,12 @@ def test_version_prints_the_version() -> None:
 
 def test_demo_runs_the_demonstration(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("qpc.demo")
-    calls: list[str] = []
-    monkeypatch.setattr(module, "run", lambda: calls.append("run"), raising=False)
+    calls: list[bool] = []
+    monkeypatch.setattr(module, "run", lambda *, quick: calls.append(quick), raising=False)
     monkeypatch.setitem(sys.modules, "qpc.demo", module)
-    result = CliRunner().invoke(cli.app, ["demo"])
-    assert (result.exit_code, calls) == (0, ["run"])
+    assert CliRunner().invoke(cli.app, ["demo"]).exit_code == 0
+    assert CliRunner().invoke(cli.app, ["demo", "--quick"]).exit_code == 0
+    assert calls == [False, True]
 
 
 def test_doctor_succeeds_when_every_check_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,9 @@ def aliased_inputs(node: Node) -> list[Node]:
         if not isinstance(value, Node):
             continue
         may_be_input = node.target in _SOMETIMES_ALIAS and position == 0
-        if may_be_input or (parameter.alias_info and parameter.alias_info.before_set & shared):
+        names = parameter.alias_info
+        # "*" stands for the elements of a list that the operator returns, as split does
+        if may_be_input or (names and (names.before_set & shared or "*" in names.after_set)):
             found.append(value)
     return found
 

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from qpc.errors import QPCError
-from qpc.quant.observers import ActivationObserver, MinMax, WeightObserver
+from qpc.quant.observers import MSE, ActivationObserver, MinMax, WeightObserver
 
 Bits = Annotated[StrictInt, Field(ge=2, le=8)]
 
@@ -38,7 +38,7 @@ class ActivationConfig(_Settings):
 
     bits: Bits = 8
     symmetric: StrictBool = False
-    observer: ActivationObserver = MinMax()
+    observer: ActivationObserver = MSE()
 
 
 class WeightConfig(_Settings):

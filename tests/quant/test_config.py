@@ -41,7 +41,7 @@ def problem(tmp_path: Path, text: str) -> str:
 def test_the_default_is_eight_bits_asymmetric_activations_and_per_channel_weights() -> None:
     config = QuantConfig().resolve(module="conv", op="conv2d")
     assert config is not None
-    assert config.activation == ActivationConfig(bits=8, symmetric=False, observer=MinMax())
+    assert config.activation == ActivationConfig(bits=8, symmetric=False, observer=MSE())
     assert config.weight == WeightConfig(bits=8, per_channel=True, observer=MinMax())
 
 

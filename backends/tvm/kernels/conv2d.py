@@ -1,10 +1,10 @@
 """Quantized 2-d convolution of any shape, exact, on NHWC tensors.
 
-The weights of an output channel meet *runs* of consecutive input bytes: a whole kernel row of `kw * c`
-bytes where these are consecutive, else the channels of one pixel. A run is padded with zero weights to a
-multiple of what one `dot` takes, so channels are never padded, whatever their number. Input rows are copied
-to scratch memory, with a border of zero points, if there is padding or if reading past the end of a run
-could leave the tensor.
+The weights of an output channel meet *runs* of consecutive input bytes: a whole kernel row of `kw *
+c` bytes where these are consecutive, else the channels of one pixel. A run is padded with zero
+weights to a multiple of what one `dot` takes, so channels are never padded, whatever their number.
+Input rows are copied to scratch memory, with a border of zero points, if there is padding or if
+reading past the end of a run could leave the tensor.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def conv2d(
 ) -> Kernel:
     """The kernel of `qpc::conv2d` followed by `epilogue`.
 
-    Inputs are x[n, h, w, c] and the tensors that the epilogue adds, of the output's shape [n, oh, ow, o].
-    `weight[o, c // groups, kh, kw]`, `bias[o]` and `multiplier[o]` are packed into the kernel's params.
+    Inputs are x[n, h, w, c] and the tensors that the epilogue adds, of the output's shape [n, oh,
+    ow, o]. `weight[o, c // groups, kh, kw]`, `bias[o]` and `multiplier[o]` are packed into the
+    kernel's params.
     """
     if desc.groups == desc.c == desc.o and desc.groups > 1:
         return depthwise_conv2d(isa, desc, weight, bias, multiplier, epilogue, threads)
@@ -72,7 +73,7 @@ def dense_conv2d(
     threads: int,
     types: tuple[TensorType, TensorType],
 ) -> Kernel:
-    """`conv2d` with the types of its input and output, which may be other views of the same data."""
+    """`conv2d` with given types of input and output, which may be other views of the data."""
     plan = _Plan(isa, desc.shape, threads)
     form = EpilogueForm.of(epilogue)
     name, func = _function(plan, form, types)
@@ -241,7 +242,7 @@ class _Plan:
         return 0 if self.vectors == 1 else tile_start(vector, self.isa.lanes, self.group_outputs)
 
     def pack_weight(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-        """weight[o, c // groups, kh, kw] -> [unit, kh, run, step, vector of the tile, lane, depth]."""
+        """weight[o, c // groups, kh, kw] -> [unit, kh, run, step, vector of tile, lane, depth]."""
         kh, kw = self.shape.kernel
         merged = self.merged_groups
         parts = weight.reshape(self.groups, merged, -1, weight.shape[1], kh, kw)
@@ -380,7 +381,7 @@ class _Code:
         group, vector_block = split(unit, plan.groups, plan.vectors // tile.vectors)
         x_start = bind(x_start + group * plan.group_inputs)
         out_start = bind(out_start + group * plan.group_outputs)
-        lane_start = unit * (tile.vectors * isa.lanes)
+        lane_start = bind(unit * (tile.vectors * isa.lanes))
         sums = local(tile.pixels * tile.vectors * isa.lanes, "int32")
         each_sum = [
             (pixel, vector, (pixel * tile.vectors + vector) * isa.lanes)
@@ -395,10 +396,13 @@ class _Code:
         (kh, _), (dh, dw) = plan.shape.kernel, plan.shape.dilation
         block = isa.lanes * isa.depth
         with loop(kh) as row, loop(plan.runs) as run, loop(plan.run_steps) as step:
-            x_at = x_start + row * (dh * x_next_row) + run * (dw * plan.shape.c) + step * isa.depth
+            # Bound, so that each address below is a variable plus a constant: quick to compile.
+            x_at = row * (dh * x_next_row) + run * (dw * plan.shape.c) + step * isa.depth
+            x_at = bind(x_start + x_at)
             term = ((unit * kh + row) * plan.runs + run) * plan.run_steps + step
+            w_at = bind(term * (tile.vectors * block))
             w = [
-                bind(self.weight.load((term * tile.vectors + vector) * block, block))
+                bind(self.weight.load(w_at + vector * block, block))
                 for vector in range(tile.vectors)
             ]
             for pixel in range(tile.pixels):
@@ -409,15 +413,16 @@ class _Code:
                     sums.store(at, isa.dot(sums.load(at, isa.lanes), x, w[vector]), isa.lanes)
 
         scale = [self._lanes(self.multiplier, lane_start, vector) for vector in range(tile.vectors)]
-        channel = [
-            plan.channel(vector_block * tile.vectors + vector) for vector in range(tile.vectors)
+        first = [
+            bind(out_start + plan.channel(vector_block * tile.vectors + vector))
+            for vector in range(tile.vectors)
         ]
         for pixel, vector, at in each_sum:
             value = self.epilogue.requantized(sums.load(at, isa.lanes), scale[vector], isa.lanes)
             value = cast(value, "uint8", isa.lanes)
             if plan.lanes < isa.lanes:
                 value = shuffle([value], range(plan.lanes))
-            offset = out_start + pixel * plan.shape.o + channel[vector]
+            offset = first[vector] + pixel * plan.shape.o
             self.out.store(offset, self.epilogue.stages(value, offset, plan.lanes), plan.lanes)
 
     def _lanes(self, values: Flat, start: Index, vector: int) -> Expr:

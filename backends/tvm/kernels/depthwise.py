@@ -1,8 +1,9 @@
 """Quantized depthwise 2-d convolution, exact, on NHWC tensors: vectors run over channels.
 
-One `dot` sums `depth` kernel rows of one column, so the bytes of that many input rows are interleaved. A
-column is interleaved once and used by all horizontal taps of the pixels of a tile. If there are few channels,
-or their number fills vectors badly, `merged` neighbouring pixels count as one pixel with more channels.
+One `dot` sums `depth` kernel rows of one column, so the bytes of that many input rows are
+interleaved. A column is interleaved once and used by all horizontal taps of the pixels of a tile.
+If there are few channels, or their number fills vectors badly, `merged` neighbouring pixels count
+as one pixel with more channels.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def depthwise_conv2d(
     epilogue: Epilogue = (),
     threads: int = 1,
 ) -> Kernel:
-    """The kernel of `qpc::conv2d` with as many groups as input and output channels; see `conv2d`."""
+    """The kernel of `qpc::conv2d` with one group per input and output channel; see `conv2d`."""
     plan = _Plan(isa, desc.shape, threads)
     form = EpilogueForm.of(epilogue)
     name, func = _function(plan, form)
@@ -66,7 +67,7 @@ def depthwise_conv2d(
 
 @dataclass(frozen=True)
 class _Tile:
-    """A micro-kernel: `pixels` groups of `merged` consecutive outputs, times one block of channels."""
+    """A micro-kernel: `pixels` groups of `merged` consecutive outputs, one block of channels."""
 
     pixels: int
     merged: int
@@ -291,10 +292,11 @@ class _Code:
         plan, isa, shape = self.plan, self.plan.isa, self.plan.shape
         depth, lanes = isa.depth, isa.lanes
         pixels = range(plan.tile.pixels)
+        lane_start = bind(block * plan.block)
         sums = local(plan.tile.pixels * depth * lanes, "int32")
 
         for vector in range(depth):
-            start = bind(self.bias.load((block * depth + vector) * lanes, lanes))
+            start = bind(self.bias.load(lane_start + vector * lanes, lanes))
             for pixel in pixels:
                 sums.store((pixel * depth + vector) * lanes, start, lanes)
 
@@ -304,6 +306,9 @@ class _Code:
                 bind(x_start + self._kernel_row(group, i) * (shape.dilation[0] * x_next_row))
                 for i in range(depth)
             ]
+            # Bound, so that each address below is a variable plus a constant: quick to compile.
+            terms = (block * plan.row_groups + group) * shape.kernel[1]
+            w_start = bind(terms * (depth * plan.block))
             for column, taps in plan.taps(plan.tile).items():
                 x = isa.interleave(
                     [bind(source.load(row + column * shape.c, plan.block)) for row in rows]
@@ -311,12 +316,12 @@ class _Code:
                 for pixel, tap in taps:
                     for vector in range(depth):
                         at = (pixel * depth + vector) * lanes
-                        term = (block * plan.row_groups + group) * shape.kernel[1] + tap
-                        w = self.weight.load((term * depth + vector) * plan.block, plan.block)
+                        w_at = w_start + (tap * depth + vector) * plan.block
+                        w = self.weight.load(w_at, plan.block)
                         sums.store(at, isa.dot(sums.load(at, lanes), x[vector], w), lanes)
 
         scale = [
-            bind(self.multiplier.load((block * depth + vector) * lanes, lanes))
+            bind(self.multiplier.load(lane_start + vector * lanes, lanes))
             for vector in range(depth)
         ]
         for pixel in pixels:

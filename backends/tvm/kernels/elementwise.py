@@ -103,12 +103,12 @@ def _binary_function(
 
     def body(a: Flat, b: Flat, numbers: Flat, out: Flat) -> None:
         def emit(offsets: list[Index], lanes: int) -> None:
-            values = [
+            a_value, b_value = (
                 tensor.load(at, lanes) if step else splat(tensor.load(at), lanes)
                 for tensor, at, step in zip((a, b), offsets, box.last_strides, strict=False)
-            ]
+            )
             scalars = [numbers.load(i) for i in range(constants)]
-            out.store(offsets[2], emit_value(*values, scalars, lanes), lanes)
+            out.store(offsets[2], emit_value(a_value, b_value, scalars, lanes), lanes)
 
         for_each_vector(box, isa.lanes * 4, threads, emit)
 

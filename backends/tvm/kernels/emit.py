@@ -1,6 +1,7 @@
 """Helpers to write TIR with `tvm.script.ir_builder`: flat buffers, vectors, loops, byte copies.
 
-Vectors are plain values: bind one with `bind` to use it twice, keep it in a `local` buffer to change it.
+Vectors are plain values: bind one with `bind` to use it twice, keep it in a `local` buffer to
+change it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from qpc.backends.tvm.kernels.kernel import TensorType
 Index: TypeAlias = Expr | int
 
 COPY_BYTES = 64  # LLVM splits a vector that is wider than the target's registers
-
-bind: Callable[[Expr], Expr] = T.Bind
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,11 @@ def when(condition: Expr) -> Iterator[None]:
     """Statements to run if `condition` holds."""
     with T.If(condition), T.Then():
         yield
+
+
+def bind(value: Expr) -> Expr:
+    """A variable with this value, computed once; a Python number stays as it is."""
+    return value if isinstance(value, int) else T.Bind(value)
 
 
 def vector(dtype: str, lanes: int) -> str:

@@ -1,7 +1,7 @@
 """What happens to an accumulator: requantization to uint8, then optional stages, then the store.
 
-The code of a kernel depends on the kinds of its stages only; their numbers are arguments. So layers of
-equal shape share code, and compile once.
+The code of a kernel depends on the kinds of its stages only; their numbers are arguments. So layers
+of equal shape share code, and compile once.
 """
 
 from __future__ import annotations
@@ -178,10 +178,10 @@ def requantized(acc: Expr, multiplier: Expr, constants: Sequence[Expr], lanes: i
 
 
 def rounded(value: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
-    """int32 in 0..255 of a float: clamped, rounded half to even, moved by the zero point. NaN gives lo.
+    """int32 in 0..255 of a float: clamped, rounded half to even, moved; NaN becomes lo.
 
-    Clamping first keeps every later step in range, and stands between the multiplication and the addition
-    that rounds: fused into one instruction, they would round differently.
+    Clamping first keeps every later step in range, and stands between the multiplication and the
+    addition that rounds: fused into one instruction, they would round differently.
     """
     offset, lowest, highest = constants
     value = T.max(value, splat(T.reinterpret("float32", lowest), lanes))

@@ -1,8 +1,8 @@
 """The few instructions that integer kernels are made of, and how data is laid out for them.
 
-A micro-kernel keeps int32 accumulators, one vector per (pixel, group of `lanes` output channels). One `dot`
-adds, in every lane, `depth` products of a uint8 and an int8. Other CPUs are further instances of `Isa` or
-of a subclass, and an entry in `_ISAS`.
+A micro-kernel keeps int32 accumulators, one vector per (pixel, group of `lanes` output channels).
+One `dot` adds, in every lane, `depth` products of a uint8 and an int8. Other CPUs are further
+instances of `Isa` or of a subclass, and an entry in `_ISAS`.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ class VectorNeuralNetworkInstructions(Isa):
         return np.stack(vectors)[:, :: self.depth]
 
     def narrow(self, parts: Sequence[Expr]) -> Expr:
-        # Packing works on 16-byte blocks, as unpacking does, and so restores the order of the channels.
+        # Packing works on 16-byte blocks, as unpacking does, and so restores the order of the
+        # channels.
         words = [
             intrinsic(self.pack_words, vector("int16", 2 * self.lanes), *parts[at : at + 2])
             for at in (0, 2)
@@ -164,7 +165,7 @@ class VectorNeuralNetworkInstructions(Isa):
         ]
 
     def _unpack(self, width: int) -> list[list[int]]:
-        """Lanes that interleave elements of `width` bytes of two vectors, within blocks of 16 bytes."""
+        """Lanes that interleave `width` bytes of two vectors each, within blocks of 16 bytes."""
         size = self.lanes * 4
         halves = []
         for half in (0, 8):

@@ -30,8 +30,9 @@ class TensorType:
 class Kernel:
     """A PrimFunc and the constant arrays that make it one layer.
 
-    The arguments of `func` are the tensors of `inputs`, then `params` in order, then the output. Kernels of
-    one description share `func` (the same object, the same name): only `params` differ between layers.
+    The arguments of `func` are the tensors of `inputs`, then `params` in order, then the output.
+    Kernels of one description share `func` (the same object, the same name): only `params` differ
+    between layers.
     """
 
     name: str

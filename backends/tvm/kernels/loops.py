@@ -59,7 +59,7 @@ def broadcast_strides(shape: Sequence[int], to: Sequence[int]) -> tuple[int, ...
 def for_each_vector(
     box: Box, lanes: int, threads: int, emit: Callable[[list[Index], int], None]
 ) -> None:
-    """Call `emit(offsets of the operands, lanes)` for vectors of up to `lanes` along the last loop."""
+    """Call `emit(offsets of operands, lanes)` for vectors of up to `lanes` along the last loop."""
     *outer, last = box.extents
     parallel = threads > 1 and prod(box.extents) >= _MIN_PARALLEL
     whole, rest = divmod(last, lanes)

@@ -1,7 +1,7 @@
 """Choose tile sizes from shapes alone: a small model of what a micro-kernel costs, and no tuning.
 
-Tiles that do not divide a dimension overlap: the last one is moved back to end where the dimension ends,
-and computes some values twice. So there is one micro-kernel per layer, and no remainder code.
+Tiles that do not divide a dimension overlap: the last one is moved back to end where the dimension
+ends, and computes some values twice. So there is one micro-kernel per layer, and no remainder code.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Tile:
         dots, loads = self.pixels * self.vectors, self.pixels + self.vectors
         instructions = steps * (dots + loads) + _EPILOGUE_INSTRUCTIONS * dots
         alone = min(1, instructions / _WINDOW)
-        step = max(dots, loads, _DOTS_IN_FLIGHT)
+        step = float(max(dots, loads, _DOTS_IN_FLIGHT))
         if dots < _FEW_DOTS:
             step *= 1 + _FEW_DOTS_COST * alone
         return steps * step + _TILE_OVERHEAD + dots * (_EPILOGUE + _EPILOGUE_ALONE * alone)
@@ -68,7 +68,7 @@ def _tiles(isa: Isa, columns: int, vectors: int) -> Iterator[Tile]:
 
 @dataclass(frozen=True)
 class Blocks:
-    """How one layer is cut into tasks: blocks of `rows` output rows times `parts` parts of the channels."""
+    """How a layer is cut into tasks: blocks of `rows` output rows, `parts` parts of channels."""
 
     rows: int
     parts: int
@@ -87,8 +87,9 @@ def choose_blocks(
 ) -> Blocks:
     """Balanced tasks for `threads` threads whose input rows fit into a cache.
 
-    `row_cost` is the time of one output row in dots, `bytes_per_row` what one more output row needs of the
-    input and `extra_bytes` what the first row needs beyond that; `copies` says if a task copies it.
+    `row_cost` is the time of one output row in dots, `bytes_per_row` what one more output row needs
+    of the input and `extra_bytes` what the first row needs beyond that; `copies` says if a task
+    copies it.
     """
 
     def cost(blocks: Blocks) -> float:

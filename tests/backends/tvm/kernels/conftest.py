@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from qpc.backends.tvm.kernels.isa import Isa, isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.target import Target
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Run = Callable[..., Array]
 
 
@@ -34,21 +35,28 @@ def isa(target: Target) -> Isa:
     return isa_for(target)
 
 
+@pytest.fixture(scope="session")
+def compiled() -> dict[tuple[Target, str], Callable[..., None]]:
+    """Code that was compiled before: kernels of one name share it."""
+    return {}
+
+
 @pytest.fixture
-def run(target: Target) -> Run:
+def run(target: Target, compiled: dict[tuple[Target, str], Callable[..., None]]) -> Run:
     """Return a function from a kernel and its input arrays to its output array."""
 
     def run_kernel(kernel: Kernel, *inputs: Array) -> Array:
         assert [(i.shape, str(i.dtype)) for i in inputs] == [
             (i.shape, i.dtype) for i in kernel.inputs
         ]
-        llvm = {"kind": "llvm", "mtriple": target.triple, "mattr": list(target.mattr)}
-        module = tvm.compile(
-            tvm.IRModule({kernel.name: kernel.func}), target=tvm.target.Target(llvm)
-        )
+        if (target, kernel.name) not in compiled:
+            llvm = {"kind": "llvm", "mtriple": target.triple, "mattr": list(target.mattr)}
+            module = tvm.IRModule({kernel.name: kernel.func})
+            library = tvm.compile(module, target=tvm.target.Target(llvm))
+            compiled[target, kernel.name] = library[kernel.name]
         out = np.full(kernel.output.shape, 99, kernel.output.dtype)
         tensors = [tvm.runtime.tensor(array) for array in (*inputs, *kernel.params, out)]
-        module[kernel.name](*tensors)
+        compiled[target, kernel.name](*tensors)
         result: Array = tensors[-1].numpy()
         return result
 

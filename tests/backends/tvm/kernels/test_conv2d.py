@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from qpc.backends.tvm.kernels.linear import LinearDesc, linear
 
 pytestmark = pytest.mark.tvm
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Run = Callable[..., Array]
 
 
@@ -44,13 +45,13 @@ class Layer:
         assert kernel.output == self.desc.output
         return run(kernel, self.x, *[self.added] * added)
 
-    def expected(self) -> npt.NDArray[np.uint8]:
+    def expected(self) -> Array:
         desc = self.desc
         accumulators = exact_convolution(self.x, self.weight, desc) + self.bias
         return requantized(accumulators, self.multiplier, desc.output_zero_point, desc.lo, desc.hi)
 
 
-def exact_convolution(x: Array, weight: Array, desc: Conv2dDesc) -> npt.NDArray[np.int64]:
+def exact_convolution(x: Array, weight: Array, desc: Conv2dDesc) -> Array:
     top, left, bottom, right = desc.padding
     (kh, kw), (sh, sw), (dh, dw) = desc.kernel, desc.stride, desc.dilation
     values = x.astype(np.int64) - desc.input_zero_point
@@ -69,15 +70,16 @@ def exact_convolution(x: Array, weight: Array, desc: Conv2dDesc) -> npt.NDArray[
 
 def requantized(
     accumulators: Array, multiplier: Array | np.float32, zero_point: int, lo: int, hi: int
-) -> npt.NDArray[np.uint8]:
+) -> Array:
     assert np.abs(accumulators).max() < 2**31
     with np.errstate(over="ignore"):
         product = accumulators.astype(np.float32) * multiplier
     product = np.clip(product, np.float32(lo - zero_point), np.float32(hi - zero_point))
-    return (np.rint(product).astype(np.int64) + zero_point).astype(np.uint8)
+    result: Array = np.rint(product).astype(np.int64) + zero_point
+    return result.astype(np.uint8)
 
 
-def added(a: Array, b: Array, numbers: AddTensor) -> npt.NDArray[np.uint8]:
+def added(a: Array, b: Array, numbers: AddTensor) -> Array:
     total = (a.astype(np.int64) - numbers.a_zero_point) * numbers.a_multiplier
     total = total + (b.astype(np.int64) - numbers.b_zero_point) * numbers.b_multiplier
     total += 1 << (numbers.shift - 1) if numbers.shift else 0
@@ -154,7 +156,7 @@ def test_nothing_saturates_at_extreme_values(
     np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
 
 
-@pytest.mark.parametrize("multiplier", [3e38, 1e-38, 0.5, 1.0])
+@pytest.mark.parametrize("multiplier", [3e38, 1e-38])
 @pytest.mark.parametrize("groups", [1, 16])
 def test_multipliers_may_be_huge_or_tiny(
     isa: Isa, run: Run, multiplier: float, groups: int
@@ -195,10 +197,9 @@ ADD = AddTensor(
 )
 
 
-@pytest.mark.parametrize("groups", [1, 40])
-@pytest.mark.parametrize("shape", [{"c": 40, "o": 40}, {"c": 80, "o": 80}])
-def test_stages_follow_in_order(isa: Isa, run: Run, groups: int, shape: dict[str, int]) -> None:
-    layer = Layer(replace(BASE, groups=groups, **shape))
+@pytest.mark.parametrize(("channels", "groups"), [(40, 1), (80, 80)])
+def test_stages_follow_in_order(isa: Isa, run: Run, channels: int, groups: int) -> None:
+    layer = Layer(replace(BASE, c=channels, o=channels, groups=groups))
     table = layer.table.tobytes()
     result = layer.run(isa, run, (ADD, Lookup(table), Clamp(10, 200), ADD), added=2)
     value = added(layer.expected(), layer.added, ADD)
@@ -255,6 +256,14 @@ def test_layers_of_one_shape_share_their_code(isa: Isa) -> None:
     assert plain.name != kernels[0].name
 
 
+@pytest.mark.parametrize("target", ["x86-64", "x86-64-avx512-vnni"], indirect=True)
+@pytest.mark.parametrize("groups", [1, 20])
+def test_other_vectors_give_the_same_result(isa: Isa, run: Run, groups: int) -> None:
+    layer = Layer(replace(BASE, c=20, o=20, groups=groups, padding=(1, 1, 1, 1)))
+    result = layer.run(isa, run, (Lookup(layer.table.tobytes()),))
+    np.testing.assert_array_equal(result, layer.table[layer.expected()])
+
+
 def test_channels_must_form_groups() -> None:
     with pytest.raises(ValueError, match="8 input and 16 output channels do not form 3 groups"):
         replace(BASE, groups=3)
@@ -300,7 +309,7 @@ def layers(draw: st.DrawFn) -> Layer:
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(layer=layers())
 def test_any_convolution_equals_the_exact_result(isa: Isa, run: Run, layer: Layer) -> None:

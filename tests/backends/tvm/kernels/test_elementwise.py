@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from qpc.backends.tvm.kernels.isa import Isa
 
 pytestmark = pytest.mark.tvm
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Run = Callable[..., Array]
 Shape = tuple[int, ...]
 
@@ -45,11 +46,11 @@ MUL = MulConstants(
 )
 
 
-def random_bytes(shape: Shape, seed: int = 0) -> npt.NDArray[np.uint8]:
+def random_bytes(shape: Shape, seed: int = 0) -> Array:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def exact_sum(a: Array, b: Array, numbers: AddTensor) -> npt.NDArray[np.uint8]:
+def exact_sum(a: Array, b: Array, numbers: AddTensor) -> Array:
     total = (a.astype(np.int64) - numbers.a_zero_point) * numbers.a_multiplier
     total = total + (b.astype(np.int64) - numbers.b_zero_point) * numbers.b_multiplier
     total = total + (1 << (numbers.shift - 1) if numbers.shift else 0)
@@ -57,12 +58,12 @@ def exact_sum(a: Array, b: Array, numbers: AddTensor) -> npt.NDArray[np.uint8]:
     return np.clip(total, numbers.lo, numbers.hi).astype(np.uint8)
 
 
-def exact_product(a: Array, b: Array, numbers: MulConstants) -> npt.NDArray[np.uint8]:
+def exact_product(a: Array, b: Array, numbers: MulConstants) -> Array:
     product = (a.astype(np.int64) - numbers.a_zero_point) * (
         b.astype(np.int64) - numbers.b_zero_point
     )
     scaled = product.astype(np.float32) * np.float32(numbers.multiplier)
-    result = np.rint(scaled).astype(np.int64) + numbers.output_zero_point
+    result: Array = np.rint(scaled).astype(np.int64) + numbers.output_zero_point
     return np.clip(result, numbers.lo, numbers.hi).astype(np.uint8)
 
 

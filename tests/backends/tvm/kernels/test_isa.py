@@ -20,7 +20,9 @@ def test_every_target_has_instructions(target: Target) -> None:
 
 
 def test_an_intrinsic_that_llvm_does_not_know_is_an_error() -> None:
-    with pytest.raises(UnsupportedTargetError, match="this LLVM has no intrinsic 'llvm.x86.nope'"):
+    with pytest.raises(
+        UnsupportedTargetError, match=r"this LLVM has no intrinsic 'llvm\.x86\.nope'"
+    ):
         intrinsic("llvm.x86.nope", "int32")
 
 

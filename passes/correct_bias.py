@@ -1,0 +1,153 @@
+"""Correct each layer's bias by the mean error that its rounded weights make.
+
+Before:  conv2d(x, fake_quantize(W), b), whose outputs are off by e[c] on average
+After:   conv2d(x, fake_quantize(W), b - e)
+Keeps:   the output, up to the error that is corrected
+Leaves:  layers in float; layers whose bias is shared
+Cost:    two forward passes on the samples, whose activations are held in memory
+
+Rounding the weights of a layer shifts the mean of its output channels, and the shifts add up from layer to
+layer. The pass walks through the graph once with the samples, in float and with rounded weights side by side,
+and corrects each layer before the next one is looked at. Activations are not rounded here, since the errors
+of clipping are not the weights' to mend.
+Nagel et al. 2019, arXiv:1906.04721, section 4.2, with means measured on samples as in its appendix D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from qpc.base import Pass, PassContext
+from qpc.batches import Batch, inputs_of
+from qpc.edit import Editor, reads
+from qpc.errors import CalibrationError
+from qpc.facts import FAKE_QUANTIZED
+from qpc.meta import attribute, info
+from qpc.ops import views
+from qpc.ops.views import qpc_ops
+
+
+@dataclass(frozen=True)
+class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
+    """Measure the mean errors on `batches` and correct them.
+
+    batches: as `Calibrate` takes them; the first ones that make up `samples` are used.
+    samples: how many samples to use at most; a few dozen suffice for a mean.
+    """
+
+    batches: Iterable[Batch] = field(repr=False)
+    samples: int = 32
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}")
+
+    def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        inputs = self._samples(gm)
+        walk = _SideBySide(gm, inputs)
+        editor = Editor(gm, self.name)
+        count = 0
+        with torch.no_grad():
+            for node in list(gm.graph.nodes):
+                walk.step(node)
+                layer = views.Conv2d.of(node) or views.Linear.of(node)
+                if layer is None or not info(node).integer:
+                    continue
+                if layer.bias is not None and reads(gm, layer.bias) > 1:
+                    ctx.decline(node, f"{layer.bias.target!r} is shared")
+                    continue
+                _shift(editor, layer, walk.correct(node, _channel_axis(layer)))
+                count += 1
+        ctx.summarize(f"{count} biases corrected on {len(next(iter(inputs.values())))} samples")
+        return count > 0
+
+    def _samples(self, gm: GraphModule) -> dict[Node, Tensor]:
+        """The first samples, joined to one batch for each input of the graph."""
+        placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
+        gathered: list[list[Tensor]] = []
+        found = 0
+        for number, batch in enumerate(self.batches):
+            gathered.append(inputs_of(gm, batch, number))
+            found += len(gathered[-1][0])
+            if found >= self.samples:
+                break
+        if not gathered:
+            raise CalibrationError(
+                "there are no batches to correct biases on",
+                fix="pass a list; a generator that calibration has used up is empty",
+            )
+        joined = [torch.cat(tensors)[: self.samples] for tensors in zip(*gathered, strict=True)]
+        return dict(zip(placeholders, joined, strict=True))
+
+
+class _SideBySide:
+    """Runs a fake-quantized graph as it was in float, and with rounded weights only.
+
+    The two values of a node are one tensor as long as nothing has been rounded on the way to it.
+    """
+
+    def __init__(self, gm: GraphModule, inputs: Mapping[Node, Tensor]) -> None:
+        self._gm = gm
+        self._real: dict[Node, object] = dict(inputs)
+        self._rounded: dict[Node, object] = dict(inputs)
+        self._readers_left = {node: len(node.users) for node in gm.graph.nodes}
+
+    def step(self, node: Node) -> None:
+        """Evaluate one node; nodes come in graph order."""
+        if node.op == "get_attr":
+            self._real[node] = self._rounded[node] = attribute(self._gm, str(node.target)).detach()
+        elif node.op == "call_function":
+            rounds = node.target is qpc_ops.fake_quantize.default
+            source = node.all_input_nodes[0]
+            of_weight = rounds and source.op == "get_attr"
+            self._real[node] = self._real[source] if rounds else _call(node, self._real)
+            if rounds and not of_weight:
+                self._rounded[node] = self._rounded[source]
+            else:
+                self._rounded[node] = _call(node, self._rounded)
+        for source in node.all_input_nodes:
+            self._readers_left[source] -= 1
+            if not self._readers_left[source]:
+                del self._real[source], self._rounded[source]
+
+    def correct(self, node: Node, axis: int) -> Tensor:
+        """Take the mean error of each channel out of a node's rounded value, and return it."""
+        real, rounded = self._real[node], self._rounded[node]
+        assert isinstance(real, Tensor)
+        assert isinstance(rounded, Tensor)
+        error = rounded.double() - real.double()
+        others = [d for d in range(error.dim()) if d != axis % error.dim()]
+        mean = error.mean(others, keepdim=True)
+        self._rounded[node] = rounded - mean.to(rounded.dtype)
+        return mean.flatten()
+
+
+def _call(node: Node, values: Mapping[Node, object]) -> object:
+    assert callable(node.target)
+    result: object = node.target(
+        *map_arg(node.args, values.__getitem__), **map_arg(node.kwargs, values.__getitem__)
+    )
+    return result
+
+
+def _channel_axis(layer: views.Conv2d | views.Linear) -> int:
+    return 1 if isinstance(layer, views.Conv2d) else -1
+
+
+def _shift(editor: Editor, layer: views.Conv2d | views.Linear, error: Tensor) -> None:
+    """Subtract `error[out]` from the layer's bias, which is made if there is none."""
+    if layer.bias is not None:
+        name = str(layer.bias.target)
+        old = attribute(editor.gm, name).detach()
+        editor.set_tensor(name, torch.nn.Parameter((old.double() - error).to(old.dtype)))
+        return
+    weight = str(layer.weight.all_input_nodes[0].target)
+    owner, _, _ = weight.rpartition(".")
+    name = editor.free_name(f"{owner}.bias" if owner else "bias")
+    layer.bias = editor.parameter(name, -error.float(), before=layer.node)

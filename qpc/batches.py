@@ -1,0 +1,78 @@
+"""Batches of data for calibration and comparison, matched to the inputs of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from qpc.errors import CalibrationError
+from qpc.meta import info
+from qpc.shapes import BatchDim, Shape, format_shape
+
+Batch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+"""A tensor, tensors in the order of the graph's inputs, or tensors by input name."""
+
+
+def inputs_of(gm: GraphModule, batch: Batch, number: int) -> list[Tensor]:
+    """The tensors of `batch` in the order of the graph's inputs.
+
+    For a graph of one input a sequence may go on after it, as (images, labels) do. number: of the batch, for
+    messages. Raises CalibrationError if a tensor is missing or has another shape or dtype than the input.
+    """
+    wanted = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    names = [n.name for n in wanted]
+    if isinstance(batch, Tensor):
+        given: list[object] = [batch]
+    elif isinstance(batch, Mapping):
+        if missing := [name for name in names if name not in batch]:
+            raise _misfit(number, f"has no {missing[0]!r}", f"inputs {names}")
+        given = [batch[name] for name in names]
+    elif isinstance(batch, Sequence):
+        given = list(batch)
+    else:
+        raise _misfit(number, f"is {type(batch).__name__}", "tensors")
+    if len(wanted) == 1 and not isinstance(batch, Mapping):
+        given = given[:1]
+    if len(given) != len(wanted):
+        raise _misfit(number, f"has {len(given)} tensors", f"{len(wanted)} inputs {names}")
+    return [_fitting(node, value, number) for node, value in zip(wanted, given, strict=True)]
+
+
+def _fitting(node: Node, value: object, number: int) -> Tensor:
+    about = info(node)
+    if not isinstance(value, Tensor):
+        raise _misfit(number, f"holds {type(value).__name__} for {node.name!r}", "a tensor")
+    if about.shape is not None and not _fits(tuple(value.shape), about.shape):
+        raise _misfit(
+            number,
+            f"has shape {tuple(value.shape)} for {node.name!r}",
+            f"{format_shape(about.shape)}, where N is any batch size"
+            if any(isinstance(d, BatchDim) for d in about.shape)
+            else format_shape(about.shape),
+        )
+    if value.dtype is not about.dtype:
+        raise _misfit(number, f"has {value.dtype} for {node.name!r}", str(about.dtype))
+    return value
+
+
+def _fits(actual: tuple[int, ...], wanted: Shape) -> bool:
+    return len(actual) == len(wanted) and all(
+        isinstance(w, BatchDim) or a == w for a, w in zip(actual, wanted, strict=True)
+    )
+
+
+def _misfit(number: int, found: str, wanted: str) -> CalibrationError:
+    return CalibrationError(
+        f"calibration batch {number} {found}; the graph takes {wanted}",
+        fix="preprocess calibration data exactly like the model's inputs",
+    )
+
+
+def batch_length(batch: Batch) -> int:
+    """How many samples a batch holds: the length of its first tensor."""
+    if isinstance(batch, Tensor):
+        return len(batch)
+    tensors = list(batch.values() if isinstance(batch, Mapping) else batch)
+    return len(tensors[0]) if tensors else 0

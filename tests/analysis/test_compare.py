@@ -1,0 +1,77 @@
+"""Two stages of a model are compared value by value, worst first."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qpc
+from qpc import recipes
+from qpc.errors import PassError
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+        return y
+
+
+DATA = [torch.randn(4, 2, 8, 8) for _ in range(3)]
+
+
+def test_a_graph_equals_itself() -> None:
+    gm = qpc.trace(Net(), DATA[0])
+    result = qpc.compare(gm, gm, DATA)
+    assert {row.sqnr_db for row in (*result.layers, *result.outputs)} == {math.inf}
+    assert {row.max_error for row in result.layers} == {0.0}
+
+
+def test_float_fake_quantized_and_integer_have_the_layers_in_common() -> None:
+    gm = qpc.trace(Net(), DATA[0])
+    fake = recipes.post_training_quantization(DATA).run(gm)
+    integer = recipes.to_integer().run(fake)
+    for stage in (fake, integer):
+        result = qpc.compare(gm, stage, DATA)
+        assert {"relu", "head (linear)"} <= {row.name for row in result.layers}
+        assert all(row.sqnr_db > 25 for row in result.layers)
+        assert all(row.cosine > 0.99 for row in result.layers)
+    assert qpc.compare(fake, integer, DATA).outputs[0].sqnr_db > 40
+
+
+def test_the_worst_layer_comes_first() -> None:
+    gm = qpc.trace(Net(), DATA[0])
+    errors = [row.sqnr_db for row in qpc.compare(gm, qpc.quantize(gm, DATA), DATA).layers]
+    assert errors == sorted(errors)
+
+
+def test_sums_run_over_all_batches() -> None:
+    gm = qpc.trace(Net(), DATA[0])
+    integer = qpc.quantize(gm, DATA)
+    split = qpc.compare(gm, integer, DATA).outputs[0]
+    whole = qpc.compare(gm, integer, torch.cat(DATA)).outputs[0]
+    assert split.sqnr_db == pytest.approx(whole.sqnr_db)
+    assert split.max_error == whole.max_error
+
+
+def test_the_table_lists_layers_and_outputs() -> None:
+    gm = qpc.trace(Net(), DATA[0])
+    lines = qpc.compare(gm, qpc.quantize(gm, DATA), DATA).table(most=1).splitlines()
+    assert len(lines) == 3
+    assert lines[0].split() == ["layer", "operator", "SQNR", "dB", "cosine", "max", "error"]
+    assert lines[2].startswith("output 0")
+
+
+def test_refuses_graphs_without_common_values_and_no_batches() -> None:
+    gm = qpc.trace(Net(), DATA[0])
+    other = qpc.trace(nn.Sigmoid(), DATA[0])
+    with pytest.raises(PassError, match="the two graphs have no value in common"):
+        qpc.compare(gm, other, DATA)
+    with pytest.raises(PassError, match="there are no batches to compare on"):
+        qpc.compare(gm, gm, [])

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import operator
+
+import pytest
+import torch
+from torch.fx import Graph, Node
+
+from qpc.ops import views
+from qpc.ops.registry import (
+    OpSpec,
+    Role,
+    is_shape_arithmetic,
+    op_name,
+    register,
+    registered,
+    spec_of,
+)
+from qpc.ops.views import aten, qpc_ops
+
+
+def call(target: object) -> Node:
+    graph = Graph()
+    return graph.call_function(target, (graph.placeholder("x"),))  # type: ignore[arg-type]
+
+
+def test_known_operators_have_a_name_a_role_and_a_view() -> None:
+    spec = spec_of(call(aten.conv2d.default))
+    assert spec == OpSpec(aten.conv2d.default, "conv2d", Role.COMPUTE, views.Conv2d)
+    assert spec in registered()
+
+
+def test_unknown_operators_have_no_spec_but_a_name() -> None:
+    node = call(aten.sort.default)
+    assert spec_of(node) is None
+    assert op_name(node) == "sort"
+
+
+def test_every_node_has_a_name() -> None:
+    graph = Graph()
+    assert op_name(graph.placeholder("x")) == "placeholder"
+    assert op_name(call(operator.getitem)) == "getitem"
+    assert op_name(call(qpc_ops.conv2d.default)) == "conv2d"
+    assert op_name(call(aten.permute.default)) == "permute"
+
+
+def test_size_arithmetic_is_recognized() -> None:
+    assert is_shape_arithmetic(call(operator.mul))
+    assert not is_shape_arithmetic(call(aten.mul.Tensor))
+    assert spec_of(call(operator.mul)) is None
+
+
+def test_an_operator_is_registered_once() -> None:
+    with pytest.raises(
+        ValueError, match=r"^operator aten\.relu\.default is registered already as 'relu'$"
+    ):
+        register(OpSpec(aten.relu.default, "relu", Role.CLAMP))
+
+
+def test_packages_may_register_operators() -> None:
+    spec = register(OpSpec(torch.ops.aten.erfc.default, "erfc", Role.POINTWISE))
+    assert spec_of(call(aten.erfc.default)) is spec
+    assert registered()[-1] is spec
+
+
+def test_every_view_of_a_spec_matches_its_operator() -> None:
+    for spec in registered():
+        assert spec.view is None or spec.target in spec.view.targets

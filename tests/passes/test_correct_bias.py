@@ -1,0 +1,101 @@
+"""Bias correction takes out the mean error that rounded weights make, layer by layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+import qpc
+from qpc.base import PassContext
+from qpc.errors import CalibrationError
+from qpc.facts import CORE_FORM, FAKE_QUANTIZED
+from qpc.meta import attribute
+from qpc.passes import Calibrate, CorrectBias, FakeQuantize, FoldBatchNorm, InsertObservers
+from qpc.pipeline import Pipeline
+from qpc.quant.config import LayerConfig, QuantConfig, WeightConfig
+
+COARSE = QuantConfig(default=LayerConfig(weight=WeightConfig(bits=3)))
+
+
+class TwoLayers(nn.Module):
+    def __init__(self, *, bias: bool = True) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3, bias=bias), nn.Linear(4, 3, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(torch.relu(self.first(x)).mean((2, 3)))
+        return y
+
+
+class TiedBias(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.bias = self.a.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.a(x))
+        return y
+
+
+def batches() -> list[Tensor]:
+    return [torch.rand(8, 2, 6, 6) + 0.5 for _ in range(4)]
+
+
+def fake_quantized(model: nn.Module, data: list[Tensor]) -> GraphModule:
+    passes = (FoldBatchNorm(), InsertObservers(COARSE), Calibrate(data), FakeQuantize())
+    return Pipeline(passes).run(qpc.trace(model, data[0]))
+
+
+def correct(
+    gm: GraphModule, data: list[Tensor], samples: int = 32
+) -> tuple[GraphModule, PassContext]:
+    ctx = PassContext()
+    pipeline = Pipeline((CorrectBias(data, samples),), frozenset({CORE_FORM, FAKE_QUANTIZED}))
+    return pipeline.run(gm, ctx), ctx
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_mean_output_error_shrinks(bias: bool) -> None:
+    model, data = TwoLayers(bias=bias), batches()
+    before = fake_quantized(model, data)
+    after, ctx = correct(before, data)
+    x = torch.cat(data)
+    with torch.no_grad():
+        expected = model(x).mean(0)
+        error_before = (before(x).mean(0) - expected).abs().max()
+        error_after = (after(x).mean(0) - expected).abs().max()
+    assert error_after < 0.3 * error_before
+    assert ctx.reports[0].summary == "2 biases corrected on 32 samples"
+
+
+def test_a_layer_without_bias_gets_one_under_the_usual_name() -> None:
+    data = batches()
+    after, _ = correct(fake_quantized(TwoLayers(bias=False), data), data)
+    assert attribute(after, "first.bias").shape == (4,)
+    assert attribute(after, "second.bias").shape == (3,)
+
+
+def test_samples_limits_how_many_are_used() -> None:
+    data = batches()
+    gm = fake_quantized(TwoLayers(), data)
+    few, ctx = correct(gm, data, samples=3)
+    many, _ = correct(gm, data, samples=32)
+    assert ctx.reports[0].summary == "2 biases corrected on 3 samples"
+    assert qpc.fingerprint(few) != qpc.fingerprint(many)
+
+
+def test_declines_a_shared_bias() -> None:
+    data = [torch.rand(8, 4)]
+    _, ctx = correct(fake_quantized(TiedBias(), data), data)
+    assert [remark.text for remark in ctx.declined] == ["'b.bias' is shared"] * 2
+
+
+def test_refuses_no_batches_and_no_samples() -> None:
+    gm = fake_quantized(TwoLayers(), batches())
+    with pytest.raises(CalibrationError, match="there are no batches to correct biases on"):
+        correct(gm, [])
+    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+        CorrectBias([], samples=0)
