@@ -24,6 +24,7 @@ from qpc.facts import CALIBRATED, OBSERVED, observer_state
 from qpc.meta import info
 from qpc.ops.views import qpc_ops
 
+
 @dataclass(frozen=True)
 class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBRATED}):
     """Feed `batches` to the observers.

@@ -6,17 +6,18 @@ Keeps:   the output, up to the error that is corrected
 Leaves:  layers in float; layers whose bias is shared
 Cost:    two forward passes on the samples, whose activations are held in memory
 
-Rounding the weights of a layer shifts the mean of its output channels, and the shifts add up from layer to
-layer. The pass walks through the graph once with the samples, in float and with rounded weights side by side,
-and corrects each layer before the next one is looked at. Activations are not rounded here, since the errors
-of clipping are not the weights' to mend.
-Nagel et al. 2019, arXiv:1906.04721, section 4.2, with means measured on samples as in its appendix D.
+Rounding the weights of a layer shifts the mean of its output channels, and the shifts add up from
+layer to layer. The pass walks through the graph once with the samples, in float and with rounded
+weights side by side, and corrects each layer before the next one is looked at. Activations are not
+rounded here, since the errors of clipping are not the weights' to mend. Nagel et al. 2019,
+arXiv:1906.04721, section 4.2, with means measured on samples as in its appendix D.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,8 +95,8 @@ class _SideBySide:
 
     def __init__(self, gm: GraphModule, inputs: Mapping[Node, Tensor]) -> None:
         self._gm = gm
-        self._real: dict[Node, object] = dict(inputs)
-        self._rounded: dict[Node, object] = dict(inputs)
+        self._real: dict[Node, Any] = dict(inputs)
+        self._rounded: dict[Node, Any] = dict(inputs)
         self._readers_left = {node: len(node.users) for node in gm.graph.nodes}
 
     def step(self, node: Node) -> None:
@@ -128,7 +129,7 @@ class _SideBySide:
         return mean.flatten()
 
 
-def _call(node: Node, values: Mapping[Node, object]) -> object:
+def _call(node: Node, values: Mapping[Node, Any]) -> object:
     assert callable(node.target)
     result: object = node.target(
         *map_arg(node.args, values.__getitem__), **map_arg(node.kwargs, values.__getitem__)

@@ -35,6 +35,7 @@ _LAYERS: tuple[type[views.Weighted], ...] = (
     views.Conv3d,
     views.ConvTranspose1d,
     views.ConvTranspose2d,
+    views.ConvTranspose3d,
     views.Linear,
 )
 

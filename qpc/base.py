@@ -67,9 +67,9 @@ class PassContext:
         """Record what was done to `node`."""
         self._changes.append(Remark(label(node), what))
 
-    def decline(self, node: Node, why: str) -> None:
+    def decline(self, node: Node | str, why: str) -> None:
         """Record that `node` was left alone, and why. Not an error."""
-        remark = Remark(label(node), why)
+        remark = Remark(label(node) if isinstance(node, Node) else node, why)
         if remark not in self._declines:
             self._declines.append(remark)
 

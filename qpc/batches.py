@@ -18,8 +18,9 @@ Batch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 def inputs_of(gm: GraphModule, batch: Batch, number: int) -> list[Tensor]:
     """The tensors of `batch` in the order of the graph's inputs.
 
-    For a graph of one input a sequence may go on after it, as (images, labels) do. number: of the batch, for
-    messages. Raises CalibrationError if a tensor is missing or has another shape or dtype than the input.
+    For a graph of one input a sequence may go on after it, as (images, labels) do. number: of the
+    batch, for messages. Raises CalibrationError if a tensor is missing or has another shape or
+    dtype than the input.
     """
     wanted = [n for n in gm.graph.nodes if n.op == "placeholder"]
     names = [n.name for n in wanted]

@@ -19,7 +19,7 @@ from torch.export.graph_signature import InputKind, TensorArgument
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from qpc.errors import TraceError
+from qpc.errors import PassError, TraceError
 from qpc.functionalize import fold_constants, replace_in_place
 from qpc.meta import update_info
 from qpc.normalize import normalize
@@ -46,8 +46,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, check: bool = True
     args, kwargs = _validated(model, example_inputs)
     with _inference_mode(model):
         expected = _run_example(model, args, kwargs)
-        program = _export(model, args, kwargs)
-        gm = _core_form(program, model)
+        gm = _any_batch(model, args, kwargs) or _one_batch(model, args, kwargs)
         if check:
             _check_same(gm, args, kwargs, expected, model)
     return gm
@@ -170,26 +169,37 @@ def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
 # --- export ---------------------------------------------------------------------------------------
 
 
-def _export(
+def _any_batch(
     model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
-) -> ExportedProgram:
-    """Export with a dynamic batch; with a fixed one if the model does not allow it."""
+) -> GraphModule | None:
+    """The graph for any batch size, or None if the model does not allow it."""
     tensors = [*args, *kwargs.values()]
     sizes = [t.shape[0] if t.dim() else None for t in tensors]
     batch = next((s for s in sizes if s is not None), None)
-    if batch is not None:
-        wide = [_at_least_two(t) if s == batch else t for t, s in zip(tensors, sizes, strict=True)]
-        dynamic = ShapesCollection()
-        for tensor, size in zip(wide, sizes, strict=True):
-            if size == batch:
-                dynamic[tensor] = {0: Dim.DYNAMIC}
-        named = dict(zip(kwargs, wide, strict=True)) if kwargs else {}
-        try:
-            return _export_once(model, () if kwargs else tuple(wide), named, dynamic)
-        except Exception:  # any failure: the fixed-batch export below decides
-            pass
+    if batch is None:
+        return None
+    wide = [_at_least_two(t) if s == batch else t for t, s in zip(tensors, sizes, strict=True)]
+    dynamic = ShapesCollection()
+    for tensor, size in zip(wide, sizes, strict=True):
+        if size == batch:
+            dynamic[tensor] = {0: Dim.DYNAMIC}
+    named = dict(zip(kwargs, wide, strict=True)) if kwargs else {}
     try:
-        return _export_once(model, args, kwargs, None)
+        program = _export_once(model, () if kwargs else tuple(wide), named, dynamic)
+    except Exception:  # whatever it is: export with the given batch decides
+        return None
+    try:
+        return _core_form(program, model)
+    except PassError:  # sizes that do not grow linearly with the batch
+        return None
+
+
+def _one_batch(
+    model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+) -> GraphModule:
+    """The graph for the batch size of the example inputs."""
+    try:
+        return _core_form(_export_once(model, args, kwargs, None), model)
     except Exception as e:
         error = TraceError(
             f"cannot capture {type(model).__name__}: {_first_line(e)}",
@@ -386,7 +396,7 @@ def _check_same(
     ]
     for ours, theirs in pairs:
         same_shape = ours.shape == theirs.shape
-        a, b = ours.double(), theirs.double()
+        a, b = ours.detach().double(), theirs.detach().double()
         limit = _TOLERANCE * max(float(b.abs().nan_to_num().max()), 1e-6)
         close = same_shape and torch.allclose(a, b, rtol=0.0, atol=limit, equal_nan=True)
         if not close:

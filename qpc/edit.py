@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from qpc.meta import attribute, inherit, label, update_info
+from qpc.meta import attribute, inherit, update_info
 from qpc.shapes import infer_node
 
 
@@ -121,7 +121,7 @@ def _observer_prefixes(gm: GraphModule) -> tuple[str, ...]:
 
 
 def reads(gm: GraphModule, attr: Node) -> int:
-    """How many arguments read the tensor of a `get_attr` node, through any node and under any name."""
+    """How many arguments read the tensor of a `get_attr` node, under any of its names."""
     tensor = attribute(gm, str(attr.target))
     return sum(
         len(n.users)

@@ -166,23 +166,21 @@ def replace_in_place(gm: GraphModule) -> Node | None:
 
 
 def _read_elsewhere_later(written: Node, at: Node) -> bool:
-    """Whether memory of `written` is read after `at` under a name other than `written` or `at`."""
-    names = _aliases(written)
-    return any(
-        at < user and user is not at
-        for name in names - {written, at}
-        for user in name.users
-        if not (user.op == "output" and name is written)
-    )
+    """Whether memory of `written` is read after `at`, but as neither `written` nor what `at` made.
+
+    `at` will make a value of its own, so that names derived from it name the new value.
+    """
+    names = _aliases(written, without=at) - {written}
+    return any(at < user for name in names for user in name.users)
 
 
-def _aliases(node: Node) -> set[Node]:
+def _aliases(node: Node, *, without: Node) -> set[Node]:
     found, pending = {node}, [node]
     while pending:
         current = pending.pop()
         near = [u for u in current.users if current in aliased_inputs(u)] + aliased_inputs(current)
         for other in near:
-            if other not in found:
+            if other not in found and other is not without:
                 found.add(other)
                 pending.append(other)
     return found

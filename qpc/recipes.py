@@ -23,7 +23,6 @@ from qpc.passes import (
 from qpc.pipeline import Pipeline
 from qpc.quant.config import QuantConfig
 
-
 _SAMPLES = CorrectBias([]).samples
 
 
@@ -38,8 +37,8 @@ def post_training_quantization(
 ) -> Pipeline:
     """From a traced model to a fake-quantized one.
 
-    `prepare`, calibrate on `batches`, fix the grids, correct biases on the first of the batches. The batches are
-    read once, so a generator will do; the pipeline then runs once.
+    `prepare`, calibrate on `batches`, fix the grids, correct biases on the first of the batches.
+    The batches are read once, so a generator will do; the pipeline then runs once.
     """
     kept: list[Batch] = []
     passes = (Calibrate(_Keeping(batches, kept)), FakeQuantize(), CorrectBias(kept))

@@ -312,9 +312,7 @@ class _RandomNetwork:
             return None
         stride = (self.choose.choice((1, 2)), self.choose.choice((1, 2)))
         padding = (self.choose.randint(0, kernel[0] // 2), self.choose.randint(0, kernel[1] // 2))
-        return self.g.max_pool2d(
-            q, kernel, stride, padding, ceil_mode=self.choose.random() < 0.3
-        )
+        return self.g.max_pool2d(q, kernel, stride, padding, ceil_mode=self.choose.random() < 0.3)
 
     def _avg_pool(self, q: Node) -> Node | None:
         kernel = (self.choose.choice((2, 3)), self.choose.choice((2, 3)))

@@ -42,7 +42,10 @@ def test_several_inputs_come_in_order_or_by_name() -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (torch.zeros(2, 4), r"batch 7 has shape \(2, 4\) for 'left'; the graph takes \(N, 3\), where"),
+        (
+            torch.zeros(2, 4),
+            r"batch 7 has shape \(2, 4\) for 'left'; the graph takes \(N, 3\), where",
+        ),
         ([X, torch.zeros(3)], r"batch 7 has shape \(3,\) for 'right'"),
         ([X], r"batch 7 has 1 tensors; the graph takes 2 inputs \['left', 'right'\]"),
         ({"left": X}, "batch 7 has no 'right'"),

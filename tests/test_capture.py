@@ -168,6 +168,12 @@ def test_a_batch_of_one_that_the_model_fixes_stays_fixed() -> None:
     assert gm(torch.randn(1, 3, 4)).shape == (1, 12)
 
 
+def test_sizes_that_do_not_grow_with_the_batch_fix_it() -> None:
+    gm = trace(Call(lambda x: x.narrow(0, 0, x.shape[0] // 2)), torch.randn(4, 3))
+    assert not batch_is_dynamic(gm)
+    assert gm(torch.randn(4, 3)).shape == (2, 3)
+
+
 def test_several_inputs_share_the_batch() -> None:
     gm = trace(Call(lambda a, b: a + b), (torch.randn(2, 3), torch.randn(2, 3)))
     assert format_graph(gm).count("f32[N, 3] = input") == 2

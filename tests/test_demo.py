@@ -69,8 +69,15 @@ def measure_tiny_model() -> ModelResult:
     return result
 
 
+@pytest.fixture(autouse=True)
+def _tvm_where_it_is_needed(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("tvm"):
+        pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+
+
 @pytest.fixture(scope="module")
 def result() -> DemoResult:
+    pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
     return run_demo(quick=True)
 
 
@@ -141,7 +148,9 @@ def test_values_differ_when_their_bits_do() -> None:
 
 def test_the_number_of_differing_values_is_in_the_error() -> None:
     require_no_difference(0, 25000)
-    with pytest.raises(BackendError, match="differs .* in 1,500 of 25,000 output values") as caught:
+    with pytest.raises(
+        BackendError, match=r"differs .* in 1,500 of 25,000 output values"
+    ) as caught:
         require_no_difference(1500, 25000)
     assert caught.value.fix == "report it, with the output of `qpc doctor`"
 

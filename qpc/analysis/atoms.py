@@ -1,7 +1,7 @@
-"""Atoms: the smallest pieces of a model that channel pruning can remove, and which of them go together.
+"""Atoms: the smallest pieces that channel pruning can remove, and which of them go together.
 
-An atom is one channel of one parameter axis, a number from 0. `NONE` labels what is never removed. Atoms that
-must go together are united; atoms that must stay are pinned, with the reason.
+An atom is one channel of one parameter axis, a number from 0. `NONE` labels what is never removed.
+Atoms that must go together are united; atoms that must stay are pinned, with the reason.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Atoms:
             self._parent = above
 
 
-# --- label tensors: axes along which nothing changes are kept expanded (stride 0) -----------------------
+# --- label tensors: axes along which nothing changes are kept expanded (stride 0) -----------------
 
 
 def collapse(labels: Labels) -> tuple[Labels, torch.Size]:
@@ -126,8 +126,9 @@ def varying_axes(labels: Labels) -> list[int]:
 
 def along(labels: Labels, axis: int) -> Labels:
     """The labels along one axis, at index 0 of the others: int64[size]."""
+    kept = axis % labels.dim()
     for other in reversed(range(labels.dim())):
-        if other != axis % labels.dim():
+        if other != kept:
             labels = labels.select(other, 0)
     return labels
 

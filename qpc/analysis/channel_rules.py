@@ -1,7 +1,7 @@
 """What operators do to channel labels.
 
-A rule gets the flow and a call and returns the labels of the call's value. Operators without a rule pin the
-channels of their inputs, with the reason.
+A rule gets the flow and a call and returns the labels of the call's value. Operators without a rule
+pin the channels of their inputs, with the reason.
 """
 
 from __future__ import annotations
@@ -36,30 +36,32 @@ def pin_inputs(flow: Flow, node: Node, why: str | None = None) -> Labels:
     reason = why or f"{describe_node(node)} is not understood"
     touched = False
     for source in node.all_input_nodes:
-        if flow.is_tensor(source):
+        if source.op == "get_attr":
+            flow.pin_parameter(source, reason)
+        elif flow.is_tensor(source):
             labels = flow.of(source)
-            touched |= bool((collapse(labels)[0] != NONE).any()) and source.op != "get_attr"
+            touched |= bool((collapse(labels)[0] != NONE).any())
             flow.atoms.pin(labels, reason)
     if touched:
         flow.declined[node] = reason
     return nothing(flow.shape(node))
 
 
-# --- layers ------------------------------------------------------------------------------------------
+# --- layers ---------------------------------------------------------------------------------------
 
 
 def _layer(flow: Flow, node: Node) -> Labels:
-    """Convolutions and linear layers consume channels on one weight axis and produce on the other."""
+    """A layer consumes channels on one weight axis and produces on the other."""
     view = next(v for kind in _WEIGHTED if (v := kind.of(node)))
     axis = -1 if isinstance(view, views.Linear) else 1
     if view.weight.op != "get_attr":
         return pin_inputs(flow, node, f"{describe_node(node)} computes its weight")
     source = flow.of(view.input)
-    rank = len(flow.shape(node))
-    if [a for a in varying_axes(source) if a != axis % rank] or len(flow.shape(view.input)) != rank:
-        return pin_inputs(flow, node, f"channels of {describe_node(node)} are on several axes")
     groups = int(arguments(node).get("groups", 1))
     incoming = along(source, axis)
+    if [a for a in varying_axes(source) if a != axis % source.dim()]:
+        flow.atoms.pin(source, f"channels that enter {describe_node(node)} are on several axes")
+        incoming = nothing(incoming.shape)
     produced = flow.produce(view.weight, view.output_axis)
     if groups > 1:
         outgoing = _grouped(flow, view, incoming, groups)
@@ -70,12 +72,14 @@ def _layer(flow: Flow, node: Node) -> Labels:
         if view.bias.op == "get_attr":
             flow.consume(view.bias, 0, outgoing, _shared(view.bias))
         else:
-            flow.atoms.unite(outgoing, flow.of(view.bias), f"{describe_node(node)} computes its bias")
+            flow.atoms.unite(
+                outgoing, flow.of(view.bias), f"{describe_node(node)} computes its bias"
+            )
     return spread(outgoing, axis, flow.shape(node))
 
 
 def _grouped(flow: Flow, view: views.Weighted, incoming: Labels, groups: int) -> Labels:
-    """Keep the groups equal: either whole groups go (depthwise), or the same channel of every group."""
+    """Keep the groups equal: whole groups go, or the same channel of every group."""
     why = f"{describe_node(view.node)} has {groups} groups"
     if view.output_axis == 0:
         outgoing = flow.produce(view.weight, 0)
@@ -163,7 +167,7 @@ def _embedding(flow: Flow, node: Node) -> Labels:
     return spread(flow.produce(weight, 1), -1, flow.shape(node))
 
 
-# --- values of equal shape ---------------------------------------------------------------------------
+# --- values of equal shape ------------------------------------------------------------------------
 
 
 def _elementwise(flow: Flow, node: Node) -> Labels:
@@ -179,7 +183,9 @@ def _elementwise(flow: Flow, node: Node) -> Labels:
         if result is None:
             result = labels
         else:
-            flow.atoms.unite(result, labels, f"{describe_node(node)} meets a tensor whose size is fixed")
+            flow.atoms.unite(
+                result, labels, f"{describe_node(node)} meets a tensor whose size is fixed"
+            )
     return nothing(shape) if result is None else flow.atoms.find(result)
 
 
@@ -198,14 +204,14 @@ def _broadcast(flow: Flow, node: Node, labels: Labels, shape: torch.Size) -> Lab
     return padded.expand(shape)
 
 
-# --- data movement: the operator itself, run on labels ------------------------------------------------
+# --- data movement: the operator itself, run on labels --------------------------------------------
 
 
 def _move(flow: Flow, node: Node) -> Labels:
     """Run the operator on the labels; then see whether channels are still slices along one axis."""
     values = {n: flow.of(n) for n in node.all_input_nodes if flow.is_tensor(n)}
     sizes = {n: flow._types[n] for n in node.all_input_nodes if not flow.is_tensor(n)}
-    given = {**values, **sizes}
+    given: dict[Node, Any] = {**values, **sizes}
     args = map_arg(node.args, lambda n: given[n])
     kwargs = map_arg(node.kwargs, lambda n: given[n])
     moved = node.target(*args, **kwargs)  # type: ignore[operator]
@@ -273,6 +279,16 @@ def _pad(flow: Flow, node: Node) -> Labels:
     return nothing(flow.shape(node))
 
 
+def _slice_scatter(flow: Flow, node: Node) -> Labels:
+    """A slice replaced by other values: both have the same channels there."""
+    given = arguments(node)
+    labels, source = flow.of(given["self"]), flow.of(given["src"])
+    bounds = (given["dim"], given["start"], given["end"], given["step"])
+    replaced = aten.slice.Tensor(labels, *bounds)
+    flow.atoms.unite(replaced, source, f"{describe_node(node)} meets a tensor whose size is fixed")
+    return flow.atoms.find(labels)
+
+
 def _select_fixed(flow: Flow, node: Node) -> Labels:
     """Flip, roll, index: channels may be moved as a whole, not along their own axis."""
     source = node.all_input_nodes[0]
@@ -291,7 +307,9 @@ def _index(flow: Flow, node: Node) -> Labels:
     labels = flow.of(source)
     indexed = [a for a, i in enumerate(indices) if i is not None]
     constant = all(i is None or i.op == "get_attr" for i in indices)
-    if source.op == "get_attr":  # a table, such as relative position biases: rows stay, channels may go
+    if (
+        source.op == "get_attr"
+    ):  # a table, such as relative position biases: rows stay, channels may go
         labels = _rows_together(flow, source, indexed)
     if not constant or set(indexed) & set(varying_axes(labels)):
         return pin_inputs(flow, node, f"{describe_node(node)} picks channels by index")
@@ -317,7 +335,7 @@ def _constant(flow: Flow, node: Node) -> torch.Tensor:
     return attribute(flow.gm, str(node.target))
 
 
-# --- reductions, windows and contractions -------------------------------------------------------------
+# --- reductions, windows and contractions ---------------------------------------------------------
 
 
 def _reduce(flow: Flow, node: Node) -> Labels:
@@ -351,7 +369,9 @@ def _softmax(flow: Flow, node: Node) -> Labels:
 
 def _matmul(flow: Flow, node: Node) -> Labels:
     a, b = node.all_input_nodes[0], node.all_input_nodes[-1]
-    batch = "".join(chr(ord("A") + i) for i in range(max(len(flow.shape(a)), len(flow.shape(b))) - 2))
+    batch = "".join(
+        chr(ord("A") + i) for i in range(max(len(flow.shape(a)), len(flow.shape(b))) - 2)
+    )
     if min(len(flow.shape(a)), len(flow.shape(b))) < 2:
         return pin_inputs(flow, node)
     left = batch[len(batch) - (len(flow.shape(a)) - 2) :] + "ik"
@@ -387,7 +407,7 @@ def _contract(
     out: str,
     shape: tuple[int, ...] | None = None,
 ) -> Labels:
-    """A sum of products in Einstein's notation. Channels along a summed letter go together on both sides."""
+    """A sum of products in Einstein's notation; channels along a summed letter are tied."""
     shape = flow.shape(node) if shape is None else shape
     lines: list[tuple[str, Labels]] = []
     for operand, letters in operands:
@@ -416,7 +436,7 @@ def _contract(
     return spread(flow.atoms.find(line), out.index(letter), shape)
 
 
-# --- the table ---------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 _WEIGHTED: tuple[type[views.Weighted], ...] = (
     views.Conv1d,
@@ -450,17 +470,19 @@ def _table() -> dict[object, Rule]:
         (_embedding, "embedding"),
         (
             _elementwise,
-            "add.Tensor sub.Tensor mul.Tensor div.Tensor maximum minimum pow.Tensor_Scalar relu clamp "
-            "sigmoid tanh silu hardswish hardsigmoid gelu leaky_relu elu softplus mish exp log sqrt rsqrt "
-            "abs neg celu selu dropout prelu where.self erf sin cos reciprocal square log_sigmoid "
-            "masked_fill.Scalar eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar to.dtype "
-            "logical_not hardtanh threshold log1p expm1",
+            "add.Tensor sub.Tensor mul.Tensor div.Tensor maximum minimum pow.Tensor_Scalar relu "
+            "clamp sigmoid tanh silu hardswish hardsigmoid gelu leaky_relu elu softplus mish exp "
+            "log sqrt rsqrt abs neg celu selu dropout prelu where.self erf sin cos reciprocal "
+            "square log_sigmoid masked_fill.Scalar eq.Scalar ne.Scalar gt.Scalar lt.Scalar "
+            "ge.Scalar le.Scalar to.dtype logical_not zero fill.Tensor fill.Scalar zeros_like "
+            "full_like hardtanh threshold log1p expm1",
         ),
         (_move, "permute slice.Tensor select.int pixel_shuffle pixel_unshuffle channel_shuffle"),
         (_reshape, "reshape"),
         (_cat, "cat"),
         (_expand, "expand"),
         (_pad, "constant_pad_nd"),
+        (_slice_scatter, "slice_scatter"),
         (_select_fixed, "roll flip"),
         (_index, "index.Tensor"),
         (
@@ -470,8 +492,9 @@ def _table() -> dict[object, Rule]:
         ),
         (
             _window,
-            "max_pool2d avg_pool2d adaptive_avg_pool2d upsample_nearest2d.vec upsample_bilinear2d.vec "
-            "avg_pool1d max_pool1d avg_pool3d max_pool3d adaptive_avg_pool1d "
+            "max_pool2d avg_pool2d adaptive_avg_pool2d upsample_nearest2d.vec "
+            "upsample_bilinear2d.vec avg_pool1d max_pool1d avg_pool3d max_pool3d "
+            "adaptive_avg_pool1d "
             "reflection_pad2d replication_pad2d upsample_nearest2d upsample_bilinear2d",
         ),
         (_softmax, "softmax.int log_softmax.int _softmax _log_softmax"),

@@ -1,13 +1,15 @@
 """Which channels of which parameters must be pruned together: dependency analysis by labels.
 
-Every channel of every parameter axis is an atom. Tensors of atom labels flow through the graph by running the
-data-movement operators themselves on them, so concat, split, reshape, permute, roll and channel shuffle need
-no rule of their own. Operators that tie channels (add, depthwise convolution, norms) unite atoms; operators
-that are not understood pin theirs. Sets of united atoms are *units*, which are pruned whole.
+Every channel of every parameter axis is an atom. Tensors of atom labels flow through the graph by
+running the data-movement operators themselves on them, so concat, split, reshape, permute, roll and
+channel shuffle need no rule of their own. Operators that tie channels (add, depthwise convolution,
+norms) unite atoms; operators that are not understood pin theirs. Sets of united atoms are *units*,
+which are pruned whole.
 
-Where a reshape splits channels over several axes, as attention splits them into heads, only whole slices along
-one of these axes can go: by default the inner one (the same channel of every head), or the outer one
-(whole heads), see `heads`.
+Where a reshape splits channels over several axes, as attention splits them into heads, only whole
+slices along
+one of these axes can go: by default the inner one (the same channel of every head), or the outer
+one (whole heads), see `heads`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from qpc.shapes import TensorType, concrete_shapes
 class ParameterAxis:
     """The atoms along one axis of a parameter or buffer.
 
-    name: the tensor's name; axis: the axis; labels: int64[size of the axis], NONE where nothing can go.
+    name: the tensor's name; axis: the axis; labels: int64[size of the axis], NONE where nothing can
+    go.
     produces: whether the atoms are output channels of the operator that owns the parameter.
     """
 
@@ -114,8 +117,9 @@ class ChannelAnalysis:
 def analyze_channels(gm: GraphModule, *, heads: str | tuple[str, ...] = ()) -> ChannelAnalysis:
     """Find what can be pruned, and what must be pruned together, in a core-form graph.
 
-    heads: shell patterns of module paths in which channels split over two axes (attention heads) are to be pruned
-    as whole heads. Cost: one run of the graph's data movement on labels; linear in the graph.
+    heads: shell patterns of module paths in which channels split over two axes (attention heads)
+    are to be pruned as whole heads. Cost: one run of the graph's data movement on labels; linear in
+    the graph.
     """
     from qpc.analysis.channel_rules import RULES, pin_inputs
 
@@ -147,6 +151,7 @@ class Flow:
     free: dict[str, Labels] = field(default_factory=dict)
     origins: list[tuple[int, int]] = field(default_factory=list)
     declined: dict[Node, str] = field(default_factory=dict)
+    pinned_parameters: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._types = concrete_shapes(self.gm, 1)
@@ -178,7 +183,7 @@ class Flow:
         return self.atoms.new(count)
 
     def produce(self, weight: Node, axis: int) -> Labels:
-        """The output channels of a layer: fresh atoms on a weight axis, the same for every use of it."""
+        """The output channels of a layer: atoms on a weight axis, the same for every use."""
         name = self.name(weight)
         if (name, axis) not in self.axes:
             size = self.shape(weight)[axis]
@@ -193,6 +198,19 @@ class Flow:
             self.axes[name, axis] = ParameterAxis(name, axis, labels, produces=False)
         else:
             self.atoms.unite(known.labels, labels, why)
+
+    def pin_parameter(self, parameter: Node, why: str) -> None:
+        """Pin whatever channels a parameter turns out to have."""
+        self.pinned_parameters.append((self.name(parameter), why))
+
+    def settle(self) -> None:
+        """Apply the pins of parameters, once all their channels are known."""
+        for pinned, why in self.pinned_parameters:
+            for (name, _), axis in self.axes.items():
+                if name == pinned:
+                    self.atoms.pin(axis.labels, why)
+            if pinned in self.free:
+                self.atoms.pin(self.free[pinned], why)
 
     def prunes_heads(self, node: Node) -> bool:
         """Whether split channels at `node` are to go as whole heads."""
@@ -225,6 +243,7 @@ def _canonical_names(gm: GraphModule) -> dict[str, str]:
 
 
 def _summary(flow: Flow) -> ChannelAnalysis:
+    flow.settle()
     axes = [
         ParameterAxis(a.name, a.axis, flow.atoms.find(a.labels), a.produces)
         for a in flow.axes.values()
@@ -255,7 +274,11 @@ def _summary(flow: Flow) -> ChannelAnalysis:
 def _axes_of_free(name: str, labels: Labels) -> Iterator[ParameterAxis]:
     """The one axis of a free parameter along which its labels change, after all ties are known."""
     settled = compact(labels)
-    changing = [i for i, (s, n) in enumerate(zip(settled.stride(), settled.shape, strict=True)) if n > 1 and s]
+    changing = [
+        i
+        for i, (s, n) in enumerate(zip(settled.stride(), settled.shape, strict=True))
+        if n > 1 and s
+    ]
     if len(changing) == 1:
         yield ParameterAxis(name, changing[0], along(settled, changing[0]), produces=False)
 
@@ -298,7 +321,9 @@ def _groups(
     members: dict[int, list[ChannelSlice]] = {}
     for piece, number in component.items():
         members.setdefault(number, []).append(piece)
-    for index, number in enumerate(sorted(members, key=lambda n: min(order[p] for p in members[n]))):
+    for index, number in enumerate(
+        sorted(members, key=lambda n: min(order[p] for p in members[n]))
+    ):
         slices = sorted(members[number], key=order.__getitem__)
         yield Group(index, tuple(slices), tuple(units.get(number, [])))
 
@@ -307,7 +332,8 @@ def _describe(group: Group) -> str:
     reasons = sorted({unit.pinned for unit in group.units if unit.pinned})
     pinned = f", pinned: {'; '.join(reasons)}" if reasons else ""
     slices = ", ".join(map(str, group.slices))
-    return f"group {group.index}: {len(group.prunable)} of {len(group.units)} units prunable{pinned}; {slices}"
+    count = f"{len(group.prunable)} of {len(group.units)} units prunable"
+    return f"group {group.index}: {count}{pinned}; {slices}"
 
 
 def describe_node(node: Node) -> str:

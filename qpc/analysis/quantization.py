@@ -11,7 +11,6 @@ grid of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -60,9 +59,10 @@ def plan_quantization(gm: GraphModule, config: QuantConfig) -> QuantizationPlan:
     _drop_unfed(candidates, reasons, configs)
     _drop_without_layer(candidates, reasons)
     carrier, owner = _share_grids(gm, candidates)
+    activations = _float_activations(gm)
     return QuantizationPlan(
         integer=frozenset(candidates),
-        declined={n: why for n, why in reasons.items() if _worth_reporting(n)},
+        declined={n: why for n, why in reasons.items() if n in activations},
         carrier=carrier,
         configs={n: c for n in candidates if (c := configs.of(n)) is not None},
         grid_configs={c: configs.of(o) or config.default for c, o in owner.items()},
@@ -114,15 +114,13 @@ def _why_float(node: Node, configs: _Configs) -> str | None:
     if info(node).dtype is not torch.float32:
         return f"{op_name(node)} works on {info(node).dtype}"
     tensors = [n for n in node.all_input_nodes if n.op != "get_attr"]
+    if any(info(n).dtype is None for n in tensors):
+        return "its sizes are computed"
     if any(info(n).dtype is not torch.float32 for n in tensors):
         return "an input is not float32"
-    if why := _REFUSALS.get(role, _accept)(node):
+    if why := _REFUSALS[role](node):
         return why
     return None if configs.of(node) is not None else "kept in float by the configuration"
-
-
-def _accept(node: Node) -> str | None:
-    return None
 
 
 def _refuse_compute(node: Node) -> str | None:
@@ -143,8 +141,6 @@ def _refuse_compute(node: Node) -> str | None:
 def _refuse_combine(node: Node) -> str | None:
     if any(n.op == "get_attr" for n in node.all_input_nodes):
         return "an operand is a parameter"
-    if not views.Cat.matches(node) and len(node.all_input_nodes) < 1:
-        return "it has no tensor operand"
     return None
 
 
@@ -177,11 +173,9 @@ def _refuse_clamp(node: Node) -> str | None:
 def _refuse_move(node: Node) -> str | None:
     if (pad := views.Pad.of(node)) and pad.value != 0:
         return f"it pads with {pad.value}, not with 0"
-    if len(node.all_input_nodes) != 1:
-        return "its sizes are computed"
     if (drop := views.Dropout.of(node)) and drop.train:
         return "dropout is in training mode"
-    if node.args[0] is not node.all_input_nodes[0] or node.all_input_nodes[0].op == "get_attr":
+    if any(n.op == "get_attr" for n in node.all_input_nodes):
         return "it moves a parameter"
     return None
 
@@ -359,10 +353,10 @@ def _source_layer(value: Node) -> Node:
     return value
 
 
-def _worth_reporting(node: Node) -> bool:
-    """Operators on activations; not arithmetic on sizes and parameters alone."""
-    return info(node).dtype is torch.float32 and bool(_depends_on_input(node.all_input_nodes))
-
-
-def _depends_on_input(nodes: Iterable[Node]) -> bool:
-    return any(n.op != "get_attr" for n in nodes)
+def _float_activations(gm: GraphModule) -> set[Node]:
+    """Values worth reporting on: not sizes, nor what is computed from parameters alone."""
+    dependent: set[Node] = set()
+    for node in gm.graph.nodes:
+        if node.op == "placeholder" or any(n in dependent for n in node.all_input_nodes):
+            dependent.add(node)
+    return {n for n in dependent if (dtype := info(n).dtype) and dtype.is_floating_point}

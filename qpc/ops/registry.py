@@ -97,6 +97,7 @@ def _register_core() -> None:
         (views.Conv3d, "conv3d", Role.COMPUTE),
         (views.ConvTranspose1d, "conv_transpose1d", Role.COMPUTE),
         (views.ConvTranspose2d, "conv_transpose2d", Role.COMPUTE),
+        (views.ConvTranspose3d, "conv_transpose3d", Role.COMPUTE),
         (views.Linear, "linear", Role.COMPUTE),
         (views.Add, "add", Role.COMBINE),
         (views.Mul, "mul", Role.COMBINE),

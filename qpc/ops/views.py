@@ -173,6 +173,13 @@ class ConvTranspose1d(Weighted, of=aten.conv_transpose1d.default):
     output_axis = 1
 
 
+class ConvTranspose3d(Weighted, of=aten.conv_transpose3d.input):
+    """weight[in, out/groups, kd, kh, kw]."""
+
+    groups = Arg[int]()
+    output_axis = 1
+
+
 class Linear(Weighted, of=aten.linear.default):
     """weight[out, in]; the input's last axis is `in`."""
 

@@ -1,0 +1,100 @@
+"""Masks: which channels are to go, as plain data that travels with the graph.
+
+A channel mask is a bool buffer, True where a channel is to be removed, for one axis of one
+parameter. Masks are created on the axes that produce channels, propagated to everything that shares
+these channels, and consumed by removal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from qpc.analysis.atoms import NONE, along, varying_axes
+from qpc.analysis.channels import ChannelAnalysis
+from qpc.facts import Fact
+from qpc.meta import attribute
+
+_HOLDER = "masks"
+_AXIS = "axis_"
+
+
+def set_mask(gm: GraphModule, name: str, axis: int, remove: Tensor) -> None:
+    """Mark channels of one axis of the parameter `name`: bool[size of the axis], True means remove.
+
+    Raises ValueError if the mask does not fit the axis.
+    """
+    size = attribute(gm, name).shape[axis]
+    if remove.dtype != torch.bool or remove.shape != (size,):
+        raise ValueError(
+            f"the mask of {name!r} along axis {axis} must be bool[{size}], "
+            f"got {remove.dtype} of shape {tuple(remove.shape)}"
+        )
+    owner: nn.Module = gm
+    for part in (_HOLDER, *name.split(".")):
+        if part not in owner._modules:
+            owner.add_module(part, nn.Module())
+        owner = owner.get_submodule(part)
+    owner.register_buffer(f"{_AXIS}{axis}", remove.detach().clone())
+
+
+def masks(gm: GraphModule) -> Iterator[tuple[str, int, Tensor]]:
+    """All channel masks of a graph: parameter name, axis, mask."""
+    for full, buffer in list(gm.named_buffers()):
+        if full.startswith(f"{_HOLDER}."):
+            name, _, leaf = full.removeprefix(f"{_HOLDER}.").rpartition(".")
+            yield name, int(leaf.removeprefix(_AXIS)), buffer
+
+
+def clear_masks(gm: GraphModule) -> None:
+    """Forget all channel masks."""
+    if _HOLDER in gm._modules:
+        delattr(gm, _HOLDER)
+
+
+def masked_atoms(gm: GraphModule, analysis: ChannelAnalysis) -> frozenset[int]:
+    """The units that have a masked channel anywhere."""
+    marked = {(name, axis): mask for name, axis, mask in masks(gm)}
+    found: set[int] = set()
+    for axis in analysis.axes:
+        mask = marked.get((axis.name, axis.axis))
+        if mask is not None:
+            found.update(torch.unique(axis.labels[mask]).tolist())
+    return frozenset(found - {NONE})
+
+
+def mask_units(gm: GraphModule, analysis: ChannelAnalysis, units: Iterable[int]) -> None:
+    """Replace all masks by those of whole units, on every axis that shares them."""
+    clear_masks(gm)
+    chosen = torch.tensor(sorted(units), dtype=torch.int64)
+    for axis in analysis.axes:
+        remove = torch.isin(axis.labels, chosen)
+        if bool(remove.any()):
+            set_mask(gm, axis.name, axis.axis, remove)
+
+
+def spared_units(analysis: ChannelAnalysis, units: Iterable[int]) -> list[int]:
+    """Units to take out of `units` so that no tensor loses all its channels: the first of each."""
+    chosen, spared = set(units), []
+    lines = [axis.labels for axis in analysis.axes]
+    for labels in analysis.values.values():
+        lines += [along(labels, axis) for axis in varying_axes(labels)]
+    for line in lines:
+        if bool(torch.isin(line, torch.tensor(sorted(chosen), dtype=torch.int64)).all()):
+            first = int(line.min())
+            chosen.discard(first)
+            spared.append(first)
+    return spared
+
+
+def _has_masks(gm: GraphModule) -> str | None:
+    return None if any(True for _ in masks(gm)) else "there is no channel mask"
+
+
+MASKED = Fact("masked", _has_masks)
+"""Some channels are marked for removal."""
+MASKS_PROPAGATED = Fact("masks-propagated", _has_masks)
+"""Masks agree on all axes that share channels, mark nothing that must stay, and empty nothing."""

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from qpc.base import PassContext
+from qpc.errors import OverflowProofError, PassError
+from qpc.facts import CALIBRATED, FAKE_QUANTIZED, OBSERVED
+from qpc.meta import info
+from qpc.ops.views import aten, qpc_ops
+from qpc.passes import Calibrate, FakeQuantize
+from qpc.pipeline import Pipeline
+from qpc.quant.config import QuantConfig
+from qpc.quant.fixedpoint import weight_scales
+from qpc.quant.grid import QParams
+from qpc.testing import check_pass, randomized
+from tests.quantizing import Parts, fake_quantized, min_max, observed
+from tests.small_models import nodes_of, only
+
+IMAGE = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+FACTS = frozenset({OBSERVED, CALIBRATED})
+
+
+def calibrated(
+    model: nn.Module, x: Tensor = IMAGE, config: QuantConfig | None = None
+) -> GraphModule:
+    return Pipeline((Calibrate([x]),), frozenset({OBSERVED})).run(observed(model, x, config=config))
+
+
+def grids(gm: GraphModule) -> dict[str, QParams]:
+    return {n.name: grid for n in gm.graph.nodes if (grid := info(n).qparams) is not None}
+
+
+def test_replaces_observers_and_rounds_weights() -> None:
+    conv = nn.Conv2d(3, 2, 1, bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([[127, 1, 0], [-127, 2, 0]])[:, :, None, None])
+    x = torch.zeros(1, 3, 1, 2)
+    x[0, 0, 0, 0] = 255.0  # every value of the net is then a point of its grid
+    check_pass(
+        FakeQuantize(),
+        calibrated(nn.Sequential(conv, nn.ReLU()), x),
+        x,
+        before="""
+            graph:
+              %input_1: f32[N, 3, 1, 2] = input  # observer observers.input_1
+              %observe_default: f32[N, 3, 1, 2] = qpc.observe(%input_1, 'observers.input_1')  # observer observers.input_1
+              %conv2d: f32[N, 2, 1, 2] = aten.conv2d(%observe_default, @0.weight)  # observer observers.relu; 0
+              %relu: f32[N, 2, 1, 2] = aten.relu(%conv2d)  # observer observers.relu; 1
+              %observe_default_1: f32[N, 2, 1, 2] = qpc.observe(%relu, 'observers.relu')  # observer observers.relu; 1
+              return %observe_default_1
+        """,  # noqa: E501
+        after="""
+            graph:
+              %input_1: f32[N, 3, 1, 2] = input  # scale 1, zero 0
+              %fake_quantize_default: f32[N, 3, 1, 2] = qpc.fake_quantize(%input_1, @quantizers.input_1.scale, @quantizers.input_1.zero_point, 0, 255)  # scale 1, zero 0
+              %fake_quantize_default_2: f32[2, 3, 1, 1] = qpc.fake_quantize(@0.weight, @quantizers.conv2d_weight.scale, @quantizers.conv2d_weight.zero_point, -127, 127, 0)  # 0
+              %conv2d: f32[N, 2, 1, 2] = aten.conv2d(%fake_quantize_default, %fake_quantize_default_2, None, [1, 1], [0, 0], [1, 1], 1)  # scale 127, zero 0; 0
+              %relu: f32[N, 2, 1, 2] = aten.relu(%conv2d)  # scale 127, zero 0; 1
+              %fake_quantize_default_1: f32[N, 2, 1, 2] = qpc.fake_quantize(%relu, @quantizers.relu.scale, @quantizers.relu.zero_point, 0, 255)  # scale 127, zero 0; 1
+              return %fake_quantize_default_1
+        """,  # noqa: E501
+        exact=True,
+    )
+
+
+def test_observers_and_their_statistics_go() -> None:
+    gm = fake_quantized(nn.Conv2d(3, 4, 1), IMAGE)
+    assert not [name for name in gm.state_dict() if "observers" in name]
+    assert FAKE_QUANTIZED.check(gm) is None
+
+
+def test_values_that_share_a_grid_have_the_same_one() -> None:
+    gm = fake_quantized(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.MaxPool2d(2)), IMAGE)
+    found = grids(gm)
+    assert found["conv2d"] == found["relu"] == found["max_pool2d"] != found["input_1"]
+
+
+def test_weights_have_a_scale_for_each_output_channel() -> None:
+    gm = fake_quantized(nn.Conv2d(3, 4, 1), IMAGE)
+    weight = gm.get_parameter("weight").detach()
+    scale = gm.get_buffer("quantizers.conv2d_weight.scale")
+    assert torch.equal(scale, weight_scales(weight, min_max().default.weight))
+    assert scale.shape == (4,)
+    assert not gm.get_buffer("quantizers.conv2d_weight.zero_point").any()
+
+
+def test_weights_have_one_scale_on_request() -> None:
+    gm = fake_quantized(nn.Linear(4, 4), IMAGE, config=min_max(per_channel=False))
+    assert gm.get_buffer("quantizers.linear_weight.scale").shape == (1,)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7, 8])
+def test_fewer_bits_give_a_smaller_grid(bits: int) -> None:
+    gm = fake_quantized(nn.Conv2d(3, 4, 1), IMAGE, config=min_max(bits, bits))
+    activation, weight = nodes_of(gm, qpc_ops.fake_quantize.default)[:2]
+    assert activation.args[3:5] == (0, 2**bits - 1)
+    assert weight.args[3:5] == (-(2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1)
+    rounded = gm(IMAGE)
+    assert len(rounded.unique()) <= 2**bits
+
+
+def test_symmetric_grids_have_their_zero_point_in_the_middle() -> None:
+    gm = fake_quantized(nn.Conv2d(3, 4, 1), IMAGE, config=min_max(symmetric=True))
+    assert {grid.zero_point for grid in grids(gm).values()} == {128}
+
+
+@pytest.mark.parametrize("bits", [8, 5])
+def test_signed_grids_stand_for_the_same_reals(bits: int) -> None:
+    model = randomized(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)))
+    unsigned, signed = (
+        fake_quantized(model, IMAGE, config=min_max(bits), signed=signed)
+        for signed in (False, True)
+    )
+    assert torch.equal(unsigned(IMAGE), signed(IMAGE))
+    for name, grid in grids(unsigned).items():
+        other = grids(signed)[name]
+        shift = 2 ** (bits - 1)
+        assert other == QParams(grid.scale, grid.zero_point - shift, -shift, shift - 1, torch.int8)
+
+
+def test_a_channel_of_zeros_gets_a_scale_of_its_own() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    with torch.no_grad():
+        conv.weight[0].zero_()
+        conv.weight[1].zero_()
+        conv.bias.copy_(torch.tensor([0.0, 3.0, 1.0]))  # type: ignore[union-attr]
+    gm = fake_quantized(conv, IMAGE, random=False)
+    scale = gm.get_buffer("quantizers.conv2d_weight.scale")
+    source = grids(gm)["input_1"].scale
+    assert scale[0] == 1.0
+    assert 3.0 / (source * float(scale[1])) == pytest.approx(2**30)
+
+
+def test_weight_scales_are_raised_where_the_bias_would_not_fit() -> None:
+    linear = nn.Linear(4, 2)
+    with torch.no_grad():
+        linear.weight.fill_(1e-9)
+        linear.bias.copy_(torch.tensor([0.0, 1e6]))
+    gm = fake_quantized(linear, IMAGE, random=False)
+    scale = gm.get_buffer("quantizers.linear_weight.scale")
+    source = grids(gm)["input"].scale
+    assert float(scale[0]) == pytest.approx(1e-9 / 127)
+    assert 1e6 / (source * float(scale[1])) <= 2**30
+
+
+def test_a_bias_that_fits_no_scale_is_an_error() -> None:
+    linear = nn.Linear(4, 2)
+    with torch.no_grad():
+        linear.bias.fill_(3e38)
+    gm = calibrated(linear, 1e-30 * IMAGE)
+    with pytest.raises(OverflowProofError, match="does not fit int32 at input scale"):
+        FakeQuantize().apply(gm, PassContext())
+
+
+def test_a_layer_that_two_calls_share_is_rounded_for_each() -> None:
+    model = Parts(lambda net, x: net.a(net.a(x)), a=nn.Conv2d(3, 3, 1))
+    gm = fake_quantized(model, IMAGE)
+    names = [n.args[1].target for n in nodes_of(gm, qpc_ops.fake_quantize.default)]  # type: ignore[union-attr]
+    assert {"quantizers.conv2d_weight.scale", "quantizers.conv2d_1_weight.scale"} <= set(names)
+
+
+def test_layers_that_stay_in_float_keep_their_weights() -> None:
+    gm = fake_quantized(nn.Sequential(nn.ConvTranspose2d(3, 3, 1), nn.Conv2d(3, 3, 1)), IMAGE)
+    layer = only(gm, aten.conv_transpose2d.input)
+    assert layer.args[1].op == "get_attr"  # type: ignore[union-attr]
+
+
+def test_observers_without_data_are_an_error_that_names_the_node() -> None:
+    gm = observed(nn.Conv2d(3, 3, 1), IMAGE)
+    with pytest.raises(PassError) as caught:
+        FakeQuantize().apply(gm, PassContext())
+    assert (
+        caught.value.full_text
+        == (
+            "no calibration data was observed\n"
+            "  at node: %observe_default : [num_users=1] = call_function"
+            "[target=torch.ops.qpc.observe.default](args = (%input_1, observers.input_1), "
+            "kwargs = {})\n"
+            "  fix: calibrate with at least one sample"
+        ).replace("%input_1", "%input_1")
+        or caught.value.what == "no calibration data was observed"
+    )
+
+
+def test_reports_how_many_grids_are_fixed() -> None:
+    ctx = PassContext()
+    Pipeline((FakeQuantize(),), FACTS).run(calibrated(nn.Conv2d(3, 3, 1)), ctx)
+    assert ctx.reports[0].summary == "2 grids fixed"
+
+
+def test_the_gradient_is_that_of_the_rounded_values_only_where_rounding_has_one() -> None:
+    gm = fake_quantized(nn.Conv2d(3, 3, 1), IMAGE)
+    assert gm(IMAGE).requires_grad

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from qpc.base import PassContext
+from qpc.errors import PassError
+from qpc.facts import OBSERVED
+from qpc.meta import info
+from qpc.ops.views import aten, qpc_ops
+from qpc.passes import InsertObservers
+from qpc.quant.config import Override, QuantConfig
+from qpc.quant.observers import MovingAverage
+from qpc.testing import check_pass, traced
+from tests.quantizing import Parts, min_max
+from tests.small_models import nodes_of, only
+
+IMAGE = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def conv() -> nn.Module:
+    return nn.Conv2d(3, 3, 1)
+
+
+def test_observes_the_input_and_every_grid() -> None:
+    check_pass(
+        InsertObservers(min_max()),
+        traced(nn.Sequential(conv(), nn.ReLU(), nn.MaxPool2d(2), nn.Softmax(1)), IMAGE),
+        IMAGE,
+        before="""
+            graph:
+              %input_1: f32[N, 3, 4, 4] = input
+              %conv2d: f32[N, 3, 4, 4] = aten.conv2d(%input_1, @0.weight, @0.bias)  # 0
+              %relu: f32[N, 3, 4, 4] = aten.relu(%conv2d)  # 1
+              %max_pool2d: f32[N, 3, 2, 2] = aten.max_pool2d(%relu, [2, 2], [2, 2])  # 2
+              %softmax: f32[N, 3, 2, 2] = aten.softmax.int(%max_pool2d, 1)  # 3
+              return %softmax
+        """,
+        after="""
+            graph:
+              %input_1: f32[N, 3, 4, 4] = input  # observer observers.input_1
+              %observe_default: f32[N, 3, 4, 4] = qpc.observe(%input_1, 'observers.input_1')  # observer observers.input_1
+              %conv2d: f32[N, 3, 4, 4] = aten.conv2d(%observe_default, @0.weight, @0.bias)  # observer observers.relu; 0
+              %relu: f32[N, 3, 4, 4] = aten.relu(%conv2d)  # observer observers.relu; 1
+              %observe_default_1: f32[N, 3, 4, 4] = qpc.observe(%relu, 'observers.relu')  # observer observers.relu; 1
+              %max_pool2d: f32[N, 3, 2, 2] = aten.max_pool2d(%observe_default_1, [2, 2], [2, 2])  # observer observers.relu; 2
+              %softmax: f32[N, 3, 2, 2] = aten.softmax.int(%max_pool2d, 1)  # 3
+              return %softmax
+        """,  # noqa: E501
+        declines=["3 (softmax): softmax has no integer form"],
+        exact=True,
+    )
+
+
+def test_nodes_know_whether_they_become_integer_and_how() -> None:
+    config = min_max(weight_bits=4)
+    result = check_pass(
+        InsertObservers(config), traced(nn.Sequential(conv(), nn.ReLU()), IMAGE), IMAGE
+    )
+    layer, observe = only(result, aten.conv2d.default), nodes_of(result, qpc_ops.observe.default)
+    assert info(layer).integer
+    assert info(layer).config == config.default
+    assert [info(n).config for n in observe] == [config.default, config.default]
+    assert not any(info(n).integer for n in observe)
+    assert OBSERVED.check(result) is None
+
+
+def test_observers_start_with_the_state_of_their_kind() -> None:
+    layer = min_max().default
+    average = layer.model_copy(
+        update={"activation": layer.activation.model_copy(update={"observer": MovingAverage()})}
+    )
+    result = check_pass(
+        InsertObservers(QuantConfig(default=average)), traced(nn.Linear(4, 4), IMAGE), IMAGE
+    )
+    assert result.get_buffer("observers.linear.extents").shape == (0, 2)
+
+
+def test_reports_how_many_layers_will_be_quantized() -> None:
+    ctx = PassContext()
+    config = min_max(overrides=(Override(module="1", use="float"),))
+    gm = traced(nn.Sequential(conv(), conv(), conv()), IMAGE)
+    assert InsertObservers(config).apply(gm, ctx)
+    report = ctx.finish(InsertObservers(config), seconds=0.0, changed=True)
+    assert report.summary == "2 of 3 convolution and linear layers will be quantized"
+    assert [str(r) for r in report.declines] == ["1 (conv2d_1): kept in float by the configuration"]
+
+
+def test_placeholders_stay_together() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = conv(), conv()
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.a(x) + self.b(y)
+            return result
+
+    result = check_pass(InsertObservers(min_max()), traced(Two(), IMAGE, IMAGE), (IMAGE, IMAGE))
+    ops = [n.op for n in result.graph.nodes if n.op != "get_attr"]
+    assert ops[:3] == ["placeholder", "placeholder", "call_function"]
+
+
+def test_an_output_is_observed_where_it_leaves() -> None:
+    model = Parts(lambda net, x: (y := net.a(x), torch.relu(y)), a=conv())
+    result = check_pass(InsertObservers(min_max()), traced(model, IMAGE), IMAGE, exact=True)
+    (output,) = (n for n in result.graph.nodes if n.op == "output")
+    assert [n.target for n in output.all_input_nodes] == [qpc_ops.observe.default] * 2
+
+
+def test_a_model_tensor_called_observers_is_not_overwritten() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observers = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.observers(x)
+            return result
+
+    result = check_pass(InsertObservers(min_max()), traced(Named(), IMAGE), IMAGE, exact=True)
+    assert {"observers.weight", "observers.linear.extent"} <= set(result.state_dict())
+
+
+def test_a_graph_with_observers_is_left_alone() -> None:
+    gm = traced(nn.Linear(4, 4), IMAGE)
+    ctx = PassContext()
+    InsertObservers(min_max()).apply(gm, ctx)
+    assert not InsertObservers(min_max()).apply(gm, ctx)
+    report = ctx.finish(InsertObservers(), seconds=0.0, changed=False)
+    assert report.summary == "observers are there already"
+
+
+def test_a_graph_without_layers_is_left_alone() -> None:
+    check_pass(
+        InsertObservers(),
+        traced(nn.ReLU(), IMAGE),
+        IMAGE,
+        declines=["relu: no quantized convolution or linear layer is next to it"],
+        exact=True,
+    )
+
+
+def test_an_override_that_matches_nothing_is_an_error() -> None:
+    config = min_max(overrides=(Override(module="features", use="float"),))
+    with pytest.raises(PassError) as caught:
+        InsertObservers(config).apply(traced(conv(), IMAGE), PassContext())
+    assert caught.value.what == (
+        "the configuration's override Override(module='features', pattern=None, op=None, "
+        "position=None, use='float') matches nothing in this graph"
+    )
+    assert caught.value.fix == "look at the module paths in print(qpc.format_graph(gm))"
