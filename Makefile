@@ -19,7 +19,7 @@ help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
 		printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-demo: $(VENV)/.installed  ## Quantize, prune and compile a ResNet-18, and compare speed and accuracy
+demo: $(VENV)/.installed  ## Quantize and compile a ResNet-18, and compare accuracy, size and speed
 	$(BIN)/qpc demo $(ARGS)
 
 test: $(VENV)/.installed-models  ## Run the tests with coverage (ARGS="-k word" selects, with --no-cov)

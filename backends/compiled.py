@@ -19,8 +19,9 @@ from qpc.shapes import TensorType, concrete_shapes
 
 Array = Tensor | np.ndarray[Any, Any]
 Structure = int | list["Structure"] | dict[str, Any] | None
-"""How outputs are nested. An int is the number of an output tensor, a list a tuple of outputs; a dict is
-`{"list": [...]}` or `{"dict": {...}}` (JSON has no tuples, so the rarer kinds are marked)."""
+"""How outputs are nested. An int is the number of an output tensor, a list a tuple of outputs; a
+dict is `{"list": [...]}` or `{"dict": {...}}` (JSON has no tuples, so the rarer kinds are marked).
+"""
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ class CallableModel(ABC):
     def __call__(self, *inputs: Array, **named: Array) -> Any:
         """Run the model on torch tensors or numpy arrays; outputs are of the kind of the inputs.
 
-        Inputs are positional or by name. Raises BackendError if a shape, a dtype or the number of inputs is
-        not what the model was compiled for.
+        Inputs are positional or by name. Raises BackendError if a shape, a dtype or the number of
+        inputs is not what the model was compiled for.
         """
         given = self._ordered(inputs, named)
         tensors = [_as_tensor(value, name) for value, name in zip(given, self._names(given))]
@@ -123,7 +124,9 @@ class CallableModel(ABC):
     ) -> Benchmark:
         """Time calls of the model, on random inputs of the first batch size unless given."""
         if repeats < 1 or warmup < 0:
-            raise ValueError(f"repeats must be at least 1 and warmup at least 0: {repeats}, {warmup}")
+            raise ValueError(
+                f"repeats must be at least 1 and warmup at least 0: {repeats}, {warmup}"
+            )
         chosen = list(inputs) if inputs is not None else self._example_inputs()
         tensors = [_as_tensor(v, n) for v, n in zip(chosen, self._names(chosen))]
         batch = self.signature.batch_of(tensors)
@@ -148,7 +151,9 @@ class CallableModel(ABC):
         names = self.signature.names
         positional = dict(zip(names, inputs))
         if unknown := [n for n in named if n not in names or n in positional]:
-            raise BackendError(f"unexpected input {unknown[0]!r}: the model takes {', '.join(names)}")
+            raise BackendError(
+                f"unexpected input {unknown[0]!r}: the model takes {', '.join(names)}"
+            )
         rest = [named[n] for n in names[len(positional) :] if n in named]
         return [*inputs, *rest]
 

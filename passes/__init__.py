@@ -10,6 +10,9 @@ from qpc.passes.fake_quantize import FakeQuantize
 from qpc.passes.fold_batch_norm import FoldBatchNorm
 from qpc.passes.insert_observers import InsertObservers
 from qpc.passes.merge_clamps import MergeClamps
+from qpc.passes.propagate_masks import PropagateMasks
+from qpc.passes.reestimate_batch_norm import ReestimateBatchNorm
+from qpc.passes.remove_channels import RemoveChannels
 from qpc.passes.remove_identities import RemoveIdentities
 
 __all__ = [
@@ -20,5 +23,8 @@ __all__ = [
     "FoldBatchNorm",
     "InsertObservers",
     "MergeClamps",
+    "PropagateMasks",
+    "ReestimateBatchNorm",
+    "RemoveChannels",
     "RemoveIdentities",
 ]

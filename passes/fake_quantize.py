@@ -48,6 +48,8 @@ class FakeQuantize(
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         editor = Editor(gm, self.name)
         observers = [n for n in gm.graph.nodes if n.target is qpc_ops.observe.default]
+        if not observers:
+            return False
         grids = {str(n.args[1]): _qparams(gm, n, signed=self.signed) for n in observers}
         for node in gm.graph.nodes:
             if (name := info(node).observer) is not None:
@@ -61,7 +63,7 @@ class FakeQuantize(
                 _quantize_weight(editor, layer)
         editor.drop_unused()
         ctx.summarize(f"{len(observers)} grids fixed")
-        return bool(observers)
+        return True
 
 
 def _qparams(gm: GraphModule, node: Node, *, signed: bool) -> QParams:

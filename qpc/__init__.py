@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from qpc.printer import format_graph as format_graph
     from qpc.quant.config import QuantConfig as QuantConfig
     from qpc.recipes import quantize as quantize
+    from qpc.storage import load_graph as load_graph
+    from qpc.storage import save_graph as save_graph
     from qpc.target import Target as Target
+    from qpc.training import set_training as set_training
 
 _HOMES = {
     "Fact": "qpc.facts",
@@ -40,8 +43,11 @@ _HOMES = {
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
     "load": "qpc.compiler",
+    "load_graph": "qpc.storage",
     "merge_calibration": "qpc.analysis.merge",
     "quantize": "qpc.recipes",
+    "save_graph": "qpc.storage",
+    "set_training": "qpc.training",
     "trace": "qpc.capture",
 }
 
@@ -59,8 +65,11 @@ __all__ = [
     "fingerprint",
     "format_graph",
     "load",
+    "load_graph",
     "merge_calibration",
     "quantize",
+    "save_graph",
+    "set_training",
     "trace",
 ]
 

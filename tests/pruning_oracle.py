@@ -63,8 +63,10 @@ class Masked(Interpreter):
         if node.target is aten.group_norm.default:
             stays = self._removal.kept(source)[1].reshape(given["num_groups"], -1)
             values["num_groups"] = int(stays.any(1).sum())
-        small = node.target(*list(values.values()))if node.target is not aten.mean.dim else node.target(
-            values["self"], values["dim"], values["keepdim"]
+        small = (
+            node.target(*list(values.values()))
+            if node.target is not aten.mean.dim
+            else node.target(values["self"], values["dim"], values["keepdim"])
         )
         return _scatter(small, self._removal.kept(node))
 

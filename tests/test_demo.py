@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import sys
 from pathlib import Path
@@ -172,6 +173,18 @@ def test_the_page_fits_eighty_columns(golden: Golden, monkeypatch: pytest.Monkey
     text = "\n".join(line.rstrip() for line in file.getvalue().splitlines())
     assert max(map(len, text.splitlines())) <= 80
     golden("demo", text)
+
+
+def test_it_says_that_times_are_too_long_where_other_programs_ran() -> None:
+    quiet = made_up_result()
+    busy = dataclasses.replace(quiet, large=dataclasses.replace(quiet.large, cpu_share=0.56))
+    pages = []
+    for result in (quiet, busy):
+        file = io.StringIO()
+        render(result, Console(file=file, width=200))
+        pages.append(file.getvalue())
+    remark = "Other programs were running, and this one had 56% of a core: times are too long."
+    assert [remark in page for page in pages] == [False, True]
 
 
 def test_it_says_what_it_is_doing(monkeypatch: pytest.MonkeyPatch) -> None:

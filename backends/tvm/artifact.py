@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,16 +54,22 @@ def save(parts: Parts, path: str | os.PathLike[str]) -> None:
     try:
         goal.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{goal.name}-", dir=goal.parent) as staging:
-            complete = Path(staging, "model")
+            complete, previous = Path(staging, "complete"), Path(staging, "previous")
             complete.mkdir()
             for name, data in content.items():
                 _write_durably(complete / name, data)
             if goal.exists():
-                goal.rename(Path(staging, "previous"))
-            complete.rename(goal)
+                goal.rename(previous)
+            try:
+                complete.rename(goal)
+            except OSError:
+                if previous.exists():
+                    previous.rename(goal)
+                raise
     except OSError as e:
         raise ArtifactError(
-            f"cannot save to {str(goal)!r}: {e.strerror or e}", fix="choose a folder you may write to"
+            f"cannot save to {str(goal)!r}: {e.strerror or e}",
+            fix="choose a folder you may write to",
         ) from e
 
 
@@ -72,20 +77,10 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     """Check and load the model in the folder `path`."""
     folder = Path(path)
     manifest = _read_manifest(folder)
-    _check_versions(folder, manifest)
-    target = _checked_target(folder, manifest)
-    content = {name: _read_checked(folder, name, manifest) for name in _FILES}
-    weights = safetensors.torch.load(content[_WEIGHTS])
-    code = Code(content[_BYTECODE], content[_LIBRARY])
-    functions = {
-        f["batch"]: LoweredFunction(f["name"], tuple(f["weights"]), tuple(f["copied"]))
-        for f in manifest["functions"]
-    }
-    report = Report.from_json(manifest["report"])
-    signature = _decode_signature(manifest["signature"])
-    return CompiledModel(
-        Parts(signature, target, manifest["threads"], code, functions, weights, report)
-    )
+    try:
+        return CompiledModel(_checked_parts(folder, manifest))
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise _damaged(folder, MANIFEST, f"has a wrong or missing entry ({e})") from e
 
 
 # --- writing ------------------------------------------------------------------------------------------
@@ -97,7 +92,8 @@ def _check_replaceable(goal: Path) -> None:
         return
     if not (goal / MANIFEST).is_file():
         raise ArtifactError(
-            f"{str(goal)!r} exists and is not a saved model", fix="choose another name, or remove it"
+            f"{str(goal)!r} exists and is not a saved model",
+            fix="choose another name, or remove it",
         )
 
 
@@ -129,7 +125,9 @@ def _manifest(parts: Parts, content: Mapping[str, bytes]) -> dict[str, Any]:
             for b, f in parts.functions.items()
         ],
         "report": parts.report.to_json(),
-        "files": {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in content.items()},
+        "files": {
+            name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in content.items()
+        },
     }
 
 
@@ -189,6 +187,25 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("sha256") != _self_hash(manifest):
         raise _damaged(folder, MANIFEST, "does not match its own hash")
     return manifest
+
+
+def _checked_parts(folder: Path, manifest: Mapping[str, Any]) -> Parts:
+    _check_versions(folder, manifest)
+    target = _checked_target(folder, manifest)
+    content = {name: _read_checked(folder, name, manifest) for name in _FILES}
+    functions = {
+        f["batch"]: LoweredFunction(f["name"], tuple(f["weights"]), tuple(f["copied"]))
+        for f in manifest["functions"]
+    }
+    return Parts(
+        signature=_decode_signature(manifest["signature"]),
+        target=target,
+        threads=manifest["threads"],
+        code=Code(content[_BYTECODE], content[_LIBRARY]),
+        functions=functions,
+        weights=safetensors.torch.load(content[_WEIGHTS]),
+        report=Report.from_json(manifest["report"]),
+    )
 
 
 def _check_versions(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -254,5 +271,3 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-

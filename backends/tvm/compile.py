@@ -36,8 +36,8 @@ def compile_graph(
         builder, weights = relax.BlockBuilder(), Weights()
         emit = Emitter(builder, isa_for(chosen), threads, weights)
         functions = {batch: lower(emit, gm, batch) for batch in signature.batch_sizes}
-        mod = builder.get()
-    code = build(mod, chosen, clock)
+    code = build(builder.get(), chosen, clock)
+    # All batch sizes make the same choices: the report is about one of them.
     report = Report(tuple(emit.kernel_uses), tuple(emit.other_uses), clock.seconds)
     return CompiledModel(
         Parts(signature, chosen, threads, code, functions, weights.tensors, report)

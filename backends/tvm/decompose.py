@@ -80,7 +80,9 @@ def decompose(
         with torch.no_grad():
             module = make_fx(call, decomposition_table=table, tracing_mode="fake")(*samples)
     except (RuntimeError, NotImplementedError, TypeError):
-        return None  # operators without a fake implementation: the caller says that there is no rule
+        return (
+            None  # operators without a fake implementation: the caller says that there is no rule
+        )
     module.graph.eliminate_dead_code()
     inputs = tuple(n for n in module.graph.nodes if n.op == "placeholder")
     made = Decomposition(module, inputs, sources)

@@ -27,29 +27,133 @@ from qpc.shapes import Concrete, TensorType
 _FIX = "express it with other operators, or use the reference backend"
 
 VERIFIED = frozenset(
-    """
-    _adaptive_avg_pool2d.default _softmax.default _log_softmax.default _to_copy.default abs.default
-    add.Tensor add.Scalar addmm.default any.dim argmax.default argmin.default avg_pool1d.default
-    avg_pool2d.default baddbmm.default bitwise_and.Tensor bitwise_not.default bitwise_or.Tensor
-    bmm.default cat.default ceil.default clamp.default clamp_min.default clone.default
-    constant_pad_nd.default conv1d.default conv2d.default conv3d.default conv_transpose1d.default
-    conv_transpose2d.input convolution.default cos.default cumsum.default div.Tensor div.Scalar
-    elu.default eq.Tensor eq.Scalar erf.default exp.default expand.default expm1.default flip.default floor.default
-    full_like.default gather.default ge.Tensor ge.Scalar gelu.default getitem
-    group_norm.default gt.Tensor gt.Scalar hardsigmoid.default hardswish.default hardtanh.default
-    layer_norm.default le.Tensor le.Scalar leaky_relu.default linear.default log.default log1p.default
-    log_softmax.int logical_and.default logical_not.default logical_or.default lt.Tensor lt.Scalar
-    masked_fill.Scalar matmul.default max.dim max_pool1d.default max_pool2d.default maximum.default
-    mean.dim minimum.default mm.default mul.Tensor mul.Scalar ne.Tensor ne.Scalar neg.default
-    ones_like.default permute.default pow.Tensor_Scalar pow.Tensor_Tensor prelu.default
-    reciprocal.default relu.default relu6.default repeat.default reshape.default roll.default
-    round.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default
-    sigmoid.default sign.default silu.default sin.default slice.Tensor softmax.int softplus.default
-    split_with_sizes.default sqrt.default square.default squeeze.dim squeeze.dims stack.default
-    sub.Tensor sub.Scalar sum.dim_IntList tan.default tanh.default topk.default tril.default triu.default
-    trunc.default unsqueeze.default upsample_bilinear2d.vec var.correction
-    view.default where.self zeros_like.default
-    """.split()
+    [
+        "_adaptive_avg_pool2d.default",
+        "_softmax.default",
+        "_log_softmax.default",
+        "_to_copy.default",
+        "abs.default",
+        "add.Tensor",
+        "add.Scalar",
+        "addmm.default",
+        "any.dim",
+        "argmax.default",
+        "argmin.default",
+        "avg_pool1d.default",
+        "avg_pool2d.default",
+        "baddbmm.default",
+        "bitwise_and.Tensor",
+        "bitwise_not.default",
+        "bitwise_or.Tensor",
+        "bmm.default",
+        "cat.default",
+        "ceil.default",
+        "clamp.default",
+        "clamp_min.default",
+        "clone.default",
+        "constant_pad_nd.default",
+        "conv1d.default",
+        "conv2d.default",
+        "conv3d.default",
+        "conv_transpose1d.default",
+        "conv_transpose2d.input",
+        "convolution.default",
+        "cos.default",
+        "cumsum.default",
+        "div.Tensor",
+        "div.Scalar",
+        "elu.default",
+        "eq.Tensor",
+        "eq.Scalar",
+        "erf.default",
+        "exp.default",
+        "expand.default",
+        "expm1.default",
+        "flip.default",
+        "floor.default",
+        "full_like.default",
+        "gather.default",
+        "ge.Tensor",
+        "ge.Scalar",
+        "gelu.default",
+        "getitem",
+        "group_norm.default",
+        "gt.Tensor",
+        "gt.Scalar",
+        "hardsigmoid.default",
+        "hardswish.default",
+        "hardtanh.default",
+        "layer_norm.default",
+        "le.Tensor",
+        "le.Scalar",
+        "leaky_relu.default",
+        "linear.default",
+        "log.default",
+        "log1p.default",
+        "log_softmax.int",
+        "logical_and.default",
+        "logical_not.default",
+        "logical_or.default",
+        "lt.Tensor",
+        "lt.Scalar",
+        "masked_fill.Scalar",
+        "matmul.default",
+        "max.dim",
+        "max_pool1d.default",
+        "max_pool2d.default",
+        "maximum.default",
+        "mean.dim",
+        "minimum.default",
+        "mm.default",
+        "mul.Tensor",
+        "mul.Scalar",
+        "ne.Tensor",
+        "ne.Scalar",
+        "neg.default",
+        "ones_like.default",
+        "permute.default",
+        "pow.Tensor_Scalar",
+        "pow.Tensor_Tensor",
+        "prelu.default",
+        "reciprocal.default",
+        "relu.default",
+        "relu6.default",
+        "repeat.default",
+        "reshape.default",
+        "roll.default",
+        "round.default",
+        "rsqrt.default",
+        "rsub.Scalar",
+        "scaled_dot_product_attention.default",
+        "sigmoid.default",
+        "sign.default",
+        "silu.default",
+        "sin.default",
+        "slice.Tensor",
+        "softmax.int",
+        "softplus.default",
+        "split_with_sizes.default",
+        "sqrt.default",
+        "square.default",
+        "squeeze.dim",
+        "squeeze.dims",
+        "stack.default",
+        "sub.Tensor",
+        "sub.Scalar",
+        "sum.dim_IntList",
+        "tan.default",
+        "tanh.default",
+        "topk.default",
+        "tril.default",
+        "triu.default",
+        "trunc.default",
+        "unsqueeze.default",
+        "upsample_bilinear2d.vec",
+        "var.correction",
+        "view.default",
+        "where.self",
+        "zeros_like.default",
+    ]
 )
 """Operators that TVM's importer translates correctly, by name and overload."""
 
@@ -89,9 +193,7 @@ class FloatOperators:
         self._check(result, type_of(node), node, user_node)
         return result
 
-    def _direct(
-        self, node: Node, value: Values, type_of: Callable[[Node], Concrete]
-    ) -> Any:
+    def _direct(self, node: Node, value: Values, type_of: Callable[[Node], Concrete]) -> Any:
         rule = _OWN_RULES.get(node.target)
         if rule is not None:
             found = {k: map_arg(v, value) for k, v in arguments(node).items()}
@@ -137,7 +239,9 @@ class FloatOperators:
                 node=user_node,
                 fix=_FIX,
             )
-        values: dict[Node, Any] = dict(zip(simpler.inputs, map(value, simpler.sources), strict=True))
+        values: dict[Node, Any] = dict(
+            zip(simpler.inputs, map(value, simpler.sources), strict=True)
+        )
         values |= simpler.constants
 
         def known(inner: Node) -> Any:
@@ -187,7 +291,9 @@ def _normal_arguments(
     defaults = {p.name: p.default_value for p in parameters if p.has_default_value()}
     kept = {k: v for k, v in kwargs.items() if k not in defaults or v != defaults[k]}
     if "alpha" in kept:  # TVM's importer does not look at it
-        raise BackendError(f"TVM ignores the argument 'alpha' of {node.target}", node=node, fix=_FIX)
+        raise BackendError(
+            f"TVM ignores the argument 'alpha' of {node.target}", node=node, fix=_FIX
+        )
     return args, kept
 
 
@@ -229,7 +335,9 @@ def _select(args: Mapping[str, Any]) -> relax.Expr:
 
 def _extreme(operator: Callable[..., relax.Expr]) -> Rule:
     def rule(args: Mapping[str, Any]) -> relax.Expr:
-        return operator(args["self"], axis=list(args["dim"]) or None, keepdims=bool(args["keepdim"]))
+        return operator(
+            args["self"], axis=list(args["dim"]) or None, keepdims=bool(args["keepdim"])
+        )
 
     return rule
 

@@ -18,6 +18,7 @@ from qpc.shapes import Concrete
 _ANCHORS = (qpc_ops.conv2d.default, qpc_ops.linear.default)
 _POINTWISE = (qpc_ops.clamp.default, qpc_ops.lookup.default)
 _MOST_STAGES = 4  # each one keeps constants in registers
+_MOST_TABLES = 1  # each one keeps 256 bytes there
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def _chain(anchor: Node, types: Mapping[Node, Concrete], claimed: set[Node]) -> 
         (user,) = value.users
         if user in claimed or not _fits(user, value, types):
             break
+        if _tables([*stages, user]) > _MOST_TABLES:
+            break
         stages.append(user)
         value = user
     return stages
@@ -64,3 +67,7 @@ def _fits(user: Node, value: Node, types: Mapping[Node, Concrete]) -> bool:
         return False
     a, b = arguments(user)["a"], arguments(user)["b"]
     return a is not b and types[a] == types[b] == types[value] == types[user]
+
+
+def _tables(stages: list[Node]) -> int:
+    return sum(stage.target is qpc_ops.lookup.default for stage in stages)

@@ -21,6 +21,7 @@ from tvm import relax
 from qpc.backends.tvm.build import Code
 from qpc.backends.tvm.lower import LoweredFunction
 
+THREAD_NAME = "qpc-model"
 _LOAD_BYTECODE = "ffi.Module.load_from_bytes.relax.VMExecutable"
 _ALIGNMENT = 64  # what TVM asks of a tensor's address
 _SHARE_ALL_CORES = -3  # TVM's ThreadGroup::kSpecifyThreadShareAllCore
@@ -101,7 +102,9 @@ class _Worker:
     def __init__(self, threads: int) -> None:
         self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
         self._tasks = queue.SimpleQueue()
-        thread = threading.Thread(target=_work, args=(self._tasks, threads), daemon=True)
+        thread = threading.Thread(
+            target=_work, args=(self._tasks, threads), name=THREAD_NAME, daemon=True
+        )
         thread.start()
         weakref.finalize(self, self._tasks.put, None)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.atoms import Labels, along, collapse
+from qpc.analysis.atoms import Labels, collapse
 from qpc.analysis.channels import ChannelAnalysis, describe_node
 from qpc.edit import Editor
 from qpc.errors import InvariantError
@@ -198,7 +198,7 @@ def _pad(removal: Removal, node: Node) -> None:
     amounts = list(view.pad)
     for position in range(0, len(amounts), 2):
         axis = labels.dim() - 1 - position // 2
-        stays = ~removal.goes(along(labels, axis))
+        stays = removal.kept(node)[axis]
         before, after = amounts[position : position + 2]
         if not bool(stays.all()) and before >= 0 and after >= 0:
             size = len(stays)

@@ -42,7 +42,7 @@ class OpSpec:
 _SPECS: dict[OpOverload, OpSpec] = {}
 
 # The only calls in core form that are no operator overloads: arithmetic on batch-dependent sizes.
-_SHAPE_ARITHMETIC = frozenset(
+SHAPE_ARITHMETIC = frozenset(
     {
         operator.add,
         operator.sub,
@@ -82,7 +82,7 @@ def op_name(node: Node) -> str:
 
 def is_shape_arithmetic(node: Node) -> bool:
     """Whether `node` computes a size or picks one result of several."""
-    return node.target in _SHAPE_ARITHMETIC
+    return node.target in SHAPE_ARITHMETIC
 
 
 def registered() -> tuple[OpSpec, ...]:

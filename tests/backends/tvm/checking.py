@@ -32,7 +32,9 @@ def assert_same_bits(
             assert got.shape == right.shape, f"output {i}"
             assert got.dtype == right.dtype, f"output {i}"
             differing = int((got != right).sum())
-            assert torch.equal(got, right), f"output {i}: {differing} values of {got.numel()} differ"
+            assert torch.equal(got, right), (
+                f"output {i}: {differing} values of {got.numel()} differ"
+            )
     return compiled
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from qpc.capture import trace
 from qpc.errors import BackendError, UnsupportedOpError
 from qpc.ops.views import aten
-from qpc.capture import trace
 from tests.generators import IntegerGraph, random_inputs
 
 tvm_backend = pytest.importorskip("qpc.backends.tvm", reason="Apache TVM is not installed")
@@ -38,16 +38,46 @@ C = {
 }
 """Constant tensors of the test graphs, by name and shape."""
 
-UNARY = """
-abs ceil cos elu erf exp expm1 floor gelu hardsigmoid hardswish hardtanh leaky_relu neg relu relu6 round
-sigmoid sign silu sin softplus square tan tanh trunc clone zeros_like ones_like
-""".split()
+UNARY = [
+    "abs",
+    "ceil",
+    "cos",
+    "elu",
+    "erf",
+    "exp",
+    "expm1",
+    "floor",
+    "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "neg",
+    "relu",
+    "relu6",
+    "round",
+    "sigmoid",
+    "sign",
+    "silu",
+    "sin",
+    "softplus",
+    "square",
+    "tan",
+    "tanh",
+    "trunc",
+    "clone",
+    "zeros_like",
+    "ones_like",
+]
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 
 CASES: dict[str, list[tuple[Any, ...]]] = {
     "pointwise functions": [
         *((getattr(aten, name).default, I) for name in UNARY),
-        *((getattr(aten, name).default, P) for name in "log log1p reciprocal rsqrt sqrt".split()),
+        *(
+            (getattr(aten, name).default, P)
+            for name in ["log", "log1p", "reciprocal", "rsqrt", "sqrt"]
+        ),
         (aten.gelu.default, I, {"approximate": "tanh"}),
         (aten.elu.default, I, 0.7),
         (aten.leaky_relu.default, I, 0.3),
@@ -209,7 +239,9 @@ def test_float_operators_agree_with_pytorch(family: str) -> None:
         expected = gm(*inputs)
     for name, got, wanted in zip(names, compiled(*inputs), expected, strict=True):
         assert got.dtype == wanted.dtype, name
-        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            got, wanted, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_every_operator_left_to_the_importer_has_a_case() -> None:
@@ -262,7 +294,9 @@ def test_float_models_compile(name: str) -> None:
 def test_an_operator_that_nobody_knows_is_an_error_with_its_name_and_a_fix() -> None:
     g = IntegerGraph()
     gm = g.module(g.call(aten.linalg_inv_ex.default, g.input(3, 3)))
-    with pytest.raises(UnsupportedOpError, match=r"no rule for operator aten.linalg_inv_ex") as caught:
+    with pytest.raises(
+        UnsupportedOpError, match=r"no rule for operator aten.linalg_inv_ex"
+    ) as caught:
         tvm_backend.compile_graph(gm)
     assert "at node: %linalg_inv_ex" in caught.value.full_text
     assert "use the reference backend" in caught.value.full_text

@@ -86,8 +86,12 @@ def _transposed_linear(g: IntegerGraph) -> list[Node]:
 def _five_stages(g: IntegerGraph) -> list[Node]:
     value = _conv(g, g.image(5, 6, 6))
     for _ in range(5):
-        value = g.lookup(value)
+        value = g.clamp(value)
     return [value]
+
+
+def _two_tables(g: IntegerGraph) -> list[Node]:
+    return [g.lookup(g.clamp(g.lookup(_conv(g, g.image(5, 6, 6)))))]
 
 
 FUSED: dict[str, tuple[Callable[[IntegerGraph], list[Node]], list[list[str]]]] = {
@@ -114,8 +118,9 @@ FUSED: dict[str, tuple[Callable[[IntegerGraph], list[Node]], list[list[str]]]] =
     "linear in another order": (_transposed_linear, [["linear_default", "add_default"]]),
     "at most four stages": (
         _five_stages,
-        [["conv2d_default", "lookup_default", *(f"lookup_default_{i}" for i in (1, 2, 3))]],
+        [["conv2d_default", "clamp_default", *(f"clamp_default_{i}" for i in (1, 2, 3))]],
     ),
+    "at most one table": (_two_tables, [["conv2d_default", "lookup_default", "clamp_default"]]),
 }
 
 

@@ -94,21 +94,25 @@ def _conv(g: IntegerGraph) -> Node:
 
 
 MOVEMENT: dict[str, tuple[Build, list[str]]] = {
-    "permute": (lambda g: g.linear(g.permute(_conv(g), 0, 2, 3, 1), 3), ["transpose", "conv2d", "conv2d"]),
+    "permute": (
+        lambda g: g.linear(g.permute(_conv(g), 0, 2, 3, 1), 3),
+        ["transpose", "conv2d", "conv2d"],
+    ),
     "transpose": (
         lambda g: g.call(aten.transpose.int, g.reshape(_conv(g), -1, 8, 35), 1, -1),
         ["transpose", "conv2d"],
     ),
-    "flatten of images": (lambda g: g.reshape(_conv(g), -1, 280), ["transpose", "conv2d", "transpose"]),
+    "flatten of images": (
+        lambda g: g.reshape(_conv(g), -1, 280),
+        ["transpose", "conv2d", "transpose"],
+    ),
     "flatten of 1x1 images": (
         lambda g: g.reshape(g.mean(_conv(g), (2, 3), True), -1, 8),
         ["transpose", "conv2d", "mean"],
     ),
     "channel shuffle": (
         lambda g: g.conv2d(
-            g.reshape(
-                g.permute(g.reshape(_conv(g), -1, 2, 4, 7, 5), 0, 2, 1, 3, 4), -1, 8, 7, 5
-            ),
+            g.reshape(g.permute(g.reshape(_conv(g), -1, 2, 4, 7, 5), 0, 2, 1, 3, 4), -1, 8, 7, 5),
             3,
         ),
         ["transpose", "conv2d", "transpose", "conv2d", "transpose"],
@@ -121,7 +125,10 @@ MOVEMENT: dict[str, tuple[Build, list[str]]] = {
         lambda g: g.call(aten.squeeze.dims, g.call(aten.unsqueeze.default, _conv(g), 2), [2]),
         ["transpose", "conv2d", "transpose"],
     ),
-    "slice of channels": (lambda g: g.slice(_conv(g), 1, 1, -1, 2), ["transpose", "conv2d", "slice", "transpose"]),
+    "slice of channels": (
+        lambda g: g.slice(_conv(g), 1, 1, -1, 2),
+        ["transpose", "conv2d", "slice", "transpose"],
+    ),
     "slice up to the end": (lambda g: g.slice(_image(g), 3, -2, 2**63 - 1), ["slice"]),
     "slice of everything": (lambda g: g.slice(_image(g), 3, 0, 2**63 - 1), []),
     "select": (lambda g: g.call(aten.select.int, _image(g), 2, -3), ["slice"]),
@@ -141,7 +148,10 @@ MOVEMENT: dict[str, tuple[Build, list[str]]] = {
         ["pad"],
     ),
     "expand": (lambda g: g.call(aten.expand.default, g.image(6, 1, 5), [-1, 6, 4, 5]), ["slice"]),
-    "flip": (lambda g: g.call(aten.flip.default, _conv(g), [1, -1]), ["transpose", "conv2d", "slice", "transpose"]),
+    "flip": (
+        lambda g: g.call(aten.flip.default, _conv(g), [1, -1]),
+        ["transpose", "conv2d", "slice", "transpose"],
+    ),
     "roll": (lambda g: g.call(aten.roll.default, _image(g), [2, -1], [1, -1]), ["roll"]),
     "roll of one axis twice": (
         lambda g: g.call(aten.roll.default, _image(g), [2, 3], [1, 1]),
@@ -152,7 +162,9 @@ MOVEMENT: dict[str, tuple[Build, list[str]]] = {
     "movement of a constant": (
         lambda g: g.add(
             g.image(4, 1, 1),
-            g.call(aten.permute.default, g.constant(torch.ones(2, 4, 3, dtype=torch.uint8)), [1, 2, 0]),
+            g.call(
+                aten.permute.default, g.constant(torch.ones(2, 4, 3, dtype=torch.uint8)), [1, 2, 0]
+            ),
         ),
         ["add"],
     ),
@@ -251,9 +263,7 @@ def _signed(g: IntegerGraph) -> GraphModule:
 
 
 def _signed_quantize(g: IntegerGraph) -> GraphModule:
-    return g.module(
-        g.call(qpc_ops.quantize.default, g.input(4), 0.5, 0, -128, 127, torch.int8)
-    )
+    return g.module(g.call(qpc_ops.quantize.default, g.input(4), 0.5, 0, -128, 127, torch.int8))
 
 
 def _moving_weight(g: IntegerGraph) -> GraphModule:

@@ -20,9 +20,7 @@ def _check(seed: int) -> None:
     target = "native" if seed % 3 else PORTABLE[seed % 2]
     if Target.parse(target).runs_here():
         target = "native"
-    assert_same_bits(
-        random_graph(seed), target, batch_sizes=sizes, threads=1 + seed % 2, seed=seed
-    )
+    assert_same_bits(random_graph(seed), target, batch_sizes=sizes, threads=1 + seed % 2, seed=seed)
 
 
 @pytest.mark.parametrize("seed", range(40))

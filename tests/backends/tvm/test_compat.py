@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.fx import Graph, GraphModule
+
+from qpc.backends import tvm
+from qpc.backends.tvm import _compat
+from qpc.errors import MissingDependencyError
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    _compat.require_tvm.cache_clear()
+    yield
+    _compat.require_tvm.cache_clear()
+
+
+def _versions(monkeypatch: pytest.MonkeyPatch, **found: str | None) -> None:
+    table = {"apache-tvm": _compat.TVM_VERSION, "apache-tvm-ffi": _compat.FFI_VERSION} | {
+        name.replace("_", "-"): version for name, version in found.items()
+    }
+    monkeypatch.setattr(_compat, "installed_version", table.get)
+
+
+def test_without_tvm_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    _versions(monkeypatch, apache_tvm=None)
+    gm = GraphModule(torch.nn.Module(), Graph())
+    for call in (lambda: tvm.compile_graph(gm), lambda: tvm.load("x")):
+        with pytest.raises(MissingDependencyError, match="apache-tvm is not installed") as caught:
+            call()
+        assert caught.value.fix == "pip install 'qpc[tvm]'"
+
+
+def test_a_version_that_crashes_is_refused_before_it_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _versions(monkeypatch, apache_tvm_ffi="0.1.15.post2")
+    wanted = rf"apache-tvm-ffi 0.1.15.post2 is installed, .* needs {_compat.FFI_VERSION}"
+    with pytest.raises(MissingDependencyError, match=wanted) as caught:
+        _compat.require_tvm()
+    assert f"pip install apache-tvm-ffi=={_compat.FFI_VERSION}" in str(caught.value.fix)
+
+
+def test_the_right_versions_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    _versions(monkeypatch)
+    _compat.require_tvm()
+
+
+def test_versions_are_read_without_an_import() -> None:
+    assert _compat.installed_version("torch") == torch.__version__
+    assert _compat.installed_version("no-such-package") is None
+
+
+def test_importing_the_backend_does_not_import_tvm() -> None:
+    code = "import sys, qpc.backends.tvm; print('tvm' in sys.modules or 'tvm_ffi' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional as F
+
+from qpc.base import PassContext
+from qpc.errors import OverflowProofError, UnsupportedOpError
+from qpc.facts import FAKE_QUANTIZED, INTEGER
+from qpc.meta import info, update_info
+from qpc.ops import views
+from qpc.ops.views import aten, qpc_ops
+from qpc.passes import ConvertToInteger
+from qpc.pipeline import Pipeline
+from qpc.quant.config import Override
+from qpc.testing import check_pass
+from tests.quantizing import (
+    Parts,
+    converted,
+    fake_quantized,
+    integer,
+    min_max,
+    output_grid,
+    steps_apart,
+)
+from tests.small_models import nodes_of, only
+
+IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def conv(inputs: int = 3, outputs: int = 3, kernel: int = 1, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, **options)
+
+
+def targets(gm: GraphModule) -> list[object]:
+    return [node.target for node in gm.graph.nodes if node.op == "call_function"]
+
+
+def test_replaces_float_operators_by_integer_ones() -> None:
+    layer = conv(3, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[127, 1, 0], [-127, 2, 0]])[:, :, None, None])
+    x = torch.zeros(1, 3, 1, 2)
+    x[0, 0, 0, 0] = 255.0  # every value of the net is then a point of its grid
+    model = nn.Sequential(layer, nn.ReLU(), nn.Softmax(1))
+    result = check_pass(
+        ConvertToInteger(),
+        fake_quantized(model, x, random=False),
+        x,
+        before="""
+            graph:
+              %input_1: f32[N, 3, 1, 2] = input  # scale 1, zero 0
+              %fake_quantize_default: f32[N, 3, 1, 2] = qpc.fake_quantize(%input_1, @quantizers.input_1.scale, @quantizers.input_1.zero_point, 0, 255)  # scale 1, zero 0
+              %fake_quantize_default_2: f32[2, 3, 1, 1] = qpc.fake_quantize(@0.weight, @quantizers.conv2d_weight.scale, @quantizers.conv2d_weight.zero_point, -127, 127, 0)  # 0
+              %conv2d: f32[N, 2, 1, 2] = aten.conv2d(%fake_quantize_default, %fake_quantize_default_2, None, [1, 1], [0, 0], [1, 1], 1)  # scale 127, zero 0; 0
+              %relu: f32[N, 2, 1, 2] = aten.relu(%conv2d)  # scale 127, zero 0; 1
+              %fake_quantize_default_1: f32[N, 2, 1, 2] = qpc.fake_quantize(%relu, @quantizers.relu.scale, @quantizers.relu.zero_point, 0, 255)  # scale 127, zero 0; 1
+              %softmax: f32[N, 2, 1, 2] = aten.softmax.int(%fake_quantize_default_1, 1)  # 2
+              return %softmax
+        """,  # noqa: E501
+        after="""
+            graph:
+              %input_1: f32[N, 3, 1, 2] = input  # scale 1, zero 0
+              %quantize_default: u8[N, 3, 1, 2] = qpc.quantize(%input_1, 1.0, 0, 0, 255, u8)  # scale 1, zero 0
+              %conv2d_default: u8[N, 2, 1, 2] = qpc.conv2d(%quantize_default, @0.weight, @0.bias, @0.multiplier, [1, 1], [0, 0], [1, 1], 1, 0, 0, 0, 255)  # scale 127, zero 0; 0
+              %clamp_default: u8[N, 2, 1, 2] = qpc.clamp(%conv2d_default, 0, 255)  # scale 127, zero 0; 1
+              %dequantize_default: f32[N, 2, 1, 2] = qpc.dequantize(%clamp_default, 127.0, 0)  # 1
+              %softmax: f32[N, 2, 1, 2] = aten.softmax.int(%dequantize_default, 1)  # 2
+              return %softmax
+        """,  # noqa: E501
+        exact=True,
+    )
+    assert result.get_buffer("0.weight").flatten(1).tolist() == [[127, 1, 0], [-127, 2, 0]]
+    assert result.get_buffer("0.weight").dtype == torch.int8
+    assert result.get_buffer("0.bias").dtype == torch.int32
+    assert torch.equal(result.get_buffer("0.multiplier"), torch.full((2,), 1 / 127))
+    assert set(result.state_dict()) == {"0.weight", "0.bias", "0.multiplier"}
+    assert INTEGER.check(result) is None
+
+
+# name: (model of IMAGE, the operators between quantize and dequantize)
+MODELS: dict[str, tuple[Callable[[], nn.Module], list[object]]] = {
+    "conv2d": (lambda: conv(3, 5, 3, stride=2, padding=1), [qpc_ops.conv2d]),
+    "grouped, dilated": (
+        lambda: conv(3, 6, 3, groups=3, dilation=2, padding=(2, 1)),
+        [qpc_ops.conv2d],
+    ),
+    "without bias": (lambda: conv(3, 5, 3, bias=False), [qpc_ops.conv2d]),
+    "linear": (lambda: nn.Linear(8, 5), [qpc_ops.linear]),
+    "linear without bias": (lambda: nn.Linear(8, 5, bias=False), [qpc_ops.linear]),
+    "relu": (lambda: nn.Sequential(conv(), nn.ReLU()), [qpc_ops.conv2d, qpc_ops.clamp]),
+    "relu6": (lambda: nn.Sequential(conv(), nn.ReLU6()), [qpc_ops.conv2d, qpc_ops.clamp]),
+    "one-sided clamp": (
+        lambda: Parts(lambda net, x: net.a(x).clamp(max=0.25), a=conv()),
+        [qpc_ops.conv2d, qpc_ops.clamp],
+    ),
+    "relu on another grid": (
+        lambda: Parts(lambda net, x: torch.relu(y := net.a(x)) + y, a=conv()),
+        [qpc_ops.conv2d, qpc_ops.lookup, qpc_ops.add],
+    ),
+    "residual": (
+        lambda: Parts(lambda net, x: net.a(x) + x, a=conv()),
+        [qpc_ops.conv2d, qpc_ops.add],
+    ),
+    "product": (
+        lambda: Parts(lambda net, x: net.a(x) * net.b(x), a=conv(), b=conv()),
+        [qpc_ops.conv2d, qpc_ops.conv2d, qpc_ops.mul],
+    ),
+    "squeeze and excite": (
+        lambda: Parts(
+            lambda net, x: (y := net.a(x)) * torch.sigmoid(net.b(y.mean((2, 3), True))),
+            a=conv(),
+            b=conv(),
+        ),
+        [qpc_ops.conv2d, qpc_ops.mean, qpc_ops.conv2d, qpc_ops.lookup, qpc_ops.mul],
+    ),
+    "sum with a number": (
+        lambda: Parts(lambda net, x: net.a(x) * 2.5 - 1, a=conv()),
+        [qpc_ops.conv2d, qpc_ops.lookup, qpc_ops.lookup],
+    ),
+    "concat": (
+        lambda: Parts(lambda net, x: torch.cat([net.a(x), net.b(x)], 1), a=conv(), b=conv()),
+        [qpc_ops.conv2d, qpc_ops.conv2d, aten.cat],
+    ),
+    "concat of another grid": (
+        lambda: Parts(lambda net, x: torch.cat([net.a(x), x], 1), a=conv()),
+        [qpc_ops.conv2d, qpc_ops.lookup, aten.cat],
+    ),
+    "concat of one value twice": (
+        lambda: Parts(lambda net, x: torch.cat([y := net.a(x), y], 1), a=conv()),
+        [qpc_ops.conv2d, aten.cat],
+    ),
+    "mean": (
+        lambda: Parts(lambda net, x: net.a(x).mean(-1), a=conv()),
+        [qpc_ops.conv2d, qpc_ops.mean],
+    ),
+    "avg_pool2d": (
+        lambda: nn.Sequential(conv(), nn.AvgPool2d((3, 2), 2, 1)),
+        [qpc_ops.conv2d, qpc_ops.avg_pool2d],
+    ),
+    "max_pool2d": (
+        lambda: nn.Sequential(conv(), nn.MaxPool2d(3, 2, 1, ceil_mode=True)),
+        [qpc_ops.conv2d, qpc_ops.max_pool2d],
+    ),
+    "padding": (
+        lambda: nn.Sequential(conv(), nn.ZeroPad2d((1, 2, 0, 1)), conv()),
+        [qpc_ops.conv2d, aten.constant_pad_nd, qpc_ops.conv2d],
+    ),
+    "reshape, permute, slice": (
+        lambda: Parts(
+            lambda net, x: net.b(net.a(x).permute(0, 2, 3, 1).flatten(1)[:, 1:101]),
+            a=conv(),
+            b=nn.Linear(100, 3),
+        ),
+        [qpc_ops.conv2d, aten.permute, aten.reshape, aten.slice, qpc_ops.linear],
+    ),
+    "select, flip, roll": (
+        lambda: Parts(lambda net, x: net.a(x)[:, 1].flip(1).roll(2, 1), a=conv()),
+        [qpc_ops.conv2d, aten.select, aten.flip, aten.roll],
+    ),
+    "pixel_shuffle": (
+        lambda: nn.Sequential(conv(3, 8), nn.PixelShuffle(2)),
+        [qpc_ops.conv2d, aten.pixel_shuffle],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_kind_of_operator_stays_within_one_step(name: str) -> None:
+    build, expected = MODELS[name]
+    fake = fake_quantized(build(), IMAGE)
+    result = converted(fake)
+    inside = [t for t in targets(result)[1:-1] if t is not qpc_ops.quantize.default]
+    assert [t.overloadpacket for t in inside] == expected  # type: ignore[attr-defined]
+    assert targets(result)[0] is qpc_ops.quantize.default
+    assert targets(result)[-1] is qpc_ops.dequantize.default
+    assert steps_apart(fake, result, IMAGE) <= 1.0 + 1e-5
+    assert torch.equal(result(IMAGE), integer(fake)(IMAGE))
+
+
+POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "gelu": F.gelu,
+    "gelu by tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "elu": F.elu,
+    "softplus": F.softplus,
+    "mish": F.mish,
+    "exp": torch.exp,
+    "abs": torch.abs,
+    "neg": torch.neg,
+    "celu": F.celu,
+    "selu": F.selu,
+    "sqrt": lambda x: torch.sqrt(torch.relu(x)),
+}
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_pointwise_functions_become_tables_that_are_exact(name: str) -> None:
+    function = POINTWISE[name]
+    fake = fake_quantized(Parts(lambda net, x: function(net.a(x)), a=conv()), IMAGE)
+    result = converted(fake)
+    lookup = nodes_of(result, qpc_ops.lookup.default)[-1]
+    table = result.get_buffer(str(lookup.args[1].target))  # type: ignore[union-attr]
+    source, grid = info(lookup.args[0]).qparams, output_grid(fake)  # type: ignore[arg-type]
+    assert source is not None
+    real = source.dequantize(torch.arange(256, dtype=torch.uint8))
+    assert torch.equal(table, grid.quantize(function(real)))
+    slope = int(table.int().diff().abs().max())  # the layer before may be off by one
+    assert steps_apart(fake, result, IMAGE) <= slope + 1e-5
+
+
+def test_a_table_sends_values_without_a_result_to_zero() -> None:
+    model = Parts(lambda net, x: torch.sqrt(net.a(x)), a=conv())
+    with torch.no_grad():
+        model.a.weight.fill_(1.0)
+        model.a.bias.zero_()
+    fake = fake_quantized(model, IMAGE.abs(), config=min_max(symmetric=True), random=False)
+    result = converted(fake)
+    grid, table = output_grid(fake), result.get_buffer("tables.sqrt")
+    assert set(table[:129].tolist()) == {grid.zero_point}
+    assert not result(-IMAGE.abs()).any()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
+def test_fewer_bits_convert_as_well(bits: int) -> None:
+    model = nn.Sequential(conv(3, 4, 3), nn.ReLU(), nn.Hardswish(), conv(4, 2))
+    fake = fake_quantized(model, IMAGE, config=min_max(bits, bits))
+    result = integer(fake)
+    assert int(result.get_buffer("0.weight").abs().max()) == 2 ** (bits - 1) - 1
+    for node in nodes_of(result, qpc_ops.conv2d.default):
+        assert views.IntConv2d(node).hi <= 2**bits - 1
+    # the first convolution may be off by one step of its grid, which the second one's weights scale
+    assert steps_apart(fake, result, IMAGE) <= 4.0
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_signed_and_unsigned_grids_give_identical_reals(bits: int, symmetric: bool) -> None:
+    def net(net_: Any, x: Tensor) -> Tensor:
+        y = torch.relu(net_.a(x))
+        z = F.pad(F.max_pool2d(y, 2), (1, 1, 1, 1)) + F.pad(F.avg_pool2d(y, 2), (1, 1, 1, 1))
+        z = torch.cat([net_.b(z), torch.sigmoid(z)], 1) * z.mean((2, 3), True).repeat(1, 2, 1, 1)
+        return net_.c(z.mean((2, 3)))  # type: ignore[no-any-return]
+
+    def build() -> nn.Module:
+        return Parts(net, a=conv(kernel=3, padding=1), b=conv(), c=nn.Linear(6, 4))
+
+    model = build()
+    unsigned, signed = (
+        integer(fake_quantized(model, IMAGE, config=min_max(bits, symmetric=symmetric), signed=s))
+        for s in (False, True)
+    )
+    assert torch.equal(unsigned(IMAGE), signed(IMAGE))
+    dtypes = {info(n).dtype for n in nodes_of(signed, qpc_ops.conv2d.default)}
+    assert dtypes == {torch.int8}
+
+
+def test_symmetric_activations_convert_as_well() -> None:
+    fake = fake_quantized(
+        nn.Sequential(conv(), nn.ReLU(), conv()), IMAGE, config=min_max(symmetric=True)
+    )
+    assert steps_apart(fake, integer(fake), IMAGE) <= 3.0  # two layers, each off by one at most
+
+
+def test_one_scale_for_all_channels_converts_as_well() -> None:
+    fake = fake_quantized(conv(3, 4), IMAGE, config=min_max(per_channel=False))
+    result = converted(fake)
+    assert result.get_buffer("conv2d.multiplier").shape == (4,)
+    assert steps_apart(fake, result, IMAGE) <= 1.0 + 1e-5
+
+
+def test_a_channel_of_zeros_gives_its_bias() -> None:
+    layer = conv(3, 3)
+    with torch.no_grad():
+        layer.weight[:2].zero_()
+        layer.bias.copy_(torch.tensor([0.0, 3.0, 1.0]))  # type: ignore[union-attr]
+    fake = fake_quantized(layer, IMAGE, random=False)
+    result = converted(fake)
+    assert torch.equal(result(IMAGE)[:, :2], fake(IMAGE)[:, :2])
+    assert not result(IMAGE)[:, 0].any()
+    assert (result(IMAGE)[:, 1] - 3.0).abs().max() <= output_grid(fake).scale / 2 + 1e-6
+
+
+def test_a_bias_far_larger_than_the_weights_is_kept() -> None:
+    layer = nn.Linear(8, 2)
+    with torch.no_grad():
+        layer.weight.fill_(1e-9)
+        layer.bias.copy_(torch.tensor([1e6, -1e6]))
+    fake = fake_quantized(layer, IMAGE, random=False)
+    result = converted(fake)
+    assert steps_apart(fake, result, IMAGE) <= 1.0 + 1e-5
+    assert 2**29 < int(result.get_buffer("linear.bias").abs().max()) <= 2**30
+
+
+# --- borders between integer and float ------------------------------------------------------------
+
+
+def test_float_islands_get_dequantize_and_quantize() -> None:
+    model = Parts(lambda net, x: net.b(net.a(x).softmax(1)), a=conv(), b=conv())
+    fake = fake_quantized(model, IMAGE)
+    assert targets(integer(fake)) == [
+        qpc_ops.quantize.default,
+        qpc_ops.conv2d.default,
+        qpc_ops.dequantize.default,
+        aten.softmax.int,
+        qpc_ops.quantize.default,
+        qpc_ops.conv2d.default,
+        qpc_ops.dequantize.default,
+    ]
+    # a step of the first grid is up to 1 % of a probability, so a few steps of the output
+    assert steps_apart(fake, integer(fake), IMAGE) <= 5.0
+
+
+def test_a_value_is_quantized_and_dequantized_once() -> None:
+    model = Parts(
+        lambda net, x: (net.a(x), net.b(x), (y := net.a(x)).softmax(1), y.softmax(2), y),
+        a=conv(),
+        b=conv(),
+    )
+    result = converted(fake_quantized(model, IMAGE))
+    assert len(nodes_of(result, qpc_ops.quantize.default)) == 1
+    assert len(nodes_of(result, qpc_ops.dequantize.default)) == 3
+
+
+def test_outputs_and_their_structure_stay_real() -> None:
+    model = Parts(lambda net, x: {"a": (y := net.a(x)), "b": [torch.relu(y), x]}, a=conv())
+    result = integer(fake_quantized(model, IMAGE))(IMAGE)
+    assert {result["a"].dtype, result["b"][0].dtype} == {torch.float32}
+    assert torch.equal(result["b"][1], IMAGE) or result["b"][1].dtype == torch.float32
+
+
+def test_layers_keep_their_parameter_names() -> None:
+    model = nn.Sequential(conv(), nn.Sequential(conv(), nn.Sigmoid()))
+    result = converted(fake_quantized(model, IMAGE))
+    assert set(result.state_dict()) == {
+        *(f"{layer}.{leaf}" for layer in ("0", "1.0") for leaf in ("weight", "bias", "multiplier")),
+        "tables.sigmoid",
+    }
+
+
+def test_a_layer_that_two_calls_share_has_integers_for_each() -> None:
+    fake = fake_quantized(Parts(lambda net, x: net.a(net.a(x)), a=conv()), IMAGE)
+    result = converted(fake)
+    names = [str(n.args[1].target) for n in nodes_of(result, qpc_ops.conv2d.default)]  # type: ignore[union-attr]
+    assert len(set(names)) == 2
+    assert steps_apart(fake, result, IMAGE) <= 3.0  # two layers, each off by one at most
+
+
+def test_integer_nodes_know_module_line_grid_and_value() -> None:
+    fake = fake_quantized(nn.Sequential(conv(), nn.ReLU()), IMAGE)
+    node = only(converted(fake), qpc_ops.conv2d.default)
+    about = info(node)
+    assert about.module_path == "0"
+    assert about.origin == "convert-to-integer"
+    assert about.qparams == output_grid(fake)
+    assert about.value == "conv2d"
+    assert node.stack_trace
+
+
+# --- reports and errors ---------------------------------------------------------------------------
+
+
+def test_reports_which_layers_stay_in_float() -> None:
+    config = min_max(overrides=(Override(module="2", use="float"),))
+    model = nn.Sequential(conv(), nn.ConvTranspose2d(3, 3, 1), conv(), conv())
+    ctx = PassContext()
+    converted(fake_quantized(model, IMAGE, config=config), ctx)
+    assert ctx.reports[0].summary == (
+        "2 of 4 convolution and linear layers quantized, "
+        "the others are 1 (conv_transpose2d), 2 (conv2d_1)"
+    )
+    assert [str(r) for r in ctx.declined] == [
+        "1 (conv_transpose2d): conv_transpose2d stays in float",
+        "2 (conv2d_1): conv2d stays in float",
+    ]
+
+
+def test_reports_that_all_layers_are_quantized() -> None:
+    ctx = PassContext()
+    converted(fake_quantized(conv(), IMAGE), ctx)
+    assert ctx.reports[0].summary == "1 of 1 convolution and linear layers quantized"
+
+
+class Wide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(70_000, 1, bias=False)
+        nn.init.constant_(self.wide.weight, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.wide(x))
+
+
+def test_an_accumulator_that_may_overflow_is_an_error_with_the_users_line() -> None:
+    fake = fake_quantized(Wide(), torch.rand(2, 70_000), random=False)
+    with pytest.raises(OverflowProofError) as caught:
+        converted(fake)
+    worst = 70_000 * 127 * 255
+    assert caught.value.what == (
+        f"the accumulator of wide (linear) can reach {worst}, which does not fit 32 bits"
+    )
+    text = caught.value.full_text
+    assert "\n  at node: %linear : " in text
+    line = inspect.getsourcelines(Wide.forward)[1] + 1
+    assert f'\n  written: File "{__file__}", line {line}, in forward\n' in text
+    assert text.endswith(
+        "\n  fix: keep the layer in float: Override(module='wide', use='float'), "
+        "or use fewer weight bits\n  in pass: ConvertToInteger()"
+    )
+
+
+def test_fewer_weight_bits_make_the_accumulator_fit() -> None:
+    layer = nn.Linear(70_000, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(0.5)
+    fake = fake_quantized(layer, torch.rand(2, 70_000), config=min_max(weight_bits=7), random=False)
+    assert steps_apart(fake, converted(fake), torch.rand(2, 70_000)) <= 1.0 + 1e-5
+
+
+def test_a_bias_that_does_not_fit_is_an_error_with_the_users_line() -> None:
+    fake = fake_quantized(nn.Linear(4, 2), torch.rand(2, 4))
+    with torch.no_grad():
+        fake.get_parameter("bias").fill_(1e30)
+    with pytest.raises(OverflowProofError) as caught:
+        converted(fake)
+    assert caught.value.what.startswith("the bias of channel 0 becomes ")
+    assert caught.value.what.endswith(", outside int32")
+    assert caught.value.fix == "keep the layer in float: Override(module='linear', use='float')"
+    assert "at node: %linear" in caught.value.full_text
+
+
+def test_an_operator_without_an_integer_form_is_an_error() -> None:
+    gm = fake_quantized(nn.Sequential(conv(), nn.Softmax(1)), IMAGE)
+    update_info(only(gm, aten.softmax.int), integer=True)
+    with pytest.raises(UnsupportedOpError) as caught:
+        ConvertToInteger().apply(gm, PassContext())
+    assert caught.value.what == "no integer form for softmax"
+    assert caught.value.fix == "keep it in float: Override(op='softmax', use='float')"
+
+
+def test_a_float_graph_is_left_alone() -> None:
+    gm = fake_quantized(nn.Softmax(1), IMAGE)
+    ctx = PassContext()
+    assert not ConvertToInteger().apply(gm, ctx)
+    assert FAKE_QUANTIZED.check(gm) is None
+    result = Pipeline((ConvertToInteger(),), ConvertToInteger.requires).run(gm)
+    assert torch.equal(result(IMAGE), IMAGE.softmax(1))

@@ -1,0 +1,56 @@
+"""A traced graph trains like the model it came from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import qpc
+
+X = torch.randn(16, 3, 8, 8)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.drop(self.norm(self.conv(x)))
+        return y
+
+
+def test_in_training_it_computes_what_the_model_computes() -> None:
+    model = Net()
+    gm = qpc.set_training(qpc.trace(model, X))
+    assert gm.training
+    model.train()
+    torch.manual_seed(0)
+    expected = model(X)
+    torch.manual_seed(0)
+    torch.testing.assert_close(gm(X), expected, rtol=1e-5, atol=1e-5)
+    for name in ("norm.running_mean", "norm.running_var"):
+        torch.testing.assert_close(gm.get_buffer(name), model.get_buffer(name))
+
+
+def test_back_in_inference_nothing_drops_and_statistics_stay() -> None:
+    gm = qpc.trace(Net(), X)
+    before = qpc.fingerprint(gm)
+    qpc.set_training(qpc.set_training(gm), mode=False)
+    gm(X)
+    assert not gm.training
+    assert qpc.fingerprint(gm) == before
+
+
+def test_gradient_steps_lower_the_loss() -> None:
+    gm = qpc.set_training(qpc.trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(2, 4)))
+    x, goal = torch.randn(32, 4), torch.rand(32, 4)
+    optimizer = torch.optim.SGD(gm.parameters(), lr=0.5)
+    losses = []
+    for _ in range(20):
+        loss = (gm(x) - goal).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
