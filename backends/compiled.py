@@ -113,7 +113,9 @@ class CallableModel(ABC):
         inputs is not what the model was compiled for.
         """
         given = self._ordered(inputs, named)
-        tensors = [_as_tensor(value, name) for value, name in zip(given, self._names(given))]
+        tensors = [
+            _as_tensor(value, name) for value, name in zip(given, self._names(given), strict=False)
+        ]
         batch = self.signature.batch_of(tensors)
         results = self._run(batch, tensors)
         as_numpy = bool(given) and all(isinstance(value, np.ndarray) for value in given)
@@ -128,7 +130,7 @@ class CallableModel(ABC):
                 f"repeats must be at least 1 and warmup at least 0: {repeats}, {warmup}"
             )
         chosen = list(inputs) if inputs is not None else self._example_inputs()
-        tensors = [_as_tensor(v, n) for v, n in zip(chosen, self._names(chosen))]
+        tensors = [_as_tensor(v, n) for v, n in zip(chosen, self._names(chosen), strict=False)]
         batch = self.signature.batch_of(tensors)
         return measure(lambda: self._run(batch, tensors), warmup=warmup, repeats=repeats)
 
@@ -149,7 +151,7 @@ class CallableModel(ABC):
 
     def _ordered(self, inputs: Sequence[Array], named: Mapping[str, Array]) -> list[Array]:
         names = self.signature.names
-        positional = dict(zip(names, inputs))
+        positional = dict(zip(names, inputs, strict=False))
         if unknown := [n for n in named if n not in names or n in positional]:
             raise BackendError(
                 f"unexpected input {unknown[0]!r}: the model takes {', '.join(names)}"
@@ -173,7 +175,7 @@ def measure(call: Callable[[], object], *, warmup: int, repeats: int) -> Benchma
 
 def signature_of(gm: GraphModule, batch_sizes: Sequence[int]) -> Signature:
     """The signature of a core-form graph for some batch sizes."""
-    if not batch_sizes or any(not isinstance(b, int) or b < 1 for b in batch_sizes):
+    if not batch_sizes or not all(is_count(b) for b in batch_sizes):
         raise BackendError(f"batch sizes must be positive numbers, got {tuple(batch_sizes)!r}")
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
     inputs: dict[int, tuple[TensorType, ...]] = {}
@@ -187,6 +189,11 @@ def signature_of(gm: GraphModule, batch_sizes: Sequence[int]) -> Signature:
     (output,) = [n for n in gm.graph.nodes if n.op == "output"]
     names = tuple(str(n.target) for n in placeholders)
     return Signature(names, inputs, _structure(output.args[0], output_nodes(gm)))
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a positive whole number."""
+    return isinstance(value, int) and value >= 1
 
 
 def output_nodes(gm: GraphModule) -> list[Node]:

@@ -47,7 +47,8 @@ def main() -> None:
     same = torch.equal(int8(few), torch.cat([compiled(image) for image in few.split(1)]))
     print(f"same bits as the integer graph in PyTorch: {same}")
 
-    for name, form in {"float": model, "int8": compiled}.items():
+    forms: dict[str, Callable[[Tensor], Tensor]] = {"float": model, "int8": compiled}
+    for name, form in forms.items():
         print(f"{name:5} gets {right_answers(form, test, labels)} of {TEST_IMAGES} images right")
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from qpc.companions import parameter_of
 from qpc.meta import attribute, inherit, update_info
 from qpc.shapes import infer_node
 
@@ -101,7 +102,8 @@ class Editor:
             *self.gm.named_parameters(remove_duplicate=False),
             *self.gm.named_buffers(remove_duplicate=False),
         ]:
-            if name not in used and not name.startswith(observers):
+            owned = name in used or parameter_of(name) in used
+            if not owned and not name.startswith(observers):
                 owner, _, leaf = name.rpartition(".")
                 delattr(self.gm.get_submodule(owner), leaf)
         _drop_empty(self.gm)

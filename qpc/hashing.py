@@ -14,12 +14,11 @@ from qpc.printer import format_graph
 def fingerprint(gm: GraphModule) -> str:
     """SHA-256 over the printed graph, node info, parameters and buffers.
 
-    Equal fingerprints mean: the same graph with bit-equal state. Node and parameter names count.
+    Equal fingerprints mean: the same graph with bit-equal state and equal node info. Names count.
     """
     digest = hashlib.sha256(format_graph(gm).encode())
     for node in gm.graph.nodes:
-        about = info(node)
-        digest.update(f"{node.name}|{about.config!r}|{about.observer}|{about.qparams}\n".encode())
+        digest.update(f"{node.name}|{info(node)!r}\n".encode())
     tensors = [
         *gm.named_parameters(remove_duplicate=False),
         *gm.named_buffers(remove_duplicate=False),

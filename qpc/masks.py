@@ -15,10 +15,11 @@ from torch.fx import GraphModule
 
 from qpc.analysis.atoms import NONE, along, varying_axes
 from qpc.analysis.channels import ChannelAnalysis
+from qpc.companions import CHANNEL_MASKS
 from qpc.facts import Fact
 from qpc.meta import attribute
 
-_HOLDER = "masks"
+CHANNEL_MASKS = "masks"
 _AXIS = "axis_"
 
 
@@ -34,7 +35,7 @@ def set_mask(gm: GraphModule, name: str, axis: int, remove: Tensor) -> None:
             f"got {remove.dtype} of shape {tuple(remove.shape)}"
         )
     owner: nn.Module = gm
-    for part in (_HOLDER, *name.split(".")):
+    for part in (CHANNEL_MASKS, *name.split(".")):
         if part not in owner._modules:
             owner.add_module(part, nn.Module())
         owner = owner.get_submodule(part)
@@ -44,15 +45,15 @@ def set_mask(gm: GraphModule, name: str, axis: int, remove: Tensor) -> None:
 def masks(gm: GraphModule) -> Iterator[tuple[str, int, Tensor]]:
     """All channel masks of a graph: parameter name, axis, mask."""
     for full, buffer in list(gm.named_buffers()):
-        if full.startswith(f"{_HOLDER}."):
-            name, _, leaf = full.removeprefix(f"{_HOLDER}.").rpartition(".")
+        if full.startswith(f"{CHANNEL_MASKS}."):
+            name, _, leaf = full.removeprefix(f"{CHANNEL_MASKS}.").rpartition(".")
             yield name, int(leaf.removeprefix(_AXIS)), buffer
 
 
 def clear_masks(gm: GraphModule) -> None:
     """Forget all channel masks."""
-    if _HOLDER in gm._modules:
-        delattr(gm, _HOLDER)
+    if CHANNEL_MASKS in gm._modules:
+        delattr(gm, CHANNEL_MASKS)
 
 
 def masked_atoms(gm: GraphModule, analysis: ChannelAnalysis) -> frozenset[int]:

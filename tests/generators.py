@@ -1,7 +1,7 @@
 """Integer graphs for tests: a builder to write small ones by hand, and a generator of random ones.
 
-Constants come from a seeded generator, so equal calls give equal graphs. Values are spread over their grids
-by construction: a network whose activations are all 0 or 255 would hide errors.
+Constants come from a seeded generator, so equal calls give equal graphs. Values are spread over
+their grids by construction: a network whose activations are all 0 or 255 would hide errors.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class IntegerGraph:
         self._samples[node] = target(*map_arg(args, known), **map_arg(kwargs, known))
         return node
 
-    # --- leaves ------------------------------------------------------------------------------------
+    # --- leaves -----------------------------------------------------------------------------------
 
     def input(self, *sizes: int, dtype: torch.dtype = torch.float32) -> Node:
         """A model input of shape `(N, *sizes)`."""
@@ -72,7 +72,7 @@ class IntegerGraph:
         """An input of integers."""
         return self.input(*sizes, dtype=torch.uint8)
 
-    # --- qpc operators -----------------------------------------------------------------------------
+    # --- qpc operators ----------------------------------------------------------------------------
 
     def quantize(self, x: Node, scale: float = 0.02, zero_point: int = 120) -> Node:
         return self.call(qpc_ops.quantize.default, x, scale, zero_point, 0, 255, torch.uint8)
@@ -146,7 +146,7 @@ class IntegerGraph:
     def clamp(self, q: Node, lo: int = 30, hi: int = 200) -> Node:
         return self.call(qpc_ops.clamp.default, q, lo, hi)
 
-    # --- movement ------------------------------------------------------------------------------------
+    # --- movement ---------------------------------------------------------------------------------
 
     def reshape(self, q: Node, *shape: int) -> Node:
         return self.call(aten.reshape.default, q, list(shape))
@@ -160,7 +160,7 @@ class IntegerGraph:
     def slice(self, q: Node, dim: int, start: int, stop: int, step: int = 1) -> Node:
         return self.call(aten.slice.Tensor, q, dim, start, stop, step)
 
-    # --- numbers -------------------------------------------------------------------------------------
+    # --- numbers ----------------------------------------------------------------------------------
 
     def _layer(self, shape: tuple[int, ...], extreme: bool) -> tuple[Node, Node, Node]:
         """weight[out, ...], bias[out] and multiplier[out] of a layer."""
@@ -191,7 +191,7 @@ class IntegerGraph:
 
 
 def random_graph(seed: int, nodes: int = 10) -> GraphModule:
-    """A random network of integer operators on images, with odd sizes and joins, and up to three outputs."""
+    """A random network of integer operators with odd sizes, joins, and up to three outputs."""
     return _RandomNetwork(seed).build(nodes)
 
 

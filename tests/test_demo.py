@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import qpc.demo
 from qpc.analysis.compare import Comparison, LayerError
-from qpc.backends.tvm import _compat
+from qpc.backends.tvm import _compat, compile_graph
 from qpc.demo import (
     DemoResult,
     ModelResult,
@@ -116,8 +116,6 @@ def test_the_titles_say_what_is_not_the_usual_network(result: DemoResult) -> Non
 
 @pytest.mark.tvm
 def test_one_wrong_value_stops_the_demonstration(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_graph = qpc.demo.compile_graph
-
     def compile_wrongly(gm: torch.fx.GraphModule) -> object:
         model = compile_graph(gm)
         calls = 0
@@ -130,7 +128,7 @@ def test_one_wrong_value_stops_the_demonstration(monkeypatch: pytest.MonkeyPatch
 
         return wrong
 
-    monkeypatch.setattr(qpc.demo, "compile_graph", compile_wrongly)
+    monkeypatch.setattr("qpc.demo.compile_graph", compile_wrongly)
     with pytest.raises(BackendError, match="differs from the integer reference in 1 of 18 output"):
         measure_tiny_model()
 

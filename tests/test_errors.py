@@ -9,7 +9,11 @@ from torch.fx import Graph
 from qpc import errors
 from qpc.errors import PassError, QPCError, UnsupportedOpError, user_line
 
-CLASSES = [value for value in vars(errors).values() if isinstance(value, type)]
+CLASSES = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and value.__module__ == errors.__name__
+]
 
 
 def node(*frames: str) -> torch.fx.Node:

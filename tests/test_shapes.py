@@ -8,7 +8,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
 from qpc.errors import PassError
-from qpc.meta import info, update_info
+from qpc.meta import NodeInfo, info, update_info
 from qpc.ops.views import aten
 from qpc.shapes import (
     BatchDim,
@@ -72,9 +72,7 @@ def test_values_that_are_not_one_tensor_have_no_shape() -> None:
 
     gm = graph_of(build, 3)
     assert info(only(gm, aten.max.dim)).shape is None
-    assert info(only(gm, operator.getitem)) == info(only(gm, operator.getitem)).__class__(
-        shape=(N,), dtype=torch.int64
-    )
+    assert info(only(gm, operator.getitem)) == NodeInfo(shape=(N,), dtype=torch.int64)
 
 
 def test_only_missing_trusts_what_is_known() -> None:
@@ -113,11 +111,10 @@ def test_a_dimension_must_grow_linearly() -> None:
         half = graph.call_function(operator.floordiv, (size, 4))
         return graph.call_function(aten.narrow.default, (x, 0, 0, half))
 
-    with pytest.raises(
-        PassError, match=r"^a dimension does not grow linearly with the batch size$"
-    ) as caught:
+    with pytest.raises(PassError) as caught:
         graph_of(build, 3)
-    assert caught.value.node is not None
+    assert caught.value.what == "a dimension does not grow linearly with the batch size"
+    assert str(caught.value.node) == "narrow_default"
 
 
 def test_concrete_shapes_are_those_at_one_batch_size() -> None:

@@ -31,7 +31,7 @@ class ReferenceModel(CallableModel):
 
 
 def compile_graph(gm: GraphModule, *, batch_sizes: Sequence[int] = (1,)) -> ReferenceModel:
-    """Return `gm` as a model that takes the given batch sizes, with the calling convention of the others."""
+    """Return `gm` as a model for these batch sizes, called as those of other backends are."""
     return ReferenceModel(copy.deepcopy(gm), signature_of(gm, batch_sizes))
 
 

@@ -26,16 +26,16 @@ def compile_graph(
 ) -> CompiledModel:
     """Return `gm`, a core-form graph, as machine code.
 
-    Integer operators run as QPC's own kernels and give the bits that the reference backend gives; other
-    operators run in float through TVM's rules, and the model's `report` lists them.
+    Integer operators run as QPC's own kernels and give the bits that the reference backend gives;
+    other operators run in float through TVM's rules, and the model's `report` lists them.
 
     target: the CPU to compile for; code for another CPU can be saved but not run here.
     batch_sizes: the model takes these, and no others.
     threads: how many threads a call uses.
 
-    Raises MissingDependencyError without the right TVM, UnsupportedTargetError for an unknown target,
-    UnsupportedOpError for an operator that neither QPC nor TVM can compile, and BackendError for other
-    things that the kernels cannot do.
+    Raises MissingDependencyError without the right TVM, UnsupportedTargetError for an unknown
+    target, UnsupportedOpError for an operator that neither QPC nor TVM can compile, and
+    BackendError for other things that the kernels cannot do.
     """
     require_tvm()
     from qpc.backends.tvm import compile as compiler
@@ -46,8 +46,9 @@ def compile_graph(
 def load(path: str | os.PathLike[str]) -> CompiledModel:
     """Return the model that was saved to the folder `path`.
 
-    Everything is checked before any of it is used. Raises ArtifactError if the folder is not a saved model,
-    is damaged or incomplete, or was made by another version of QPC or TVM or for another CPU.
+    Everything is checked before any of it is used. Raises ArtifactError if the folder is not a
+    saved model, is damaged or incomplete, or was made by another version of QPC or TVM or for
+    another CPU.
     """
     require_tvm()
     from qpc.backends.tvm import artifact

@@ -9,7 +9,8 @@ from qpc.errors import MissingDependencyError
 
 TVM_VERSION = "0.27.0.post1"
 FFI_VERSION = "0.1.14.post1"
-"""Later 0.1.x releases satisfy apache-tvm's own requirement but crash in several of its functions."""
+"""Later 0.1.x releases satisfy apache-tvm's own requirement but crash in several of its functions.
+"""
 
 _WANTED = {"apache-tvm": TVM_VERSION, "apache-tvm-ffi": FFI_VERSION}
 _INSTALL = "pip install 'qpc[tvm]'"
@@ -17,7 +18,7 @@ _INSTALL = "pip install 'qpc[tvm]'"
 
 @functools.cache
 def require_tvm() -> None:
-    """Raise MissingDependencyError, which names the pip command, unless the right TVM is installed."""
+    """Raise MissingDependencyError, with the pip command, unless the right TVM is installed."""
     for package, wanted in _WANTED.items():
         found = installed_version(package)
         if found is None:

@@ -1,12 +1,12 @@
 """Saved models: a folder with a manifest, weights, bytecode and a shared library.
 
-    manifest.json         what this is, for which CPU, by which versions; size and SHA-256 of the other files
+    manifest.json         what this is, by which versions, for which CPU; hashes of the other files
     weights.safetensors   all constant tensors
     model.vm              which kernel to call in which order
     kernels.so            machine code
 
-The manifest also holds a hash of itself. Loading reads every file once and checks all of this before it
-uses any of it: machine code from a damaged file would crash the process, not raise an exception.
+The manifest also holds a hash of itself. Loading reads every file once and checks all of this
+before it uses any of it: machine code from a damaged file would crash the process, not raise.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
         raise _damaged(folder, MANIFEST, f"has a wrong or missing entry ({e})") from e
 
 
-# --- writing ------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def _check_replaceable(goal: Path) -> None:
@@ -154,7 +154,7 @@ def _encode_signature(signature: Signature) -> dict[str, Any]:
     return {"names": list(signature.names), "inputs": inputs, "outputs": signature.outputs}
 
 
-# --- reading ------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch.fx import GraphModule
 from tvm import relax
 
-from qpc.backends.compiled import signature_of
+from qpc.backends.compiled import is_count, signature_of
 from qpc.backends.tvm.build import build
 from qpc.backends.tvm.emitter import Emitter, Weights
 from qpc.backends.tvm.kernels.isa import isa_for
@@ -28,7 +28,7 @@ def compile_graph(
 ) -> CompiledModel:
     """See `qpc.backends.tvm.compile_graph`."""
     chosen = Target.parse(target) if isinstance(target, str) else target
-    if not isinstance(threads, int) or threads < 1:
+    if not is_count(threads):
         raise BackendError(f"threads must be a positive number, got {threads!r}")
     clock = Stopwatch()
     with clock.stage("lower"):

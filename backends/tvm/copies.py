@@ -1,7 +1,7 @@
 """Data movement as one kernel: copy boxes of elements from strided places to strided places.
 
-Transpose, slice, concatenation, padding, flip, roll and expand are all a list of `Piece`s. Shapes and axes
-here are physical.
+Transpose, slice, concatenation, padding, flip, roll and expand are all a list of `Piece`s. Shapes
+and axes here are physical.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from math import prod
 
 from tvm.tirx.script import builder as T
 
-from qpc.backends.tvm.kernels.emit import Flat, copy, fill, loop, prim_func
+from qpc.backends.tvm.kernels.emit import Flat, Index, copy, fill, loop, prim_func
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
 
 Shape = tuple[int, ...]
@@ -179,13 +179,14 @@ def _emit_piece(piece: Piece, source: Flat, target: Flat, threads: int) -> None:
             loops.enter_context(loop(extent, parallel=parallel and axis == 0))
             for axis, extent in enumerate(piece.extents[:outer])
         ]
-        to = piece.target_offset + _dot(indices, piece.target_strides)
-        come = piece.source_offset + _dot(indices, piece.source_strides)
+        to = _dot(piece.target_offset, indices, piece.target_strides)
+        come = _dot(piece.source_offset, indices, piece.source_strides)
         copy(target, to, source, come, piece.extents[-1] if contiguous else 1)
 
 
-def _dot(indices: Sequence[object], strides: Sequence[int]) -> object:
-    total: object = 0
+def _dot(start: int, indices: Sequence[Index], strides: Sequence[int]) -> Index:
+    """The offset of an element; there may be more strides than indices."""
+    total: Index = start
     for index, stride in zip(indices, strides, strict=False):
-        total = total + index * stride  # type: ignore[operator]  # ints and TIR expressions
+        total = total + index * stride
     return total

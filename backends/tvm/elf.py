@@ -1,9 +1,10 @@
 """Link one relocatable x86-64 object into a shared library, without a linker.
 
-LLVM emits an object file (`.o`); only a shared library can be loaded. Users of QPC have Python but no
-compiler, so this module does the little that `ld -shared` would do for one self-contained object: lay out
-its sections, resolve the relocations between them, and describe to the dynamic loader the functions it
-exports and the few (`memset`, `expf`, TVM's error function) that it imports.
+LLVM emits an object file (`.o`); only a shared library can be loaded. Users of QPC have Python but
+no compiler, so this module does the little that `ld -shared` would do for one self-contained
+object: lay out its sections, resolve the relocations between them, and describe to the dynamic
+loader the functions it exports and the few (`memset`, `expf`, TVM's error function) that it
+imports.
 
 Layout of the result: file offset = address, four page-aligned segments.
 
@@ -12,8 +13,8 @@ Layout of the result: file offset = address, four page-aligned segments.
     read            constants
     read, write     global offset table, dynamic section, data, zero-initialised data
 
-Terms are those of the System V ABI and its AMD64 supplement: S symbol value, A addend, P place, G address of
-the symbol's slot in the global offset table.
+Terms are those of the System V ABI and its AMD64 supplement: S symbol value, A addend, P place, G
+address of the symbol's slot in the global offset table.
 """
 
 from __future__ import annotations
@@ -288,7 +289,7 @@ class _Linker:
     def _import(self, at: int, symbol: int, kind: int, addend: int) -> None:
         self.dynamic_relocations += _RELA.pack(at, self.dynamic_index[symbol] << 32 | kind, addend)
 
-    # --- tables for the dynamic loader ---------------------------------------------------------------
+    # --- tables for the dynamic loader ------------------------------------------------------------
 
     def _symbol_table(self, names: list[int]) -> bytes:
         table = bytearray(_SYM.size)

@@ -14,7 +14,7 @@ from tvm.ir import GlobalVar
 
 from qpc.backends.tvm import copies
 from qpc.backends.tvm.kernels.isa import Isa
-from qpc.backends.tvm.kernels.kernel import Kernel
+from qpc.backends.tvm.kernels.kernel import Array, Kernel
 from qpc.backends.tvm.kernels.kernel import TensorType as KernelType
 from qpc.backends.tvm.layout import Order, Value, identity, permuted
 from qpc.backends.tvm.report import KernelUse, OtherUse
@@ -119,5 +119,5 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _writable(array: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _writable(array: Array) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,8 +1,8 @@
 """Operators without an integer kernel, translated to Relax one call at a time.
 
-TVM's importer of PyTorch operators does most of the work. It gets some operators wrong without saying so,
-so only those are used that a test compares with PyTorch (`VERIFIED`); a few have a rule here; all others are
-decomposed by PyTorch into simpler ones.
+TVM's importer of PyTorch operators does most of the work. It gets some operators wrong without
+saying so, so only those are used that a test compares with PyTorch (`VERIFIED`); a few have a rule
+here; all others are decomposed by PyTorch into simpler ones.
 """
 
 from __future__ import annotations
@@ -27,133 +27,30 @@ from qpc.shapes import Concrete, TensorType
 _FIX = "express it with other operators, or use the reference backend"
 
 VERIFIED = frozenset(
-    [
-        "_adaptive_avg_pool2d.default",
-        "_softmax.default",
-        "_log_softmax.default",
-        "_to_copy.default",
-        "abs.default",
-        "add.Tensor",
-        "add.Scalar",
-        "addmm.default",
-        "any.dim",
-        "argmax.default",
-        "argmin.default",
-        "avg_pool1d.default",
-        "avg_pool2d.default",
-        "baddbmm.default",
-        "bitwise_and.Tensor",
-        "bitwise_not.default",
-        "bitwise_or.Tensor",
-        "bmm.default",
-        "cat.default",
-        "ceil.default",
-        "clamp.default",
-        "clamp_min.default",
-        "clone.default",
-        "constant_pad_nd.default",
-        "conv1d.default",
-        "conv2d.default",
-        "conv3d.default",
-        "conv_transpose1d.default",
-        "conv_transpose2d.input",
-        "convolution.default",
-        "cos.default",
-        "cumsum.default",
-        "div.Tensor",
-        "div.Scalar",
-        "elu.default",
-        "eq.Tensor",
-        "eq.Scalar",
-        "erf.default",
-        "exp.default",
-        "expand.default",
-        "expm1.default",
-        "flip.default",
-        "floor.default",
-        "full_like.default",
-        "gather.default",
-        "ge.Tensor",
-        "ge.Scalar",
-        "gelu.default",
-        "getitem",
-        "group_norm.default",
-        "gt.Tensor",
-        "gt.Scalar",
-        "hardsigmoid.default",
-        "hardswish.default",
-        "hardtanh.default",
-        "layer_norm.default",
-        "le.Tensor",
-        "le.Scalar",
-        "leaky_relu.default",
-        "linear.default",
-        "log.default",
-        "log1p.default",
-        "log_softmax.int",
-        "logical_and.default",
-        "logical_not.default",
-        "logical_or.default",
-        "lt.Tensor",
-        "lt.Scalar",
-        "masked_fill.Scalar",
-        "matmul.default",
-        "max.dim",
-        "max_pool1d.default",
-        "max_pool2d.default",
-        "maximum.default",
-        "mean.dim",
-        "minimum.default",
-        "mm.default",
-        "mul.Tensor",
-        "mul.Scalar",
-        "ne.Tensor",
-        "ne.Scalar",
-        "neg.default",
-        "ones_like.default",
-        "permute.default",
-        "pow.Tensor_Scalar",
-        "pow.Tensor_Tensor",
-        "prelu.default",
-        "reciprocal.default",
-        "relu.default",
-        "relu6.default",
-        "repeat.default",
-        "reshape.default",
-        "roll.default",
-        "round.default",
-        "rsqrt.default",
-        "rsub.Scalar",
-        "scaled_dot_product_attention.default",
-        "sigmoid.default",
-        "sign.default",
-        "silu.default",
-        "sin.default",
-        "slice.Tensor",
-        "softmax.int",
-        "softplus.default",
-        "split_with_sizes.default",
-        "sqrt.default",
-        "square.default",
-        "squeeze.dim",
-        "squeeze.dims",
-        "stack.default",
-        "sub.Tensor",
-        "sub.Scalar",
-        "sum.dim_IntList",
-        "tan.default",
-        "tanh.default",
-        "topk.default",
-        "tril.default",
-        "triu.default",
-        "trunc.default",
-        "unsqueeze.default",
-        "upsample_bilinear2d.vec",
-        "var.correction",
-        "view.default",
-        "where.self",
-        "zeros_like.default",
-    ]
+    """
+    _adaptive_avg_pool2d.default _softmax.default _log_softmax.default _to_copy.default
+    abs.default add.Tensor add.Scalar addmm.default any.dim argmax.default argmin.default
+    avg_pool1d.default avg_pool2d.default baddbmm.default bitwise_and.Tensor bitwise_not.default
+    bitwise_or.Tensor bmm.default cat.default ceil.default clamp.default clamp_min.default
+    clone.default constant_pad_nd.default conv1d.default conv2d.default conv3d.default
+    conv_transpose1d.default conv_transpose2d.input convolution.default cos.default
+    cumsum.default div.Tensor div.Scalar elu.default eq.Tensor eq.Scalar erf.default exp.default
+    expand.default expm1.default flip.default floor.default full_like.default gather.default
+    ge.Tensor ge.Scalar gelu.default getitem group_norm.default gt.Tensor gt.Scalar
+    hardsigmoid.default hardswish.default hardtanh.default layer_norm.default le.Tensor
+    le.Scalar leaky_relu.default linear.default log.default log1p.default log_softmax.int
+    logical_and.default logical_not.default logical_or.default lt.Tensor lt.Scalar
+    masked_fill.Scalar matmul.default max.dim max_pool1d.default max_pool2d.default
+    maximum.default mean.dim minimum.default mm.default mul.Tensor mul.Scalar ne.Tensor
+    ne.Scalar neg.default ones_like.default permute.default pow.Tensor_Scalar pow.Tensor_Tensor
+    prelu.default reciprocal.default relu.default relu6.default repeat.default reshape.default
+    roll.default round.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default
+    sigmoid.default sign.default silu.default sin.default slice.Tensor softmax.int
+    softplus.default split_with_sizes.default sqrt.default square.default squeeze.dim
+    squeeze.dims stack.default sub.Tensor sub.Scalar sum.dim_IntList tan.default tanh.default
+    topk.default tril.default triu.default trunc.default unsqueeze.default
+    upsample_bilinear2d.vec var.correction view.default where.self zeros_like.default
+    """.split()  # noqa: SIM905  (a list would fill two pages)
 )
 """Operators that TVM's importer translates correctly, by name and overload."""
 
@@ -207,7 +104,7 @@ class FloatOperators:
         return converter(call)
 
     def _copy_call(self, node: Node, value: Values, type_of: Callable[[Node], Concrete]) -> Node:
-        """`node` in a graph of its own, positional where possible, with numbers for number nodes."""
+        """`node` in a graph of its own, with numbers in place of nodes that stand for numbers."""
         graph = Graph()
         self._importer.env = {}
 
@@ -223,8 +120,8 @@ class FloatOperators:
             return made
 
         stand_ins = {n: stand_in(n) for n in node.all_input_nodes}
-        args, kwargs = map_arg((node.args, node.kwargs), stand_ins.__getitem__)
-        args, kwargs = _normal_arguments(node, list(args), dict(kwargs))
+        given, named = map_arg((node.args, node.kwargs), stand_ins.__getitem__)
+        args, kwargs = _normal_arguments(node, list(given), dict(named))
         copied = graph.create_node("call_function", node.target, tuple(args), kwargs)
         copied.meta = dict(node.meta)
         return copied
@@ -297,7 +194,7 @@ def _normal_arguments(
     return args, kept
 
 
-# --- rules of our own -----------------------------------------------------------------------------------
+# --- rules of our own -----------------------------------------------------------------------------
 
 Rule = Callable[[Mapping[str, Any]], "relax.Expr | None"]
 

@@ -1,8 +1,9 @@
 """Which nodes become the epilogue of the convolution or linear layer before them.
 
-A layer whose value has one reader that adds another tensor, clamps or looks up a table can do so before it
-stores its result. The kernel then stands where the last node of the chain stood, so that everything it
-reads exists. When both operands of an addition end such a chain, the later layer takes it.
+A layer whose value has one reader that adds another tensor, clamps or looks up a table can do so
+before it stores its result. The kernel then stands where the last node of the chain stood, so that
+everything it reads exists. When both operands of an addition end such a chain, the later layer
+takes it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The `qpc::` operators as calls of integer kernels.
 
-Every rule gets the call's arguments by schema name, with a `Value` for each tensor that is computed and a
-torch tensor for each constant, and returns a `Value`. Shapes of kernels are physical.
+Every rule gets the call's arguments by schema name, with a `Value` for each tensor that is computed
+and a torch tensor for each constant, and returns a `Value`. Shapes of kernels are physical.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ class Call:
     stages: tuple[tuple[Node, Arguments], ...] = ()
     preferred: Order | None = None
     """The memory order that readers of a quantized value want."""
+
+    def tensor(self, name: str) -> Value:
+        """The argument of that name, which is a computed tensor."""
+        value = self.args[name]
+        assert isinstance(value, Value)
+        return value
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -81,8 +87,8 @@ def _conv2d(emit: Emitter, call: Call) -> Value:
         **_grid(args, "input_zero_point"),
     )
     epilogue, others = _epilogue(emit, call, NHWC)
-    constants = [args[k].numpy() for k in ("weight", "bias", "multiplier")]
-    made = conv2d_kernels.conv2d(emit.isa, desc, *constants, epilogue, emit.threads)
+    weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
+    made = conv2d_kernels.conv2d(emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads)
     out_n, out_h, out_w, out_c = made.output.shape
     expr = emit.kernel(made, [x.expr, *(v.expr for v in others)], nodes=call.nodes)
     return Value(expr, (out_n, out_c, out_h, out_w), x.dtype, NHWC)
@@ -99,8 +105,8 @@ def _linear(emit: Emitter, call: Call) -> Value:
     rows = prod(x.shape[:-1])
     desc = linear_kernels.LinearDesc(rows, k, o, **_grid(args, "input_zero_point"))
     epilogue, others = _epilogue(emit, call, order)
-    constants = [args[k].numpy() for k in ("weight", "bias", "multiplier")]
-    made = linear_kernels.linear(emit.isa, desc, *constants, epilogue, emit.threads)
+    weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
+    made = linear_kernels.linear(emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads)
     inputs = [emit.view(x.expr, (rows, k)), *(emit.view(v.expr, (rows, o)) for v in others)]
     expr = emit.kernel(made, inputs, nodes=call.nodes)
     result = Value(expr, shape, x.dtype, order)
@@ -189,7 +195,7 @@ def _pooled(emit: Emitter, call: Call, x: Value, made: Kernel) -> Value:
 
 
 def _mean(emit: Emitter, call: Call) -> Value:
-    args, x = call.args, call.args["q"]
+    args, x = call.args, call.tensor("q")
     rank, keepdim = len(x.shape), bool(args["keepdim"])
     axes = {d % rank for d in args["dims"]} or set(range(rank))
     made = pooling.mean(
@@ -211,15 +217,15 @@ def _mean(emit: Emitter, call: Call) -> Value:
 
 
 def _lookup(emit: Emitter, call: Call) -> Value:
-    x, table = call.args["q"], _table(call.args["table"])
+    x, table = call.tensor("q"), _table(call.args["table"])
     made = elementwise.lookup(emit.isa, x.physical_shape, table, emit.threads)
-    return replace(x, expr=emit.kernel(made, [x.expr], nodes=call.nodes))  # type: ignore[no-any-return]
+    return replace(x, expr=emit.kernel(made, [x.expr], nodes=call.nodes))
 
 
 def _clamp(emit: Emitter, call: Call) -> Value:
-    x, lo, hi = call.args["q"], call.args["lo"], call.args["hi"]
+    x, lo, hi = call.tensor("q"), call.args["lo"], call.args["hi"]
     made = elementwise.clamp(emit.isa, x.physical_shape, lo, hi, emit.threads)
-    return replace(x, expr=emit.kernel(made, [x.expr], nodes=call.nodes))  # type: ignore[no-any-return]
+    return replace(x, expr=emit.kernel(made, [x.expr], nodes=call.nodes))
 
 
 def _quantize(emit: Emitter, call: Call) -> Value:

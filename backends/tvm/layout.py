@@ -1,7 +1,8 @@
 """How logical tensors lie in memory, and how reshapes act on that.
 
-An `Order` says which logical axis each physical axis holds: `(0, 2, 3, 1)` is a logical NCHW tensor stored
-as NHWC. Axes of size 1 do not matter to memory, so two orders that differ only in them are the same layout.
+An `Order` says which logical axis each physical axis holds: `(0, 2, 3, 1)` is a logical NCHW tensor
+stored as NHWC. Axes of size 1 do not matter to memory, so two orders that differ only in them are
+the same layout.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NHWC: Order = (0, 2, 3, 1)
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor in the compiled program: `expr` has the physical shape, `shape` is the logical one."""
+    """A tensor in the compiled program: `expr` has the physical shape, `shape` is logical."""
 
     expr: Expr
     shape: tuple[int, ...]
@@ -66,7 +67,7 @@ def channels_last(rank: int) -> Order:
 
 @dataclass(frozen=True)
 class ReshapePlan:
-    """First permute physical axes to `stored` (an order of the old shape), then take the bytes as they are.
+    """Permute physical axes to `stored`, an order of the old shape; then keep the bytes as is.
 
     `order` is the order of the result.
     """
@@ -78,8 +79,8 @@ class ReshapePlan:
 def plan_reshape(shape: tuple[int, ...], order: Order, new_shape: tuple[int, ...]) -> ReshapePlan:
     """How to reshape a stored tensor while moving as little as possible.
 
-    A reshape splits and merges groups of neighbouring logical axes. Inside a group the axes must lie next to
-    each other in logical order; the order of the groups in memory is free and is kept.
+    A reshape splits and merges groups of neighbouring logical axes. Inside a group the axes must
+    lie next to each other in logical order; the order of the groups in memory is free and is kept.
     """
     if prod(shape) == 0:
         return ReshapePlan(identity(len(shape)), identity(len(new_shape)))

@@ -1,7 +1,8 @@
 """From a core-form graph at one batch size to one Relax function.
 
-Integer operators become calls of our kernels, integer data movement becomes copies or nothing at all, and
-everything else goes through TVM's importer, in logical order. Inputs and outputs are in logical order.
+Integer operators become calls of our kernels, integer data movement becomes copies or nothing at
+all, and everything else goes through TVM's importer, in logical order. Inputs and outputs are in
+logical order.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class _Lowering:
         else:
             self._values[node] = self._other(node)
 
-    # --- the three kinds of operators -----------------------------------------------------------------
+    # --- the three kinds of operators -------------------------------------------------------------
 
     def _integer(self, group: Group) -> Value:
         node = group.anchor
@@ -150,7 +151,7 @@ class _Lowering:
             return result
         return Value(result, found.shape, found.dtype, identity(len(found.shape)))
 
-    # --- arguments ------------------------------------------------------------------------------------
+    # --- arguments --------------------------------------------------------------------------------
 
     def _arguments(self, node: Node) -> dict[str, Any]:
         """Arguments by name, with values for nodes; None for nodes inside a fused group."""

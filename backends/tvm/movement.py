@@ -1,7 +1,7 @@
 """ATen operators that only move integers: new axes, new order, or a copy.
 
-Every rule takes the call's arguments by schema name and returns a `Value`. Logical axes of the call become
-physical axes through the value's order; what moves no data changes only the order.
+Every rule takes the call's arguments by schema name and returns a `Value`. Logical axes of the call
+become physical axes through the value's order; what moves no data changes only the order.
 """
 
 from __future__ import annotations
@@ -62,21 +62,19 @@ def _reshape(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> 
 
 
 def _same(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
-    value = args.get("self", args.get("input"))
-    assert isinstance(value, Value)
-    return value
+    return _tensor(args)
 
 
 def _permute(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
-    value = args["self"]
-    return value.with_axes(tuple(d % len(shape) for d in args["dims"]))  # type: ignore[no-any-return]
+    value = _tensor(args)
+    return value.with_axes(tuple(d % len(shape) for d in args["dims"]))
 
 
 def _transpose(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
     order = list(identity(len(shape)))
     first, second = args["dim0"] % len(shape), args["dim1"] % len(shape)
     order[first], order[second] = order[second], order[first]
-    return args["self"].with_axes(tuple(order))  # type: ignore[no-any-return]
+    return _tensor(args).with_axes(tuple(order))
 
 
 def _slice(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
@@ -116,7 +114,7 @@ def _stack(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Va
 
 
 def _pad(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
-    value, amounts = args["self"], args["pad"]
+    value, amounts = _tensor(args), args["pad"]
     before, after = [0] * len(shape), [0] * len(shape)
     for i in range(len(amounts) // 2):
         before[-1 - i], after[-1 - i] = amounts[2 * i], amounts[2 * i + 1]
@@ -128,7 +126,7 @@ def _pad(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Valu
 
 
 def _roll(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
-    value, dims, shifts = args["self"], list(args["dims"]), list(args["shifts"])
+    value, dims, shifts = _tensor(args), list(args["dims"]), list(args["shifts"])
     if not dims:  # rolls the flattened tensor
         flat = reshape(emit, value, (_size(value),))
         movement = copies.roll(kernel_type(flat), {0: shifts[0]})
@@ -138,7 +136,7 @@ def _roll(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Val
         at = value.order.index(axis % len(shape))
         physical[at] = physical.get(at, 0) + shift
     movement = copies.roll(kernel_type(value), physical)
-    return replace(value, expr=emit.move(movement, [value]))  # type: ignore[no-any-return]
+    return replace(value, expr=emit.move(movement, [value]))
 
 
 def _strided(
@@ -158,6 +156,13 @@ def _strided(
         permuted(shape, value.order),
     )
     return replace(value, expr=emit.move(movement, [value]), shape=shape)
+
+
+def _tensor(args: Mapping[str, Any]) -> Value:
+    """The tensor that is moved."""
+    value = args.get("self", args.get("input"))
+    assert isinstance(value, Value)
+    return value
 
 
 def _size(value: Value) -> int:

@@ -36,9 +36,9 @@ class _Function:
 class Program:
     """The functions of a compiled model with their weights; one call runs at a time.
 
-    `threads` is how many threads a call may use. With one thread a call runs in the thread of its caller.
-    With more, it runs in a thread of its own: TVM keeps one pool of workers per calling thread, and
-    configures it for the calling thread only.
+    `threads` is how many threads a call may use. With one thread a call runs in the thread of its
+    caller. With more, it runs in a thread of its own: TVM keeps one pool of workers per calling
+    thread, and configures it for the calling thread only.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Program:
                 results = function.call(*arguments)
             else:
                 results = self._worker.run(lambda: function.call(*arguments))
-        tensors = [torch.from_dlpack(r) for r in results]
+        tensors = [torch.utils.dlpack.from_dlpack(r) for r in results]
         return [t.clone() if c else t for t, c in zip(tensors, function.copied, strict=True)]
 
 
@@ -118,7 +118,7 @@ class _Worker:
 def _work(
     tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None], threads: int
 ) -> None:
-    """Run tasks until None comes. Must not refer to the worker, which would then never be collected."""
+    """Run tasks until None comes; without a reference to the worker, which keeps it alive."""
     cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
     # The pool has as many threads as cores are named here; naming one twice is allowed.
     named = [cores[i % len(cores)] for i in range(max(threads, len(cores)))]

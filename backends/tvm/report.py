@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class KernelUse:
-    """An integer kernel and the graph nodes it computes; more than one node means they are fused."""
+    """An integer kernel and the graph nodes it computes; several nodes are fused."""
 
     kernel: str
     nodes: tuple[str, ...]

@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.atoms import Labels, collapse
 from qpc.analysis.channels import ChannelAnalysis, describe_node
+from qpc.companions import elementwise_companions
 from qpc.edit import Editor
 from qpc.errors import InvariantError
 from qpc.meta import attribute, info, update_info

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from qpc.meta import attribute, info
 from qpc.ops import views
 from qpc.ops.registry import op_name
-from qpc.ops.views import qpc_ops
+from qpc.ops.views import arguments, qpc_ops
 
 _LAYERS: tuple[type[views.Weighted], ...] = (
     views.Conv1d,
@@ -80,7 +80,8 @@ def float_layers(gm: GraphModule, scope: Scope) -> Iterator[tuple[Node, LayerWei
     A weight that several layers share comes once, under its first name. Where there is no weight to
     change, the reason stands in its place.
     """
-    names: dict[int, str] = {}
+    names = first_names(gm)
+    seen: set[str] = set()
     for node in gm.graph.nodes:
         layer = next((v for kind in _LAYERS if (v := kind.of(node))), None)
         if layer is None or not scope.selects(node):
@@ -89,10 +90,25 @@ def float_layers(gm: GraphModule, scope: Scope) -> Iterator[tuple[Node, LayerWei
         if source is None:
             yield node, f"its weight {layer.weight.name} is computed, not a parameter"
             continue
-        name = str(source.target)
-        first = names.setdefault(id(attribute(gm, name)), name)
-        if first != name or any(n.op == "get_attr" and n.target == name for n in seen_before(gm, source)):
-            yield node, f"its weight is {first!r}, which an earlier layer owns"
-        else:
-            groups = 1 if isinstance(layer, views.Linear) else int(layer.groups)  # type: ignore[attr-defined]
+        name = names[str(source.target)]
+        if attribute(gm, name).dim() < 2:
+            yield node, f"its weight {name!r} has no input channels"
+            continue
+        if name not in seen:
+            seen.add(name)
+            groups = 1 if isinstance(layer, views.Linear) else int(arguments(node)["groups"])
             yield node, LayerWeight(node, name, layer.output_axis, groups)
+
+
+def first_names(gm: GraphModule) -> dict[str, str]:
+    """For every name of a tensor that a node reads, the first of all names of that tensor."""
+    first: dict[int, str] = {}
+    read = [str(node.target) for node in gm.graph.nodes if node.op == "get_attr"]
+    return {name: first.setdefault(id(attribute(gm, name)), name) for name in read}
+
+
+def _parameter(weight: Node) -> Node | None:
+    """The parameter behind a weight, which may be rounded on its way to the layer."""
+    while weight.target is qpc_ops.fake_quantize.default:
+        weight = weight.all_input_nodes[0]
+    return weight if weight.op == "get_attr" else None

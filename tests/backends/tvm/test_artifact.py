@@ -100,7 +100,7 @@ def test_saving_replaces_an_earlier_model_and_leaves_nothing_else(
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
 
 
-# --- saving where one must not ------------------------------------------------------------------------
+# --- saving where one must not --------------------------------------------------------------------
 
 
 def test_saving_leaves_other_folders_and_files_alone(
@@ -158,7 +158,7 @@ def test_a_path_below_a_file_cannot_be_written(compiled: CompiledModel, tmp_path
     assert caught.value.fix == "choose a folder you may write to"
 
 
-# --- loading what one must not --------------------------------------------------------------------------
+# --- loading what one must not --------------------------------------------------------------------
 
 
 def _truncate(path: Path) -> None:

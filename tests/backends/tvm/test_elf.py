@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-tvm = pytest.importorskip("tvm", reason="Apache TVM is not installed")
+pytest.importorskip("tvm", reason="Apache TVM is not installed")
+import tvm
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -48,7 +49,7 @@ def test_a_library_exports_its_functions_and_imports_the_rest(tmp_path: Path) ->
     path = tmp_path / "kernels.so"
     path.write_bytes(elf.link_shared(_object(tmp_path), "kernels.so"))
     library = ctypes.CDLL(str(path))
-    assert library["__tvm_ffi_soften"]
+    assert library["__tvm_ffi_soften"] is not None
     with pytest.raises(AttributeError):
         library["no_such_function"]
 

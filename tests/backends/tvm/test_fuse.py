@@ -38,7 +38,9 @@ def _residual_on_the_left(g: IntegerGraph) -> list[Node]:
 
 def _by_name(g: IntegerGraph) -> list[Node]:
     x = g.image(5, 6, 6)
-    numbers = {
+    arguments: dict[str, Node | int] = {
+        "b": _conv(g, x),
+        "a": x,
         "a_zero_point": 3,
         "b_zero_point": 7,
         "a_multiplier": 100,
@@ -48,8 +50,7 @@ def _by_name(g: IntegerGraph) -> list[Node]:
         "lo": 0,
         "hi": 255,
     }
-    y = g.graph.call_function(qpc_ops.add.default, (), {"b": _conv(g, x), "a": x} | numbers)
-    return [y]
+    return [g.call(qpc_ops.add.default, **arguments)]
 
 
 def _two_layers(g: IntegerGraph) -> list[Node]:

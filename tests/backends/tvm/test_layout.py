@@ -21,7 +21,7 @@ from qpc.backends.tvm.layout import (
 pytestmark = pytest.mark.tvm
 
 
-def _stored(x: np.ndarray, order: tuple[int, ...]) -> np.ndarray:  # type: ignore[type-arg]
+def _stored(x: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(order))
 
 

@@ -1,0 +1,306 @@
+"""Parameters and multiply-accumulates (MACs) of a core-form graph, as it is or after pruning.
+
+Both are sums of products of sizes, and pruning only shortens axes. So a `CostModel` keeps, for
+every size, the labels of the channels along that axis, and tells the cost of any pruned structure
+by counting labels, without pruning anything.
+
+MACs are those of convolutions, linear layers, matrix products and attention at batch size 1: one
+for each multiplication of a weight (or of two values) that is added up. Biases, norms and
+activations count as none, and positions in the padding count like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+
+from qpc.analysis.atoms import Labels, along, compact, varying_axes
+from qpc.analysis.channels import ChannelAnalysis
+from qpc.meta import attribute
+from qpc.ops import views
+from qpc.ops.registry import op_name
+from qpc.ops.views import arguments, aten, qpc_ops
+from qpc.shapes import TensorType, concrete_shapes
+
+Measure = Literal["channels", "parameters", "macs"]
+"""What can be counted: output channels of all layers, parameters, or MACs."""
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One operator that has parameters or multiplies.
+
+    layer: the path of the module that owns its weight, or the node's name; channels: output
+    channels, 0 if it has no weight that makes any.
+    """
+
+    layer: str
+    op: str
+    channels: int
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a graph: by layer, and in total with shared parameters counted once."""
+
+    layers: tuple[LayerCost, ...]
+    channels: int
+    parameters: int
+    macs: int
+
+    def of(self, measure: Measure) -> int:
+        """One of the totals by its name."""
+        totals = {"channels": self.channels, "parameters": self.parameters, "macs": self.macs}
+        return totals[measure]
+
+    def __str__(self) -> str:
+        lines = [f"{'layer':40} {'operator':16} {'channels':>9} {'parameters':>12} {'MACs':>15}"]
+        total = LayerCost("total", "", self.channels, self.parameters, self.macs)
+        lines += [
+            f"{c.layer:40} {c.op:16} {c.channels:9,} {c.parameters:12,} {c.macs:15,}"
+            for c in (*self.layers, total)
+        ]
+        return "\n".join(lines)
+
+
+def cost(gm: GraphModule) -> Cost:
+    """The cost of a core-form graph at batch size 1."""
+    return CostModel(gm).after()
+
+
+class CostModel:
+    """The cost of a graph as a function of the units that are removed."""
+
+    def __init__(self, gm: GraphModule, analysis: ChannelAnalysis | None = None) -> None:
+        self._atoms = 0 if analysis is None else len(analysis.atoms)
+        sizes = _Sizes(gm, analysis)
+        self._layers = tuple(_layers(gm, sizes))
+        self._tensors = {
+            key: _Product.of(sizes.parameter(node)) for key, node in _counted(gm).items()
+        }
+        self._outputs = {key: line for layer in self._layers for key, line in layer.outputs.items()}
+
+    def after(self, removed: Iterable[int] = ()) -> Cost:
+        """The cost without the units `removed`."""
+        kept = self._kept(removed)
+        layers = [
+            LayerCost(
+                layer.name,
+                layer.op,
+                sum(line.at(kept) for line in layer.outputs.values()),
+                sum(product.at(kept) for product in layer.parameters),
+                sum(product.at(kept) for product in layer.macs),
+            )
+            for layer in self._layers
+        ]
+        return Cost(
+            tuple(layers),
+            self._channels(kept),
+            self._parameters(kept),
+            sum(layer.macs for layer in layers),
+        )
+
+    def total(self, measure: Measure, removed: Iterable[int] = ()) -> int:
+        """One total without the units `removed`; faster than all of `after`."""
+        kept = self._kept(removed)
+        if measure == "macs":
+            return sum(product.at(kept) for layer in self._layers for product in layer.macs)
+        return self._channels(kept) if measure == "channels" else self._parameters(kept)
+
+    def _channels(self, kept: Tensor) -> int:
+        return sum(line.at(kept) for line in self._outputs.values())
+
+    def _parameters(self, kept: Tensor) -> int:
+        return sum(product.at(kept) for product in self._tensors.values())
+
+    def _kept(self, removed: Iterable[int]) -> Tensor:
+        """For each atom, and for NONE at the end, whether it stays."""
+        kept = torch.ones(self._atoms + 1, dtype=torch.bool)
+        kept[torch.tensor(sorted(removed), dtype=torch.int64)] = False
+        return kept
+
+
+# --- sizes that depend on what is removed ---------------------------------------------------------
+
+_Line = int | Labels  # a size that is fixed, or the channels along an axis
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A constant times the numbers of channels kept along some axes."""
+
+    constant: int = 1
+    lines: tuple[Labels, ...] = ()
+
+    @staticmethod
+    def of(sizes: Iterable[_Line]) -> _Product:
+        known = list(sizes)
+        fixed = math.prod(s for s in known if isinstance(s, int))
+        return _Product(fixed, tuple(s for s in known if not isinstance(s, int)))
+
+    def at(self, kept: Tensor) -> int:
+        return self.constant * math.prod(int(kept[line].sum()) for line in self.lines)
+
+
+class _Sizes:
+    """The sizes of values and parameters, along each axis."""
+
+    def __init__(self, gm: GraphModule, analysis: ChannelAnalysis | None) -> None:
+        self._gm, self._types = gm, concrete_shapes(gm, 1)
+        self._values = {} if analysis is None else analysis.values
+        self._axes = {
+            (id(attribute(gm, axis.name)), axis.axis): axis.labels
+            for axis in (() if analysis is None else analysis.axes)
+        }
+
+    def shape(self, node: Node) -> tuple[int, ...]:
+        found = self._types[node]
+        return found.shape if isinstance(found, TensorType) else ()
+
+    def value(self, node: Node) -> list[_Line]:
+        sizes: list[_Line] = list(self.shape(node))
+        if node in self._values:
+            labels = compact(self._values[node])
+            for axis in varying_axes(labels):
+                sizes[axis] = along(labels, axis)
+        return sizes
+
+    def parameter(self, node: Node) -> list[_Line]:
+        tensor = attribute(self._gm, str(node.target))
+        return [self._axes.get((id(tensor), axis), size) for axis, size in enumerate(tensor.shape)]
+
+
+# --- operators ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A `LayerCost` whose numbers are not known yet.
+
+    outputs: the sizes of the weight axis that makes channels, by the weight's identity.
+    """
+
+    name: str
+    op: str
+    macs: tuple[_Product, ...]
+    parameters: tuple[_Product, ...]
+    outputs: dict[int, _Product] = field(default_factory=dict)
+
+
+_Weighted = views.Weighted | views.IntConv2d | views.IntLinear
+_TRANSPOSED = (views.ConvTranspose1d, views.ConvTranspose2d, views.ConvTranspose3d)
+_LAYERS: tuple[type[_Weighted], ...] = (
+    views.Conv1d,
+    views.Conv2d,
+    views.Conv3d,
+    *_TRANSPOSED,
+    views.Linear,
+    views.IntConv2d,
+    views.IntLinear,
+)
+_MATRIX_PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.mm.default)
+
+
+def _layers(gm: GraphModule, sizes: _Sizes) -> Iterator[_Layer]:
+    counted = _counted(gm)
+    for node in gm.graph.nodes:
+        if node.op != "call_function":
+            continue
+        sources = [found for n in node.all_input_nodes if (found := source_parameter(n))]
+        owned = [source for source in sources if id(_tensor(gm, source)) in counted]
+        parameters = tuple(_Product.of(sizes.parameter(source)) for source in owned)
+        if view := _layer_view(node):
+            yield _weighted(gm, view, sizes, parameters)
+        elif (macs := _contraction(node, sizes)) or owned:
+            name = _owner(owned[0]) if owned else node.name
+            yield _Layer(name, op_name(node), macs, parameters)
+
+
+def _weighted(
+    gm: GraphModule, view: _Weighted, sizes: _Sizes, parameters: tuple[_Product, ...]
+) -> _Layer:
+    """Every element of the weight is used once at every position of the output.
+
+    A transposed convolution uses it once at every position of its input.
+    """
+    positions = sizes.value(view.input if isinstance(view, _TRANSPOSED) else view.node)
+    del positions[-1 if isinstance(view, views.Linear | views.IntLinear) else 1]
+    found = source_parameter(view.weight)
+    weight = sizes.value(view.weight) if found is None else sizes.parameter(found)
+    macs = (_Product.of([*positions, *weight]),)
+    if found is None:
+        return _Layer(view.node.name, op_name(view.node), macs, parameters)
+    axis = view.output_axis if isinstance(view, views.Weighted) else 0
+    outputs = {id(_tensor(gm, found)): _Product.of([weight[axis]])}
+    return _Layer(_owner(found), op_name(view.node), macs, parameters, outputs)
+
+
+def _contraction(node: Node, sizes: _Sizes) -> tuple[_Product, ...]:
+    """A product of values: each element of the result sums over what is contracted."""
+    if node.target in _MATRIX_PRODUCTS:
+        inner = sizes.value(node.all_input_nodes[0])[-1]
+        return (_Product.of([*sizes.value(node), inner]),)
+    given = arguments(node) if isinstance(node.target, OpOverload) else {}
+    if node.target is aten.einsum.default:
+        summed = _contracted(given["equation"], [sizes.value(n) for n in given["tensors"]])
+        return (_Product.of([*sizes.value(node), *summed]),)
+    if node.target is aten.scaled_dot_product_attention.default:
+        query, keys = sizes.value(given["query"]), sizes.value(given["key"])[-2]
+        return (_Product.of([*query, keys]), _Product.of([*sizes.value(node), keys]))
+    return ()
+
+
+def _contracted(equation: str, operands: list[list[_Line]]) -> list[_Line]:
+    """The sizes that an einsum sums over; what `...` stands for is never summed."""
+    inputs, arrow, result = equation.replace(" ", "").partition("->")
+    found: dict[str, _Line] = {}
+    for letters, sizes in zip(inputs.split(","), operands, strict=True):
+        before, _, after = letters.partition("...")
+        found |= dict(zip(before, sizes, strict=False))
+        found |= dict(zip(reversed(after), reversed(sizes), strict=False))
+    if not arrow:  # without a result given, letters that come once are in it
+        result = "".join(letter for letter in found if inputs.count(letter) == 1)
+    return [size for letter, size in found.items() if letter not in result]
+
+
+def _layer_view(node: Node) -> _Weighted | None:
+    return next((view for kind in _LAYERS if (view := kind.of(node))), None)
+
+
+def source_parameter(node: Node) -> Node | None:
+    """The `get_attr` node of a weight, seen through its quantization; None if it is computed."""
+    while node.target is qpc_ops.fake_quantize.default:
+        node = node.all_input_nodes[0]
+    return node if node.op == "get_attr" else None
+
+
+def _counted(gm: GraphModule) -> dict[int, Node]:
+    """What counts as parameters: those of torch, and the integer weights of layers, each once."""
+    found: dict[int, Node] = {}
+    for node in gm.graph.nodes:
+        if node.op == "get_attr" and isinstance(_tensor(gm, node), nn.Parameter):
+            found[id(_tensor(gm, node))] = node
+        elif view := _layer_view(node):
+            for part in (view.weight, view.bias):
+                if part is not None and (source := source_parameter(part)):
+                    found[id(_tensor(gm, source))] = source
+    return found
+
+
+def _tensor(gm: GraphModule, node: Node) -> Tensor:
+    return attribute(gm, str(node.target))
+
+
+def _owner(parameter: Node) -> str:
+    """The path of the module that owns a parameter, or its own name at the top level."""
+    name = str(parameter.target)
+    return name.rpartition(".")[0] or name

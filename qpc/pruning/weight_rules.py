@@ -1,0 +1,136 @@
+"""Which weights, or pieces of weights, stay, given the scores of all of them.
+
+A rule gets the scores of all selected layers at once, axes [out, in, *kernel], and returns as many
+bool tensors of the same shapes, True where a piece stays. Pieces that are masked already come with
+a score of -1, below all others, so that ratios count them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+MASKED_ALREADY = -1.0
+"""The score of a piece that has no weight left."""
+
+
+class WeightRule(Protocol):
+    """What `MaskWeights` asks of a rule."""
+
+    def keep(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Where pieces stay, for each tensor of scores."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What scores less than `value` goes.
+
+    equal_stays: what scores exactly `value` stays (the strict rule, |w| < t goes); otherwise it goes
+    too (|w| <= t goes).
+    """
+
+    value: float
+    equal_stays: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.value >= 0:
+            raise ValueError(f"value must be at least 0, got {self.value}")
+
+    def keep(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        return [s >= self.value if self.equal_stays else s > self.value for s in scores]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The given fraction of all pieces goes, those with the lowest scores.
+
+    fraction: of the number of pieces, rounded half to even to a whole number of them.
+    over: each "layer" by itself, or all layers of the "model" together.
+
+    Among equal scores the ones at higher indices go, in later layers first.
+    """
+
+    fraction: float
+    over: Literal["layer", "model"] = "layer"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction <= 1:
+            raise ValueError(f"fraction must be from 0 to 1, got {self.fraction}")
+        if self.over not in ("layer", "model"):
+            raise ValueError(f"over must be 'layer' or 'model', got {self.over!r}")
+
+    def keep(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        if not scores:
+            return []
+        lines = [s.detach().double().flatten() for s in scores]
+        if self.over == "layer":
+            kept = [_greatest(line, len(line) - round(self.fraction * len(line))) for line in lines]
+        else:
+            line = torch.cat(lines)
+            whole = _greatest(line, len(line) - round(self.fraction * len(line)))
+            kept = list(whole.split([len(line) for line in lines]))
+        return [k.reshape(s.shape) for k, s in zip(kept, scores, strict=True)]
+
+
+@dataclass(frozen=True)
+class NOfM:
+    """Of every `m` neighbours along the input channels the `n` with the greatest scores stay.
+
+    `NOfM(2, 4)` is the 2:4 pattern of Mishra et al. 2021, arXiv:2104.08378. A tail of fewer than `m`
+    channels keeps up to `n` of them, as if zeros were appended. Among equal scores the ones at lower
+    indices stay.
+    """
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= self.m:
+            raise ValueError(f"n must be from 1 to m, got n={self.n}, m={self.m}")
+
+    def keep(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        return [self._keep(s) for s in scores]
+
+    def _keep(self, scores: Tensor) -> Tensor:
+        moved = scores.detach().movedim(1, -1)
+        *outer, channels = moved.shape
+        below_all = torch.nn.functional.pad(
+            moved, (0, -channels % self.m), value=2 * MASKED_ALREADY
+        )
+        ranks = _ranks(below_all.reshape(*outer, -1, self.m))
+        kept = (ranks < self.n).reshape(*outer, -1)[..., :channels]
+        return kept.movedim(-1, 1)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The pieces at the given indices go, in every layer; scores do not matter.
+
+    indices: into the scores, flattened: with `rows()` output channels, with `columns()` inputs.
+    """
+
+    indices: tuple[int, ...]
+
+    def keep(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        return [self._keep(s) for s in scores]
+
+    def _keep(self, scores: Tensor) -> Tensor:
+        kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
+        if beyond := [i for i in self.indices if not 0 <= i < len(kept)]:
+            raise ValueError(f"there are {len(kept)} pieces, none with index {beyond[0]}")
+        kept[list(self.indices)] = False
+        return kept.reshape(scores.shape)
+
+
+def _greatest(scores: Tensor, count: int) -> Tensor:
+    """Where the `count` greatest of scores[n] are."""
+    return _ranks(scores) < count
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """The place of each score along the last axis, 0 for the greatest; lower indices win ties."""
+    return scores.sort(dim=-1, descending=True, stable=True).indices.argsort(dim=-1)
