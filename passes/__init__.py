@@ -9,6 +9,8 @@ from qpc.passes.correct_bias import CorrectBias
 from qpc.passes.fake_quantize import FakeQuantize
 from qpc.passes.fold_batch_norm import FoldBatchNorm
 from qpc.passes.insert_observers import InsertObservers
+from qpc.passes.make_masks_permanent import MakeMasksPermanent
+from qpc.passes.mask_weights import MaskWeights
 from qpc.passes.merge_clamps import MergeClamps
 from qpc.passes.propagate_masks import PropagateMasks
 from qpc.passes.reestimate_batch_norm import ReestimateBatchNorm
@@ -22,6 +24,8 @@ __all__ = [
     "FakeQuantize",
     "FoldBatchNorm",
     "InsertObservers",
+    "MakeMasksPermanent",
+    "MaskWeights",
     "MergeClamps",
     "PropagateMasks",
     "ReestimateBatchNorm",

@@ -82,20 +82,15 @@ class _Conversion:
         if source in self.integers:
             self.integers[node] = self.integers[source]
             return
-        grid = info(node).qparams
+        self.integers[node] = self._quantize(source, like=node)
+
+    def _quantize(self, value: Node, *, like: Node) -> Node:
+        grid = info(like).qparams
         assert grid is not None
-        made = self.editor.call(
-            qpc_ops.quantize.default,
-            source,
-            grid.scale,
-            grid.zero_point,
-            grid.lo,
-            grid.hi,
-            grid.dtype,
-            like=node,
-        )
-        update_info(made, qparams=grid, value=value_name(source) or "")
-        self.integers[node] = made
+        ends = (grid.zero_point, grid.lo, grid.hi, grid.dtype)
+        made = self.editor.call(qpc_ops.quantize.default, value, grid.scale, *ends, like=like)
+        update_info(made, qparams=grid, value=value_name(value) or "")
+        return made
 
     def _convert_operator(self, node: Node) -> Node:
         form = FORMS.get(role_of(node))
@@ -105,6 +100,11 @@ class _Conversion:
                 node=node,
                 fix=f"keep it in float: Override(op={op_name(node)!r}, use='float')",
             )
+        for source in node.all_input_nodes:
+            # The operator shares its own grid with a value that is made in float and has no other
+            # reader; such a value is not rounded in the float graph, so there is no integer for it.
+            if info(source).qparams is not None and source not in self.integers:
+                self.integers[source] = self._quantize(source, like=node)
         made = form(IntegerForm(self.editor, node, self.integers))
         name = value_name(node) or ""
         update_info(made, qparams=info(node).qparams, config=info(node).config, value=name)

@@ -57,12 +57,16 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
 
 
 def _insert(editor: Editor, carrier: Node, plan: QuantizationPlan) -> str:
-    """An `observe` call after `carrier`, read by everything that read the carrier."""
+    """An `observe` call after `carrier`, read in its place by what will read a rounded value.
+
+    Float operators go on reading values that are made in float as they are.
+    """
     config = plan.grid_configs[carrier]
     name = editor.free_name(f"observers.{carrier.name}")
     for key, value in config.activation.observer.init().items():
         editor.set_tensor(f"{name}.{key}", value)
-    readers = list(carrier.users)
+    rounded = carrier in plan.integer
+    readers = [user for user in carrier.users if rounded or user in plan.integer]
     made = editor.call(
         qpc_ops.observe.default, carrier, name, like=carrier, after=_last_placeholder(carrier)
     )

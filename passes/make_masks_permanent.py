@@ -19,9 +19,7 @@ from qpc.pruning.weight_masks import WEIGHTS_MASKED, clear_weight_masks, weight_
 
 
 @dataclass(frozen=True)
-class MakeMasksPermanent(
-    Pass, name="make-masks-permanent", requires={CORE_FORM, WEIGHTS_MASKED}
-):
+class MakeMasksPermanent(Pass, name="make-masks-permanent", requires={CORE_FORM, WEIGHTS_MASKED}):
     """Drop all weight masks; training is free to move the zeros from then on."""
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:

@@ -28,9 +28,7 @@ from qpc.pruning.weight_rules import MASKED_ALREADY, WeightRule
 
 
 @dataclass(frozen=True)
-class MaskWeights(
-    Pass, name="mask-weights", requires={CORE_FORM}, establishes={WEIGHTS_MASKED}
-):
+class MaskWeights(Pass, name="mask-weights", requires={CORE_FORM}, establishes={WEIGHTS_MASKED}):
     """Mask the weights of convolution and linear layers in addition to masks there are.
 
     rule: which pieces stay: `Threshold`, `Ratio`, `NOfM`, `Chosen`, or one of your own.

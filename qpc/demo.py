@@ -185,13 +185,14 @@ def measure_model(
     differing = count_differing(reference, outputs[-1])
     require_no_difference(differing, reference.numel())
     say(f"{name}: measuring latency")
-    one, clock = test[:1], (time.process_time(), time.perf_counter())
+    one = test[:1]
     forms: tuple[tuple[str, Callable[[Tensor], Tensor], int], ...] = (
         ("float PyTorch", model, _tensor_bytes(model)),
         ("fake-quantized", fake, _tensor_bytes(fake)),
         ("integer reference", integer, _tensor_bytes(integer)),
         ("compiled int8", compiled, _saved_bytes(compiled.save)),
     )
+    clock = time.process_time(), time.perf_counter()
     rows = tuple(
         Row(
             form,

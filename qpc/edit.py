@@ -59,12 +59,13 @@ class Editor:
             if not hasattr(owner, part):
                 owner.add_module(part, nn.Module())
             owner = owner.get_submodule(part)
+        persistent = leaf not in owner._non_persistent_buffers_set
         if hasattr(owner, leaf):
             delattr(owner, leaf)
         if isinstance(value, nn.Parameter):
             owner.register_parameter(leaf, value)
         else:
-            owner.register_buffer(leaf, value.detach())
+            owner.register_buffer(leaf, value.detach(), persistent=persistent)
 
     def free_name(self, wanted: str) -> str:
         """`wanted`, or `wanted_1`, `wanted_2`, ... if the model has something of that name."""

@@ -19,7 +19,6 @@ from qpc.companions import CHANNEL_MASKS
 from qpc.facts import Fact
 from qpc.meta import attribute
 
-CHANNEL_MASKS = "masks"
 _AXIS = "axis_"
 
 

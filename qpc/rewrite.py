@@ -41,21 +41,26 @@ def apply_rules(
     Matches that a rule refuses are declined with its reason. Raises PassError if the rules do not
     settle.
     """
-    editor, changed = Editor(gm, pass_.name), False
-    for _ in range(_LIMIT):
-        if not _sweep(rules, editor, gm, ctx):
-            if changed:
+    editor = Editor(gm, pass_.name)
+    for round_ in range(_LIMIT):
+        changed, refused = _sweep(rules, editor, gm, ctx)
+        if not changed:  # what an earlier round refused may have been rewritten since
+            for node, why in refused:
+                ctx.decline(node, why)
+            if round_ > 0:
                 editor.drop_unused()
-            return changed
-        changed = True
+            return round_ > 0
     raise PassError(
         f"the rules of {pass_.name!r} do not settle after {_LIMIT} rounds",
         fix="make sure that no rule recreates what another one matches",
     )
 
 
-def _sweep(rules: tuple[Rule[Any], ...], editor: Editor, gm: GraphModule, ctx: PassContext) -> bool:
-    changed = False
+def _sweep(
+    rules: tuple[Rule[Any], ...], editor: Editor, gm: GraphModule, ctx: PassContext
+) -> tuple[bool, list[tuple[Node, str]]]:
+    """Apply rules once everywhere; return whether one matched, and the matches refused."""
+    changed, refused = False, []
     for node in list(gm.graph.nodes):
         for rule in rules:
             if node._erased:
@@ -64,9 +69,9 @@ def _sweep(rules: tuple[Rule[Any], ...], editor: Editor, gm: GraphModule, ctx: P
             if found is None:
                 continue
             if why := rule.refuse(gm, found):
-                ctx.decline(node, why)
+                refused.append((node, why))
                 continue
             ctx.change(node, rule.replace(editor, found))
             changed = True
             break
-    return changed
+    return changed, refused

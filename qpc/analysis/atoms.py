@@ -22,27 +22,29 @@ class Atoms:
     """Disjoint sets of atoms. Uniting and finding work on whole tensors of labels at once."""
 
     def __init__(self) -> None:
-        self._parent: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._above: NDArray[np.int64] = np.full(1, NONE, dtype=np.int64)
+        """The atom that represents atom `i - 1`, or is nearer to it; NONE stands in front."""
+        self._count = 0
+        self._settled = True
         self._pinned: list[tuple[NDArray[np.int64], str]] = []
 
     def __len__(self) -> int:
-        return len(self._parent)
+        return self._count
 
     def new(self, count: int) -> Labels:
         """`count` fresh atoms, int64[count]."""
-        start = len(self._parent)
-        fresh = np.arange(start, start + count, dtype=np.int64)
-        self._parent = np.concatenate([self._parent, fresh])
-        return torch.from_numpy(fresh.copy())
+        fresh = np.arange(self._count, self._count + count, dtype=np.int64)
+        self._count += count
+        if self._count >= len(self._above):
+            grown = np.arange(-1, 2 * self._count, dtype=np.int64)
+            grown[: len(self._above)] = self._above
+            self._above = grown
+        return torch.from_numpy(fresh)
 
     def find(self, labels: Labels) -> Labels:
         """The representative of each label's set; NONE stays NONE. Keeps expanded axes expanded."""
-        self._settle()
-        if not len(self._parent):
-            return labels
         core, shape = collapse(labels)
-        found = np.append(self._parent, NONE)[core.numpy()]  # index -1 is the appended NONE
-        return torch.from_numpy(np.ascontiguousarray(found)).expand(shape)
+        return torch.from_numpy(self._roots(core.numpy())).expand(shape)
 
     def unite(self, a: Labels, b: Labels, why: str) -> None:
         """Unite the atoms at equal places of two broadcastable label tensors.
@@ -68,31 +70,30 @@ class Atoms:
 
     def pins(self) -> dict[int, str]:
         """The representatives of pinned sets, each with the first reason given."""
-        self._settle()
         reasons: dict[int, str] = {}
         for atoms, why in self._pinned:
-            for root in np.unique(self._parent[atoms]):
+            for root in np.unique(self._roots(atoms)):
                 reasons.setdefault(int(root), why)
         return reasons
+
+    def _roots(self, atoms: NDArray[np.int64]) -> NDArray[np.int64]:
+        while not self._settled:
+            higher = self._above[self._above + 1]
+            self._settled = np.array_equal(higher, self._above)
+            self._above = higher
+        found: NDArray[np.int64] = self._above[atoms + 1]
+        return found
 
     def _union(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
         """Hook the larger root of every pair to the smaller one until all pairs agree."""
         while True:
-            self._settle()
-            a, b = self._parent[a], self._parent[b]
+            a, b = self._roots(a), self._roots(b)
             differ = a != b
             if not differ.any():
                 return
             a, b = a[differ], b[differ]
-            np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
-
-    def _settle(self) -> None:
-        """Point every atom straight at its root."""
-        while True:
-            above = self._parent[self._parent]
-            if np.array_equal(above, self._parent):
-                return
-            self._parent = above
+            np.minimum.at(self._above, np.maximum(a, b) + 1, np.minimum(a, b))
+            self._settled = False
 
 
 # --- label tensors: axes along which nothing changes are kept expanded (stride 0) -----------------
@@ -131,6 +132,19 @@ def along(labels: Labels, axis: int) -> Labels:
         if other != kept:
             labels = labels.select(other, 0)
     return labels
+
+
+def only_along(labels: Labels, axis: int) -> Labels:
+    """The labels at index 0 of all axes but one; the others keep length 1."""
+    for other in range(labels.dim()):
+        if other != axis % labels.dim():
+            labels = labels.narrow(other, 0, 1)
+    return labels
+
+
+def distinct(line: Labels) -> int:
+    """How many atoms there are."""
+    return int((torch.unique(line) != NONE).sum())
 
 
 def spread(line: Labels, axis: int, shape: torch.Size | tuple[int, ...]) -> Labels:

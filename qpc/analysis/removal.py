@@ -68,13 +68,16 @@ class Removal:
     def _slice_tensors(self) -> None:
         editor = Editor(self.gm, "")
         sliced: dict[str, Tensor] = {}
+        tied = _tied_names(self.gm)
         for axis in self.analysis.axes:
             stays = ~self.goes(axis.labels)
             if bool(stays.all()):
                 continue
-            tensor = sliced.get(axis.name, attribute(self.gm, axis.name))
-            sliced[axis.name] = tensor.detach().index_select(axis.axis, stays.nonzero().flatten())
-        tied = _tied_names(self.gm)
+            aliases = tied.get(id(attribute(self.gm, axis.name)), [axis.name])
+            followers = [c for alias in aliases for c in elementwise_companions(self.gm, alias)]
+            for name in (axis.name, *followers):
+                tensor = sliced.get(name, attribute(self.gm, name)).detach()
+                sliced[name] = tensor.index_select(axis.axis, stays.nonzero().flatten())
         for name, value in sliced.items():
             old = attribute(self.gm, name)
             fresh: Tensor = value

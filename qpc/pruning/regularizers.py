@@ -50,8 +50,8 @@ class L1:
 class L2:
     """strength * sum of w**2 over the weights of convolution and linear layers.
 
-    Shrinks weights without making them zero; its gradient is that of a weight decay of 2 * strength.
-    Krogh and Hertz 1991, "A simple weight decay can improve generalization".
+    Shrinks weights without making them zero; its gradient is that of a weight decay of
+    2 * strength. Krogh and Hertz 1991, "A simple weight decay can improve generalization".
     """
 
     strength: float
@@ -64,15 +64,15 @@ class L2:
         return self.strength * _total([w.square().sum() for w in _weights(gm, self.scope)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GroupLasso:
     """strength * sum over units u of sqrt(size of u) * norm of u.
 
     A unit is all that goes with one channel: the weights that make it, its bias and norm, and the
-    weights that read it, in all layers that share it. Its norm falls to zero as a whole, so that the
-    channel can be removed. Yuan and Lin 2006, "Model selection and estimation in regression with
-    grouped variables"; for channels Wen et al. 2016, arXiv:1608.03665; for dependency groups Fang et
-    al. 2023, arXiv:2301.12900.
+    weights that read it, in all layers that share it. Its norm falls to zero as a whole, so that
+    the channel can be removed. Yuan and Lin 2006, "Model selection and estimation in regression
+    with grouped variables"; for channels Wen et al. 2016, arXiv:1608.03665; for dependency groups
+    Fang et al. 2023, arXiv:2301.12900.
 
     analysis: of the graph that is trained, by `analyze_channels`. Units that must stay are free.
     """
@@ -94,7 +94,7 @@ class GroupLasso:
         return _members_of(self.analysis, None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GrowingL2:
     """strength / 2 * sum of w**2 over the given units, with a strength that grows as training goes.
 
@@ -105,7 +105,7 @@ class GrowingL2:
     analysis: of the graph that is trained, by `analyze_channels`.
     units: such as `masked_atoms(gm, analysis)`; None: all that may go.
     growth, every, ceiling: the strength is growth * (step // every), at most ceiling. The defaults
-    are the paper's for ImageNet.
+    are those of the authors' code for GReg-1 on ImageNet.
     step: the number of steps trained; `at` moves it on.
     """
 
@@ -157,12 +157,12 @@ class _Members:
             parameter = attribute(gm, name)
             if not isinstance(parameter, nn.Parameter):
                 continue
-            others = [a for a in range(parameter.dim()) if a != axis]
+            others = [a for a in range(parameter.dim()) if a != axis % parameter.dim()]
             line = parameter.square().sum(others) if others else parameter.square()
             unit, squares, sizes = (t.to(line.device) for t in (unit, squares, sizes))
-            squares = squares.index_add(0, unit, line)
+            squares = squares.index_add(0, unit, line.to(squares.dtype))
             each = float(parameter.numel() // len(unit))
-            sizes = sizes.index_add(0, unit, torch.full_like(line, each).detach())
+            sizes = sizes.index_add(0, unit, sizes.new_full(unit.shape, each))
         return squares[:-1], sizes[:-1]
 
 

@@ -29,8 +29,8 @@ class WeightRule(Protocol):
 class Threshold:
     """What scores less than `value` goes.
 
-    equal_stays: what scores exactly `value` stays (the strict rule, |w| < t goes); otherwise it goes
-    too (|w| <= t goes).
+    equal_stays: what scores exactly `value` stays (the strict rule, |w| < t goes); otherwise it
+    goes too (|w| <= t goes).
     """
 
     value: float
@@ -80,9 +80,9 @@ class Ratio:
 class NOfM:
     """Of every `m` neighbours along the input channels the `n` with the greatest scores stay.
 
-    `NOfM(2, 4)` is the 2:4 pattern of Mishra et al. 2021, arXiv:2104.08378. A tail of fewer than `m`
-    channels keeps up to `n` of them, as if zeros were appended. Among equal scores the ones at lower
-    indices stay.
+    `NOfM(2, 4)` is the 2:4 pattern of Mishra et al. 2021, arXiv:2104.08378. A tail of fewer than
+    `m` channels keeps up to `n` of them, as if zeros were appended. Among equal scores the ones at
+    lower indices stay.
     """
 
     n: int

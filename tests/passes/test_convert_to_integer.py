@@ -164,6 +164,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[object]]] = {
         lambda: Parts(lambda net, x: net.a(x)[:, 1].flip(1).roll(2, 1), a=conv()),
         [qpc_ops.conv2d, aten.select, aten.flip, aten.roll],
     ),
+    "clamp of the input": (
+        lambda: nn.Sequential(nn.MaxPool2d(2), nn.ReLU(), conv()),
+        [qpc_ops.max_pool2d, qpc_ops.clamp, qpc_ops.conv2d],
+    ),
     "pixel_shuffle": (
         lambda: nn.Sequential(conv(3, 8), nn.PixelShuffle(2)),
         [qpc_ops.conv2d, aten.pixel_shuffle],
@@ -320,6 +324,31 @@ def test_float_islands_get_dequantize_and_quantize() -> None:
     ]
     # a step of the first grid is up to 1 % of a probability, so a few steps of the output
     assert steps_apart(fake, integer(fake), IMAGE) <= 5.0
+
+
+class ConcatOfInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = conv()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([self.a(x), y], 1)
+
+
+def test_an_input_that_only_a_concat_reads_is_quantized_to_its_grid() -> None:
+    fake = fake_quantized(ConcatOfInputs(), IMAGE, 2 * IMAGE)
+    result = converted(fake)
+    second = nodes_of(result, qpc_ops.quantize.default)[1]
+    assert info(second).qparams == output_grid(fake)
+    assert steps_apart(fake, result, IMAGE, 2 * IMAGE) <= 1.0 + 1e-5
+
+
+def test_float_readers_of_an_input_see_it_as_it_is() -> None:
+    model = Parts(lambda net, x: (net.a(x), x, x.softmax(1)), a=conv())
+    result = converted(fake_quantized(model, IMAGE))
+    _, same, soft = result(IMAGE)
+    assert torch.equal(same, IMAGE)
+    assert torch.equal(soft, IMAGE.softmax(1))
 
 
 def test_a_value_is_quantized_and_dequantized_once() -> None:

@@ -1,0 +1,151 @@
+"""What layers and norms do to channel labels: they consume channels and produce others."""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+from qpc.analysis.atoms import Labels, nothing, spread, varying_axes
+from qpc.analysis.flow import Flow, describe, pin_inputs
+from qpc.ops import views
+from qpc.ops.views import arguments
+
+_WEIGHTED: tuple[type[views.Weighted], ...] = (
+    views.Conv1d,
+    views.Conv2d,
+    views.Conv3d,
+    views.ConvTranspose1d,
+    views.ConvTranspose2d,
+    views.ConvTranspose3d,
+    views.Linear,
+)
+
+
+def layer(flow: Flow, node: Node) -> Labels:
+    """A layer consumes channels on one weight axis and produces on the other."""
+    view = next(v for kind in _WEIGHTED if (v := kind.of(node)))
+    if flow.parameter(view.weight) is None:
+        return pin_inputs(flow, node, f"{describe(node)} computes its weight")
+    if isinstance(view, views.Linear):
+        return linear(flow, node, view)
+    incoming = flow.line(node, view.input, 1)
+    groups = int(arguments(node)["groups"])
+    if groups > 1:
+        outgoing = _grouped(flow, view, incoming, groups)
+    else:
+        flow.consume(view.weight, 1 - view.output_axis, incoming)
+        outgoing = flow.produce(view.weight, view.output_axis)
+    flow.attach(node, view.bias, 0, outgoing)
+    return spread(outgoing, 1, flow.shape(node))
+
+
+def linear(flow: Flow, node: Node, view: views.Linear) -> Labels:
+    """A linear layer mixes the last axis; channels on another axis pass."""
+    if (passing := passing_by(flow, view.input)) is not None:
+        return apart(flow, node, view.weight, view.output_axis, passing)
+    incoming = flow.line(node, view.input, -1)
+    flow.consume(view.weight, 1, incoming)
+    outgoing = flow.produce(view.weight, 0)
+    flow.attach(node, view.bias, 0, outgoing)
+    return spread(outgoing, -1, flow.shape(node))
+
+
+def passing_by(flow: Flow, value: Node, axis: int = -1) -> tuple[int, Labels] | None:
+    """The axis that carries channels if it is another one, and its channels."""
+    labels = flow.of(value)
+    axes = varying_axes(labels)
+    if len(axes) != 1 or axes[0] == axis % labels.dim() or flow.is_imagined(labels):
+        return None
+    return axes[0], flow.line_of(value, labels, axes[0])
+
+
+def apart(
+    flow: Flow, node: Node, weight: Node, output_axis: int, passing: tuple[int, Labels]
+) -> Labels:
+    """Channels on another axis go through a matrix; those it makes have to stay."""
+    reason = f"{describe(node)} leaves the channels to another axis"
+    flow.atoms.pin(flow.produce(weight, output_axis), reason)
+    axis, line = passing
+    return spread(line, axis, flow.shape(node))
+
+
+def _grouped(flow: Flow, view: views.Weighted, incoming: Labels, groups: int) -> Labels:
+    """Keep the groups equal: whole groups go, or the same channels of every group.
+
+    What leaves more units is chosen. Whole groups tie a group's inputs and outputs into one unit.
+    """
+    why = f"{describe(view.node)} has {groups} groups"
+    per_group = incoming.reshape(groups, -1)
+    outputs = flow.shape(view.node)[1] // groups
+    whole = per_group.shape[1] == 1 or groups >= per_group.shape[1] + outputs
+    atoms = flow.atoms
+    atoms.unite(per_group, per_group[:, :1] if whole else per_group[:1], why)
+    if view.output_axis == 1:  # transposed: weight[in, out/groups, ...]
+        flow.consume(view.weight, 0, incoming)
+        if whole:
+            return per_group[:, :1].expand(groups, outputs).reshape(-1)
+        return flow.produce(view.weight, 1).repeat(groups)
+    outgoing = flow.produce(view.weight, 0).reshape(groups, -1)
+    if whole:
+        atoms.unite(outgoing, per_group[:, :1], why)
+    else:
+        atoms.unite(outgoing, outgoing[:1], why)
+        flow.consume(view.weight, 1, per_group[0])
+    return outgoing.reshape(-1)
+
+
+def batch_norm(flow: Flow, node: Node) -> Labels:
+    """Batch norm and instance norm have parameters and statistics for each channel."""
+    given = arguments(node)
+    line = flow.line(node, given["input"], 1)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        flow.attach(node, given[name], 0, line)
+    return spread(line, 1, flow.shape(node))
+
+
+def layer_norm(flow: Flow, node: Node) -> Labels:
+    """Layer norm goes on over the channels kept."""
+    given = arguments(node)
+    labels, shape = flow.of(given["input"]), flow.shape(node)
+    axes = varying_axes(labels)
+    axis = axes[-1] if axes else len(shape) - 1
+    line = flow.line(node, given["input"], axis)
+    first = len(shape) - len(given["normalized_shape"])
+    if axis >= first:
+        for part in (given["weight"], given["bias"]):
+            flow.attach(node, part, axis - first, line)
+    return spread(line, axis, shape)
+
+
+def group_norm(flow: Flow, node: Node) -> Labels:
+    """Whole groups go, or the same channels of every group; whichever leaves more units."""
+    given = arguments(node)
+    line = flow.line(node, given["input"], 1)
+    grouped = line.reshape(int(given["num_groups"]), -1)
+    groups, size = grouped.shape
+    if groups > 1 and size > 1:
+        reference = grouped[:, :1] if groups >= size else grouped[:1]
+        flow.atoms.unite(grouped, reference, f"{describe(node)} has equal groups")
+    for part in (given["weight"], given["bias"]):
+        flow.attach(node, part, 0, line)
+    return spread(line, 1, flow.shape(node))
+
+
+def embedding(flow: Flow, node: Node) -> Labels:
+    """Rows are looked up by number, so that they stay; the features are channels."""
+    weight = arguments(node)["weight"]
+    if flow.parameter(weight) is None:
+        return pin_inputs(flow, node)
+    outgoing = flow.produce(weight, 1)
+    flow.consume(weight, 0, nothing(flow.shape(weight)[:1]))
+    return spread(outgoing, -1, flow.shape(node))
+
+
+def prelu(flow: Flow, node: Node) -> Labels:
+    """One slope for each channel, or one for all."""
+    given = arguments(node)
+    labels, weight = flow.of(given["self"]), given["weight"]
+    if flow.shape(weight) != (1,):
+        flow.attach(node, weight, 0, flow.line(node, given["self"], 1))
+    return labels
+
+

@@ -1,0 +1,1 @@
+"""Pruning: what to remove, by which criterion, how much of it, and when."""
