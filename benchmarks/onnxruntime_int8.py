@@ -73,6 +73,8 @@ class Side:
 
     median_ms: the median over rounds of their medians; p10_ms and p90_ms likewise.
     best_ms: the fastest call of all.
+    cpu_ms: the median over rounds of the processor time of a call, which leaves out the time that
+    other programs had the core.
     ready_s: seconds from the quantized graph or ONNX model to something that runs.
     """
 
@@ -80,6 +82,7 @@ class Side:
     p10_ms: float
     p90_ms: float
     best_ms: float
+    cpu_ms: float
     ready_s: float
 
 
@@ -90,6 +93,7 @@ class Result:
     ratio: the median over rounds of time of QPC / time of ONNX Runtime, below 1 where QPC is
     faster; ratio_p10 and ratio_p90 say how much it varies.
     ratio_best: the same of the fastest calls of all, which other programs disturb least.
+    ratio_cpu: the median over rounds of the ratio of processor times.
     kernels: what ONNX Runtime runs.
     agreement_db: signal-to-noise ratio of ONNX Runtime's output against QPC's.
     """
@@ -102,6 +106,7 @@ class Result:
     ratio_p10: float
     ratio_p90: float
     ratio_best: float
+    ratio_cpu: float
     rounds: int
     cpu_share: float
     load: float
@@ -157,7 +162,7 @@ def compare(network: str, threads: int, rounds: int) -> Result:
     calls = (lambda: compiled(x), lambda: session.run(None, {name: x}))
     load = os.getloadavg()[0]
     times, share = in_turns(calls, rounds, threads)
-    ratios = [statistics.median(a) / statistics.median(b) for a, b in times]
+    ratios = [statistics.median(a.times) / statistics.median(b.times) for a, b in times]
     ours_side = side([a for a, _ in times], compile_s)
     theirs_side = side([b for _, b in times], session_s)
     return Result(
@@ -169,6 +174,7 @@ def compare(network: str, threads: int, rounds: int) -> Result:
         ratio_p10=float(np.percentile(ratios, 10)),
         ratio_p90=float(np.percentile(ratios, 90)),
         ratio_best=ours_side.best_ms / theirs_side.best_ms,
+        ratio_cpu=statistics.median(a.cpu_ms / b.cpu_ms for a, b in times),
         rounds=rounds,
         cpu_share=share,
         load=load,
@@ -202,10 +208,18 @@ def check_kernels(kernels: Mapping[str, int], layers: int) -> None:
         raise RuntimeError(f"ONNX Runtime runs {fused} of {layers} layers in integers: {kernels}")
 
 
+@dataclass(frozen=True)
+class Block:
+    """Milliseconds of each of several calls, and of processor time of a call on average."""
+
+    times: list[float]
+    cpu_ms: float
+
+
 def in_turns(
     calls: tuple[Call, Call], rounds: int, threads: int
-) -> tuple[list[tuple[list[float], list[float]]], float]:
-    """Milliseconds of each call, by round, and the share of the cores' time that was ours."""
+) -> tuple[list[tuple[Block, Block]], float]:
+    """A block of each call for every round, and the share of the cores' time that was ours."""
     for call in calls:
         block(call, 10)
     cpu, wall = time.process_time(), time.perf_counter()
@@ -218,28 +232,38 @@ def in_turns(
     return times, share
 
 
-def block(call: Call, count: int = 5) -> list[float]:
-    """Milliseconds of each of `count` calls, after two that do not count."""
+def block(call: Call, count: int = 5) -> Block:
+    """Time `count` calls, after two that do not count."""
+    call()
+    call()
     times = []
-    for _ in range(count + 2):
+    cpu = time.process_time()
+    for _ in range(count):
         start = time.perf_counter()
         call()
         times.append((time.perf_counter() - start) * 1e3)
-    return times[2:]
+    return Block(times, (time.process_time() - cpu) / count * 1e3)
 
 
-def side(rounds: list[list[float]], ready_s: float) -> Side:
+def side(rounds: list[Block], ready_s: float) -> Side:
     """The times of one of the two, summed up."""
-    p10, p50, p90 = np.median([np.percentile(r, [10, 50, 90]) for r in rounds], axis=0)
-    return Side(float(p50), float(p10), float(p90), min(map(min, rounds)), ready_s)
+    p10, p50, p90 = np.median([np.percentile(r.times, [10, 50, 90]) for r in rounds], axis=0)
+    return Side(
+        median_ms=float(p50),
+        p10_ms=float(p10),
+        p90_ms=float(p90),
+        best_ms=min(min(r.times) for r in rounds),
+        cpu_ms=statistics.median(r.cpu_ms for r in rounds),
+        ready_s=ready_s,
+    )
 
 
 def table(result: Result) -> str:
     """The result as text."""
-    head = f"{'':<14}{'median ms':>10}{'p10':>8}{'p90':>8}{'best':>8}{'ready s':>9}"
+    head = f"{'':<14}{'median ms':>10}{'p10':>8}{'p90':>8}{'best':>8}{'CPU ms':>8}{'ready s':>9}"
     rows = [
         f"{name:<14}{s.median_ms:>10.2f}{s.p10_ms:>8.2f}{s.p90_ms:>8.2f}{s.best_ms:>8.2f}"
-        f"{s.ready_s:>9.2f}"
+        f"{s.cpu_ms:>8.2f}{s.ready_s:>9.2f}"
         for name, s in (("QPC", result.qpc), ("ONNX Runtime", result.onnxruntime))
     ]
     kernels = ", ".join(f"{n} {k}" for k, n in sorted(result.kernels.items()))
@@ -250,7 +274,7 @@ def table(result: Result) -> str:
             *rows,
             f"QPC / ONNX Runtime: {result.ratio:.3f} (10 % to 90 % of the rounds: "
             f"{result.ratio_p10:.3f} to {result.ratio_p90:.3f}); "
-            f"of the fastest calls {result.ratio_best:.3f}",
+            f"fastest calls {result.ratio_best:.3f}, CPU time {result.ratio_cpu:.3f}",
             f"CPU share {result.cpu_share:.2f}, load {result.load:.1f}; "
             f"outputs agree to {result.agreement_db:.1f} dB",
             f"ONNX Runtime runs {kernels}",

@@ -40,16 +40,12 @@ class ConvertToInteger(
     """Turn every operator that was planned to be integer into one."""
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
-        layers = [(n, info(n).integer) for n in gm.graph.nodes if role_of(n) is Role.COMPUTE]
-        left = [label(n) for n, integer in layers if not integer]
-        for node, integer in layers:
-            if not integer:
-                ctx.decline(node, f"{op_name(node)} stays in float")
-        conversion = _Conversion(gm, self.name)
-        changed = conversion.run()
-        others = f", the others are {', '.join(left)}" if left else ""
-        done = f"{len(layers) - len(left)} of {len(layers)}"
-        ctx.summarize(f"{done} convolution and linear layers quantized{others}")
+        layers = [n for n in gm.graph.nodes if role_of(n) is Role.COMPUTE]
+        left = [n for n in layers if not info(n).integer]
+        reasons = "; ".join(f"{label(n)}: {info(n).declined or 'not planned'}" for n in left)
+        changed = _Conversion(gm, self.name).run()
+        done = f"{len(layers) - len(left)} of {len(layers)} convolution and linear layers quantized"
+        ctx.summarize(f"{done}, the others stay in float ({reasons})" if left else done)
         return changed
 
 

@@ -44,6 +44,9 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
             )
         for node, why in plan.declined.items():
             ctx.decline(node, why)
+        news = {n: why for n, why in plan.declined.items() if info(n).declined != why}
+        for node, why in news.items():
+            update_info(node, declined=why)
         editor = Editor(gm, self.name)
         names = {
             carrier: _insert(editor, carrier, plan)
@@ -53,7 +56,7 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
             update_info(node, observer=names[carrier], config=plan.configs.get(node))
             update_info(node, integer=node in plan.integer)
         _summarize(gm, ctx)
-        return bool(names)
+        return bool(names or news)
 
 
 def _insert(editor: Editor, carrier: Node, plan: QuantizationPlan) -> str:

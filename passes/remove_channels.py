@@ -22,7 +22,7 @@ from qpc.analysis.channels import analyze_channels
 from qpc.analysis.removal import Removal
 from qpc.base import Pass, PassContext
 from qpc.facts import CORE_FORM
-from qpc.masks import MASKS_PROPAGATED, clear_masks, masked_atoms
+from qpc.masks import MASKED, MASKS_PROPAGATED, clear_masks, masked_atoms
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RemoveChannels(
     Pass,
     name="remove-channels",
     requires={CORE_FORM, MASKS_PROPAGATED},
-    invalidates={MASKS_PROPAGATED},
+    invalidates={MASKED, MASKS_PROPAGATED},
 ):
     """Make channel masks real.
 

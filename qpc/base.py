@@ -40,7 +40,8 @@ class PassReport:
     summary: str = ""
 
     def __str__(self) -> str:
-        done = f"{len(self.changes)} changes" if self.changed else "nothing changed"
+        count = f"{len(self.changes)} change{'s' if len(self.changes) > 1 else ''}"
+        done = (count if self.changes else "changed") if self.changed else "nothing changed"
         head = f"{self.name}: {done}, {len(self.declines)} declined, {self.seconds:.3f} s"
         lines = [f"{head}. {self.summary}" if self.summary else head]
         lines += [f"  declined {remark}" for remark in self.declines]

@@ -27,5 +27,12 @@ def parameter_of(buffer: str) -> str | None:
 
 def elementwise_companions(gm: GraphModule, parameter: str) -> list[str]:
     """The names of the buffers that have the shape of `parameter` and change with it."""
-    wanted = {f"{holder}.{parameter}" for holder in ELEMENTWISE}
-    return [name for name, _ in gm.named_buffers(remove_duplicate=False) if name in wanted]
+    return [name for holder in ELEMENTWISE if _is_buffer(gm, name := f"{holder}.{parameter}")]
+
+
+def _is_buffer(gm: GraphModule, name: str) -> bool:
+    try:
+        gm.get_buffer(name)
+    except AttributeError:
+        return False
+    return True

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qpc.companions import parameter_of
-from qpc.meta import attribute, inherit, update_info
+from qpc.meta import attribute, info, inherit, update_info, value_name
 from qpc.shapes import infer_node
 
 
@@ -87,7 +87,12 @@ class Editor:
                 node.target = new
 
     def replace(self, node: Node, by: Node) -> None:
-        """Let every reader of `node` read `by`, and erase `node`."""
+        """Let every reader of `node` read `by`, and erase `node`.
+
+        A `by` that a pass has made stands for the value of `node` from now on.
+        """
+        if info(by).origin and not info(by).value:
+            update_info(by, value=value_name(node) or "")
         node.replace_all_uses_with(by, delete_user_cb=lambda user: user is not by)
         self.gm.graph.erase_node(node)
 

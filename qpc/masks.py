@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.atoms import NONE, along, varying_axes
+from qpc.analysis.atoms import NONE, collapse
 from qpc.analysis.channels import ChannelAnalysis
 from qpc.companions import CHANNEL_MASKS
 from qpc.facts import Fact
@@ -69,23 +69,29 @@ def masked_atoms(gm: GraphModule, analysis: ChannelAnalysis) -> frozenset[int]:
 def mask_units(gm: GraphModule, analysis: ChannelAnalysis, units: Iterable[int]) -> None:
     """Replace all masks by those of whole units, on every axis that shares them."""
     clear_masks(gm)
-    chosen = torch.tensor(sorted(units), dtype=torch.int64)
+    for name, axis, remove in unit_masks(analysis, units):
+        set_mask(gm, name, axis, remove)
+
+
+def unit_masks(
+    analysis: ChannelAnalysis, units: Iterable[int]
+) -> Iterator[tuple[str, int, Tensor]]:
+    """The masks of whole units: parameter name, axis, mask."""
+    gone = analysis.marks(frozenset(units))
     for axis in analysis.axes:
-        remove = torch.isin(axis.labels, chosen)
+        remove = gone[axis.labels]  # NONE is -1, the last of the marks
         if bool(remove.any()):
-            set_mask(gm, axis.name, axis.axis, remove)
+            yield axis.name, axis.axis, remove
 
 
 def spared_units(analysis: ChannelAnalysis, units: Iterable[int]) -> list[int]:
     """Units to take out of `units` so that no tensor loses all its channels: the first of each."""
-    chosen, spared = set(units), []
-    lines = [axis.labels for axis in analysis.axes]
-    for labels in analysis.values.values():
-        lines += [along(labels, axis) for axis in varying_axes(labels)]
-    for line in lines:
-        if bool(torch.isin(line, torch.tensor(sorted(chosen), dtype=torch.int64)).all()):
-            first = int(line.min())
-            chosen.discard(first)
+    gone, spared = analysis.marks(frozenset(units)), []
+    for labels in (*(a.labels for a in analysis.axes), *analysis.values.values()):
+        core = collapse(labels)[0]
+        if core.numel() and bool(gone[core].all()):
+            first = int(core.min())
+            gone[first] = False
             spared.append(first)
     return spared
 

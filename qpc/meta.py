@@ -33,6 +33,7 @@ class NodeInfo:
     origin: the pass that made the node; empty for nodes of the traced model.
     value: name of the traced model's node whose value this node computes, where that is not its own
     name.
+    declined: why the operator stays in float; empty where it does not, or nobody has decided yet.
     integer: whether the operator is to become an integer operator; set when observers are inserted.
     config: how the node's value and weight are to be quantized; None for values that stay in float.
     observer: name of the observer whose statistics set the value's grid; several values may share
@@ -45,6 +46,7 @@ class NodeInfo:
     module_path: str = ""
     origin: str = ""
     value: str = ""
+    declined: str = ""
     integer: bool = False
     config: LayerConfig | None = None
     observer: str | None = None

@@ -205,7 +205,7 @@ def _encode_node(node: Node) -> dict[str, Any]:
         "config": None if about.config is None else about.config.model_dump(mode="json"),
         "qparams": None if about.qparams is None else _encode_grid(about.qparams),
     }
-    for name in ("module_path", "origin", "value", "integer", "observer"):
+    for name in ("module_path", "origin", "value", "declined", "integer", "observer"):
         entry[name] = getattr(about, name)
     return entry
 
@@ -220,7 +220,10 @@ def _decode_info(node: Node, entry: Mapping[str, Any]) -> None:
         dtype=_decode(entry["dtype"], {}),
         config=None if config is None else LayerConfig.model_validate(config),
         qparams=None if grid is None else QParams(**{**grid, "dtype": _decode(grid["dtype"], {})}),
-        **{name: entry[name] for name in ("module_path", "origin", "value", "integer", "observer")},
+        **{
+            name: entry[name]
+            for name in ("module_path", "origin", "value", "declined", "integer", "observer")
+        },
     )
 
 

@@ -129,7 +129,7 @@ def test_reports_print_what_happened() -> None:
     ctx.finish(Idle(), seconds=0.25, changed=True)
     ctx.finish(Idle(), seconds=0.0, changed=False)
     assert str(ctx) == (
-        "idle: 1 changes, 1 declined, 0.250 s. 1 of 2 done\n"
+        "idle: 1 change, 1 declined, 0.250 s. 1 of 2 done\n"
         "  declined y: too large\n"
         "idle: nothing changed, 0 declined, 0.000 s"
     )

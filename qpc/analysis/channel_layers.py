@@ -111,8 +111,8 @@ def layer_norm(flow: Flow, node: Node) -> Labels:
     line = flow.line(node, given["input"], axis)
     first = len(shape) - len(given["normalized_shape"])
     if axis >= first:
-        for part in (given["weight"], given["bias"]):
-            flow.attach(node, part, axis - first, line)
+        for name in ("weight", "bias"):  # rms norm has no bias
+            flow.attach(node, given.get(name), axis - first, line)
     return spread(line, axis, shape)
 
 

@@ -7,40 +7,27 @@ norms) unite atoms; operators that are not understood pin theirs. Sets of united
 which are pruned whole.
 
 Where a reshape splits channels over several axes, as attention splits them into heads, only whole
-slices along
-one of these axes can go: by default the inner one (the same channel of every head), or the outer
-one (whole heads), see `heads`.
+slices along one of these axes can go: the one with the most of them, the inner one if there are as
+many (the same channels of every head), or whole heads where `heads` asks for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import networkx as nx
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.atoms import NONE, Atoms, Labels, along, compact, nothing
-from qpc.meta import attribute, info, label
-from qpc.ops.registry import is_shape_arithmetic, op_name
-from qpc.shapes import TensorType, concrete_shapes
-
-
-@dataclass(frozen=True)
-class ParameterAxis:
-    """The atoms along one axis of a parameter or buffer.
-
-    name: the tensor's name; axis: the axis; labels: int64[size of the axis], NONE where nothing can
-    go.
-    produces: whether the atoms are output channels of the operator that owns the parameter.
-    """
-
-    name: str
-    axis: int
-    labels: Labels
-    produces: bool
+from qpc.analysis.atoms import NONE, Atoms, Labels, along, compact, nothing, varying_axes
+from qpc.analysis.channel_rules import RULES
+from qpc.analysis.flow import Flow, ParameterAxis, pin_inputs
+from qpc.ops.registry import is_shape_arithmetic
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,6 @@ class ChannelAnalysis:
 
     values: the labels of every tensor in the graph, at batch size 1.
     axes: the atoms of every parameter axis that has any.
-    free: labels of parameters used as values, such as position embeddings, by name; full shape.
     graph: channel slices, joined where they share channels.
     groups: its connected components.
     """
@@ -98,7 +84,6 @@ class ChannelAnalysis:
     atoms: Atoms
     values: dict[Node, Labels]
     axes: tuple[ParameterAxis, ...]
-    free: dict[str, Labels]
     graph: nx.Graph[ChannelSlice]
     groups: tuple[Group, ...]
     declined: dict[Node, str]
@@ -110,136 +95,46 @@ class ChannelAnalysis:
             None,
         )
 
+    def marks(self, units: frozenset[int]) -> Labels:
+        """For each atom, and for NONE at the end, whether it is of one of the units: bool."""
+        marked = torch.zeros(len(self.atoms) + 1, dtype=torch.bool)
+        marked[torch.tensor(sorted(units), dtype=torch.int64)] = True
+        return marked
+
+    def dot(self) -> str:
+        """The graph in the language of Graphviz: a box for each group, its slices inside."""
+        return _dot(self)
+
     def __str__(self) -> str:
         return "\n".join(_describe(group) for group in self.groups)
 
 
-def analyze_channels(gm: GraphModule, *, heads: str | tuple[str, ...] = ()) -> ChannelAnalysis:
+def analyze_channels(
+    gm: GraphModule, *, heads: str | tuple[str, ...] = (), prune_outputs: bool = False
+) -> ChannelAnalysis:
     """Find what can be pruned, and what must be pruned together, in a core-form graph.
 
     heads: shell patterns of module paths in which channels split over two axes (attention heads)
-    are to be pruned as whole heads. Cost: one run of the graph's data movement on labels; linear in
-    the graph.
-    """
-    from qpc.analysis.channel_rules import RULES, pin_inputs
+    are to be pruned as whole heads.
+    prune_outputs: let channels go that reach the output of the graph.
 
-    patterns = (heads,) if isinstance(heads, str) else heads
-    flow = Flow(gm, patterns)
+    Cost: one run of the graph's data movement on labels; linear in the graph.
+    """
+    flow = Flow(gm, RULES, (heads,) if isinstance(heads, str) else tuple(heads))
     for node in gm.graph.nodes:
         if node.op == "output":
             for value in node.all_input_nodes:
-                flow.atoms.pin(flow.of(value), "it reaches the output of the graph")
+                labels = flow.of(value) if flow.is_tensor(value) else None
+                if labels is not None and not prune_outputs:
+                    flow.atoms.pin(labels, "it reaches the output of the graph")
         elif node.op == "placeholder":
-            flow.put(node, nothing(flow.shape(node)))
+            flow.values[node] = nothing(flow.shape(node))
         elif node.op == "call_function" and flow.is_tensor(node):
-            rule = RULES.get(node.target)
-            flow.put(node, rule(flow, node) if rule is not None else pin_inputs(flow, node))
+            if flow.matrix(node) is None:  # else it is read through by the layer it is for
+                flow.visit(node)
         elif node.op == "call_function" and not is_shape_arithmetic(node):
             pin_inputs(flow, node)
     return _summary(flow)
-
-
-@dataclass
-class Flow:
-    """Labels on their way through one graph."""
-
-    gm: GraphModule
-    heads: tuple[str, ...] = ()
-    atoms: Atoms = field(default_factory=Atoms)
-    values: dict[Node, Labels] = field(default_factory=dict)
-    axes: dict[tuple[str, int], ParameterAxis] = field(default_factory=dict)
-    free: dict[str, Labels] = field(default_factory=dict)
-    origins: list[tuple[int, int]] = field(default_factory=list)
-    declined: dict[Node, str] = field(default_factory=dict)
-    pinned_parameters: list[tuple[str, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._types = concrete_shapes(self.gm, 1)
-        self._names = _canonical_names(self.gm)
-
-    def shape(self, node: Node) -> tuple[int, ...]:
-        """The shape of a node's value at batch size 1."""
-        found = self._types[node]
-        return found.shape if isinstance(found, TensorType) else ()
-
-    def is_tensor(self, node: Node) -> bool:
-        """Whether the value of `node` is one tensor."""
-        return isinstance(self._types[node], TensorType)
-
-    def of(self, node: Node) -> Labels:
-        """The labels of a value, in terms of representatives."""
-        if node.op == "get_attr" and node not in self.values:
-            self.put(node, self._free_parameter(node))
-        return self.atoms.find(self.values[node])
-
-    def put(self, node: Node, labels: Labels) -> None:
-        """Set the labels of a value."""
-        self.values[node] = compact(labels)
-
-    def new(self, count: int) -> Labels:
-        """Fresh atoms that belong together in one group."""
-        start = len(self.atoms)
-        self.origins.append((start, start + count))
-        return self.atoms.new(count)
-
-    def produce(self, weight: Node, axis: int) -> Labels:
-        """The output channels of a layer: atoms on a weight axis, the same for every use."""
-        name = self.name(weight)
-        if (name, axis) not in self.axes:
-            size = self.shape(weight)[axis]
-            self.axes[name, axis] = ParameterAxis(name, axis, self.new(size), produces=True)
-        return self.axes[name, axis].labels
-
-    def consume(self, parameter: Node, axis: int, labels: Labels, why: str) -> None:
-        """Let a parameter axis have the channels `labels`, one for each index."""
-        name = self.name(parameter)
-        known = self.axes.get((name, axis))
-        if known is None:
-            self.axes[name, axis] = ParameterAxis(name, axis, labels, produces=False)
-        else:
-            self.atoms.unite(known.labels, labels, why)
-
-    def pin_parameter(self, parameter: Node, why: str) -> None:
-        """Pin whatever channels a parameter turns out to have."""
-        self.pinned_parameters.append((self.name(parameter), why))
-
-    def settle(self) -> None:
-        """Apply the pins of parameters, once all their channels are known."""
-        for pinned, why in self.pinned_parameters:
-            for (name, _), axis in self.axes.items():
-                if name == pinned:
-                    self.atoms.pin(axis.labels, why)
-            if pinned in self.free:
-                self.atoms.pin(self.free[pinned], why)
-
-    def prunes_heads(self, node: Node) -> bool:
-        """Whether split channels at `node` are to go as whole heads."""
-        return any(fnmatchcase(info(node).module_path, pattern) for pattern in self.heads)
-
-    def name(self, parameter: Node) -> str:
-        """One name for a parameter that has several."""
-        return self._names[str(parameter.target)]
-
-    def _free_parameter(self, node: Node) -> Labels:
-        """A parameter used as a value: an atom for each element, to be tied to what it meets."""
-        name = self.name(node)
-        if name not in self.free:
-            shape = self.shape(node)
-            count = int(torch.Size(shape).numel())
-            floating = attribute(self.gm, name).is_floating_point()
-            fresh = self.atoms.new(count).reshape(shape) if floating else nothing(shape)
-            self.free[name] = fresh
-        return self.free[name]
-
-
-def _canonical_names(gm: GraphModule) -> dict[str, str]:
-    first: dict[int, str] = {}
-    names: dict[str, str] = {}
-    for node in gm.graph.nodes:
-        if node.op == "get_attr":
-            name = str(node.target)
-            names[name] = first.setdefault(id(attribute(gm, name)), name)
-    return names
 
 
 def _summary(flow: Flow) -> ChannelAnalysis:
@@ -248,25 +143,20 @@ def _summary(flow: Flow) -> ChannelAnalysis:
         ParameterAxis(a.name, a.axis, flow.atoms.find(a.labels), a.produces)
         for a in flow.axes.values()
     ]
-    free = {name: flow.atoms.find(labels) for name, labels in flow.free.items()}
-    axes += [axis for name, labels in free.items() for axis in _axes_of_free(name, labels)]
-    group_ids = _group_ids(flow)
+    for name, labels in flow.free.items():
+        axes += _axes_of_free(name, flow.atoms.find(labels))
+    ids = _group_ids(flow)
+    slices = [piece for axis in axes for piece in _runs(axis, ids)]
+    pieces, atoms = _incidence(axes, slices)
     graph: nx.Graph[ChannelSlice] = nx.Graph()
-    by_unit: dict[int, list[ChannelSlice]] = {}
-    for axis in axes:
-        for piece in _runs(axis, group_ids):
-            graph.add_node(piece)
-            for atom in torch.unique(axis.labels[piece.start : piece.stop]).tolist():
-                by_unit.setdefault(atom, []).append(piece)
-    for pieces in by_unit.values():
-        nx.add_path(graph, dict.fromkeys(pieces))
+    graph.add_nodes_from(slices)
+    graph.add_edges_from((slices[a], slices[b]) for a, b in _edges(pieces, atoms))
     return ChannelAnalysis(
         flow.atoms,
         {node: flow.atoms.find(labels) for node, labels in flow.values.items()},
         tuple(axes),
-        free,
         graph,
-        tuple(_groups(graph, by_unit, flow.atoms.pins())),
+        tuple(_groups(graph, slices, pieces, atoms, flow.atoms.pins())),
         flow.declined,
     )
 
@@ -274,13 +164,8 @@ def _summary(flow: Flow) -> ChannelAnalysis:
 def _axes_of_free(name: str, labels: Labels) -> Iterator[ParameterAxis]:
     """The one axis of a free parameter along which its labels change, after all ties are known."""
     settled = compact(labels)
-    changing = [
-        i
-        for i, (s, n) in enumerate(zip(settled.stride(), settled.shape, strict=True))
-        if n > 1 and s
-    ]
-    if len(changing) == 1:
-        yield ParameterAxis(name, changing[0], along(settled, changing[0]), produces=False)
+    for axis in varying_axes(settled):
+        yield ParameterAxis(name, axis, along(settled, axis), produces=False)
 
 
 def _group_ids(flow: Flow) -> Labels:
@@ -290,52 +175,81 @@ def _group_ids(flow: Flow) -> Labels:
     everything = torch.arange(len(flow.atoms))
     groups.unite(everything, flow.atoms.find(everything), "")
     for start, stop in flow.origins:
-        groups.unite(torch.tensor([start]), torch.arange(start, stop), "")
+        if stop - start > 1:
+            groups.unite(torch.tensor([start]), torch.arange(start, stop), "")
     return groups.find(everything)
 
 
 def _runs(axis: ParameterAxis, group_ids: Labels) -> Iterator[ChannelSlice]:
     """An axis cut into runs of channels of the same group; channels that cannot go are left out."""
-    ids = torch.where(axis.labels == NONE, NONE, group_ids[axis.labels]).tolist()
-    start = 0
-    for stop in range(1, len(ids) + 1):
-        if stop == len(ids) or ids[stop] != ids[start]:
-            if ids[start] != NONE:
-                yield ChannelSlice(axis.name, axis.axis, start, stop)
-            start = stop
+    ids = torch.where(axis.labels == NONE, NONE, group_ids[axis.labels])
+    cuts = (torch.nonzero(torch.diff(ids)).flatten() + 1).tolist()
+    for start, stop in itertools.pairwise([0, *cuts, len(ids)]):
+        if int(ids[start]) != NONE:
+            yield ChannelSlice(axis.name, axis.axis, start, stop)
+
+
+_Numbers = NDArray[np.int64]
+
+
+def _incidence(
+    axes: Sequence[ParameterAxis], slices: Sequence[ChannelSlice]
+) -> tuple[_Numbers, _Numbers]:
+    """Which slice holds which atom: pairs of a slice's number and an atom, sorted by atom."""
+    lines = {(axis.name, axis.axis): axis.labels.numpy() for axis in axes}
+    held = [np.unique(lines[s.name, s.axis][s.start : s.stop]) for s in slices]
+    empty = np.empty(0, dtype=np.int64)
+    pieces = np.repeat(np.arange(len(slices)), [len(atoms) for atoms in held])
+    atoms = np.concatenate([empty, *held])
+    order = np.lexsort((pieces, atoms))
+    return pieces[order], atoms[order]
+
+
+def _edges(pieces: _Numbers, atoms: _Numbers) -> Iterator[tuple[int, int]]:
+    """Slices that follow each other among those of one atom."""
+    same = atoms[1:] == atoms[:-1]
+    pairs = np.unique(np.stack([pieces[:-1][same], pieces[1:][same]], axis=1), axis=0)
+    yield from map(tuple, pairs.tolist())
 
 
 def _groups(
-    graph: nx.Graph[ChannelSlice], by_unit: dict[int, list[ChannelSlice]], pins: dict[int, str]
+    graph: nx.Graph[ChannelSlice],
+    slices: Sequence[ChannelSlice],
+    pieces: _Numbers,
+    atoms: _Numbers,
+    pins: dict[int, str],
 ) -> Iterator[Group]:
-    order = {piece: position for position, piece in enumerate(graph)}
-    component = {
-        piece: number
-        for number, pieces in enumerate(nx.connected_components(graph))
-        for piece in pieces
-    }
-    units: dict[int, list[Unit]] = {}
-    for atom, pieces in by_unit.items():
-        if atom != NONE:
-            units.setdefault(component[pieces[0]], []).append(Unit(atom, pins.get(atom)))
-    members: dict[int, list[ChannelSlice]] = {}
-    for piece, number in component.items():
-        members.setdefault(number, []).append(piece)
-    for index, number in enumerate(
-        sorted(members, key=lambda n: min(order[p] for p in members[n]))
-    ):
-        slices = sorted(members[number], key=order.__getitem__)
-        yield Group(index, tuple(slices), tuple(units.get(number, [])))
+    """The connected components, in the order of their first slices."""
+    order = {piece: position for position, piece in enumerate(slices)}
+    members = [sorted(c, key=order.__getitem__) for c in nx.connected_components(graph)]
+    members.sort(key=lambda component: order[component[0]])
+    component_of = {piece: i for i, component in enumerate(members) for piece in component}
+    units: list[list[Unit]] = [[] for _ in members]
+    found, first = np.unique(atoms, return_index=True)
+    for atom, piece in zip(found.tolist(), pieces[first].tolist(), strict=True):
+        units[component_of[slices[piece]]].append(Unit(atom, pins.get(atom)))
+    for index, component in enumerate(members):
+        yield Group(index, tuple(component), tuple(units[index]))
+
+
+# --- text and drawing -----------------------------------------------------------------------------
 
 
 def _describe(group: Group) -> str:
-    reasons = sorted({unit.pinned for unit in group.units if unit.pinned})
-    pinned = f", pinned: {'; '.join(reasons)}" if reasons else ""
+    reasons = Counter(unit.pinned for unit in group.units if unit.pinned is not None)
+    pinned = "".join(f"; {count} pinned: {why}" for why, count in sorted(reasons.items()))
     slices = ", ".join(map(str, group.slices))
     count = f"{len(group.prunable)} of {len(group.units)} units prunable"
     return f"group {group.index}: {count}{pinned}; {slices}"
 
 
-def describe_node(node: Node) -> str:
-    """How reasons name an operator: `layer_norm of encoder.ln (layer_norm_3)`."""
-    return f"{op_name(node)} of {label(node)}"
+def _dot(analysis: ChannelAnalysis) -> str:
+    numbers = {piece: f"s{i}" for i, piece in enumerate(analysis.graph)}
+    lines = ["graph channels {", "  node [shape=box];"]
+    for group in analysis.groups:
+        title = f"group {group.index}: {len(group.prunable)} of {len(group.units)} units prunable"
+        lines += [f"  subgraph cluster_{group.index} {{", f'    label="{title}";']
+        lines += [f'    {numbers[piece]} [label="{piece}"];' for piece in group.slices]
+        lines.append("  }")
+    lines += [f"  {numbers[a]} -- {numbers[b]};" for a, b in analysis.graph.edges]
+    return "\n".join([*lines, "}"]) + "\n"

@@ -93,6 +93,11 @@ class Flow:
         """A value that is no tensor: a size, at batch size 1."""
         return self._types[node]
 
+    def may_be_bool(self, node: Node) -> bool:
+        """Whether a value picks by True and False instead of by number."""
+        found = self._types[node]
+        return not isinstance(found, TensorType) or found.dtype in (torch.bool, torch.uint8)
+
     def of(self, node: Node) -> Labels:
         """The labels of a value, in terms of representatives, compact."""
         if node.op == "get_attr":
@@ -265,11 +270,16 @@ class Flow:
         self.free[name] = self.atoms.new(count).reshape(shape) if fits else nothing(shape)
         return self.free[name]
 
+    def has_labels(self, node: Node) -> bool:
+        """Whether anything is known about the channels of a parameter."""
+        name = self.name(node)
+        return name in self.free or any(n == name for n, _ in self.axes)
+
     def place(self, node: Node, axis: int, labels: Labels) -> bool:
         """Give a parameter used as a value its channel axis, if it has none yet."""
         name, shape = self.name(node), self.shape(node)
-        known = any(n == name for n, _ in self.axes) or name in self.free
-        if known or shape[axis] == 1 or not attribute(self.gm, name).is_floating_point():
+        floating = attribute(self.gm, name).is_floating_point()
+        if self.has_labels(node) or shape[axis] == 1 or not floating:
             return False
         self.axes[name, axis] = ParameterAxis(name, axis, labels, produces=False)
         return True

@@ -327,28 +327,29 @@ class _Grids:
 
 
 def _positions(gm: GraphModule) -> dict[Node, str]:
-    """Graph inputs and the layers that read them; layers whose values are graph outputs."""
+    """Where a model begins and ends.
+
+    "input": the graph's inputs, and the first layers that read them, also through operators of one
+    tensor, such as a normalisation. "output": the last layers before the graph's outputs, likewise.
+    """
     found: dict[Node, str] = {}
     for node in gm.graph.nodes:
         if node.op == "output":
             for value in node.all_input_nodes:
-                found[_source_layer(value)] = "output"
+                found[_last_layer(value)] = "output"
+    leading: set[Node] = set()
     for node in gm.graph.nodes:
-        passes_on = role_of(node) in (Role.MOVE, Role.CLAMP)
-        reads_input = any(found.get(n) == "input" and _passes(n) for n in _activations(node))
-        if node.op == "placeholder" or (
-            reads_input and (passes_on or role_of(node) is Role.COMPUTE)
-        ):
+        sources = _activations(node)
+        if node.op == "placeholder" or (len(sources) == 1 and sources[0] in leading):
             found[node] = "input"
+            if role_of(node) is not Role.COMPUTE:
+                leading.add(node)
     return found
 
 
-def _passes(node: Node) -> bool:
-    return node.op == "placeholder" or role_of(node) in (Role.MOVE, Role.CLAMP)
-
-
-def _source_layer(value: Node) -> Node:
-    while role_of(value) in (Role.MOVE, Role.CLAMP) and _activations(value):
+def _last_layer(value: Node) -> Node:
+    """The layer that makes an output value, seen through operators of one tensor."""
+    while role_of(value) is not Role.COMPUTE and len(_activations(value)) == 1:
         value = _activations(value)[0]
     return value
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.atoms import Labels, collapse
-from qpc.analysis.channels import ChannelAnalysis, describe_node
+from qpc.analysis.channel_moves import constant_index, pad_amounts
+from qpc.analysis.channels import ChannelAnalysis
+from qpc.analysis.flow import describe
 from qpc.companions import elementwise_companions
 from qpc.edit import Editor
 from qpc.errors import InvariantError
@@ -25,7 +27,7 @@ class Removal:
 
     def __init__(self, gm: GraphModule, analysis: ChannelAnalysis, units: frozenset[int]) -> None:
         self.gm, self.analysis = gm, analysis
-        self._units = torch.tensor(sorted(units), dtype=torch.int64)
+        self._gone = analysis.marks(units)
         self._kept: dict[Node, list[Tensor]] = {}
 
     def run(self) -> None:
@@ -43,7 +45,7 @@ class Removal:
     def goes(self, labels: Labels) -> Tensor:
         """Where labels are of removed units: bool, of the shape of `labels`."""
         core, shape = collapse(labels)
-        return torch.isin(core, self._units).expand(shape)
+        return self._gone[core].expand(shape)  # NONE is -1, the last of the marks
 
     def kept(self, node: Node) -> list[Tensor]:
         """For each axis of a value which indices stay: bool[size]."""
@@ -56,7 +58,7 @@ class Removal:
                     rest = rest.index_select(axis, stays.nonzero().flatten())
             if bool(collapse(rest)[0].any()):
                 raise InvariantError(
-                    f"the channels to remove are no whole slices of {describe_node(node)}",
+                    f"the channels to remove are no whole slices of {describe(node)}",
                     node=node,
                 )
         return self._kept[node]
@@ -123,38 +125,29 @@ def _reshape(removal: Removal, node: Node) -> None:
         set_arguments(node, shape=sizes)
 
 
-def _expand(removal: Removal, node: Node) -> None:
+def _size(removal: Removal, node: Node) -> None:
+    """Expanded and constant tensors."""
     given, counts = list(arguments(node)["size"]), removal.counts(node)
     shape = info(node).shape or ()
     sizes = [
         count if isinstance(g, int) and g != -1 and not isinstance(d, BatchDim) else g
         for g, d, count in zip(given, shape, counts, strict=True)
     ]
-    set_arguments(node, size=sizes)
+    if sizes != given:
+        set_arguments(node, size=sizes)
 
 
 def _slice(removal: Removal, node: Node) -> None:
-    """The bounds count the channels kept before them."""
+    """The bounds count the channels kept before them; steps lose only whole steps."""
     given = arguments(node)
-    source = given["self"]
-    axis = int(given["dim"]) % len(removal.kept(source))
-    stays = removal.kept(source)[axis]
-    if bool(stays.all()) or not all(isinstance(given[n], int) for n in ("start", "end")):
+    stays = removal.kept(given["self"])
+    axis = int(given["dim"]) % len(stays)
+    if bool(stays[axis].all()) or not all(isinstance(given[n], int) for n in ("start", "end")):
         return
-    first, last, step = slice(given["start"], given["end"], given["step"]).indices(len(stays))
-    picked = torch.zeros_like(stays)
-    picked[first:last:step] = True
-    start, end = int(stays[:first].sum()), int(stays[:last].sum())
-    places = picked[stays].nonzero().flatten()
-    if len(places) and step > 1:
-        start, end = int(places[0]), int(places[-1]) + 1
-        steps = set(torch.diff(places).tolist())
-        if len(steps) > 1:
-            raise InvariantError(
-                f"{describe_node(node)} cannot pick the channels that are left", node=node
-            )
-        step = steps.pop() if steps else 1
-    set_arguments(node, dim=axis, start=start, end=end, step=step)
+    bounds = slice(given["start"], given["end"], given["step"])
+    first, last, _ = bounds.indices(len(stays[axis]))
+    start, end = int(stays[axis][:first].sum()), int(stays[axis][:last].sum())
+    set_arguments(node, dim=axis, start=start, end=end)
 
 
 def _select(removal: Removal, node: Node) -> None:
@@ -166,21 +159,14 @@ def _select(removal: Removal, node: Node) -> None:
         set_arguments(node, index=int(stays[axis][:index].sum()))
 
 
-def _conv(removal: Removal, node: Node) -> None:
-    """Where whole groups of a convolution go, fewer are left."""
+def _groups(removal: Removal, node: Node) -> None:
+    """Where whole groups go, fewer are left."""
     given = arguments(node)
-    groups = int(given["groups"])
-    if groups > 1:
-        stays = removal.kept(given["input"])[1].reshape(groups, -1)
-        left = int(stays.any(dim=1).sum())
-        if left != groups:
-            set_arguments(node, groups=left)
-
-
-def _group_norm(removal: Removal, node: Node) -> None:
-    given = arguments(node)
-    stays = removal.kept(given["input"])[1].reshape(int(given["num_groups"]), -1)
-    set_arguments(node, num_groups=int(stays.any(dim=1).sum()))
+    name = "num_groups" if "num_groups" in given else "groups"
+    source, groups = node.all_input_nodes[0], int(given[name])
+    left = int(removal.kept(source)[1].reshape(groups, -1).any(dim=1).sum())
+    if left != groups:
+        set_arguments(node, **{name: left})
 
 
 def _layer_norm(removal: Removal, node: Node) -> None:
@@ -197,33 +183,77 @@ def _attention(removal: Removal, node: Node) -> None:
 
 
 def _pad(removal: Removal, node: Node) -> None:
+    """What is added or cropped along channels counts those kept."""
     view = views.Pad(node)
-    labels = removal.analysis.values[node]
+    source, padded = removal.kept(view.input), removal.kept(node)
     amounts = list(view.pad)
-    for position in range(0, len(amounts), 2):
-        axis = labels.dim() - 1 - position // 2
-        stays = removal.kept(node)[axis]
-        before, after = amounts[position : position + 2]
-        if not bool(stays.all()) and before >= 0 and after >= 0:
-            size = len(stays)
-            amounts[position] = int(stays[:before].sum())
-            amounts[position + 1] = int(stays[size - after :].sum())
-    set_arguments(node, pad=amounts)
+    for axis, (before, after) in pad_amounts(view.pad, len(padded)).items():
+        old, new = source[axis], padded[axis]
+        first = new[:before] if before >= 0 else old[:-before]
+        last = new[len(new) - after :] if after >= 0 else old[len(old) + after :]
+        counts = [int(first.sum()), int(last.sum())]
+        place = 2 * (len(padded) - 1 - axis)
+        signs = [1 if amount >= 0 else -1 for amount in (before, after)]
+        amounts[place : place + 2] = [c * s for c, s in zip(counts, signs, strict=True)]
+    if tuple(amounts) != view.pad:
+        set_arguments(node, pad=amounts)
+
+
+def _roll(removal: Removal, node: Node) -> None:
+    """As many channels come to the front as are kept of those that did."""
+    given = arguments(node)
+    stays = removal.kept(node.all_input_nodes[0])
+    shifts = list(given["shifts"])
+    for i, dim in enumerate(given["dims"]):
+        line = stays[dim]
+        if not bool(line.all()):
+            shifts[i] = int(line[len(line) - shifts[i] % len(line) :].sum())
+    if shifts != list(given["shifts"]):
+        set_arguments(node, shifts=shifts)
+
+
+def _index(removal: Removal, node: Node) -> None:
+    """Lists of channel numbers lose those that are gone, and count the others anew."""
+    given = arguments(node)
+    stays = removal.kept(given["self"])
+    if node.target is aten.index_select.default:
+        chosen = {given["dim"] % len(stays): given["index"]}
+    else:
+        chosen = {a: i for a, i in enumerate(given["indices"]) if i is not None}
+    for axis, index in chosen.items():
+        if bool(stays[axis].all()):
+            continue
+        old = constant_index(removal.gm, index)
+        assert old is not None, "channels are picked by constants only"
+        places = old % len(stays[axis])
+        renumbered = (torch.cumsum(stays[axis], 0) - 1)[places[stays[axis][places]]]
+        editor = Editor(removal.gm, "")
+        name = editor.free_name(f"{index.target}_kept")
+        node.replace_input_with(index, editor.buffer(name, renumbered.to(old.dtype), before=node))
 
 
 _UPDATES = {
     aten.reshape.default: _reshape,
-    aten.expand.default: _expand,
+    aten.expand.default: _size,
+    aten.zeros.default: _size,
+    aten.ones.default: _size,
+    aten.full.default: _size,
     aten.slice.Tensor: _slice,
     aten.slice_scatter.default: _slice,
     aten.select.int: _select,
-    aten.conv1d.default: _conv,
-    aten.conv2d.default: _conv,
-    aten.conv3d.default: _conv,
-    aten.conv_transpose1d.default: _conv,
-    aten.conv_transpose2d.input: _conv,
-    aten.group_norm.default: _group_norm,
+    aten.index.Tensor: _index,
+    aten.index_select.default: _index,
+    aten.roll.default: _roll,
+    aten.conv1d.default: _groups,
+    aten.conv2d.default: _groups,
+    aten.conv3d.default: _groups,
+    aten.conv_transpose1d.default: _groups,
+    aten.conv_transpose2d.input: _groups,
+    aten.conv_transpose3d.input: _groups,
+    aten.group_norm.default: _groups,
+    aten.channel_shuffle.default: _groups,
     aten.layer_norm.default: _layer_norm,
+    aten.rms_norm.default: _layer_norm,
     aten.scaled_dot_product_attention.default: _attention,
     aten.constant_pad_nd.default: _pad,
 }

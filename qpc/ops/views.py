@@ -72,7 +72,11 @@ class Arg(Generic[_T]):
         return cast(_T, self.decode(arguments(view.node)[self._name]))
 
     def __set__(self, view: OpView, value: _T) -> None:
-        set_arguments(view.node, **{self._name: value})
+        set_arguments(view.node, **{self._name: self.encode(value)})
+
+    def encode(self, value: Any) -> Any:
+        """The argument as the graph holds it: sequences are lists."""
+        return list(value) if isinstance(value, tuple) else value
 
     def decode(self, value: Any) -> Any:
         """The argument as the view presents it."""

@@ -65,7 +65,7 @@ def test_a_view_writes_arguments() -> None:
     conv = views.Conv2d(call(aten.conv2d.default, 1))
     conv.stride = (2, 2)
     conv.bias = conv.input
-    assert conv.node.args == (conv.input, 1, conv.input, (2, 2), [0, 0], [1, 1], 1)
+    assert conv.node.args == (conv.input, 1, conv.input, [2, 2], [0, 0], [1, 1], 1)
 
 
 def test_a_view_of_another_operator_is_refused() -> None:

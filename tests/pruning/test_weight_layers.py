@@ -33,7 +33,7 @@ def test_a_shared_weight_comes_once() -> None:
 
 
 def test_says_why_a_weight_cannot_be_changed() -> None:
-    scaled = Call(lambda x, w: nn.functional.linear(x, w * 2), w=torch.randn(3, 4))
+    scaled = Parts(lambda m, x: nn.functional.linear(x, m.a.weight * 2), a=nn.Linear(4, 3))
     assert found(traced(scaled, torch.randn(2, 4))) == [
         "its weight mul is computed, not a parameter"
     ]

@@ -55,7 +55,9 @@ def test_a_ratio_is_exact_whatever_the_scores(
     keep = Ratio(fraction, over=over).keep(scores)  # type: ignore[arg-type]  # both are legal
     if over == "model":
         scores, keep = [torch.cat(scores)], [torch.cat(keep)]
-    assert [k.numel() - k.sum().item() for k in keep] == [round(fraction * s.numel()) for s in scores]
+    assert [k.numel() - k.sum().item() for k in keep] == [
+        round(fraction * s.numel()) for s in scores
+    ]
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
@@ -98,7 +100,10 @@ def test_masking_what_is_masked_changes_nothing(rule: WeightRule, seed: int) -> 
         (lambda: Threshold(-1), "value must be at least 0, got -1"),
         (lambda: Threshold(float("nan")), "value must be at least 0, got nan"),
         (lambda: Ratio(1.5), r"fraction must be from 0 to 1, got 1\.5"),
-        (lambda: Ratio(0.5, over="world"), "over must be 'layer' or 'model', got 'world'"),
+        (
+            lambda: Ratio(0.5, over="world"),  # type: ignore[arg-type]  # wrong on purpose
+            "over must be 'layer' or 'model', got 'world'",
+        ),
         (lambda: NOfM(5, 4), "n must be from 1 to m, got n=5, m=4"),
         (lambda: Chosen((4,)).keep([W[0]]), "there are 4 pieces, none with index 4"),
     ],

@@ -1,0 +1,101 @@
+"""Mark the channels that are worth least, by a criterion and within an allocation.
+
+Before:  conv1 -> relu -> conv2, no masks
+After:   the same graph; a mask on conv1's output channels, True where a channel is to go
+Keeps:   the graph and its outputs
+Leaves:  channels that must stay, layers out of scope, channels the criterion cannot judge
+Cost:    one run of the graph's data movement on labels, and what the criterion costs
+
+Whole units are chosen, and marked on the axes that make their channels; `propagate-masks` extends
+the masks to everything else. Masks from before are replaced.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch.fx import GraphModule
+
+from qpc.analysis.channels import ChannelAnalysis, analyze_channels
+from qpc.analysis.cost import CostModel
+from qpc.base import Pass, PassContext
+from qpc.errors import PassError
+from qpc.facts import CORE_FORM
+from qpc.masks import MASKED, clear_masks, masks, set_mask
+from qpc.pruning.allocation import Allocation, Choice
+from qpc.pruning.criteria import Criterion
+from qpc.pruning.scored_groups import ScoredGroup, score_groups
+
+
+@dataclass(frozen=True)
+class CreateMasks(Pass, name="create-masks", requires={CORE_FORM}, establishes={MASKED}):
+    """Choose what to prune.
+
+    criterion: what channels are worth, such as `L1()`.
+    allocation: how many go where, such as `Uniform(0.5)` or `Global(0.5, of="macs")`.
+    heads: as in `PropagateMasks`, with which it must agree.
+    """
+
+    criterion: Criterion
+    allocation: Allocation
+    heads: tuple[str, ...] = ()
+
+    def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        before = _state(gm)
+        analysis = analyze_channels(gm, heads=self.heads)
+        if not analysis.groups:
+            raise PassError("the graph has no channels to prune: no layer makes any")
+        groups = score_groups(gm, analysis, self.criterion, self.allocation.baseline)
+        choice = self.allocation.choose(groups, CostModel(gm, analysis))
+        clear_masks(gm)
+        _mask(gm, analysis, choice.removed)
+        _report(groups, choice, self.allocation, ctx)
+        return before != _state(gm)
+
+
+def _state(gm: GraphModule) -> dict[tuple[str, int], list[bool]]:
+    return {(name, axis): mask.tolist() for name, axis, mask in masks(gm)}
+
+
+def _mask(gm: GraphModule, analysis: ChannelAnalysis, units: frozenset[int]) -> None:
+    """Mask units where they are made; those that no layer makes, on the first axis they are on.
+
+    Axes of layers that lose nothing get a mask that marks nothing.
+    """
+    left = set(units)
+    for axis in sorted(analysis.axes, key=lambda axis: not axis.produces):
+        going = torch.isin(axis.labels, torch.tensor(sorted(left if not axis.produces else units)))
+        if axis.produces or bool(going.any()):
+            set_mask(gm, axis.name, axis.axis, going)
+            left -= set(axis.labels.tolist())
+
+
+def _report(
+    groups: tuple[ScoredGroup, ...], choice: Choice, allocation: Allocation, ctx: PassContext
+) -> None:
+    for scored in groups:
+        group = scored.group
+        reasons = Counter(unit.pinned for unit in group.units if unit.pinned is not None)
+        for why, count in reasons.items():
+            ctx.decline(group.name, f"{count} of {len(group.units)} units must stay: {why}")
+        if unknown := len(group.prunable) - len(scored.order):
+            ctx.decline(group.name, f"the criterion cannot judge {unknown} units")
+        if group.index in choice.out_of_scope:
+            ctx.decline(group.name, "out of scope")
+    touched = sum(not choice.removed.isdisjoint(scored.order) for scored in groups)
+    total = sum(scored.units for scored in groups)
+    text = f"{len(choice.removed)} of {total} units of channels masked in {touched} groups"
+    if choice.reached is not None:
+        text += f"; {choice.reached:.1%} of the {allocation.of} go"
+        if abs(allocation.amount - choice.reached) > _TOLERANCE:
+            ctx.decline(
+                "the model",
+                f"{choice.reached:.1%} of its {allocation.of} go, not {allocation.amount:.1%}: "
+                "no nearer with what may go in whole units",
+            )
+    ctx.summarize(text)
+
+
+_TOLERANCE = 0.01  # of the model's total

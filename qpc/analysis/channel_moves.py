@@ -1,0 +1,295 @@
+"""What data movement does to channel labels: the operator itself, run on labels, says it.
+
+Where a reshape splits channels over several axes, only whole slices along one of these axes can go.
+That is the axis with the most of them, or the axis of heads where heads are to be pruned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from qpc.analysis.atoms import (
+    NONE,
+    Labels,
+    along,
+    collapse,
+    compact,
+    distinct,
+    nothing,
+    only_along,
+    spread,
+    varying_axes,
+)
+from qpc.analysis.flow import Flow, describe, pin_inputs
+from qpc.meta import attribute
+from qpc.ops import views
+from qpc.ops.views import arguments, aten, qpc_ops
+
+
+def move(flow: Flow, node: Node) -> Labels:
+    """Run the operator on labels."""
+    return one_axis(flow, node, _run(flow, node, flow.of))
+
+
+def _run(flow: Flow, node: Node, labels: Any) -> Labels:
+    values = {n: labels(n) if flow.is_tensor(n) else flow.size(n) for n in node.all_input_nodes}
+    args = map_arg(node.args, values.__getitem__)
+    kwargs = map_arg(node.kwargs, values.__getitem__)
+    return compact(node.target(*args, **kwargs))  # type: ignore[operator]
+
+
+def one_axis(flow: Flow, node: Node, labels: Labels) -> Labels:
+    """Tie channels that are spread over several axes so that slices along one of them can go."""
+    axes = varying_axes(labels)
+    if len(axes) < 2 or len(varying_axes(flow.of(node.all_input_nodes[0]))) > 1:
+        return labels
+    chosen = _axis_of_heads(flow, node, labels) if flow.prunes_heads(node) else None
+    if chosen is None:
+        chosen = max(axes, key=lambda axis: (distinct(along(labels, axis)), axis))
+    why = f"{describe(node)} mixes channels with a fixed size"
+    flow.atoms.unite(labels, only_along(labels, chosen), why)
+    return flow.atoms.find(labels)
+
+
+def reshape(flow: Flow, node: Node) -> Labels:
+    """The labels in another shape."""
+    source = flow.of(node.all_input_nodes[0])
+    return one_axis(flow, node, compact(source.reshape(flow.shape(node))))
+
+
+def channel_shuffle(flow: Flow, node: Node) -> Labels:
+    """The groups that are shuffled stay equal."""
+    given = arguments(node)
+    line = flow.line(node, given["self"], 1)
+    groups = line.reshape(int(given["groups"]), -1)
+    most = groups[:, :1] if len(groups) > groups.shape[1] else groups[:1]
+    flow.atoms.unite(groups, most, f"{describe(node)} needs equal groups")
+    return spread(flow.atoms.find(groups).t().reshape(-1), 1, flow.shape(node))
+
+
+def cat(flow: Flow, node: Node) -> Labels:
+    """Pieces one after the other along the channels, or of equal channels along another axis."""
+    view = views.Cat(node)
+    pieces = [flow.of(t) for t in view.tensors]
+    dim = view.dim % pieces[0].dim()
+    axis = _axis_of_pieces(flow, pieces, dim)
+    if axis is None:
+        return compact(torch.cat([p.contiguous() for p in pieces], dim))
+    lines = [flow.line_of(node, piece, axis) for piece in pieces]
+    if axis == dim:
+        return spread(torch.cat(lines), dim, flow.shape(node))
+    for line in lines[1:]:
+        flow.atoms.unite(lines[0], line, f"{describe(node)} needs equal sizes")
+    return spread(flow.atoms.find(lines[0]), axis, flow.shape(node))
+
+
+def _axis_of_pieces(flow: Flow, pieces: list[Labels], dim: int) -> int | None:
+    """The axis of the channels: `dim` if a piece surely has them there."""
+    single = [(varying_axes(p)[0], p) for p in pieces if len(varying_axes(p)) == 1]
+    sure = [axis for axis, p in single if not flow.is_imagined(p)]
+    if candidates := sure or [axis for axis, _ in single]:
+        return dim if dim in candidates else candidates[0]
+    waits = any(len(varying_axes(p)) > 1 for p in pieces)
+    return None if waits else dim
+
+
+def expand(flow: Flow, node: Node) -> Labels:
+    """Repeated elements are channels of their own where the original has none."""
+    labels, shape = flow.of(node.all_input_nodes[0]), flow.shape(node)
+    old = (1,) * (len(shape) - labels.dim()) + tuple(labels.shape)
+    grown = [a for a, size in enumerate(shape) if size != old[a]]
+    if len(grown) == 1 and bool((collapse(labels)[0] == NONE).all()):
+        return spread(flow.imagine(shape[grown[0]]), grown[0], shape)
+    return labels.reshape(old).expand(shape)
+
+
+def factory(flow: Flow, node: Node) -> Labels:
+    """A tensor of one repeated value can have any channels that it meets."""
+    shape = flow.shape(node)
+    count = torch.Size(shape).numel()
+    wide = [axis for axis, size in enumerate(shape) if size > 1]
+    if not wide or count > 2**22:
+        return nothing(shape)
+    return flow.atoms.new(count).reshape(shape)
+
+
+def pad(flow: Flow, node: Node) -> Labels:
+    """Padding along channels makes channels that hold a constant; they may go like any other."""
+    view = views.Pad(node)
+    labels, shape = flow.of(view.input), flow.shape(node)
+    amounts = pad_amounts(view.pad, len(shape))
+    axes = varying_axes(labels)
+    if not axes:
+        return nothing(shape)
+    axis = axes[-1]
+    line = flow.line(node, view.input, axis)
+    before, after = amounts.get(axis, (0, 0))
+    line = line[max(0, -before) : len(line) - max(0, -after)]
+    made = [flow.new(max(0, before)), line, flow.new(max(0, after))]
+    return spread(torch.cat(made), axis, shape)
+
+
+def pad_amounts(pad: tuple[int, ...], rank: int) -> dict[int, tuple[int, int]]:
+    """What is added before and after, by axis."""
+    return {rank - 1 - i // 2: (pad[i], pad[i + 1]) for i in range(0, len(pad), 2)}
+
+
+def slice_(flow: Flow, node: Node) -> Labels:
+    """With steps, what is picked and what follows it up to the next pick go together."""
+    given = arguments(node)
+    _tie_steps(flow, node, given["self"])
+    return _run(flow, node, flow.of)
+
+
+def slice_scatter(flow: Flow, node: Node) -> Labels:
+    """A slice replaced by other values: both have the same channels there."""
+    given = arguments(node)
+    _tie_steps(flow, node, given["self"])
+    labels, source = flow.of(given["self"]), flow.of(given["src"])
+    axes = varying_axes(labels)
+    if axes:
+        source = spread(flow.line(node, given["src"], axes[-1]), axes[-1], source.shape)
+    bounds = (given["dim"], given["start"], given["end"], given["step"])
+    replaced = aten.slice.Tensor(labels, *bounds)
+    flow.atoms.unite(replaced, source, f"{describe(node)} meets a tensor whose size is fixed")
+    return flow.atoms.find(labels)
+
+
+def _tie_steps(flow: Flow, node: Node, value: Node) -> None:
+    given = arguments(node)
+    labels, step = flow.of(value), given["step"]
+    axis = given["dim"] % labels.dim()
+    bounds = (given["start"], given["end"])
+    if step == 1 or axis not in varying_axes(labels):
+        return
+    if any(isinstance(bound, Node) for bound in bounds):
+        flow.decline(node, labels, f"{describe(node)} has steps and bounds that are computed")
+        return
+    line = flow.line(node, value, axis)
+    first, last, step = slice(*bounds, step).indices(len(line))
+    for block in line[first:last].split(step):
+        flow.atoms.unite(block, block[:1], f"{describe(node)} has steps")
+
+
+def select(flow: Flow, node: Node) -> Labels:
+    """One index of an axis; a channel picked alone has to stay."""
+    return _run(flow, node, flow.of)
+
+
+def roll(flow: Flow, node: Node) -> Labels:
+    """Channels may be rolled along their own axis by a number that changes with them."""
+    given = arguments(node)
+    if not given["dims"]:
+        return pin_inputs(flow, node, f"{describe(node)} rolls over all axes at once")
+    return _run(flow, node, flow.of)
+
+
+def index(flow: Flow, node: Node) -> Labels:
+    """Away from the channel axis by any indices; along it by a list of constants."""
+    given = arguments(node)
+    if node.target is aten.index_select.default:
+        rank = len(flow.shape(given["self"]))
+        indices: list[Node | None] = [None] * rank
+        indices[given["dim"] % rank] = given["index"]
+    else:
+        indices = list(given["indices"])
+    source = given["self"]
+    indexed = [a for a, i in enumerate(indices) if i is not None]
+    labels = _rows_together(flow, node, source, indexed)
+    picks: list[Any] = []
+    for axis, chosen in enumerate(indices):
+        along_channels = axis in varying_axes(labels)
+        if chosen is None:
+            picks.append(slice(None))
+        elif not along_channels and flow.may_be_bool(chosen):
+            return pin_inputs(flow, node, f"{describe(node)} picks by a mask")
+        elif not along_channels:
+            picks.append(torch.zeros(flow.shape(chosen), dtype=torch.int64))
+        elif len(indexed) == 1 and (known := constant_index(flow.gm, chosen)) is not None:
+            picks.append(known)
+        else:
+            return pin_inputs(flow, node, f"{describe(node)} picks channels by computed indices")
+    return compact(labels[tuple(picks)])
+
+
+def _rows_together(flow: Flow, node: Node, source: Node, indexed: list[int]) -> Labels:
+    """Rows of a table, such as relative position biases, stay; its channels may go."""
+    labels = flow.of(source)
+    if len(varying_axes(labels)) > 1:
+        first = labels
+        for axis in indexed:
+            first = first.narrow(axis, 0, 1)
+        flow.atoms.unite(labels, first, "")
+        labels = flow.of(source)
+    return labels
+
+
+def constant_index(gm: GraphModule, node: Node) -> Tensor | None:
+    """A list of channel numbers that is a buffer."""
+    if node.op != "get_attr":
+        return None
+    value = attribute(gm, str(node.target))
+    return value if value.dim() == 1 and value.dtype in (torch.int32, torch.int64) else None
+
+
+# --- heads ----------------------------------------------------------------------------------------
+
+_CARRIES = frozenset(
+    {
+        aten.permute.default,
+        aten.reshape.default,
+        aten.slice.Tensor,
+        aten.select.int,
+        aten.expand.default,
+        aten.mul.Tensor,
+        aten.div.Tensor,
+        qpc_ops.observe.default,
+        qpc_ops.fake_quantize.default,
+    }
+)
+_PRODUCTS = frozenset(
+    {aten.scaled_dot_product_attention.default, aten.matmul.default, aten.bmm.default}
+)
+
+
+def _axis_of_heads(flow: Flow, node: Node, labels: Labels) -> int | None:
+    """The axis over which attention works on one after the other, found by following it there."""
+    for axis in varying_axes(labels):
+        size = labels.shape[axis]
+        places = list(_places(flow, node, spread(torch.arange(size), axis, labels.shape)))
+        batches = [
+            all(place < len(shape) - 2 for place in found) and bool(found)
+            for found, shape in places
+        ]
+        if batches and all(batches):
+            return axis
+    return None
+
+
+def _places(
+    flow: Flow, start: Node, probe: Labels
+) -> Iterator[tuple[list[int], tuple[int, ...]]]:
+    """Along which axes a probe changes where it enters products, and the shapes there."""
+    pending = [(start, probe)]
+    while pending:
+        node, values = pending.pop()
+        for user in node.users:
+            if user.target in _PRODUCTS:
+                yield varying_axes(compact(values)), flow.shape(node)
+            elif user.target in _CARRIES and user.all_input_nodes[0] is node:
+                pending.append((user, _carry(flow, user, node, values)))
+
+
+def _carry(flow: Flow, user: Node, node: Node, values: Labels) -> Labels:
+    shape = flow.shape(user)
+    if user.target in (aten.permute.default, aten.slice.Tensor, aten.select.int):
+        return _run(flow, user, lambda n: values if n is node else flow.of(n))
+    if user.target is aten.reshape.default:
+        return compact(values.reshape(shape))
+    return values.expand(shape) if values.shape != shape else values

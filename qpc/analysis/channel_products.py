@@ -1,0 +1,144 @@
+"""What matrix products and attention do to channel labels: sums of products, in letters.
+
+Each axis of each operand has a letter, as in Einstein's notation. Channels along one letter go
+together; a letter that is summed over ends there.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from qpc.analysis.atoms import Labels, along, nothing, spread, varying_axes
+from qpc.analysis.channel_layers import apart, passing_by
+from qpc.analysis.channel_values import join
+from qpc.analysis.flow import Flow, describe, pin_inputs
+from qpc.ops.views import arguments
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """Labels, and a letter for each axis."""
+
+    labels: Labels
+    letters: str
+
+
+def matmul(flow: Flow, node: Node) -> Labels:
+    """A product of two values, or of a value and a parameter."""
+    a, b = _both(node)
+    ranks = len(flow.shape(a)), len(flow.shape(b))
+    if min(ranks) < 2:
+        return pin_inputs(flow, node)
+    batch = string.ascii_uppercase[: max(ranks) - 2]
+    letters = [batch[len(batch) - rank + 2 :] for rank in ranks]
+    return _product(flow, node, (a, f"{letters[0]}ik"), (b, f"{letters[1]}kj"), f"{batch}ij")
+
+
+def einsum(flow: Flow, node: Node) -> Labels:
+    """A sum of products as it is written."""
+    given = arguments(node)
+    tensors = list(given["tensors"])
+    left, arrow, out = given["equation"].replace(" ", "").partition("->")
+    operands = left.split(",")
+    simple = all(len(set(letters)) == len(letters) for letters in operands)
+    if not arrow or "." in left or len(tensors) not in (1, 2) or not simple:
+        return pin_inputs(flow, node)
+    if len(tensors) == 2:
+        first, second = zip(tensors, operands, strict=True)
+        return _product(flow, node, first, second, out)
+    return _contract(flow, node, [_Operand(flow.of(tensors[0]), left)], out, flow.shape(node))
+
+
+def attention(flow: Flow, node: Node) -> Labels:
+    """softmax(q k^T + mask) v, as two sums of products."""
+    given = arguments(node)
+    query, key, value = (flow.of(given[name]) for name in ("query", "key", "value"))
+    if given.get("enable_gqa"):
+        key, value = (
+            other.repeat_interleave(query.shape[-3] // other.shape[-3], -3)
+            for other in (key, value)
+        )
+    batch = string.ascii_uppercase[: query.dim() - 2]
+    scores = (*query.shape[:-1], key.shape[-2])
+    pairs = [_Operand(query, f"{batch}id"), _Operand(key, f"{batch}jd")]
+    middle = _contract(flow, node, pairs, f"{batch}ij", scores)
+    if given["attn_mask"] is not None:
+        middle = join(flow, node, [middle, given["attn_mask"]], middle.shape)
+    pairs = [_Operand(middle, f"{batch}ij"), _Operand(value, f"{batch}je")]
+    return _contract(flow, node, pairs, f"{batch}ie", flow.shape(node))
+
+
+def _both(node: Node) -> tuple[Node, Node]:
+    given = arguments(node)
+    a, b = list(given.values())[:2]
+    return a, b
+
+
+def _product(
+    flow: Flow, node: Node, first: tuple[Node, str], second: tuple[Node, str], out: str
+) -> Labels:
+    for (value, letters), (other, theirs) in ((first, second), (second, first)):
+        matrix = flow.matrix(other)
+        if matrix is not None and len(theirs) == 2 and flow.matrix(value) is None:
+            made = _times_parameter(flow, node, (value, letters), matrix, theirs, out)
+            if made is not None:
+                return made
+    operands = [_Operand(flow.of(n), letters) for n, letters in (first, second)]
+    return _contract(flow, node, operands, out, flow.shape(node))
+
+
+def _times_parameter(
+    flow: Flow,
+    node: Node,
+    value: tuple[Node, str],
+    matrix: tuple[Node, list[int]],
+    letters: str,
+    out: str,
+) -> Labels | None:
+    """A layer written as a product: one letter of the parameter is summed, the other is made."""
+    weight, axes = matrix
+    summed = [i for i, letter in enumerate(letters) if letter in value[1] and letter not in out]
+    made = [i for i, letter in enumerate(letters) if letter not in value[1] and letter in out]
+    if len(summed) != 1 or len(made) != 1:
+        return None
+    (inner,), (outer,) = summed, made
+    place = value[1].index(letters[inner])
+    if (passing := passing_by(flow, value[0], place)) is not None:
+        axis, line = passing
+        if value[1][axis] not in out:
+            return None
+        passing = out.index(value[1][axis]), line
+        return apart(flow, node, weight, axes[outer], passing)
+    flow.consume(weight, axes[inner], flow.line(node, value[0], place))
+    outgoing = flow.produce(weight, axes[outer])
+    return spread(outgoing, out.index(letters[outer]), flow.shape(node))
+
+
+def _contract(
+    flow: Flow, node: Node, operands: Sequence[_Operand], out: str, shape: tuple[int, ...]
+) -> Labels:
+    """Tie channels along equal letters; the result has the channels of one letter that is left."""
+    if any(len(varying_axes(operand.labels)) > 1 for operand in operands):
+        return pin_inputs(flow, node, f"channels of {describe(node)} are on several axes")
+    why = f"{describe(node)} meets a tensor whose size is fixed"
+    found: dict[str, Labels] = {}
+    for operand in operands:
+        for axis in varying_axes(operand.labels):
+            found.setdefault(operand.letters[axis], along(operand.labels, axis))
+    for letter, line in found.items():
+        for operand in operands:
+            if letter in operand.letters:
+                theirs = along(operand.labels, operand.letters.index(letter))
+                if len(theirs) == len(line):  # otherwise it is broadcast, and says nothing
+                    flow.atoms.unite(line, theirs, why)
+    kept = [letter for letter in found if letter in out]
+    for letter in kept[1:]:
+        reason = f"{describe(node)} makes every pair of two sets of channels"
+        flow.decline(node, found[letter], reason)
+    if not kept:
+        return nothing(shape)
+    return spread(flow.atoms.find(found[kept[0]]), out.index(kept[0]), shape)

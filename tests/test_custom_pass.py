@@ -1,0 +1,120 @@
+"""A package outside of QPC defines a pass, a rule and a fact with public names alone."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qpc
+from qpc.errors import InvariantError, PipelineOrderError
+from qpc.testing import check_pass, traced
+
+PACKAGE = Path(__file__).parent / "data" / "sample_passes"
+X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def sample(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(PACKAGE)
+    from sample_passes import fold_scales  # type: ignore[import-not-found]
+
+    return fold_scales
+
+
+class Scaled(nn.Module):
+    def __init__(self, *, bias: bool = True) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.fc(x) * 2.5)
+
+
+class Shared(Scaled):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x)
+        return y * 2.5 + y
+
+
+def test_the_package_uses_public_names_alone() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        used = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                used += [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        private = {name for name in used if name.startswith("_")} - {"__future__"}
+        assert private == set()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_pass_runs_and_is_tested_with_the_public_harness(
+    sample: ModuleType, bias: bool
+) -> None:
+    end = ", @fc.bias" if bias else ""
+    check_pass(
+        sample.FoldScales(),
+        traced(Scaled(bias=bias), X),
+        X,
+        before=f"""
+            graph:
+              %x: f32[N, 3] = input
+              %linear: f32[N, 3] = aten.linear(%x, @fc.weight{end})  # fc
+              %mul: f32[N, 3] = aten.mul.Tensor(%linear, 2.5)
+              %relu: f32[N, 3] = aten.relu(%mul)
+              return %relu
+        """,
+        after=f"""
+            graph:
+              %x: f32[N, 3] = input
+              %linear: f32[N, 3] = aten.linear(%x, @fc.weight{end})  # fc
+              %relu: f32[N, 3] = aten.relu(%linear)
+              return %relu
+        """,
+    )
+
+
+def test_its_declines_are_reported(sample: ModuleType) -> None:
+    check_pass(
+        sample.FoldScales(),
+        traced(Shared(), X),
+        X,
+        declines=["mul: fc (linear) is read by 2 nodes"],
+    )
+
+
+def test_its_options_matter(sample: ModuleType) -> None:
+    check_pass(
+        sample.FoldScales(largest=2.0),
+        traced(Scaled(), X),
+        X,
+        declines=["mul: the factor 2.5 is larger than 2.0"],
+    )
+
+
+def test_its_facts_are_checked_like_qpcs_own(sample: ModuleType) -> None:
+    gm = traced(Scaled(), X)
+    qpc.Pipeline((sample.FoldScales(), sample.RequireScaleFree())).run(gm)
+    with pytest.raises(
+        InvariantError, match="fact 'scale-free' does not hold: mul multiplies by a number"
+    ):
+        qpc.Pipeline((sample.RequireScaleFree(),)).run(gm)
+
+    class NeedsIt(sample.FoldScales, name="needs-it", requires={sample.SCALE_FREE}):  # type: ignore[misc, name-defined]
+        """Requires the fact."""
+
+    with pytest.raises(PipelineOrderError, match="requires scale-free"):
+        qpc.Pipeline((NeedsIt(),))
+
+
+def test_it_joins_a_pipeline_with_qpcs_passes(sample: ModuleType) -> None:
+    ctx = qpc.PassContext()
+    result = qpc.quantize(qpc.Pipeline((sample.FoldScales(),)).run(traced(Scaled(), X), ctx), [X])
+    assert "qpc.linear" in qpc.format_graph(result)
+    assert [str(r) for r in ctx.reports[0].changes] == ["mul: folded 2.5 into fc (linear)"]

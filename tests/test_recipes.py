@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qpc.base import PassContext
+from qpc.errors import CalibrationError, PassError
+from qpc.facts import CALIBRATED, FAKE_QUANTIZED, INTEGER, OBSERVED
+from qpc.hashing import fingerprint
+from qpc.ops.views import aten, qpc_ops
+from qpc.pipeline import Pipeline
+from qpc.quant.config import Override
+from qpc.recipes import post_training_quantization, prepare, quantize, to_integer
+from qpc.testing import assert_same_output, randomized, traced
+from tests.quantizing import min_max, steps_apart
+from tests.small_models import nodes_of
+
+X = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+CONFIG = min_max()
+
+
+def model() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(64, 5),
+    )
+
+
+def test_prepare_folds_cleans_and_observes_without_changing_the_output() -> None:
+    gm = traced(randomized(model()), X)
+    result = prepare(CONFIG).run(gm)
+    assert OBSERVED.check(result) is None
+    assert not nodes_of(result, aten.batch_norm.default)
+    assert not nodes_of(result, aten.dropout.default)
+    assert_same_output(gm, result, X)
+
+
+def test_post_training_quantization_ends_with_fixed_grids() -> None:
+    result = post_training_quantization([X], CONFIG).run(traced(randomized(model()), X))
+    assert FAKE_QUANTIZED.check(result) is None
+    assert nodes_of(result, qpc_ops.fake_quantize.default)
+
+
+def test_quantize_is_all_of_it() -> None:
+    gm = traced(randomized(model()), X)
+    before = fingerprint(gm)
+    ctx = PassContext()
+    fake = post_training_quantization([X], CONFIG).run(gm)
+    result = quantize(gm, [X], CONFIG, ctx)
+    assert fingerprint(gm) == before
+    assert INTEGER.check(result) is None
+    assert not nodes_of(result, qpc_ops.clamp.default)
+    assert fingerprint(result) == fingerprint(to_integer().run(fake))
+    assert steps_apart(fake, result, X) <= 4.0  # the first layer may be off by one
+    assert [report.name for report in ctx.reports][-2:] == ["convert-to-integer", "merge-clamps"]
+
+
+def test_the_default_configuration_works() -> None:
+    gm = traced(randomized(nn.Linear(4, 3)), torch.randn(16, 4))
+    x = torch.randn(64, 4)
+    error = (quantize(gm, [x])(x) - gm(x)).abs().max()
+    assert error < 0.05 * gm(x).abs().max()
+
+
+def test_a_generator_of_batches_is_read_once() -> None:
+    def batches() -> Iterator[Tensor]:
+        yield X[:4]
+        yield X[4:]
+
+    gm = traced(randomized(model()), X)
+    result = quantize(gm, batches(), CONFIG)
+    assert torch.equal(result(X), quantize(gm, [X[:4], X[4:]], CONFIG)(X))
+
+
+def test_the_configuration_is_used() -> None:
+    config = min_max(overrides=(Override(op="linear", use="float"),))
+    result = quantize(traced(randomized(model()), X), [X], config)
+    assert nodes_of(result, aten.linear.default)
+    assert nodes_of(result, qpc_ops.conv2d.default)
+
+
+def test_no_data_is_an_error() -> None:
+    with pytest.raises(CalibrationError, match="there are no calibration batches"):
+        quantize(traced(model(), X), [], CONFIG)
+
+
+def test_a_quantized_graph_cannot_be_quantized_to_integers_again() -> None:
+    with pytest.raises(PassError, match="the graph is not fake-quantized: observer "):
+        to_integer().run(prepare(CONFIG).run(traced(model(), X)))
+
+
+def test_the_parts_fit_together_in_one_pipeline() -> None:
+    whole = post_training_quantization([X], CONFIG) + to_integer()
+    assert isinstance(whole, Pipeline)
+    assert CALIBRATED not in whole.assume
+    gm = traced(randomized(model()), X)
+    assert torch.equal(whole.run(gm)(X), quantize(gm, [X], CONFIG)(X))
