@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qpc.errors import BackendError
-from qpc.shapes import TensorType, concrete_shapes
+from qpc.meta import info
+from qpc.shapes import TensorType, resolve
 
 Array = Tensor | np.ndarray[Any, Any]
 Structure = int | list["Structure"] | dict[str, Any] | None
@@ -180,8 +181,7 @@ def signature_of(gm: GraphModule, batch_sizes: Sequence[int]) -> Signature:
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
     inputs: dict[int, tuple[TensorType, ...]] = {}
     for batch in batch_sizes:
-        types = concrete_shapes(gm, batch)
-        inputs[batch] = tuple(_input_type(n, types[n]) for n in placeholders)
+        inputs[batch] = tuple(_input_type(n, batch) for n in placeholders)
     if len(set(inputs.values())) < len(inputs):
         raise BackendError(
             "the model takes one batch size only", fix="compile it with one entry in batch_sizes"
@@ -202,10 +202,11 @@ def output_nodes(gm: GraphModule) -> list[Node]:
     return list(dict.fromkeys(output.all_input_nodes))
 
 
-def _input_type(node: Node, found: object) -> TensorType:
-    if not isinstance(found, TensorType):
+def _input_type(node: Node, batch: int) -> TensorType:
+    known = info(node)
+    if known.shape is None or known.dtype is None:
         raise BackendError("the shape of an input is not known", node=node)
-    return found
+    return TensorType(resolve(known.shape, batch), known.dtype)
 
 
 def _structure(value: object, nodes: Sequence[Node]) -> Structure:

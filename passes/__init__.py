@@ -6,6 +6,7 @@ if __name__ != "qpc.passes":
 from qpc.passes.calibrate import Calibrate
 from qpc.passes.convert_to_integer import ConvertToInteger
 from qpc.passes.correct_bias import CorrectBias
+from qpc.passes.create_masks import CreateMasks
 from qpc.passes.fake_quantize import FakeQuantize
 from qpc.passes.fold_batch_norm import FoldBatchNorm
 from qpc.passes.insert_observers import InsertObservers
@@ -21,6 +22,7 @@ __all__ = [
     "Calibrate",
     "ConvertToInteger",
     "CorrectBias",
+    "CreateMasks",
     "FakeQuantize",
     "FoldBatchNorm",
     "InsertObservers",

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from qpc.hashing import fingerprint as fingerprint
     from qpc.pipeline import Pipeline as Pipeline
     from qpc.printer import format_graph as format_graph
+    from qpc.pruning.report import pruning_report as pruning_report
     from qpc.quant.config import QuantConfig as QuantConfig
+    from qpc.recipes import prune as prune
     from qpc.recipes import quantize as quantize
     from qpc.storage import load_graph as load_graph
     from qpc.storage import save_graph as save_graph
@@ -45,6 +47,8 @@ _HOMES = {
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
     "merge_calibration": "qpc.analysis.merge",
+    "prune": "qpc.recipes",
+    "pruning_report": "qpc.pruning.report",
     "quantize": "qpc.recipes",
     "save_graph": "qpc.storage",
     "set_training": "qpc.training",
@@ -67,6 +71,8 @@ __all__ = [
     "load",
     "load_graph",
     "merge_calibration",
+    "prune",
+    "pruning_report",
     "quantize",
     "save_graph",
     "set_training",

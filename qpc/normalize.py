@@ -37,11 +37,17 @@ class _Call:
         return made
 
     @property
-    def shape(self) -> Shape | None:
-        return info(self.node).shape
+    def shape(self) -> Shape:
+        return _shape(self.node)
 
     def source(self, name: str = "self") -> Node:
         return self.args[name]  # type: ignore[no-any-return]
+
+
+def _shape(node: Node) -> Shape:
+    shape = info(node).shape
+    assert shape is not None, f"{node.name} has no shape"
+    return shape
 
 
 _Rule = Callable[[_Call], "Node | list[Node] | None"]
@@ -78,9 +84,7 @@ def _replace(gm: GraphModule, node: Node, replacement: Node | list[Node]) -> Non
 
 def _as_reshape(call: _Call) -> Node | None:
     source, shape = call.source(), call.shape
-    if shape is None:
-        return None
-    if info(source).shape == shape:
+    if _shape(source) == shape:
         return source
     growing = [d for d in shape if isinstance(d, BatchDim)]
     if len(growing) > 1:
@@ -102,9 +106,7 @@ def _cast(call: _Call) -> Node | None:
 
 def _expand(call: _Call) -> Node | None:
     source, shape = call.source(), call.shape
-    old = info(source).shape
-    if shape is None or old is None:
-        return None
+    old = _shape(source)
     if shape == old:
         return source
     if call.node.target is aten.expand.default:
@@ -132,7 +134,7 @@ def _permute(call: _Call, order: Sequence[int]) -> Node | None:
 
 
 def _rank(call: _Call) -> int:
-    return len(info(call.source()).shape or ())
+    return len(_shape(call.source()))
 
 
 def _transpose(call: _Call) -> Node | None:
@@ -178,9 +180,7 @@ def _normal_permute(call: _Call) -> Node | None:
 def _pieces(call: _Call) -> list[Node] | None:
     """chunk, split and their kin; the sizes come from running the operator on fake tensors."""
     source = call.source()
-    shape = info(source).shape
-    if shape is None or any(u.target is not operator.getitem for u in call.node.users):
-        return None
+    shape = _shape(source)
     axis = int(call.args["dim"]) % len(shape)
     if not isinstance(shape[axis], int):
         return None
@@ -198,21 +198,18 @@ def _pieces(call: _Call) -> list[Node] | None:
 
 def _unbind(call: _Call) -> list[Node] | None:
     source = call.source()
-    shape = info(source).shape
-    axis = int(call.args["dim"]) % len(shape or (0,))
-    if shape is None or not isinstance(shape[axis], int):
-        return None
+    shape = _shape(source)
+    axis = int(call.args["dim"]) % len(shape)
     size = shape[axis]
-    assert isinstance(size, int)
+    if not isinstance(size, int):
+        return None
     return [call.emit(aten.select.int, source, axis, i) for i in range(size)]
 
 
 def _slice(call: _Call) -> Node | None:
     """A slice of everything is nothing; other slices get explicit bounds."""
     source = call.source()
-    shape = info(source).shape
-    if shape is None:
-        return None
+    shape = _shape(source)
     axis = int(call.args["dim"]) % len(shape)
     size, step = shape[axis], call.args["step"]
     start, end = call.args["start"] or 0, call.args["end"]
@@ -230,26 +227,19 @@ def _slice(call: _Call) -> Node | None:
 
 
 def _narrow(call: _Call) -> Node | None:
-    shape, start = info(call.source()).shape, call.args["start"]
-    axis = int(call.args["dim"]) % len(shape or (0,))
-    if shape is None or not isinstance(start, int) or not isinstance(call.args["length"], int):
+    shape, start, length = _shape(call.source()), call.args["start"], call.args["length"]
+    axis = int(call.args["dim"]) % len(shape)
+    size = shape[axis]
+    if not (isinstance(size, int) and isinstance(start, int) and isinstance(length, int)):
         return None
-    if start < 0:
-        size = shape[axis]
-        if not isinstance(size, int):
-            return None
-        start += size
-    stop = start + call.args["length"]
-    return call.emit(aten.slice.Tensor, call.source(), axis, start, stop, 1)
+    start += size if start < 0 else 0
+    return call.emit(aten.slice.Tensor, call.source(), axis, start, start + length, 1)
 
 
 def _stack(call: _Call) -> Node | None:
     tensors, axis = call.args["tensors"], call.args["dim"]
-    shape = call.shape
-    if shape is None:
-        return None
-    axis %= len(shape)
-    old = info(tensors[0]).shape or ()
+    axis %= len(call.shape)
+    old = _shape(tensors[0])
     if sum(isinstance(d, BatchDim) for d in old) > 1:
         return None
     sizes: list[int] = [-1 if isinstance(d, BatchDim) else d for d in old]
@@ -262,7 +252,7 @@ def _stack(call: _Call) -> Node | None:
 def _cat(call: _Call) -> Node | None:
     tensors = call.args["tensors"]
     axis = call.args["dim"]
-    axis = axis % len(info(tensors[0]).shape or (0,))
+    axis = axis % len(_shape(tensors[0]))
     if len(tensors) == 1:
         return tensors[0]  # type: ignore[no-any-return]
     if call.node.target is aten.cat.default and axis == call.args["dim"]:
@@ -321,10 +311,7 @@ def _dtype(call: _Call) -> dict[str, object]:
 
 def _adaptive_avg_pool2d(call: _Call) -> Node | None:
     source, shape = call.source(), call.shape
-    old = info(source).shape
-    if shape is None or old is None:
-        return None
-    size, out = old[-2:], shape[-2:]
+    size, out = _shape(source)[-2:], shape[-2:]
     if size == out:
         return source
     rank = len(shape)
@@ -353,7 +340,7 @@ def _named_padding(target: OpOverload) -> _Rule:
 
     def rule(call: _Call) -> Node | None:
         source, mode = call.source("input"), call.args["padding"]
-        kernel = [int(k) for k in (info(call.args["weight"]).shape or ())[2:] if isinstance(k, int)]
+        kernel = [k for k in _shape(call.args["weight"])[2:] if isinstance(k, int)]
         dilation = [int(d) for d in call.args["dilation"]]
         dilation *= len(kernel) // len(dilation)
         reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]

@@ -1,4 +1,4 @@
-"""Ready-made pipelines: quantize a model, compile a graph."""
+"""Ready-made pipelines: quantize a model, prune a model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from qpc.passes import (
     Calibrate,
     ConvertToInteger,
     CorrectBias,
+    CreateMasks,
     FakeQuantize,
     FoldBatchNorm,
     InsertObservers,
     MergeClamps,
+    PropagateMasks,
+    RemoveChannels,
     RemoveIdentities,
 )
 from qpc.pipeline import Pipeline
+from qpc.pruning.allocation import Allocation
+from qpc.pruning.criteria import Criterion
 from qpc.quant.config import QuantConfig
 
 _SAMPLES = CorrectBias([]).samples
@@ -78,3 +83,21 @@ def quantize(
     """
     fake = post_training_quantization(batches, config).run(gm, ctx)
     return to_integer().run(fake, ctx)
+
+
+def prune(
+    gm: GraphModule,
+    criterion: Criterion,
+    allocation: Allocation,
+    *,
+    heads: tuple[str, ...] = (),
+    ctx: PassContext | None = None,
+) -> GraphModule:
+    """Return `gm`, a core-form graph, without the channels that are worth least.
+
+    criterion: what channels are worth, such as `qpc.pruning.magnitude.L1()`.
+    allocation: how many go, such as `qpc.pruning.allocation.Global(0.5, of="macs")`.
+    heads: shell patterns of modules in which attention is pruned by whole heads.
+    """
+    masks = CreateMasks(criterion, allocation, heads)
+    return Pipeline((masks, PropagateMasks(heads), RemoveChannels(heads))).run(gm, ctx)

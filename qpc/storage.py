@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -118,9 +119,21 @@ def _read_document(folder: Path) -> dict[str, Any]:
 def _tensors(gm: GraphModule) -> dict[str, Tensor]:
     """Every tensor once, contiguous; tied names are listed in the document."""
     return {
-        names[0]: tensor.detach().contiguous().clone()
+        names[0]: _packed(tensor)
+        if tensor.dtype is torch.bool
+        else tensor.detach().clone().contiguous()
         for names, tensor in _by_identity(gm).values()
     }
+
+
+def _packed(mask: Tensor) -> Tensor:
+    """A bool tensor with eight values to the byte."""
+    return torch.from_numpy(np.packbits(mask.detach().cpu().numpy().reshape(-1)))
+
+
+def _unpacked(bits: Tensor, shape: list[int]) -> Tensor:
+    values = np.unpackbits(bits.numpy(), count=math.prod(shape)).astype(bool)
+    return torch.from_numpy(values.reshape(shape))
 
 
 def _by_identity(gm: GraphModule) -> dict[int, tuple[list[str], Tensor]]:
@@ -136,6 +149,8 @@ def _attach_all(
 ) -> None:
     for entry in document["tensors"]:
         value = tensors[entry["names"][0]]
+        if entry["bits_of"] is not None:
+            value = _unpacked(value, entry["bits_of"])
         if entry["parameter"]:
             value = nn.Parameter(value, requires_grad=entry["requires_grad"])
         for name in entry["names"]:
@@ -164,6 +179,7 @@ def _encode_graph(gm: GraphModule) -> dict[str, Any]:
             "names": names,
             "parameter": isinstance(tensor, nn.Parameter),
             "requires_grad": tensor.requires_grad,
+            "bits_of": list(tensor.shape) if tensor.dtype is torch.bool else None,
         }
         for names, tensor in _by_identity(gm).values()
     ]

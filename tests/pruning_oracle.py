@@ -1,30 +1,41 @@
 """The equality oracle of pruning: the dense graph with the removed channels forced to zero.
 
-Every value is computed by the dense operator, and then set to zero where its labels are of removed units.
-Operators whose meaning depends on the number of channels run over the channels kept.
+Every value is computed by the dense operator, and then set to zero where its labels are of removed
+units. Operators whose meaning depends on the number of channels run over the channels kept.
 """
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
+from torch.utils import _pytree as pytree
 
+from qpc.analysis.atoms import varying_axes
 from qpc.analysis.channels import ChannelAnalysis
 from qpc.analysis.removal import Removal
+from qpc.masks import spared_units
 from qpc.ops.views import arguments, aten
 
 _OVER_CHANNELS = frozenset(
     {
         aten.layer_norm.default,
+        aten.rms_norm.default,
         aten.group_norm.default,
         aten.softmax.int,
+        aten.log_softmax.int,
         aten.mean.dim,
         aten.amax.default,
         aten.amin.default,
+        aten.logsumexp.default,
+        aten.var.correction,
+        aten.std.correction,
+        aten.prod.dim_int,
     }
 )
 
@@ -38,37 +49,41 @@ class Masked(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         labels = self._analysis.values.get(n)
-        if n.target in _OVER_CHANNELS and labels is not None:
+        if labels is None:
+            return super().run_node(n)
+        if n.target in _OVER_CHANNELS:
+            return self._over_kept(n)
+        if n.target is aten.scaled_dot_product_attention.default and self._sums_over_keys(n):
             return self._over_kept(n)
         value = super().run_node(n)
-        if labels is None or not isinstance(value, Tensor):
+        if not isinstance(value, Tensor):
             return value
         return value.masked_fill(self._removal.goes(labels), 0)
+
+    def _sums_over_keys(self, node: Node) -> bool:
+        """Whether the channels are what attention runs over."""
+        labels = self._analysis.values[arguments(node)["key"]]
+        return labels.dim() - 2 in varying_axes(labels)
 
     def _over_kept(self, node: Node) -> Tensor:
         """Gather the channels kept, run the operator on them, scatter the result into zeros."""
         assert callable(node.target)
         given = arguments(node)
+        values = {k: self._gathered(v) if isinstance(v, Node) else v for k, v in given.items()}
         source = node.all_input_nodes[0]
-        first = next(iter(given))
-        values = {k: self.env[v] if isinstance(v, Node) else v for k, v in given.items()}
-        values[first] = _gather(values[first], self._removal.kept(source))
-        for name in ("weight", "bias"):
-            if isinstance(given.get(name), Node):
-                stays = self._stays(given[name])
-                values[name] = _gather(values[name], stays)
-        if node.target is aten.layer_norm.default:
+        if "normalized_shape" in given:
             rank = len(given["normalized_shape"])
-            values["normalized_shape"] = list(values[first].shape[-rank:])
-        if node.target is aten.group_norm.default:
+            values["normalized_shape"] = list(values["input"].shape[-rank:])
+        if "num_groups" in given:
             stays = self._removal.kept(source)[1].reshape(given["num_groups"], -1)
             values["num_groups"] = int(stays.any(1).sum())
-        small = (
-            node.target(*list(values.values()))
-            if node.target is not aten.mean.dim
-            else node.target(values["self"], values["dim"], values["keepdim"])
-        )
-        return _scatter(small, self._removal.kept(node))
+        if "enable_gqa" in given and given["scale"] is None:
+            values["scale"] = 1 / math.sqrt(self._analysis.values[source].shape[-1])
+        return _scatter(node.target(**values), self._removal.kept(node))
+
+    def _gathered(self, node: Node) -> Tensor:
+        stays = self._stays(node) if node.op == "get_attr" else self._removal.kept(node)
+        return gather(self.env[node], stays)
 
     def _stays(self, parameter: Node) -> list[Tensor]:
         tensor = self.env[parameter]
@@ -87,7 +102,36 @@ def masked_output(
         return Masked(gm, analysis, units).run(*inputs)
 
 
-def _gather(value: Tensor, kept: Sequence[Tensor]) -> Tensor:
+def random_units(
+    analysis: ChannelAnalysis, ratio: float, seed: int = 0, *, keep: int = 1
+) -> frozenset[int]:
+    """A share of the units of every group, at random, as many as can go; `keep` of each stay."""
+    choose = random.Random(seed)
+    units: set[int] = set()
+    for group in analysis.groups:
+        prunable = [unit.atom for unit in group.prunable]
+        choose.shuffle(prunable)
+        count = math.ceil(len(prunable) * ratio) if ratio < 0.5 else int(len(prunable) * ratio)
+        units |= set(prunable[: min(count, len(group.units) - keep)])
+    return frozenset(units - set(spared_units(analysis, units)))
+
+
+def worst_error(expected: object, got: object) -> float:
+    """The largest difference between two outputs of the same structure, by the largest value."""
+    ours, our_structure = pytree.tree_flatten(expected)
+    theirs, their_structure = pytree.tree_flatten(got)
+    assert our_structure == their_structure
+    errors = [0.0]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape, f"{a.shape} and {b.shape}"
+        assert bool(b.isfinite().all()), "not finite"
+        scale = max(float(a.abs().max()), 1e-6)
+        errors.append(float((a - b).abs().max()) / scale)
+    return max(errors)
+
+
+def gather(value: Tensor, kept: Sequence[Tensor]) -> Tensor:
+    """The indices kept along every axis."""
     for axis, stays in enumerate(kept):
         value = value.index_select(axis, stays.nonzero().flatten())
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -20,11 +20,9 @@ X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def sample(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def sample(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(PACKAGE)
-    from sample_passes import fold_scales  # type: ignore[import-not-found]
-
-    return fold_scales
+    return importlib.import_module("sample_passes")
 
 
 class Scaled(nn.Module):
@@ -106,11 +104,14 @@ def test_its_facts_are_checked_like_qpcs_own(sample: ModuleType) -> None:
     ):
         qpc.Pipeline((sample.RequireScaleFree(),)).run(gm)
 
-    class NeedsIt(sample.FoldScales, name="needs-it", requires={sample.SCALE_FREE}):  # type: ignore[misc, name-defined]
-        """Requires the fact."""
 
+def test_its_facts_order_pipelines_like_qpcs_own(sample: ModuleType) -> None:
     with pytest.raises(PipelineOrderError, match="requires scale-free"):
-        qpc.Pipeline((NeedsIt(),))
+        qpc.Pipeline((sample.CountLayers(),))
+    gm, ctx = traced(Scaled(), X), qpc.PassContext()
+    passes = (sample.FoldScales(), sample.RequireScaleFree(), sample.CountLayers())
+    qpc.Pipeline(passes).run(gm, ctx)
+    assert ctx.reports[-1].summary == "1 linear layers"
 
 
 def test_it_joins_a_pipeline_with_qpcs_passes(sample: ModuleType) -> None:

@@ -93,3 +93,13 @@ def test_every_numbered_example_has_a_test() -> None:
     examples = sorted(path.name for path in FOLDER.glob("[0-9]*.py"))
     assert [int(name[:2]) for name in examples] == [1, 2, 3, 4]
     assert [name for name in examples if f'output_of("{name}"' not in tests] == []
+
+
+@pytest.mark.tvm
+def test_05_prunes_repairs_and_compiles(tmp_path: Path) -> None:
+    output = output_of("05_prune_and_compile.py", tmp_path)
+    assert "120 of 730 units of channels masked in 12 groups; 30.1% of the macs go" in output
+    found = dict(re.findall(r"^(\w+) +top-1 +(\d+\.\d) %$", output, re.MULTILINE))
+    assert float(found["repaired"]) > float(found["dense"]) - 4
+    assert float(found["repaired"]) > float(found["pruned"]) + 10
+    assert re.search(r"^int8 machine code is \d\.\d\d times as fast", output, re.MULTILINE)

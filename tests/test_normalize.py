@@ -10,9 +10,12 @@ from torch.nn import functional as F
 
 from qpc.capture import trace
 from qpc.facts import CORE_FORM
+from qpc.normalize import normalize
+from qpc.ops.views import aten
 from qpc.printer import format_graph
 from qpc.shapes import infer_shapes
-from tests.small_models import Call
+from qpc.testing import randomized
+from tests.small_models import Call, graph_of, nodes_of, only
 
 Function = Callable[[Tensor], Any]
 
@@ -74,6 +77,8 @@ CASES: dict[str, tuple[Function, list[str]]] = {
     "slice to the end": (lambda x: x[:, :, -3:], ["aten.slice.Tensor(%x, 2, 5, 8, 1)"]),
     "slice past the end": (lambda x: x[:, :, 2:99:3], ["aten.slice.Tensor(%x, 2, 2, 8, 3)"]),
     "slice of everything": (lambda x: x[:, :, :8], []),
+    "slice of the batch": (lambda x: x[:1], ["aten.slice.Tensor(%x, 0, 0, 1)"]),
+    "narrow batch": (lambda x: x.narrow(0, 0, 1), ["aten.narrow(%x, 0, 0, 1)"]),
     "stack": (
         lambda x: torch.stack([x, x], -1),
         [
@@ -196,6 +201,38 @@ def test_several_growing_dimensions_stay_as_the_model_wrote_them() -> None:
 def test_a_squeeze_of_the_batch_keeps_the_output_for_the_traced_batch() -> None:
     gm = trace(Call(lambda x: x.squeeze()), torch.randn(2, 1, 4))
     assert gm(torch.randn(3, 1, 4)).shape == (3, 4)
+
+
+def test_a_stack_of_values_that_grow_twice_stays() -> None:
+    gm = trace(Call(lambda x: torch.stack([x @ x.t(), x @ x.t()])), torch.randn(2, 3))
+    assert "aten.stack(" in format_graph(gm)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(gm(x), torch.stack([x @ x.t(), x @ x.t()]))
+
+
+def test_bounds_that_are_left_out_are_filled_in() -> None:
+    gm = graph_of(lambda g, x: g.call_function(aten.slice.Tensor, (x, 1, 2)), 5)
+    normalize(gm)
+    assert only(gm, aten.slice.Tensor).args[1:] == (1, 2, 5, 1)
+
+
+class WritesToAView(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(x)
+        y[:, 0] = 1.0
+        return y
+
+
+def test_decomposed_batch_norms_become_whole_again() -> None:
+    model = randomized(WritesToAView()).eval()
+    gm = trace(model, torch.randn(2, 3, 4, 4))
+    assert len(nodes_of(gm, aten.batch_norm.default)) == 1
+    x = torch.randn(3, 3, 4, 4)
+    torch.testing.assert_close(gm(x), model(x))
 
 
 def test_pieces_of_the_batch_stay_pieces() -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
 import qpc
 from qpc import recipes
 from qpc.errors import ArtifactError
+from qpc.masks import masks, set_mask
 
 X = torch.randn(2, 3, 8, 8)
 
@@ -70,6 +72,18 @@ def test_it_loads_in_a_process_that_never_saw_the_class(tmp_path: Path) -> None:
     assert printed.strip() == qpc.fingerprint(gm)
 
 
+def test_masks_are_stored_eight_to_the_byte(tmp_path: Path) -> None:
+    gm = qpc.trace(nn.Linear(8, 1000), torch.randn(2, 8))
+    mask = torch.rand(1000) < 0.3
+    set_mask(gm, "weight", 0, mask)
+    qpc.save_graph(gm, tmp_path / "graph")
+    again = qpc.load_graph(tmp_path / "graph")
+    assert [(name, axis) for name, axis, _ in masks(again)] == [("weight", 0)]
+    assert torch.equal(next(masks(again))[2], mask)
+    stored = load_file(tmp_path / "graph" / "tensors.safetensors")
+    assert stored["masks.weight.axis_0"].nbytes == 125
+
+
 def test_saving_again_replaces_the_graph(tmp_path: Path) -> None:
     for stage in ("float", "integer"):
         qpc.save_graph(stages()[stage], tmp_path / "graph")
@@ -111,7 +125,7 @@ def _edit(folder: Path, **changes: object) -> None:
         (lambda f: (f / "tensors.safetensors").unlink(), "has no tensors.safetensors"),
         (
             lambda f: (f / "tensors.safetensors").write_bytes(b"x"),
-            "tensors.safetensors in .* is damaged",
+            r"tensors.safetensors in .* is damaged",
         ),
         (
             lambda f: _edit(f, nodes=[{"op": "call_function"}]),

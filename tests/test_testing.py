@@ -18,7 +18,7 @@ from qpc.errors import PassError
 from qpc.facts import Fact
 from qpc.ops.views import aten
 from qpc.testing import assert_graph, assert_same_output, check_pass, randomized, traced
-from tests.small_models import only
+from tests.small_models import nodes_of, only
 
 X = torch.linspace(-1, 1, 6).reshape(2, 3)
 TEXT = """
@@ -82,8 +82,8 @@ def add_buffer(gm: GraphModule, ctx: PassContext) -> bool:
 def test_returns_the_transformed_copy() -> None:
     gm = model()
     result = check_pass(Do(replace_relu), gm, X, before=TEXT)
-    assert only(result, aten.clamp.default)
-    assert only(gm, aten.relu.default)
+    assert len(nodes_of(result, aten.clamp.default)) == 1
+    assert len(nodes_of(gm, aten.relu.default)) == 1
 
 
 def test_compares_the_graph_before() -> None:
@@ -243,10 +243,11 @@ def values(*made: Any) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(("name", "value"), [("rtol", 0.1), ("atol", 1.0), ("rtol", -1e-3)])
 def test_loose_tolerances_are_refused(name: str, value: float) -> None:
+    options: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=rf"^{name} must be from 0 to 0\.01, got {value}$"):
-        assert_same_output(model(), model(), X, **{name: value})
+        assert_same_output(model(), model(), X, **options)
     with pytest.raises(ValueError, match=rf"^{name} must be from 0 to 0\.01"):
-        check_pass(Do(nothing), model(), X, **{name: value})
+        check_pass(Do(nothing), model(), X, **options)
 
 
 DIFFERENT: dict[str, tuple[Any, Any, str]] = {

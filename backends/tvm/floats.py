@@ -239,6 +239,20 @@ def _extreme(operator: Callable[..., relax.Expr]) -> Rule:
     return rule
 
 
+def _batch_norm(args: Mapping[str, Any]) -> relax.Expr | None:
+    x, weight, bias = args["input"], args["weight"], args["bias"]
+    if args["training"]:
+        return None
+    dtype = str(x.ty.dtype.dtype)
+    per_channel = (int(x.ty.shape[1]), *(1,) * (x.ty.ndim - 2))
+    mean, variance = args["running_mean"], args["running_var"]
+    scale = relax.op.rsqrt(relax.op.add(variance, relax.const(args["eps"], dtype)))
+    scale = scale if weight is None else relax.op.multiply(scale, weight)
+    centred = relax.op.subtract(x, relax.op.reshape(mean, per_channel))
+    result = relax.op.multiply(centred, relax.op.reshape(scale, per_channel))
+    return result if bias is None else relax.op.add(result, relax.op.reshape(bias, per_channel))
+
+
 def _instance_norm(args: Mapping[str, Any]) -> relax.Expr | None:
     """One group per channel; without weight and bias they are one and zero."""
     x = args["input"]
@@ -259,5 +273,6 @@ _OWN_RULES: dict[Any, Rule] = {
     aten.select.int: _select,
     aten.amax.default: _extreme(relax.op.max),
     aten.amin.default: _extreme(relax.op.min),
+    aten.batch_norm.default: _batch_norm,
     aten.instance_norm.default: _instance_norm,
 }

@@ -77,6 +77,7 @@ class ChannelAnalysis:
 
     values: the labels of every tensor in the graph, at batch size 1.
     axes: the atoms of every parameter axis that has any.
+    free: names of parameters used as values, such as position embeddings.
     graph: channel slices, joined where they share channels.
     groups: its connected components.
     """
@@ -84,6 +85,7 @@ class ChannelAnalysis:
     atoms: Atoms
     values: dict[Node, Labels]
     axes: tuple[ParameterAxis, ...]
+    free: frozenset[str]
     graph: nx.Graph[ChannelSlice]
     groups: tuple[Group, ...]
     declined: dict[Node, str]
@@ -155,6 +157,7 @@ def _summary(flow: Flow) -> ChannelAnalysis:
         flow.atoms,
         {node: flow.atoms.find(labels) for node, labels in flow.values.items()},
         tuple(axes),
+        frozenset(flow.free),
         graph,
         tuple(_groups(graph, slices, pieces, atoms, flow.atoms.pins())),
         flow.declined,

@@ -167,6 +167,8 @@ class _Sizes:
         return found.shape if isinstance(found, TensorType) else ()
 
     def value(self, node: Node) -> list[_Line]:
+        if matrix := self._matrix(node):
+            return matrix
         sizes: list[_Line] = list(self.shape(node))
         if node in self._values:
             labels = compact(self._values[node])
@@ -175,8 +177,19 @@ class _Sizes:
         return sizes
 
     def parameter(self, node: Node) -> list[_Line]:
-        tensor = attribute(self._gm, str(node.target))
+        tensor = _tensor(self._gm, node)
         return [self._axes.get((id(tensor), axis), size) for axis, size in enumerate(tensor.shape)]
+
+    def _matrix(self, node: Node) -> list[_Line] | None:
+        """The sizes of a parameter that is read through its quantization or a permutation."""
+        if node.op == "get_attr":
+            return self.parameter(node)
+        if node.target not in _SEEN_THROUGH:
+            return None
+        inner = self._matrix(node.all_input_nodes[0])
+        if inner is None or node.target is not aten.permute.default:
+            return inner
+        return [inner[axis] for axis in arguments(node)["dims"]]
 
 
 # --- operators ------------------------------------------------------------------------------------
@@ -186,7 +199,7 @@ class _Sizes:
 class _Layer:
     """A `LayerCost` whose numbers are not known yet.
 
-    outputs: the sizes of the weight axis that makes channels, by the weight's identity.
+    outputs: the number of channels that its weight makes, by the weight's identity.
     """
 
     name: str
@@ -207,13 +220,18 @@ _LAYERS: tuple[type[_Weighted], ...] = (
     views.IntConv2d,
     views.IntLinear,
 )
+_SEEN_THROUGH = (
+    aten.permute.default,
+    qpc_ops.fake_quantize.default,
+    qpc_ops.observe.default,
+)
 _MATRIX_PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.mm.default)
 
 
 def _layers(gm: GraphModule, sizes: _Sizes) -> Iterator[_Layer]:
     counted = _counted(gm)
     for node in gm.graph.nodes:
-        if node.op != "call_function":
+        if node.op != "call_function" or node.target in _SEEN_THROUGH:
             continue
         sources = [found for n in node.all_input_nodes if (found := source_parameter(n))]
         owned = [source for source in sources if id(_tensor(gm, source)) in counted]
@@ -232,16 +250,15 @@ def _weighted(
 
     A transposed convolution uses it once at every position of its input.
     """
+    axis = -1 if isinstance(view, views.Linear | views.IntLinear) else 1
     positions = sizes.value(view.input if isinstance(view, _TRANSPOSED) else view.node)
-    del positions[-1 if isinstance(view, views.Linear | views.IntLinear) else 1]
+    del positions[axis]
+    macs = (_Product.of([*positions, *sizes.value(view.weight)]),)
+    outputs = _Product.of([sizes.value(view.node)[axis]])
     found = source_parameter(view.weight)
-    weight = sizes.value(view.weight) if found is None else sizes.parameter(found)
-    macs = (_Product.of([*positions, *weight]),)
-    if found is None:
-        return _Layer(view.node.name, op_name(view.node), macs, parameters)
-    axis = view.output_axis if isinstance(view, views.Weighted) else 0
-    outputs = {id(_tensor(gm, found)): _Product.of([weight[axis]])}
-    return _Layer(_owner(found), op_name(view.node), macs, parameters, outputs)
+    name = view.node.name if found is None else _owner(found)
+    key = id(view.node if found is None else _tensor(gm, found))
+    return _Layer(name, op_name(view.node), macs, parameters, {key: outputs})
 
 
 def _contraction(node: Node, sizes: _Sizes) -> tuple[_Product, ...]:
@@ -277,8 +294,8 @@ def _layer_view(node: Node) -> _Weighted | None:
 
 
 def source_parameter(node: Node) -> Node | None:
-    """The `get_attr` node of a weight, seen through its quantization; None if it is computed."""
-    while node.target is qpc_ops.fake_quantize.default:
+    """The `get_attr` node behind a weight; None if the weight is computed."""
+    while node.target in _SEEN_THROUGH:
         node = node.all_input_nodes[0]
     return node if node.op == "get_attr" else None
 

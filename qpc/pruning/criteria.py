@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from qpc.analysis.atoms import Labels
-from qpc.analysis.channels import ChannelAnalysis, Group, ParameterAxis
+from qpc.analysis.channels import ChannelAnalysis, Group
+from qpc.analysis.flow import ParameterAxis
 from qpc.errors import CalibrationError
 from qpc.meta import attribute
 
@@ -98,12 +99,15 @@ class OfWeights(Joining):
         if self.role not in _ROLES:
             raise ValueError(f"role must be one of {_ROLES}, got {self.role!r}")
 
-    def looks_at(self, gm: GraphModule, analysis: ChannelAnalysis, axis: ParameterAxis) -> bool:
-        """Whether the channels along an axis count: those of weights that have the wanted role."""
-        if axis.produces:
-            return self.role != "consuming"
-        is_weight = attribute(gm, axis.name).dim() > 1 and axis.name not in analysis.free
-        return is_weight and self.role != "producing"
+    def axes(self, analysis: ChannelAnalysis) -> list[ParameterAxis]:
+        """The axes of weights to look at, in the order of the graph."""
+        weights = {axis.name for axis in analysis.axes if axis.produces}
+        return [
+            axis
+            for axis in analysis.axes
+            if axis.name in weights
+            and self.role in ("both", "producing" if axis.produces else "consuming")
+        ]
 
 
 @dataclass(frozen=True)
@@ -115,11 +119,10 @@ class ParameterCriterion(OfWeights):
         """One score for each channel along the axis."""
 
     def scores(self, gm: GraphModule, analysis: ChannelAnalysis, group: Group) -> Tensor:
-        axes = {(axis.name, axis.axis): axis for axis in analysis.axes}
+        axes = {(axis.name, axis.axis): axis for axis in self.axes(analysis)}
         members = []
         for piece in group.slices:
-            axis = axes[piece.name, piece.axis]
-            if self.looks_at(gm, analysis, axis):
+            if axis := axes.get((piece.name, piece.axis)):
                 found = self.channel_scores(gm, axis)
                 span = slice(piece.start, piece.stop)
                 members.append((axis.labels[span], found[span]))

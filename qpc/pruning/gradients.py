@@ -47,8 +47,8 @@ class GradientCriterion(OfWeights):
     def prepared(self, gm: GraphModule, analysis: ChannelAnalysis) -> Criterion:
         axes = [
             axis
-            for axis in analysis.axes
-            if self.looks_at(gm, analysis, axis) and attribute(gm, axis.name).is_floating_point()
+            for axis in self.axes(analysis)
+            if attribute(gm, axis.name).is_floating_point()
         ]
         weights = {axis.name: _leaf(gm, axis.name) for axis in axes}
         sums = [torch.zeros(len(axis.labels), dtype=torch.float64) for axis in axes]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, Group, ParameterAxis
+from qpc.analysis.channels import ChannelAnalysis, Group
+from qpc.analysis.flow import ParameterAxis
 from qpc.meta import attribute
 from qpc.ops import views
 from qpc.pruning.criteria import Criterion, Joining, Normalization, ParameterCriterion, rows

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.atoms import collapse
 from qpc.analysis.channels import ChannelAnalysis, Group, analyze_channels
 from qpc.analysis.cost import Cost, CostModel, source_parameter
 from qpc.errors import PassError
@@ -38,7 +40,8 @@ class Baseline:
 class ScoredGroup:
     """A group whose units are in the order in which they are to go.
 
-    order: the units that may go, the least important first; scores: theirs.
+    order: the units that may go, the least important first; scores: theirs. Should all go, every
+    tensor still has a channel, but for tensors that have all units of the group.
     original: how many units the group had before any pruning; units: how many it has.
     width: how many channels of its first layer make up one unit.
     layers: the operators that make its channels.
@@ -81,11 +84,13 @@ def score_groups(
             )
         originals = baseline.units
     ready = criterion.prepared(gm, analysis)
+    scores = [_scores(group, ready, gm, analysis) for group in analysis.groups]
+    staying = _staying(analysis, scores)
     readers = _readers(gm)
     axes = {(axis.name, axis.axis): axis for axis in analysis.axes}
     found = []
-    for group, original in zip(analysis.groups, originals, strict=True):
-        order, scores = _ordered(group, ready, gm, analysis)
+    for group, original, by_unit in zip(analysis.groups, originals, scores, strict=True):
+        order = [atom for atom in sorted(by_unit, key=by_unit.__getitem__) if atom not in staying]
         pieces = [(piece, axes[piece.name, piece.axis]) for piece in group.slices]
         made = next((pair for pair in pieces if pair[1].produces), pieces[0])
         labels = made[1].labels[made[0].start : made[0].stop]
@@ -94,8 +99,8 @@ def score_groups(
         found.append(
             ScoredGroup(
                 group,
-                order,
-                scores,
+                tuple(order),
+                tuple(by_unit[atom] for atom in order),
                 len(group.units),
                 original,
                 int(torch.unique(labels, return_counts=True)[1].max()),
@@ -110,13 +115,13 @@ def score_groups(
     return tuple(found)
 
 
-def _ordered(
+def _scores(
     group: Group, criterion: Criterion, gm: GraphModule, analysis: ChannelAnalysis
-) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """The units that have a score, ascending; of equal ones the first channel first."""
+) -> dict[int, float]:
+    """The score of each unit that may go, without those that the criterion cannot judge."""
     units = [unit.atom for unit in group.prunable]
     if not units:
-        return (), ()
+        return {}
     scores = criterion.scores(gm, analysis, group).detach().double()
     if scores.shape != (len(units),) or bool(scores.isinf().any()):
         raise PassError(
@@ -124,8 +129,32 @@ def _ordered(
             f"{group.name!r}",
             fix="return one number for each of group.prunable, or NaN for what must stay",
         )
-    known = [place for place in scores.argsort(stable=True).tolist() if not scores[place].isnan()]
-    return tuple(units[place] for place in known), tuple(float(scores[place]) for place in known)
+    pairs = zip(units, scores.tolist(), strict=True)
+    return {atom: score for atom, score in pairs if not math.isnan(score)}
+
+
+def _staying(analysis: ChannelAnalysis, scores: list[dict[int, float]]) -> set[int]:
+    """The best unit of each tensor that has only some units of its groups, such as a half of them.
+
+    A tensor that has all units of a group keeps one anyway.
+    """
+    best: dict[int, float] = {atom: score for group in scores for atom, score in group.items()}
+    sizes = [len(group.units) for group in analysis.groups]
+    owner = torch.full((len(analysis.atoms) + 1,), len(sizes))  # the last: NONE, which always stays
+    for group in analysis.groups:
+        owner[[unit.atom for unit in group.units]] = group.index
+    staying: set[int] = set()
+    lines = [axis.labels for axis in analysis.axes]
+    lines += [collapse(labels)[0] for labels in analysis.values.values()]
+    for atoms in {
+        torch.unique(line).numpy().tobytes(): torch.unique(line) for line in lines
+    }.values():
+        counts = torch.bincount(owner[atoms], minlength=len(sizes) + 1).tolist()
+        whole = any(count == size for count, size in zip(counts, sizes, strict=False))
+        if counts[-1] or whole or not all(atom in best for atom in atoms.tolist()):
+            continue
+        staying.add(max(atoms.tolist(), key=lambda atom: best[atom]))
+    return staying
 
 
 def _readers(gm: GraphModule) -> dict[int, list[tuple[Node, str]]]:

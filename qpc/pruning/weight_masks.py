@@ -71,8 +71,9 @@ def clear_weight_masks(gm: GraphModule) -> None:
 
 def remask(gm: GraphModule) -> None:
     """Set masked weights to zero again, in place."""
-    for name, keep in weight_masks(gm):
-        _zero(attribute(gm, name), keep)
+    with torch.no_grad():
+        for name, keep in weight_masks(gm):
+            attribute(gm, name).masked_fill_(~keep, 0)
 
 
 class MaskedGradients:
@@ -128,7 +129,7 @@ def unpack_mask(packed: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
 def _zero(parameter: Tensor, keep: Tensor) -> bool:
     """Zero what does not stay, in place; return whether that changed anything."""
     with torch.no_grad():
-        changed = bool((parameter[~keep] != 0).any())
+        changed = bool(((parameter != 0) & ~keep).any())
         if changed:
             parameter.masked_fill_(~keep, 0)
     return changed
@@ -153,7 +154,7 @@ def _masked_weights_are_zero(gm: GraphModule) -> str | None:
                 f"the weight mask of {name!r} has shape {list(keep.shape)}, "
                 f"the weight {list(weight.shape)}"
             )
-        if count := int((weight[~keep] != 0).sum()):
+        if count := int(((weight != 0) & ~keep).sum()):
             return f"{count} masked weights of {name!r} are not 0; call remask after training"
     return None
 

@@ -66,7 +66,7 @@ class Ratio:
     def keep(self, scores: Sequence[Tensor]) -> list[Tensor]:
         if not scores:
             return []
-        lines = [s.detach().double().flatten() for s in scores]
+        lines = [s.detach().flatten() for s in scores]
         if self.over == "layer":
             kept = [_greatest(line, len(line) - round(self.fraction * len(line))) for line in lines]
         else:
@@ -101,9 +101,10 @@ class NOfM:
         below_all = torch.nn.functional.pad(
             moved, (0, -channels % self.m), value=2 * MASKED_ALREADY
         )
-        ranks = _ranks(below_all.reshape(*outer, -1, self.m))
-        kept = (ranks < self.n).reshape(*outer, -1)[..., :channels]
-        return kept.movedim(-1, 1)
+        blocks = below_all.reshape(*outer, -1, self.m)
+        greatest = blocks.sort(dim=-1, descending=True, stable=True).indices[..., : self.n]
+        kept = torch.zeros_like(blocks, dtype=torch.bool).scatter_(-1, greatest, True)
+        return kept.reshape(*outer, -1)[..., :channels].movedim(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,11 @@ class Chosen:
 
 
 def _greatest(scores: Tensor, count: int) -> Tensor:
-    """Where the `count` greatest of scores[n] are."""
-    return _ranks(scores) < count
-
-
-def _ranks(scores: Tensor) -> Tensor:
-    """The place of each score along the last axis, 0 for the greatest; lower indices win ties."""
-    return scores.sort(dim=-1, descending=True, stable=True).indices.argsort(dim=-1)
+    """Where the `count` greatest of scores[n] are; lower indices win ties, and NaN beats all."""
+    if count == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    line = scores if scores.dtype == torch.float64 else scores.float()
+    line = line.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    least = line.kthvalue(len(line) - count + 1).values  # much faster than sorting
+    above, equal = line > least, line == least
+    return above | (equal & (equal.cumsum(0) <= count - above.sum()))

@@ -114,13 +114,14 @@ def batches_of(kind: str) -> Iterable[Any]:
         return (batch for batch in BATCHES)
     if kind == "loader":
         return DataLoader(TensorDataset(torch.cat(BATCHES)), batch_size=4)
-    return {
+    forms: dict[str, Iterable[Any]] = {
         "tensors": BATCHES,
         "images and labels": [(batch, labels) for batch in BATCHES],
         "lists": [[batch] for batch in BATCHES],
         "by name": [{"input_1": batch, "label": labels} for batch in BATCHES],
         "another batch size": [torch.cat(BATCHES)],
-    }[kind]
+    }
+    return forms[kind]
 
 
 @pytest.mark.parametrize(
@@ -173,8 +174,9 @@ FIX = "\n  fix: preprocess calibration data exactly like the model's inputs"
 
 
 def test_refuses_no_batches() -> None:
-    for nothing in ([], iter(())):
-        assert message(one_input(), nothing) == (
+    nothing: list[Tensor] = []
+    for batches in (nothing, iter(nothing)):
+        assert message(one_input(), batches) == (
             "there are no calibration batches\n"
             "  fix: pass an iterable of batches; a generator that was used up is empty"
         )

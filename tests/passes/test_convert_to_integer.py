@@ -225,10 +225,9 @@ def test_pointwise_functions_become_tables_that_are_exact(name: str) -> None:
 
 
 def test_a_table_sends_values_without_a_result_to_zero() -> None:
-    model = Parts(lambda net, x: torch.sqrt(net.a(x)), a=conv())
-    with torch.no_grad():
-        model.a.weight.fill_(1.0)
-        model.a.bias.zero_()
+    layer = conv(bias=False)
+    nn.init.ones_(layer.weight)
+    model = Parts(lambda net, x: torch.sqrt(net.a(x)), a=layer)
     fake = fake_quantized(model, IMAGE.abs(), config=min_max(symmetric=True), random=False)
     result = converted(fake)
     grid, table = output_grid(fake), result.get_buffer("tables.sqrt")

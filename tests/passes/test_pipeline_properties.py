@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from hypothesis import given, settings
@@ -13,7 +14,6 @@ from torch.nn import functional as F
 from qpc.base import PassContext
 from qpc.capture import batch_is_dynamic
 from qpc.facts import CORE_FORM, INTEGER
-from qpc.ops.registry import Role, op_name
 from qpc.ops.views import qpc_ops
 from qpc.passes import Calibrate, FakeQuantize, FoldBatchNorm, InsertObservers, RemoveIdentities
 from qpc.pipeline import Pipeline
@@ -23,8 +23,8 @@ from tests.quantizing import min_max, steps_apart
 from tests.small_models import nodes_of
 
 CHANNELS, SIZE = 4, 6
+EXAMPLES = settings().max_examples // 5
 X = torch.randn(8, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-_UNUSED = (Role, op_name, Any)
 
 
 class Step(NamedTuple):
@@ -93,7 +93,7 @@ def _layer(step: Step) -> nn.Module:
 
 
 def _apply(kind: str, layer: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-    results = {
+    results: dict[str, Callable[[], Tensor]] = {
         "relu": lambda: torch.relu(a),
         "relu6": lambda: F.relu6(a),
         "hardswish": lambda: F.hardswish(a),
@@ -117,7 +117,7 @@ steps = st.builds(Step, st.sampled_from(KINDS), st.integers(0, 3), st.integers(0
 networks = st.lists(steps, min_size=1, max_size=8)
 
 
-@settings(max_examples=max(10, settings.default.max_examples // 4))  # type: ignore[union-attr]
+@settings(max_examples=EXAMPLES)
 @given(networks, st.sampled_from([8, 8, 6]), st.booleans())
 def test_any_network_becomes_an_integer_one_that_computes_nearly_the_same(
     network: list[Step], bits: int, signed: bool
@@ -139,7 +139,7 @@ def test_any_network_becomes_an_integer_one_that_computes_nearly_the_same(
 
 
 def _settled(model: nn.Module) -> nn.Module:
-    """Random batch norms, but layers as PyTorch initialises them, which keep values in proportion."""
+    """Random batch norms; layers as PyTorch initialises them, which keep values in proportion."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             randomized(module)

@@ -39,6 +39,11 @@ def test_of_equal_scores_the_later_ones_go_first() -> None:
     assert kept(NOfM(1, 3), torch.ones(1, 3)).tolist() == [[True, False, False]]
 
 
+def test_weights_that_are_not_a_number_stay() -> None:
+    weight = torch.tensor([[torch.nan, 1.0, torch.inf, 3.0]])
+    assert kept(Ratio(0.5), weight).tolist() == [[True, False, True, False]]
+
+
 def test_a_ratio_over_the_model_compares_weights_of_all_layers() -> None:
     small, large = torch.full((2, 2), 1.0), torch.full((2, 2), 9.0)
     alone = [k.sum().item() for k in Ratio(0.5).keep([small, large])]

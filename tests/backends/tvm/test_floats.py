@@ -278,6 +278,8 @@ class Attention(nn.Module):
 
 MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "attention": (Attention(), (2, 7, 16)),
+    "plain batch norm": (nn.BatchNorm1d(4, affine=False), (2, 4, 3)),
+    "batch norm of rows": (nn.BatchNorm1d(4), (2, 4)),
     "batch norm": (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.5)), (2, 3, 6, 6)),
     "mish, by decomposition": (nn.Mish(), (2, 9)),
     "glu, by decomposition": (nn.GLU(1), (2, 8)),
@@ -295,6 +297,9 @@ MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 def test_float_models_compile(name: str) -> None:
     model, shape = MODELS[name]
     model = model.eval()
+    for path, buffer in model.named_buffers():
+        if path.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0)
     x = torch.randn(shape)
     gm = trace(model, x)
     compiled = tvm_backend.compile_graph(gm, batch_sizes=(shape[0],))

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+from torch.fx import GraphModule, Node
+
 import qpc
 from qpc.edit import Editor, reads
 from qpc.meta import attribute, label
 from qpc.ops import views
 from qpc.rewrite import Rule, apply_rules
-from torch import nn
-from torch.fx import GraphModule, Node
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,16 @@ class RequireScaleFree(qpc.Pass, name="require-scale-free", establishes={SCALE_F
     """Change nothing; establish, by its check, that no factor is left."""
 
     def apply(self, gm: GraphModule, ctx: qpc.PassContext) -> bool:
-        """Report how large the graph is."""
-        ctx.summarize(f"{len(gm.graph.nodes)} nodes")
+        """Leave the checking to the pipeline."""
+        return False
+
+
+@dataclass(frozen=True)
+class CountLayers(qpc.Pass, name="count-layers", requires={SCALE_FREE}):
+    """Report how many linear layers there are; factors would count twice."""
+
+    def apply(self, gm: GraphModule, ctx: qpc.PassContext) -> bool:
+        """Count them."""
+        layers = [node for node in gm.graph.nodes if views.Linear.matches(node)]
+        ctx.summarize(f"{len(layers)} linear layers")
         return False
