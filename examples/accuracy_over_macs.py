@@ -25,7 +25,7 @@ import qpc
 from qpc.analysis.cost import cost
 from qpc.assets import load_demo_model, normalise
 from qpc.passes import ReestimateBatchNorm
-from qpc.pruning.allocation import Global, Uniform
+from qpc.pruning.allocation import Allocation, Global, Uniform
 from qpc.pruning.criteria import Criterion
 from qpc.pruning.gradients import Taylor
 from qpc.pruning.magnitude import FPGM, L1, BatchNormScale
@@ -110,11 +110,11 @@ def main() -> None:
     dense = qpc.trace(model, data.test[:1])
     base, full = top1(dense, data), cost(dense).macs
     print(f"dense: {full:,} MACs, top-1 {base:.2f} %")
-    rule: Callable[..., Global | Uniform] = {"global": Global, "uniform": Uniform}[options.rule]
+    rules: dict[str, Callable[..., Allocation]] = {"global": Global, "uniform": Uniform}
     points = []
     for name, criterion in criteria(data).items():
         for ratio in options.ratios:
-            gm = qpc.prune(dense, criterion, rule(ratio, of="macs"))
+            gm = qpc.prune(dense, criterion, rules[options.rule](ratio, of="macs"))
             gm = qpc.Pipeline((ReestimateBatchNorm(data.train[:1024].split(128)),)).run(gm)
             before = top1(gm, data)
             fine_tune(gm, data, epochs=options.epochs, images=options.images, rate=options.rate)
@@ -163,7 +163,7 @@ def _training_script() -> ModuleType:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5, 0.6, 0.7, 0.8, 0.9])

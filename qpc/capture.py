@@ -321,8 +321,7 @@ def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _add_constant(root: nn.Module, name: str, value: object) -> str:
-    if not isinstance(value, Tensor):
-        raise TraceError(f"constant {name!r} is {type(value).__name__}, not a tensor")
+    assert isinstance(value, Tensor), f"constant {name!r} is {type(value).__name__}"
     full = f"_constants.{name.replace('.', '_')}"
     owner, leaf = _owner(root, full)
     owner.register_buffer(leaf, value.detach().clone())
@@ -342,12 +341,13 @@ def _drop_unused_constants(gm: GraphModule) -> None:
 
 
 def _output_structure(program: ExportedProgram, output: Node, mapping: Mapping[Node, Node]) -> Any:
+    """What the model returned, as far as fx knows the container; otherwise a flat tuple."""
     returned: Any = output.args[0]
     flat = [mapping[v] if isinstance(v, Node) else v for v in returned]
-    user = flat[-program.call_spec.out_spec.num_leaves :] if program.call_spec.out_spec else flat
-    if program.call_spec.out_spec is None:
-        return tuple(user)
-    structured = pytree.tree_unflatten(user, program.call_spec.out_spec)
+    structure = program.call_spec.out_spec
+    assert structure is not None
+    user = flat[len(flat) - structure.num_leaves :]  # what was written in place comes first
+    structured = pytree.tree_unflatten(user, structure)
     return structured if isinstance(structured, Node | tuple | list | dict) else tuple(user)
 
 

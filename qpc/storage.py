@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -261,7 +261,7 @@ def _decode_dim(dim: int | list[int]) -> Dim:
     return dim if isinstance(dim, int) else BatchDim(*dim)
 
 
-_ARITHMETIC = {f.__name__: f for f in SHAPE_ARITHMETIC}
+_ARITHMETIC = {f.__name__: cast("Callable[..., Any]", f) for f in SHAPE_ARITHMETIC}
 
 
 def _encode_target(target: object) -> str:

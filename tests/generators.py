@@ -93,14 +93,14 @@ class IntegerGraph:
         extreme: bool = False,
     ) -> Node:
         shape = (channels, self.shape(q)[1] // groups, *kernel)
-        tensors = self._layer(shape, extreme)
+        tensors = self.layer(shape, extreme)
         window = (list(stride), list(padding), list(dilation), groups)
         return self.call(
             qpc_ops.conv2d.default, q, *tensors, *window, self._zero_point(), *self._grid()
         )
 
     def linear(self, q: Node, features: int, *, extreme: bool = False) -> Node:
-        tensors = self._layer((features, self.shape(q)[-1]), extreme)
+        tensors = self.layer((features, self.shape(q)[-1]), extreme)
         return self.call(qpc_ops.linear.default, q, *tensors, self._zero_point(), *self._grid())
 
     def add(self, a: Node, b: Node) -> Node:
@@ -162,7 +162,7 @@ class IntegerGraph:
 
     # --- numbers ----------------------------------------------------------------------------------
 
-    def _layer(self, shape: tuple[int, ...], extreme: bool) -> tuple[Node, Node, Node]:
+    def layer(self, shape: tuple[int, ...], extreme: bool) -> tuple[Node, Node, Node]:
         """weight[out, ...], bias[out] and multiplier[out] of a layer."""
         fan_in = prod(shape[1:])
         if extreme:

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from qpc.capture import batch_is_dynamic, trace
 from qpc.errors import TraceError, user_line
@@ -228,11 +230,17 @@ def test_a_variable_number_of_inputs_keeps_the_batch_dynamic() -> None:
     assert gm(torch.randn(5, 3), torch.randn(5, 1)).shape == (5, 4)
 
 
+class Pair(NamedTuple):
+    left: Tensor
+    right: Tensor
+
+
 STRUCTURES: dict[str, Callable[[Tensor], Any]] = {
     "tuple": lambda x: (x + 1, x * 2),
     "list": lambda x: [x + 1, x],
     "dict": lambda x: {"a": x + 1, "b": (x, 3)},
     "one in a tuple": lambda x: (x + 1,),
+    "named tuple": lambda x: Pair(x + 1, x),
     "the same value twice": lambda x: (x, x),
     "numbers and nothing": lambda x: (x, 3, None, "text"),
     "the batch size": lambda x: (x, x.shape[0]),
@@ -246,6 +254,26 @@ def test_outputs_keep_their_structure(name: str) -> None:
     gm = trace(Call(function), torch.randn(2, 3))
     x = torch.randn(5, 3)
     assert_same_output(function, gm, x, exact=True)
+
+
+@dataclass
+class Scores:
+    first: Tensor
+    second: Tensor
+
+
+def test_containers_that_fx_does_not_know_become_tuples() -> None:
+    pytree.register_dataclass(Scores)
+    gm = trace(Call(lambda x: Scores(x + 1, x)), torch.randn(2, 3))
+    x = torch.randn(5, 3)
+    assert_same_output(lambda x: (x + 1, x), gm, x, exact=True)
+
+
+def test_constants_that_nothing_reads_are_dropped() -> None:
+    table = torch.randn(3)
+    gm = trace(Call(lambda x: x * table.shape[0]), torch.randn(2, 3))
+    assert list(gm.state_dict()) == []
+    assert list(gm.named_children()) == []
 
 
 # --- where nodes come from ------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_refuses_a_graph_that_is_not_in_core_form(tmp_path: Path) -> None:
 
 def test_an_unwritable_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="cannot write .*graph"):
+    with pytest.raises(ArtifactError, match=r"cannot write .*graph"):
         qpc.save_graph(qpc.trace(Net(), X), tmp_path / "file" / "graph")
 
 

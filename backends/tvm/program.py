@@ -120,9 +120,10 @@ def _work(
 ) -> None:
     """Run tasks until None comes; without a reference to the worker, which keeps it alive."""
     cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
-    # The pool has as many threads as cores are named here; naming one twice is allowed.
-    named = [cores[i % len(cores)] for i in range(max(threads, len(cores)))]
-    tvm.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CORES, threads, named)
+    configure = tvm.get_global_func("runtime.config_threadpool")
+    # The first call makes a pool of as many threads as it names cores, and ties them to these.
+    configure(_SHARE_ALL_CORES, threads, [cores[i % len(cores)] for i in range(threads)])
+    configure(_SHARE_ALL_CORES, threads, cores)
     while (entry := tasks.get()) is not None:
         future, task = entry
         try:

@@ -81,8 +81,7 @@ class Atoms:
             higher = self._above[self._above + 1]
             self._settled = np.array_equal(higher, self._above)
             self._above = higher
-        found: NDArray[np.int64] = self._above[atoms + 1]
-        return found
+        return np.asarray(self._above[atoms + 1])
 
     def _union(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
         """Hook the larger root of every pair to the smaller one until all pairs agree."""

@@ -101,8 +101,8 @@ class Flow:
     def of(self, node: Node) -> Labels:
         """The labels of a value, in terms of representatives, compact."""
         if node.op == "get_attr":
-            return compact(self.atoms.find(self._free_parameter(node)))
-        if node not in self.values:
+            self.values[node] = self._free_parameter(node)
+        elif node not in self.values:
             self.visit(node)
         return compact(self.atoms.find(self.values[node]))
 

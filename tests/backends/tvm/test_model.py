@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,18 @@ def test_the_callers_thread_keeps_its_cores() -> None:
     assert os.sched_getaffinity(0) == before
 
 
+def test_a_model_starts_no_more_threads_than_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)))
+    before = _threads_of_the_process()
+    compiled, _ = _network(threads=2)
+    compiled(torch.zeros(1, 3, 12, 12))
+    assert _threads_of_the_process() == before + 2  # one that calls TVM, and one worker of TVM
+
+
+def _threads_of_the_process() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
 def test_threads_of_a_model_end_with_it() -> None:
     compiled, _ = _network(threads=2)
     compiled(torch.zeros(1, 3, 12, 12))
@@ -162,7 +175,7 @@ def test_the_report_lists_kernels_fusion_and_stages(models: Models) -> None:
 def test_equal_layers_share_code_and_equal_weights_are_stored_once() -> None:
     g = IntegerGraph()
     x = g.image(8, 9, 9)
-    weight, bias, multiplier = g._layer((8, 8, 3, 3), extreme=False)
+    weight, bias, multiplier = g.layer((8, 8, 3, 3), extreme=False)
     window = ([1, 1], [1, 1], [1, 1], 1, 3)
     for zero_point in (4, 4, 7):
         x = g.call(
