@@ -48,6 +48,8 @@ class CreateMasks(Pass, name="create-masks", requires={CORE_FORM}, establishes={
         if not analysis.groups:
             raise PassError("the graph has no channels to prune: no layer makes any")
         groups = score_groups(gm, analysis, self.criterion, self.allocation.baseline)
+        if any(scored.unknown for scored in groups) and not any(s.order for s in groups):
+            raise PassError(f"{self.criterion!r} can judge no channel of this graph")
         choice = self.allocation.choose(groups, CostModel(gm, analysis))
         clear_masks(gm)
         _mask(gm, analysis, choice.removed)
@@ -80,8 +82,8 @@ def _report(
         reasons = Counter(unit.pinned for unit in group.units if unit.pinned is not None)
         for why, count in reasons.items():
             ctx.decline(group.name, f"{count} of {len(group.units)} units must stay: {why}")
-        if unknown := len(group.prunable) - len(scored.order):
-            ctx.decline(group.name, f"the criterion cannot judge {unknown} units")
+        if scored.unknown:
+            ctx.decline(group.name, f"the criterion cannot judge {scored.unknown} units")
         if group.index in choice.out_of_scope:
             ctx.decline(group.name, "out of scope")
     touched = sum(not choice.removed.isdisjoint(scored.order) for scored in groups)

@@ -22,7 +22,7 @@ from qpc.analysis.channels import analyze_channels
 from qpc.analysis.removal import Removal
 from qpc.base import Pass, PassContext
 from qpc.facts import CORE_FORM
-from qpc.masks import MASKED, MASKS_PROPAGATED, clear_masks, masked_atoms
+from qpc.masks import MASKED, MASKS_PROPAGATED, clear_masks, masked_atoms, masks
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class RemoveChannels(
         analysis = analyze_channels(gm, heads=self.heads)
         removed = masked_atoms(gm, analysis)
         if not removed:
-            return False
+            marked_nothing = any(True for _ in masks(gm))
+            clear_masks(gm)
+            return marked_nothing
         Removal(gm, analysis, removed).run()
         clear_masks(gm)
         ctx.summarize(f"{len(removed)} units of channels removed")

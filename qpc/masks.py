@@ -67,9 +67,16 @@ def masked_atoms(gm: GraphModule, analysis: ChannelAnalysis) -> frozenset[int]:
 
 
 def mask_units(gm: GraphModule, analysis: ChannelAnalysis, units: Iterable[int]) -> None:
-    """Replace all masks by those of whole units, on every axis that shares them."""
+    """Replace all masks by those of whole units, on every axis that shares them.
+
+    Without units one axis gets a mask that marks nothing: it is known that nothing is to go.
+    """
     clear_masks(gm)
-    for name, axis, remove in unit_masks(analysis, units):
+    found = list(unit_masks(analysis, units))
+    if not found and analysis.axes:
+        first = analysis.axes[0]
+        found = [(first.name, first.axis, torch.zeros(len(first.labels), dtype=torch.bool))]
+    for name, axis, remove in found:
         set_mask(gm, name, axis, remove)
 
 

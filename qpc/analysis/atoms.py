@@ -68,6 +68,15 @@ class Atoms:
         if len(atoms):
             self._pinned.append((atoms, why))
 
+    def fixed(self, labels: Labels) -> bool:
+        """Whether no label is of an atom that may still go."""
+        core = collapse(labels)[0].numpy()
+        atoms = np.unique(core[core != NONE])
+        pinned = [roots for roots, _ in self._pinned]
+        if not len(atoms) or not pinned:
+            return not len(atoms)
+        return bool(np.isin(self._roots(atoms), self._roots(np.concatenate(pinned))).all())
+
     def pins(self) -> dict[int, str]:
         """The representatives of pinned sets, each with the first reason given."""
         reasons: dict[int, str] = {}

@@ -26,7 +26,7 @@ from qpc.analysis.atoms import (
     spread,
     varying_axes,
 )
-from qpc.analysis.flow import Flow, describe, pin_inputs
+from qpc.analysis.flow import LARGEST_FREE, Flow, describe, pin_inputs
 from qpc.meta import attribute
 from qpc.ops import views
 from qpc.ops.views import arguments, aten, qpc_ops
@@ -49,7 +49,7 @@ def one_axis(flow: Flow, node: Node, labels: Labels) -> Labels:
     axes = varying_axes(labels)
     if len(axes) < 2 or len(varying_axes(flow.of(node.all_input_nodes[0]))) > 1:
         return labels
-    chosen = _axis_of_heads(flow, node, labels) if flow.prunes_heads(node) else None
+    chosen = _axis_in_products(flow, node, labels, batch=flow.prunes_heads(node))
     if chosen is None:
         chosen = max(axes, key=lambda axis: (distinct(along(labels, axis)), axis))
     why = f"{describe(node)} mixes channels with a fixed size"
@@ -61,6 +61,13 @@ def reshape(flow: Flow, node: Node) -> Labels:
     """The labels in another shape."""
     source = flow.of(node.all_input_nodes[0])
     return one_axis(flow, node, compact(source.reshape(flow.shape(node))))
+
+
+def repeat_each(flow: Flow, node: Node) -> Labels:
+    """Each channel several times; a number of results that is given would have to be known."""
+    if arguments(node)["output_size"] is not None:
+        return pin_inputs(flow, node, f"{describe(node)} is told the size of its result")
+    return move(flow, node)
 
 
 def channel_shuffle(flow: Flow, node: Node) -> Labels:
@@ -114,9 +121,9 @@ def factory(flow: Flow, node: Node) -> Labels:
     shape = flow.shape(node)
     count = torch.Size(shape).numel()
     wide = [axis for axis, size in enumerate(shape) if size > 1]
-    if not wide or count > 2**22:
+    if not wide or count > LARGEST_FREE:
         return nothing(shape)
-    return flow.atoms.new(count).reshape(shape)
+    return flow.new(count).reshape(shape)
 
 
 def pad(flow: Flow, node: Node) -> Labels:
@@ -240,56 +247,76 @@ def constant_index(gm: GraphModule, node: Node) -> Tensor | None:
 
 # --- heads ----------------------------------------------------------------------------------------
 
-_CARRIES = frozenset(
-    {
-        aten.permute.default,
-        aten.reshape.default,
-        aten.slice.Tensor,
-        aten.select.int,
-        aten.expand.default,
-        aten.mul.Tensor,
-        aten.div.Tensor,
-        qpc_ops.observe.default,
-        qpc_ops.fake_quantize.default,
-    }
-)
 _PRODUCTS = frozenset(
     {aten.scaled_dot_product_attention.default, aten.matmul.default, aten.bmm.default}
 )
+_VIEWS = frozenset({aten.permute.default, aten.slice.Tensor, aten.select.int, aten.cat.default})
 
 
-def _axis_of_heads(flow: Flow, node: Node, labels: Labels) -> int | None:
-    """The axis over which attention works on one after the other, found by following it there."""
+def _axis_in_products(flow: Flow, node: Node, labels: Labels, *, batch: bool) -> int | None:
+    """The axis of heads (`batch`), or the one inside them, found by following where they go.
+
+    Matrix products work on heads one after the other, as on the samples of a batch.
+    """
+    found = []
     for axis in varying_axes(labels):
-        size = labels.shape[axis]
-        places = list(_places(flow, node, spread(torch.arange(size), axis, labels.shape)))
-        batches = [
-            all(place < len(shape) - 2 for place in found) and bool(found)
-            for found, shape in places
-        ]
-        if batches and all(batches):
-            return axis
-    return None
+        line = spread(torch.arange(labels.shape[axis]), axis, labels.shape)
+        places = list(_places(flow, node, line))
+        if places and all(place <= {batch} for place in places):
+            found.append(axis)
+    return found[-1] if found else None
 
 
-def _places(
-    flow: Flow, start: Node, probe: Labels
-) -> Iterator[tuple[list[int], tuple[int, ...]]]:
-    """Along which axes a probe changes where it enters products, and the shapes there."""
-    pending = [(start, probe)]
+def _places(flow: Flow, start: Node, probe: Labels) -> Iterator[set[bool]]:
+    """For each product that a probe enters: whether it changes along axes that are a batch there.
+
+    Only the first operators that do not just carry the probe on are looked at.
+    """
+    pending, seen = [(start, probe)], set()
     while pending:
         node, values = pending.pop()
         for user in node.users:
-            if user.target in _PRODUCTS:
-                yield varying_axes(compact(values)), flow.shape(node)
-            elif user.target in _CARRIES and user.all_input_nodes[0] is node:
-                pending.append((user, _carry(flow, user, node, values)))
+            if (batches := _batch_axes(flow, user, node)) is not None:
+                yield {axis in batches for axis in varying_axes(compact(values))} or {True, False}
+            elif user not in seen and (carried := _carry(flow, user, node, values)) is not None:
+                seen.add(user)
+                pending.append((user, carried))
 
 
-def _carry(flow: Flow, user: Node, node: Node, values: Labels) -> Labels:
+def _batch_axes(flow: Flow, user: Node, node: Node) -> set[int] | None:
+    """The axes of `node` that all parts of a product of two values have in common."""
+    if user.target in _PRODUCTS:
+        return set(range(len(flow.shape(node)) - 2))
+    if user.target is not aten.einsum.default:
+        return None
+    left, _, out = arguments(user)["equation"].replace(" ", "").partition("->")
+    operands = left.split(",")
+    letters = operands[user.all_input_nodes.index(node)]
+    return {i for i, x in enumerate(letters) if x in out and all(x in o for o in operands)}
+
+
+def _carry(flow: Flow, user: Node, node: Node, values: Labels) -> Labels | None:
+    """The probe in the result of an operator; None where it ends."""
+    if not flow.is_tensor(user):
+        return None
     shape = flow.shape(user)
-    if user.target in (aten.permute.default, aten.slice.Tensor, aten.select.int):
-        return _run(flow, user, lambda n: values if n is node else flow.of(n))
+    if user.target in _VIEWS:
+        if user.target is aten.cat.default and all(s is not node for s in _pieces(user)):
+            return None
+        return _run(flow, user, lambda n: values if n is node else _filler(flow, n, values))
     if user.target is aten.reshape.default:
         return compact(values.reshape(shape))
-    return values.expand(shape) if values.shape != shape else values
+    if torch.Size(shape) == values.shape:  # an operator that works on each element
+        return values
+    return values.expand(shape) if user.target is aten.expand.default else None
+
+
+def _pieces(cat: Node) -> list[Node]:
+    return list(arguments(cat)["tensors"])
+
+
+def _filler(flow: Flow, node: Node, values: Labels) -> Labels:
+    """What stands for the other pieces of a concatenation: more of the same."""
+    shape = flow.shape(node)
+    same = shape == tuple(values.shape)
+    return values if same else nothing(shape)

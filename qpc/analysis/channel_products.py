@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from qpc.analysis.atoms import Labels, along, nothing, spread, varying_axes
+from qpc.analysis.atoms import Labels, along, compact, distinct, nothing, spread, varying_axes
 from qpc.analysis.channel_layers import apart, passing_by
 from qpc.analysis.channel_values import join
 from qpc.analysis.flow import Flow, describe, pin_inputs
@@ -59,7 +59,7 @@ def attention(flow: Flow, node: Node) -> Labels:
     query, key, value = (flow.of(given[name]) for name in ("query", "key", "value"))
     if given.get("enable_gqa"):
         key, value = (
-            other.repeat_interleave(query.shape[-3] // other.shape[-3], -3)
+            compact(other.repeat_interleave(query.shape[-3] // other.shape[-3], -3))
             for other in (key, value)
         )
     batch = string.ascii_uppercase[: query.dim() - 2]
@@ -132,13 +132,22 @@ def _contract(
     for letter, line in found.items():
         for operand in operands:
             if letter in operand.letters:
-                theirs = along(operand.labels, operand.letters.index(letter))
+                theirs = _along(operand, operand.letters.index(letter))
                 if len(theirs) == len(line):  # otherwise it is broadcast, and says nothing
                     flow.atoms.unite(line, theirs, why)
-    kept = [letter for letter in found if letter in out]
+    kept = [x for x in found if x in out and not flow.atoms.fixed(found[x])]
+    kept.sort(key=lambda letter: -distinct(flow.atoms.find(found[letter])))
     for letter in kept[1:]:
         reason = f"{describe(node)} makes every pair of two sets of channels"
         flow.decline(node, found[letter], reason)
     if not kept:
         return nothing(shape)
     return spread(flow.atoms.find(found[kept[0]]), out.index(kept[0]), shape)
+
+
+def _along(operand: _Operand, axis: int) -> Labels:
+    """The channels along an axis; none if those that there are lie on another axis."""
+    axes = varying_axes(operand.labels)
+    if axes and axis not in axes:
+        return nothing(operand.labels.shape[axis : axis + 1])
+    return along(operand.labels, axis)

@@ -6,6 +6,7 @@ pin the channels of their inputs, with the reason.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch._ops import OpOverload
@@ -22,8 +23,8 @@ def _overloads(names: str) -> list[OpOverload]:
     found = []
     for name in names.split():
         packet, _, overload = name.partition(".")
-        operator: Any = getattr(getattr(aten, packet), overload or "default")
-        found.append(operator)
+        target: Any = getattr(getattr(aten, packet), overload or "default")
+        found.append(target)
     return found
 
 
@@ -44,7 +45,7 @@ def _table() -> dict[object, Rule]:
             "add.Tensor sub.Tensor mul.Tensor div.Tensor maximum minimum pow.Tensor_Scalar "
             "pow.Tensor_Tensor where.self lerp.Scalar lerp.Tensor addcmul addcdiv "
             "eq.Tensor ne.Tensor gt.Tensor lt.Tensor ge.Tensor le.Tensor logical_and logical_or "
-            "masked_fill.Scalar masked_fill.Tensor clamp.Tensor",
+            "masked_fill.Scalar masked_fill.Tensor clamp.Tensor copy",
         ),
         (
             values.first_input,
@@ -55,7 +56,8 @@ def _table() -> dict[object, Rule]:
             "expm1 floor ceil round sign exp2 log2 softmax.int log_softmax.int "
             "hardshrink softshrink",
         ),
-        (moves.move, "permute pixel_shuffle pixel_unshuffle flip"),
+        (moves.move, "permute pixel_shuffle pixel_unshuffle flip repeat"),
+        (moves.repeat_each, "repeat_interleave.self_int"),
         (moves.channel_shuffle, "channel_shuffle"),
         (moves.reshape, "reshape"),
         (moves.slice_, "slice.Tensor"),
@@ -63,16 +65,25 @@ def _table() -> dict[object, Rule]:
         (moves.slice_scatter, "slice_scatter"),
         (moves.cat, "cat"),
         (moves.expand, "expand"),
-        (moves.factory, "zeros ones full"),
+        (moves.factory, "zeros ones full new_zeros new_ones new_full"),
         (moves.pad, "constant_pad_nd"),
         (moves.roll, "roll"),
         (moves.index, "index.Tensor index_select"),
         (
             values.reduce,
             "mean.dim sum.dim_IntList amax amin linalg_vector_norm var.correction std.correction "
+            "var.dim std.dim "
             "logsumexp norm.ScalarOpt_dim prod.dim_int any.dim all.dim",
         ),
         (values.scan, "cumsum cumprod"),
+        (values.pad_by_values, "pad"),
+        (values.gated_halves, "glu"),
+        (values.best_along, "max.dim min.dim sort topk median.dim"),
+        (
+            values.windows_with_places,
+            "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+            "max_pool2d_with_indices max_pool3d_with_indices",
+        ),
         (
             values.window,
             "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d "
@@ -94,6 +105,7 @@ def _table() -> dict[object, Rule]:
     }
     for quantization in (qpc_ops.observe.default, qpc_ops.fake_quantize.default):
         table[quantization] = values.first_input
+    table[operator.getitem] = values.item
     return table
 
 

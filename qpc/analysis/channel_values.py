@@ -17,7 +17,7 @@ from qpc.analysis.atoms import (
     spread,
     varying_axes,
 )
-from qpc.analysis.flow import Flow, describe
+from qpc.analysis.flow import Flow, describe, pin_inputs
 from qpc.ops.views import arguments
 
 
@@ -92,10 +92,10 @@ def _is_unplaced(flow: Flow, source: Node) -> bool:
 def _channel_axis(flow: Flow, operands: list[_Operand]) -> int | None:
     """The axis on which most operands agree, those that are surely channels first."""
     single = [o for o in operands if len(o.varying) == 1]
-    sure = [o for o in single if not flow.is_imagined(o.labels)] if len(single) > 1 else single
-    if chosen := sure or single:
-        return chosen[0].varying[0]
-    return None
+    if len({o.varying[0] for o in single}) > 1:
+        sure = [o for o in single if not flow.is_imagined(o.labels)]
+        single = [o for o in sure if not flow.atoms.fixed(o.labels)] or sure or single
+    return single[0].varying[0] if single else None
 
 
 def _main_line(flow: Flow, operands: list[_Operand], axis: int) -> Labels:
@@ -110,7 +110,7 @@ def _join_one(flow: Flow, node: Node, operand: _Operand, axis: int, line: Labels
             reason = f"{describe(node)} has channels on another axis"
         flow.decline(node, operand.labels, reason)
         return
-    if operand.varying and axis not in operand.varying:
+    if not operand.empty and axis not in operand.varying:
         reason = f"{describe(node)} has channels on another axis"
         flow.decline(node, operand.labels, reason)
         flow.decline(node, line, reason)
@@ -173,6 +173,58 @@ def reduce(flow: Flow, node: Node) -> Labels:
 def window(flow: Flow, node: Node) -> Labels:
     """Pooling and resizing work on the last axes and leave channels alone."""
     return spread(flow.line(node, node.all_input_nodes[0], 1), 1, flow.shape(node))
+
+
+def pad_by_values(flow: Flow, node: Node) -> Labels:
+    """Reflected, repeated or circular padding of other axes than that of the channels."""
+    labels, shape = flow.of(node.all_input_nodes[0]), flow.shape(node)
+    axes = varying_axes(labels)
+    if any(labels.shape[axis] != shape[axis] for axis in axes):
+        return pin_inputs(flow, node, f"{describe(node)} repeats channels")
+    if not axes:
+        return nothing(shape)
+    line = flow.line(node, node.all_input_nodes[0], axes[-1])
+    return spread(line, axes[-1], shape)
+
+
+def gated_halves(flow: Flow, node: Node) -> Labels:
+    """Half of the channels multiply the other half."""
+    value, dim = node.all_input_nodes[0], arguments(node)["dim"]
+    labels = flow.of(value)
+    if dim % labels.dim() not in varying_axes(labels):
+        return labels.narrow(dim, 0, labels.shape[dim] // 2)
+    halves = flow.line(node, value, dim).reshape(2, -1)
+    flow.atoms.unite(halves[0], halves[1], f"{describe(node)} multiplies halves")
+    return spread(flow.atoms.find(halves[0]), dim, flow.shape(node))
+
+
+def best_along(flow: Flow, node: Node) -> Labels:
+    """Maxima, or sorted values, with their places: along the channels their numbers matter."""
+    value, given = node.all_input_nodes[0], arguments(node)
+    labels, dim = flow.of(value), given["dim"]
+    axes = varying_axes(labels)
+    if dim % labels.dim() in axes:
+        return pin_inputs(flow, node, f"{describe(node)} numbers channels")
+    picked = labels.narrow(dim, 0, 1)
+    if not given.get("keepdim", True):
+        return picked.squeeze(dim)
+    return picked.expand(*(given.get("k", labels.shape[a]) if a == dim % labels.dim() else -1
+                           for a in range(labels.dim())))
+
+
+def windows_with_places(flow: Flow, node: Node) -> Labels:
+    """Maxima in windows, with their places: two values of the same channels."""
+    value = node.all_input_nodes[0]
+    line = flow.line(node, value, 1)
+    return spread(line, 1, (1, len(line), *[1] * (len(flow.shape(value)) - 2)))
+
+
+def item(flow: Flow, node: Node) -> Labels:
+    """One of several results."""
+    source = node.all_input_nodes[0]
+    if source not in flow.values:
+        return nothing(flow.shape(node))
+    return compact(flow.of(source)).expand(flow.shape(node))
 
 
 def scan(flow: Flow, node: Node) -> Labels:

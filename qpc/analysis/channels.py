@@ -26,7 +26,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.atoms import NONE, Atoms, Labels, along, compact, nothing, varying_axes
 from qpc.analysis.channel_rules import RULES
-from qpc.analysis.flow import Flow, ParameterAxis, pin_inputs
+from qpc.analysis.flow import Flow, ParameterAxis
 from qpc.ops.registry import is_shape_arithmetic
 
 
@@ -135,7 +135,7 @@ def analyze_channels(
             if flow.matrix(node) is None:  # else it is read through by the layer it is for
                 flow.visit(node)
         elif node.op == "call_function" and not is_shape_arithmetic(node):
-            pin_inputs(flow, node)
+            flow.visit_several(node)
     return _summary(flow)
 
 
@@ -148,7 +148,7 @@ def _summary(flow: Flow) -> ChannelAnalysis:
     for name, labels in flow.free.items():
         axes += _axes_of_free(name, flow.atoms.find(labels))
     ids = _group_ids(flow)
-    slices = [piece for axis in axes for piece in _runs(axis, ids)]
+    slices = _connected([piece for axis in axes for piece in _runs(axis, ids)], axes)
     pieces, atoms = _incidence(axes, slices)
     graph: nx.Graph[ChannelSlice] = nx.Graph()
     graph.add_nodes_from(slices)

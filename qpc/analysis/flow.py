@@ -35,7 +35,8 @@ from qpc.shapes import TensorType, concrete_shapes
 Rule = Callable[["Flow", Node], Labels]
 """Returns the labels of a call's value."""
 
-_LARGEST_FREE = 2**22  # elements of a parameter that are labelled one by one
+LARGEST_FREE = 2**22
+"""How many elements of a parameter or constant are labelled one by one at most."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,14 @@ class Flow:
         rule = self.rules.get(node.target)
         found = rule(self, node) if rule is not None else pin_inputs(self, node)
         self.values[node] = compact(self.atoms.find(found))
+
+    def visit_several(self, node: Node) -> None:
+        """As `visit`, for a call of several results that have the same channels."""
+        rule = self.rules.get(node.target)
+        if rule is None:
+            pin_inputs(self, node)
+        else:
+            self.values[node] = compact(self.atoms.find(rule(self, node)))
 
     def line(self, node: Node, value: Node, axis: int) -> Labels:
         """The channels of `value` along the axis that the operator `node` works on: int64[size].
@@ -266,8 +275,8 @@ class Flow:
             self.axes[name, axis] = ParameterAxis(name, axis, line, produces=False)
             return spread(line, axis, shape)
         count = torch.Size(shape).numel()
-        fits = count <= _LARGEST_FREE
-        self.free[name] = self.atoms.new(count).reshape(shape) if fits else nothing(shape)
+        fits = count <= LARGEST_FREE
+        self.free[name] = self.new(count).reshape(shape) if fits else nothing(shape)
         return self.free[name]
 
     def has_labels(self, node: Node) -> bool:

@@ -42,6 +42,7 @@ class ScoredGroup:
 
     order: the units that may go, the least important first; scores: theirs. Should all go, every
     tensor still has a channel, but for tensors that have all units of the group.
+    unknown: how many of its units may go but could not be judged.
     original: how many units the group had before any pruning; units: how many it has.
     width: how many channels of its first layer make up one unit.
     layers: the operators that make its channels.
@@ -51,6 +52,7 @@ class ScoredGroup:
     group: Group = field(repr=False)
     order: tuple[int, ...]
     scores: tuple[float, ...]
+    unknown: int
     units: int
     original: int
     width: int
@@ -101,6 +103,7 @@ def score_groups(
                 group,
                 tuple(order),
                 tuple(by_unit[atom] for atom in order),
+                len(group.prunable) - len(by_unit),
                 len(group.units),
                 original,
                 int(torch.unique(labels, return_counts=True)[1].max()),
@@ -143,17 +146,14 @@ def _staying(analysis: ChannelAnalysis, scores: list[dict[int, float]]) -> set[i
     owner = torch.full((len(analysis.atoms) + 1,), len(sizes))  # the last: NONE, which always stays
     for group in analysis.groups:
         owner[[unit.atom for unit in group.units]] = group.index
-    staying: set[int] = set()
     lines = [axis.labels for axis in analysis.axes]
     lines += [collapse(labels)[0] for labels in analysis.values.values()]
-    for atoms in {
-        torch.unique(line).numpy().tobytes(): torch.unique(line) for line in lines
-    }.values():
-        counts = torch.bincount(owner[atoms], minlength=len(sizes) + 1).tolist()
+    staying: set[int] = set()
+    for atoms in {tuple(torch.unique(line).tolist()) for line in lines}:
+        counts = torch.bincount(owner[list(atoms)], minlength=len(sizes) + 1).tolist()
         whole = any(count == size for count, size in zip(counts, sizes, strict=False))
-        if counts[-1] or whole or not all(atom in best for atom in atoms.tolist()):
-            continue
-        staying.add(max(atoms.tolist(), key=lambda atom: best[atom]))
+        if atoms and not counts[-1] and not whole and all(atom in best for atom in atoms):
+            staying.add(max(atoms, key=best.__getitem__))
     return staying
 
 
