@@ -3,8 +3,9 @@
 # Everything is installed into .venv, in the versions of constraints.txt, once: the stamp files remember it.
 
 PYTHON ?= python3
-# The build of torch without CUDA, for machines whose package index does not have it.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Where to find torch without CUDA, if the package index does not have it: PyTorch's own index of CPU
+# wheels, see its installation page. Left empty, pip may take the CUDA build, which works but is large.
+TORCH_INDEX ?=
 ARGS ?=
 
 VENV := .venv
@@ -23,7 +24,7 @@ demo: $(VENV)/.installed  ## Quantize and compile a ResNet-18, and compare accur
 	$(BIN)/qpc demo $(ARGS)
 
 test: $(VENV)/.installed-models  ## Run the tests with coverage (ARGS="-k word" selects, with --no-cov)
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term $(ARGS)
 
 test-slow: $(VENV)/.installed-models  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout=1800 $(ARGS)
@@ -61,7 +62,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	$(PIP) install --quiet -c constraints.txt "torch==$(TORCH)+cpu" 2>/dev/null || \
-		$(PIP) install --quiet -c constraints.txt --extra-index-url $(TORCH_INDEX) "torch==$(TORCH)"
+		$(PIP) install --quiet -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "torch==$(TORCH)"
 	$(PIP) install --quiet -c constraints.txt --no-build-isolation --editable ".[tvm,bench,dev]"
 	touch $@
 

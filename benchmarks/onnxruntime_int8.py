@@ -161,7 +161,7 @@ def compare(network: str, threads: int, rounds: int) -> Result:
 
     calls = (lambda: compiled(x), lambda: session.run(None, {name: x}))
     load = os.getloadavg()[0]
-    times, share = in_turns(calls, rounds, threads)
+    times = in_turns(calls, rounds)
     ratios = [statistics.median(a.times) / statistics.median(b.times) for a, b in times]
     ours_side = side([a for a, _ in times], compile_s)
     theirs_side = side([b for _, b in times], session_s)
@@ -176,7 +176,7 @@ def compare(network: str, threads: int, rounds: int) -> Result:
         ratio_best=ours_side.best_ms / theirs_side.best_ms,
         ratio_cpu=statistics.median(a.cpu_ms / b.cpu_ms for a, b in times),
         rounds=rounds,
-        cpu_share=share,
+        cpu_share=cpu_share(times, threads),
         load=load,
         kernels=kernels,
         agreement_db=agreement,
@@ -216,24 +216,22 @@ class Block:
     cpu_ms: float
 
 
-def in_turns(
-    calls: tuple[Call, Call], rounds: int, threads: int
-) -> tuple[list[tuple[Block, Block]], float]:
-    """A block of each call for every round, and the share of the cores' time that was ours."""
+def in_turns(calls: tuple[Call, Call], rounds: int) -> list[tuple[Block, Block]]:
+    """A block of each of two calls for every round."""
     for call in calls:
         block(call, 10)
-    cpu, wall = time.process_time(), time.perf_counter()
-    times = []
+    found = []
     for number in range(rounds):
-        first, second = (0, 1) if number % 2 == 0 else (1, 0)
-        found = {first: block(calls[first]), second: block(calls[second])}
-        times.append((found[0], found[1]))
-    share = (time.process_time() - cpu) / (time.perf_counter() - wall) / threads
-    return times, share
+        if number % 2 == 0:
+            found.append((block(calls[0]), block(calls[1])))
+        else:
+            found.append((block(calls[1]), block(calls[0]))[::-1])
+    return found
 
 
 def block(call: Call, count: int = 5) -> Block:
     """Time `count` calls, after two that do not count."""
+    time.sleep(_PAUSE)
     call()
     call()
     times = []
@@ -243,6 +241,16 @@ def block(call: Call, count: int = 5) -> Block:
         call()
         times.append((time.perf_counter() - start) * 1e3)
     return Block(times, (time.process_time() - cpu) / count * 1e3)
+
+
+_PAUSE = 0.02  # seconds in which the threads of the other side stop waiting actively
+
+
+def cpu_share(blocks: list[tuple[Block, Block]], threads: int) -> float:
+    """Processor time of all calls as a share of what `threads` cores had to give."""
+    every = [b for pair in blocks for b in pair]
+    cpu = sum(b.cpu_ms * len(b.times) for b in every)
+    return cpu / sum(sum(b.times) for b in every) / threads
 
 
 def side(rounds: list[Block], ready_s: float) -> Side:

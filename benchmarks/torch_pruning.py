@@ -113,7 +113,7 @@ def _zeroed(tp: Any, dense: nn.Module, pruner: Any, x: Tensor) -> Tensor:
             function = prune.prune_out_channels if is_output else prune.prune_in_channels
             for dependency, places in graph.get_pruning_group(layer, function, indices):
                 target = dependency.target.module
-                consumes = dependency.handler == prune.prune_in_channels
+                consumes = dependency.handler.__name__ == "prune_in_channels"
                 if consumes or not isinstance(target, nn.Module):
                     continue
                 for parameter in target.parameters(recurse=False):

@@ -34,13 +34,15 @@ class PropagateMasks(
 
     heads: shell patterns of module paths in which attention is pruned by whole heads instead of by
     channels inside the heads.
+    prune_outputs: let channels go that reach the output of the graph.
     """
 
     heads: tuple[str, ...] = ()
+    prune_outputs: bool = False
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         before = {(name, axis): mask.tolist() for name, axis, mask in masks(gm)}
-        analysis = analyze_channels(gm, heads=self.heads)
+        analysis = analyze_channels(gm, heads=self.heads, prune_outputs=self.prune_outputs)
         wanted = masked_atoms(gm, analysis)
         chosen: set[int] = set()
         for group in analysis.groups:

@@ -34,7 +34,9 @@ _OVER_CHANNELS = frozenset(
         aten.amin.default,
         aten.logsumexp.default,
         aten.var.correction,
+        aten.var.dim,
         aten.std.correction,
+        aten.std.dim,
         aten.prod.dim_int,
     }
 )
@@ -82,16 +84,7 @@ class Masked(Interpreter):
         return _scatter(node.target(**values), self._removal.kept(node))
 
     def _gathered(self, node: Node) -> Tensor:
-        stays = self._stays(node) if node.op == "get_attr" else self._removal.kept(node)
-        return gather(self.env[node], stays)
-
-    def _stays(self, parameter: Node) -> list[Tensor]:
-        tensor = self.env[parameter]
-        stays = [torch.ones(size, dtype=torch.bool) for size in tensor.shape]
-        for axis in self._analysis.axes:
-            if axis.name == str(parameter.target):
-                stays[axis.axis] = ~self._removal.goes(axis.labels)
-        return stays
+        return gather(self.env[node], self._removal.kept(node))
 
 
 def masked_output(

@@ -23,10 +23,10 @@ _WEIGHTED: tuple[type[views.Weighted], ...] = (
 def layer(flow: Flow, node: Node) -> Labels:
     """A layer consumes channels on one weight axis and produces on the other."""
     view = next(v for kind in _WEIGHTED if (v := kind.of(node)))
+    if isinstance(view, views.Linear):
+        return _linear(flow, node, view)
     if flow.parameter(view.weight) is None:
         return pin_inputs(flow, node, f"{describe(node)} computes its weight")
-    if isinstance(view, views.Linear):
-        return linear(flow, node, view)
     incoming = flow.line(node, view.input, 1)
     groups = int(arguments(node)["groups"])
     if groups > 1:
@@ -38,13 +38,17 @@ def layer(flow: Flow, node: Node) -> Labels:
     return spread(outgoing, 1, flow.shape(node))
 
 
-def linear(flow: Flow, node: Node, view: views.Linear) -> Labels:
+def _linear(flow: Flow, node: Node, view: views.Linear) -> Labels:
     """A linear layer mixes the last axis; channels on another axis pass."""
+    if (found := flow.rows(view.weight)) is None:
+        return pin_inputs(flow, node, f"{describe(node)} computes its weight")
+    weight, rows = found
     if (passing := passing_by(flow, view.input)) is not None:
-        return apart(flow, node, view.weight, view.output_axis, passing)
+        return apart(flow, node, weight, 0, passing)
     incoming = flow.line(node, view.input, -1)
-    flow.consume(view.weight, 1, incoming)
-    outgoing = flow.produce(view.weight, 0)
+    weight = view.weight if rows == slice(None) else weight  # with its grids, if it has any
+    flow.consume(weight, 1, incoming)
+    outgoing = flow.produce(weight, 0)[rows]
     flow.attach(node, view.bias, 0, outgoing)
     return spread(outgoing, -1, flow.shape(node))
 

@@ -111,7 +111,8 @@ def expand(flow: Flow, node: Node) -> Labels:
     labels, shape = flow.of(node.all_input_nodes[0]), flow.shape(node)
     old = (1,) * (len(shape) - labels.dim()) + tuple(labels.shape)
     grown = [a for a, size in enumerate(shape) if size != old[a]]
-    if len(grown) == 1 and bool((collapse(labels)[0] == NONE).all()):
+    if len(grown) == 1 and not varying_axes(labels):
+        flow.decline(node, labels, f"{describe(node)} repeats its only channel")
         return spread(flow.imagine(shape[grown[0]]), grown[0], shape)
     return labels.reshape(old).expand(shape)
 

@@ -206,10 +206,7 @@ def best_along(flow: Flow, node: Node) -> Labels:
     if dim % labels.dim() in axes:
         return pin_inputs(flow, node, f"{describe(node)} numbers channels")
     picked = labels.narrow(dim, 0, 1)
-    if not given.get("keepdim", True):
-        return picked.squeeze(dim)
-    return picked.expand(*(given.get("k", labels.shape[a]) if a == dim % labels.dim() else -1
-                           for a in range(labels.dim())))
+    return picked if given.get("keepdim", True) else picked.squeeze(dim)
 
 
 def windows_with_places(flow: Flow, node: Node) -> Labels:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import networkx as nx
 import numpy as np
@@ -131,11 +131,9 @@ def analyze_channels(
                     flow.atoms.pin(labels, "it reaches the output of the graph")
         elif node.op == "placeholder":
             flow.values[node] = nothing(flow.shape(node))
-        elif node.op == "call_function" and flow.is_tensor(node):
-            if flow.matrix(node) is None:  # else it is read through by the layer it is for
+        elif node.op == "call_function" and not flow.waits(node):
+            if flow.is_tensor(node) or not is_shape_arithmetic(node):
                 flow.visit(node)
-        elif node.op == "call_function" and not is_shape_arithmetic(node):
-            flow.visit_several(node)
     return _summary(flow)
 
 
@@ -148,18 +146,25 @@ def _summary(flow: Flow) -> ChannelAnalysis:
     for name, labels in flow.free.items():
         axes += _axes_of_free(name, flow.atoms.find(labels))
     ids = _group_ids(flow)
-    slices = _connected([piece for axis in axes for piece in _runs(axis, ids)], axes)
+    slices = [piece for axis in axes for piece in _runs(axis, ids)]
     pieces, atoms = _incidence(axes, slices)
     graph: nx.Graph[ChannelSlice] = nx.Graph()
     graph.add_nodes_from(slices)
     graph.add_edges_from((slices[a], slices[b]) for a, b in _edges(pieces, atoms))
+    produced = {(axis.name, axis.axis) for axis in axes if axis.produces}
+    groups: list[Group] = []
+    for group in _groups(graph, slices, pieces, atoms, flow.atoms.pins()):
+        if group.prunable or any((s.name, s.axis) in produced for s in group.slices):
+            groups.append(replace(group, index=len(groups)))
+        else:  # elements of parameters that turned out to be no channels
+            graph.remove_nodes_from(group.slices)
     return ChannelAnalysis(
         flow.atoms,
         {node: flow.atoms.find(labels) for node, labels in flow.values.items()},
         tuple(axes),
         frozenset(flow.free),
         graph,
-        tuple(_groups(graph, slices, pieces, atoms, flow.atoms.pins())),
+        tuple(groups),
         flow.declined,
     )
 

@@ -113,14 +113,6 @@ class Flow:
         found = rule(self, node) if rule is not None else pin_inputs(self, node)
         self.values[node] = compact(self.atoms.find(found))
 
-    def visit_several(self, node: Node) -> None:
-        """As `visit`, for a call of several results that have the same channels."""
-        rule = self.rules.get(node.target)
-        if rule is None:
-            pin_inputs(self, node)
-        else:
-            self.values[node] = compact(self.atoms.find(rule(self, node)))
-
     def line(self, node: Node, value: Node, axis: int) -> Labels:
         """The channels of `value` along the axis that the operator `node` works on: int64[size].
 
@@ -211,6 +203,24 @@ class Flow:
         else:
             theirs = self.line(node, part, axis)
             self.atoms.unite(theirs, labels, f"{describe(node)} computes one of its parameters")
+
+    def rows(self, node: Node) -> tuple[Node, slice] | None:
+        """A parameter and which of its rows are the value of `node`, all of them mostly."""
+        if (source := self.parameter(node)) is not None:
+            return source, slice(None)
+        if node.target is not aten.slice.Tensor:
+            return None
+        given = arguments(node)
+        start, end = given["start"], given["end"]
+        source = self.parameter(given["self"])
+        plain = isinstance(start, int) and isinstance(end, int) and given["step"] == 1
+        if source is None or not plain or given["dim"] != 0:
+            return None
+        return source, slice(start, end)
+
+    def waits(self, node: Node) -> bool:
+        """Whether a value is a parameter, more or less, which layers look through."""
+        return self.matrix(node) is not None or self.rows(node) is not None
 
     def matrix(self, node: Node) -> tuple[Node, list[int]] | None:
         """A parameter whose axes may be permuted, and which of its axes each axis of `node` is."""

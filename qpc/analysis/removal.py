@@ -33,7 +33,7 @@ class Removal:
     def run(self) -> None:
         """Slice parameters, update arguments, and infer all shapes anew."""
         for node in self.gm.graph.nodes:
-            if node.op == "call_function" and node in self.analysis.values:
+            if node in self.analysis.values or _slices_a_parameter(node):
                 _UPDATES.get(node.target, _leave)(self, node)
         self._slice_tensors()
         for node in self.gm.graph.nodes:
@@ -49,6 +49,8 @@ class Removal:
 
     def kept(self, node: Node) -> list[Tensor]:
         """For each axis of a value which indices stay: bool[size]."""
+        if node.op == "get_attr" and node not in self._kept:
+            self._kept[node] = self._kept_of_parameter(node)
         if node not in self._kept:
             gone = self.goes(self.analysis.values[node])
             self._kept[node] = [~_whole_slices(gone, axis) for axis in range(gone.dim())]
@@ -62,6 +64,14 @@ class Removal:
                     node=node,
                 )
         return self._kept[node]
+
+    def _kept_of_parameter(self, node: Node) -> list[Tensor]:
+        tensor = attribute(self.gm, str(node.target))
+        kept = [torch.ones(size, dtype=torch.bool) for size in tensor.shape]
+        for axis in self.analysis.axes:
+            if attribute(self.gm, axis.name) is tensor:
+                kept[axis.axis] = ~self.goes(axis.labels)
+        return kept
 
     def counts(self, node: Node) -> list[int]:
         """The sizes of a value at batch size 1 after removal."""
@@ -87,6 +97,10 @@ class Removal:
                 fresh = nn.Parameter(value, requires_grad=old.requires_grad)
             for alias in tied.get(id(old), [name]):
                 editor.set_tensor(alias, fresh)
+
+
+def _slices_a_parameter(node: Node) -> bool:
+    return node.target is aten.slice.Tensor and node.all_input_nodes[0].op == "get_attr"
 
 
 def _tied_names(gm: GraphModule) -> dict[int, list[str]]:

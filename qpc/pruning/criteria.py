@@ -177,7 +177,7 @@ def aggregated(units: list[int], labels: Labels, scores: Tensor, how: Aggregatio
             first.setdefault(place, score)
         result = torch.tensor([first.get(place, 0.0) for place in range(len(units))]).double()
     elif how == "max":
-        result = torch.full_like(count, -math.inf).index_reduce_(0, places, scores, "amax")
+        result = torch.full_like(count, -math.inf).scatter_reduce_(0, places, scores, "amax")
     else:
         result = torch.zeros_like(count).index_add_(0, places, scores)
         result = result / count if how == "mean" else result

@@ -498,7 +498,7 @@ def shuffle_unit_with_groups() -> Built:
         return m.z(torch.relu(y + m.q(m.d(u))))
 
     return images(
-        forward, p=conv(8, 4, 1, groups=2), d=conv(4, 4, groups=4), q=conv(4, 8, 1, groups=2)
+        forward, p=conv(8, 12, 1, groups=2), d=conv(12, 12, groups=12), q=conv(12, 8, 1, groups=2)
     )
 
 
@@ -1199,7 +1199,7 @@ def maximum_and_division() -> Built:
 @cases({
     "mean": lambda y: y.mean(1, keepdim=True), "sum": lambda y: y.sum(1, keepdim=True), "amax": lambda y: y.amax(1, keepdim=True),
     "amin": lambda y: y.amin(1, keepdim=True), "logsumexp": lambda y: y.logsumexp(1, keepdim=True), "norm": lambda y: y.norm(dim=1, keepdim=True),
-    "std": lambda y: y.std(1, keepdim=True),
+    "std": lambda y: y.std(1, correction=0, keepdim=True),
 })  # fmt: skip
 def reduced_over_channels_by(function: Callable[[Tensor], Tensor]) -> Built:
     return images(lambda m, x: m.z(function(m.a(x))), z=conv(1, 2))
@@ -1467,7 +1467,7 @@ def with_causal_mask(m: Any, x: Tensor) -> Any:
 def with_masked_scores(m: Any, x: Tensor) -> Any:
     y = m.a(x)
     q, k, v = (heads_of(part(y), 2) for part in (m.q, m.k, m.v))
-    scores = (q @ k.transpose(-2, -1)).masked_fill(torch.ones(6, 6).triu(1).bool(), float("-inf"))
+    scores = (q @ k.transpose(-2, -1)).masked_fill(m.future, float("-inf"))
     return m.z(y + m.o(merged(scores.softmax(-1) @ v)))
 
 
@@ -1535,6 +1535,7 @@ def _attention(function: Callable[..., Any]) -> Built:
         temperature=weight(2, 1, 1),
         cos=torch.randn(6, 4),
         sin=torch.randn(6, 4),
+        future=torch.ones(6, 6).triu(1).bool(),
         talk=nn.Linear(2, 2),
     )
 
@@ -2044,6 +2045,16 @@ def not_understood(function: Callable[[Tensor], Tensor]) -> Built:
 @case
 def cumulative_sum_over_space() -> Built:
     return images(lambda m, x: m.z(m.a(x).cumsum(2)))
+
+
+@case
+def largest_with_its_place() -> Built:
+    return images(lambda m, x: m.z(m.a(x).max(3, keepdim=True).values + m.a(x).sort(2).values))
+
+
+@case
+def largest_of_windows_with_places() -> Built:
+    return images(lambda m, x: m.z(F.max_pool2d(m.a(x), 2, return_indices=True)[0]))
 
 
 @case

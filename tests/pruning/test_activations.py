@@ -29,7 +29,7 @@ def scores(criterion: Criterion, gm: GraphModule, group: int = 0) -> list[float]
 
 
 def image(*channels: list[list[float]]) -> Tensor:
-    return torch.tensor([channels])
+    return torch.tensor([channels], dtype=torch.float32)
 
 
 FIRST = image([[1, -1], [2, 0]], [[-1, -1], [-1, 4]])

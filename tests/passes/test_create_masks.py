@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from qpc.analysis.channels import ChannelAnalysis, Group
+from qpc.analysis.cost import cost
+from qpc.base import PassContext
+from qpc.errors import PassError
+from qpc.facts import CORE_FORM
+from qpc.masks import MASKED, MASKS_PROPAGATED, masks
+from qpc.passes import CreateMasks, PropagateMasks, RemoveChannels
+from qpc.pipeline import Pipeline
+from qpc.pruning.allocation import Counts, Global, Uniform
+from qpc.pruning.criteria import Criterion
+from qpc.pruning.magnitude import L1, BatchNormScale
+from qpc.pruning.weight_layers import Scope
+from qpc.testing import check_pass, traced
+from tests.pruning_oracle import masked_output
+
+X = torch.randn(2, 3, 6, 6)
+PINNED = "2: 2 of 2 units must stay: it reaches the output of the graph"
+
+
+def convs() -> GraphModule:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([2.0, 1, 4, 3])[:, None, None, None])
+    return traced(model, X)
+
+
+def marked(gm: GraphModule) -> dict[tuple[str, int], list[bool]]:
+    return {(name, axis): mask.tolist() for name, axis, mask in masks(gm)}
+
+
+def run(pass_: CreateMasks, gm: GraphModule | None = None) -> tuple[GraphModule, PassContext]:
+    ctx = PassContext()
+    return Pipeline((pass_,)).run(gm if gm is not None else convs(), ctx), ctx
+
+
+def test_the_channels_of_lowest_score_are_masked_where_they_are_made() -> None:
+    graph = """
+        graph:
+          %input_1: f32[N, 3, 6, 6] = input
+          %conv2d: f32[N, 4, 6, 6] = aten.conv2d(%input_1, @0.weight, @0.bias)  # 0
+          %relu: f32[N, 4, 6, 6] = aten.relu(%conv2d)  # 1
+          %conv2d_1: f32[N, 2, 6, 6] = aten.conv2d(%relu, @2.weight, @2.bias)  # 2
+          return %conv2d_1
+    """
+    result = check_pass(
+        CreateMasks(L1(), Uniform(0.5)),
+        convs(),
+        X,
+        before=graph,
+        after=graph,
+        exact=True,
+        declines=[PINNED],
+    )
+    assert marked(result) == {
+        ("0.weight", 0): [True, True, False, False],
+        ("2.weight", 0): [False, False],
+    }
+
+
+def test_the_report_says_how_many_and_where() -> None:
+    _, ctx = run(CreateMasks(L1(), Uniform(0.5)))
+    assert ctx.reports[0].summary == "2 of 6 units of channels masked in 1 groups"
+    _, ctx = run(CreateMasks(L1(), Uniform(0.5, of="macs")))
+    assert ctx.reports[0].summary == (
+        "2 of 6 units of channels masked in 1 groups; 50.0% of the macs go"
+    )
+
+
+def test_masks_from_before_are_replaced() -> None:
+    gm, _ = run(CreateMasks(L1(), Uniform(0.75)))
+    again, _ = run(CreateMasks(L1(), Uniform(0.25)), gm)
+    assert marked(again)["0.weight", 0] == [False, True, False, False]
+
+
+def test_masked_channels_go_all_the_way() -> None:
+    gm = convs()
+    pipeline = Pipeline((CreateMasks(L1(), Uniform(0.5)), PropagateMasks(), RemoveChannels()))
+    pruned = pipeline.run(gm)
+    assert pruned.get_parameter("0.weight").flatten(1)[:, 0].tolist() == [4, 3]
+    assert cost(pruned).macs == cost(gm).macs / 2
+
+
+def test_nothing_to_remove_is_known_to_be_nothing() -> None:
+    gm = convs()
+    pipeline = Pipeline((CreateMasks(L1(), Uniform(0.0)), PropagateMasks(), RemoveChannels()))
+    ctx = PassContext()
+    pruned = pipeline.run(gm, ctx)
+    assert cost(pruned) == cost(gm)
+    assert marked(pruned) == {}
+    assert ctx.reports[0].summary == "0 of 6 units of channels masked in 0 groups"
+
+
+def test_layers_out_of_scope_are_left_and_named() -> None:
+    allocation = Uniform(0.5, skip=(Scope(module="0"),))
+    result = check_pass(
+        CreateMasks(L1(), allocation),
+        convs(),
+        X,
+        declines=[PINNED, "0: out of scope"],
+    )
+    assert not any(any(mask) for mask in marked(result).values())
+
+
+def test_channels_that_the_criterion_cannot_judge_stay() -> None:
+    layers = [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1), nn.Conv2d(6, 2, 1)]
+    result = check_pass(
+        CreateMasks(BatchNormScale(), Uniform(0.5)),
+        traced(nn.Sequential(*layers), X),
+        X,
+        declines=[
+            "2: the criterion cannot judge 6 units",
+            "3: 2 of 2 units must stay: it reaches the output of the graph",
+        ],
+    )
+    assert {key: sum(mask) for key, mask in marked(result).items()} == {
+        ("0.weight", 0): 2,
+        ("2.weight", 0): 0,
+        ("3.weight", 0): 0,
+    }
+
+
+def test_an_amount_that_cannot_be_reached_is_reported() -> None:
+    check_pass(
+        CreateMasks(L1(), Uniform(0.9, of="macs")),
+        convs(),
+        X,
+        declines=[
+            PINNED,
+            "the model: 75.0% of its macs go, not 90.0%: no nearer with what may go in whole units",
+        ],
+    )
+
+
+def test_units_that_no_layer_makes_are_masked_where_they_are_read() -> None:
+    class Padded(nn.Module):
+        """Two channels of zeros join those of the input."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(5, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.conv(nn.functional.pad(x, (0, 0, 0, 0, 0, 2)))
+            return y
+
+    @dataclass(frozen=True)
+    class Same(Criterion):
+        def scores(self, gm: GraphModule, analysis: ChannelAnalysis, group: Group) -> Tensor:
+            return torch.zeros(len(group.prunable))
+
+    gm, _ = run(CreateMasks(Same(), Uniform(0.5)), traced(Padded(), X))
+    assert marked(gm)["conv.weight", 1] == [False, False, False, True, False]
+
+
+class SelfAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.attention(x, x, x, need_weights=False)[0])
+        return y
+
+
+def test_heads_are_masked_whole_where_they_are_asked_for() -> None:
+    x = torch.randn(2, 5, 8)
+    gm, _ = run(
+        CreateMasks(L1(), Uniform(0.5, only=Scope(pattern="attention*")), heads=("*attention",)),
+        traced(SelfAttention(), x),
+    )
+    projection = torch.tensor(marked(gm)["attention.in_proj_weight", 0]).reshape(3, 4, 2)
+    assert torch.equal(projection[..., 0], projection[..., 1])
+    assert projection[0, :, 0].sum() == 2
+
+
+def test_the_pruned_graph_is_the_masked_one_without_the_zeros() -> None:
+    x = torch.randn(1, 3, 6, 6)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)]
+    gm = traced(nn.Sequential(*layers), x)
+    both = Pipeline((CreateMasks(L1(), Global(0.5)), PropagateMasks()))
+    ready = both.run(gm)
+    from qpc.analysis.channels import analyze_channels
+    from qpc.masks import masked_atoms
+
+    analysis = analyze_channels(ready)
+    expected = masked_output(ready, analysis, masked_atoms(ready, analysis), [x])
+    pruned = Pipeline(
+        (RemoveChannels(),), assume=frozenset({CORE_FORM, MASKED, MASKS_PROPAGATED})
+    ).run(ready)
+    assert torch.allclose(pruned(x), expected, atol=1e-6)
+
+
+def test_a_graph_without_layers_has_nothing_to_prune() -> None:
+    with pytest.raises(PassError, match="the graph has no channels to prune: no layer makes any"):
+        run(CreateMasks(L1(), Uniform(0.5)), traced(nn.ReLU(), X))
+
+
+def test_a_criterion_that_judges_nothing_is_an_error() -> None:
+    with pytest.raises(PassError, match=r"BatchNormScale\(.*\) can judge no channel of this graph"):
+        run(CreateMasks(BatchNormScale(), Uniform(0.5)))
+
+
+def test_explicit_counts_are_kept() -> None:
+    gm, _ = run(CreateMasks(L1(), Counts(channels={"0": 1})))
+    assert marked(gm)["0.weight", 0] == [True, True, False, True]
