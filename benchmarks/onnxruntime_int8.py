@@ -9,8 +9,10 @@ outputs are float32 numpy arrays for both.
 
 Each round times a block of calls of one and then of the other, the order changing from round to
 round. The ratio is taken within a round, so that a clock that moves, or other programs that want
-the cores, meet both alike. "CPU share" says how much of the cores' time the benchmark got: far
-below 1, only the fastest calls mean something.
+the cores, meet both alike. "CPU share" says how much of the cores' time the benchmark got. Where
+that is little, the processor times and the fastest calls of one thread still mean something, but
+nothing of several threads does: they wait for each other, and how much a thread that waits actively
+loses to other programs is no property of the network. The table then says so.
 """
 
 from __future__ import annotations
@@ -286,9 +288,18 @@ def table(result: Result) -> str:
             f"CPU share {result.cpu_share:.2f}, load {result.load:.1f}; "
             f"outputs agree to {result.agreement_db:.1f} dB",
             f"ONNX Runtime runs {kernels}",
+            *([_doubt(result.threads)] if result.cpu_share < _ENOUGH else []),
             "",
         ]
     )
+
+
+_ENOUGH = 0.8  # of the cores' time, for the wall-clock times to be believed
+
+
+def _doubt(threads: int) -> str:
+    rest = "fastest calls and CPU time only" if threads == 1 else "none of these figures"
+    return f"WARNING: other programs had the cores; believe {rest}"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def test_the_code_of_the_readme_runs_and_prints_what_it_says(
 ) -> None:
     pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
     monkeypatch.chdir(tmp_path)
-    assert run_page(README) == 4
+    assert run_page(README) == 5
     assert [path.name for path in tmp_path.iterdir()] == ["fashion-int8"]
 
 

@@ -15,10 +15,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.analysis.atoms import (
-    NONE,
     Labels,
     along,
-    collapse,
     compact,
     distinct,
     nothing,
@@ -29,7 +27,7 @@ from qpc.analysis.atoms import (
 from qpc.analysis.flow import LARGEST_FREE, Flow, describe, pin_inputs
 from qpc.meta import attribute
 from qpc.ops import views
-from qpc.ops.views import arguments, aten, qpc_ops
+from qpc.ops.views import arguments, aten
 
 
 def move(flow: Flow, node: Node) -> Labels:
@@ -39,8 +37,8 @@ def move(flow: Flow, node: Node) -> Labels:
 
 def _run(flow: Flow, node: Node, labels: Any) -> Labels:
     values = {n: labels(n) if flow.is_tensor(n) else flow.size(n) for n in node.all_input_nodes}
-    args = map_arg(node.args, values.__getitem__)
-    kwargs = map_arg(node.kwargs, values.__getitem__)
+    known: Any = values.__getitem__
+    args, kwargs = map_arg(node.args, known), map_arg(node.kwargs, known)
     return compact(node.target(*args, **kwargs))  # type: ignore[operator]
 
 

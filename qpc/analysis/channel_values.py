@@ -23,7 +23,7 @@ from qpc.ops.views import arguments
 
 def elementwise(flow: Flow, node: Node) -> Labels:
     """Channels at equal places go together."""
-    sources = [n for n in node.all_input_nodes if flow.is_tensor(n)]
+    sources: list[Node | Labels] = [n for n in node.all_input_nodes if flow.is_tensor(n)]
     return join(flow, node, sources, torch.Size(flow.shape(node)))
 
 

@@ -109,7 +109,7 @@ class Allocation(ABC):
         ]
 
     def _limited(self, scored: ScoredGroup, removed: int) -> int:
-        """The nearest smaller number of units that may go."""
+        """The greatest number of units up to `removed` that may go."""
         step = self.multiple // math.gcd(self.multiple, scored.width)
         least = max(1, -(-self.minimum // scored.width), scored.units - len(scored.order))
         kept = max(scored.units - max(removed, 0), least)
@@ -277,9 +277,13 @@ _PRECISION = 1e-7  # of a share: finer than one unit of the largest models
 
 
 def _lowest(groups: Sequence[ScoredGroup], share: float) -> list[int]:
-    """How many units of each group are among the lowest of all, counting those gone before."""
+    """How many units of each group are among the lowest of all, counting those gone before.
+
+    The share is of the units of groups that can lose any.
+    """
     gone = [scored.gone for scored in groups]
-    number = round(share * sum(scored.original for scored in groups)) - sum(gone)
+    total = sum(scored.original for scored in groups if scored.order or scored.gone)
+    number = round(share * total) - sum(gone)
     scores = np.concatenate([np.asarray(scored.scores) for scored in groups] or [np.empty(0)])
     owner = np.repeat(np.arange(len(groups)), [len(scored.scores) for scored in groups])
     lowest = owner[np.argsort(scores, kind="stable")[: max(number, 0)]]

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qpc.analysis.channels import ChannelAnalysis, Group
 from qpc.batches import Batch, inputs_of
+from qpc.errors import PassError
 from qpc.meta import attribute
 from qpc.pruning.criteria import Criterion, Measured, OfWeights, require_batches, rows
 
@@ -46,9 +47,7 @@ class GradientCriterion(OfWeights):
 
     def prepared(self, gm: GraphModule, analysis: ChannelAnalysis) -> Criterion:
         axes = [
-            axis
-            for axis in self.axes(analysis)
-            if attribute(gm, axis.name).is_floating_point()
+            axis for axis in self.axes(analysis) if attribute(gm, axis.name).is_floating_point()
         ]
         weights = {axis.name: _leaf(gm, axis.name) for axis in axes}
         sums = [torch.zeros(len(axis.labels), dtype=torch.float64) for axis in axes]
@@ -118,7 +117,13 @@ class HessianDiagonal(GradientCriterion):
             signs = [_signs(value, generator) for value in values]
             terms = [(g * z).sum() for g, z in zip(gradients, signs, strict=True)]
             slope = torch.stack(terms).sum()
-            products = _gradients(slope, values, retain_graph=True)
+            try:
+                products = _gradients(slope, values, retain_graph=True)
+            except RuntimeError as e:
+                raise PassError(
+                    f"the second derivative of the loss cannot be computed: {e}",
+                    fix="use Taylor, which needs the first one only",
+                ) from e
             for diagonal, sign, product in zip(diagonals, signs, products, strict=True):
                 diagonal += sign * product / self.probes
         return {

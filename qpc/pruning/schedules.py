@@ -89,7 +89,10 @@ class Cubic(Schedule):
 
 
 FineTune = Callable[[GraphModule, Step], GraphModule | None]
-"""Trains the graph after a step, in place or into the graph that it returns."""
+"""Trains the graph after a step, in place or into the graph that it returns.
+
+What it leaves must stand for inference: end with `qpc.set_training(gm, mode=False)`.
+"""
 
 
 def prune_iteratively(

@@ -79,6 +79,29 @@ def test_an_einsum_without_a_result_sums_over_letters_that_come_twice() -> None:
     assert cost(gm).macs == 5 * 5 * 7
 
 
+class Transposed(nn.Module):
+    """A layer written as a product with a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weight = nn.Linear(3, 4), nn.Parameter(torch.randn(6, 4))
+        self.last = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.first(x) @ self.weight.transpose(0, 1))
+        return y
+
+
+def test_a_product_with_a_parameter_is_seen_through_a_permutation() -> None:
+    gm = traced(Transposed(), torch.randn(2, 3))
+    row = cost(gm).layers[1]
+    assert (row.layer, row.parameters, row.macs) == ("weight", 24, 24)
+    analysis = analyze_channels(gm)
+    first = analysis.groups[0].prunable[:2]
+    after = CostModel(gm, analysis).after(unit.atom for unit in first)
+    assert [row.macs for row in after.layers] == [2 * 3, 6 * 2, 2 * 6]
+
+
 def test_attention_multiplies_queries_with_keys_and_weights_with_values() -> None:
     q, k, v = (torch.randn(2, 4, n, 8) for n in (5, 9, 9))
     found = only(Call(F.scaled_dot_product_attention), q, k, v)

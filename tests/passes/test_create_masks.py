@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, Group
+from qpc.analysis.channels import ChannelAnalysis, Group, analyze_channels
 from qpc.analysis.cost import cost
 from qpc.base import PassContext
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM
-from qpc.masks import MASKED, MASKS_PROPAGATED, masks
+from qpc.masks import MASKED, MASKS_PROPAGATED, masked_atoms, masks
 from qpc.passes import CreateMasks, PropagateMasks, RemoveChannels
 from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Counts, Global, Uniform
@@ -29,7 +29,7 @@ PINNED = "2: 2 of 2 units must stay: it reaches the output of the graph"
 def convs() -> GraphModule:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
     with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([2.0, 1, 4, 3])[:, None, None, None])
+        model[0].get_parameter("weight").copy_(torch.tensor([2.0, 1, 4, 3])[:, None, None, None])
     return traced(model, X)
 
 
@@ -140,25 +140,27 @@ def test_an_amount_that_cannot_be_reached_is_reported() -> None:
     )
 
 
-def test_units_that_no_layer_makes_are_masked_where_they_are_read() -> None:
-    class Padded(nn.Module):
-        """Two channels of zeros join those of the input."""
+def test_units_that_no_layer_makes_are_masked_on_the_first_axis_that_has_them() -> None:
+    class WithConstants(nn.Module):
+        """Two learned constant channels join those of the input."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.conv = nn.Conv2d(5, 2, 1)
+            self.constants, self.conv = nn.Parameter(torch.randn(1, 2, 1, 1)), nn.Conv2d(5, 2, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.conv(nn.functional.pad(x, (0, 0, 0, 0, 0, 2)))
+            both = torch.cat([x, self.constants.expand(x.shape[0], -1, 6, 6)], 1)
+            y: Tensor = self.conv(both)
             return y
 
-    @dataclass(frozen=True)
-    class Same(Criterion):
-        def scores(self, gm: GraphModule, analysis: ChannelAnalysis, group: Group) -> Tensor:
-            return torch.zeros(len(group.prunable))
+    gm, _ = run(CreateMasks(Same(), Uniform(0.5)), traced(WithConstants(), X))
+    assert marked(gm) == {("constants", 1): [True, False], ("conv.weight", 0): [False, False]}
 
-    gm, _ = run(CreateMasks(Same(), Uniform(0.5)), traced(Padded(), X))
-    assert marked(gm)["conv.weight", 1] == [False, False, False, True, False]
+
+@dataclass(frozen=True)
+class Same(Criterion):
+    def scores(self, gm: GraphModule, analysis: ChannelAnalysis, group: Group) -> Tensor:
+        return torch.zeros(len(group.prunable))
 
 
 class SelfAttention(nn.Module):
@@ -189,9 +191,6 @@ def test_the_pruned_graph_is_the_masked_one_without_the_zeros() -> None:
     gm = traced(nn.Sequential(*layers), x)
     both = Pipeline((CreateMasks(L1(), Global(0.5)), PropagateMasks()))
     ready = both.run(gm)
-    from qpc.analysis.channels import analyze_channels
-    from qpc.masks import masked_atoms
-
     analysis = analyze_channels(ready)
     expected = masked_output(ready, analysis, masked_atoms(ready, analysis), [x])
     pruned = Pipeline(

@@ -18,7 +18,7 @@ def identity_convs() -> GraphModule:
     """Passes its input through a ReLU to a second convolution."""
     model = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 3, 1))
     with torch.no_grad():
-        model[0].weight.copy_(torch.eye(2)[:, :, None, None])
+        model[0].get_parameter("weight").copy_(torch.eye(2)[:, :, None, None])
     return traced(model, torch.randn(2, 2, 2, 2))
 
 
@@ -64,7 +64,7 @@ def test_hrank_cannot_judge_values_that_are_no_feature_maps() -> None:
 def test_all_places_of_a_flattened_channel_count() -> None:
     model = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False), nn.Flatten(), nn.Linear(8, 3))
     with torch.no_grad():
-        model[0].weight.copy_(torch.eye(2)[:, :, None, None])
+        model[0].get_parameter("weight").copy_(torch.eye(2)[:, :, None, None])
     gm = traced(model, FIRST)
     assert scores(MeanActivation(batches=[FIRST]), gm) == [4 / 4, 7 / 4]
     assert scores(MeanActivation(batches=[FIRST], aggregate="max"), gm) == [2, 4]
@@ -77,7 +77,8 @@ def test_the_operands_of_products_are_measured_too() -> None:
             self.query, self.key = nn.Linear(2, 3, bias=False), nn.Linear(2, 3, bias=False)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.query(x) @ self.key(x).transpose(1, 2)
+            y: Tensor = self.query(x) @ self.key(x).transpose(1, 2)
+            return y
 
     x = torch.randn(2, 4, 2)
     gm = traced(Product(), x)

@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from qpc.analysis.channels import analyze_channels
-from qpc.errors import CalibrationError
+from qpc.errors import CalibrationError, PassError
 from qpc.hashing import fingerprint
 from qpc.pruning.criteria import Criterion
 from qpc.pruning.gradients import HessianDiagonal, Taylor
@@ -44,7 +44,7 @@ def total(output: Tensor, batch: object) -> Tensor:
 @torch.no_grad()
 def test_taylor_is_the_squared_change_of_a_loss_that_is_linear_in_the_weights() -> None:
     gm, batches = small(), [torch.randn(4, 2), torch.randn(4, 2)]
-    full = dict(gm.named_parameters())
+    full: dict[str, Tensor] = dict(gm.named_parameters())
     expected = []
     for channel in range(3):
         less = without(gm, "0.weight", channel)
@@ -142,6 +142,13 @@ def test_labels_of_a_batch_reach_the_loss_and_the_graph_is_left_alone() -> None:
 def test_a_loss_that_no_weight_changes_gives_zero(kind: Any) -> None:
     constant = kind(batches=[torch.randn(4, 2)], loss=lambda out, b: torch.tensor(1.0))
     assert scores(constant, small()).tolist() == [0, 0, 0]
+
+
+def test_an_operator_without_second_derivative_is_an_error() -> None:
+    x = torch.randn(2, 2)
+    gm = traced(nn.Sequential(nn.Linear(2, 3), nn.Hardsigmoid(), nn.Linear(3, 2)), x)
+    with pytest.raises(PassError, match="the second derivative of the loss cannot be"):
+        scores(HessianDiagonal(batches=[x], loss=squares), gm)
 
 
 def test_no_batches_are_an_error() -> None:

@@ -19,7 +19,7 @@ X = torch.randn(2, 2)
 def two_layers(weight: Tensor = W) -> GraphModule:
     model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
     with torch.no_grad():
-        model[0].weight.copy_(weight)
+        model[0].get_parameter("weight").copy_(weight)
     return traced(model, X)
 
 

@@ -41,7 +41,7 @@ def test_units_are_in_the_order_in_which_they_go() -> None:
     first = scored(gm, 3.0, 1.0, 2.0, 1.0)[0]
     atoms = [unit.atom for unit in first.group.units]
     assert first.order == (atoms[1], atoms[3], atoms[2], atoms[0])
-    assert first.scores == (1, 1, 2, 3)
+    assert list(first.scores) == [1, 1, 2, 3]
     assert (first.units, first.original, first.width, first.unknown, first.gone) == (4, 4, 1, 0, 0)
 
 

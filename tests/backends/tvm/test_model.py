@@ -114,10 +114,11 @@ def test_the_callers_thread_keeps_its_cores() -> None:
 
 def test_a_model_starts_no_more_threads_than_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)))
+    gc.collect()  # models of earlier tests take their threads with them, in their own time
     before = _threads_of_the_process()
     compiled, _ = _network(threads=2)
     compiled(torch.zeros(1, 3, 12, 12))
-    assert _threads_of_the_process() == before + 2  # one that calls TVM, and one worker of TVM
+    assert _threads_of_the_process() <= before + 2  # one that calls TVM, and one worker of TVM
 
 
 def _threads_of_the_process() -> int:

@@ -1,0 +1,84 @@
+"""Channel masks are plain data that travels with the graph."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qpc
+from qpc.analysis.channels import analyze_channels
+from qpc.masks import (
+    MASKED,
+    clear_masks,
+    mask_units,
+    masked_atoms,
+    masks,
+    set_mask,
+    spared_units,
+)
+
+
+class Pair(nn.Module):
+    """Two convolutions whose values are added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.c(self.a(x) + self.b(x))
+        return y
+
+
+def pair() -> torch.fx.GraphModule:
+    return qpc.trace(Pair(), torch.randn(1, 3, 4, 4))
+
+
+def marked(*channels: int, size: int = 4) -> Tensor:
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[list(channels)] = True
+    return mask
+
+
+def test_a_mask_is_found_again_also_in_a_copy() -> None:
+    gm = pair()
+    set_mask(gm, "a.weight", 0, marked(1))
+    for graph in (gm, copy.deepcopy(gm)):
+        ((name, axis, mask),) = masks(graph)
+        assert (name, axis, mask.tolist()) == ("a.weight", 0, [False, True, False, False])
+    clear_masks(gm)
+    assert MASKED.check(gm) == "there is no channel mask"
+
+
+def test_a_mask_that_does_not_fit_is_refused() -> None:
+    message = (
+        r"the mask of 'a.weight' along axis 0 must be bool\[4\], got torch.int64 of shape \(4,\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        set_mask(pair(), "a.weight", 0, torch.ones(4, dtype=torch.int64))
+
+
+def test_a_masked_channel_marks_its_unit_on_every_axis() -> None:
+    gm = pair()
+    analysis = analyze_channels(gm)
+    set_mask(gm, "b.weight", 0, marked(2))
+    mask_units(gm, analysis, masked_atoms(gm, analysis))
+    found = {(name, axis): mask.nonzero().flatten().tolist() for name, axis, mask in masks(gm)}
+    assert found == {
+        ("a.weight", 0): [2],
+        ("a.bias", 0): [2],
+        ("b.weight", 0): [2],
+        ("b.bias", 0): [2],
+        ("c.weight", 1): [2],
+    }
+
+
+def test_one_unit_is_spared_where_all_would_go() -> None:
+    gm = pair()
+    analysis = analyze_channels(gm)
+    units = {unit.atom for group in analysis.groups for unit in group.prunable}
+    assert spared_units(analysis, units) == [min(units)]
+    assert spared_units(analysis, units - {max(units)}) == []
