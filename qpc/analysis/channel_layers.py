@@ -151,5 +151,3 @@ def prelu(flow: Flow, node: Node) -> Labels:
     if flow.shape(weight) != (1,):
         flow.attach(node, weight, 0, flow.line(node, given["self"], 1))
     return labels
-
-

@@ -133,9 +133,7 @@ def _place(
         _join_one(flow, node, _operand(flow, source, shape), axis, line)
 
 
-def _join_everywhere(
-    flow: Flow, node: Node, operands: list[_Operand], shape: torch.Size
-) -> Labels:
+def _join_everywhere(flow: Flow, node: Node, operands: list[_Operand], shape: torch.Size) -> Labels:
     """Tie element by element: operands without an axis, or with several, as parameters have."""
     result: Labels | None = None
     why = f"{describe(node)} meets a tensor whose size is fixed"

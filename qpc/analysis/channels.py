@@ -131,9 +131,12 @@ def analyze_channels(
                     flow.atoms.pin(labels, "it reaches the output of the graph")
         elif node.op == "placeholder":
             flow.values[node] = nothing(flow.shape(node))
-        elif node.op == "call_function" and not flow.waits(node):
-            if flow.is_tensor(node) or not is_shape_arithmetic(node):
-                flow.visit(node)
+        elif (
+            node.op == "call_function"
+            and not flow.waits(node)
+            and (flow.is_tensor(node) or not is_shape_arithmetic(node))
+        ):
+            flow.visit(node)
     return _summary(flow)
 
 

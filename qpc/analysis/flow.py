@@ -191,7 +191,8 @@ class Flow:
         if known is None:
             self.axes[name, axis] = ParameterAxis(name, axis, labels, produces=False)
         else:
-            self.atoms.unite(known.labels, labels, f"{name} is shared with a place that keeps all channels")
+            why = f"{name} is shared with a place that keeps all channels"
+            self.atoms.unite(known.labels, labels, why)
         self._wrappers_follow(parameter, axis)
 
     def attach(self, node: Node, part: Node | None, axis: int, labels: Labels) -> None:
@@ -313,7 +314,8 @@ class Flow:
                     self.atoms.pin(axis.labels, why)
             if name in self.free:
                 self.atoms.pin(self.free[name], why)
-        while any([self._tie(labels) for labels in (*self.free.values(), *self.values.values())]):
+        everything = (*self.free.values(), *self.values.values())
+        while sum(self._tie(labels) for labels in everything):  # all of them, each round
             pass
         for node, labels in self.values.items():
             self._pin_the_last(labels, node.name)

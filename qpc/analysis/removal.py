@@ -119,7 +119,7 @@ def _whole_slices(gone: Tensor, axis: int) -> Tensor:
     return line.expand(shape[axis])
 
 
-# --- arguments that depend on sizes -----------------------------------------------------------------
+# --- arguments that depend on sizes ---------------------------------------------------------------
 
 
 def _leave(removal: Removal, node: Node) -> None:
