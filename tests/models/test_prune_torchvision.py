@@ -33,9 +33,15 @@ def test_30_percent_of_the_channels_go(name: str, torchvision: ModuleType) -> No
     assert pruned.error <= TOLERANCE
     before, after = (sum(p.numel() for p in g.parameters()) for g in (gm, pruned.gm))
     assert after < 0.9 * before
-    assert {why for g in analysis.groups for u in g.units if (why := u.pinned)} == {
-        "it reaches the output of the graph"
-    }
+    pinned = {why for g in analysis.groups for u in g.units if (why := u.pinned)}
+    if name in SHUFFLED_INTO_ONE:
+        pinned = {why for why in pinned if not why.startswith("nothing else would be left of")}
+    assert pinned == {"it reaches the output of the graph"}
+
+
+SHUFFLED_INTO_ONE = {"shufflenet_v2_x0_5"}
+"""Each shuffle ties its two halves, and the blocks of a stage double the ties: in a narrow stage
+fewer channels than that are left, and the last block's are one unit, which has to stay."""
 
 
 def smallest(gm: GraphModule, analysis: ChannelAnalysis, ratio: float) -> frozenset[int]:

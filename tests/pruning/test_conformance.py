@@ -39,6 +39,10 @@ def test_the_set_has_at_least_150_networks_of_different_names() -> None:
     assert sum(case.quick for case in CASES) >= 150
 
 
+MIXES_SAMPLES = frozenset({"attention_of_torch_sequence_first"})
+"""Axis 0 of its input is the sequence, over which attention runs."""
+
+
 @pytest.mark.parametrize("case", EACH)
 def test_removed_is_as_good_as_masked(case: Case) -> None:
     gm, inputs = traced(case)
@@ -48,7 +52,8 @@ def test_removed_is_as_good_as_masked(case: Case) -> None:
     assert CORE_FORM.check(pruned.gm) is None
     assert wrong_shapes(pruned.gm) == []
     assert (parameters(pruned.gm) < parameters(gm)) == bool(pruned.units)
-    assert not batch_is_dynamic(gm) or same_for_each_sample(pruned.gm, inputs) <= TOLERANCE
+    if batch_is_dynamic(gm) and case.name not in MIXES_SAMPLES:
+        assert same_for_each_sample(pruned.gm, inputs) <= TOLERANCE
 
 
 @pytest.mark.slow
