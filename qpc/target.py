@@ -15,6 +15,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 # How the kernel spells an LLVM feature in /proc/cpuinfo, where the two differ.
 _CPUINFO_FLAGS = {
     "avx512vnni": "avx512_vnni",
+    "avxvnni": "avx_vnni",
     "bmi": "bmi1",
     "lzcnt": "abm",
     "sse3": "pni",
@@ -95,9 +96,11 @@ _WIDE = ("-prefer-256-bit",)  # without it LLVM splits 512-bit vectors for some 
 # Within one architecture, a later target needs more of the CPU and is faster.
 TARGETS: tuple[Target, ...] = (
     Target("x86-64", _X86_64, (), 4, "generic"),
-    Target("x86-64-sse4", _X86_64, _SSE4, 4, "generic"),
-    Target("x86-64-avx2", _X86_64, _AVX2, 8, "generic"),
-    Target("x86-64-avx512", _X86_64, _AVX512, 16, "generic", _WIDE),
+    Target("x86-64-sse4", _X86_64, _SSE4, 4, "sse4.1"),
+    Target("x86-64-avx2", _X86_64, _AVX2, 8, "avx2"),
+    Target("x86-64-avx512", _X86_64, _AVX512, 16, "avx512", _WIDE),
+    Target("x86-64-avx-vnni", _X86_64, (*_AVX2, "avxvnni"), 8, "avx-vnni"),
+    Target("x86-64-avx512-vnni-256", _X86_64, _VNNI, 8, "avx-vnni"),
     Target("x86-64-avx512-vnni", _X86_64, _VNNI, 16, "avx512-vnni", _WIDE),
     Target("x86-64-avx512-vnni-vbmi", _X86_64, (*_VNNI, "avx512vbmi"), 16, "avx512-vnni", _WIDE),
 )

@@ -39,6 +39,8 @@ class _Machine:
         (f"{_AVX512_FLAGS} avx512_vnni", "x86-64-avx512-vnni"),
         (f"{_AVX512_FLAGS} avx512_vnni avx512vbmi", "x86-64-avx512-vnni-vbmi"),
         (_AVX512_FLAGS.replace("avx512vl", "avx512_vnni"), "x86-64-avx2"),
+        (f"{_AVX2_FLAGS} avx_vnni", "x86-64-avx-vnni"),
+        (f"{_AVX512_FLAGS} avx512_vnni avx_vnni", "x86-64-avx512-vnni"),
     ],
 )
 def test_native_is_the_best_target_that_the_flags_allow(

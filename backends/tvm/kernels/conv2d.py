@@ -33,7 +33,7 @@ from qpc.backends.tvm.kernels.emit import (
 )
 from qpc.backends.tvm.kernels.epilogue import Epilogue, EpilogueCode, EpilogueForm, epilogue_params
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, ConvShape, tile_start
-from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.padding import copy_padded_rows
 from qpc.backends.tvm.kernels.tiling import Blocks, Tile, choose_blocks, choose_tile
@@ -193,7 +193,11 @@ class _Plan:
     @property
     def needs_scratch(self) -> bool:
         """Whether the input cannot be read in place."""
-        return any(self.shape.padding) or self.run_bytes % self.isa.depth != 0
+        return (
+            any(self.shape.padding)
+            or self.run_bytes % self.isa.depth != 0
+            or self.isa.x_type != "uint8"
+        )
 
     @property
     def scratch_row(self) -> int:
@@ -203,8 +207,8 @@ class _Plan:
         return columns * shape.c
 
     @property
-    def scratch_bytes(self) -> int:
-        """Size of the scratch memory, with room to read past the last run."""
+    def scratch_size(self) -> int:
+        """Elements of the scratch memory, with room to read past the last run."""
         return self.shape.input_rows(self.blocks.rows) * self.scratch_row + self.isa.depth - 1
 
     @cached_property
@@ -214,9 +218,13 @@ class _Plan:
             images=self.images,
             rows=self.rows,
             channel_blocks=self.units,
-            row_cost=self.column_tiles * self.units * self.tile.cost(self.steps),
-            bytes_per_row=self.shape.stride[0] * self.scratch_row,
-            extra_bytes=(self.shape.reach[0] - self.shape.stride[0]) * self.scratch_row,
+            row_cost=self.column_tiles
+            * self.units
+            * self.tile.cost(self.steps, self.isa.sums_in_flight),
+            bytes_per_row=self.shape.stride[0] * self.scratch_row * self.isa.x_bytes,
+            extra_bytes=(self.shape.reach[0] - self.shape.stride[0])
+            * self.scratch_row
+            * self.isa.x_bytes,
             copies=self.needs_scratch,
             threads=self.threads,
         )
@@ -258,7 +266,7 @@ class _Plan:
         packed = padded.reshape(
             self.units, self.tile.vectors, self.isa.lanes, kh, self.runs, self.run_steps, -1
         ).transpose(0, 3, 4, 5, 1, 2, 6)
-        return np.ascontiguousarray(packed)
+        return np.ascontiguousarray(packed, self.isa.w_type)
 
     def pack_channels(self, values: Array) -> Array:
         """values[o] -> [unit * vector of the tile * lane]."""
@@ -279,7 +287,7 @@ class _Plan:
         kernel = (self.shape.kernel[0], self.runs, self.run_steps)
         block = (self.tile.vectors, self.isa.lanes, self.isa.depth)
         return (
-            TensorType((self.units, *kernel, *block), "int8"),
+            TensorType((self.units, *kernel, *block), self.isa.w_type),
             TensorType((lanes,), "int32"),
             TensorType((lanes,), "float32"),
         )
@@ -330,7 +338,8 @@ class _Code:
                 self._task(source, image, row_block, part)
 
     def _source(self) -> Flat:
-        return scratch(self.plan.scratch_bytes) if self.plan.needs_scratch else self.x
+        plan = self.plan
+        return scratch(plan.scratch_size, plan.isa.x_type) if plan.needs_scratch else self.x
 
     def _task(self, source: Flat, image: Index, row_block: Index, part: Index) -> None:
         plan = self.plan

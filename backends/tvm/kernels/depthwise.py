@@ -31,7 +31,7 @@ from qpc.backends.tvm.kernels.emit import (
 )
 from qpc.backends.tvm.kernels.epilogue import Epilogue, EpilogueCode, EpilogueForm, epilogue_params
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, ConvShape, tile_start
-from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.padding import copy_padded_rows
 from qpc.backends.tvm.kernels.tiling import Blocks, choose_blocks
@@ -146,7 +146,7 @@ class _Plan:
     @property
     def needs_scratch(self) -> bool:
         """Whether the input cannot be read in place."""
-        return any(self.shape.padding) or self.channels < self.block
+        return any(self.shape.padding) or self.channels < self.block or self.isa.x_type != "uint8"
 
     @property
     def scratch_row(self) -> int:
@@ -154,8 +154,8 @@ class _Plan:
         return self.shape.input_columns(self.shape.ow) * self.shape.c
 
     @property
-    def scratch_bytes(self) -> int:
-        """Size of the scratch memory, with room to read a whole block at the last pixel."""
+    def scratch_size(self) -> int:
+        """Elements of the scratch memory, with room to read a whole block at the last pixel."""
         return self.shape.input_rows(self.blocks.rows) * self.scratch_row + self.block
 
     @cached_property
@@ -166,8 +166,10 @@ class _Plan:
             rows=self.shape.oh,
             channel_blocks=1,
             row_cost=self._row_cost(self.tile),
-            bytes_per_row=self.shape.stride[0] * self.scratch_row,
-            extra_bytes=(self.shape.reach[0] - self.shape.stride[0]) * self.scratch_row,
+            bytes_per_row=self.shape.stride[0] * self.scratch_row * self.isa.x_bytes,
+            extra_bytes=(self.shape.reach[0] - self.shape.stride[0])
+            * self.scratch_row
+            * self.isa.x_bytes,
             copies=self.needs_scratch,
             threads=self.threads,
         )
@@ -182,7 +184,8 @@ class _Plan:
         missing = self.row_groups * self.isa.depth - kh
         rows = np.pad(weight[:, 0], [(0, 0), (0, missing), (0, 0)])
         grouped = rows.reshape(self.shape.c, self.row_groups, self.isa.depth, kw)
-        return np.ascontiguousarray(self._by_lane(grouped).transpose(0, 3, 5, 1, 2, 4))
+        packed = self._by_lane(grouped).transpose(0, 3, 5, 1, 2, 4)
+        return np.ascontiguousarray(packed, self.isa.w_type)
 
     def pack_channels(self, values: Array) -> Array:
         """values[c] -> [block * vector * lane]."""
@@ -203,7 +206,8 @@ class _Plan:
         size = self.channel_blocks * self.block
         return (
             TensorType(
-                (self.channel_blocks, self.row_groups, self.shape.kernel[1], *vector), "int8"
+                (self.channel_blocks, self.row_groups, self.shape.kernel[1], *vector),
+                self.isa.w_type,
             ),
             TensorType((size,), "int32"),
             TensorType((size,), "float32"),
@@ -252,7 +256,8 @@ class _Code:
                 self._task(source, image, row_block)
 
     def _source(self) -> Flat:
-        return scratch(self.plan.scratch_bytes) if self.plan.needs_scratch else self.x
+        plan = self.plan
+        return scratch(plan.scratch_size, plan.isa.x_type) if plan.needs_scratch else self.x
 
     def _task(self, source: Flat, image: Index, row_block: Index) -> None:
         plan, shape = self.plan, self.plan.shape

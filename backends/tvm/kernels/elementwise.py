@@ -20,7 +20,7 @@ from qpc.backends.tvm.kernels.epilogue import (
     requantize_constants,
     requantized,
 )
-from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import (
     Box,

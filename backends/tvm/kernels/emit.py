@@ -159,18 +159,24 @@ def split(index: Index, *extents: int) -> list[Index]:
 
 
 def copy(target: Flat, target_offset: Index, source: Flat, source_offset: Index, size: int) -> None:
-    """Copy `size` bytes."""
+    """Copy `size` elements, converted to the type of the target."""
     _in_chunks(
         size,
         lambda at, lanes: target.store(
-            target_offset + at, source.load(source_offset + at, lanes), lanes
+            target_offset + at,
+            _converted(source.load(source_offset + at, lanes), source, target, lanes),
+            lanes,
         ),
     )
 
 
 def fill(target: Flat, offset: Index, value: Expr, size: int) -> None:
-    """Set `size` bytes to one value."""
+    """Set `size` elements to one value of the type of the target."""
     _in_chunks(size, lambda at, lanes: target.store(offset + at, splat(value, lanes), lanes))
+
+
+def _converted(value: Expr, source: Flat, target: Flat, lanes: int) -> Expr:
+    return value if source.dtype == target.dtype else cast(value, target.dtype, lanes)
 
 
 def _in_chunks(size: int, emit: Callable[[Index, int], None]) -> None:

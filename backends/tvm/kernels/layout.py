@@ -10,7 +10,7 @@ from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.kernels.emit import Flat, Index, cast, float_bits, prim_func, splat
 from qpc.backends.tvm.kernels.epilogue import requantize_constants, rounded
-from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, contiguous_strides, for_each_vector
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, dense_conv2d
 from qpc.backends.tvm.kernels.epilogue import Epilogue
-from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 
 

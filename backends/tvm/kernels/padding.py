@@ -20,6 +20,7 @@ def copy_padded_rows(
     output_rows: int,
 ) -> None:
     """Copy what `output_rows` rows of output see of an image; rows of input follow one another."""
+    border = T.cast(border, target.dtype)
     top, left, _, _ = shape.padding
     columns = shape.input_columns(shape.ow)
     before = min(left, columns)

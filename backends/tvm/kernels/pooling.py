@@ -26,7 +26,7 @@ from qpc.backends.tvm.kernels.emit import (
     when,
 )
 from qpc.backends.tvm.kernels.epilogue import Requantize, requantize_constants, requantized
-from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, contiguous_strides, for_each_vector, outer_indices
 

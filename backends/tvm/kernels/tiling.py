@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.instructions import Isa
 
 _MAX_PIXELS = 28
-_DOTS_IN_FLIGHT = 8  # independent sums that hide the latency of one `dot`, at one `dot` per cycle
 _FEW_DOTS = 10  # below that, CPUs that start two `dot`s per cycle wait for results ...
 _FEW_DOTS_COST = 0.03  # ... a little, so that other CPUs do not pay much for avoiding it
 _TILE_OVERHEAD = 2  # set-up and loop control of one tile, in dots
@@ -33,12 +32,12 @@ class Tile:
     pixels: int
     vectors: int
 
-    def cost(self, steps: int) -> float:
+    def cost(self, steps: int, sums_in_flight: int) -> float:
         """Time in dots when the sums have `steps` terms of one `dot` each."""
         dots, loads = self.pixels * self.vectors, self.pixels + self.vectors
         instructions = steps * (dots + loads) + _EPILOGUE_INSTRUCTIONS * dots
         alone = min(1, instructions / _WINDOW)
-        step = float(max(dots, loads, _DOTS_IN_FLIGHT))
+        step = float(max(dots, loads, sums_in_flight))
         if dots < _FEW_DOTS:
             step *= 1 + _FEW_DOTS_COST * alone
         return steps * step + _TILE_OVERHEAD + dots * (_EPILOGUE + _EPILOGUE_ALONE * alone)
@@ -51,7 +50,11 @@ def choose_tile(isa: Isa, columns: int, vectors: int, steps: int) -> Tile:
     """
 
     def total_cost(tile: Tile) -> float:
-        return ceil(columns / tile.pixels) * (vectors // tile.vectors) * tile.cost(steps)
+        return (
+            ceil(columns / tile.pixels)
+            * (vectors // tile.vectors)
+            * tile.cost(steps, isa.sums_in_flight)
+        )
 
     return min(_tiles(isa, columns, vectors), key=total_cost)
 

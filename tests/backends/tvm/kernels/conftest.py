@@ -21,7 +21,19 @@ Array = npt.NDArray[Any]
 Run = Callable[..., Array]
 
 
-@pytest.fixture(params=["x86-64-avx512-vnni-vbmi", "x86-64-avx2"])
+# One target for each kind of instructions; "x86-64-avx512-vnni-256" stands for AVX-VNNI, whose
+# instructions have another encoding but the same meaning.
+TARGETS = [
+    "x86-64",
+    "x86-64-sse4",
+    "x86-64-avx2",
+    "x86-64-avx512",
+    "x86-64-avx512-vnni-256",
+    "x86-64-avx512-vnni-vbmi",
+]
+
+
+@pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> Target:
     target = Target.parse(request.param)
     reason = target.runs_here()

@@ -1,0 +1,101 @@
+"""The few instructions that integer kernels are made of, and how data is laid out for them.
+
+A micro-kernel keeps int32 accumulators, one vector per (pixel, group of `lanes` output channels).
+One `dot` adds, in every lane, `depth` products of an activation and a weight. `Isa` itself is plain
+arithmetic that works everywhere; subclasses know what a family of CPUs does better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tvm.target.codegen import llvm_lookup_intrinsic_id
+from tvm.tirx import Expr
+from tvm.tirx.script import builder as T
+
+from qpc.backends.tvm.kernels.emit import Flat, cast, splat
+from qpc.errors import UnsupportedTargetError
+
+
+@dataclass(frozen=True)
+class Isa:
+    """Plain int32 arithmetic, which LLVM turns into the vector instructions of any target.
+
+    `registers` is how many accumulators, weight vectors and broadcast activations may be alive at
+    once, and `sums_in_flight` how many independent sums keep the CPU busy.
+
+    Activations are uint8 and weights int8 in tensors. `operand` is the type in which `dot` takes
+    them: if it is wider, kernels widen activations while they copy them to scratch memory, once
+    for all output channels, and weights are stored wide.
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    depth: int = 1
+    sums_in_flight: int = 8
+    operand: str | None = None
+
+    @property
+    def x_type(self) -> str:
+        """Element type of the activations that `dot` takes."""
+        return self.operand or "uint8"
+
+    @property
+    def x_bytes(self) -> int:
+        """Size of an element of `x_type`."""
+        return np.dtype(self.x_type).itemsize
+
+    @property
+    def w_type(self) -> str:
+        """Element type of the weights that `dot` takes."""
+        return self.operand or "int8"
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        """`acc[i] + sum(x[i, d] * w[i, d] for d in range(depth))` for every lane `i`.
+
+        `x` is an `x_type` and `w` a `w_type` vector of `lanes * depth` elements.
+        """
+        return acc + cast(x, "int32", self.lanes) * cast(w, "int32", self.lanes)
+
+    def broadcast(self, x: Expr) -> Expr:
+        """`depth` elements of `x_type`, repeated in every lane."""
+        return splat(x, self.lanes)
+
+    def interleave(self, rows: Sequence[Expr]) -> list[Expr]:
+        """Transpose `depth` rows of `lanes * depth` channels into vectors for `dot`.
+
+        Lane `i` of vector `v` holds channel `interleaved_channels()[v, i]` of every row.
+        """
+        return list(rows)
+
+    @property
+    def interleave_cost(self) -> int:
+        """Number of instructions of `interleave`."""
+        return 0
+
+    def interleaved_channels(self) -> npt.NDArray[np.int64]:
+        """See `interleave`: the channel of each (vector, lane)."""
+        return np.arange(self.lanes)[None]
+
+    def narrow(self, parts: Sequence[Expr]) -> Expr:
+        """int32 vectors in the order of `interleave`, as one uint8 vector in channel order.
+
+        Every element is in 0..255.
+        """
+        return cast(parts[0], "uint8", self.lanes)
+
+    def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
+        """`table[v]` for every uint8 `v` of a vector; the table has 256 entries."""
+        return table.load_each(cast(values, "int32", lanes))
+
+
+def intrinsic(name: str, dtype: str, *args: Expr) -> Expr:
+    """A call of an LLVM intrinsic without side effects."""
+    number = llvm_lookup_intrinsic_id(name)
+    if number == 0:  # LLVM says 0 for a name that it does not know, and would crash on it later
+        raise UnsupportedTargetError(f"this LLVM has no intrinsic {name!r}")
+    return T.call_llvm_pure_intrin(dtype, T.IntImm("int32", number), *args)

@@ -1,0 +1,172 @@
+"""The instructions of x86 CPUs for vectors of 128, 256 and 512 bits.
+
+All of them work on blocks of 16 bytes when they interleave or pack, whatever the width of the
+vector: packing undoes what interleaving did to the order of the channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from math import ceil
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from tvm.tirx import Expr
+from tvm.tirx.script import builder as T
+
+from qpc.backends.tvm.kernels.emit import (
+    Flat,
+    bind,
+    cast,
+    integer,
+    reinterpret,
+    shuffle,
+    splat,
+    vector,
+)
+from qpc.backends.tvm.kernels.instructions import Isa, intrinsic
+
+_Vector = TypeVar("_Vector")
+
+_BLOCK_BYTES = 16
+
+# LLVM's names depend on the width of the vector, given here in int32 lanes.
+_DOT_PRODUCT = {8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
+_MULTIPLY_ADD = {
+    4: "llvm.x86.sse2.pmadd.wd",
+    8: "llvm.x86.avx2.pmadd.wd",
+    16: "llvm.x86.avx512.pmaddw.d.512",
+}
+_PACK_WORDS = {
+    4: "llvm.x86.sse2.packssdw.128",
+    8: "llvm.x86.avx2.packssdw",
+    16: "llvm.x86.avx512.packssdw.512",
+}
+_PACK_BYTES = {
+    4: "llvm.x86.sse2.packuswb.128",
+    8: "llvm.x86.avx2.packuswb",
+    16: "llvm.x86.avx512.packuswb.512",
+}
+
+
+@dataclass(frozen=True)
+class _X86(Isa):
+    """What all x86 vectors have in common; a lane of a vector is `depth` elements of 4 bytes."""
+
+    def broadcast(self, x: Expr) -> Expr:
+        return splat(T.reinterpret("int32", x), self.lanes)
+
+    def interleave(self, rows: Sequence[Expr]) -> list[Expr]:
+        return self._interleave(rows, lambda pair, lanes: bind(shuffle(pair, lanes)))
+
+    @property
+    def interleave_cost(self) -> int:
+        return self.depth * (self.depth.bit_length() - 1)
+
+    def interleaved_channels(self) -> npt.NDArray[np.int64]:
+        channels = np.arange(self.lanes * self.depth)
+        vectors = self._interleave(
+            [channels] * self.depth, lambda pair, lanes: np.concatenate(pair)[lanes]
+        )
+        return np.stack(vectors)[:, :: self.depth]
+
+    def _interleave(
+        self, rows: Sequence[_Vector], take: Callable[[list[_Vector], list[int]], _Vector]
+    ) -> list[_Vector]:
+        """Rows into as many vectors; `take` gathers lanes of two concatenated vectors."""
+        groups, width = [[row] for row in rows], 1
+        while len(groups) > 1:
+            groups = [
+                [
+                    take([a, b], lanes)
+                    for a, b in zip(first, second, strict=True)
+                    for lanes in self._unpack(width)
+                ]
+                for first, second in zip(groups[::2], groups[1::2], strict=True)
+            ]
+            width *= 2
+        return groups[0]
+
+    def _unpack(self, width: int) -> list[list[int]]:
+        """Elements that interleave `width` elements of two vectors each, within blocks."""
+        size = self.lanes * self.depth
+        block_size = _BLOCK_BYTES * self.depth // 4
+        halves = []
+        for half in (0, block_size // 2):
+            starts = range(half, half + block_size // 2, width)
+            halves.append(
+                list(
+                    chain.from_iterable(
+                        range(source + block + start, source + block + start + width)
+                        for block in range(0, size, block_size)
+                        for start in starts
+                        for source in (0, size)
+                    )
+                )
+            )
+        return halves
+
+    def _packed_words(self, first: Expr, second: Expr) -> Expr:
+        """int16 of two int32 vectors."""
+        return intrinsic(_PACK_WORDS[self.lanes], vector("int16", 2 * self.lanes), first, second)
+
+
+@dataclass(frozen=True)
+class DotProducts(_X86):
+    """`vpdpbusd`: four products per lane, summed into int32 without saturation."""
+
+    depth: int = 4
+    permute_bytes: str | None = None
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        # LLVM's operand types are int8 for both, although the instruction reads `x` as uint8.
+        return intrinsic(
+            _DOT_PRODUCT[self.lanes],
+            vector("int32", self.lanes),
+            acc,
+            reinterpret(x, "int8", self.lanes * self.depth),
+            w,
+        )
+
+    def narrow(self, parts: Sequence[Expr]) -> Expr:
+        words = [self._packed_words(*parts[at : at + 2]) for at in (0, 2)]
+        size = 4 * self.lanes
+        packed = intrinsic(_PACK_BYTES[self.lanes], vector("int8", size), *words)
+        return reinterpret(packed, "uint8", size)
+
+    def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
+        size = 4 * self.lanes
+        if self.permute_bytes is None or lanes > size:
+            return super().lookup(table, values, lanes)
+        index = values if lanes == size else shuffle([values] * ceil(size / lanes), range(size))
+        index = bind(reinterpret(index, "int8", size))
+        quarters = [reinterpret(table.load(at, size), "int8", size) for at in range(0, 256, size)]
+        low, high = (
+            intrinsic(self.permute_bytes, vector("int8", size), first, index, second)
+            for first, second in (quarters[:2], quarters[2:])
+        )
+        found = T.Select(index < integer(0, "int8", size), high, low)
+        found = reinterpret(found, "uint8", size)
+        return found if lanes == size else shuffle([found], range(lanes))
+
+
+@dataclass(frozen=True)
+class MultiplyAdd(_X86):
+    """`pmaddwd`: two products of int16 per lane, exact, and one addition to the sum.
+
+    A product of a uint8 and an int8 times two fits an int32 with room to spare.
+    """
+
+    depth: int = 2
+    sums_in_flight: int = 4  # only the addition, of one cycle, waits for the one before
+    operand: str = "int16"
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        words = reinterpret(x, "int16", self.lanes * self.depth)
+        return acc + intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), words, w)
+
+    def narrow(self, parts: Sequence[Expr]) -> Expr:
+        return cast(self._packed_words(*parts), "uint8", 2 * self.lanes)

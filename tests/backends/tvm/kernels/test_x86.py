@@ -1,0 +1,70 @@
+"""What the compiler makes of the innermost loop; also for CPUs that this machine is not."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm", reason="needs Apache TVM")
+
+import tvm
+
+from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.isa import isa_for
+from qpc.target import Target
+
+pytestmark = pytest.mark.tvm
+
+
+def assembly(desc: Conv2dDesc, target: Target) -> str:
+    weight = np.ones((desc.o, desc.c // desc.groups, *desc.kernel), np.int8)
+    bias, multiplier = np.zeros(desc.o, np.int32), np.ones(desc.o, np.float32)
+    kernel = conv2d(isa_for(target), desc, weight, bias, multiplier)
+    llvm = {"kind": "llvm", "mtriple": target.triple, "mattr": list(target.mattr)}
+    module = tvm.compile(tvm.IRModule({kernel.name: kernel.func}), target=tvm.target.Target(llvm))
+    return str(module.mod.inspect_source("asm"))
+
+
+def innermost_loops(text: str) -> list[list[str]]:
+    """The instructions from each label that a later line jumps back to, without labels between."""
+    lines = [line.strip() for line in text.split("\n") if not line.startswith(".Ltmp")]
+    loops, start, label = [], 0, ""
+    for number, line in enumerate(lines):
+        if found := re.match(r"(\.LBB\w+):", line):
+            start, label = number + 1, found[1]
+        elif label and re.match(rf"j\w+\s+{re.escape(label)}$", line):
+            loops.append(lines[start : number + 1])
+    return loops
+
+
+@pytest.mark.parametrize(
+    ("name", "instruction", "lanes"),
+    [
+        ("x86-64-sse4", "pmaddwd", "xmm"),
+        ("x86-64-avx2", "vpmaddwd", "ymm"),
+        ("x86-64-avx512", "vpmaddwd", "zmm"),
+        ("x86-64-avx-vnni", "{vex}\tvpdpbusd", "ymm"),
+        ("x86-64-avx512-vnni-256", "vpdpbusd", "ymm"),
+        ("x86-64-avx512-vnni", "vpdpbusd", "zmm"),
+    ],
+)
+def test_the_inner_loop_of_a_convolution_is_dots_and_loads(
+    name: str, instruction: str, lanes: str
+) -> None:
+    target = Target.parse(name)
+    desc = Conv2dDesc(n=1, h=14, w=14, c=64, o=64, kernel=(3, 3), padding=(1, 1, 1, 1))
+    loops = [
+        loop for loop in innermost_loops(assembly(desc, target)) if instruction in "\n".join(loop)
+    ]
+    assert loops
+    for loop in loops:
+        dots = [line for line in loop if line.startswith(instruction)]
+        assert len(dots) >= 8
+        assert all(lanes in line for line in dots)
+        spilled = [line for line in loop if "(%rsp" in line or re.match(r"v?mov.*\)$", line)]
+        assert not spilled
+        # Besides the products: additions, loads, copies of registers, and control of the loop.
+        others = [line for line in loop if line not in dots]
+        assert not [line for line in others if re.match(r"v?p(mov|unpck|and|srl|shufb)", line)]
