@@ -14,11 +14,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types layers format bench wheel doctor clean
+.PHONY: help demo test test-slow lint types layers format bench bench-suite wheel doctor clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; done
+		printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/.installed  ## Quantize and compile a ResNet-18, and compare accuracy, size and speed
 	$(BIN)/qpc demo $(ARGS)
@@ -45,6 +45,9 @@ format: $(VENV)/.installed  ## Format, and mend what can be mended by itself
 
 bench: $(VENV)/.installed  ## Measure the speed of the kernels (ARGS="--network mobilenet_v2")
 	$(BIN)/python -m benchmarks.kernels $(ARGS)
+
+bench-suite: $(VENV)/.installed-models  ## Compare whole networks with other runtimes (ARGS="--network resnet50")
+	$(BIN)/python -m benchmarks.suite $(ARGS)
 
 wheel: $(VENV)/.installed  ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

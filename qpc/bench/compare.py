@@ -1,0 +1,212 @@
+"""One quantized network in QPC and in other runtimes, measured in turns.
+
+All run the same weights, scales and zero points; inputs and outputs are numpy arrays for all. The
+ratio is taken within a round, so that a clock that moves, or other programs that want the cores,
+meet all alike. A loop of dot products on registers takes part in the rounds: what it reaches is
+the peak at the very time.
+
+"CPU share" says how much of the cores' time the measurement got. Where that is little, processor
+times and fastest calls of one thread still mean something, but nothing of several threads does:
+they wait for each other, and how much a thread that waits actively loses to other programs is no
+property of the network.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
+
+from qpc.analysis.cost import cost
+from qpc.backends.tvm.model import CompiledModel
+from qpc.backends.tvm.peak import peak
+from qpc.bench.peers import PEERS, Array, Peer, check_peers, signal_to_noise_db
+from qpc.bench.qdq import to_qdq
+from qpc.bench.turns import Ratio, Times, cpu_share, in_turns, ratio, times
+from qpc.errors import BackendError
+
+LEAST_AGREEMENT_DB = 15.0
+"""All round sums to grids in their own way; what agrees less than this computes something else."""
+ENOUGH = 0.8
+"""The share of the cores' time for the wall-clock times to be believed."""
+
+
+@dataclass(frozen=True)
+class PeerResult:
+    """Another runtime: its times, QPC's time over its time, and what it ran.
+
+    agreement_db: signal-to-noise ratio of its output against QPC's.
+    """
+
+    name: str
+    version: str
+    times: Times
+    ratio: Ratio
+    ready_s: float
+    integer_layers: int
+    float_layers: int
+    agreement_db: float
+    kernels: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One network in all runtimes.
+
+    differing: how many output values of the compiled model are not those of the integer graph.
+    peak_gmac_s: 1e9 multiply-accumulates per second of the loop on registers, all threads.
+    share: what QPC reaches of that, the median over rounds; share_cpu: the same by processor time,
+    which holds for one thread.
+    macs: multiply-accumulates of one call.
+    load: the machine's load average before the rounds.
+    """
+
+    network: str
+    batch: int
+    threads: int
+    rounds: int
+    macs: int
+    differing: int
+    times: Times
+    share: float
+    share_cpu: float
+    peak_gmac_s: float
+    peers: tuple[PeerResult, ...]
+    cpu_share: float
+    load: float
+
+    @property
+    def fastest(self) -> PeerResult | None:
+        """The peer with the smallest median time."""
+        return min(self.peers, key=lambda peer: peer.times.median_ms, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as JSON values."""
+        fastest = self.fastest
+        return asdict(self) | {
+            "fastest": fastest and fastest.name,
+            "ratio_to_fastest": fastest and fastest.ratio.median,
+        }
+
+
+def compare(
+    network: str,
+    integer: GraphModule,
+    compiled: CompiledModel,
+    inputs: Sequence[Array],
+    *,
+    threads: int = 1,
+    rounds: int = 50,
+    peers: Sequence[str] = tuple(PEERS),
+) -> Comparison:
+    """Measure `compiled`, which was made from the graph `integer`, and the same in other runtimes.
+
+    inputs: float32 arrays of one batch size that `compiled` takes.
+    peers: packages, of `qpc.bench.peers.PEERS`; each must be installed.
+
+    Raises BackendError if another runtime computes something else.
+    """
+    check_peers(peers)
+    batch = len(inputs[0])
+    ours = _flat(compiled(*inputs))
+    differing = count_differing(integer, inputs, ours)
+    model = to_qdq(integer, batch) if peers else None
+    others = [PEERS[name](model, list(inputs), threads) for name in peers]
+    agreement = {peer.name: _agreement(peer, ours) for peer in others}
+    loop, macs = peak(compiled.target), cost(integer).macs * batch
+    calls: dict[str, Callable[[], object]] = {"QPC": lambda: compiled(*inputs), "peak": loop.run}
+    load = os.getloadavg()[0]
+    blocks = in_turns(calls | {peer.name: peer.run for peer in others}, rounds)
+    loops = blocks.pop("peak")
+    results = [
+        PeerResult(
+            peer.name,
+            peer.version,
+            times(blocks[peer.name]),
+            ratio(blocks["QPC"], blocks[peer.name]),
+            peer.ready_s,
+            peer.integer_layers,
+            peer.float_layers,
+            agreement[peer.name],
+            peer.kernels,
+        )
+        for peer in others
+    ]
+    return Comparison(
+        network=network,
+        batch=batch,
+        threads=threads,
+        rounds=rounds,
+        macs=macs,
+        differing=differing,
+        times=times(blocks["QPC"]),
+        share=macs / loop.macs / threads * ratio(loops, blocks["QPC"]).median,
+        share_cpu=macs / loop.macs / threads * ratio(loops, blocks["QPC"]).cpu,
+        peak_gmac_s=loop.macs / times(loops).median_ms / 1e6 * threads,
+        peers=tuple(results),
+        cpu_share=cpu_share(blocks, threads),
+        load=load,
+    )
+
+
+def count_differing(integer: GraphModule, inputs: Sequence[Array], found: Sequence[Array]) -> int:
+    """How many of the values in `found` are not what the integer graph gives."""
+    with torch.no_grad():
+        expected = _flat(integer(*(torch.from_numpy(x) for x in inputs)))
+    return sum(int((a != b).sum()) for a, b in zip(expected, found, strict=True))
+
+
+def table(result: Comparison) -> str:
+    """The comparison as text."""
+    head = f"{'':<14}{'median ms':>10}{'p10':>8}{'p90':>8}{'best':>8}{'CPU ms':>8}{'ratio':>8}"
+    rows = [_row("QPC", result.times, "")]
+    rows += [_row(p.name, p.times, f"{p.ratio.median:.3f}") for p in result.peers]
+    lines = [
+        f"{result.network}: int8, batch {result.batch}, {result.threads} thread(s), "
+        f"{result.rounds} rounds, {result.macs / 1e9:.2f} G MACs",
+        head,
+        *rows,
+        f"QPC reaches {result.share:.1%} of {result.peak_gmac_s:.0f} GMAC/s "
+        f"({result.share_cpu:.1%} by CPU time); "
+        f"{result.differing} values differ from the integer graph",
+    ]
+    for peer in result.peers:
+        r = peer.ratio
+        lines.append(
+            f"QPC / {peer.name} {peer.version}: {r.median:.3f} (10 % to 90 % of the rounds: "
+            f"{r.p10:.3f} to {r.p90:.3f}); fastest calls {r.best:.3f}, CPU time {r.cpu:.3f}; "
+            f"{peer.integer_layers} layers in integers, {peer.float_layers} in float; "
+            f"agrees to {peer.agreement_db:.1f} dB"
+        )
+    lines.append(f"CPU share {result.cpu_share:.2f}, load {result.load:.1f}")
+    if result.cpu_share < ENOUGH:
+        lines.append(_doubt(result.threads))
+    return "\n".join([*lines, ""])
+
+
+def _row(name: str, t: Times, ratio: str) -> str:
+    values = (t.median_ms, t.p10_ms, t.p90_ms, t.best_ms, t.cpu_ms)
+    numbers = "".join(f"{v:>8.2f}" for v in values[1:])
+    return f"{name:<14}{values[0]:>10.2f}{numbers}{ratio:>8}"
+
+
+def _doubt(threads: int) -> str:
+    rest = "fastest calls and CPU time only" if threads == 1 else "none of these figures"
+    return f"WARNING: other programs had the cores; believe {rest}"
+
+
+def _agreement(peer: Peer, ours: Sequence[Array]) -> float:
+    found = signal_to_noise_db(ours, peer.run())
+    if found < LEAST_AGREEMENT_DB:
+        raise BackendError(f"{peer.name} computes something else: {found:.1f} dB")
+    return found
+
+
+def _flat(outputs: Any) -> list[Array]:
+    return [np.asarray(leaf) for leaf in tree_leaves(outputs)]

@@ -1,0 +1,183 @@
+"""Other runtimes, each with a model that is ready to run."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.fx import GraphModule
+
+from qpc.bench.qdq import to_qdq
+from qpc.errors import BackendError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A model in another runtime.
+
+    run: from inputs to outputs, numpy arrays both.
+    ready_s: seconds from the ONNX model to this.
+    integer_layers: how many convolutions and linear layers run in integers; float_layers: how many
+    do not.
+    kernels: how many of which kernels it runs.
+    """
+
+    name: str
+    version: str
+    run: Callable[[], list[Array]]
+    ready_s: float
+    integer_layers: int
+    float_layers: int
+    kernels: Mapping[str, int]
+
+
+def onnxruntime_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Peer:
+    """The model in ONNX Runtime, with all of its optimizations."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # it warns that what it saves fits this machine only
+    data, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+    start = time.perf_counter()
+    session = onnxruntime.InferenceSession(data, options, providers=providers)
+    seconds = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        onnxruntime.InferenceSession(data, options, providers=providers)
+        optimized = onnx.load(options.optimized_model_filepath)
+    kernels = Counter(node.op_type for node in optimized.graph.node)
+    feeds = {i.name: x for i, x in zip(session.get_inputs(), inputs, strict=True)}
+    return Peer(
+        "ONNX Runtime",
+        onnxruntime.__version__,
+        lambda: session.run(None, feeds),
+        seconds,
+        sum(kernels[k] for k in ("QLinearConv", "QGemm", "MatMulInteger")),
+        sum(kernels[k] for k in ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")),
+        dict(kernels),
+    )
+
+
+def openvino_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Peer:
+    """The model in OpenVINO, set up for the latency of a single call."""
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,  # the process is kept on its cores already
+    }
+    data = model.SerializeToString()
+    start = time.perf_counter()
+    compiled = core.compile_model(core.read_model(data, b""), "CPU", settings)
+    request = compiled.create_infer_request()
+    seconds = time.perf_counter() - start
+    feeds = dict(enumerate(inputs))
+
+    def run() -> list[Array]:
+        return list(request.infer(feeds, share_inputs=True, share_outputs=True).values())
+
+    kernels: Counter[str] = Counter()
+    integer = 0
+    for operator in compiled.get_runtime_model().get_ops():
+        about = operator.get_rt_info()
+        kind, precision = (str(about[k].astype(str)) for k in ("layerType", "runtimePrecision"))
+        kernels[f"{kind} {precision}"] += 1
+        integer += kind in _OPENVINO_LAYERS and precision in ("u8", "i8")
+    layers = sum(n for k, n in kernels.items() if k.split()[0] in _OPENVINO_LAYERS)
+    return Peer(
+        "OpenVINO",
+        openvino.__version__.partition("-")[0],
+        run,
+        seconds,
+        integer,
+        layers - integer,
+        dict(kernels),
+    )
+
+
+_OPENVINO_LAYERS = ("Convolution", "FullyConnected", "MatMul")
+
+PEERS: Mapping[str, Callable[[Any, list[Array], int], Peer]] = {
+    "onnxruntime": onnxruntime_peer,
+    "openvino": openvino_peer,
+}
+"""By the name of the package that is needed."""
+
+
+def installed_peers() -> list[str]:
+    """Names of the runtimes that are installed and that a model can be handed to."""
+    if importlib.util.find_spec("onnx") is None:
+        return []
+    return [name for name in PEERS if importlib.util.find_spec(name) is not None]
+
+
+def check_peers(names: Sequence[str]) -> None:
+    """Raise for a runtime that is unknown or not installed."""
+    for name in names:
+        if name not in PEERS:
+            raise BackendError(f"unknown runtime {name!r}", fix=f"one of {', '.join(PEERS)}")
+        for package in (name, "onnx"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingDependencyError(
+                    f"{package} is not installed", fix="pip install 'qpc[bench]'"
+                )
+
+
+def signal_to_noise_db(reference: Sequence[Array], found: Sequence[Array]) -> float:
+    """10 log10 of the energy of the reference over that of the difference; infinite if none."""
+    a, b = (
+        np.concatenate([v.ravel() for v in side]).astype(np.float64) for side in (reference, found)
+    )
+    noise = float(np.square(a - b).sum())
+    return float(10 * np.log10(np.square(a).sum() / noise)) if noise else float("inf")
+
+
+def usable_peers(
+    names: Sequence[str], gm: GraphModule, batch: int, threads: int
+) -> tuple[list[str], dict[str, str]]:
+    """The runtimes that can run an integer graph, and why the others cannot.
+
+    Each is tried in a process of its own, because some crash on some models.
+    """
+    check_peers(names)
+    usable, failures = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        file.write_bytes(to_qdq(gm, batch).SerializeToString())
+        for name in names:
+            command = [sys.executable, "-m", "qpc.bench.try_peer", name, str(file), str(threads)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                usable.append(name)
+            else:
+                failures[name] = _last_words(done)
+    return usable, failures
+
+
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"crashes with {signal.Signals(-done.returncode).name}"
+    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
