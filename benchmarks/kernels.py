@@ -23,10 +23,9 @@ import numpy as np
 import tvm
 
 from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, conv2d
-from qpc.backends.tvm.kernels.emit import Flat, bind, local, loop, prim_func
 from qpc.backends.tvm.kernels.isa import Isa, isa_for
-from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.backends.tvm.kernels.linear import LinearDesc, linear
+from qpc.backends.tvm.peak import peak
 from qpc.target import Target
 
 
@@ -115,13 +114,13 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     target = Target.parse(options.target)
     isa = isa_for(target)
-    peak = peak_gmac_s(isa, target)
-    report(peak_gmac_s=round(peak, 1), target=target.name, threads=options.threads)
+    best = peak_gmac_s(target)
+    report(peak_gmac_s=round(best, 1), target=target.name, threads=options.threads)
     for network in options.network or NETWORKS:
-        run_network(network, isa, target, options.threads, peak)
+        run_network(network, isa, target, options.threads, best)
 
 
-def run_network(network: str, isa: Isa, target: Target, threads: int, peak: float) -> None:
+def run_network(network: str, isa: Isa, target: Target, threads: int, best: float) -> None:
     """Measure and report each distinct layer of a network, and their sum."""
     counts: dict[Layer, int] = {}
     for layer in NETWORKS[network]():
@@ -138,7 +137,7 @@ def run_network(network: str, isa: Isa, target: Target, threads: int, peak: floa
             **{**asdict(layer), "count": count},
             us=round(seconds * 1e6, 1),
             gmac_s=round(speed, 1),
-            share=round(speed / peak, 3),
+            share=round(speed / best, 3),
             compile_ms=round(compile_seconds * 1e3),
         )
     speed = total_macs / total_seconds / 1e9
@@ -146,7 +145,7 @@ def run_network(network: str, isa: Isa, target: Target, threads: int, peak: floa
         network=network,
         ms=round(total_seconds * 1e3, 3),
         gmac_s=round(speed, 1),
-        share=round(speed / peak, 3),
+        share=round(speed / best, 3),
         compile_ms=round(total_compile * 1e3),
     )
 
@@ -179,40 +178,10 @@ def measure(layer: Layer, isa: Isa, target: Target, threads: int) -> tuple[float
     ), compile_seconds
 
 
-def peak_gmac_s(isa: Isa, target: Target) -> float:
-    """Speed of dot products on data in the first-level cache, as many as hide their latency.
-
-    Every round reads other activations: the same product in every round would be computed once.
-    """
-    rounds, positions, vectors = 2000, 64, 2
-    pixels = min(8, (isa.registers - 1) // vectors - 1)
-    block, sums = isa.lanes * isa.depth, pixels * vectors
-
-    def body(x: Flat, w: Flat, out: Flat) -> None:
-        total = local(sums * isa.lanes, "int32")
-        for i in range(sums):
-            total.store(i * isa.lanes, out.load(i * isa.lanes, isa.lanes), isa.lanes)
-        weights = [bind(w.load(i * block, block)) for i in range(vectors)]
-        with loop(rounds), loop(positions) as position:
-            start = bind(position * (pixels * isa.depth))
-            for pixel in range(pixels):
-                value = bind(isa.broadcast(x.load(start + pixel * isa.depth, isa.depth)))
-                for vector in range(vectors):
-                    at = (pixel * vectors + vector) * isa.lanes
-                    before = total.load(at, isa.lanes)
-                    total.store(at, isa.dot(before, value, weights[vector]), isa.lanes)
-        for i in range(sums):
-            out.store(i * isa.lanes, total.load(i * isa.lanes, isa.lanes), isa.lanes)
-
-    types = (
-        TensorType((positions * pixels * isa.depth,), isa.x_type),
-        TensorType((vectors * block,), isa.w_type),
-        TensorType((sums * isa.lanes,), "int32"),
-    )
-    function = compile_function("peak", prim_func("peak", types, body), target)
-    tensors = [tvm.runtime.tensor(np.ones(t.shape, t.dtype)) for t in types]
-    dots = rounds * positions * sums
-    return dots * block / median_seconds(function, tensors) / 1e9
+def peak_gmac_s(target: Target) -> float:
+    """Speed of dot products on data in reach."""
+    loop = peak(target)
+    return loop.macs / median_seconds(loop.run, []) / 1e9
 
 
 def compile_function(name: str, func: tvm.tirx.PrimFunc, target: Target) -> Callable[..., object]:

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+import qpc
+from qpc.bench import compare as module
+from qpc.bench.compare import Comparison, compare, table
+from qpc.bench.peers import installed_peers
+from qpc.errors import BackendError
+from tests.quantizing import Parts, fake_quantized, integer
+
+pytestmark = pytest.mark.tvm
+
+
+@pytest.fixture(scope="module")
+def graph() -> GraphModule:
+    model = Parts(lambda m, x: m.conv(x).relu(), conv=nn.Conv2d(3, 8, 3))
+    return integer(fake_quantized(model, torch.randn(1, 3, 8, 8)))
+
+
+@pytest.fixture(scope="module")
+def comparison(graph: GraphModule) -> Comparison:
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    return compare("small", graph, qpc.compile(graph), [x], rounds=2, peers=installed_peers())
+
+
+def test_every_runtime_is_measured_and_no_value_differs(comparison: Comparison) -> None:
+    assert len(comparison.peers) == len(installed_peers())
+    assert comparison.differing == 0
+    assert comparison.macs == 6 * 6 * 8 * 3 * 9
+    assert 0 < comparison.share < 1
+    assert comparison.peak_gmac_s > 1
+    assert all(peer.ratio.median > 0 for peer in comparison.peers)
+
+
+def test_it_is_json_and_names_the_fastest(comparison: Comparison) -> None:
+    data = json.loads(json.dumps(comparison.to_json()))
+    assert data["fastest"] == (comparison.fastest and comparison.fastest.name)
+    assert replace(comparison, peers=()).to_json()["ratio_to_fastest"] is None
+
+
+def test_the_table_warns_where_other_programs_had_the_cores(comparison: Comparison) -> None:
+    busy = table(replace(comparison, cpu_share=0.5))
+    assert "believe fastest calls and CPU time only" in busy
+    assert "none of these figures" in table(replace(comparison, cpu_share=0.5, threads=2))
+    calm = table(replace(comparison, cpu_share=0.99))
+    assert "WARNING" not in calm
+    assert all(peer.name in calm for peer in comparison.peers)
+
+
+def test_a_runtime_that_computes_something_else_is_refused(
+    graph: GraphModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "onnxruntime" not in installed_peers():
+        pytest.skip("needs ONNX Runtime")
+    monkeypatch.setattr(module, "LEAST_AGREEMENT_DB", float("inf"))
+    monkeypatch.setattr(module, "signal_to_noise_db", lambda a, b: 3.0)
+    x = np.zeros((1, 3, 8, 8), np.float32)
+    with pytest.raises(BackendError, match="computes something else"):
+        compare("small", graph, qpc.compile(graph), [x], rounds=1, peers=["onnxruntime"])

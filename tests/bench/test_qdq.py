@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qpc.bench.qdq import to_qdq
+from qpc.errors import BackendError, MissingDependencyError, UnsupportedOpError
+from tests.quantizing import Parts, fake_quantized, integer, min_max
+from tests.small_models import graph_of
+
+pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+class Mixed(nn.Module):
+    """Most operators that image classifiers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.squeeze, self.expand = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.stem(F.pad(x, (0, 1, 1, 0))))
+        x = F.max_pool2d(x, 3, 2, 1)
+        y = F.hardswish(self.left(x)) + F.relu(self.right(x))
+        z = torch.cat([x, y], 1)
+        gate = self.expand(F.relu(self.squeeze(z.mean((2, 3), keepdim=True))))
+        z = z * F.hardsigmoid(gate)
+        z = z.reshape(-1, 2, 8, *z.shape[2:]).permute(0, 2, 1, 3, 4).flatten(1, 2)
+        z = F.avg_pool2d(F.silu(z[:, 4:12]), 2)
+        result: Tensor = self.head(z.mean((2, 3)))
+        return result
+
+
+def close(gm: torch.fx.GraphModule, x: Tensor) -> bool:
+    """Whether the ONNX model gives what the graph gives, up to steps of the output's grid."""
+    session = onnxruntime.InferenceSession(to_qdq(gm, len(x)).SerializeToString())
+    (found,) = session.run(None, {"x": x.numpy()})
+    expected = gm(x).detach().numpy()
+    assert found.shape == expected.shape
+    return bool(np.abs(found - expected).max() <= 0.03 * np.abs(expected).max())
+
+
+def between_layers(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    layers = {"first": nn.Linear(6, 6), "last": nn.Linear(6, 4)}
+    return Parts(lambda m, x: m.last(function(m.first(x))), **layers)
+
+
+def test_the_model_computes_what_the_graph_computes() -> None:
+    x = torch.randn(2, 3, 17, 17)
+    assert close(integer(fake_quantized(Mixed(), x)), x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [F.relu, F.gelu, F.elu, torch.tanh, torch.sigmoid, F.leaky_relu],
+    ids=lambda f: f.__name__,
+)
+def test_tables_become_the_functions_that_they_hold(function: Callable[[Tensor], Tensor]) -> None:
+    model = Parts(
+        lambda m, x: m.last(function(m.first(x))), first=nn.Linear(6, 6), last=nn.Linear(6, 4)
+    )
+    x = torch.randn(5, 6)
+    assert close(integer(fake_quantized(model, x)), x)
+
+
+def test_what_stays_in_float_is_float_in_the_model() -> None:
+    model = Parts(
+        lambda m, x: F.relu(m.norm(F.max_pool2d(m.conv(x), 2) * 1.0)).mean((2, 3)),
+        conv=nn.Conv2d(3, 4, 1),
+        norm=nn.BatchNorm2d(4),
+    )
+    x = torch.randn(2, 3, 8, 8)
+    gm = integer(fake_quantized(model.eval(), x))
+    assert "BatchNormalization" in {node.op_type for node in to_qdq(gm, 2).graph.node}
+    assert close(gm, x)
+
+
+def test_zero_padding_becomes_part_of_the_convolution() -> None:
+    model = Parts(lambda m, x: m.conv(F.pad(x, (0, 1, 0, 1))), conv=nn.Conv2d(3, 4, 3, stride=2))
+    gm = integer(fake_quantized(model, torch.randn(1, 3, 8, 8)))
+    nodes = {node.op_type: node for node in to_qdq(gm).graph.node}
+    assert "Pad" not in nodes
+    (pads,) = [a.ints for a in nodes["Conv"].attribute if a.name == "pads"]
+    assert list(pads) == [0, 0, 1, 1]
+
+
+def test_padding_that_others_read_stays() -> None:
+    model = Parts(
+        lambda m, x: F.max_pool2d(F.pad(m.conv(x), (1, 1, 2, 0)), 2), conv=nn.Conv2d(3, 4, 3)
+    )
+    x = torch.randn(1, 3, 9, 9)
+    gm = integer(fake_quantized(model, x))
+    assert "Pad" in {node.op_type for node in to_qdq(gm).graph.node}
+    assert close(gm, x)
+
+
+def test_a_sequence_goes_through_linear_layers_as_rows() -> None:
+    model = Parts(lambda m, x: m.linear(x), linear=nn.Linear(6, 3))
+    x = torch.randn(2, 5, 6)
+    assert close(integer(fake_quantized(model, x)), x)
+
+
+def test_an_operator_without_an_onnx_form_is_refused() -> None:
+    gm = graph_of(lambda g, x: g.call_function(torch.ops.aten.sinc.default, (x,)), 4)
+    with pytest.raises(UnsupportedOpError, match="no ONNX form for aten"):
+        to_qdq(gm)
+
+
+def test_a_table_of_an_unknown_function_is_refused() -> None:
+    model = Parts(
+        lambda m, x: m.last(F.softplus(m.first(x))), first=nn.Linear(6, 6), last=nn.Linear(6, 4)
+    )
+    gm = integer(fake_quantized(model, torch.randn(5, 6)))
+    with pytest.raises(UnsupportedOpError, match="the function of a table"):
+        to_qdq(gm)
+
+
+def test_narrow_activations_are_refused() -> None:
+    model = Parts(lambda m, x: m.linear(x), linear=nn.Linear(6, 3))
+    gm = integer(fake_quantized(model, torch.randn(5, 6), config=min_max(bits=4)))
+    with pytest.raises(BackendError, match="fewer than 8 bits"):
+        to_qdq(gm)
+
+
+def test_a_model_that_returns_integers_is_refused() -> None:
+    target = torch.ops.qpc.quantize.default
+    gm = graph_of(lambda g, x: g.call_function(target, (x, 0.5, 3, 0, 255, torch.uint8)), 4)
+    with pytest.raises(BackendError, match="the grid of an integer value is not known"):
+        to_qdq(gm)
+
+
+def test_onnx_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    gm = graph_of(lambda g, x: g.call_function(torch.ops.aten.relu.default, (x,)), 4)
+    with pytest.raises(MissingDependencyError, match="onnx is not installed"):
+        to_qdq(gm)
