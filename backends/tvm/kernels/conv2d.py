@@ -137,6 +137,12 @@ class _Plan:
         return min(self.isa.lanes, self.group_outputs)
 
     @property
+    def vectors_per_store(self) -> int:
+        """Vectors of a tile that follow one another in the output, and are stored together."""
+        in_order = self.group_outputs % self.isa.lanes == 0
+        return min(self.isa.vectors_per_store, self.tile.vectors) if in_order else 1
+
+    @property
     def runs(self) -> int:
         """Runs of consecutive bytes that make one kernel row."""
         consecutive = self.groups == 1 and self.shape.dilation[1] == 1
@@ -184,6 +190,11 @@ class _Plan:
     def column_tiles(self) -> int:
         """Tiles of a row."""
         return 1 if self.is_matrix_product else ceil(self.shape.ow / self.tile.pixels)
+
+    @property
+    def w_type(self) -> str:
+        """Element type of the packed weights; those that are used once are widened when used."""
+        return "int8" if self.tile.pixels == 1 else self.isa.w_type
 
     @property
     def units(self) -> int:
@@ -266,7 +277,7 @@ class _Plan:
         packed = padded.reshape(
             self.units, self.tile.vectors, self.isa.lanes, kh, self.runs, self.run_steps, -1
         ).transpose(0, 3, 4, 5, 1, 2, 6)
-        return np.ascontiguousarray(packed, self.isa.w_type)
+        return np.ascontiguousarray(packed, self.w_type)
 
     def pack_channels(self, values: Array) -> Array:
         """values[o] -> [unit * vector of the tile * lane]."""
@@ -287,7 +298,7 @@ class _Plan:
         kernel = (self.shape.kernel[0], self.runs, self.run_steps)
         block = (self.tile.vectors, self.isa.lanes, self.isa.depth)
         return (
-            TensorType((self.units, *kernel, *block), self.isa.w_type),
+            TensorType((self.units, *kernel, *block), self.w_type),
             TensorType((lanes,), "int32"),
             TensorType((lanes,), "float32"),
         )
@@ -398,9 +409,9 @@ class _Code:
             for vector in range(tile.vectors)
         ]
 
-        start = [self._lanes(self.bias, lane_start, vector) for vector in range(tile.vectors)]
+        initial = [self._lanes(self.bias, lane_start, vector) for vector in range(tile.vectors)]
         for _, vector, at in each_sum:
-            sums.store(at, start[vector], isa.lanes)
+            sums.store(at, initial[vector], isa.lanes)
 
         (kh, _), (dh, dw) = plan.shape.kernel, plan.shape.dilation
         block = isa.lanes * isa.depth
@@ -411,7 +422,7 @@ class _Code:
             term = ((unit * kh + row) * plan.runs + run) * plan.run_steps + step
             w_at = bind(term * (tile.vectors * block))
             w = [
-                bind(self.weight.load(w_at + vector * block, block))
+                bind(cast(self.weight.load(w_at + vector * block, block), isa.w_type, block))
                 for vector in range(tile.vectors)
             ]
             for pixel in range(tile.pixels):
@@ -426,13 +437,18 @@ class _Code:
             bind(out_start + plan.channel(vector_block * tile.vectors + vector))
             for vector in range(tile.vectors)
         ]
-        for pixel, vector, at in each_sum:
-            value = self.epilogue.requantized(sums.load(at, isa.lanes), scale[vector], isa.lanes)
-            value = cast(value, "uint8", isa.lanes)
-            if plan.lanes < isa.lanes:
-                value = shuffle([value], range(plan.lanes))
-            offset = first[vector] + pixel * plan.shape.o
-            self.out.store(offset, self.epilogue.stages(value, offset, plan.lanes), plan.lanes)
+        for pixel in range(tile.pixels):
+            for start in range(0, tile.vectors, plan.vectors_per_store):
+                parts = []
+                for vector in range(start, min(start + plan.vectors_per_store, tile.vectors)):
+                    total = sums.load((pixel * tile.vectors + vector) * isa.lanes, isa.lanes)
+                    parts.append(bind(self.epilogue.requantized(total, scale[vector], isa.lanes)))
+                value = isa.narrow_in_order(parts)
+                lanes = len(parts) * plan.lanes
+                if plan.lanes < isa.lanes:
+                    value = shuffle([value], range(lanes))
+                offset = first[start] + pixel * plan.shape.o
+                self.out.store(offset, self.epilogue.stages(value, offset, lanes), lanes)
 
     def _lanes(self, values: Flat, start: Index, vector: int) -> Expr:
         lanes = self.plan.isa.lanes

@@ -127,7 +127,7 @@ def float_bits(value: float) -> int:
 
 
 def cast(value: Expr, dtype: str, lanes: int) -> Expr:
-    """Convert every lane."""
+    """Convert every lane; nothing happens if it has that type."""
     return T.cast(value, vector(dtype, lanes))
 
 
@@ -164,7 +164,7 @@ def copy(target: Flat, target_offset: Index, source: Flat, source_offset: Index,
         size,
         lambda at, lanes: target.store(
             target_offset + at,
-            _converted(source.load(source_offset + at, lanes), source, target, lanes),
+            cast(source.load(source_offset + at, lanes), target.dtype, lanes),
             lanes,
         ),
     )
@@ -173,10 +173,6 @@ def copy(target: Flat, target_offset: Index, source: Flat, source_offset: Index,
 def fill(target: Flat, offset: Index, value: Expr, size: int) -> None:
     """Set `size` elements to one value of the type of the target."""
     _in_chunks(size, lambda at, lanes: target.store(offset + at, splat(value, lanes), lanes))
-
-
-def _converted(value: Expr, source: Flat, target: Flat, lanes: int) -> Expr:
-    return value if source.dtype == target.dtype else cast(value, target.dtype, lanes)
 
 
 def _in_chunks(size: int, emit: Callable[[Index, int], None]) -> None:

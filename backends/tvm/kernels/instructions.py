@@ -16,7 +16,7 @@ from tvm.target.codegen import llvm_lookup_intrinsic_id
 from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
-from qpc.backends.tvm.kernels.emit import Flat, cast, splat
+from qpc.backends.tvm.kernels.emit import Flat, cast, shuffle, splat
 from qpc.errors import UnsupportedTargetError
 
 
@@ -25,7 +25,8 @@ class Isa:
     """Plain int32 arithmetic, which LLVM turns into the vector instructions of any target.
 
     `registers` is how many accumulators, weight vectors and broadcast activations may be alive at
-    once, and `sums_in_flight` how many independent sums keep the CPU busy.
+    once, `sums_in_flight` how many independent sums keep the CPU busy, and `vectors_per_store` how
+    many vectors of results are best narrowed to bytes together, up to four.
 
     Activations are uint8 and weights int8 in tensors. `operand` is the type in which `dot` takes
     them: if it is wider, kernels widen activations while they copy them to scratch memory, once
@@ -37,6 +38,7 @@ class Isa:
     registers: int
     depth: int = 1
     sums_in_flight: int = 8
+    vectors_per_store: int = 1
     operand: str | None = None
 
     @property
@@ -87,6 +89,15 @@ class Isa:
         Every element is in 0..255.
         """
         return cast(parts[0], "uint8", self.lanes)
+
+    def narrow_in_order(self, parts: Sequence[Expr]) -> Expr:
+        """One to four int32 vectors, one after the other, as one uint8 vector.
+
+        Every element is in 0..255.
+        """
+        narrow = [cast(part, "uint8", self.lanes) for part in parts]
+        size = self.lanes * len(parts)
+        return narrow[0] if len(parts) == 1 else shuffle(narrow, range(size))
 
     def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
         """`table[v]` for every uint8 `v` of a vector; the table has 256 entries."""

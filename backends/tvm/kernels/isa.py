@@ -22,7 +22,12 @@ def _generic(target: Target) -> Isa:
 
 def _multiply_add(target: Target) -> Isa:
     # One register holds a product before it is added.
-    return MultiplyAdd(target.isa, target.vector_lanes, registers=_registers(target) - 1)
+    return MultiplyAdd(
+        target.isa,
+        target.vector_lanes,
+        registers=_registers(target) - 1,
+        vectors_per_store=_vectors_per_store(target),
+    )
 
 
 def _dot_products(target: Target) -> Isa:
@@ -31,12 +36,18 @@ def _dot_products(target: Target) -> Isa:
         target.isa,
         target.vector_lanes,
         registers=_registers(target) - 1,
+        vectors_per_store=_vectors_per_store(target),
         permute_bytes="llvm.x86.avx512.vpermi2var.qi.512" if has_permute else None,
     )
 
 
 def _registers(target: Target) -> int:
     return 32 if "avx512vl" in target.features else 16
+
+
+def _vectors_per_store(target: Target) -> int:
+    # AVX-512 has an instruction that narrows one vector; packing needs at least two.
+    return 1 if "avx512vl" in target.features else 4
 
 
 _ISAS: dict[str, Callable[[Target], Isa]] = {

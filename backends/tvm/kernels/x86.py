@@ -109,6 +109,27 @@ class _X86(Isa):
             )
         return halves
 
+    def narrow_in_order(self, parts: Sequence[Expr]) -> Expr:
+        if len(parts) == 1:
+            return super().narrow_in_order(parts)
+        words = [self._packed_words(a, b) for a, b in (parts[:2], (parts[-2:]))]
+        if len(parts) == 3:
+            words[1] = self._packed_words(parts[2], parts[2])
+        packed = self._packed_bytes(*words)
+        # Lane `j` of part `i` is now in block `j // 4`, after the lanes of the parts before it.
+        lanes = [
+            (lane // 4) * _BLOCK_BYTES + i * 4 + lane % 4
+            for i in range(len(parts))
+            for lane in range(self.lanes)
+        ]
+        return packed if lanes == list(range(4 * self.lanes)) else shuffle([packed], lanes)
+
+    def _packed_bytes(self, first: Expr, second: Expr) -> Expr:
+        """uint8 of two int16 vectors."""
+        size = 4 * self.lanes
+        packed = intrinsic(_PACK_BYTES[self.lanes], vector("int8", size), first, second)
+        return reinterpret(packed, "uint8", size)
+
     def _packed_words(self, first: Expr, second: Expr) -> Expr:
         """int16 of two int32 vectors."""
         return intrinsic(_PACK_WORDS[self.lanes], vector("int16", 2 * self.lanes), first, second)
@@ -133,9 +154,7 @@ class DotProducts(_X86):
 
     def narrow(self, parts: Sequence[Expr]) -> Expr:
         words = [self._packed_words(*parts[at : at + 2]) for at in (0, 2)]
-        size = 4 * self.lanes
-        packed = intrinsic(_PACK_BYTES[self.lanes], vector("int8", size), *words)
-        return reinterpret(packed, "uint8", size)
+        return self._packed_bytes(*words)
 
     def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
         size = 4 * self.lanes
