@@ -15,7 +15,7 @@ from qpc.backends.tvm.kernels.isa import isa_for
 from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.target import Target
 
-_POSITIONS, _VECTORS = 64, 2  # groups of pixels that fit the cache, weights in registers
+_POSITIONS, _VECTORS = 64, 3  # groups of pixels that fit the cache, weights in registers
 _ROUNDS = 2000  # about half a millisecond where a dot product has 64 products
 
 
