@@ -123,13 +123,18 @@ class CallableModel(ABC):
         return _nest(self.signature.outputs, [r.numpy() if as_numpy else r for r in results])
 
     def benchmark(
-        self, inputs: Sequence[Array] | None = None, *, warmup: int = 5, repeats: int = 50
+        self, inputs: Array | Sequence[Array] | None = None, *, warmup: int = 5, repeats: int = 50
     ) -> Benchmark:
-        """Time calls of the model, on random inputs of the first batch size unless given."""
+        """Time calls of the model, on random inputs of the first batch size unless given.
+
+        inputs: the model's one input, or its inputs in order.
+        """
         if repeats < 1 or warmup < 0:
             raise ValueError(
                 f"repeats must be at least 1 and warmup at least 0: {repeats}, {warmup}"
             )
+        if isinstance(inputs, Tensor | np.ndarray):
+            inputs = [inputs]
         chosen = list(inputs) if inputs is not None else self._example_inputs()
         tensors = [_as_tensor(v, n) for v, n in zip(chosen, self._names(chosen), strict=False)]
         batch = self.signature.batch_of(tensors)
@@ -153,7 +158,9 @@ class CallableModel(ABC):
     def _ordered(self, inputs: Sequence[Array], named: Mapping[str, Array]) -> list[Array]:
         names = self.signature.names
         positional = dict(zip(names, inputs, strict=False))
-        if unknown := [n for n in named if n not in names or n in positional]:
+        if twice := [n for n in named if n in positional]:
+            raise BackendError(f"input {twice[0]!r} is given twice, by position and by name")
+        if unknown := [n for n in named if n not in names]:
             raise BackendError(
                 f"unexpected input {unknown[0]!r}: the model takes {', '.join(names)}"
             )
@@ -176,6 +183,11 @@ def measure(call: Callable[[], object], *, warmup: int, repeats: int) -> Benchma
 
 def signature_of(gm: GraphModule, batch_sizes: Sequence[int]) -> Signature:
     """The signature of a core-form graph for some batch sizes."""
+    if isinstance(batch_sizes, int):
+        raise BackendError(
+            f"batch sizes are several numbers, got {batch_sizes!r}",
+            fix=f"batch_sizes=({batch_sizes},)",
+        )
     if not batch_sizes or not all(is_count(b) for b in batch_sizes):
         raise BackendError(f"batch sizes must be positive numbers, got {tuple(batch_sizes)!r}")
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
@@ -239,12 +251,17 @@ def _as_tensor(value: object, name: str) -> Tensor:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fiub":
             raise BackendError(f"input {name!r} is a numpy array of {value.dtype}, not of numbers")
-        return torch.from_numpy(np.require(value, requirements=["C", "W", "A"]))
+        native = value.astype(value.dtype.newbyteorder("="), copy=False)
+        return torch.from_numpy(np.require(native, requirements=["C", "W", "A"]))
     if not isinstance(value, Tensor):
         kind = type(value).__name__
         raise BackendError(f"input {name!r} is a {kind}, expected a torch tensor or a numpy array")
     if value.device.type != "cpu":
         raise BackendError(f"input {name!r} is on {value.device}", fix="move it with .cpu()")
+    if value.layout is not torch.strided:
+        raise BackendError(
+            f"input {name!r} is a {value.layout} tensor", fix="make it dense with .to_dense()"
+        )
     return value.detach().contiguous()
 
 

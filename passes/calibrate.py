@@ -9,8 +9,9 @@ Cost:    one forward pass a batch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import length_hint
 
 import torch
 from rich.progress import track
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from qpc.base import Pass, PassContext
-from qpc.batches import Batch, inputs_of
+from qpc.batches import Batch, checked_batches, inputs_of
 from qpc.errors import CalibrationError
 from qpc.facts import CALIBRATED, OBSERVED, observer_state
 from qpc.meta import info
@@ -37,10 +38,11 @@ class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBR
     batches: Iterable[Batch] = field(repr=False)
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        batches = checked_batches(self.batches)
         watcher = _Watcher(gm)
         count = 0
         with torch.no_grad():
-            for count, batch in enumerate(_with_progress(self.batches, ctx), start=1):
+            for count, batch in enumerate(_with_progress(batches, ctx), start=1):
                 inputs = inputs_of(gm, batch, count - 1)
                 try:
                     watcher.run(*inputs)
@@ -52,6 +54,7 @@ class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBR
                 "there are no calibration batches",
                 fix="pass an iterable of batches; a generator that was used up is empty",
             )
+        watcher.check_samples()
         watcher.commit()
         ctx.summarize(f"{count} batches through {len(watcher.states)} observers")
         return bool(watcher.states)
@@ -79,6 +82,19 @@ class _Watcher(Interpreter):
             raise CalibrationError(e.what, node=n, fix=e.fix) from e
         return args[0]
 
+    def check_samples(self) -> None:
+        """Refuse batches that hold no samples: then an observer has seen no value."""
+        for node, state in self.states.items():
+            config = info(node).config
+            assert config is not None
+            least, greatest = config.activation.observer.observed(state)
+            if least > greatest:
+                raise CalibrationError(
+                    "the calibration batches hold no samples",
+                    node=node,
+                    fix="pass batches of at least one sample",
+                )
+
     def commit(self) -> None:
         for node, state in self.states.items():
             module = self._graph_module.get_submodule(str(node.args[1]))
@@ -87,14 +103,7 @@ class _Watcher(Interpreter):
 
 
 def _with_progress(batches: Iterable[Batch], ctx: PassContext) -> Iterator[Batch]:
-    try:
-        iterator = iter(batches)
-    except TypeError:
-        raise CalibrationError(
-            f"calibration needs an iterable of batches, got {type(batches).__name__}",
-            fix="pass a list of tensors or a DataLoader",
-        ) from None
     if not ctx.progress:
-        return iterator
-    total = len(batches) if isinstance(batches, Sequence) else None
-    return iter(track(iterator, description="calibrating", total=total, transient=True))
+        return iter(batches)
+    total = length_hint(batches) or None  # a DataLoader has a length too, but is no sequence
+    return iter(track(batches, description="calibrating", total=total, transient=True))

@@ -15,7 +15,7 @@ arXiv:1906.04721, section 4.2, with means measured on samples as in its appendix
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +25,14 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.base import Pass, PassContext
-from qpc.batches import Batch, inputs_of
+from qpc.batches import Batch, batch_length, inputs_of
 from qpc.edit import Editor, reads
 from qpc.errors import CalibrationError
 from qpc.facts import FAKE_QUANTIZED
 from qpc.meta import attribute, info
 from qpc.ops import views
 from qpc.ops.views import qpc_ops
+from qpc.shapes import BatchDim
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
             raise ValueError(f"samples must be at least 1, got {self.samples}")
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
-        inputs = self._samples(gm)
-        walk = _SideBySide(gm, inputs)
+        walk = _SideBySide(gm, self._samples(gm))
         editor = Editor(gm, self.name)
         count = 0
         with torch.no_grad():
@@ -65,17 +65,17 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
                     continue
                 _shift(editor, layer, walk.correct(node, _channel_axis(layer)))
                 count += 1
-        ctx.summarize(f"{count} biases corrected on {len(next(iter(inputs.values())))} samples")
+        ctx.summarize(f"{count} biases corrected on {walk.samples} samples")
         return count > 0
 
-    def _samples(self, gm: GraphModule) -> dict[Node, Tensor]:
-        """The first samples, joined to one batch for each input of the graph."""
+    def _samples(self, gm: GraphModule) -> list[list[Tensor]]:
+        """The first samples as one batch, or in the batches given if those cannot be joined."""
         placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
         gathered: list[list[Tensor]] = []
         found = 0
         for number, batch in enumerate(self.batches):
             gathered.append(inputs_of(gm, batch, number))
-            found += len(gathered[-1][0])
+            found += batch_length(gathered[-1])
             if found >= self.samples:
                 break
         if not gathered:
@@ -83,50 +83,63 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
                 "there are no batches to correct biases on",
                 fix="pass a list; a generator that calibration has used up is empty",
             )
-        joined = [torch.cat(tensors)[: self.samples] for tensors in zip(*gathered, strict=True)]
-        return dict(zip(placeholders, joined, strict=True))
+        if any((info(n).shape or (None,))[0] != BatchDim() for n in placeholders):
+            return gathered
+        return [[torch.cat(tensors)[: self.samples] for tensors in zip(*gathered, strict=True)]]
 
 
 class _SideBySide:
     """Runs a fake-quantized graph as it was in float, and with rounded weights only.
 
-    The two values of a node are one tensor as long as nothing has been rounded on the way to it.
+    `_real[node][i]` and `_rounded[node][i]` are a node's values for batch i. The two are one tensor
+    as long as nothing has been rounded on the way to it.
     """
 
-    def __init__(self, gm: GraphModule, inputs: Mapping[Node, Tensor]) -> None:
+    def __init__(self, gm: GraphModule, batches: Sequence[Sequence[Tensor]]) -> None:
         self._gm = gm
-        self._real: dict[Node, Any] = dict(inputs)
-        self._rounded: dict[Node, Any] = dict(inputs)
+        placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
+        self._real: dict[Node, list[Any]] = {
+            node: list(values)
+            for node, values in zip(placeholders, zip(*batches, strict=True), strict=True)
+        }
+        self._rounded = dict(self._real)
         self._readers_left = {node: len(node.users) for node in gm.graph.nodes}
+        self._batches = range(len(batches))
+        self.samples = sum(map(batch_length, batches))
 
     def step(self, node: Node) -> None:
         """Evaluate one node; nodes come in graph order."""
         if node.op == "get_attr":
-            self._real[node] = self._rounded[node] = attribute(self._gm, str(node.target)).detach()
+            value = attribute(self._gm, str(node.target)).detach()
+            self._real[node] = self._rounded[node] = [value for _ in self._batches]
         elif node.op == "call_function":
             rounds = node.target is qpc_ops.fake_quantize.default
             source = node.all_input_nodes[0]
             of_weight = rounds and source.op == "get_attr"
-            self._real[node] = self._real[source] if rounds else _call(node, self._real)
+            self._real[node] = self._real[source] if rounds else self._calls(node, self._real)
             if rounds and not of_weight:
                 self._rounded[node] = self._rounded[source]
             else:
-                self._rounded[node] = _call(node, self._rounded)
+                self._rounded[node] = self._calls(node, self._rounded)
         for source in node.all_input_nodes:
             self._readers_left[source] -= 1
             if not self._readers_left[source]:
                 del self._real[source], self._rounded[source]
 
     def correct(self, node: Node, axis: int) -> Tensor:
-        """Take the mean error of each channel out of a node's rounded value, and return it."""
-        real, rounded = self._real[node], self._rounded[node]
-        assert isinstance(real, Tensor)
-        assert isinstance(rounded, Tensor)
-        error = rounded.double() - real.double()
-        others = [d for d in range(error.dim()) if d != axis % error.dim()]
-        mean = error.mean(others, keepdim=True)
-        self._rounded[node] = rounded - mean.to(rounded.dtype)
+        """Take the mean error of each channel out of a node's rounded values, and return it."""
+        pairs = zip(self._real[node], self._rounded[node], strict=True)
+        errors = [rounded.double() - real.double() for real, rounded in pairs]
+        rank = errors[0].dim()
+        others = [d for d in range(rank) if d != axis % rank]
+        count = sum(e.numel() for e in errors) / errors[0].shape[axis]
+        mean = sum(e.sum(others, keepdim=True) if others else e for e in errors) / count
+        assert isinstance(mean, Tensor)
+        self._rounded[node] = [value - mean.to(value.dtype) for value in self._rounded[node]]
         return mean.flatten()
+
+    def _calls(self, node: Node, values: Mapping[Node, list[Any]]) -> list[Any]:
+        return [_call(node, {n: values[n][i] for n in node.all_input_nodes}) for i in self._batches]
 
 
 def _call(node: Node, values: Mapping[Node, Any]) -> object:

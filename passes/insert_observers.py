@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.quantization import QuantizationPlan, plan_quantization, role_of
@@ -32,10 +33,15 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
 
     config: QuantConfig = field(default_factory=QuantConfig)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.config, QuantConfig):
+            raise TypeError(f"config must be a QuantConfig, got {type(self.config).__name__}")
+
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         if any(n.target is qpc_ops.observe.default for n in gm.graph.nodes):
             ctx.summarize("observers are there already")
             return False
+        _refuse_quantized(gm)
         plan = plan_quantization(gm, self.config)
         if unmatched := self.config.unmatched(plan.sites):
             raise PassError(
@@ -57,6 +63,16 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
             update_info(node, integer=node in plan.integer)
         _summarize(gm, ctx)
         return bool(names or news)
+
+
+def _refuse_quantized(gm: GraphModule) -> None:
+    for node in gm.graph.nodes:
+        if isinstance(node.target, OpOverload) and node.target.namespace == "qpc":
+            raise PassError(
+                f"the graph is quantized already: it calls {node.target}",
+                node=node,
+                fix="start again from the float graph that qpc.trace returned",
+            )
 
 
 def _insert(editor: Editor, carrier: Node, plan: QuantizationPlan) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -15,12 +16,22 @@ Batch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """A tensor, tensors in the order of the graph's inputs, or tensors by input name."""
 
 
+def checked_batches(batches: object) -> Iterable[Batch]:
+    """`batches`, which must be iterable; raises CalibrationError if they are not."""
+    if not isinstance(batches, Iterable):
+        raise CalibrationError(
+            f"calibration needs an iterable of batches, got {type(batches).__name__}",
+            fix="pass a list of tensors or a DataLoader",
+        )
+    return batches
+
+
 def inputs_of(gm: GraphModule, batch: Batch, number: int) -> list[Tensor]:
     """The tensors of `batch` in the order of the graph's inputs.
 
     For a graph of one input a sequence may go on after it, as (images, labels) do. number: of the
     batch, for messages. Raises CalibrationError if a tensor is missing or has another shape or
-    dtype than the input.
+    dtype than the input, or is on another device than the graph.
     """
     wanted = [n for n in gm.graph.nodes if n.op == "placeholder"]
     names = [n.name for n in wanted]
@@ -38,10 +49,11 @@ def inputs_of(gm: GraphModule, batch: Batch, number: int) -> list[Tensor]:
         given = given[:1]
     if len(given) != len(wanted):
         raise _misfit(number, f"has {len(given)} tensors", f"{len(wanted)} inputs {names}")
-    return [_fitting(node, value, number) for node, value in zip(wanted, given, strict=True)]
+    own = next((t.device for t in [*gm.parameters(), *gm.buffers()]), None)
+    return [_fitting(node, value, number, own) for node, value in zip(wanted, given, strict=True)]
 
 
-def _fitting(node: Node, value: object, number: int) -> Tensor:
+def _fitting(node: Node, value: object, number: int, device: torch.device | None) -> Tensor:
     about = info(node)
     if not isinstance(value, Tensor):
         raise _misfit(number, f"holds {type(value).__name__} for {node.name!r}", "a tensor")
@@ -53,6 +65,8 @@ def _fitting(node: Node, value: object, number: int) -> Tensor:
             if any(isinstance(d, BatchDim) for d in about.shape)
             else format_shape(about.shape),
         )
+    if device is not None and value.device != device:
+        raise _misfit(number, f"is on {value.device} for {node.name!r}", f"tensors on {device}")
     if value.dtype is not about.dtype:
         raise _misfit(number, f"has {value.dtype} for {node.name!r}", str(about.dtype))
     return value
@@ -66,14 +80,14 @@ def _fits(actual: tuple[int, ...], wanted: Shape) -> bool:
 
 def _misfit(number: int, found: str, wanted: str) -> CalibrationError:
     return CalibrationError(
-        f"calibration batch {number} {found}; the graph takes {wanted}",
-        fix="preprocess calibration data exactly like the model's inputs",
+        f"batch {number} {found}; the graph takes {wanted}",
+        fix="preprocess the data exactly like the model's inputs",
     )
 
 
 def batch_length(batch: Batch) -> int:
     """How many samples a batch holds: the length of its first tensor."""
     if isinstance(batch, Tensor):
-        return len(batch)
+        return len(batch) if batch.dim() else 1
     tensors = list(batch.values() if isinstance(batch, Mapping) else batch)
-    return len(tensors[0]) if tensors else 0
+    return batch_length(tensors[0]) if tensors else 0

@@ -10,24 +10,22 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
-from torch.export.graph_signature import InputKind, TensorArgument
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from qpc.errors import PassError, TraceError
+from qpc.errors import PassError, QPCError, TraceError, user_line
 from qpc.functionalize import fold_constants, replace_in_place
-from qpc.meta import update_info
 from qpc.normalize import normalize
-from qpc.shapes import BatchDim, Shape, infer_shapes
+from qpc.shapes import BatchDim, infer_shapes
+from qpc.unlift import drop_unused_constants, unlift
 
 ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
-_ASSERTIONS = ("_assert", "sym_constrain_range")
 _TOLERANCE = 1e-4  # of the largest output: a capture error is far above it, float noise far below
 
 
@@ -66,6 +64,11 @@ def batch_is_dynamic(gm: GraphModule) -> bool:
 def _validated(
     model: object, example_inputs: ExampleInputs
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(
+            "trace needs an nn.Module, got a TorchScript module",
+            fix="pass the Python model that it was made from",
+        )
     if not isinstance(model, nn.Module):
         what = (
             f"the class {model.__name__}"
@@ -97,12 +100,22 @@ def _validated(
             )
     if not args and not kwargs:
         raise TraceError("no example inputs", fix="pass a tensor of the shape the model expects")
-    _check_finite(model)
+    _check_weights(model)
     return args, kwargs
 
 
-def _check_finite(model: nn.Module) -> None:
+def _check_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise TraceError(
+                f"{name!r} has no shape yet: its module is lazy",
+                fix="run the model once on example inputs before tracing it",
+            )
+        if tensor.is_meta:
+            raise TraceError(
+                f"{name!r} is on the device 'meta' and holds no values",
+                fix="load the weights first, onto the CPU",
+            )
         if not tensor.is_floating_point() or tensor.numel() == 0:
             continue
         bad = tensor.isnan()
@@ -200,6 +213,8 @@ def _one_batch(
     """The graph for the batch size of the example inputs."""
     try:
         return _core_form(_export_once(model, args, kwargs, None), model)
+    except TraceError:
+        raise
     except Exception as e:
         error = TraceError(
             f"cannot capture {type(model).__name__}: {_first_line(e)}",
@@ -251,130 +266,19 @@ def _quiet() -> Iterator[None]:
 
 
 def _core_form(program: ExportedProgram, model: nn.Module) -> GraphModule:
-    gm = _unlift(program, model)
+    gm = unlift(program, model)
     fold_constants(gm)
     if replace_in_place(gm) is not None:  # written memory has several names: let torch sort it out
         with _quiet():
-            gm = _unlift(program.run_decompositions({}), model)
+            gm = unlift(program.run_decompositions({}), model)
         fold_constants(gm)
     gm.graph.eliminate_dead_code()
     infer_shapes(gm)
     normalize(gm)
-    _drop_unused_constants(gm)
+    drop_unused_constants(gm)
     gm.graph.lint()
     gm.recompile()
     return gm.eval()
-
-
-def _unlift(program: ExportedProgram, model: nn.Module) -> GraphModule:
-    """The exported graph with parameters as `get_attr` nodes under their names in the model."""
-    root = _parameter_tree(model)
-    graph, mapping = Graph(), {}
-    lifted = {
-        spec.arg.name: spec
-        for spec in program.graph_signature.input_specs
-        if isinstance(spec.arg, TensorArgument) and spec.kind is not InputKind.USER_INPUT
-    }
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in lifted:
-            name = str(lifted[node.name].target)
-            if lifted[node.name].kind is InputKind.CONSTANT_TENSOR:
-                name = _add_constant(root, name, program.constants[name])
-            mapping[node] = graph.get_attr(name)
-        elif node.op == "output":
-            graph.output(_output_structure(program, node, mapping))
-        elif any(word in str(node.target) for word in _ASSERTIONS):
-            continue
-        else:
-            mapping[node] = graph.node_copy(node, mapping.__getitem__)
-            _keep_own_meta(mapping[node], node)
-    gm = GraphModule(root, graph, type(model).__name__)
-    for name, module in gm.named_modules():  # GraphModule makes all buffers persistent
-        transient = root.get_submodule(name)._non_persistent_buffers_set
-        module._non_persistent_buffers_set |= transient & module._buffers.keys()
-    return gm
-
-
-def _parameter_tree(model: nn.Module) -> nn.Module:
-    """Bare modules that hold copies of the parameters and buffers; tied ones stay tied."""
-    root, copies = nn.Module(), {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) not in copies:
-            fresh = parameter.detach().clone()
-            copies[id(parameter)] = nn.Parameter(fresh, requires_grad=parameter.requires_grad)
-        owner, leaf = _owner(root, name)
-        owner.register_parameter(leaf, copies[id(parameter)])
-    persistent = set(model.state_dict(keep_vars=True))
-    for name, buffer in model.named_buffers(remove_duplicate=False):
-        owner, leaf = _owner(root, name)
-        owner.register_buffer(leaf, buffer.detach().clone(), persistent=name in persistent)
-    return root
-
-
-def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    *path, leaf = name.split(".")
-    for part in path:
-        if part not in root._modules:
-            root.add_module(part, nn.Module())
-        root = root.get_submodule(part)
-    return root, leaf
-
-
-def _add_constant(root: nn.Module, name: str, value: object) -> str:
-    assert isinstance(value, Tensor), f"constant {name!r} is {type(value).__name__}"
-    full = f"_constants.{name.replace('.', '_')}"
-    owner, leaf = _owner(root, full)
-    owner.register_buffer(leaf, value.detach().clone())
-    return full
-
-
-def _drop_unused_constants(gm: GraphModule) -> None:
-    holder = dict(gm.named_children()).get("_constants")
-    if holder is None:
-        return
-    used = {str(n.target) for n in gm.graph.nodes if n.op == "get_attr"}
-    for name in list(holder._buffers):
-        if f"_constants.{name}" not in used:
-            delattr(holder, name)
-    if not holder._buffers:
-        delattr(gm, "_constants")
-
-
-def _output_structure(program: ExportedProgram, output: Node, mapping: Mapping[Node, Node]) -> Any:
-    """What the model returned, as far as fx knows the container; otherwise a flat tuple."""
-    returned: Any = output.args[0]
-    flat = [mapping[v] if isinstance(v, Node) else v for v in returned]
-    structure = program.call_spec.out_spec
-    assert structure is not None
-    user = flat[len(flat) - structure.num_leaves :]  # what was written in place comes first
-    structured = pytree.tree_unflatten(user, structure)
-    return structured if isinstance(structured, Node | tuple | list | dict) else tuple(user)
-
-
-def _keep_own_meta(made: Node, original: Node) -> None:
-    stack = original.meta.get("nn_module_stack") or {}
-    paths = [entry[0] for entry in stack.values() if isinstance(entry[0], str)]
-    value, trace_text = original.meta.get("val"), original.meta.get("stack_trace")
-    made.meta = {}
-    if trace_text:
-        made.stack_trace = trace_text
-    update_info(
-        made,
-        module_path=_plain_path(paths[-1]) if paths else "",
-        dtype=value.dtype if isinstance(value, Tensor) else None,
-    )
-    if original.op == "placeholder" and isinstance(value, Tensor):
-        update_info(made, shape=_symbolic_shape(value))
-
-
-def _plain_path(path: str) -> str:
-    """The module path as the user writes it; export marks repeated calls as `block@1`."""
-    return "" if path.startswith("_empty") else path.partition("@")[0].removeprefix("L['self'].")
-
-
-def _symbolic_shape(value: Tensor) -> Shape:
-    sizes: tuple[object, ...] = tuple(value.shape)  # numbers, or torch.SymInt for the batch
-    return tuple(size if isinstance(size, int) else BatchDim() for size in sizes)
 
 
 # --- check and messages ---------------------------------------------------------------------------
@@ -412,7 +316,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def _with_user_line(error: TraceError, cause: BaseException) -> TraceError:
-    """Name the innermost frame of the failure that is neither torch's nor ours."""
+    """Name the line of the node, or the innermost frame that is neither torch's nor ours."""
+    if isinstance(cause, QPCError) and cause.node is not None:
+        if written := user_line(cause.node):
+            error.add_note(f"  written: {written}")
+        return error
     ours = {str(Path(torch.__file__).parent), str(Path(__file__).parent)}
     for frame in reversed(traceback.extract_tb(cause.__traceback__)):
         if not any(frame.filename.startswith(folder) for folder in ours):

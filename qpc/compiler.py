@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
 from torch import nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from qpc.backends import reference, tvm
 from qpc.errors import BackendError
 from qpc.facts import CORE_FORM
+from qpc.ops.views import qpc_ops
 from qpc.target import Target
 
 if TYPE_CHECKING:
@@ -62,9 +63,21 @@ def compile(  # the name users type: qpc.compile
             f"the graph is not in core form: {broken}",
             fix="make graphs with qpc.trace, not with torch.fx.symbolic_trace",
         )
+    if target != "reference" and (found := _unfinished(gm)):
+        raise BackendError(
+            f"the graph is on its way to integers: it calls {found.target}",
+            node=found,
+            fix="finish with qpc.quantize, or qpc.recipes.to_integer() for a fake-quantized graph",
+        )
     if target == "reference":
         return reference.compile_graph(gm, batch_sizes=batch_sizes)
     return tvm.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads)
+
+
+def _unfinished(gm: GraphModule) -> Node | None:
+    """A call that stands in a graph only between tracing and conversion to integers."""
+    between = (qpc_ops.observe.default, qpc_ops.fake_quantize.default)
+    return next((n for n in gm.graph.nodes if n.target in between), None)
 
 
 def load(path: str | os.PathLike[str]) -> CompiledModel:

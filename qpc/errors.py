@@ -78,6 +78,6 @@ class ArtifactError(BackendError):
 def user_line(node: Node) -> str | None:
     """The line of the user's model that `node` is from: `File "net.py", line 7, in forward`."""
     frames = re.findall(r'^\s*(File ".*", line \d+, in .*)$', node.stack_trace or "", re.MULTILINE)
-    outside = [frame for frame in frames if "/torch/" not in frame]
+    outside = [frame for frame in frames if "/torch/" not in frame and '"<' not in frame]
     candidates = outside or frames
     return candidates[-1].strip() if candidates else None

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
+from qpc.errors import PassError
 from qpc.meta import attribute, info
 from qpc.ops.aliasing import written_argument
 from qpc.ops.registry import is_shape_arithmetic
@@ -24,6 +25,15 @@ class Fact:
 
     name: str
     check: Callable[[GraphModule], str | None] = field(repr=False, compare=False)
+
+
+def require_graph(gm: object, what: str) -> None:
+    """Raise PassError unless `gm` is a graph: a model that was never traced is a common slip."""
+    if not isinstance(gm, GraphModule):
+        raise PassError(
+            f"{what} needs a traced graph, got {type(gm).__name__}",
+            fix="gm = qpc.trace(model, example_inputs)",
+        )
 
 
 def _core_form(gm: GraphModule) -> str | None:

@@ -7,6 +7,7 @@ import hashlib
 import torch
 from torch.fx import GraphModule
 
+from qpc.facts import require_graph
 from qpc.meta import info
 from qpc.printer import format_graph
 
@@ -16,6 +17,7 @@ def fingerprint(gm: GraphModule) -> str:
 
     Equal fingerprints mean: the same graph with bit-equal state and equal node info. Names count.
     """
+    require_graph(gm, "fingerprint")
     digest = hashlib.sha256(format_graph(gm).encode())
     for node in gm.graph.nodes:
         digest.update(f"{node.name}|{info(node)!r}\n".encode())

@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from qpc.base import Pass, PassContext
 from qpc.errors import InvariantError, PassError, PipelineOrderError, QPCError
-from qpc.facts import CORE_FORM, Fact
+from qpc.facts import CORE_FORM, Fact, require_graph
 from qpc.shapes import infer_shapes
 
 
@@ -50,6 +50,7 @@ class Pipeline:
 
     def run(self, gm: GraphModule, ctx: PassContext | None = None) -> GraphModule:
         """Return a transformed copy of `gm`, which is never touched. `ctx` collects the reports."""
+        require_graph(gm, "a pipeline")
         ctx = ctx if ctx is not None else PassContext()
         known = set(self.assume)
         for fact in sorted(known, key=lambda f: f.name):

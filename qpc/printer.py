@@ -9,6 +9,7 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from qpc.facts import require_graph
 from qpc.meta import NodeInfo, info
 from qpc.shapes import Shape
 
@@ -31,6 +32,7 @@ def format_graph(gm: GraphModule) -> str:
 
     Parameters appear as `@name` where they are used.
     """
+    require_graph(gm, "format_graph")
     lines = ["graph:"]
     lines += [f"  {_line(node)}" for node in gm.graph.nodes if node.op != "get_attr"]
     return "\n".join(lines) + "\n"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import length_hint
 
 from torch.fx import GraphModule
 
 from qpc.base import PassContext
-from qpc.batches import Batch, batch_length
+from qpc.batches import Batch, batch_length, checked_batches
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED, OBSERVED
 from qpc.passes import (
     Calibrate,
@@ -46,6 +47,7 @@ def post_training_quantization(
     The batches are read once, so a generator will do; the pipeline then runs once.
     """
     kept: list[Batch] = []
+    checked_batches(batches)
     passes = (Calibrate(_Keeping(batches, kept)), FakeQuantize(), CorrectBias(kept))
     return prepare(config) + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
 
@@ -56,6 +58,9 @@ class _Keeping:
 
     batches: Iterable[Batch]
     kept: list[Batch]
+
+    def __length_hint__(self) -> int:
+        return length_hint(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
         self.kept.clear()

@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.utils._python_dispatch import _disable_current_modes
@@ -167,6 +172,10 @@ class _Runner:
         assert callable(node.target)
         try:
             return node.target(*args, **kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException) as e:
+            raise PassError(
+                f"what {node.target} yields depends on the values in a tensor", node=node
+            ) from e
         except Exception as e:
             raise PassError(
                 f"operator {node.target} does not accept its inputs: {e}", node=node

@@ -28,7 +28,7 @@ from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 
 from qpc.errors import ArtifactError
-from qpc.facts import CORE_FORM
+from qpc.facts import CORE_FORM, require_graph
 from qpc.meta import info, update_info
 from qpc.ops.registry import SHAPE_ARITHMETIC
 from qpc.quant.config import LayerConfig
@@ -47,6 +47,7 @@ def save_graph(gm: GraphModule, path: str | os.PathLike[str]) -> None:
     The folder appears whole or not at all. Raises ArtifactError if it cannot be written, or holds
     anything else.
     """
+    require_graph(gm, "save_graph")
     goal = Path(path)
     if broken := CORE_FORM.check(gm):
         raise ArtifactError(

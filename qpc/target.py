@@ -56,6 +56,10 @@ class Target:
         """The target called `name`, or the one for this machine if `name` is "native"."""
         if name == "native":
             return cls.native()
+        if not isinstance(name, str):
+            raise UnsupportedTargetError(
+                f"a target is a name or a qpc.Target, got {type(name).__name__}"
+            )
         by_name = {target.name: target for target in TARGETS}
         if name not in by_name:
             known = ", ".join(["native", *by_name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch.fx import GraphModule
 
+from qpc.facts import require_graph
 from qpc.ops import views
 
 
@@ -14,6 +15,7 @@ def set_training(gm: GraphModule, mode: bool = True) -> GraphModule:  # as nn.Mo
     ones, and dropout drops. Core form stands for inference: switch back before running passes,
     compiling or saving.
     """
+    require_graph(gm, "set_training")
     for node in gm.graph.nodes:
         if norm := views.BatchNorm.of(node):
             norm.training = mode and norm.running_mean is not None

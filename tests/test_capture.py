@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -475,3 +476,51 @@ def test_refuses_a_model_that_keeps_python_state() -> None:
 def test_outputs_that_are_nan_on_both_sides_agree() -> None:
     gm = trace(Call(torch.log), -torch.ones(2, 3))
     assert gm(-torch.ones(2, 3)).isnan().all()
+
+
+def test_refuses_a_lazy_module() -> None:
+    assert message(nn.LazyLinear(3), torch.randn(2, 3)) == (
+        "'weight' has no shape yet: its module is lazy\n"
+        "  fix: run the model once on example inputs before tracing it"
+    )
+
+
+def test_refuses_weights_without_values() -> None:
+    assert message(nn.Linear(3, 3, device="meta"), torch.randn(2, 3)) == (
+        "'weight' is on the device 'meta' and holds no values\n"
+        "  fix: load the weights first, onto the CPU"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_refuses_a_torchscript_module() -> None:
+    scripted = torch.jit.trace(nn.ReLU(), torch.randn(2, 3))
+    assert message(scripted, torch.randn(2, 3)) == (
+        "trace needs an nn.Module, got a TorchScript module\n"
+        "  fix: pass the Python model that it was made from"
+    )
+
+
+def number_of_a_value(x: Tensor) -> Tensor:
+    return x * x.max().item()
+
+
+def as_many_as_are_positive(x: Tensor) -> Tensor:
+    return x[x > 0]
+
+
+@pytest.mark.parametrize(
+    ("function", "operator"),
+    [
+        (number_of_a_value, "aten.item.default"),
+        (as_many_as_are_positive, "aten.index.Tensor"),
+    ],
+)
+def test_refuses_results_that_depend_on_values_and_says_where(
+    function: Callable[[Tensor], Tensor], operator: str
+) -> None:
+    text = message(Call(function), torch.randn(2, 3))
+    assert text.startswith(
+        f"cannot capture Call: what {operator} yields depends on the values in a tensor\n"
+    )
+    assert re.search(r"written: File .*small_models.py\", line \d+, in forward", text)

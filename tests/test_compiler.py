@@ -9,7 +9,8 @@ from torch.fx import symbolic_trace
 
 import qpc
 from qpc.backends.reference.model import ReferenceModel
-from qpc.errors import BackendError
+from qpc.errors import BackendError, UnsupportedTargetError
+from tests.quantizing import fake_quantized
 
 X = torch.randn(2, 3, 8, 8)
 
@@ -32,3 +33,23 @@ def test_refuses_a_graph_that_is_not_in_core_form() -> None:
     gm = symbolic_trace(nn.Sequential(nn.Conv2d(3, 3, 3)))
     with pytest.raises(BackendError, match="not in core form: _0: is a call_module"):
         qpc.compile(gm)
+
+
+def test_refuses_a_graph_that_is_still_fake_quantized() -> None:
+    gm = fake_quantized(nn.Conv2d(3, 3, 3), X)
+    with pytest.raises(BackendError, match=r"on its way to integers: it calls qpc.fake_quantize"):
+        qpc.compile(gm)
+    assert torch.equal(qpc.compile(gm, "reference", batch_sizes=(2,))(X), gm(X))
+
+
+@pytest.mark.parametrize("target", ["native", "reference"])
+def test_refuses_one_number_for_the_batch_sizes(target: str) -> None:
+    gm = qpc.trace(nn.ReLU(), X)
+    with pytest.raises(BackendError, match="batch sizes are several numbers, got 4") as caught:
+        qpc.compile(gm, target, batch_sizes=4)  # type: ignore[call-overload]
+    assert caught.value.fix == "batch_sizes=(4,)"
+
+
+def test_refuses_a_target_that_is_no_name() -> None:
+    with pytest.raises(UnsupportedTargetError, match="a target is a name or"):
+        qpc.compile(qpc.trace(nn.ReLU(), X), 3)  # type: ignore[call-overload]

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Node, symbolic_trace
 
+import qpc
+from qpc.errors import PassError
 from qpc.facts import CALIBRATED, CORE_FORM, FAKE_QUANTIZED, INTEGER, OBSERVED, Fact
 from qpc.meta import update_info
 from qpc.ops.views import aten, qpc_ops
@@ -154,3 +158,23 @@ def test_an_empty_graph_breaks_no_fact(fact: Fact) -> None:
     graph = Graph()
     graph.output(graph.placeholder("x"))
     assert fact.check(GraphModule(nn.Module(), graph)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("a pipeline", lambda m: qpc.quantize(m, [X])),
+        ("save_graph", lambda m: qpc.save_graph(m, "nowhere")),
+        ("format_graph", qpc.format_graph),
+        ("fingerprint", qpc.fingerprint),
+        ("set_training", qpc.set_training),
+        ("merge_calibration", qpc.merge_calibration),
+        ("compare", lambda m: qpc.compare(m, m, X)),
+    ],
+)
+def test_a_model_that_is_not_traced_is_refused_by_name(
+    name: str, use: Callable[[Any], object]
+) -> None:
+    with pytest.raises(PassError, match=f"{name} needs a traced graph, got Sequential") as caught:
+        use(MODEL)
+    assert caught.value.fix == "gm = qpc.trace(model, example_inputs)"

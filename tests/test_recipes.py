@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import length_hint
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from qpc.errors import CalibrationError, PassError
 from qpc.facts import CALIBRATED, FAKE_QUANTIZED, INTEGER, OBSERVED
 from qpc.hashing import fingerprint
 from qpc.ops.views import aten, qpc_ops
+from qpc.passes import Calibrate
 from qpc.pipeline import Pipeline
 from qpc.quant.config import Override
 from qpc.recipes import post_training_quantization, prepare, quantize, to_integer
@@ -102,3 +104,14 @@ def test_the_parts_fit_together_in_one_pipeline() -> None:
     assert CALIBRATED not in whole.assume
     gm = traced(randomized(model()), X)
     assert torch.equal(whole.run(gm)(X), quantize(gm, [X], CONFIG)(X))
+
+
+def test_batches_that_cannot_be_read_are_an_error_before_anything_runs() -> None:
+    with pytest.raises(CalibrationError, match="needs an iterable of batches, got NoneType"):
+        post_training_quantization(None, CONFIG)  # type: ignore[arg-type]
+
+
+def test_the_number_of_batches_is_known_to_the_progress_bar() -> None:
+    calibrate = post_training_quantization([X, X], CONFIG).passes[3]
+    assert isinstance(calibrate, Calibrate)
+    assert length_hint(calibrate.batches) == 2

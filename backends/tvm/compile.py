@@ -27,7 +27,7 @@ def compile_graph(
     threads: int = 1,
 ) -> CompiledModel:
     """See `qpc.backends.tvm.compile_graph`."""
-    chosen = Target.parse(target) if isinstance(target, str) else target
+    chosen = target if isinstance(target, Target) else Target.parse(target)
     if not is_count(threads):
         raise BackendError(f"threads must be a positive number, got {threads!r}")
     clock = Stopwatch()

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from qpc.batches import Batch, inputs_of
 from qpc.errors import PassError
+from qpc.facts import require_graph
 from qpc.meta import info, label, value_name
 from qpc.ops.registry import op_name
 from qpc.ops.views import qpc_ops
@@ -57,7 +59,7 @@ class Comparison:
 def compare(
     reference: GraphModule,
     other: GraphModule,
-    batches: Tensor | Iterable[Tensor | Sequence[Tensor]],
+    batches: Tensor | Iterable[Batch],
 ) -> Comparison:
     """Run two stages of one model on the same inputs and compare every value that both compute.
 
@@ -66,8 +68,11 @@ def compare(
     reals they stand for.
     batches: one tensor, or an iterable of batches; the errors are those over all of them together.
 
-    Raises PassError if the graphs have nothing in common or there are no batches.
+    Raises PassError if the graphs have nothing in common or are not stages of one model, if there
+    are no batches, or if a batch does not fit the graphs' inputs.
     """
+    require_graph(reference, "compare")
+    require_graph(other, "compare")
     sums: dict[str, _Sums] = {}
     nodes = _by_value(reference)
     common = nodes.keys() & _by_value(other).keys()
@@ -76,10 +81,12 @@ def compare(
             "the two graphs have no value in common", fix="compare stages of the same traced model"
         )
     outputs: list[_Sums] = []
-    for inputs in [[batches]] if isinstance(batches, Tensor) else map(_as_inputs, batches):
+    for number, batch in enumerate([batches] if isinstance(batches, Tensor) else batches):
+        inputs = inputs_of(reference, batch, number)
         ours, our_outputs = _values(reference, inputs, common)
         theirs, their_outputs = _values(other, inputs, common)
         for name in ours.keys() & theirs.keys():
+            _check_same_shape(ours[name], theirs[name], label(nodes[name]))
             sums.setdefault(name, _Sums()).add(ours[name], theirs[name])
         outputs = outputs or [_Sums() for _ in our_outputs]
         for total, a, b in zip(outputs, our_outputs, their_outputs, strict=True):
@@ -163,8 +170,13 @@ def _as_real(node: Node, value: Tensor) -> Tensor:
     return grid.dequantize(value)
 
 
-def _as_inputs(batch: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    return [batch] if isinstance(batch, Tensor) else batch
+def _check_same_shape(ours: Tensor, theirs: Tensor, name: str) -> None:
+    if ours.shape != theirs.shape:
+        raise PassError(
+            f"{name} has shape {tuple(ours.shape)} in one graph and {tuple(theirs.shape)} in the"
+            " other",
+            fix="compare stages of the same traced model",
+        )
 
 
 def _format(row: LayerError, width: int) -> str:

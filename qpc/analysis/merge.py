@@ -7,7 +7,7 @@ import copy
 from torch.fx import GraphModule
 
 from qpc.errors import CalibrationError
-from qpc.facts import observer_state
+from qpc.facts import observer_state, require_graph
 from qpc.meta import info
 from qpc.ops.views import qpc_ops
 from qpc.printer import format_graph
@@ -22,8 +22,10 @@ def merge_calibration(first: GraphModule, *others: GraphModule) -> GraphModule:
 
     Raises CalibrationError if the graphs differ.
     """
+    require_graph(first, "merge_calibration")
     merged = copy.deepcopy(first)
     for position, other in enumerate(others, start=1):
+        require_graph(other, "merge_calibration")
         if format_graph(other) != format_graph(first):
             raise CalibrationError(
                 f"graph {position} is not a copy of graph 0",

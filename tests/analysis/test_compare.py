@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import qpc
 from qpc import recipes
-from qpc.errors import PassError
+from qpc.errors import CalibrationError, PassError
 
 
 class Net(nn.Module):
@@ -75,3 +75,17 @@ def test_refuses_graphs_without_common_values_and_no_batches() -> None:
         qpc.compare(gm, other, DATA)
     with pytest.raises(PassError, match="there are no batches to compare on"):
         qpc.compare(gm, gm, [])
+
+
+def test_refuses_graphs_of_different_models_and_batches_that_do_not_fit() -> None:
+    gm = qpc.trace(nn.Conv2d(2, 4, 3), DATA[0])
+    other = qpc.trace(nn.Conv2d(2, 5, 3), DATA[0])
+    with pytest.raises(PassError, match=r"conv2d has shape \(4, 4, 6, 6\) in one graph and"):
+        qpc.compare(gm, other, DATA)
+    with pytest.raises(CalibrationError, match=r"batch 1 has shape \(1, 2, 9, 9\)"):
+        qpc.compare(gm, gm, [DATA[0], torch.zeros(1, 2, 9, 9)])
+
+
+def test_labels_beside_the_images_are_ignored() -> None:
+    gm = qpc.trace(Net(), DATA[0])
+    assert qpc.compare(gm, gm, [(DATA[0], torch.zeros(4))]).outputs[0].max_error == 0.0

@@ -160,8 +160,10 @@ def test_progress_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qpc.passes.calibrate.track", track)
     Calibrate(BATCHES).apply(one_input(), PassContext())
     Calibrate(BATCHES).apply(one_input(), PassContext(progress=True))
-    Calibrate(iter(BATCHES)).apply(one_input(), PassContext(progress=True))
-    assert shown == [4, None]
+    loader = DataLoader(TensorDataset(torch.cat(BATCHES)), 8)  # has a length, is no sequence
+    Calibrate(loader).apply(one_input(), PassContext(progress=True))
+    Calibrate(b for b in BATCHES).apply(one_input(), PassContext(progress=True))
+    assert shown == [4, 2, None]
 
 
 def test_options_are_not_printed() -> None:
@@ -170,7 +172,7 @@ def test_options_are_not_printed() -> None:
 
 # --- errors ---------------------------------------------------------------------------------------
 
-FIX = "\n  fix: preprocess calibration data exactly like the model's inputs"
+FIX = "\n  fix: preprocess the data exactly like the model's inputs"
 
 
 def test_refuses_no_batches() -> None:
@@ -191,10 +193,10 @@ def test_refuses_what_is_not_iterable() -> None:
 
 def test_refuses_another_shape_and_names_the_batch() -> None:
     assert message(one_input(), [BATCHES[0], torch.zeros(4, 5)]) == (
-        "calibration batch 1 has shape (4, 5) for 'input_1'; "
+        "batch 1 has shape (4, 5) for 'input_1'; "
         f"the graph takes (N, 3), where N is any batch size{FIX}"
     )
-    assert message(one_input(), BATCHES[0]).startswith("calibration batch 0 has shape (3,)")
+    assert message(one_input(), BATCHES[0]).startswith("batch 0 has shape (3,)")
 
 
 class Reshaped(nn.Module):
@@ -211,7 +213,7 @@ def test_names_a_fixed_shape_as_it_is() -> None:
 
 def test_refuses_another_dtype() -> None:
     assert message(one_input(), [torch.zeros(4, 3, dtype=torch.float64)]) == (
-        "calibration batch 0 has torch.float64 for 'input_1'; the graph takes torch.float32" + FIX
+        "batch 0 has torch.float64 for 'input_1'; the graph takes torch.float32" + FIX
     )
 
 
@@ -219,20 +221,18 @@ def test_refuses_another_number_of_tensors() -> None:
     names = "2 inputs ['x', 'scale']"
     for batch, found in (((BATCHES[0],), 1), (BATCHES[0], 1), ((BATCHES[0],) * 3, 3)):
         assert message(two_inputs(), [batch]) == (
-            f"calibration batch 0 has {found} tensors; the graph takes {names}{FIX}"
+            f"batch 0 has {found} tensors; the graph takes {names}{FIX}"
         )
     assert message(two_inputs(), [{"x": BATCHES[0]}]) == (
-        f"calibration batch 0 has no 'scale'; the graph takes inputs ['x', 'scale']{FIX}"
+        f"batch 0 has no 'scale'; the graph takes inputs ['x', 'scale']{FIX}"
     )
 
 
 def test_refuses_what_is_no_tensor() -> None:
     assert message(one_input(), [[3]]) == (
-        f"calibration batch 0 holds int for 'input_1'; the graph takes a tensor{FIX}"
+        f"batch 0 holds int for 'input_1'; the graph takes a tensor{FIX}"
     )
-    assert message(one_input(), [3]) == (
-        f"calibration batch 0 is int; the graph takes tensors{FIX}"
-    )
+    assert message(one_input(), [3]) == (f"batch 0 is int; the graph takes tensors{FIX}")
 
 
 @pytest.mark.parametrize("observer", [MinMax(), MSE()])
@@ -263,3 +263,15 @@ def test_a_graph_without_observers_needs_data_but_gains_nothing() -> None:
     gm = traced(nn.ReLU(), BATCHES[0])
     gm = Pipeline((InsertObservers(min_max()),)).run(gm)
     assert not Calibrate(BATCHES).apply(gm, PassContext())
+
+
+def test_refuses_batches_without_samples() -> None:
+    text = message(one_input(), [BATCHES[0][:0]])
+    assert text.startswith("the calibration batches hold no samples\n  at node: %observe_default")
+    assert text.endswith("fix: pass batches of at least one sample")
+
+
+def test_refuses_batches_on_another_device() -> None:
+    assert message(one_input(), [BATCHES[0].to("meta")]) == (
+        f"batch 0 is on meta for 'input_1'; the graph takes tensors on cpu{FIX}"
+    )

@@ -99,3 +99,32 @@ def test_refuses_no_batches_and_no_samples() -> None:
         correct(gm, [])
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
         CorrectBias([], samples=0)
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        y: Tensor = self.layer(x) * scale
+        return y
+
+
+def test_batches_that_cannot_be_joined_are_run_one_by_one() -> None:
+    data = [(torch.rand(4, 4) + 0.5, torch.tensor(2.0)) for _ in range(3)]
+    gm = qpc.trace(Pair(), data[0])
+    fake = Pipeline((InsertObservers(COARSE), Calibrate(data), FakeQuantize())).run(gm)
+    known = frozenset({CORE_FORM, FAKE_QUANTIZED})
+    ctx = PassContext()
+    corrected = Pipeline((CorrectBias(data),), known).run(fake, ctx)
+    assert ctx.reports[0].summary == "1 biases corrected on 12 samples"
+    together = [(torch.cat([x for x, _ in data]), data[0][1])]
+    at_once = Pipeline((CorrectBias(together),), known).run(fake)
+    torch.testing.assert_close(attribute(corrected, "layer.bias"), attribute(at_once, "layer.bias"))
+
+
+def test_a_model_without_a_batch_axis_is_corrected_too() -> None:
+    data = [torch.rand(4) + 0.5 for _ in range(3)]
+    gm = qpc.trace(nn.Linear(4, 3), data[0])
+    assert qpc.quantize(gm, data, COARSE)(data[0]).shape == (3,)

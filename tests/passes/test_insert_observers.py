@@ -13,7 +13,7 @@ from qpc.passes import InsertObservers
 from qpc.quant.config import Override, QuantConfig
 from qpc.quant.observers import MovingAverage
 from qpc.testing import check_pass, traced
-from tests.quantizing import Parts, min_max
+from tests.quantizing import Parts, converted, fake_quantized, min_max
 from tests.small_models import nodes_of, only
 
 IMAGE = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -151,3 +151,16 @@ def test_an_override_that_matches_nothing_is_an_error() -> None:
         "position=None, use='float') matches nothing in this graph"
     )
     assert caught.value.fix == "look at the module paths in print(qpc.format_graph(gm))"
+
+
+def test_a_quantized_graph_is_refused() -> None:
+    fake = fake_quantized(conv(), IMAGE)
+    for gm, operator in ((fake, "qpc.fake_quantize.default"), (converted(fake), "qpc.quantize")):
+        with pytest.raises(PassError, match=f"is quantized already: it calls {operator}") as caught:
+            InsertObservers(min_max()).apply(gm, PassContext())
+        assert caught.value.fix == "start again from the float graph that qpc.trace returned"
+
+
+def test_refuses_a_configuration_of_another_type() -> None:
+    with pytest.raises(TypeError, match="config must be a QuantConfig, got dict"):
+        InsertObservers({"default": {}})  # type: ignore[arg-type]
