@@ -31,7 +31,7 @@ from benchmarks.real_models import (
     calibration_images,
     labelled_images,
 )
-from qpc.ops import views
+from qpc.ops.layers import integer_layer
 from qpc.quant.config import ActivationConfig, LayerConfig, QuantConfig
 from qpc.quant.observers import MSE, MinMax, Percentile
 
@@ -155,8 +155,7 @@ def run(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 def integer_layers(gm: GraphModule) -> int:
     """How many convolutions and linear layers are integer operators."""
-    kinds = (views.IntConv2d, views.IntLinear)
-    return sum(any(kind.matches(node) for kind in kinds) for node in gm.graph.nodes)
+    return sum(integer_layer(node) is not None for node in gm.graph.nodes)
 
 
 def sqnr_db(reference: Tensor, other: Tensor) -> float:

@@ -17,6 +17,7 @@ from qpc.edit import Editor
 from qpc.errors import OverflowProofError, QPCError
 from qpc.meta import attribute, info, label, update_info
 from qpc.ops import views
+from qpc.ops.layers import float_layer, groups_of, outputs_first, own_layout
 from qpc.ops.registry import Role
 from qpc.ops.views import qpc_ops
 from qpc.quant.fixedpoint import (
@@ -66,15 +67,16 @@ class IntegerForm:
 
 
 def _compute(form: IntegerForm) -> Node:
-    layer = views.Conv2d.of(form.node) or views.Linear(form.node)
+    layer = float_layer(form.node)
+    assert layer is not None
     gm, source, grid = form.editor.gm, form.grid_of(layer.input), form.grid
     rounded = layer.weight  # fake_quantize(weight, scale, zero_point, lo, hi, axis)
     name = str(rounded.args[0].target)  # type: ignore[union-attr]
     scales = attribute(gm, str(rounded.args[1].target))  # type: ignore[union-attr]
-    real_weight = attribute(gm, name).detach()
-    bits = _weight_bits(form.node)
-    weight = quantize_weight(real_weight, scales, bits, layer.output_axis)
-    outputs = weight.shape[layer.output_axis]
+    layout = (layer.output_axis, groups_of(layer))
+    real_weight = outputs_first(attribute(gm, name).detach(), *layout)
+    weight = quantize_weight(real_weight, scales, _weight_bits(form.node))
+    outputs = weight.shape[0]
     real_bias = torch.zeros(outputs)
     if layer.bias is not None:
         real_bias = attribute(gm, str(layer.bias.target)).detach()
@@ -88,13 +90,21 @@ def _compute(form: IntegerForm) -> Node:
     owner = form.editor.free_name(owner) if _taken(form, f"{owner}.weight") else owner
     attributes = [
         form.editor.buffer(f"{owner}.{leaf}", value.contiguous(), before=form.node)
-        for leaf, value in (("weight", weight), ("bias", bias), ("multiplier", multiplier))
+        for leaf, value in (
+            ("weight", own_layout(weight, *layout)),
+            ("bias", bias),
+            ("multiplier", multiplier),
+        )
     ]
     ends = (source.zero_point, grid.zero_point, grid.lo, grid.hi)
     x = form.integers[layer.input]
     if isinstance(layer, views.Linear):
         return form.call(qpc_ops.linear.default, x, *attributes, *ends)
-    geometry = [list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups]
+    window, dilation = [list(layer.stride), list(layer.padding)], list(layer.dilation)
+    if isinstance(layer, views.ConvTranspose2d):
+        geometry = [*window, list(layer.output_padding), layer.groups, dilation]
+        return form.call(qpc_ops.conv_transpose2d.default, x, *attributes, *geometry, *ends)
+    geometry = [*window, dilation, layer.groups]
     return form.call(qpc_ops.conv2d.default, x, *attributes, *geometry, *ends)
 
 

@@ -31,6 +31,7 @@ from qpc.errors import CalibrationError
 from qpc.facts import FAKE_QUANTIZED
 from qpc.meta import attribute, info
 from qpc.ops import views
+from qpc.ops.layers import FloatLayer, float_layer
 from qpc.ops.views import qpc_ops
 from qpc.shapes import BatchDim
 
@@ -57,7 +58,7 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
         with torch.no_grad():
             for node in list(gm.graph.nodes):
                 walk.step(node)
-                layer = views.Conv2d.of(node) or views.Linear.of(node)
+                layer = float_layer(node)
                 if layer is None or not info(node).integer:
                     continue
                 if layer.bias is not None and reads(gm, layer.bias) > 1:
@@ -150,11 +151,11 @@ def _call(node: Node, values: Mapping[Node, Any]) -> object:
     return result
 
 
-def _channel_axis(layer: views.Conv2d | views.Linear) -> int:
-    return 1 if isinstance(layer, views.Conv2d) else -1
+def _channel_axis(layer: FloatLayer) -> int:
+    return -1 if isinstance(layer, views.Linear) else 1
 
 
-def _shift(editor: Editor, layer: views.Conv2d | views.Linear, error: Tensor) -> None:
+def _shift(editor: Editor, layer: FloatLayer, error: Tensor) -> None:
     """Subtract `error[out]` from the layer's bias, which is made if there is none."""
     if layer.bias is not None:
         name = str(layer.bias.target)

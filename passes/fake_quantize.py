@@ -23,7 +23,7 @@ from qpc.edit import Editor
 from qpc.errors import QPCError
 from qpc.facts import CALIBRATED, FAKE_QUANTIZED, OBSERVED, observer_state
 from qpc.meta import attribute, info, update_info, value_name
-from qpc.ops import views
+from qpc.ops.layers import FloatLayer, float_layer, groups_of, outputs_first
 from qpc.ops.views import qpc_ops
 from qpc.quant.fixedpoint import floor_scales_for_bias, weight_limit, weight_scales
 from qpc.quant.grid import Grid, QParams
@@ -58,7 +58,7 @@ class FakeQuantize(
             _replace_observer(editor, node, grids[str(node.args[1])])
         layers = [n for n in gm.graph.nodes if info(n).integer]
         for node in layers:
-            layer = views.Conv2d.of(node) or views.Linear.of(node)
+            layer = float_layer(node)
             if layer is not None:
                 _quantize_weight(editor, layer)
         editor.drop_unused()
@@ -96,17 +96,19 @@ def _replace_observer(editor: Editor, node: Node, grid: QParams) -> None:
     editor.replace(node, made)
 
 
-def _quantize_weight(editor: Editor, layer: views.Conv2d | views.Linear) -> None:
+def _quantize_weight(editor: Editor, layer: FloatLayer) -> None:
     node, gm = layer.node, editor.gm
     config, source = info(node).config, info(layer.input).qparams
     assert config is not None
     assert source is not None
+    groups = groups_of(layer)
     weight = attribute(gm, str(layer.weight.target)).detach()
-    scales = weight_scales(weight, config.weight, axis=layer.output_axis)
+    weight = outputs_first(weight, layer.output_axis, groups)
+    scales = weight_scales(weight, config.weight)
     if layer.bias is not None:
         bias = attribute(gm, str(layer.bias.target)).detach()
     else:
-        bias = torch.zeros(weight.shape[layer.output_axis])
+        bias = torch.zeros(weight.shape[0])
     scales = floor_scales_for_bias(scales, bias, source.scale)
     limit = weight_limit(config.weight.bits)
     name = f"quantizers.{node.name}_weight"
@@ -118,6 +120,7 @@ def _quantize_weight(editor: Editor, layer: views.Conv2d | views.Linear) -> None
         -limit,
         limit,
         layer.output_axis,
+        *([groups] if layer.output_axis and groups > 1 else []),
         like=node,
     )
 

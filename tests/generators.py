@@ -17,10 +17,12 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.meta import update_info
+from qpc.ops.layers import own_layout
 from qpc.ops.views import aten, qpc_ops
 from qpc.shapes import BatchDim, Dim, TensorType, concrete_shapes
 
 Pair = tuple[int, int]
+_LARGEST = 20  # images with more rows or columns are not enlarged
 
 
 class IntegerGraph:
@@ -99,6 +101,26 @@ class IntegerGraph:
             qpc_ops.conv2d.default, q, *tensors, *window, self._zero_point(), *self._grid()
         )
 
+    def conv_transpose2d(
+        self,
+        q: Node,
+        channels: int,
+        kernel: Pair = (3, 3),
+        *,
+        stride: Pair = (1, 1),
+        padding: Pair = (0, 0),
+        output_padding: Pair = (0, 0),
+        groups: int = 1,
+        dilation: Pair = (1, 1),
+        extreme: bool = False,
+    ) -> Node:
+        shape = (channels, self.shape(q)[1] // groups, *kernel)
+        weight, *others = self.layer_tensors(shape, extreme)
+        tensors = [self.constant(t) for t in (own_layout(weight, 1, groups), *others)]
+        pairs = (list(stride), list(padding), list(output_padding), groups, list(dilation))
+        numbers = (self._zero_point(), *self._grid())
+        return self.call(qpc_ops.conv_transpose2d.default, q, *tensors, *pairs, *numbers)
+
     def linear(self, q: Node, features: int, *, extreme: bool = False) -> Node:
         tensors = self.layer((features, self.shape(q)[-1]), extreme)
         return self.call(qpc_ops.linear.default, q, *tensors, self._zero_point(), *self._grid())
@@ -164,6 +186,11 @@ class IntegerGraph:
 
     def layer(self, shape: tuple[int, ...], extreme: bool) -> tuple[Node, Node, Node]:
         """weight[out, ...], bias[out] and multiplier[out] of a layer."""
+        weight, bias, multiplier = map(self.constant, self.layer_tensors(shape, extreme))
+        return weight, bias, multiplier
+
+    def layer_tensors(self, shape: tuple[int, ...], extreme: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as tensors."""
         fan_in = prod(shape[1:])
         if extreme:
             ends = torch.tensor([-127, 127], dtype=torch.int8)
@@ -175,11 +202,7 @@ class IntegerGraph:
             bias = torch.randint(-5000, 5001, shape[:1], generator=self.random)
             spread = 0.5 + torch.rand(shape[0], generator=self.random)
             multiplier = spread * 60 / (sqrt(fan_in) * 74 * 74)
-        return (
-            self.constant(weight.to(torch.int8)),
-            self.constant(bias.to(torch.int32)),
-            self.constant(multiplier.to(torch.float32)),
-        )
+        return weight.to(torch.int8), bias.to(torch.int32), multiplier.to(torch.float32)
 
     def _zero_point(self) -> int:
         return self.choose.choice((0, 255, *(self.choose.randint(100, 156) for _ in range(8))))
@@ -233,6 +256,7 @@ class _RandomNetwork:
         steps = (
             *(self._conv,) * 5,
             *(self._residual,) * 3,
+            self._conv_transpose,
             self._max_pool,
             self._avg_pool,
             self._squeeze_excite,
@@ -291,6 +315,38 @@ class _RandomNetwork:
             padding=padding,
             dilation=dilation,
             groups=groups,
+            extreme=self.choose.random() < 0.15,
+        )
+
+    def _conv_transpose(self, q: Node) -> Node | None:
+        _, c, h, w = self.g.shape(q)
+        if max(h, w) > _LARGEST:
+            return None
+        stride = (self.choose.choice((1, 2, 2, 3)), self.choose.choice((1, 2, 2, 4)))
+        kernel = (self.choose.choice((2, 3, 4)), self.choose.choice((1, 2, 4)))
+        dilation = (self.choose.choice((1, 1, 2)), self.choose.choice((1, 1, 3)))
+        padding = (self.choose.randint(0, 2), self.choose.randint(0, 2))
+        extra = [
+            self.choose.randint(0, max(s, d) - 1) for s, d in zip(stride, dilation, strict=True)
+        ]
+        reach = [d * (k - 1) + e for d, k, e in zip(dilation, kernel, extra, strict=True)]
+        sizes = [
+            (size - 1) * s - 2 * p + r + 1
+            for size, s, p, r in zip((h, w), stride, padding, reach, strict=True)
+        ]
+        if min(sizes) < 1:
+            return None
+        groups = self.choose.choice((1, 1, 1, c, *(d for d in range(1, c + 1) if c % d == 0)))
+        channels = groups * self.choose.choice((1, 2, 3, 17))
+        return self.g.conv_transpose2d(
+            q,
+            min(channels, 48 // groups * groups or groups),
+            kernel,
+            stride=stride,
+            padding=padding,
+            output_padding=(extra[0], extra[1]),
+            groups=groups,
+            dilation=dilation,
             extreme=self.choose.random() < 0.15,
         )
 

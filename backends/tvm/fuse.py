@@ -16,7 +16,11 @@ from torch.fx import GraphModule, Node
 from qpc.ops.views import arguments, qpc_ops
 from qpc.shapes import Concrete
 
-_ANCHORS = (qpc_ops.conv2d.default, qpc_ops.linear.default)
+_ANCHORS = (
+    qpc_ops.conv2d.default,
+    qpc_ops.conv_transpose2d.default,
+    qpc_ops.linear.default,
+)
 _POINTWISE = (qpc_ops.clamp.default, qpc_ops.lookup.default)
 _MOST_STAGES = 4  # each one keeps constants in registers
 _MOST_TABLES = 1  # each one keeps 256 bytes there

@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from qpc.backends.tvm.emitter import Emitter
 from qpc.backends.tvm.kernels import conv2d as conv2d_kernels
-from qpc.backends.tvm.kernels import elementwise, pooling
+from qpc.backends.tvm.kernels import elementwise, pooling, transposed
 from qpc.backends.tvm.kernels import layout as layout_kernels
 from qpc.backends.tvm.kernels import linear as linear_kernels
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Requantize, Stage
@@ -89,6 +89,35 @@ def _conv2d(emit: Emitter, call: Call) -> Value:
     epilogue, others = _epilogue(emit, call, NHWC)
     weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
     made = conv2d_kernels.conv2d(emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads)
+    out_n, out_h, out_w, out_c = made.output.shape
+    expr = emit.kernel(made, [x.expr, *(v.expr for v in others)], nodes=call.nodes)
+    return Value(expr, (out_n, out_c, out_h, out_w), x.dtype, NHWC)
+
+
+def _conv_transpose2d(emit: Emitter, call: Call) -> Value:
+    args = call.args
+    x = emit.stored_as(args["q"], NHWC)
+    n, c, h, w = x.shape
+    _, per_group, *kernel = args["weight"].shape
+    desc = transposed.TransposedDesc(
+        n,
+        h,
+        w,
+        c,
+        per_group * args["groups"],
+        (kernel[0], kernel[1]),
+        stride=_pair(args["stride"]),
+        padding=_pair(args["padding"]),
+        output_padding=_pair(args["output_padding"]),
+        dilation=_pair(args["dilation"]),
+        groups=args["groups"],
+        **_grid(args, "input_zero_point"),
+    )
+    epilogue, others = _epilogue(emit, call, NHWC)
+    weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
+    made = transposed.conv_transpose2d(
+        emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads
+    )
     out_n, out_h, out_w, out_c = made.output.shape
     expr = emit.kernel(made, [x.expr, *(v.expr for v in others)], nodes=call.nodes)
     return Value(expr, (out_n, out_c, out_h, out_w), x.dtype, NHWC)
@@ -252,7 +281,7 @@ def _dequantize(emit: Emitter, call: Call) -> Value:
     return Value(expr, q.shape, torch.float32, identity(len(q.shape)))
 
 
-def _grid(args: Arguments, *zero_points: str) -> dict[str, int]:
+def _grid(args: Arguments, *zero_points: str) -> dict[str, Any]:
     return {k: args[k] for k in (*zero_points, "output_zero_point", "lo", "hi")}
 
 
@@ -286,6 +315,7 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 RULES: dict[object, Rule] = {
     qpc_ops.conv2d.default: _conv2d,
+    qpc_ops.conv_transpose2d.default: _conv_transpose2d,
     qpc_ops.linear.default: _linear,
     qpc_ops.add.default: _add,
     qpc_ops.mul.default: _mul,

@@ -30,6 +30,7 @@ from qpc.shapes import Concrete, TensorType, concrete_shapes
 
 _IMAGE_READERS = (
     qpc_ops.conv2d.default,
+    qpc_ops.conv_transpose2d.default,
     qpc_ops.max_pool2d.default,
     qpc_ops.avg_pool2d.default,
 )

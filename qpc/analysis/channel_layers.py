@@ -86,8 +86,11 @@ def _grouped(flow: Flow, view: views.Weighted, incoming: Labels, groups: int) ->
     if view.output_axis == 1:  # transposed: weight[in, out/groups, ...]
         flow.consume(view.weight, 0, incoming)
         if whole:
-            return per_group[:, :1].expand(groups, outputs).reshape(-1)
-        return flow.produce(view.weight, 1).repeat(groups)
+            transposed = per_group[:, :1].expand(groups, outputs).reshape(-1)
+        else:
+            transposed = flow.produce(view.weight, 1).repeat(groups)
+        flow.grids_follow(view.weight, transposed)
+        return transposed
     outgoing = flow.produce(view.weight, 0).reshape(groups, -1)
     if whole:
         atoms.unite(outgoing, per_group[:, :1], why)

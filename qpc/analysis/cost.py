@@ -25,6 +25,7 @@ from qpc.analysis.atoms import Labels, along, compact, varying_axes
 from qpc.analysis.channels import ChannelAnalysis
 from qpc.meta import attribute
 from qpc.ops import views
+from qpc.ops.layers import IntegerLayer
 from qpc.ops.registry import op_name
 from qpc.ops.views import arguments, aten, qpc_ops
 from qpc.shapes import TensorType, concrete_shapes
@@ -209,8 +210,13 @@ class _Layer:
     outputs: dict[int, _Product] = field(default_factory=dict)
 
 
-_Weighted = views.Weighted | views.IntConv2d | views.IntLinear
-_TRANSPOSED = (views.ConvTranspose1d, views.ConvTranspose2d, views.ConvTranspose3d)
+_Weighted = views.Weighted | IntegerLayer
+_TRANSPOSED = (
+    views.ConvTranspose1d,
+    views.ConvTranspose2d,
+    views.ConvTranspose3d,
+    views.IntConvTranspose2d,
+)
 _LAYERS: tuple[type[_Weighted], ...] = (
     views.Conv1d,
     views.Conv2d,
@@ -218,6 +224,7 @@ _LAYERS: tuple[type[_Weighted], ...] = (
     *_TRANSPOSED,
     views.Linear,
     views.IntConv2d,
+    views.IntConvTranspose2d,
     views.IntLinear,
 )
 _SEEN_THROUGH = (

@@ -258,6 +258,16 @@ class Flow:
                     self._follow(node, part, axis)
             node = source
 
+    def grids_follow(self, weight: Node, line: Labels) -> None:
+        """Grids for each output channel of all groups of a fake-quantized weight have `line`."""
+        while weight.target in _WRAPPERS:
+            source = weight.all_input_nodes[0]
+            if weight.target is qpc_ops.fake_quantize.default and arguments(weight)["groups"] > 1:
+                for part in weight.all_input_nodes[1:]:
+                    if self.shape(part) == tuple(line.shape):
+                        self.consume(part, 0, line)
+            weight = source
+
     def _follow(self, node: Node, part: Node, axis: int) -> None:
         source = self.parameter(node)
         assert source is not None

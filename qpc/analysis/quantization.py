@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.meta import info, label
 from qpc.ops import views
+from qpc.ops.layers import float_layer
 from qpc.ops.registry import Role, op_name, spec_of
 from qpc.ops.views import arguments, aten
 from qpc.quant.config import LayerConfig, QuantConfig, Site
@@ -124,7 +125,7 @@ def _why_float(node: Node, configs: _Configs) -> str | None:
 
 
 def _refuse_compute(node: Node) -> str | None:
-    layer = views.Conv2d.of(node) or views.Linear.of(node)
+    layer = float_layer(node)
     if layer is None:
         return f"{op_name(node)} has no integer form yet"
     if layer.weight.op != "get_attr":
@@ -133,7 +134,7 @@ def _refuse_compute(node: Node) -> str | None:
         return f"its bias {layer.bias.name} is computed, not a parameter"
     if layer.input.op == "get_attr":
         return "its input is a parameter"
-    if isinstance(layer, views.Conv2d) and len(info(node).shape or ()) != 4:
+    if not isinstance(layer, views.Linear) and len(info(node).shape or ()) != 4:
         return "the convolution has no batch dimension"
     return None
 

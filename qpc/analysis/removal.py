@@ -18,7 +18,7 @@ from qpc.edit import Editor
 from qpc.errors import InvariantError
 from qpc.meta import attribute, info, update_info
 from qpc.ops import views
-from qpc.ops.views import arguments, aten, set_arguments
+from qpc.ops.views import arguments, aten, qpc_ops, set_arguments
 from qpc.shapes import BatchDim, infer_shapes
 
 
@@ -179,8 +179,12 @@ def _groups(removal: Removal, node: Node) -> None:
     name = "num_groups" if "num_groups" in given else "groups"
     source, groups = node.all_input_nodes[0], int(given[name])
     left = int(removal.kept(source)[1].reshape(groups, -1).any(dim=1).sum())
-    if left != groups:
-        set_arguments(node, **{name: left})
+    if left == groups:
+        return
+    set_arguments(node, **{name: left})
+    for weight in node.all_input_nodes[1:]:
+        if weight.target is qpc_ops.fake_quantize.default and arguments(weight)["groups"] > 1:
+            set_arguments(weight, groups=left)
 
 
 def _layer_norm(removal: Removal, node: Node) -> None:

@@ -97,6 +97,36 @@ def _conv2d(
     return requantize(acc, multiplier[:, None, None], output_zero_point, lo, hi, q.dtype)
 
 
+def _conv_transpose2d(
+    q: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    multiplier: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+    input_zero_point: int,
+    output_zero_point: int,
+    lo: int,
+    hi: int,
+) -> Tensor:
+    centred = q.to(torch.float64) - input_zero_point
+    total = F.conv_transpose2d(
+        centred,
+        weight.to(torch.float64),
+        None,
+        tuple(stride),
+        tuple(padding),
+        tuple(output_padding),
+        groups,
+        tuple(dilation),
+    )
+    acc = wrap_int32(total + bias.to(torch.float64)[:, None, None])
+    return requantize(acc, multiplier[:, None, None], output_zero_point, lo, hi, q.dtype)
+
+
 def _linear(
     q: Tensor,
     weight: Tensor,
@@ -203,17 +233,29 @@ def _observe(x: Tensor, observer: str) -> Tensor:
 
 
 def _fake_quant(
-    x: Tensor, scale: Tensor, zero_point: Tensor, lo: int, hi: int, axis: int = 0
+    x: Tensor, scale: Tensor, zero_point: Tensor, lo: int, hi: int, axis: int = 0, groups: int = 1
 ) -> Tensor:
-    """Round to a grid and back; scale and zero_point hold one value, or one by index of `axis`."""
-    shape = [1] * x.dim()
-    if scale.numel() > 1:
-        shape[axis] = scale.numel()
-    step, zero = scale.reshape(shape), zero_point.reshape(shape).to(torch.float32)
+    """Round to a grid and back; scale and zero_point hold one value, or one by index of `axis`.
+
+    With `groups`, axis 0 holds that many groups, and there is one value by group and index.
+    """
+    step, zero = (_along(x, v, axis, groups) for v in (scale, zero_point.to(torch.float32)))
     inverse = (1.0 / step.to(torch.float64)).to(torch.float32)
     real = x * inverse
     real = torch.where(real > lo - zero, real, lo - zero)
     return torch.where(real < hi - zero, real, hi - zero).round() * step
+
+
+def _along(x: Tensor, values: Tensor, axis: int, groups: int) -> Tensor:
+    """`values` in a shape that broadcasts over `x`."""
+    shape = [1] * x.dim()
+    if values.numel() == 1:
+        return values.reshape(shape)
+    shape[axis] = x.shape[axis]
+    if groups == 1:
+        return values.reshape(shape)
+    shape[0] = groups
+    return values.reshape(shape).repeat_interleave(x.shape[0] // groups, 0)
 
 
 # --- shapes on meta and fake tensors --------------------------------------------------------------
@@ -253,6 +295,29 @@ def _fake_conv2d(
         for i in (0, 1)
     ]
     return q.new_empty((q.shape[0], weight.shape[0], *sizes))
+
+
+def _fake_conv_transpose2d(
+    q: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    multiplier: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+    *_: Any,
+) -> Tensor:
+    sizes = [
+        (q.shape[2 + i] - 1) * stride[i]
+        - 2 * padding[i]
+        + dilation[i] * (weight.shape[2 + i] - 1)
+        + output_padding[i]
+        + 1
+        for i in (0, 1)
+    ]
+    return q.new_empty((q.shape[0], weight.shape[1] * groups, *sizes))
 
 
 def _fake_linear(q: Tensor, weight: Tensor, *_: Any) -> Tensor:
@@ -313,6 +378,13 @@ _DEFINITIONS: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ..
         _fake_conv2d,
     ),
     (
+        "conv_transpose2d(Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int[2] stride,"
+        " int[2] padding, int[2] output_padding, int groups, int[2] dilation,"
+        f" int input_zero_point, {_GRID}) -> Tensor",
+        _conv_transpose2d,
+        _fake_conv_transpose2d,
+    ),
+    (
         "linear(Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int input_zero_point,"
         f" {_GRID}) -> Tensor",
         _linear,
@@ -350,8 +422,8 @@ _DEFINITIONS: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ..
     ),
     ("observe(Tensor x, str observer) -> Tensor", _observe, _like_first),
     (
-        "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int lo, int hi, int axis=0)"
-        " -> Tensor",
+        "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int lo, int hi, int axis=0,"
+        " int groups=1) -> Tensor",
         _fake_quant,
         _like_first,
     ),

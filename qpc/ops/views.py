@@ -316,6 +316,26 @@ class IntConv2d(OpView, of=qpc_ops.conv2d.default):
     output_zero_point = Arg[int]()
     lo = Arg[int]()
     hi = Arg[int]()
+    output_axis: ClassVar[int] = 0
+
+
+class IntConvTranspose2d(OpView, of=qpc_ops.conv_transpose2d.default):
+    """Integer transposed convolution; weight[in, out/groups, kh, kw]."""
+
+    input = Arg[Node]("q")
+    weight = Arg[Node]()
+    bias = Arg[Node]()
+    multiplier = Arg[Node]()
+    stride = Pair()
+    padding = Pair()
+    output_padding = Pair()
+    groups = Arg[int]()
+    dilation = Pair()
+    input_zero_point = Arg[int]()
+    output_zero_point = Arg[int]()
+    lo = Arg[int]()
+    hi = Arg[int]()
+    output_axis: ClassVar[int] = 1
 
 
 class IntLinear(OpView, of=qpc_ops.linear.default):
@@ -329,6 +349,7 @@ class IntLinear(OpView, of=qpc_ops.linear.default):
     output_zero_point = Arg[int]()
     lo = Arg[int]()
     hi = Arg[int]()
+    output_axis: ClassVar[int] = 0
 
 
 class IntClamp(OpView, of=qpc_ops.clamp.default):
@@ -343,6 +364,7 @@ class Clamping(
     OpView,
     of=(
         qpc_ops.conv2d.default,
+        qpc_ops.conv_transpose2d.default,
         qpc_ops.linear.default,
         qpc_ops.add.default,
         qpc_ops.mul.default,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch.fx import GraphModule
 
 from qpc.meta import attribute
-from qpc.ops import views
+from qpc.ops.layers import groups_of, integer_layer
 from qpc.ops.registry import op_name
 from qpc.pruning.weight_layers import LayerWeight, Scope, float_layers
 from qpc.pruning.weight_masks import weight_mask
@@ -69,9 +69,10 @@ def sparsity_report(gm: GraphModule) -> SparsityReport:
     """Count the zero weights of float and of integer layers; shared weights count once."""
     weights = dict(float_layers(gm, Scope()))
     for node in gm.graph.nodes:
-        layer = views.IntConv2d.of(node) or views.IntLinear.of(node)
+        layer = integer_layer(node)
         if layer is not None and layer.weight.op == "get_attr":
-            weights[node] = LayerWeight(node, str(layer.weight.target))
+            name = str(layer.weight.target)
+            weights[node] = LayerWeight(node, name, layer.output_axis, groups_of(layer))
     rows = (weights.get(node) for node in gm.graph.nodes)
     return SparsityReport(tuple(_count(gm, row) for row in rows if isinstance(row, LayerWeight)))
 

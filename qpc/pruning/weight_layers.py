@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.meta import attribute, info
 from qpc.ops import views
+from qpc.ops.layers import outputs_first, own_layout
 from qpc.ops.registry import op_name
 from qpc.ops.views import arguments, qpc_ops
 
@@ -59,19 +60,11 @@ class LayerWeight:
 
     def outputs_first(self, tensor: Tensor) -> Tensor:
         """A tensor of the weight's shape as [out, in/groups, *kernel]."""
-        if self.output_axis == 0:
-            return tensor
-        inputs, per_group, *kernel = tensor.shape
-        split = tensor.reshape(self.groups, inputs // self.groups, per_group, *kernel)
-        return split.transpose(1, 2).reshape(-1, inputs // self.groups, *kernel)
+        return outputs_first(tensor, self.output_axis, self.groups)
 
     def own_layout(self, tensor: Tensor) -> Tensor:
         """What `outputs_first` made, in the weight's own layout again."""
-        if self.output_axis == 0:
-            return tensor
-        outputs, per_group, *kernel = tensor.shape
-        split = tensor.reshape(self.groups, outputs // self.groups, per_group, *kernel)
-        return split.transpose(1, 2).reshape(-1, outputs // self.groups, *kernel)
+        return own_layout(tensor, self.output_axis, self.groups)
 
 
 def float_layers(gm: GraphModule, scope: Scope) -> Iterator[tuple[Node, LayerWeight | str]]:

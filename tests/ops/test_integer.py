@@ -215,6 +215,73 @@ def test_conv2d_sums_products_and_pads_with_the_zero_point(
     assert np.array_equal(got.numpy().astype(int) + shift, expected)
 
 
+def expected_conv_transpose2d(
+    q: Array,
+    weight: Array,
+    bias: Array,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    output_padding: tuple[int, int],
+    groups: int,
+    dilation: tuple[int, int],
+    zero: int,
+) -> Array:
+    """The accumulators, by definition: every input adds a scaled kernel to the output."""
+    (n, inputs, height, width), (_, per_group, kh, kw) = q.shape, weight.shape
+    rows, columns = (
+        (size - 1) * s - 2 * p + d * (k - 1) + o + 1
+        for size, s, p, d, k, o in zip(
+            (height, width), stride, padding, dilation, (kh, kw), output_padding, strict=True
+        )
+    )
+    result = np.tile(bias.astype(np.int64)[None, :, None, None], (n, 1, rows, columns))
+    indices = (range(n), range(inputs), range(height), range(width), range(kh), range(kw))
+    for b, i, y, x, ky, kx in product(*indices):
+        row = y * stride[0] - padding[0] + ky * dilation[0]
+        column = x * stride[1] - padding[1] + kx * dilation[1]
+        if 0 <= row < rows and 0 <= column < columns:
+            first = i // (inputs // groups) * per_group
+            value = int(q[b, i, y, x]) - zero
+            taps = weight[i, :, ky, kx].astype(np.int64)
+            result[b, first : first + per_group, row, column] += value * taps
+    return result
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "output_padding", "groups", "dilation"),
+    [
+        ((1, 1), (0, 0), (0, 0), 1, (1, 1)),
+        ((2, 2), (1, 0), (1, 0), 1, (1, 1)),
+        ((3, 2), (0, 1), (2, 1), 2, (1, 1)),
+        ((2, 1), (1, 1), (0, 0), 4, (1, 2)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_conv_transpose2d_spreads_every_input_over_the_output(
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    output_padding: tuple[int, int],
+    groups: int,
+    dilation: tuple[int, int],
+    dtype: torch.dtype,
+) -> None:
+    shift = 128 if dtype is torch.int8 else 0
+    q = random_bytes(2, 4, 4, 3)
+    weight = torch.randint(-127, 128, (4, 8 // groups, 3, 2), dtype=torch.int8)
+    bias = torch.randint(-9999, 9999, (8,), dtype=torch.int32)
+    multiplier = (0.5 + torch.rand(8)) * 4e-3
+    window = (stride, padding, output_padding, groups, dilation)
+    acc = expected_conv_transpose2d(q.numpy(), weight.numpy(), bias.numpy(), *window, 100)
+    expected = requantized(acc, multiplier.numpy()[:, None, None], 90, 10, 240)
+    assert len(np.unique(expected)) > 50
+    lists = [list(w) if isinstance(w, tuple) else w for w in window]
+    ends = (100 - shift, 90 - shift, 10 - shift, 240 - shift)
+    q = (q.to(torch.int16) - shift).to(dtype)
+    got = qpc_ops.conv_transpose2d(q, weight, bias, multiplier, *lists, *ends)
+    assert got.dtype == dtype
+    assert np.array_equal(got.numpy().astype(int) + shift, expected)
+
+
 @pytest.mark.parametrize("shape", [(5, 7), (2, 3, 7), (7,)])
 def test_linear_sums_products_over_the_last_axis(shape: tuple[int, ...]) -> None:
     q = random_bytes(*shape)
@@ -383,6 +450,17 @@ def test_fake_quantize_has_a_scale_for_each_index_of_an_axis(axis: int) -> None:
         assert torch.equal(got.select(axis, index), one)
 
 
+def test_fake_quantize_has_a_scale_for_each_group_and_index_of_an_axis() -> None:
+    x, scales = torch.randn(4, 3, 2), torch.tensor([0.5, 0.25, 0.125, 1.0, 2.0, 0.75])
+    zeros = torch.zeros(6, dtype=torch.int64)
+    got = qpc_ops.fake_quantize(x, scales, zeros, -127, 127, 1, 2)
+    for group in range(2):
+        rows = slice(2 * group, 2 * group + 2)
+        part = scales[3 * group : 3 * group + 3]
+        one = qpc_ops.fake_quantize(x[rows], part, zeros[:3], -127, 127, 1)
+        assert torch.equal(got[rows], one)
+
+
 # --- shapes without data --------------------------------------------------------------------------
 
 
@@ -390,6 +468,12 @@ def _conv_arguments(x: Tensor) -> tuple[Any, ...]:
     out = torch.zeros(6, dtype=torch.int32)
     weight = torch.zeros(6, 2, 3, 2, dtype=torch.int8)
     return (x, weight, out, torch.zeros(6), [2, 1], [1, 2], [1, 2], 2, 0, 0, 0, 255)
+
+
+def _conv_transpose_arguments(x: Tensor) -> tuple[Any, ...]:
+    out = torch.zeros(6, dtype=torch.int32)
+    weight = torch.zeros(4, 3, 3, 2, dtype=torch.int8)
+    return (x, weight, out, torch.zeros(6), [2, 3], [1, 2], [1, 0], 2, [1, 2], 0, 0, 0, 255)
 
 
 def _linear_arguments(x: Tensor) -> tuple[Any, ...]:
@@ -401,6 +485,7 @@ OPERATORS: dict[str, tuple[Any, Callable[[Tensor], tuple[Any, ...]]]] = {
     "quantize": (qpc_ops.quantize, lambda x: (x.float(), 0.1, 0, 0, 255, torch.uint8)),
     "dequantize": (qpc_ops.dequantize, lambda x: (x, 0.1, 0)),
     "conv2d": (qpc_ops.conv2d, _conv_arguments),
+    "conv_transpose2d": (qpc_ops.conv_transpose2d, _conv_transpose_arguments),
     "linear": (qpc_ops.linear, _linear_arguments),
     "add": (qpc_ops.add, lambda x: (x, x[:, :1], 0, 0, 1, 1, 0, 0, 0, 255)),
     "add of a larger value": (qpc_ops.add, lambda x: (x[:1], x, 0, 0, 1, 1, 0, 0, 0, 255)),

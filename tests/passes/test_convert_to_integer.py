@@ -92,6 +92,18 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[object]]] = {
         [qpc_ops.conv2d],
     ),
     "without bias": (lambda: conv(3, 5, 3, bias=False), [qpc_ops.conv2d]),
+    "conv_transpose2d": (
+        lambda: nn.ConvTranspose2d(3, 5, 3, stride=2, padding=1, output_padding=1),
+        [qpc_ops.conv_transpose2d],
+    ),
+    "grouped conv_transpose2d": (
+        lambda: nn.Sequential(conv(3, 4), nn.ConvTranspose2d(4, 6, (3, 2), groups=2, dilation=2)),
+        [qpc_ops.conv2d, qpc_ops.conv_transpose2d],
+    ),
+    "conv_transpose2d without bias": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 5, 2, stride=2, bias=False), nn.ReLU()),
+        [qpc_ops.conv_transpose2d, qpc_ops.clamp],
+    ),
     "linear": (lambda: nn.Linear(8, 5), [qpc_ops.linear]),
     "linear without bias": (lambda: nn.Linear(8, 5, bias=False), [qpc_ops.linear]),
     "relu": (lambda: nn.Sequential(conv(), nn.ReLU()), [qpc_ops.conv2d, qpc_ops.clamp]),
@@ -283,6 +295,20 @@ def test_one_scale_for_all_channels_converts_as_well() -> None:
     assert steps_apart(fake, result, IMAGE) <= 1.0 + 1e-5
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_every_output_channel_of_every_group_has_its_scale(per_channel: bool) -> None:
+    layer = nn.ConvTranspose2d(3, 6, 2, groups=3, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(1, 25).reshape(3, 2, 2, 2) / 24)
+    config = min_max(per_channel=per_channel)
+    model = nn.Sequential(layer)
+    result = integer(fake_quantized(model, IMAGE, config=config, random=False))
+    weight = result.get_buffer("0.weight")
+    assert weight.shape == (3, 2, 2, 2)
+    largest = weight.flatten(2).amax(2).flatten().tolist()
+    assert largest == ([127] * 6 if per_channel else [21, 42, 64, 85, 106, 127])
+
+
 def test_a_channel_of_zeros_gives_its_bias() -> None:
     layer = conv(3, 3)
     with torch.no_grad():
@@ -399,14 +425,25 @@ def test_integer_nodes_know_module_line_grid_and_value() -> None:
 # --- reports and errors ---------------------------------------------------------------------------
 
 
+class Deep(nn.Module):
+    """A convolution over three axes, which has no integer form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv3d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.unsqueeze(2)).squeeze(2)  # type: ignore[no-any-return]
+
+
 def test_reports_which_layers_stay_in_float() -> None:
     config = min_max(overrides=(Override(module="2", use="float"),))
-    model = nn.Sequential(conv(), nn.ConvTranspose2d(3, 3, 1), conv(), conv())
+    model = nn.Sequential(conv(), Deep(), conv(), conv())
     ctx = PassContext()
     converted(fake_quantized(model, IMAGE, config=config), ctx)
     assert ctx.reports[0].summary == (
         "2 of 4 convolution and linear layers quantized, "
-        "the others stay in float (1 (conv_transpose2d): conv_transpose2d has no integer form yet; "
+        "the others stay in float (1.layer (conv3d): conv3d has no integer form yet; "
         "2 (conv2d_1): kept in float by the configuration)"
     )
 

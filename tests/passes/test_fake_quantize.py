@@ -163,8 +163,11 @@ def test_a_layer_that_two_calls_share_is_rounded_for_each() -> None:
 
 
 def test_layers_that_stay_in_float_keep_their_weights() -> None:
-    gm = fake_quantized(nn.Sequential(nn.ConvTranspose2d(3, 3, 1), nn.Conv2d(3, 3, 1)), IMAGE)
-    layer = only(gm, aten.conv_transpose2d.input)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Unflatten(1, (3, -1)), nn.Conv1d(3, 3, 1), nn.Linear(16, 1)
+    )
+    gm = fake_quantized(model, IMAGE)
+    layer = only(gm, aten.conv1d.default)
     assert layer.args[1].op == "get_attr"  # type: ignore[union-attr]
 
 

@@ -111,7 +111,25 @@ def token_net() -> nn.Module:
     )
 
 
-NETWORKS = [residual_net, mobile_net, concat_net, token_net]
+def upsampling_net() -> nn.Module:
+    """Transposed convolutions, also with groups that go whole, and with equal parts of them."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        y = torch.relu(m.u(m.a(x)))
+        return m.z(torch.relu(m.w(m.b(torch.relu(m.v(y))))).mean((2, 3)))
+
+    return Net(
+        forward,
+        a=conv_bn(3, 8, stride=2),
+        u=nn.ConvTranspose2d(8, 12, 2, stride=2),
+        v=nn.ConvTranspose2d(12, 6, 3, groups=2),
+        b=nn.ConvTranspose2d(6, 16, 1),
+        w=nn.ConvTranspose2d(16, 32, 2, groups=8, bias=False),
+        z=nn.Linear(32, 5),
+    )
+
+
+NETWORKS = [residual_net, mobile_net, concat_net, token_net, upsampling_net]
 
 FLOAT: tuple[Pass, ...] = (FoldBatchNorm(), RemoveIdentities())
 OBSERVED: tuple[Pass, ...] = (*FLOAT, InsertObservers(min_max()))

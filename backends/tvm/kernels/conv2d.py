@@ -9,6 +9,7 @@ reading past the end of a run could leave the tensor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import ceil
@@ -74,19 +75,49 @@ def dense_conv2d(
     types: tuple[TensorType, TensorType],
 ) -> Kernel:
     """`conv2d` with given types of input and output, which may be other views of the data."""
-    plan = _Plan(isa, desc.shape, threads)
+    part = Part(desc, weight, bias, multiplier)
+    return dense_parts("conv2d", isa, [part], epilogue, threads, types)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A convolution, as `conv2d` takes it."""
+
+    desc: Conv2dDesc
+    weight: npt.NDArray[np.int8]
+    bias: npt.NDArray[np.int32]
+    multiplier: npt.NDArray[np.float32]
+
+
+def dense_parts(
+    operation: str,
+    isa: Isa,
+    parts: Sequence[Part],
+    epilogue: Epilogue,
+    threads: int,
+    types: tuple[TensorType, TensorType],
+) -> Kernel:
+    """Convolutions of one input that differ in shapes and constants, and in where they write.
+
+    They have the same zero points and bounds, and one tensor of outputs.
+    """
+    plans = tuple(_Plan(isa, part.desc.shape, threads) for part in parts)
     form = EpilogueForm.of(epilogue)
-    name, func = _function(plan, form, types)
-    zero_point_term = desc.input_zero_point * weight.sum(axis=(1, 2, 3), dtype=np.int64)
-    params = (
-        plan.pack_weight(weight),
-        # Sums may wrap around in between: the compiler has proved that the accumulator does not.
-        plan.pack_channels((bias - zero_point_term).astype(np.int32)),
-        plan.pack_channels(multiplier.astype(np.float32)),
-        *epilogue_params(desc.input_zero_point, desc.output_zero_point, desc.lo, desc.hi, epilogue),
+    name, func = _function(operation, plans, form, types)
+    params: list[Array] = []
+    for plan, part in zip(plans, parts, strict=True):
+        zero_point_term = part.desc.input_zero_point * part.weight.sum((1, 2, 3), dtype=np.int64)
+        params += (
+            plan.pack_weight(part.weight),
+            # Sums may wrap around in between: the compiler has proved that accumulators do not.
+            plan.pack_channels((part.bias - zero_point_term).astype(np.int32)),
+            plan.pack_channels(part.multiplier.astype(np.float32)),
+        )
+    desc, (x, out) = parts[0].desc, types
+    params += epilogue_params(
+        desc.input_zero_point, desc.output_zero_point, desc.lo, desc.hi, epilogue
     )
-    x, out = types
-    return Kernel(name, func, (x, *form.inputs(out)), params, out)
+    return Kernel(name, func, (x, *form.inputs(out)), tuple(params), out)
 
 
 @dataclass(frozen=True)
@@ -167,7 +198,8 @@ class _Plan:
     def is_matrix_product(self) -> bool:
         """Whether pixels do not overlap, so that their rows and columns do not matter."""
         shape = self.shape
-        return shape.kernel == shape.stride == (1, 1) and not any(shape.padding)
+        plain = not any(shape.padding) and shape.places is None
+        return plain and shape.kernel == shape.stride == (1, 1)
 
     @cached_property
     def tile(self) -> Tile:
@@ -254,7 +286,7 @@ class _Plan:
         """Where a row of the output begins."""
         if self.is_matrix_product:
             return tile_start(row, self.tile.pixels, self._pixels) * self.shape.o
-        return (image * self.shape.oh + row) * (self.shape.ow * self.shape.o)
+        return self.shape.output_offset(image, row)
 
     def channel(self, vector: Index) -> Index:
         """The first output channel of a vector, within its group; the last vector may overlap."""
@@ -306,19 +338,25 @@ class _Plan:
 
 @cache
 def _function(
-    plan: _Plan, form: EpilogueForm, types: tuple[TensorType, TensorType]
+    operation: str,
+    plans: tuple[_Plan, ...],
+    form: EpilogueForm,
+    types: tuple[TensorType, TensorType],
 ) -> tuple[str, PrimFunc]:
     x_type, out_type = types
     added = form.inputs(out_type)
+    packed = [t for plan in plans for t in plan.param_types]
 
     def body(x: Flat, *args: Flat) -> None:
         others, rest = args[: len(added)], args[len(added) :]
-        weight, bias, multiplier, constants, *tables, out = rest
-        epilogue = EpilogueCode(plan.isa, form, constants, others, tables)
-        _Code(plan, x, weight, bias, multiplier, epilogue, out).emit()
+        layers, (constants, *tables, out) = rest[: len(packed)], rest[len(packed) :]
+        epilogue = EpilogueCode(plans[0].isa, form, constants, others, tables)
+        for i, plan in enumerate(plans):
+            weight, bias, multiplier = layers[3 * i : 3 * i + 3]
+            _Code(plan, x, weight, bias, multiplier, epilogue, out).emit()
 
-    name = kernel_name("conv2d", plan, form, types)
-    arguments = (x_type, *added, *plan.param_types, *form.params(), out_type)
+    name = kernel_name(operation, plans, form, types)
+    arguments = (x_type, *added, *packed, *form.params(), out_type)
     return name, prim_func(name, arguments, body)
 
 
@@ -373,7 +411,7 @@ class _Code:
                 part * units + i,
                 x_row + column * (stride[1] * plan.shape.c),
                 x_next,
-                plan.output_offset(image, first + row) + column * plan.shape.o,
+                plan.output_offset(image, first + row) + column * plan.shape.output_step,
             )
 
     def _copy_input(self, target: Flat, image: Index, first: Index) -> None:
@@ -447,7 +485,7 @@ class _Code:
                 lanes = len(parts) * plan.lanes
                 if plan.lanes < isa.lanes:
                     value = shuffle([value], range(lanes))
-                offset = first[start] + pixel * plan.shape.o
+                offset = first[start] + pixel * plan.shape.output_step
                 self.out.store(offset, self.epilogue.stages(value, offset, lanes), lanes)
 
     def _lanes(self, values: Flat, start: Index, vector: int) -> Expr:

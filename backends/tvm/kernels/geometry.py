@@ -9,8 +9,25 @@ from qpc.backends.tvm.kernels.kernel import TensorType
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where outputs go in a tensor that holds others too; all numbers count its elements.
+
+    first: where the first output goes; image, row, column: how far apart neighbours are.
+    """
+
+    first: int
+    image: int
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
 class ConvShape:
-    """What the code of a convolution depends on. Padding is (top, left, bottom, right)."""
+    """What the code of a convolution depends on.
+
+    Padding is (top, left, bottom, right); negative padding crops. Without `places`, outputs follow
+    one another, as in `output`.
+    """
 
     n: int
     h: int
@@ -22,6 +39,7 @@ class ConvShape:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    places: Places | None = None
 
     def __post_init__(self) -> None:
         if self.c % self.groups or self.o % self.groups:
@@ -58,6 +76,17 @@ class ConvShape:
     def output(self) -> TensorType:
         """The output tensor."""
         return TensorType((self.n, self.oh, self.ow, self.o), "uint8")
+
+    def output_offset(self, image: Index, row: Index) -> Index:
+        """Where a row of the output begins, in elements."""
+        if self.places is None:
+            return (image * self.oh + row) * (self.ow * self.o)
+        return image * self.places.image + row * self.places.row + self.places.first
+
+    @property
+    def output_step(self) -> int:
+        """Distance between neighbouring outputs of a row, in elements."""
+        return self.places.column if self.places else self.o
 
     def input_rows(self, rows: int) -> int:
         """Rows of input that `rows` rows of output see."""

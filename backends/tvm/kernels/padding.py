@@ -23,20 +23,20 @@ def copy_padded_rows(
     border = T.cast(border, target.dtype)
     top, left, _, _ = shape.padding
     columns = shape.input_columns(shape.ow)
-    before = min(left, columns)
-    inside = min(shape.w, columns - before)
+    before, skipped = min(max(left, 0), columns), max(-left, 0)
+    inside = max(0, min(shape.w - skipped, columns - before))
     after = columns - before - inside
     with loop(shape.input_rows(output_rows)) as i:
         row = first_output_row * shape.stride[0] + (i - top)
         start = i * (columns * shape.c)
 
         def copy_row(start: Index = start, row: Index = row) -> None:
-            source = ((image * shape.h + row) * shape.w) * shape.c
+            source = ((image * shape.h + row) * shape.w + skipped) * shape.c
             fill(target, start, border, before * shape.c)
             copy(target, start + before * shape.c, x, source, inside * shape.c)
             fill(target, start + (before + inside) * shape.c, border, after * shape.c)
 
-        if shape.padding[0] == 0 and shape.input_rows(shape.oh) <= shape.h:
+        if top <= 0 and shape.input_rows(shape.oh) - top <= shape.h:
             copy_row()
         else:
             outside = T.Or(row < 0, row >= shape.h)

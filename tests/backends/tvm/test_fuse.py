@@ -79,6 +79,12 @@ def _linear(g: IntegerGraph) -> list[Node]:
     return [g.add(g.lookup(g.linear(x, 5)), x)]
 
 
+def _transposed_convolution(g: IntegerGraph) -> list[Node]:
+    x = g.image(5, 6, 6)
+    larger = g.conv_transpose2d(x, 5, (2, 2), stride=(2, 2))
+    return [g.lookup(g.add(larger, g.image(5, 12, 12)))]
+
+
 def _transposed_linear(g: IntegerGraph) -> list[Node]:
     x = g.image(5, 4)
     return [g.add(g.linear(g.permute(x, 0, 2, 1), 5), g.permute(x, 0, 2, 1))]
@@ -116,6 +122,10 @@ FUSED: dict[str, tuple[Callable[[IntegerGraph], list[Node]], list[list[str]]]] =
         [["conv2d_default", "add_default", "lookup_default", "add_default_1"]],
     ),
     "linear": (_linear, [["linear_default", "lookup_default", "add_default"]]),
+    "transposed convolution": (
+        _transposed_convolution,
+        [["conv_transpose2d_default", "add_default", "lookup_default"]],
+    ),
     "linear in another order": (_transposed_linear, [["linear_default", "add_default"]]),
     "at most four stages": (
         _five_stages,
