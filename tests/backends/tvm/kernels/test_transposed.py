@@ -18,7 +18,11 @@ from qpc.backends.tvm.kernels.isa import Isa
 from qpc.backends.tvm.kernels.transposed import Axis, TransposedDesc, conv_transpose2d
 from qpc.ops.views import qpc_ops
 
-pytestmark = pytest.mark.tvm
+pytestmark = [
+    pytest.mark.tvm,
+    # The code is that of `conv2d`, which is tested with all kinds of instructions.
+    pytest.mark.parametrize("target", ["x86-64-avx512-vnni", "x86-64-avx2"], indirect=True),
+]
 
 Array = npt.NDArray[Any]
 Run = Callable[..., Array]
@@ -134,6 +138,7 @@ def test_neighbouring_columns_that_read_the_same_are_one_convolution(isa: Isa) -
     assert parts(groups=2, kernel=(2, 2)) == 4
 
 
+@pytest.mark.usefixtures("target")
 def test_phases_are_convolutions_of_the_inputs_they_meet() -> None:
     first, second = Axis(5, 3, 2, 1, 1, 1).phases  # 3 taps, stride 2, padding 1, 10 outputs
     assert (first.taps, first.before, first.after) == ((1,), 0, 0)
@@ -171,7 +176,7 @@ def layers(draw: st.DrawFn) -> Layer:
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(layer=layers())
 def test_any_transposed_convolution_equals_its_definition(isa: Isa, run: Run, layer: Layer) -> None:
