@@ -133,12 +133,16 @@ class CallableModel(ABC):
             raise ValueError(
                 f"repeats must be at least 1 and warmup at least 0: {repeats}, {warmup}"
             )
+        batch, tensors = self._checked(inputs)
+        return measure(lambda: self._run(batch, tensors), warmup=warmup, repeats=repeats)
+
+    def _checked(self, inputs: Array | Sequence[Array] | None) -> tuple[int, list[Tensor]]:
+        """The batch size and the tensors of inputs, which are random unless given."""
         if isinstance(inputs, Tensor | np.ndarray):
             inputs = [inputs]
         chosen = list(inputs) if inputs is not None else self._example_inputs()
         tensors = [_as_tensor(v, n) for v, n in zip(chosen, self._names(chosen), strict=False)]
-        batch = self.signature.batch_of(tensors)
-        return measure(lambda: self._run(batch, tensors), warmup=warmup, repeats=repeats)
+        return self.signature.batch_of(tensors), tensors
 
     def _example_inputs(self) -> list[Tensor]:
         types = self.signature.inputs[self.batch_sizes[0]]

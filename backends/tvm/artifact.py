@@ -16,6 +16,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,14 @@ from qpc.backends.tvm._compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.build import Code
 from qpc.backends.tvm.lower import LoweredFunction
 from qpc.backends.tvm.model import CompiledModel, Parts
-from qpc.backends.tvm.report import Report
+from qpc.backends.tvm.report import KernelUse, Report
 from qpc.errors import ArtifactError
 from qpc.shapes import TensorType
 from qpc.target import Target
 from qpc.version import VERSION
 
 FORMAT = "qpc-tvm-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 _WEIGHTS, _BYTECODE, _LIBRARY = "weights.safetensors", "model.vm", "kernels.so"
 _FILES = (_WEIGHTS, _BYTECODE, _LIBRARY)
@@ -121,8 +122,7 @@ def _manifest(parts: Parts, content: Mapping[str, bytes]) -> dict[str, Any]:
         "threads": parts.threads,
         "signature": _encode_signature(parts.signature),
         "functions": [
-            {"batch": b, "name": f.name, "weights": list(f.weights), "copied": list(f.copied)}
-            for b, f in parts.functions.items()
+            {"batch": batch} | asdict(function) for batch, function in parts.functions.items()
         ],
         "report": parts.report.to_json(),
         "files": {
@@ -194,7 +194,12 @@ def _checked_parts(folder: Path, manifest: Mapping[str, Any]) -> Parts:
     target = _checked_target(folder, manifest)
     content = {name: _read_checked(folder, name, manifest) for name in _FILES}
     functions = {
-        f["batch"]: LoweredFunction(f["name"], tuple(f["weights"]), tuple(f["copied"]))
+        f["batch"]: LoweredFunction(
+            f["name"],
+            tuple(f["weights"]),
+            tuple(f["copied"]),
+            tuple(KernelUse.from_json(use) for use in f["kernels"]),
+        )
         for f in manifest["functions"]
     }
     return Parts(

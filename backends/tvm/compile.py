@@ -38,7 +38,8 @@ def compile_graph(
         functions = {batch: lower(emit, gm, batch) for batch in signature.batch_sizes}
     code = build(builder.get(), chosen, clock)
     # All batch sizes make the same choices: the report is about one of them.
-    report = Report(tuple(emit.kernel_uses), tuple(emit.other_uses), clock.seconds)
+    uses = tuple(use for use in emit.kernel_uses if use.nodes)
+    report = Report(uses, tuple(emit.other_uses), clock.seconds)
     return CompiledModel(
         Parts(signature, chosen, threads, code, functions, weights.tensors, report)
     )

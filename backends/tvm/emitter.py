@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 from tvm import relax
 from tvm.ir import GlobalVar
 
@@ -18,6 +18,7 @@ from qpc.backends.tvm.kernels.kernel import Array, Kernel
 from qpc.backends.tvm.kernels.kernel import TensorType as KernelType
 from qpc.backends.tvm.layout import Order, Value, identity, permuted
 from qpc.backends.tvm.report import KernelUse, OtherUse
+from qpc.backends.tvm.work import multiply_accumulates
 from qpc.meta import label
 
 _OPAQUE = 8  # operator fusion must leave the kernels alone
@@ -49,10 +50,11 @@ class Emitter:
         self.builder, self.isa, self.threads = builder, isa, threads
         self._weights = weights
         self._functions: dict[str, GlobalVar] = {}
-        self.start_function()
+        self.start_function(None, 1)
 
-    def start_function(self) -> None:
+    def start_function(self, gm: GraphModule | None, batch: int) -> None:
         """Forget what belongs to the function before."""
+        self._gm, self._batch = gm, batch
         self.parameters: dict[str, relax.Var] = {}
         self.kernel_uses: list[KernelUse] = []
         self.other_uses: list[OtherUse] = []
@@ -75,8 +77,8 @@ class Emitter:
         weights = [self.weight(_writable(array)) for array in kernel.params]
         output = relax.TensorType(kernel.output.shape, kernel.output.dtype)
         called = self._functions[kernel.name]
-        if nodes:
-            self.kernel_uses.append(KernelUse(kernel.name, tuple(label(n) for n in nodes)))
+        macs = sum(multiply_accumulates(self._gm, n, self._batch) for n in nodes if self._gm)
+        self.kernel_uses.append(KernelUse(kernel.name, tuple(label(n) for n in nodes), macs))
         return self.builder.emit(relax.call_tir(called, [*inputs, *weights], output))
 
     def note_other(self, node: Node, reason: str) -> None:

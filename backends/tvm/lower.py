@@ -23,6 +23,7 @@ from qpc.backends.tvm.emitter import Emitter, dtype_name
 from qpc.backends.tvm.floats import FloatOperators
 from qpc.backends.tvm.fuse import Group, find_groups
 from qpc.backends.tvm.layout import Order, Value, channels_last, identity
+from qpc.backends.tvm.report import KernelUse
 from qpc.errors import BackendError
 from qpc.meta import attribute
 from qpc.ops.views import arguments, qpc_ops
@@ -47,12 +48,14 @@ _LAYOUT_FREE = (
 class LoweredFunction:
     """One function of the program: its parameters are the model's inputs, then these weights.
 
-    `copied` says for each output whether it may share memory with a parameter.
+    `copied` says for each output whether it may share memory with a parameter. `kernels` are the
+    calls of integer kernels, in the order in which they run.
     """
 
     name: str
     weights: tuple[str, ...]
     copied: tuple[bool, ...]
+    kernels: tuple[KernelUse, ...] = ()
 
 
 def lower(emit: Emitter, gm: GraphModule, batch: int) -> LoweredFunction:
@@ -73,7 +76,7 @@ class _Lowering:
 
     def run(self) -> LoweredFunction:
         name, builder = f"run_{self._batch}", self._emit.builder
-        self._emit.start_function()
+        self._emit.start_function(self._gm, self._batch)
         inputs = self._input_parameters()
         with builder.function(name):
             try:
@@ -86,7 +89,7 @@ class _Lowering:
             builder.emit_func_output(emitted, params=[*inputs, *weights.values()])
         function = builder.get()[name]
         copied = _aliases_of_parameters(function)
-        return LoweredFunction(name, tuple(weights), copied)
+        return LoweredFunction(name, tuple(weights), copied, tuple(self._emit.kernel_uses))
 
     def _body(self) -> list[relax.Expr]:
         for node in self._gm.graph.nodes:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from qpc.backends.compiled import CallableModel, Signature
+from qpc.backends.compiled import Array, CallableModel, Signature
+from qpc.backends.profile import Profile
 from qpc.backends.tvm.build import Code
 from qpc.backends.tvm.lower import LoweredFunction
 from qpc.backends.tvm.program import Program
@@ -67,10 +68,40 @@ class CompiledModel(CallableModel):
 
         save(self._parts, path)
 
+    def profile(
+        self, inputs: Array | Sequence[Array] | None = None, *, repeats: int = 20
+    ) -> Profile:
+        """Time every kernel where it stands, on random inputs of the first batch size unless given.
+
+        The result prints as a table; it says for every kernel how long it runs, what it does, which
+        layers it comes from, and whether arithmetic, memory or the call itself limits it. The times
+        are medians over `repeats` rounds. Loaded models can be profiled, too.
+
+        Raises ValueError for fewer than one round, and BackendError for inputs that do not fit or
+        code that cannot run here.
+        """
+        from qpc.backends.tvm.profiler import profile
+
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {repeats}")
+        batch, tensors = self._checked(inputs)
+        return profile(
+            self._runnable(),
+            self._parts.functions[batch].kernels,
+            tensors,
+            target=self.target,
+            batch=batch,
+            threads=self.threads,
+            repeats=repeats,
+        )
+
     def _run(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return self._runnable().run(batch, inputs)
+
+    def _runnable(self) -> Program:
         if self._program is None:
             raise UnsupportedTargetError(
                 f"cannot run code for {self.target.name!r}: {self.target.runs_here()}",
                 fix="run it on such a machine, or compile for target='native'",
             )
-        return self._program.run(batch, inputs)
+        return self._program

@@ -10,9 +10,12 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import tvm
 from torch import Tensor
@@ -21,8 +24,10 @@ from tvm import relax
 from qpc.backends.tvm.build import Code
 from qpc.backends.tvm.lower import LoweredFunction
 
+_T = TypeVar("_T")
 THREAD_NAME = "qpc-model"
 _LOAD_BYTECODE = "ffi.Module.load_from_bytes.relax.VMExecutable"
+_BUILTIN = "vm.builtin."  # functions of the virtual machine itself
 _ALIGNMENT = 64  # what TVM asks of a tensor's address
 _SHARE_ALL_CORES = -3  # TVM's ThreadGroup::kSpecifyThreadShareAllCore
 
@@ -31,6 +36,18 @@ _SHARE_ALL_CORES = -3  # TVM's ThreadGroup::kSpecifyThreadShareAllCore
 class _Function:
     call: Callable[..., Any]
     copied: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class RecordedCall:
+    """A call of a kernel that a program made; `run` makes it again, on the same memory.
+
+    bytes: of all its arguments, the result included.
+    """
+
+    kernel: str
+    run: Callable[[], object]
+    bytes: int
 
 
 class Program:
@@ -49,10 +66,12 @@ class Program:
         threads: int,
     ) -> None:
         self._lock = threading.Lock()
-        machine = relax.VirtualMachine(_load(code), tvm.cpu())
-        tensors = {name: _to_tvm(tensor) for name, tensor in weights.items()}
+        self._executable, self._lowered = _load(code), functions
+        self._weights = {name: _to_tvm(tensor) for name, tensor in weights.items()}
+        machine = relax.VirtualMachine(self._executable, tvm.cpu())
         self._functions = {
-            batch: _Function(_bind(machine, f, tensors), f.copied) for batch, f in functions.items()
+            batch: _Function(_bind(machine, f, self._weights), f.copied)
+            for batch, f in functions.items()
         }
         self._worker = _Worker(threads) if threads > 1 else None
 
@@ -60,13 +79,36 @@ class Program:
         """The outputs for one batch."""
         function = self._functions[batch]
         arguments = [_to_tvm(tensor) for tensor in inputs]
-        with self._lock:
-            if self._worker is None:
-                results = function.call(*arguments)
-            else:
-                results = self._worker.run(lambda: function.call(*arguments))
+        results = self.in_its_thread(lambda: function.call(*arguments))
         tensors = [torch.utils.dlpack.from_dlpack(r) for r in results]
         return [t.clone() if c else t for t, c in zip(tensors, function.copied, strict=True)]
+
+    def in_its_thread(self, task: Callable[[], _T]) -> _T:
+        """The result of `task`, run in the thread whose workers the kernels use."""
+        with self._lock:
+            return task() if self._worker is None else self._worker.run(task)
+
+    def record(self, batch: int, inputs: Sequence[Tensor]) -> list[RecordedCall]:
+        """Run once and return every call of a kernel, in order.
+
+        A machine of its own does it: no machine forgets that it was to report its calls.
+        """
+        calls: list[RecordedCall] = []
+
+        def instrument(
+            function: Callable[..., Any], name: str, before: bool, _: object, *arguments: Any
+        ) -> None:
+            if before and not name.startswith(_BUILTIN):
+                tensors = [a for a in arguments if isinstance(a, tvm.runtime.Tensor)]
+                size = sum(prod(t.shape) * np.dtype(str(t.dtype)).itemsize for t in tensors)
+                calls.append(RecordedCall(name, partial(function, *arguments), size))
+
+        machine = relax.VirtualMachine(self._executable, tvm.cpu())
+        function = _bind(machine, self._lowered[batch], self._weights)
+        machine.set_instrument(instrument)
+        tensors = [_to_tvm(tensor) for tensor in inputs]
+        self.in_its_thread(lambda: function(*tensors))
+        return calls
 
 
 def _load(code: Code) -> Any:
@@ -108,9 +150,9 @@ class _Worker:
         thread.start()
         weakref.finalize(self, self._tasks.put, None)
 
-    def run(self, task: Callable[[], Any]) -> Any:
+    def run(self, task: Callable[[], _T]) -> _T:
         """The result of `task`, run in the thread."""
-        future: Future[Any] = Future()
+        future: Future[_T] = Future()
         self._tasks.put((future, task))
         return future.result()
 

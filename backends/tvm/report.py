@@ -9,10 +9,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class KernelUse:
-    """An integer kernel and the graph nodes it computes; several nodes are fused."""
+    """A call of an integer kernel and the graph nodes it computes; several nodes are fused.
+
+    nodes: none for a kernel that only moves data from one memory order to another.
+    macs: multiply-accumulates of the call.
+    """
 
     kernel: str
     nodes: tuple[str, ...]
+    macs: int = 0
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> KernelUse:
+        """The use that `asdict` gave."""
+        return cls(data["kernel"], tuple(data["nodes"]), data["macs"])
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Report:
     def from_json(cls, data: Mapping[str, Any]) -> Report:
         """The report that `to_json` gave."""
         return cls(
-            tuple(KernelUse(k["kernel"], tuple(k["nodes"])) for k in data["kernels"]),
+            tuple(KernelUse.from_json(k) for k in data["kernels"]),
             tuple(OtherUse(**o) for o in data["others"]),
             dict(data["seconds"]),
         )
