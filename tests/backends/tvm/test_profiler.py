@@ -12,13 +12,15 @@ import qpc
 from qpc.backends import tvm
 from qpc.backends.tvm.model import CompiledModel
 from qpc.errors import BackendError, UnsupportedTargetError
-from qpc.target import Target
+from qpc.target import TARGETS, Target
 from tests.quantizing import Parts, fake_quantized, integer
 
 pytestmark = pytest.mark.tvm
 
 
-def compiled(batch_sizes: tuple[int, ...] = (1,), threads: int = 1) -> CompiledModel:
+def compiled(
+    target: Target | str = "native", batch_sizes: tuple[int, ...] = (1,), threads: int = 1
+) -> CompiledModel:
     model = Parts(
         lambda m, x: m.head(m.second(m.first(x).relu()).mean((2, 3))),
         first=nn.Conv2d(3, 16, 3, padding=1),
@@ -26,7 +28,7 @@ def compiled(batch_sizes: tuple[int, ...] = (1,), threads: int = 1) -> CompiledM
         head=nn.Linear(32, 10),
     )
     gm = integer(fake_quantized(model, torch.randn(2, 3, 64, 64)))
-    return tvm.compile_graph(gm, batch_sizes=batch_sizes, threads=threads)
+    return tvm.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads)
 
 
 @pytest.fixture(scope="module")
@@ -95,4 +97,4 @@ def test_wrong_requests_are_refused(model: CompiledModel) -> None:
 def test_code_for_another_cpu_has_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Target, "runs_here", lambda self: "this CPU lacks magic")
     with pytest.raises(UnsupportedTargetError, match="this CPU lacks magic"):
-        compiled().profile(repeats=1)
+        compiled(TARGETS[-1]).profile(repeats=1)
