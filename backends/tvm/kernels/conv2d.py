@@ -101,6 +101,7 @@ def dense_parts(
 
     They have the same zero points and bounds, and one tensor of outputs.
     """
+    isa = isa.for_weights(np.concatenate([part.weight.reshape(-1) for part in parts]))
     plans = tuple(_Plan(isa, part.desc.shape, threads) for part in parts)
     form = EpilogueForm.of(epilogue)
     name, func = _function(operation, plans, form, types)

@@ -50,7 +50,7 @@ def depthwise_conv2d(
     threads: int = 1,
 ) -> Kernel:
     """The kernel of `qpc::conv2d` with one group per input and output channel; see `conv2d`."""
-    plan = _Plan(isa, desc.shape, threads)
+    plan = _Plan(isa.for_weights(weight), desc.shape, threads)
     form = EpilogueForm.of(epilogue)
     name, func = _function(plan, form)
     zero_point_term = desc.input_zero_point * weight.sum(axis=(1, 2, 3), dtype=np.int64)

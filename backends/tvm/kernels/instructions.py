@@ -56,6 +56,10 @@ class Isa:
         """Element type of the weights that `dot` takes."""
         return self.operand or "int8"
 
+    def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
+        """The fastest instructions that are exact for these weights and every activation."""
+        return self
+
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         """`acc[i] + sum(x[i, d] * w[i, d] for d in range(depth))` for every lane `i`.
 

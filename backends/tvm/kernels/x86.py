@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import ceil
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,11 @@ _MULTIPLY_ADD = {
     4: "llvm.x86.sse2.pmadd.wd",
     8: "llvm.x86.avx2.pmadd.wd",
     16: "llvm.x86.avx512.pmaddw.d.512",
+}
+_MULTIPLY_ADD_BYTES = {
+    4: "llvm.x86.ssse3.pmadd.ub.sw.128",
+    8: "llvm.x86.avx2.pmadd.ub.sw",
+    16: "llvm.x86.avx512.pmaddubs.w.512",
 }
 _PACK_WORDS = {
     4: "llvm.x86.sse2.packssdw.128",
@@ -136,10 +141,19 @@ class _X86(Isa):
 
 
 @dataclass(frozen=True)
-class DotProducts(_X86):
-    """`vpdpbusd`: four products per lane, summed into int32 without saturation."""
+class _Bytes(_X86):
+    """A lane is four bytes."""
 
     depth: int = 4
+
+    def narrow(self, parts: Sequence[Expr]) -> Expr:
+        return self._packed_bytes(*(self._packed_words(*parts[at : at + 2]) for at in (0, 2)))
+
+
+@dataclass(frozen=True)
+class DotProducts(_Bytes):
+    """`vpdpbusd`: four products per lane, summed into int32 without saturation."""
+
     permute_bytes: str | None = None
 
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
@@ -151,10 +165,6 @@ class DotProducts(_X86):
             reinterpret(x, "int8", self.lanes * self.depth),
             w,
         )
-
-    def narrow(self, parts: Sequence[Expr]) -> Expr:
-        words = [self._packed_words(*parts[at : at + 2]) for at in (0, 2)]
-        return self._packed_bytes(*words)
 
     def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
         size = 4 * self.lanes
@@ -183,9 +193,40 @@ class MultiplyAdd(_X86):
     sums_in_flight: int = 4  # only the addition, of one cycle, waits for the one before
     operand: str = "int16"
 
+    def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
+        if np.abs(weight.astype(np.int16)).max(initial=0) > SmallBytes.MAX_WEIGHT:
+            return self
+        # One more register holds the ones.
+        return SmallBytes(
+            self.name,
+            self.lanes,
+            self.registers - 1,
+            sums_in_flight=self.sums_in_flight,
+            vectors_per_store=self.vectors_per_store,
+        )
+
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         words = reinterpret(x, "int16", self.lanes * self.depth)
         return acc + intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), words, w)
 
     def narrow(self, parts: Sequence[Expr]) -> Expr:
         return cast(self._packed_words(*parts), "uint8", 2 * self.lanes)
+
+
+@dataclass(frozen=True)
+class SmallBytes(_Bytes):
+    """`pmaddubsw`: pairs of products summed into int16; then `pmaddwd` sums pairs of those.
+
+    `pmaddubsw` saturates, so this is for small weights only, of seven bits or less: two products of
+    255 and `MAX_WEIGHT` still fit an int16.
+    """
+
+    MAX_WEIGHT: ClassVar[int] = 32767 // (2 * 255)
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        size = self.lanes * self.depth
+        words = vector("int16", size // 2)
+        pairs = intrinsic(_MULTIPLY_ADD_BYTES[self.lanes], words, reinterpret(x, "int8", size), w)
+        ones = integer(1, "int16", size // 2)
+        sums = intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), pairs, ones)
+        return acc + sums

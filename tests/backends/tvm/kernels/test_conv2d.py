@@ -156,6 +156,31 @@ def test_nothing_saturates_at_extreme_values(
     np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
 
 
+@pytest.mark.parametrize("groups", [1, 24])
+@pytest.mark.parametrize("weight", [-65, -64, 64, 65])
+def test_nothing_saturates_with_small_weights(isa: Isa, run: Run, groups: int, weight: int) -> None:
+    layer = Layer(replace(BASE, c=24, o=24, groups=groups, padding=(1, 1, 1, 1)))
+    layer.x[:], layer.weight[:] = 255, weight
+    layer.multiplier[:] = 1 / 2048
+    np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"c": 37, "o": 53, "padding": (1, 1, 1, 1)},
+        {"groups": 67, "c": 67, "o": 67},
+        {"kernel": (1, 1), "c": 64, "o": 70},
+    ],
+)
+def test_small_weights_give_the_exact_result(
+    isa: Isa, run: Run, changes: dict[str, object]
+) -> None:
+    layer = Layer(replace(BASE, **changes))  # type: ignore[arg-type]  # each has its field's type
+    layer.weight //= 2
+    np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
+
+
 @pytest.mark.parametrize("multiplier", [3e38, 1e-38])
 @pytest.mark.parametrize("groups", [1, 16])
 def test_multipliers_may_be_huge_or_tiny(

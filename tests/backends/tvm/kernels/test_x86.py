@@ -39,6 +39,23 @@ def innermost_loops(text: str) -> list[list[str]]:
     return loops
 
 
+@pytest.mark.parametrize("name", ["x86-64-sse4", "x86-64-avx2", "x86-64-avx512"])
+def test_instructions_that_saturate_are_for_small_weights(name: str) -> None:
+    isa = isa_for(Target.parse(name))
+    small, large = np.full(9, -64, np.int8), np.full(9, -64, np.int8)
+    large[5] = -65
+    assert isa.for_weights(small) == isa.for_weights(-small)
+    assert (isa.for_weights(small).depth, isa.for_weights(large)) == (4, isa)
+    assert isa.for_weights(np.array([-128], np.int8)) == isa
+    assert isa.for_weights(np.zeros(0, np.int8)).depth == 4
+
+
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-avx512-vnni"])
+def test_other_instructions_take_any_weights(name: str) -> None:
+    isa = isa_for(Target.parse(name))
+    assert isa.for_weights(np.zeros(1, np.int8)) is isa
+
+
 @pytest.mark.parametrize(
     ("name", "instruction", "lanes"),
     [
