@@ -45,6 +45,11 @@ _MULTIPLY_ADD_BYTES = {
     8: "llvm.x86.avx2.pmadd.ub.sw",
     16: "llvm.x86.avx512.pmaddubs.w.512",
 }
+_SHUFFLE_BYTES = {  # by the size of the vector in bytes
+    16: "llvm.x86.ssse3.pshuf.b.128",
+    32: "llvm.x86.avx2.pshuf.b",
+    64: "llvm.x86.avx512.pshuf.b.512",
+}
 _PACK_WORDS = {
     4: "llvm.x86.sse2.packssdw.128",
     8: "llvm.x86.avx2.packssdw",
@@ -128,6 +133,17 @@ class _X86(Isa):
             for lane in range(self.lanes)
         ]
         return packed if lanes == list(range(4 * self.lanes)) else shuffle([packed], lanes)
+
+    def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
+        sizes = [size for size in _SHUFFLE_BYTES if lanes <= size <= 4 * self.lanes]
+        # The work is the same for a vector with few values: then values one by one are quicker.
+        if not sizes or 3 * lanes < 2 * sizes[0]:
+            return super().lookup(table, values, lanes)
+        size = sizes[0]
+        index = values if lanes == size else shuffle([values] * ceil(size / lanes), range(size))
+        found = _lookup_bytes(table, bind(reinterpret(index, "int8", size)), size)
+        found = reinterpret(found, "uint8", size)
+        return found if lanes == size else shuffle([found], range(lanes))
 
     def _packed_bytes(self, first: Expr, second: Expr) -> Expr:
         """uint8 of two int16 vectors."""
@@ -230,3 +246,27 @@ class SmallBytes(_Bytes):
         ones = integer(1, "int16", size // 2)
         sums = intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), pairs, ones)
         return acc + sums
+
+
+def _lookup_bytes(table: Flat, index: Expr, size: int) -> Expr:
+    """`table[index]` of `size` int8, which count as unsigned.
+
+    The low half of an index picks from each of the 16 parts of the table; the high half picks a
+    part, bit by bit, each moved to the sign in turn.
+    """
+    low = bind(index & integer(15, "int8", size))
+    signs = [index]
+    while len(signs) < 4:
+        signs.append(bind(signs[-1] + signs[-1]))
+
+    def pick(first: int, parts: int) -> Expr:
+        if parts == 1:
+            part = reinterpret(table.load(first * 16, 16), "int8", 16)
+            part = part if size == 16 else shuffle([part] * (size // 16), range(size))
+            return intrinsic(_SHUFFLE_BYTES[size], vector("int8", size), part, low)
+        half = parts // 2
+        sign = signs[4 - half.bit_length()]
+        halves = bind(pick(first + half, half)), bind(pick(first, half))
+        return T.Select(sign < integer(0, "int8", size), *halves)
+
+    return pick(0, 16)

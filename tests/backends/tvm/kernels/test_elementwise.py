@@ -93,7 +93,7 @@ def test_add_equals_the_exact_result_at_the_limits(
     np.testing.assert_array_equal(result, exact_sum(a, b, numbers))
 
 
-@pytest.mark.parametrize("shape", [(300,), (1, 3, 5, 7), (2, 65536)])
+@pytest.mark.parametrize("shape", [(53,), (300,), (2, 27), (1, 3, 5, 7), (2, 65536)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_lookup_reads_every_entry(isa: Isa, run: Run, shape: Shape, threads: int) -> None:
     table = np.random.default_rng(2).permutation(256).astype(np.uint8)
