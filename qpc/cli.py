@@ -6,6 +6,7 @@ imports what it needs when it runs.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,6 +71,33 @@ def doctor() -> None:
         console.print(Text(f"  {check.fix}"), soft_wrap=True)
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(help="Folder of a quantized graph or compiled model.")],
+    graph: Annotated[
+        Path | None, typer.Option(help="The graph that a compiled model was made from.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="Another runtime; all installed ones by default.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of all.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, in each of which all run.")] = 50,
+    json: Annotated[Path | None, typer.Option(help="Write the result to this file, too.")] = None,
+) -> None:
+    """Compare a model's speed with other runtimes, in turns, on the same threads."""
+    from json import dumps
+
+    from qpc.bench.command import Request, run
+
+    answer = run(Request(model, graph, threads, batch, rounds, peer or None))
+    typer.echo(answer.text)
+    for note in answer.notes:
+        typer.echo(note, err=True)
+    if json is not None:
+        json.write_text(dumps(answer.data, indent=2) + "\n", encoding="utf-8")
 
 
 @app.command()

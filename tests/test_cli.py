@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 def test_help_lists_the_commands() -> None:
     result = CliRunner().invoke(cli.app, ["--help"])
     assert result.exit_code == 0
-    for name in ("demo", "doctor", "version"):
+    for name in ("bench", "demo", "doctor", "version"):
         assert name in result.output
 
 
@@ -46,6 +47,30 @@ def test_demo_runs_the_demonstration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CliRunner().invoke(cli.app, ["demo"]).exit_code == 0
     assert CliRunner().invoke(cli.app, ["demo", "--quick"]).exit_code == 0
     assert calls == [False, True]
+
+
+def test_bench_hands_on_what_is_asked_and_prints_the_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[object] = []
+    module = ModuleType("qpc.bench.command")
+    answer = SimpleNamespace(text="a table", data={"ratio": 0.5}, notes=("a note",))
+
+    def run(request: object) -> object:
+        asked.append(request)
+        return answer
+
+    monkeypatch.setattr(module, "Request", lambda *request: request, raising=False)
+    monkeypatch.setattr(module, "run", run, raising=False)
+    monkeypatch.setitem(sys.modules, "qpc.bench.command", module)
+    file = tmp_path / "answer.json"
+    options = ["--peer", "onnxruntime", "--threads", "2", "--rounds", "3", "--json", str(file)]
+    result = CliRunner().invoke(cli.app, ["bench", "model", *options])
+    assert result.exit_code == 0
+    assert asked == [(Path("model"), None, 2, 1, 3, ["onnxruntime"])]
+    assert "a table" in result.output
+    assert "a note" in result.output
+    assert json.loads(file.read_text()) == {"ratio": 0.5}
 
 
 def test_doctor_succeeds_when_every_check_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,10 +29,9 @@ from qpc.backends.tvm.peak import peak
 from qpc.bench.peers import PEERS, Array, Peer, check_peers, signal_to_noise_db
 from qpc.bench.qdq import to_qdq
 from qpc.bench.turns import Ratio, Times, cpu_share, in_turns, ratio, times
-from qpc.errors import BackendError
 
 LEAST_AGREEMENT_DB = 15.0
-"""All round sums to grids in their own way; what agrees less than this computes something else."""
+"""All round sums to grids in their own way; what agrees less than this is another network."""
 ENOUGH = 0.8
 """The share of the cores' time for the wall-clock times to be believed."""
 
@@ -110,7 +109,7 @@ def compare(
     inputs: float32 arrays of one batch size that `compiled` takes.
     peers: packages, of `qpc.bench.peers.PEERS`; each must be installed.
 
-    Raises BackendError if another runtime computes something else.
+    Raises MissingDependencyError for a runtime that is not installed.
     """
     check_peers(peers)
     batch = len(inputs[0])
@@ -184,6 +183,8 @@ def table(result: Comparison) -> str:
             f"{peer.integer_layers} layers in integers, {peer.float_layers} in float; "
             f"agrees to {peer.agreement_db:.1f} dB"
         )
+        if peer.agreement_db < LEAST_AGREEMENT_DB:
+            lines.append(f"WARNING: {peer.name} computes something else")
     lines.append(f"CPU share {result.cpu_share:.2f}, load {result.load:.1f}")
     if result.cpu_share < ENOUGH:
         lines.append(_doubt(result.threads))
@@ -202,10 +203,7 @@ def _doubt(threads: int) -> str:
 
 
 def _agreement(peer: Peer, ours: Sequence[Array]) -> float:
-    found = signal_to_noise_db(ours, peer.run())
-    if found < LEAST_AGREEMENT_DB:
-        raise BackendError(f"{peer.name} computes something else: {found:.1f} dB")
-    return found
+    return signal_to_noise_db(ours, peer.run())
 
 
 def _flat(outputs: Any) -> list[Array]:
