@@ -10,6 +10,7 @@ from qpc.passes.create_masks import CreateMasks
 from qpc.passes.fake_quantize import FakeQuantize
 from qpc.passes.fold_batch_norm import FoldBatchNorm
 from qpc.passes.insert_observers import InsertObservers
+from qpc.passes.lift_conv1d import LiftConv1d
 from qpc.passes.make_masks_permanent import MakeMasksPermanent
 from qpc.passes.mask_weights import MaskWeights
 from qpc.passes.merge_clamps import MergeClamps
@@ -26,6 +27,7 @@ __all__ = [
     "FakeQuantize",
     "FoldBatchNorm",
     "InsertObservers",
+    "LiftConv1d",
     "MakeMasksPermanent",
     "MaskWeights",
     "MergeClamps",

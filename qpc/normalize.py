@@ -309,20 +309,25 @@ def _dtype(call: _Call) -> dict[str, object]:
     return {} if call.args["dtype"] is None else {"dtype": call.args["dtype"]}
 
 
-def _adaptive_avg_pool2d(call: _Call) -> Node | None:
-    source, shape = call.source(), call.shape
-    size, out = _shape(source)[-2:], shape[-2:]
-    if size == out:
-        return source
-    rank = len(shape)
-    if out == (1, 1):
-        return call.emit(aten.mean.dim, source, [rank - 2, rank - 1], True)
-    kernel = []
-    for before, after in zip(size, out, strict=True):
-        if not (isinstance(before, int) and isinstance(after, int)) or before % after:
-            return None
-        kernel.append(before // after)
-    return call.emit(aten.avg_pool2d.default, source, kernel, kernel)
+def _adaptive_avg_pool(pool: OpOverload, axes: int) -> _Rule:
+    """A mean where one value is left of each of the last axes, a pool where windows are equal."""
+
+    def rule(call: _Call) -> Node | None:
+        source, shape = call.source(), call.shape
+        size, out = _shape(source)[-axes:], shape[-axes:]
+        if size == out:
+            return source
+        rank = len(shape)
+        if all(d == 1 for d in out):
+            return call.emit(aten.mean.dim, source, list(range(rank - axes, rank)), True)
+        kernel = []
+        for before, after in zip(size, out, strict=True):
+            if not (isinstance(before, int) and isinstance(after, int)) or before % after:
+                return None
+            kernel.append(before // after)
+        return call.emit(pool, source, kernel, kernel)
+
+    return rule
 
 
 def _pad(call: _Call) -> Node | None:
@@ -420,7 +425,9 @@ def _table() -> dict[OpOverload, _Rule]:
         (_binary(aten.div.Tensor), "div.Tensor div.Scalar divide.Tensor true_divide.Tensor"),
         (_mean_all, "mean.default"),
         (_mean, "mean.dim"),
-        (_adaptive_avg_pool2d, "adaptive_avg_pool2d.default"),
+        (_adaptive_avg_pool(aten.avg_pool1d.default, 1), "adaptive_avg_pool1d.default"),
+        (_adaptive_avg_pool(aten.avg_pool2d.default, 2), "adaptive_avg_pool2d.default"),
+        (_adaptive_avg_pool(aten.avg_pool3d.default, 3), "adaptive_avg_pool3d.default"),
         (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),
         (_pad, "pad.default"),
         (_named_padding(aten.conv1d.default), "conv1d.padding"),

@@ -19,6 +19,7 @@ from qpc.passes import (
     FakeQuantize,
     FoldBatchNorm,
     InsertObservers,
+    LiftConv1d,
     MergeClamps,
     PropagateMasks,
     RemoveChannels,
@@ -33,9 +34,12 @@ _SAMPLES = CorrectBias([]).samples
 
 
 def prepare(config: QuantConfig | None = None) -> Pipeline:
-    """The passes before calibration: fold batch norms, remove identities, insert observers."""
+    """The passes before calibration: tidy the graph up, and insert observers.
+
+    Batch norms are folded, identities removed, convolutions over one axis given a height of 1.
+    """
     observers = InsertObservers(config or QuantConfig())
-    return Pipeline((FoldBatchNorm(), RemoveIdentities(), observers))
+    return Pipeline((FoldBatchNorm(), RemoveIdentities(), LiftConv1d(), observers))
 
 
 def post_training_quantization(

@@ -126,6 +126,14 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         lambda x: F.adaptive_avg_pool2d(x, (2, 4)),
         ["aten.avg_pool2d(%x, [4, 2], [4, 2])"],
     ),
+    "adaptive pooling of one axis": (
+        lambda x: F.adaptive_avg_pool1d(x.flatten(1, 2), 2),
+        ["aten.reshape(%x, [-1, 24, 8])", "aten.avg_pool1d(%reshape_default, [4], [4])"],
+    ),
+    "adaptive pooling of one axis to 1": (
+        lambda x: F.adaptive_avg_pool1d(x.flatten(1, 2), 1),
+        ["aten.reshape(%x, [-1, 24, 8])", "aten.mean.dim(%reshape_default, [2], True)"],
+    ),
     "adaptive pooling that does not": (
         lambda x: F.adaptive_avg_pool2d(x, 3),
         ["aten.adaptive_avg_pool2d(%x, [3, 3])"],

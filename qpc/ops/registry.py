@@ -109,6 +109,8 @@ def _register_core() -> None:
         (views.MaxPool2d, "max_pool2d", Role.MOVE),
         (views.Reshape, "reshape", Role.MOVE),
         (views.Pad, "pad", Role.MOVE),
+        (views.MaxPool1d, "max_pool1d", Role.FLOAT),
+        (views.AvgPool1d, "avg_pool1d", Role.FLOAT),
         (views.BatchNorm, "batch_norm", Role.FLOAT),
         (views.Dropout, "dropout", Role.MOVE),
     ]

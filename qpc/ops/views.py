@@ -94,6 +94,14 @@ class Pair(Arg[tuple[int, int]]):
         return (numbers[0], numbers[-1])
 
 
+class One(Arg[int]):
+    """A number for one axis; operators also accept a list of one."""
+
+    def decode(self, value: Any) -> int:
+        """Always a number."""
+        return int(value if isinstance(value, int) else value[0])
+
+
 class Ints(Arg[tuple[int, ...]]):
     """A list of ints."""
 
@@ -141,6 +149,9 @@ class Weighted(OpView):
 class Conv1d(Weighted, of=aten.conv1d.default):
     """weight[out, in/groups, k]."""
 
+    stride = One()
+    padding = One()
+    dilation = One()
     groups = Arg[int]()
 
 
@@ -243,6 +254,38 @@ class MaxPool2d(OpView, of=aten.max_pool2d.default):
         """The stride; an empty argument means the kernel size."""
         given = arguments(self.node)["stride"]
         return Pair().decode(given) if given else self.kernel_size
+
+
+class MaxPool1d(OpView, of=aten.max_pool1d.default):
+    """Padding never wins."""
+
+    input = Arg[Node]("self")
+    kernel_size = One()
+    padding = One()
+    dilation = One()
+    ceil_mode = Arg[bool]()
+
+    @property
+    def stride(self) -> int:
+        """The stride; an empty argument means the kernel size."""
+        given = arguments(self.node)["stride"]
+        return One().decode(given) if given else self.kernel_size
+
+
+class AvgPool1d(OpView, of=aten.avg_pool1d.default):
+    """Average over windows of one axis."""
+
+    input = Arg[Node]("self")
+    kernel_size = One()
+    padding = One()
+    ceil_mode = Arg[bool]()
+    count_include_pad = Arg[bool]()
+
+    @property
+    def stride(self) -> int:
+        """The stride; an empty argument means the kernel size."""
+        given = arguments(self.node)["stride"]
+        return One().decode(given) if given else self.kernel_size
 
 
 class AvgPool2d(OpView, of=aten.avg_pool2d.default):

@@ -1,0 +1,178 @@
+"""Treat convolutions and pools over one axis as two-dimensional ones of height 1.
+
+Before:  x[N, C, L] -> conv1d(W[out, in, k], stride s) -> y
+After:   x -> reshape[N, C, 1, L] -> conv2d(W[out, in, 1, k], stride (1, s)) -> reshape -> y
+Keeps:   the output, up to float rounding; max-pools bit for bit
+Leaves:  convolutions without a batch axis, and those whose weight something else reads too
+Cost:    one walk over the graph
+
+Integer operators and their kernels exist for images only. A reshape by an axis of size 1 moves
+nothing, so one-dimensional networks get them for free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from qpc.base import Pass, PassContext
+from qpc.companions import elementwise_companions
+from qpc.edit import Editor
+from qpc.facts import CORE_FORM
+from qpc.meta import attribute, info, update_info
+from qpc.ops import views
+from qpc.ops.views import aten
+from qpc.rewrite import Rule, apply_rules
+from qpc.shapes import BatchDim, Shape
+
+
+@dataclass(frozen=True)
+class Conv1dOfABatch(Rule[views.Conv1d]):
+    """A convolution over one axis."""
+
+    def match(self, gm: GraphModule, node: Node) -> views.Conv1d | None:
+        return views.Conv1d.of(node)
+
+    def refuse(self, gm: GraphModule, found: views.Conv1d) -> str | None:
+        if reason := _refuse_shape(found.node):
+            return reason
+        if found.weight.op != "get_attr":
+            return f"its weight {found.weight.name} is computed, not a parameter"
+        getters = _getters(gm, found.weight)
+        readers = [user for n in getters for user in n.users]
+        others = [n for n in readers if not _reads_as_weight(n, getters)]
+        return f"its weight is read by {others[0].name} too" if others else None
+
+    def replace(self, editor: Editor, found: views.Conv1d) -> str:
+        _insert_height(editor, found.weight)
+        made = editor.call(
+            aten.conv2d.default,
+            _with_height(editor, found.input, found.node),
+            found.weight,
+            found.bias,
+            [1, found.stride],
+            [0, found.padding],
+            [1, found.dilation],
+            found.groups,
+            like=found.node,
+        )
+        return _finish(editor, found.node, made)
+
+
+@dataclass(frozen=True)
+class MaxPool1dOfABatch(Rule[views.MaxPool1d]):
+    """A max-pool over one axis."""
+
+    def match(self, gm: GraphModule, node: Node) -> views.MaxPool1d | None:
+        return views.MaxPool1d.of(node)
+
+    def refuse(self, gm: GraphModule, found: views.MaxPool1d) -> str | None:
+        return _refuse_shape(found.node)
+
+    def replace(self, editor: Editor, found: views.MaxPool1d) -> str:
+        made = editor.call(
+            aten.max_pool2d.default,
+            _with_height(editor, found.input, found.node),
+            [1, found.kernel_size],
+            [1, found.stride],
+            [0, found.padding],
+            [1, found.dilation],
+            found.ceil_mode,
+            like=found.node,
+        )
+        return _finish(editor, found.node, made)
+
+
+@dataclass(frozen=True)
+class AvgPool1dOfABatch(Rule[views.AvgPool1d]):
+    """An average pool over one axis."""
+
+    def match(self, gm: GraphModule, node: Node) -> views.AvgPool1d | None:
+        return views.AvgPool1d.of(node)
+
+    def refuse(self, gm: GraphModule, found: views.AvgPool1d) -> str | None:
+        return _refuse_shape(found.node)
+
+    def replace(self, editor: Editor, found: views.AvgPool1d) -> str:
+        made = editor.call(
+            aten.avg_pool2d.default,
+            _with_height(editor, found.input, found.node),
+            [1, found.kernel_size],
+            [1, found.stride],
+            [0, found.padding],
+            found.ceil_mode,
+            found.count_include_pad,
+            like=found.node,
+        )
+        return _finish(editor, found.node, made)
+
+
+@dataclass(frozen=True)
+class LiftConv1d(Pass, name="lift-conv1d", requires={CORE_FORM}):
+    """Give every convolution and pool over one axis a height of 1."""
+
+    def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        rules = (Conv1dOfABatch(), MaxPool1dOfABatch(), AvgPool1dOfABatch())
+        return apply_rules(rules, self, gm, ctx)
+
+
+def _refuse_shape(node: Node) -> str | None:
+    shape = info(node).shape or ()
+    if len(shape) != 3:
+        return "it has no batch axis"
+    if sum(isinstance(d, BatchDim) for d in shape) > 1:
+        return "two of its axes grow with the batch"
+    return None
+
+
+def _reads_as_weight(node: Node, getters: list[Node]) -> bool:
+    """Whether a reader is a convolution over one axis, or was one before this pass."""
+    layer = views.Conv1d.of(node) or views.Conv2d.of(node)
+    return layer is not None and layer.weight in getters
+
+
+def _getters(gm: GraphModule, weight: Node) -> list[Node]:
+    """The `get_attr` nodes of one tensor, under any of its names."""
+    tensor = attribute(gm, str(weight.target))
+    nodes = [n for n in gm.graph.nodes if n.op == "get_attr"]
+    return [n for n in nodes if attribute(gm, str(n.target)) is tensor]
+
+
+def _insert_height(editor: Editor, weight: Node) -> None:
+    """`weight[out, in, k]` becomes `weight[out, in, 1, k]`, once for all readers."""
+    tensor = attribute(editor.gm, str(weight.target))
+    if tensor.dim() == 4:
+        return
+    getters, wide = _getters(editor.gm, weight), _unsqueezed(tensor)
+    for name in dict.fromkeys(str(n.target) for n in getters):
+        for companion in elementwise_companions(editor.gm, name):
+            editor.set_tensor(companion, _unsqueezed(attribute(editor.gm, companion)))
+        editor.set_tensor(name, wide)
+    for node in getters:
+        update_info(node, shape=tuple(wide.shape))
+
+
+def _unsqueezed(tensor: Tensor) -> Tensor:
+    wide = tensor.detach().unsqueeze(2)
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(wide, requires_grad=tensor.requires_grad)
+    return wide
+
+
+def _with_height(editor: Editor, value: Node, before: Node) -> Node:
+    shape = info(value).shape or ()
+    sizes = [*_sizes(shape[:2]), 1, *_sizes(shape[2:])]
+    return editor.call(aten.reshape.default, value, sizes, like=before)
+
+
+def _finish(editor: Editor, old: Node, made: Node) -> str:
+    flat = editor.call(aten.reshape.default, made, _sizes(info(old).shape or ()), like=old)
+    editor.replace(old, flat)
+    return "has height 1 now"
+
+
+def _sizes(shape: Shape) -> list[int]:
+    return [d if isinstance(d, int) else -1 for d in shape]
