@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,18 +113,17 @@ def main() -> None:
     base, full = top1(dense, data), cost(dense).macs
     print(f"dense: {full:,} MACs, top-1 {base:.2f} %")
     rules: dict[str, Callable[..., Allocation]] = {"global": Global, "uniform": Uniform}
-    points = []
-    for name, criterion in criteria(data).items():
-        for ratio in options.ratios:
-            gm = qpc.prune(dense, criterion, rules[options.rule](ratio, of="macs"))
-            gm = qpc.Pipeline((ReestimateBatchNorm(data.train[:1024].split(128)),)).run(gm)
-            before = top1(gm, data)
-            fine_tune(gm, data, epochs=options.epochs, images=options.images, rate=options.rate)
-            points.append(Point(name, ratio, cost(gm).macs, before, top1(gm, data)))
-            print(f"{points[-1]}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    record = {"dense": {"macs": full, "top1": base}, "points": [asdict(p) for p in points]}
-    (options.out / "accuracy_over_macs.json").write_text(json.dumps(record, indent=1) + "\n")
+    points: list[Point] = []
+    for ratio, (name, criterion) in itertools.product(options.ratios, criteria(data).items()):
+        gm = qpc.prune(dense, criterion, rules[options.rule](ratio, of="macs"))
+        gm = qpc.Pipeline((ReestimateBatchNorm(data.train[:1024].split(128)),)).run(gm)
+        before = top1(gm, data)
+        fine_tune(gm, data, epochs=options.epochs, images=options.images, rate=options.rate)
+        points.append(Point(name, ratio, cost(gm).macs, before, top1(gm, data)))
+        print(f"{points[-1]}", flush=True)
+        record = {"dense": {"macs": full, "top1": base}, "points": [asdict(p) for p in points]}
+        (options.out / "accuracy_over_macs.json").write_text(json.dumps(record, indent=1) + "\n")
     if importlib.util.find_spec("matplotlib") is not None:
         plot(points, full, base, options.out / "accuracy_over_macs.png")
 
@@ -158,6 +159,7 @@ def _training_script() -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot load {path}")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the names of their fields' types
     spec.loader.exec_module(module)
     return module
 

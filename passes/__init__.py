@@ -9,6 +9,7 @@ from qpc.passes.correct_bias import CorrectBias
 from qpc.passes.create_masks import CreateMasks
 from qpc.passes.fake_quantize import FakeQuantize
 from qpc.passes.fold_batch_norm import FoldBatchNorm
+from qpc.passes.fold_weights import FoldWeights
 from qpc.passes.insert_observers import InsertObservers
 from qpc.passes.lift_conv1d import LiftConv1d
 from qpc.passes.make_masks_permanent import MakeMasksPermanent
@@ -26,6 +27,7 @@ __all__ = [
     "CreateMasks",
     "FakeQuantize",
     "FoldBatchNorm",
+    "FoldWeights",
     "InsertObservers",
     "LiftConv1d",
     "MakeMasksPermanent",

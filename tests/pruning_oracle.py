@@ -38,6 +38,7 @@ _OVER_CHANNELS = frozenset(
         aten.std.correction,
         aten.std.dim,
         aten.prod.dim_int,
+        aten.all.dim,
     }
 )
 

@@ -40,15 +40,19 @@ def layer(flow: Flow, node: Node) -> Labels:
 
 def _linear(flow: Flow, node: Node, view: views.Linear) -> Labels:
     """A linear layer mixes the last axis; channels on another axis pass."""
-    if (found := flow.rows(view.weight)) is None:
+    outer, inner, rows = 0, 1, slice(None)
+    if (found := flow.rows(view.weight)) is not None:
+        weight, rows = found
+        weight = view.weight if rows == slice(None) else weight  # with its grids, if it has any
+    elif (transposed := flow.matrix(view.weight)) is not None:
+        weight, (outer, inner) = transposed
+    else:
         return pin_inputs(flow, node, f"{describe(node)} computes its weight")
-    weight, rows = found
     if (passing := passing_by(flow, view.input)) is not None:
-        return apart(flow, node, weight, 0, passing)
+        return apart(flow, node, weight, outer, passing)
     incoming = flow.line(node, view.input, -1)
-    weight = view.weight if rows == slice(None) else weight  # with its grids, if it has any
-    flow.consume(weight, 1, incoming)
-    outgoing = flow.produce(weight, 0)[rows]
+    flow.consume(weight, inner, incoming)
+    outgoing = flow.produce(weight, outer)[rows]
     flow.attach(node, view.bias, 0, outgoing)
     return spread(outgoing, -1, flow.shape(node))
 

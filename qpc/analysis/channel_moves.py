@@ -55,6 +55,13 @@ def one_axis(flow: Flow, node: Node, labels: Labels) -> Labels:
     return flow.atoms.find(labels)
 
 
+def pixel_shuffle(flow: Flow, node: Node) -> Labels:
+    """Each channel of the result is made of several, which go together."""
+    labels = _run(flow, node, flow.of)
+    flow.atoms.unite(labels, only_along(labels, -3), f"{describe(node)} mixes channels")
+    return flow.atoms.find(labels)
+
+
 def reshape(flow: Flow, node: Node) -> Labels:
     """The labels in another shape."""
     source = flow.of(node.all_input_nodes[0])

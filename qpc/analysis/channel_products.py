@@ -10,6 +10,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch.fx import Node
 
 from qpc.analysis.atoms import Labels, along, compact, distinct, nothing, spread, varying_axes
@@ -29,7 +30,18 @@ class _Operand:
 
 def matmul(flow: Flow, node: Node) -> Labels:
     """A product of two values, or of a value and a parameter."""
-    a, b = _both(node)
+    a, b = list(arguments(node).values())[:2]
+    return _matrices(flow, node, a, b)
+
+
+def added_matmul(flow: Flow, node: Node) -> Labels:
+    """A value plus a product, which is broadcast against it."""
+    added, a, b = list(arguments(node).values())[:3]
+    product = _matrices(flow, node, a, b)
+    return join(flow, node, [product, added], torch.Size(flow.shape(node)))
+
+
+def _matrices(flow: Flow, node: Node, a: Node, b: Node) -> Labels:
     ranks = len(flow.shape(a)), len(flow.shape(b))
     if min(ranks) < 2:
         return pin_inputs(flow, node)
@@ -42,15 +54,29 @@ def einsum(flow: Flow, node: Node) -> Labels:
     """A sum of products as it is written."""
     given = arguments(node)
     tensors = list(given["tensors"])
-    left, arrow, out = given["equation"].replace(" ", "").partition("->")
+    equation = _spelled_out(given["equation"], [len(flow.shape(tensor)) for tensor in tensors])
+    left, arrow, out = equation.partition("->")
     operands = left.split(",")
     simple = all(len(set(letters)) == len(letters) for letters in operands)
-    if not arrow or "." in left or len(tensors) not in (1, 2) or not simple:
+    if not arrow or len(tensors) not in (1, 2) or not simple:
         return pin_inputs(flow, node)
     if len(tensors) == 2:
         first, second = zip(tensors, operands, strict=True)
         return _product(flow, node, first, second, out)
     return _contract(flow, node, [_Operand(flow.of(tensors[0]), left)], out, flow.shape(node))
+
+
+def _spelled_out(equation: str, ranks: Sequence[int]) -> str:
+    """An equation with letters in place of dots, which stand for axes counted from the last."""
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    unused = "".join(x for x in string.ascii_letters if x not in equation)
+    operands, dots = left.split(","), 0
+    for place, (operand, rank) in enumerate(zip(operands, ranks, strict=True)):
+        if "..." in operand:
+            count = rank - len(operand) + len("...")
+            dots = max(dots, count)
+            operands[place] = operand.replace("...", unused[:count][::-1])
+    return ",".join(operands) + arrow + out.replace("...", unused[:dots][::-1])
 
 
 def attention(flow: Flow, node: Node) -> Labels:
@@ -70,12 +96,6 @@ def attention(flow: Flow, node: Node) -> Labels:
         middle = join(flow, node, [middle, given["attn_mask"]], middle.shape)
     pairs = [_Operand(middle, f"{batch}ij"), _Operand(value, f"{batch}je")]
     return _contract(flow, node, pairs, f"{batch}ie", flow.shape(node))
-
-
-def _both(node: Node) -> tuple[Node, Node]:
-    given = arguments(node)
-    a, b = list(given.values())[:2]
-    return a, b
 
 
 def _product(

@@ -43,7 +43,8 @@ def _table() -> dict[object, Rule]:
         (
             values.elementwise,
             "add.Tensor sub.Tensor mul.Tensor div.Tensor maximum minimum pow.Tensor_Scalar "
-            "pow.Tensor_Tensor where.self lerp.Scalar lerp.Tensor addcmul addcdiv "
+            "pow.Tensor_Tensor where.self where.ScalarOther where.ScalarSelf atan2 fmod.Tensor "
+            "remainder.Tensor lerp.Scalar lerp.Tensor addcmul addcdiv "
             "eq.Tensor ne.Tensor gt.Tensor lt.Tensor ge.Tensor le.Tensor logical_and logical_or "
             "masked_fill.Scalar masked_fill.Tensor clamp.Tensor copy",
         ),
@@ -56,7 +57,8 @@ def _table() -> dict[object, Rule]:
             "expm1 floor ceil round sign exp2 log2 softmax.int log_softmax.int "
             "hardshrink softshrink",
         ),
-        (moves.move, "permute pixel_shuffle pixel_unshuffle flip repeat"),
+        (moves.move, "permute pixel_unshuffle flip repeat tile"),
+        (moves.pixel_shuffle, "pixel_shuffle"),
         (moves.repeat_each, "repeat_interleave.self_int"),
         (moves.channel_shuffle, "channel_shuffle"),
         (moves.reshape, "reshape"),
@@ -73,12 +75,13 @@ def _table() -> dict[object, Rule]:
             values.reduce,
             "mean.dim sum.dim_IntList amax amin linalg_vector_norm var.correction std.correction "
             "var.dim std.dim "
-            "logsumexp norm.ScalarOpt_dim prod.dim_int any.dim all.dim",
+            "logsumexp norm.ScalarOpt_dim prod.dim_int any.dim all.dim sum",
         ),
         (values.scan, "cumsum cumprod"),
         (values.pad_by_values, "pad"),
         (values.gated_halves, "glu"),
-        (values.best_along, "max.dim min.dim sort topk median.dim"),
+        (values.best_along, "max.dim min.dim sort topk median.dim argmax argmin"),
+        (values.sampled, "grid_sampler"),
         (
             values.windows_with_places,
             "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
@@ -97,6 +100,7 @@ def _table() -> dict[object, Rule]:
             "_upsample_bilinear2d_aa _upsample_bicubic2d_aa.vec",
         ),
         (products.matmul, "matmul bmm mm"),
+        (products.added_matmul, "addmm baddbmm"),
         (products.einsum, "einsum"),
         (products.attention, "scaled_dot_product_attention"),
     ]

@@ -201,10 +201,18 @@ def best_along(flow: Flow, node: Node) -> Labels:
     value, given = node.all_input_nodes[0], arguments(node)
     labels, dim = flow.of(value), given["dim"]
     axes = varying_axes(labels)
-    if dim % labels.dim() in axes:
+    if dim is None or dim % labels.dim() in axes:
         return pin_inputs(flow, node, f"{describe(node)} numbers channels")
     picked = labels.narrow(dim, 0, 1)
     return picked if given.get("keepdim", True) else picked.squeeze(dim)
+
+
+def sampled(flow: Flow, node: Node) -> Labels:
+    """Every channel is read at the same places, which stay."""
+    given = arguments(node)
+    places = flow.of(given["grid"])
+    flow.decline(node, places, f"{describe(node)} reads channels as places")
+    return spread(flow.line(node, given["input"], 1), 1, flow.shape(node))
 
 
 def windows_with_places(flow: Flow, node: Node) -> Labels:

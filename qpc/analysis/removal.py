@@ -218,16 +218,23 @@ def _pad(removal: Removal, node: Node) -> None:
 
 
 def _roll(removal: Removal, node: Node) -> None:
-    """As many channels come to the front as are kept of those that did."""
+    """As many channels come to the front as are kept of those that did.
+
+    An axis that is named several times is rolled once, by the sum.
+    """
     given = arguments(node)
     stays = removal.kept(node.all_input_nodes[0])
-    shifts = list(given["shifts"])
-    for i, dim in enumerate(given["dims"]):
-        line = stays[dim]
+    shifts: dict[int, int] = {}
+    for shift, dim in zip(given["shifts"], given["dims"], strict=True):
+        axis = dim % len(stays)
+        shifts[axis] = shifts.get(axis, 0) + shift
+    if all(bool(stays[axis].all()) for axis in shifts):
+        return
+    for axis, shift in shifts.items():
+        line = stays[axis]
         if not bool(line.all()):
-            shifts[i] = int(line[len(line) - shifts[i] % len(line) :].sum())
-    if shifts != list(given["shifts"]):
-        set_arguments(node, shifts=shifts)
+            shifts[axis] = int(line[len(line) - shift % len(line) :].sum())
+    set_arguments(node, shifts=list(shifts.values()), dims=list(shifts))
 
 
 def _index(removal: Removal, node: Node) -> None:

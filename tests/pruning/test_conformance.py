@@ -39,8 +39,8 @@ def test_the_set_has_at_least_150_networks_of_different_names() -> None:
     assert sum(case.quick for case in CASES) >= 150
 
 
-MIXES_SAMPLES = frozenset({"attention_of_torch_sequence_first"})
-"""Axis 0 of its input is the sequence, over which attention runs."""
+MIXES_SAMPLES = frozenset({"attention_of_torch_sequence_first", "sum_over_everything"})
+"""Attention runs over axis 0, which is the sequence there; a sum is over all samples."""
 
 
 @pytest.mark.parametrize("case", EACH)

@@ -1,0 +1,128 @@
+"""Fold weights that are computed from parameters alone into parameters.
+
+Before:  W -> sub(mean) -> div(deviation) -> the weight of conv2d
+After:   the weight of conv2d is a parameter, the value that was computed
+Keeps:   the output, bit for bit
+Leaves:  weights that depend on an input, that are random, or that are fake-quantized inside;
+         pieces and transposes of a parameter, which other passes see through
+Cost:    one evaluation of the operators that are folded
+
+Weight standardisation, weight normalisation, spectral normalisation and other reparametrisations
+end here: layers then can be pruned, quantized and compiled like any other, and train as plain ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from qpc.base import Pass, PassContext
+from qpc.edit import Editor
+from qpc.facts import CORE_FORM
+from qpc.meta import attribute, label
+from qpc.ops import views
+from qpc.ops.views import aten, qpc_ops
+from qpc.rewrite import Rule, apply_rules
+
+_LAYERS: tuple[type[views.Weighted], ...] = (
+    views.Conv1d,
+    views.Conv2d,
+    views.Conv3d,
+    views.ConvTranspose1d,
+    views.ConvTranspose2d,
+    views.ConvTranspose3d,
+    views.Linear,
+)
+_MOVES = frozenset({aten.slice.Tensor, aten.permute.default})
+_LOOKED_THROUGH = frozenset({qpc_ops.observe.default, qpc_ops.fake_quantize.default})
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A weight or bias that is computed, its layer, and the calls that compute it, in order."""
+
+    part: Node
+    layer: Node
+    calls: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class ComputedWeight(Rule[_Found]):
+    """A layer whose weight or bias is no parameter."""
+
+    def match(self, gm: GraphModule, node: Node) -> _Found | None:
+        layer = next((v for kind in _LAYERS if (v := kind.of(node))), None)
+        if layer is None:
+            return None
+        for part in (layer.weight, layer.bias):
+            while part is not None and part.target in _LOOKED_THROUGH:
+                part = part.all_input_nodes[0]
+            if part is not None and not _is_seen_through(calls := _behind(part)):
+                return _Found(part, node, calls)
+        return None
+
+    def refuse(self, gm: GraphModule, found: _Found) -> str | None:
+        for call in found.calls:
+            if call.op == "placeholder":
+                return f"{found.part.name} depends on the input {call.name}"
+            if call.op != "get_attr" and not _is_foldable(call):
+                return f"{found.part.name} goes through {label(call)}, which cannot be folded"
+        return None
+
+    def replace(self, editor: Editor, found: _Found) -> str:
+        value = _evaluated(editor.gm, found.calls)[found.part]
+        sources = [call for call in found.calls if call.op == "get_attr"]
+        name = editor.free_name(f"{sources[0].target}_folded")
+        folded = editor.parameter(name, value, before=found.part)
+        editor.replace(found.part, folded)
+        return f"computed once, for {label(found.layer)}"
+
+
+@dataclass(frozen=True)
+class FoldWeights(Pass, name="fold-weights", requires={CORE_FORM}):
+    """Make a parameter of every weight and bias that no input changes."""
+
+    def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        return apply_rules((ComputedWeight(),), self, gm, ctx)
+
+
+def _behind(part: Node) -> tuple[Node, ...]:
+    """All nodes that a value depends on, and itself, each after its inputs."""
+    needed, pending = {part}, [part]
+    while pending:
+        for source in pending.pop().all_input_nodes:
+            if source not in needed:
+                needed.add(source)
+                pending.append(source)
+    return tuple(node for node in part.graph.nodes if node in needed)
+
+
+def _is_seen_through(calls: tuple[Node, ...]) -> bool:
+    return all(call.op == "get_attr" or call.target in _MOVES for call in calls)
+
+
+def _is_foldable(call: Node) -> bool:
+    """Whether a call always gives the same value, and no other pass counts on it."""
+    return (
+        isinstance(call.target, OpOverload)
+        and call.target.namespace == "aten"
+        and torch.Tag.nondeterministic_seeded not in call.target.tags
+    )
+
+
+def _evaluated(gm: GraphModule, calls: tuple[Node, ...]) -> dict[Node, Tensor]:
+    values: dict[Node, Tensor] = {}
+    with torch.no_grad():
+        for call in calls:
+            if call.op == "get_attr":
+                values[call] = attribute(gm, str(call.target))
+            else:
+                args, kwargs = map_arg((call.args, call.kwargs), values.__getitem__)
+                assert callable(call.target)
+                values[call] = call.target(*args, **kwargs)
+    return values
