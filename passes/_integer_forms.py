@@ -17,6 +17,7 @@ from qpc.edit import Editor
 from qpc.errors import OverflowProofError, QPCError
 from qpc.meta import attribute, info, label, update_info
 from qpc.ops import views
+from qpc.ops.integer import POSITIONS
 from qpc.ops.layers import float_layer, groups_of, outputs_first, own_layout
 from qpc.ops.registry import Role
 from qpc.ops.views import qpc_ops
@@ -204,6 +205,8 @@ def _grid_point(grid: QParams, real: float | None, default: int) -> int:
 
 def _move(form: IntegerForm) -> Node:
     value = form.node.all_input_nodes[0]
+    if views.UpsampleNearest2d.matches(form.node):
+        return _resize(form)
     if pool := views.MaxPool2d.of(form.node):
         window = [pool.kernel_size, pool.stride, pool.padding, pool.dilation]
         return form.call(
@@ -214,6 +217,24 @@ def _move(form: IntegerForm) -> Node:
         return form.call(pad.node.target, form.integers[value], list(pad.pad), zero)  # type: ignore[arg-type]
     args = map_arg(form.node.args, lambda n: form.integers[n])
     return form.call(form.node.target, *args, **form.node.kwargs)  # type: ignore[arg-type]
+
+
+def _resize(form: IntegerForm) -> Node:
+    """The places are those at which the operator itself finds the values of a ramp."""
+    (value,) = form.node.all_input_nodes
+    sizes = [size for size in (info(value).shape or ())[2:] if isinstance(size, int)]
+    ramp = torch.meshgrid(*(torch.arange(float(size)) for size in sizes), indexing="ij")
+    rest = form.node.args[1:]
+    samples = [form.node.target(x[None, None], *rest)[0, 0] for x in ramp]  # type: ignore[operator]
+    places = {"rows": samples[0][:, 0], "columns": samples[1][0]}
+    name = form.editor.free_name(f"places.{form.node.name}")
+    constants = [
+        form.editor.buffer(
+            f"{name}.{axis}", (place * POSITIONS).round().to(torch.int32), before=form.node
+        )
+        for axis, place in places.items()
+    ]
+    return form.call(qpc_ops.resize2d.default, form.integers[value], *constants)
 
 
 def _pointwise(form: IntegerForm) -> Node:
@@ -239,5 +260,6 @@ FORMS: dict[Role, Callable[[IntegerForm], Node]] = {
     Role.REDUCE: _reduce,
     Role.CLAMP: _clamp,
     Role.MOVE: _move,
+    Role.INTERPOLATE: _resize,
     Role.POINTWISE: _pointwise,
 }

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.quantization import role_of
 from qpc.base import Pass, PassContext
 from qpc.edit import Editor
 from qpc.errors import QPCError
 from qpc.facts import CALIBRATED, FAKE_QUANTIZED, OBSERVED, observer_state
 from qpc.meta import attribute, info, update_info, value_name
 from qpc.ops.layers import FloatLayer, float_layer, groups_of, outputs_first
+from qpc.ops.registry import Role
 from qpc.ops.views import qpc_ops
 from qpc.quant.fixedpoint import floor_scales_for_bias, weight_limit, weight_scales
 from qpc.quant.grid import Grid, QParams
@@ -61,6 +63,8 @@ class FakeQuantize(
             layer = float_layer(node)
             if layer is not None:
                 _quantize_weight(editor, layer)
+            if role_of(node) is Role.INTERPOLATE:
+                _round_interpolated(editor, node)
         editor.drop_unused()
         ctx.summarize(f"{len(observers)} grids fixed")
         return True
@@ -81,19 +85,44 @@ def _replace_observer(editor: Editor, node: Node, grid: QParams) -> None:
     name = f"quantizers.{str(node.args[1]).removeprefix('observers.')}"
     source = node.args[0]
     assert isinstance(source, Node)
-    made = editor.call(
-        qpc_ops.fake_quantize.default,
-        source,
-        editor.buffer(f"{name}.scale", torch.tensor([grid.scale]), before=node),
-        editor.buffer(f"{name}.zero_point", torch.tensor([grid.zero_point]), before=node),
-        grid.lo,
-        grid.hi,
-        like=node,
-    )
+    made = _rounded(editor, source, grid, name, like=node, before=node)
     about = info(node)
     update_info(made, observer=about.observer, config=about.config, qparams=grid)
     update_info(made, value=value_name(source) or "")
     editor.replace(node, made)
+
+
+def _rounded(
+    editor: Editor, value: Node, grid: QParams, name: str, *, like: Node, before: Node
+) -> Node:
+    """A call that rounds `value` to a grid."""
+    return editor.call(
+        qpc_ops.fake_quantize.default,
+        value,
+        editor.buffer(f"{name}.scale", torch.tensor([grid.scale]), before=before),
+        editor.buffer(f"{name}.zero_point", torch.tensor([grid.zero_point]), before=before),
+        grid.lo,
+        grid.hi,
+        like=like,
+        before=before,
+    )
+
+
+def _round_interpolated(editor: Editor, node: Node) -> None:
+    """Interpolations round to the grid of their input, for which there is no observer of theirs."""
+    about, readers = info(node), list(node.users)
+    assert about.qparams is not None
+    name = editor.free_name(f"quantizers.{node.name}")
+    made = _rounded(editor, node, about.qparams, name, like=node, before=node.next)
+    update_info(
+        made,
+        observer=about.observer,
+        config=about.config,
+        qparams=about.qparams,
+        value=value_name(node) or "",
+    )
+    for reader in readers:
+        reader.replace_input_with(node, made)
 
 
 def _quantize_weight(editor: Editor, layer: FloatLayer) -> None:

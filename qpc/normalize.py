@@ -330,6 +330,20 @@ def _adaptive_avg_pool(pool: OpOverload, axes: int) -> _Rule:
     return rule
 
 
+def _upsample(target: OpOverload) -> _Rule:
+    """Output sizes as numbers; scale factors stay, since positions follow from them if given."""
+
+    def rule(call: _Call) -> Node | None:
+        sizes = list(call.shape[2:])
+        if not all(isinstance(size, int) for size in sizes):
+            return None
+        scales = call.args["scale_factors"] or [None, None]
+        corners = [call.args["align_corners"]] if "align_corners" in call.args else []
+        return call.emit(target, call.source("input"), sizes, *corners, *scales)
+
+    return rule
+
+
 def _pad(call: _Call) -> Node | None:
     if call.args["mode"] != "constant":
         return None
@@ -429,6 +443,9 @@ def _table() -> dict[OpOverload, _Rule]:
         (_adaptive_avg_pool(aten.avg_pool2d.default, 2), "adaptive_avg_pool2d.default"),
         (_adaptive_avg_pool(aten.avg_pool3d.default, 3), "adaptive_avg_pool3d.default"),
         (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),
+        (_upsample(aten.upsample_nearest2d.default), "upsample_nearest2d.vec"),
+        (_upsample(aten._upsample_nearest_exact2d.default), "_upsample_nearest_exact2d.vec"),
+        (_upsample(aten.upsample_bilinear2d.default), "upsample_bilinear2d.vec"),
         (_pad, "pad.default"),
         (_named_padding(aten.conv1d.default), "conv1d.padding"),
         (_named_padding(aten.conv2d.default), "conv2d.padding"),

@@ -17,6 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.meta import update_info
+from qpc.ops.integer import POSITIONS
 from qpc.ops.layers import own_layout
 from qpc.ops.views import aten, qpc_ops
 from qpc.shapes import BatchDim, Dim, TensorType, concrete_shapes
@@ -161,6 +162,15 @@ class IntegerGraph:
         numbers = (self._zero_point(), multiplier, *self._grid())
         return self.call(qpc_ops.mean.default, q, list(dims), keepdim, *numbers)
 
+    def resize2d(self, q: Node, rows: int, columns: int, *, linear: bool) -> Node:
+        """Samples anywhere, or at pixels only."""
+        places = []
+        for count, size in zip((rows, columns), self.shape(q)[2:], strict=True):
+            last = (size - 1) * POSITIONS
+            chosen = torch.randint(0, last + 1, (count,), generator=self.random, dtype=torch.int32)
+            places.append(chosen if linear else chosen // POSITIONS * POSITIONS)
+        return self.call(qpc_ops.resize2d.default, q, *map(self.constant, places))
+
     def lookup(self, q: Node) -> Node:
         table = torch.randperm(256, generator=self.random).to(torch.uint8)
         return self.call(qpc_ops.lookup.default, q, self.constant(table))
@@ -257,6 +267,7 @@ class _RandomNetwork:
             *(self._conv,) * 5,
             *(self._residual,) * 3,
             self._conv_transpose,
+            self._resize,
             self._max_pool,
             self._avg_pool,
             self._squeeze_excite,
@@ -349,6 +360,10 @@ class _RandomNetwork:
             dilation=dilation,
             extreme=self.choose.random() < 0.15,
         )
+
+    def _resize(self, q: Node) -> Node:
+        rows, columns = (self.choose.randint(3, _LARGEST) for _ in "hw")
+        return self.g.resize2d(q, rows, columns, linear=self.choose.random() < 0.6)
 
     def _residual(self, q: Node) -> Node:
         """Add to a value of the same shape, made by a convolution if there is none."""

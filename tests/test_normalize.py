@@ -89,6 +89,19 @@ CASES: dict[str, tuple[Function, list[str]]] = {
     ),
     "cat from behind": (lambda x: torch.cat([x, x], -1), ["aten.cat([%x, %x], 3)"]),
     "cat of one": (lambda x: torch.concat([x], 1), []),
+    # resizing
+    "upsampling by a factor": (
+        lambda x: F.interpolate(x, scale_factor=2),
+        ["aten.upsample_nearest2d(%x, [16, 16], 2.0, 2.0)"],
+    ),
+    "upsampling to a size": (
+        lambda x: F.interpolate(x, (5, 9), mode="nearest-exact"),
+        ["aten._upsample_nearest_exact2d(%x, [5, 9], None, None)"],
+    ),
+    "upsampling, sizes first": (
+        lambda x: F.interpolate(x, scale_factor=1.2, mode="bilinear", recompute_scale_factor=True),
+        ["aten.upsample_bilinear2d(%x, [9, 9], False, None, None)"],
+    ),
     # arithmetic
     "relu6": (F.relu6, ["aten.clamp(%x, 0.0, 6.0)"]),
     "hardtanh": (lambda x: F.hardtanh(x, -2, 2), ["aten.clamp(%x, -2, 2)"]),

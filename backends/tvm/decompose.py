@@ -123,6 +123,7 @@ _BEYOND_CORE = (
     aten.native_group_norm.default,
     aten.native_layer_norm.default,
     aten.upsample_bicubic2d.default,
+    aten.upsample_bilinear2d.default,
 )
 
 

@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from qpc.backends.tvm.emitter import Emitter
 from qpc.backends.tvm.kernels import conv2d as conv2d_kernels
-from qpc.backends.tvm.kernels import elementwise, pooling, transposed
+from qpc.backends.tvm.kernels import elementwise, pooling, resize, transposed
 from qpc.backends.tvm.kernels import layout as layout_kernels
 from qpc.backends.tvm.kernels import linear as linear_kernels
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Requantize, Stage
@@ -245,6 +245,13 @@ def _mean(emit: Emitter, call: Call) -> Value:
     return Value(expr, tuple(x.shape[a] for a in kept), x.dtype, order)
 
 
+def _resize2d(emit: Emitter, call: Call) -> Value:
+    x = emit.stored_as(call.args["q"], NHWC)
+    rows, columns = (call.args[k].numpy() for k in ("rows", "columns"))
+    made = resize.resize2d(emit.isa, x.physical_shape, rows, columns, emit.threads)
+    return _pooled(emit, call, x, made)
+
+
 def _lookup(emit: Emitter, call: Call) -> Value:
     x, table = call.tensor("q"), _table(call.args["table"])
     made = elementwise.lookup(emit.isa, x.physical_shape, table, emit.threads)
@@ -322,6 +329,7 @@ RULES: dict[object, Rule] = {
     qpc_ops.max_pool2d.default: _max_pool2d,
     qpc_ops.avg_pool2d.default: _avg_pool2d,
     qpc_ops.mean.default: _mean,
+    qpc_ops.resize2d.default: _resize2d,
     qpc_ops.lookup.default: _lookup,
     qpc_ops.clamp.default: _clamp,
     qpc_ops.quantize.default: _quantize,

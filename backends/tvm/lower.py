@@ -34,8 +34,9 @@ _IMAGE_READERS = (
     qpc_ops.conv_transpose2d.default,
     qpc_ops.max_pool2d.default,
     qpc_ops.avg_pool2d.default,
+    qpc_ops.resize2d.default,
 )
-_CONSTANTS = ("weight", "bias", "multiplier", "table")
+_CONSTANTS = ("weight", "bias", "multiplier", "table", "rows", "columns")
 _LAYOUT_FREE = (
     qpc_ops.add.default,
     qpc_ops.mul.default,

@@ -97,6 +97,7 @@ def _table() -> dict[object, Rule]:
             "upsample_nearest3d upsample_nearest3d.vec upsample_linear1d upsample_linear1d.vec "
             "upsample_bilinear2d upsample_bilinear2d.vec upsample_bicubic2d "
             "upsample_bicubic2d.vec upsample_trilinear3d upsample_trilinear3d.vec "
+            "_upsample_nearest_exact2d _upsample_nearest_exact2d.vec "
             "_upsample_bilinear2d_aa _upsample_bicubic2d_aa.vec",
         ),
         (products.matmul, "matmul bmm mm"),

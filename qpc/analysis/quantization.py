@@ -193,6 +193,7 @@ _REFUSALS = {
     Role.REDUCE: _refuse_reduce,
     Role.CLAMP: _refuse_clamp,
     Role.MOVE: _refuse_move,
+    Role.INTERPOLATE: _refuse_move,
     Role.POINTWISE: _refuse_pointwise,
 }
 
@@ -257,7 +258,7 @@ def _share_grids(gm: GraphModule, integer: set[Node]) -> tuple[dict[Node, Node],
         for source in sources:
             grids.add(source)
         role = role_of(node)
-        if role is Role.MOVE:
+        if role in (Role.MOVE, Role.INTERPOLATE):
             grids.follow(node, sources[0])
         elif role is Role.CLAMP and _adopts(sources[0], integer, grids):
             grids.take_over(node, sources[0], owner=grids.owner_of(sources[0]))
@@ -271,9 +272,14 @@ def _share_grids(gm: GraphModule, integer: set[Node]) -> tuple[dict[Node, Node],
 
 
 def _adopts(value: Node, integer: set[Node], grids: _Grids) -> bool:
-    """Whether the grid of `value` may be chosen by its only reader."""
+    """Whether the grid of `value` may be chosen by its only reader.
+
+    Not through an interpolation: on a grid that ends sooner, its inputs would be clamped.
+    """
     while True:
         if len(value.users) != 1:
+            return False
+        if value in integer and role_of(value) is Role.INTERPOLATE:
             return False
         keeps_grid = value in integer and (
             role_of(value) is Role.MOVE

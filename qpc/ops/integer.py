@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _NAMESPACE = "qpc"
+POSITIONS = 2048
+"""Places between two pixels that `qpc::resize2d` knows; a power of two."""
 
 
 def _float32(value: float) -> Tensor:
@@ -217,6 +219,22 @@ def _mean(
     return requantize(wrap_int32(total), multiplier, output_zero_point, lo, hi, q.dtype)
 
 
+def _resize2d(q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Sample at the given places, in units of `1 / POSITIONS` pixels: linear, rounded once."""
+
+    def sampled(x: Tensor, places: Tensor, axis: int) -> Tensor:
+        shape = (-1, 1) if axis == -2 else (-1,)
+        weight = (places % POSITIONS).reshape(shape)
+        first = (places // POSITIONS).to(torch.int64)
+        second = (first + 1).clamp(max=x.shape[axis] - 1)  # of weight 0 beyond the last
+        low, high = x.index_select(axis, first), x.index_select(axis, second)
+        return low * (POSITIONS - weight) + high * weight
+
+    total = sampled(sampled(q.to(torch.int64), rows, -2), columns, -1)
+    shift = 2 * (POSITIONS.bit_length() - 1)
+    return ((total + (1 << (shift - 1))) >> shift).to(q.dtype)
+
+
 def _lookup(q: Tensor, table: Tensor) -> Tensor:
     return table[q.to(torch.int64) - torch.iinfo(q.dtype).min]
 
@@ -358,6 +376,10 @@ def _fake_mean(q: Tensor, dims: Sequence[int], keepdim: bool, *_: Any) -> Tensor
     return q.new_empty([s for i, s in enumerate(sizes) if keepdim or i not in reduced])
 
 
+def _fake_resize2d(q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return q.new_empty((*q.shape[:-2], rows.shape[0], columns.shape[0]))
+
+
 _GRID = "int output_zero_point, int lo, int hi"
 _DEFINITIONS: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ...] = (
     (
@@ -420,6 +442,7 @@ _DEFINITIONS: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ..
         _mean,
         _fake_mean,
     ),
+    ("resize2d(Tensor q, Tensor rows, Tensor columns) -> Tensor", _resize2d, _fake_resize2d),
     ("observe(Tensor x, str observer) -> Tensor", _observe, _like_first),
     (
         "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int lo, int hi, int axis=0,"

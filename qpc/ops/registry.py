@@ -26,6 +26,7 @@ class Role(Enum):
     POINTWISE = "a function of one value at a time; becomes a table"
     CLAMP = "clamps; its producer can do it"
     MOVE = "moves values without changing them; keeps the grid"
+    INTERPOLATE = "mixes neighbouring values, by weights with the sum 1; keeps the grid"
     FLOAT = "has no integer form"
 
 
@@ -111,6 +112,8 @@ def _register_core() -> None:
         (views.Pad, "pad", Role.MOVE),
         (views.MaxPool1d, "max_pool1d", Role.FLOAT),
         (views.AvgPool1d, "avg_pool1d", Role.FLOAT),
+        (views.UpsampleNearest2d, "upsample_nearest2d", Role.MOVE),
+        (views.UpsampleBilinear2d, "upsample_bilinear2d", Role.INTERPOLATE),
         (views.BatchNorm, "batch_norm", Role.FLOAT),
         (views.Dropout, "dropout", Role.MOVE),
     ]

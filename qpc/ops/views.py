@@ -336,6 +336,27 @@ class Pad(OpView, of=aten.constant_pad_nd.default):
     value = Arg[float]()
 
 
+class UpsampleNearest2d(
+    OpView, of=(aten.upsample_nearest2d.default, aten._upsample_nearest_exact2d.default)
+):
+    """Every output is the input next to it, of the two kinds that torch has."""
+
+    input = Arg[Node]("self")
+    output_size = Pair()
+    scales_h = Arg[float | None]()
+    scales_w = Arg[float | None]()
+
+
+class UpsampleBilinear2d(OpView, of=aten.upsample_bilinear2d.default):
+    """Linear interpolation over rows and columns."""
+
+    input = Arg[Node]("self")
+    output_size = Pair()
+    align_corners = Arg[bool]()
+    scales_h = Arg[float | None]()
+    scales_w = Arg[float | None]()
+
+
 class Dropout(OpView, of=aten.dropout.default):
     """Dropout; the identity unless `train`."""
 

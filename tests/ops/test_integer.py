@@ -360,6 +360,31 @@ def _pair(a: int, b: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_resize2d_weighs_four_pixels_and_rounds_once(dtype: torch.dtype) -> None:
+    q = random_bytes(2, 3, 4, 5)
+    places = [torch.tensor(p, dtype=torch.int32) for p in ([0, 700, 3 * 2048], [4095, 8192])]
+    expected = np.zeros((2, 3, 3, 2), np.int64)
+    for b, c, i, j in np.ndindex(expected.shape):
+        y, x = (Fraction(int(p[k]), 2048) for p, k in zip(places, (i, j), strict=True))
+        total = Fraction(1, 2)
+        for row, column in product(range(4), range(5)):
+            near = [max(Fraction(0), 1 - abs(d)) for d in (y - row, x - column)]
+            total += near[0] * near[1] * int(q[b, c, row, column])
+        expected[b, c, i, j] = int(total // 1)
+    shift = 128 if dtype is torch.int8 else 0
+    got = qpc_ops.resize2d((q.to(torch.int16) - shift).to(dtype), *places)
+    assert got.dtype == dtype
+    assert np.array_equal(got.numpy().astype(int) + shift, expected)
+
+
+@given(places=st.lists(st.integers(0, 3 * 2048), min_size=1), value=bytes_)
+def test_resize2d_keeps_what_is_constant(places: list[int], value: int) -> None:
+    at = torch.tensor(places, dtype=torch.int32)
+    got = qpc_ops.resize2d(torch.full((1, 1, 4, 4), value, dtype=torch.uint8), at, at)
+    assert bool((got == value).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
 def test_lookup_indexes_from_the_lowest_value_of_the_dtype(dtype: torch.dtype) -> None:
     limits = torch.iinfo(dtype)
     q = torch.arange(limits.min, limits.max + 1).to(dtype)
@@ -497,6 +522,10 @@ OPERATORS: dict[str, tuple[Any, Callable[[Tensor], tuple[Any, ...]]]] = {
     ),
     "mean": (qpc_ops.mean, lambda x: (x, [-1, 1], False, 0, 0.1, 0, 0, 255)),
     "mean that keeps": (qpc_ops.mean, lambda x: (x, [2], True, 0, 0.1, 0, 0, 255)),
+    "resize2d": (
+        qpc_ops.resize2d,
+        lambda x: (x, *(torch.zeros(n, dtype=torch.int32) for n in (3, 20))),
+    ),
     "observe": (qpc_ops.observe, lambda x: (x.float(), "name")),
     "fake_quantize": (
         qpc_ops.fake_quantize,

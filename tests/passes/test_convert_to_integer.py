@@ -176,6 +176,22 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[object]]] = {
         lambda: Parts(lambda net, x: net.a(x)[:, 1].flip(1).roll(2, 1), a=conv()),
         [qpc_ops.conv2d, aten.select, aten.flip, aten.roll],
     ),
+    "nearest upsampling": (
+        lambda: nn.Sequential(nn.Upsample(scale_factor=2), conv()),
+        [qpc_ops.resize2d, qpc_ops.conv2d],
+    ),
+    "relu behind nearest upsampling": (
+        lambda: nn.Sequential(conv(), nn.Upsample(size=(3, 19), mode="nearest-exact"), nn.ReLU()),
+        [qpc_ops.conv2d, qpc_ops.resize2d, qpc_ops.clamp],
+    ),
+    "bilinear upsampling": (
+        lambda: nn.Sequential(conv(), nn.Upsample(scale_factor=1.7, mode="bilinear")),
+        [qpc_ops.conv2d, qpc_ops.resize2d],
+    ),
+    "relu behind bilinear upsampling": (
+        lambda: nn.Sequential(conv(), nn.UpsamplingBilinear2d(size=(5, 20)), nn.ReLU()),
+        [qpc_ops.conv2d, qpc_ops.resize2d, qpc_ops.lookup],
+    ),
     "clamp of the input": (
         lambda: nn.Sequential(nn.MaxPool2d(2), nn.ReLU(), conv()),
         [qpc_ops.max_pool2d, qpc_ops.clamp, qpc_ops.conv2d],
@@ -196,8 +212,41 @@ def test_every_kind_of_operator_stays_within_one_step(name: str) -> None:
     assert [t.overloadpacket for t in inside] == expected  # type: ignore[attr-defined]
     assert targets(result)[0] is qpc_ops.quantize.default
     assert targets(result)[-1] is qpc_ops.dequantize.default
-    assert steps_apart(fake, result, IMAGE) <= 1.0 + 1e-5
+    # Interpolation rounds what is one step off already; the ReLU's steps are half as wide.
+    limit = {"bilinear upsampling": 2.0, "relu behind bilinear upsampling": 4.0}.get(name, 1.0)
+    assert steps_apart(fake, result, IMAGE) <= limit + 1e-4
     assert torch.equal(result(IMAGE), integer(fake)(IMAGE))
+
+
+RESIZED: dict[str, Callable[[Tensor], Tensor]] = {
+    "nearest": lambda x: F.interpolate(x, scale_factor=(1.3, 2.7)),
+    "nearest to a size": lambda x: F.interpolate(x, (3, 19)),
+    "nearest, sizes first": lambda x: F.interpolate(
+        x, scale_factor=1.3, recompute_scale_factor=True
+    ),
+    "nearest-exact": lambda x: F.interpolate(x, (13, 5), mode="nearest-exact"),
+}
+INTERPOLATED: dict[str, Callable[[Tensor], Tensor]] = {
+    "bilinear": lambda x: F.interpolate(x, scale_factor=(1.3, 2.7), mode="bilinear"),
+    "bilinear to a size": lambda x: F.interpolate(x, (3, 19), mode="bilinear"),
+    "bilinear by corners": lambda x: F.interpolate(
+        x, (30, 19), mode="bilinear", align_corners=True
+    ),
+    "bilinear to one": lambda x: F.interpolate(x, (1, 1), mode="bilinear", align_corners=True),
+}
+
+
+@pytest.mark.parametrize("name", [*RESIZED, *INTERPOLATED])
+def test_resized_images_are_those_of_torch(name: str) -> None:
+    """Exactly if values move only, else within one step of the grid: half of it is rounding."""
+    resize = RESIZED.get(name) or INTERPOLATED[name]
+    gm = integer(fake_quantized(Parts(lambda net, x: (y := net.a(x), resize(y)), a=conv()), IMAGE))
+    value, resized = gm(IMAGE)
+    grid = next(
+        g for n in gm.graph.nodes if (g := info(n).qparams) and n.target is qpc_ops.conv2d.default
+    )
+    limit = 0.0 if name in RESIZED else 0.7 * grid.scale
+    assert float((resize(value) - resized).abs().max()) <= limit
 
 
 POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {

@@ -171,6 +171,16 @@ def test_layers_that_stay_in_float_keep_their_weights() -> None:
     assert layer.args[1].op == "get_attr"  # type: ignore[union-attr]
 
 
+def test_interpolation_rounds_to_the_grid_of_its_input() -> None:
+    up = nn.Upsample(scale_factor=2, mode="bilinear")
+    gm = fake_quantized(nn.Sequential(nn.Conv2d(3, 4, 1), up, nn.Sigmoid()), IMAGE)
+    node = only(gm, aten.upsample_bilinear2d.default)
+    (rounded,) = node.users
+    assert rounded.target is qpc_ops.fake_quantize.default
+    assert info(rounded).qparams == info(node).qparams == grids(gm)["conv2d"]
+    assert [user.target for user in rounded.users] == [aten.sigmoid.default]
+
+
 def test_observers_without_data_are_an_error_that_names_the_node() -> None:
     gm = observed(nn.Conv2d(3, 3, 1), IMAGE)
     with pytest.raises(PassError) as caught:

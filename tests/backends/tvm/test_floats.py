@@ -157,6 +157,11 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         (aten.upsample_nearest2d.vec, IMAGE, [13, 18], None),
         (aten.upsample_bilinear2d.vec, IMAGE, [13, 18], False, None),
         (aten.upsample_bilinear2d.vec, IMAGE, [13, 18], True, None),
+        (aten.upsample_nearest2d.default, IMAGE, [13, 18], None, None),
+        (aten.upsample_nearest2d.default, IMAGE, [17, 20], 1.9, 2.3),
+        (aten._upsample_nearest_exact2d.default, IMAGE, [13, 18], None, None),
+        (aten.upsample_bilinear2d.default, IMAGE, [13, 18], True, None, None),
+        (aten.upsample_bilinear2d.default, IMAGE, [17, 20], False, 1.9, 2.3),
     ],
     "reductions": [
         (aten.mean.dim, IMAGE, [2, 3], True),

@@ -1,0 +1,104 @@
+"""Quantized resizing of images, exact, on NHWC tensors: copies, or linear interpolation."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from tvm.tirx import Expr, PrimFunc
+from tvm.tirx.script import builder as T
+
+from qpc.backends.tvm.kernels.emit import (
+    Flat,
+    Index,
+    bind,
+    cast,
+    copy,
+    integer,
+    loop,
+    prim_func,
+    splat,
+)
+from qpc.backends.tvm.kernels.instructions import Isa
+from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
+from qpc.backends.tvm.kernels.loops import outer_indices
+from qpc.ops.integer import POSITIONS
+
+Shape = tuple[int, ...]
+_NUMBERS = 3  # for each place of an axis: two offsets into the input, and the second's weight
+_SHIFT = 2 * (POSITIONS.bit_length() - 1)
+
+
+def resize2d(
+    isa: Isa,
+    shape: Shape,
+    rows: npt.NDArray[np.int32],
+    columns: npt.NDArray[np.int32],
+    threads: int = 1,
+) -> Kernel:
+    """The kernel of `qpc::resize2d` on x[n, h, w, c]; only copies if all places are pixels."""
+    n, h, w, c = shape
+    x, out = TensorType(shape, "uint8"), TensorType((n, len(rows), len(columns), c), "uint8")
+    linear = bool((rows % POSITIONS).any() or (columns % POSITIONS).any())
+    name, func = _function(isa, linear, x, out, threads)
+    return Kernel(name, func, (x,), (_axis(rows, h, w * c), _axis(columns, w, c)), out)
+
+
+def _axis(places: npt.NDArray[np.int32], size: int, stride: int) -> npt.NDArray[np.int32]:
+    """[place, `_NUMBERS`]."""
+    first, weight = np.divmod(places.astype(np.int32), POSITIONS)
+    second = np.minimum(first + 1, size - 1)
+    return np.stack([first * stride, second * stride, weight], axis=1).astype(np.int32)
+
+
+@cache
+def _function(
+    isa: Isa, linear: bool, x_type: TensorType, out_type: TensorType, threads: int
+) -> tuple[str, PrimFunc]:
+    (_, h, w, c), (n, oh, ow, _) = x_type.shape, out_type.shape
+    arguments = (
+        x_type,
+        TensorType((oh, _NUMBERS), "int32"),
+        TensorType((ow, _NUMBERS), "int32"),
+        out_type,
+    )
+
+    def body(x: Flat, rows: Flat, columns: Flat, out: Flat) -> None:
+        with ExitStack() as stack:
+            image, row = outer_indices(stack, (n, oh), threads > 1)
+            low, high, weight = (bind(rows.load(row * _NUMBERS + i)) for i in range(_NUMBERS))
+            start = image * (h * w * c)
+            target = bind((image * oh + row) * (ow * c) + integer(0))
+            column = stack.enter_context(loop(ow))
+            numbers = [bind(columns.load(column * _NUMBERS + i)) for i in range(_NUMBERS)]
+            if not linear:
+                copy(out, target + column * c, x, start + low + numbers[0], c)
+                return
+            corners = [bind(start + y + numbers[i]) for y in (low, high) for i in (0, 1)]
+            weights = _weights(weight, numbers[2])
+
+            def emit(channel: Index, lanes: int) -> None:
+                total: Expr = integer(1 << (_SHIFT - 1), lanes=lanes)
+                for corner, share in zip(corners, weights, strict=True):
+                    value = cast(x.load(corner + channel, lanes), "int32", lanes)
+                    total = total + value * splat(share, lanes)
+                value = T.shift_right(total, integer(_SHIFT, lanes=lanes))
+                out.store(target + column * c + channel, cast(value, "uint8", lanes), lanes)
+
+            whole, rest = divmod(c, isa.lanes)
+            if whole:
+                with loop(whole) as i:
+                    emit(i * isa.lanes, isa.lanes)
+            if rest:
+                emit(whole * isa.lanes, rest)
+
+    name = kernel_name("resize2d", isa, linear, x_type, out_type, threads)
+    return name, prim_func(name, arguments, body)
+
+
+def _weights(row: Expr, column: Expr) -> list[Expr]:
+    """The shares of the four corners; their sum is `POSITIONS**2`."""
+    one = integer(POSITIONS)
+    return [bind(y * x) for y in (bind(one - row), row) for x in (bind(one - column), column)]

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+pytest.importorskip("tvm", reason="needs Apache TVM")
+
+from qpc.backends.tvm.kernels.instructions import Isa
+from qpc.backends.tvm.kernels.resize import resize2d
+from qpc.ops.integer import POSITIONS
+from qpc.ops.views import qpc_ops
+
+Array = npt.NDArray[Any]
+Run = Callable[..., Array]
+pytestmark = pytest.mark.tvm
+
+
+def _places(size: int, *, linear: bool) -> Array:
+    """Seven places of an axis, the ends included."""
+    last = (size - 1) * POSITIONS
+    places = np.array([0, last, last // 3, last, last // 7, last // 2, 0], np.int32)
+    return places if linear else places // POSITIONS * POSITIONS
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (1, 3, 9, 80), (1, 1, 1, 1), (1, 2, 2, 64)])
+def test_equals_the_definition(isa: Isa, run: Run, shape: tuple[int, ...], linear: bool) -> None:
+    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    rows, columns = (_places(shape[axis], linear=linear) for axis in (1, 2))
+    q = torch.from_numpy(x).permute(0, 3, 1, 2)
+    expected = qpc_ops.resize2d(q, torch.from_numpy(rows), torch.from_numpy(columns))
+    for threads in (1, 3):
+        result = run(resize2d(isa, shape, rows, columns, threads), x)
+        np.testing.assert_array_equal(result, expected.permute(0, 2, 3, 1).numpy())
+
+
+def test_places_on_pixels_are_copied(isa: Isa) -> None:
+    on = resize2d(isa, (1, 4, 4, 16), np.array([0, 2048], np.int32), np.array([4096], np.int32))
+    off = resize2d(isa, (1, 4, 4, 16), np.array([0, 2049], np.int32), np.array([4096], np.int32))
+    assert on.name != off.name
+    assert "shift_right" not in str(on.func)
+
+
+def test_the_extremes_do_not_overflow(isa: Isa, run: Run) -> None:
+    x = np.full((1, 2, 2, 16), 255, np.uint8)
+    places = np.array([0, 1, 1023, 1024, 2047], np.int32)
+    assert (run(resize2d(isa, x.shape, places, places), x) == 255).all()
