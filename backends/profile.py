@@ -19,7 +19,7 @@ class Machine:
 
     gmac_s: 1e9 multiply-accumulates per second, all threads of the model together.
     gb_s: 1e9 bytes per second that a copy reads and writes, by the bytes it touches.
-    call_us: microseconds of a call that does nothing.
+    call_us: microseconds of the shortest call, which does next to nothing.
     """
 
     gmac_s: float

@@ -1,8 +1,8 @@
 """Saved models: a folder with a manifest, weights, bytecode and a shared library.
 
-    manifest.json         what this is, by which versions, for which CPU; hashes of the other files
+    manifest.json         what this is, by which versions, for which CPU; what the library's entry
+                          points take and give; hashes of the other files
     weights.safetensors   all constant tensors
-    model.vm              which kernel to call in which order
     kernels.so            machine code
 
 The manifest also holds a hash of itself. Loading reads every file once and checks all of this
@@ -25,8 +25,7 @@ import torch
 
 from qpc.backends.compiled import Signature
 from qpc.backends.tvm._compat import FFI_VERSION, TVM_VERSION
-from qpc.backends.tvm.build import Code
-from qpc.backends.tvm.lower import LoweredFunction
+from qpc.backends.tvm.build import Code, EntryPoint
 from qpc.backends.tvm.model import CompiledModel, Parts
 from qpc.backends.tvm.report import KernelUse, Report
 from qpc.errors import ArtifactError
@@ -35,10 +34,10 @@ from qpc.target import Target
 from qpc.version import VERSION
 
 FORMAT = "qpc-tvm-model"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
-_WEIGHTS, _BYTECODE, _LIBRARY = "weights.safetensors", "model.vm", "kernels.so"
-_FILES = (_WEIGHTS, _BYTECODE, _LIBRARY)
+_WEIGHTS, _LIBRARY = "weights.safetensors", "kernels.so"
+_FILES = (_WEIGHTS, _LIBRARY)
 _SAVE_AGAIN = "compile and save the model again"
 
 
@@ -48,7 +47,6 @@ def save(parts: Parts, path: str | os.PathLike[str]) -> None:
     _check_replaceable(goal)
     content = {
         _WEIGHTS: safetensors.torch.save(dict(parts.weights)),
-        _BYTECODE: parts.code.bytecode,
         _LIBRARY: parts.code.library,
     }
     content[MANIFEST] = _encode(_manifest(parts, content))
@@ -121,9 +119,7 @@ def _manifest(parts: Parts, content: Mapping[str, bytes]) -> dict[str, Any]:
         },
         "threads": parts.threads,
         "signature": _encode_signature(parts.signature),
-        "functions": [
-            {"batch": batch} | asdict(function) for batch, function in parts.functions.items()
-        ],
+        "entries": {str(b): _encode_entry(entry) for b, entry in parts.code.entries.items()},
         "report": parts.report.to_json(),
         "files": {
             name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in content.items()
@@ -148,10 +144,17 @@ def _self_hash(manifest: Mapping[str, Any]) -> str:
 
 def _encode_signature(signature: Signature) -> dict[str, Any]:
     inputs = {
-        str(batch): [{"shape": list(t.shape), "dtype": _dtype_name(t.dtype)} for t in types]
-        for batch, types in signature.inputs.items()
+        str(batch): [_encode_type(t) for t in types] for batch, types in signature.inputs.items()
     }
     return {"names": list(signature.names), "inputs": inputs, "outputs": signature.outputs}
+
+
+def _encode_entry(entry: EntryPoint) -> dict[str, Any]:
+    return asdict(entry) | {"outputs": [_encode_type(t) for t in entry.outputs]}
+
+
+def _encode_type(tensor: TensorType) -> dict[str, Any]:
+    return {"shape": list(tensor.shape), "dtype": _dtype_name(tensor.dtype)}
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -193,21 +196,12 @@ def _checked_parts(folder: Path, manifest: Mapping[str, Any]) -> Parts:
     _check_versions(folder, manifest)
     target = _checked_target(folder, manifest)
     content = {name: _read_checked(folder, name, manifest) for name in _FILES}
-    functions = {
-        f["batch"]: LoweredFunction(
-            f["name"],
-            tuple(f["weights"]),
-            tuple(f["copied"]),
-            tuple(KernelUse.from_json(use) for use in f["kernels"]),
-        )
-        for f in manifest["functions"]
-    }
+    entries = {int(batch): _decode_entry(e) for batch, e in manifest["entries"].items()}
     return Parts(
         signature=_decode_signature(manifest["signature"]),
         target=target,
         threads=manifest["threads"],
-        code=Code(content[_BYTECODE], content[_LIBRARY]),
-        functions=functions,
+        code=Code(content[_LIBRARY], entries),
         weights=safetensors.torch.load(content[_WEIGHTS]),
         report=Report.from_json(manifest["report"]),
     )
@@ -264,10 +258,23 @@ def _damaged(folder: Path, name: str, how: str) -> ArtifactError:
 
 def _decode_signature(data: Mapping[str, Any]) -> Signature:
     inputs = {
-        int(batch): tuple(TensorType(tuple(t["shape"]), getattr(torch, t["dtype"])) for t in types)
-        for batch, types in data["inputs"].items()
+        int(batch): tuple(_decode_type(t) for t in types) for batch, types in data["inputs"].items()
     }
     return Signature(tuple(data["names"]), inputs, data["outputs"])
+
+
+def _decode_entry(data: Mapping[str, Any]) -> EntryPoint:
+    return EntryPoint(
+        data["name"],
+        tuple(data["weights"]),
+        tuple(_decode_type(t) for t in data["outputs"]),
+        data["arena"],
+        tuple(KernelUse.from_json(step) for step in data["steps"]),
+    )
+
+
+def _decode_type(data: Mapping[str, Any]) -> TensorType:
+    return TensorType(tuple(data["shape"]), getattr(torch, data["dtype"]))
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -36,10 +36,8 @@ def compile_graph(
         builder, weights = relax.BlockBuilder(), Weights()
         emit = Emitter(builder, isa_for(chosen), threads, weights)
         functions = {batch: lower(emit, gm, batch) for batch in signature.batch_sizes}
-    code = build(builder.get(), chosen, clock)
+    code = build(builder.get(), functions, weights, chosen, clock)
     # All batch sizes make the same choices: the report is about one of them.
     uses = tuple(use for use in emit.kernel_uses if use.nodes)
     report = Report(uses, tuple(emit.other_uses), clock.seconds)
-    return CompiledModel(
-        Parts(signature, chosen, threads, code, functions, weights.tensors, report)
-    )
+    return CompiledModel(Parts(signature, chosen, threads, code, weights.tensors, report))

@@ -1,8 +1,8 @@
-"""Link one relocatable x86-64 object into a shared library, without a linker.
+"""Link relocatable x86-64 objects into a shared library, without a linker.
 
-LLVM emits an object file (`.o`); only a shared library can be loaded. Users of QPC have Python but
-no compiler, so this module does the little that `ld -shared` would do for one self-contained
-object: lay out its sections, resolve the relocations between them, and describe to the dynamic
+LLVM emits object files (`.o`); only a shared library can be loaded. Users of QPC have Python but
+no compiler, so this module does the little that `ld -shared` would do for a few self-contained
+objects: lay out their sections, resolve the relocations between them, and describe to the dynamic
 loader the functions it exports and the few (`memset`, `expf`, TVM's error function) that it
 imports.
 
@@ -20,7 +20,8 @@ address of the symbol's slot in the global offset table.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from qpc.errors import BackendError
 
@@ -75,6 +76,11 @@ class _Symbol:
     def undefined(self) -> bool:
         return self.section == _SHN_UNDEF
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other objects may define it or refer to it."""
+        return self.binding != _STB_LOCAL and bool(self.name)
+
 
 @dataclass(frozen=True)
 class _Relocation:
@@ -92,9 +98,49 @@ class _Object:
     relocations: list[_Relocation]
 
 
-def link_shared(object_code: bytes, name: str) -> bytes:
-    """The shared library made from one x86-64 object file; `name` becomes its SONAME."""
-    return _Linker(_parse(object_code), name.encode()).link()
+def link_shared(objects: Sequence[bytes], name: str) -> bytes:
+    """The shared library made from x86-64 object files; `name` becomes its SONAME.
+
+    Where several objects define the same symbol, all mean the first definition.
+    """
+    return _Linker(_merged([_parse(raw) for raw in objects]), name.encode()).link()
+
+
+def _merged(objects: Sequence[_Object]) -> _Object:
+    """One object with everything in it; what one object defines, the others find."""
+    whole = _Object([], [], [])
+    for part in objects:
+        first_section, first_symbol = len(whole.sections), len(whole.symbols)
+        whole.sections += part.sections
+        whole.symbols += [_moved(symbol, first_section) for symbol in part.symbols]
+        whole.relocations += [
+            replace(r, section=r.section + first_section, symbol=r.symbol + first_symbol)
+            for r in part.relocations
+        ]
+    # A definition, or else the first mention of what has to be imported.
+    meant: dict[bytes, int] = {}
+    for wanted in (False, True):
+        for i, symbol in enumerate(whole.symbols):
+            if symbol.is_shared and symbol.undefined == wanted:
+                meant.setdefault(symbol.name, i)
+    for i, symbol in enumerate(whole.symbols):
+        if symbol.is_shared and meant[symbol.name] != i:
+            whole.symbols[i] = replace(symbol, name=b"")  # not exported
+    names = [symbol.name for part in objects for symbol in part.symbols]
+    whole.relocations = [
+        replace(r, symbol=meant.get(names[r.symbol], r.symbol))
+        if whole.symbols[r.symbol].binding != _STB_LOCAL
+        else r
+        for r in whole.relocations
+    ]
+    return whole
+
+
+def _moved(symbol: _Symbol, by: int) -> _Symbol:
+    """The symbol after its object's sections were numbered anew."""
+    if symbol.undefined or symbol.section in (_SHN_ABS, _SHN_COMMON):
+        return symbol
+    return replace(symbol, section=symbol.section + by)
 
 
 def _parse(raw: bytes) -> _Object:

@@ -49,13 +49,13 @@ _LAYOUT_FREE = (
 class LoweredFunction:
     """One function of the program: its parameters are the model's inputs, then these weights.
 
-    `copied` says for each output whether it may share memory with a parameter. `kernels` are the
-    calls of integer kernels, in the order in which they run.
+    `kernels` are the calls of integer kernels, in the order in which they run.
     """
 
     name: str
+    inputs: int
     weights: tuple[str, ...]
-    copied: tuple[bool, ...]
+    outputs: tuple[TensorType, ...]
     kernels: tuple[KernelUse, ...] = ()
 
 
@@ -88,9 +88,9 @@ class _Lowering:
                 raise
             weights = self._emit.parameters
             builder.emit_func_output(emitted, params=[*inputs, *weights.values()])
-        function = builder.get()[name]
-        copied = _aliases_of_parameters(function)
-        return LoweredFunction(name, tuple(weights), copied, tuple(self._emit.kernel_uses))
+        outputs = tuple(self._type(node) for node in output_nodes(self._gm))
+        kernels = tuple(self._emit.kernel_uses)
+        return LoweredFunction(name, len(inputs), tuple(weights), outputs, kernels)
 
     def _body(self) -> list[relax.Expr]:
         for node in self._gm.graph.nodes:
@@ -220,22 +220,3 @@ def _reachable(outputs: list[Node]) -> set[Node]:
                 found.add(source)
                 pending.append(source)
     return found
-
-
-def _aliases_of_parameters(function: relax.Function) -> tuple[bool, ...]:
-    """For each output whether it is a parameter or a view of one."""
-    bindings = {b.var: b.value for block in function.body.blocks for b in block.bindings}
-    parameters = set(function.params)
-    views = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
-
-    def is_alias(expr: relax.Expr) -> bool:
-        while expr in bindings:
-            expr = bindings[expr]
-            if isinstance(expr, relax.Call) and getattr(expr.op, "name", "") in views:
-                expr = expr.args[0]
-        return expr in parameters
-
-    result = function.body.body
-    fields = list(result.fields) if isinstance(result, relax.Tuple) else [bindings[result]]
-    fields = [f for t in fields for f in (t.fields if isinstance(t, relax.Tuple) else [t])]
-    return tuple(is_alias(f) for f in fields)

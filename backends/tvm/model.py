@@ -11,7 +11,6 @@ from torch import Tensor
 from qpc.backends.compiled import Array, CallableModel, Signature
 from qpc.backends.profile import Profile
 from qpc.backends.tvm.build import Code
-from qpc.backends.tvm.lower import LoweredFunction
 from qpc.backends.tvm.program import Program
 from qpc.backends.tvm.report import Report
 from qpc.errors import UnsupportedTargetError
@@ -26,7 +25,6 @@ class Parts:
     target: Target
     threads: int
     code: Code
-    functions: Mapping[int, LoweredFunction]
     weights: Mapping[str, Tensor]
     report: Report
 
@@ -42,7 +40,7 @@ class CompiledModel(CallableModel):
         self._parts = parts
         self._program: Program | None = None
         if parts.target.runs_here() is None:
-            self._program = Program(parts.code, parts.functions, parts.weights, parts.threads)
+            self._program = Program(parts.code, parts.weights, parts.threads)
 
     @property
     def target(self) -> Target:
@@ -87,7 +85,7 @@ class CompiledModel(CallableModel):
         batch, tensors = self._checked(inputs)
         return profile(
             self._runnable(),
-            self._parts.functions[batch].kernels,
+            self._parts.code.entries[batch].steps,
             tensors,
             target=self.target,
             batch=batch,

@@ -1,8 +1,8 @@
 """Measure every kernel of a program where it stands.
 
-The calls that one run makes are recorded with their arguments. Making them again one after the
-other, on the same memory, leaves the caches as they are in a run: a kernel that is timed by itself
-would find its weights in the nearest cache.
+An entry point of its own notes the time stamp counter between the kernels, so that the caches are
+as they are in any run: a kernel that is timed by itself would find its weights in the nearest
+cache.
 """
 
 from __future__ import annotations
@@ -10,19 +10,14 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tvm
 from torch import Tensor
 
 from qpc.backends.profile import KernelTime, Machine, Profile
-from qpc.backends.tvm.build import tvm_target
-from qpc.backends.tvm.kernels.emit import Flat, prim_func
-from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.backends.tvm.peak import peak
-from qpc.backends.tvm.program import Program, RecordedCall
+from qpc.backends.tvm.program import Program
 from qpc.backends.tvm.report import KernelUse
 from qpc.target import Target
 
@@ -41,66 +36,35 @@ def profile(
     threads: int,
     repeats: int,
 ) -> Profile:
-    """Median times over `repeats` rounds; in each the whole program, its calls and the peak."""
-    calls = program.record(batch, inputs)
-    loop, nothing = peak(target), _nothing(target)
+    """Median times over `repeats` rounds; in each the whole program, its steps and the peak."""
+    loop = peak(target)
     clock = _OWN_TIME if threads == 1 else time.perf_counter_ns
-    whole, peaks, idle = [], [], []
-    each: list[list[float]] = [[] for _ in calls]
+    whole, peaks = [], []
+    rounds: list[list[int]] = []
+    moments: list[int] = []
     for number in range(repeats + 1):
         total = _us(lambda: program.run(batch, inputs), clock)
-        times = program.in_its_thread(lambda: [_us(call.run, clock) for call in calls])
-        if number == 0:
-            continue  # the round that warms up
-        whole.append(total)
-        for found, us in zip(each, times, strict=True):
-            found.append(us)
-        peaks.append(_us(loop.run, clock))
-        idle.append(min(_us(nothing, clock) for _ in range(10)))
-    call_us = statistics.median(idle)
+        moments.append(time.perf_counter_ns())
+        rounds.append(program.time_stamps(batch, inputs))
+        if number:  # the first round warms up
+            whole.append(total)
+            peaks.append(_us(loop.run, clock))
+    stamps = np.array(rounds)
+    ns_per_tick = (moments[-1] - moments[0]) / (stamps[-1, 0] - stamps[0, 0])
+    times = np.median(np.diff(stamps[1:], axis=1), axis=0) * ns_per_tick / 1e3
     speed = loop.macs / statistics.median(peaks) / 1e3 * threads
-    machine = Machine(speed, _copy_speeds(), call_us)
+    machine = Machine(speed, _copy_speeds(), float(times.min(initial=np.inf)))
     rows = [
-        # What a call costs from here is not what it costs the program.
-        KernelTime.of(
-            call.kernel,
-            use.nodes if use else (),
-            max(statistics.median(times) - call_us, 0.0),
-            use.macs if use else 0,
-            call.bytes,
-            machine,
-        )
-        for call, use, times in zip(calls, _uses_of(calls, uses), each, strict=True)
+        KernelTime.of(use.kernel, use.nodes, float(us), use.macs, use.bytes, machine)
+        for use, us in zip(uses, times, strict=True)
     ]
     return Profile(tuple(rows), statistics.median(whole), batch, threads, machine)
-
-
-def _uses_of(calls: Sequence[RecordedCall], uses: Sequence[KernelUse]) -> list[KernelUse | None]:
-    """What is known about each call; the compiler noted the calls of a kernel in their order."""
-    waiting: defaultdict[str, deque[KernelUse]] = defaultdict(deque)
-    for use in uses:
-        waiting[use.kernel].append(use)
-    return [waiting[c.kernel].popleft() if waiting[c.kernel] else None for c in calls]
 
 
 def _us(call: Callable[[], object], clock: Callable[[], int] = _OWN_TIME) -> float:
     start = clock()
     call()
     return (clock() - start) / 1e3
-
-
-@functools.cache
-def _nothing(target: Target) -> Callable[[], object]:
-    """A call of a kernel with as many arguments as a layer has, which does next to nothing."""
-
-    def body(*arguments: Flat) -> None:
-        arguments[-1].store(0, arguments[0].load(0))
-
-    types = [TensorType((16,), "int32")] * 5
-    module = tvm.IRModule({"nothing": prim_func("nothing", types, body)})
-    function = tvm.compile(module, target=tvm_target(target))["nothing"]
-    tensors = [tvm.runtime.tensor(np.zeros(t.shape, t.dtype)) for t in types]
-    return functools.partial(function, *tensors)
 
 
 @functools.cache

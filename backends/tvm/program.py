@@ -2,140 +2,120 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import queue
 import tempfile
 import threading
 import weakref
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import partial
-from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 import tvm
 from torch import Tensor
-from tvm import relax
 
-from qpc.backends.tvm.build import Code
-from qpc.backends.tvm.lower import LoweredFunction
+from qpc.backends.tvm.build import TIMED, Code, EntryPoint
+from qpc.backends.tvm.memory import ALIGNMENT
+from qpc.errors import BackendError
 
-_T = TypeVar("_T")
 THREAD_NAME = "qpc-model"
-_LOAD_BYTECODE = "ffi.Module.load_from_bytes.relax.VMExecutable"
-_BUILTIN = "vm.builtin."  # functions of the virtual machine itself
-_ALIGNMENT = 64  # what TVM asks of a tensor's address
 _SHARE_ALL_CORES = -3  # TVM's ThreadGroup::kSpecifyThreadShareAllCore
 
 
-@dataclass(frozen=True)
-class _Function:
-    call: Callable[..., Any]
-    copied: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class RecordedCall:
-    """A call of a kernel that a program made; `run` makes it again, on the same memory.
-
-    bytes: of all its arguments, the result included.
-    """
-
-    kernel: str
-    run: Callable[[], object]
-    bytes: int
-
-
 class Program:
-    """The functions of a compiled model with their weights; one call runs at a time.
+    """The entry points of a compiled model with their weights; one call runs at a time.
 
     `threads` is how many threads a call may use. With one thread a call runs in the thread of its
     caller. With more, it runs in a thread of its own: TVM keeps one pool of workers per calling
     thread, and configures it for the calling thread only.
     """
 
-    def __init__(
-        self,
-        code: Code,
-        functions: Mapping[int, LoweredFunction],
-        weights: Mapping[str, Tensor],
-        threads: int,
-    ) -> None:
+    def __init__(self, code: Code, weights: Mapping[str, Tensor], threads: int) -> None:
         self._lock = threading.Lock()
-        self._executable, self._lowered = _load(code), functions
-        self._weights = {name: _to_tvm(tensor) for name, tensor in weights.items()}
-        machine = relax.VirtualMachine(self._executable, tvm.cpu())
-        self._functions = {
-            batch: _Function(_bind(machine, f, self._weights), f.copied)
-            for batch, f in functions.items()
+        # TVM's loader tells the library where TVM's thread pool is; ctypes calls into it.
+        self._module, library = _load(code.library)
+        ready = {name: _aligned(tensor) for name, tensor in weights.items()}
+        arena = _empty(max((entry.arena for entry in code.entries.values()), default=0))
+        self._calls = {
+            batch: _Call(library, entry, ready, arena) for batch, entry in code.entries.items()
         }
         self._worker = _Worker(threads) if threads > 1 else None
 
     def run(self, batch: int, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs for one batch."""
-        function = self._functions[batch]
-        arguments = [_to_tvm(tensor) for tensor in inputs]
-        results = self.in_its_thread(lambda: function.call(*arguments))
-        tensors = [torch.utils.dlpack.from_dlpack(r) for r in results]
-        return [t.clone() if c else t for t, c in zip(tensors, function.copied, strict=True)]
+        call = self._calls[batch]
+        outputs = [torch.empty(t.shape, dtype=t.dtype) for t in call.entry.outputs]
+        self._in_turn(lambda: call.run(inputs, outputs))
+        return outputs
 
-    def in_its_thread(self, task: Callable[[], _T]) -> _T:
-        """The result of `task`, run in the thread whose workers the kernels use."""
+    def time_stamps(self, batch: int, inputs: Sequence[Tensor]) -> list[int]:
+        """The CPU's time stamp counter before the first and after every step of one call."""
+        call = self._calls[batch]
+        outputs = [torch.empty(t.shape, dtype=t.dtype) for t in call.entry.outputs]
+        stamps = torch.zeros(len(call.entry.steps) + 1, dtype=torch.int64)
+        self._in_turn(lambda: call.run(inputs, outputs, stamps))
+        return stamps.tolist()
+
+    def _in_turn(self, task: Callable[[], None]) -> None:
         with self._lock:
-            return task() if self._worker is None else self._worker.run(task)
-
-    def record(self, batch: int, inputs: Sequence[Tensor]) -> list[RecordedCall]:
-        """Run once and return every call of a kernel, in order.
-
-        A machine of its own does it: no machine forgets that it was to report its calls.
-        """
-        calls: list[RecordedCall] = []
-
-        def instrument(
-            function: Callable[..., Any], name: str, before: bool, _: object, *arguments: Any
-        ) -> None:
-            if before and not name.startswith(_BUILTIN):
-                tensors = [a for a in arguments if isinstance(a, tvm.runtime.Tensor)]
-                size = sum(prod(t.shape) * np.dtype(str(t.dtype)).itemsize for t in tensors)
-                calls.append(RecordedCall(name, partial(function, *arguments), size))
-
-        machine = relax.VirtualMachine(self._executable, tvm.cpu())
-        function = _bind(machine, self._lowered[batch], self._weights)
-        machine.set_instrument(instrument)
-        tensors = [_to_tvm(tensor) for tensor in inputs]
-        self.in_its_thread(lambda: function(*tensors))
-        return calls
+            if self._worker is None:
+                task()
+            else:
+                self._worker.run(task)
 
 
-def _load(code: Code) -> Any:
-    executable = tvm.get_global_func(_LOAD_BYTECODE)(code.bytecode)
-    if code.library:
-        # Once it is loaded the library no longer needs its name in the file system.
-        with tempfile.TemporaryDirectory(prefix="qpc-") as folder:
-            path = Path(folder, "kernels.so")
-            path.write_bytes(code.library)
-            executable.import_module(tvm.runtime.load_module(str(path)))
-    return executable
+class _Call:
+    """One entry point, with its table of addresses."""
+
+    def __init__(
+        self, library: Any, entry: EntryPoint, weights: Mapping[str, Tensor], arena: Tensor
+    ) -> None:
+        self.entry = entry
+        self._run, self._run_timed = library[entry.name], library[entry.name + TIMED]
+        self._kept = [arena, *(weights[name] for name in entry.weights)]
+        self._addresses = [tensor.data_ptr() for tensor in self._kept]
+
+    def run(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], stamps: Tensor | None = None
+    ) -> None:
+        """Run it; with `stamps`, int64[steps + 1], note the time before and after each step."""
+        arena, *weights = self._addresses
+        given = [tensor.data_ptr() for tensor in (*inputs, *outputs)]
+        table = array(
+            "Q", [arena, *given, *weights, stamps.data_ptr() if stamps is not None else 0]
+        )
+        function = self._run if stamps is None else self._run_timed
+        if function(ctypes.c_void_p(table.buffer_info()[0])) != 0:
+            raise BackendError("a kernel failed: the thread pool could not be started")
 
 
-def _bind(
-    machine: relax.VirtualMachine, function: LoweredFunction, tensors: Mapping[str, Any]
-) -> Callable[..., Any]:
-    """The function with its weights, which are its last parameters."""
-    name = f"{function.name}_bound"
-    machine.save_function(function.name, name, *(tensors[w] for w in function.weights))
-    return machine[name]  # type: ignore[no-any-return]
+def _load(library: bytes) -> tuple[Any, ctypes.CDLL]:
+    # Once it is loaded the library no longer needs its name in the file system.
+    with tempfile.TemporaryDirectory(prefix="qpc-") as folder:
+        path = Path(folder, "kernels.so")
+        path.write_bytes(library)
+        return tvm.runtime.load_module(str(path)), ctypes.CDLL(str(path))
 
 
-def _to_tvm(tensor: Tensor) -> Any:
-    ready = tensor.contiguous()
-    if ready.data_ptr() % _ALIGNMENT:
-        ready = ready.clone()
-    return tvm.runtime.from_dlpack(ready)
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor where no vector of it crosses a cache line."""
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else _empty_like(tensor).copy_(tensor)
+
+
+def _empty_like(tensor: Tensor) -> Tensor:
+    memory = _empty(tensor.numel() * tensor.element_size())
+    return memory.view(tensor.dtype).view(tensor.shape)
+
+
+def _empty(size: int) -> Tensor:
+    """Aligned memory: uint8[size]."""
+    memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
+    start = -memory.data_ptr() % ALIGNMENT
+    return memory[start : start + size]
 
 
 class _Worker:

@@ -12,17 +12,18 @@ class KernelUse:
     """A call of an integer kernel and the graph nodes it computes; several nodes are fused.
 
     nodes: none for a kernel that only moves data from one memory order to another.
-    macs: multiply-accumulates of the call.
+    macs: multiply-accumulates of the call. bytes: of all its arguments, the result included.
     """
 
     kernel: str
     nodes: tuple[str, ...]
     macs: int = 0
+    bytes: int = 0
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> KernelUse:
         """The use that `asdict` gave."""
-        return cls(data["kernel"], tuple(data["nodes"]), data["macs"])
+        return cls(data["kernel"], tuple(data["nodes"]), data["macs"], data["bytes"])
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from qpc.backends.tvm.kernels.emit import (
     scratch,
     shuffle,
     split,
+    tasks,
 )
 from qpc.backends.tvm.kernels.epilogue import Epilogue, EpilogueCode, EpilogueForm, epilogue_params
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, ConvShape, tile_start
@@ -376,20 +377,15 @@ class _Code:
     def emit(self) -> None:
         plan = self.plan
         row_blocks, parts = ceil(plan.rows / plan.blocks.rows), plan.blocks.parts
-        tasks = plan.images * row_blocks * parts
-        if plan.threads > 1 and tasks > 1:
-            with loop(tasks, parallel=True) as task:
-                source = self._source()
-                image, row_block, part = split(task, plan.images, row_blocks, parts)
-                self._task(source, image, row_block, part)
-        else:
-            source = self._source()
-            with loop(plan.images) as image, loop(row_blocks) as row_block, loop(parts) as part:
-                self._task(source, image, row_block, part)
-
-    def _source(self) -> Flat:
-        plan = self.plan
-        return scratch(plan.scratch_size, plan.isa.x_type) if plan.needs_scratch else self.x
+        count = plan.images * row_blocks * parts
+        threads = min(plan.threads, count)
+        source = (
+            scratch(plan.scratch_size * threads, plan.isa.x_type) if plan.needs_scratch else self.x
+        )
+        with tasks(count, threads) as (worker, task):
+            image, row_block, part = split(task, plan.images, row_blocks, parts)
+            own = source.part(worker * plan.scratch_size) if plan.needs_scratch else source
+            self._task(own, image, row_block, part)
 
     def _task(self, source: Flat, image: Index, row_block: Index, part: Index) -> None:
         plan = self.plan

@@ -28,6 +28,7 @@ from qpc.backends.tvm.kernels.emit import (
     scratch,
     shuffle,
     split,
+    tasks,
 )
 from qpc.backends.tvm.kernels.epilogue import Epilogue, EpilogueCode, EpilogueForm, epilogue_params
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, ConvShape, tile_start
@@ -243,21 +244,17 @@ class _Code:
     out: Flat
 
     def emit(self) -> None:
-        shape = self.plan.shape
-        row_blocks = ceil(shape.oh / self.plan.blocks.rows)
-        if self.plan.threads > 1 and shape.n * row_blocks > 1:
-            with loop(shape.n * row_blocks, parallel=True) as task:
-                source = self._source()
-                image, row_block = split(task, shape.n, row_blocks)
-                self._task(source, image, row_block)
-        else:
-            source = self._source()
-            with loop(shape.n) as image, loop(row_blocks) as row_block:
-                self._task(source, image, row_block)
-
-    def _source(self) -> Flat:
-        plan = self.plan
-        return scratch(plan.scratch_size, plan.isa.x_type) if plan.needs_scratch else self.x
+        plan, shape = self.plan, self.plan.shape
+        row_blocks = ceil(shape.oh / plan.blocks.rows)
+        count = shape.n * row_blocks
+        threads = min(plan.threads, count)
+        source = (
+            scratch(plan.scratch_size * threads, plan.isa.x_type) if plan.needs_scratch else self.x
+        )
+        with tasks(count, threads) as (worker, task):
+            image, row_block = split(task, shape.n, row_blocks)
+            own = source.part(worker * plan.scratch_size) if plan.needs_scratch else source
+            self._task(own, image, row_block)
 
     def _task(self, source: Flat, image: Index, row_block: Index) -> None:
         plan, shape = self.plan, self.plan.shape

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -29,26 +29,39 @@ class Flat:
 
     buffer: Expr
     dtype: str
+    start: Index = 0
+    """Where it begins in the buffer; offsets count from here."""
+
+    def part(self, offset: Index) -> Flat:
+        """The same row from `offset` on."""
+        return replace(self, start=self.start + offset)
 
     def load(self, offset: Index, lanes: int = 1) -> Expr:
         """`lanes` elements from `offset` on."""
-        return self.buffer[_span(offset, lanes)]
+        return self.buffer[_span(self._at(offset), lanes)]
 
     def load_strided(self, offset: Index, stride: int, lanes: int) -> Expr:
         """`lanes` elements, `stride` apart."""
-        return self.buffer[T.ramp(offset, stride, lanes) if lanes > 1 else offset]
+        at = self._at(offset)
+        return self.buffer[T.ramp(at, stride, lanes) if lanes > 1 else at]
 
     def load_each(self, offsets: Expr) -> Expr:
         """The elements at a vector of offsets."""
+        assert isinstance(self.start, int)
+        assert self.start == 0
         return self.buffer[offsets]
 
     def store(self, offset: Index, value: Expr, lanes: int = 1) -> None:
         """Store `lanes` elements from `offset` on."""
-        T.buffer_store(self.buffer, value, [_span(offset, lanes)])
+        T.buffer_store(self.buffer, value, [_span(self._at(offset), lanes)])
 
     def store_strided(self, offset: Index, stride: int, value: Expr, lanes: int) -> None:
         """Store `lanes` elements, `stride` apart."""
-        T.buffer_store(self.buffer, value, [T.ramp(offset, stride, lanes) if lanes > 1 else offset])
+        at = self._at(offset)
+        T.buffer_store(self.buffer, value, [T.ramp(at, stride, lanes) if lanes > 1 else at])
+
+    def _at(self, offset: Index) -> Index:
+        return offset if isinstance(self.start, int) and self.start == 0 else self.start + offset
 
 
 def prim_func(name: str, args: Sequence[TensorType], body: Callable[..., None]) -> PrimFunc:
@@ -87,6 +100,20 @@ def loop(extent: int, *, parallel: bool = False) -> Iterator[Index]:
     else:
         with T.parallel(extent) if parallel else T.serial(extent) as i:
             yield i
+
+
+@contextmanager
+def tasks(count: int, threads: int) -> Iterator[tuple[Index, Index]]:
+    """Count to `count`, spread evenly over `threads`; gives the thread's number and the count."""
+    if threads == 1 or count == 1:
+        with loop(count) as task:
+            yield 0, task
+    else:
+        with (
+            T.parallel(threads) as worker,
+            T.serial(worker * count // threads, (worker + 1) * count // threads) as task,
+        ):
+            yield worker, task
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.fx import GraphModule
@@ -12,6 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from qpc.backends import reference, tvm
 from tests.generators import random_inputs
+
+if TYPE_CHECKING:
+    from qpc.backends.tvm.model import CompiledModel
 
 
 def assert_same_bits(
@@ -21,7 +24,7 @@ def assert_same_bits(
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
     seed: int = 0,
-) -> Any:
+) -> CompiledModel:
     """Compile a graph, compare it with the reference backend, and return the compiled model."""
     compiled = tvm.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads)
     expected = reference.compile_graph(gm, batch_sizes=batch_sizes)
@@ -38,10 +41,7 @@ def assert_same_bits(
     return compiled
 
 
-def kernels(compiled: Any) -> list[str]:
+def kernels(compiled: CompiledModel) -> list[str]:
     """The operations of our kernels that a compiled model calls, in order, with data movement."""
-    import tvm as apache_tvm
-
-    load = apache_tvm.get_global_func("ffi.Module.load_from_bytes.relax.VMExecutable")
-    text = load(compiled._parts.code.bytecode)["as_text"]()
-    return re.findall(r"call +qpc_(\w+)_[0-9a-f]{12} ", text)
+    steps = next(iter(compiled._parts.code.entries.values())).steps
+    return [s[1] for step in steps if (s := re.fullmatch(r"qpc_(\w+)_[0-9a-f]{12}", step.kernel))]

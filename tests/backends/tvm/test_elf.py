@@ -36,7 +36,7 @@ def _object(tmp_path: Path, **options: object) -> bytes:
 
 def test_a_linked_library_runs(tmp_path: Path) -> None:
     path = tmp_path / "kernels.so"
-    path.write_bytes(elf.link_shared(_object(tmp_path), "kernels.so"))
+    path.write_bytes(elf.link_shared([_object(tmp_path)], "kernels.so"))
     import numpy as np
 
     x, y = np.linspace(-2, 2, 37, dtype=np.float32), np.zeros(37, np.float32)
@@ -47,15 +47,43 @@ def test_a_linked_library_runs(tmp_path: Path) -> None:
 
 def test_a_library_exports_its_functions_and_imports_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "kernels.so"
-    path.write_bytes(elf.link_shared(_object(tmp_path), "kernels.so"))
+    path.write_bytes(elf.link_shared([_object(tmp_path)], "kernels.so"))
     library = ctypes.CDLL(str(path))
     assert library["__tvm_ffi_soften"] is not None
     with pytest.raises(AttributeError):
         library["no_such_function"]
 
 
+def test_objects_find_each_other(tmp_path: Path) -> None:
+    """One object points to what another defines; what both define is there once."""
+    empty = elf._Section("", 0, 0, b"", 0, 1, 0, 0)
+
+    def part(value: int, symbols: list[elf._Symbol], *pointers: int) -> elf._Object:
+        data = struct.pack("<QQQ", value, 0, 0)
+        section = elf._Section(".data", 1, 3, data, 24, 8, 0, 0)
+        found = [elf._Relocation(1, 8 + 8 * i, 1, s, 0) for i, s in enumerate(pointers)]
+        return elf._Object([empty, section], symbols, found)
+
+    def defined(name: bytes) -> elf._Symbol:
+        return elf._Symbol(name, 2, 1, 1, 0, 8)
+
+    wanted = elf._Symbol(b"other", 1, 0, 0, 0, 0)
+    first = part(7, [defined(b"first"), wanted, defined(b"both")], 1, 2)
+    second = part(9, [defined(b"other"), defined(b"both")], 1)
+    path = tmp_path / "both.so"
+    path.write_bytes(elf._Linker(elf._merged([first, second]), b"both.so").link())
+    library = ctypes.CDLL(str(path))
+
+    def at(name: str) -> int:
+        return ctypes.addressof(ctypes.c_uint64.in_dll(library, name))
+
+    assert (ctypes.c_uint64 * 3).in_dll(library, "first")[:] == [7, at("other"), at("first")]
+    assert (ctypes.c_uint64 * 2).in_dll(library, "other")[:] == [9, at("both")]
+    assert at("both") == at("first")
+
+
 def test_no_page_is_writable_and_executable(tmp_path: Path) -> None:
-    image = elf.link_shared(_object(tmp_path), "kernels.so")
+    image = elf.link_shared([_object(tmp_path)], "kernels.so")
     count, at = struct.unpack_from("<H", image, 56)[0], struct.unpack_from("<Q", image, 32)[0]
     flags = [struct.unpack_from("<II", image, at + 56 * i)[1] for i in range(count)]
     assert count == 6
@@ -64,13 +92,13 @@ def test_no_page_is_writable_and_executable(tmp_path: Path) -> None:
 
 def test_linking_is_deterministic(tmp_path: Path) -> None:
     code = _object(tmp_path)
-    assert elf.link_shared(code, "a.so") == elf.link_shared(code, "a.so")
+    assert elf.link_shared([code], "a.so") == elf.link_shared([code], "a.so")
 
 
 def test_only_objects_for_x86_64_are_linked(tmp_path: Path) -> None:
     for code in (b"", b"hello" * 100, _object(tmp_path, mtriple="aarch64-linux-gnu")):
         with pytest.raises(BackendError, match="the compiler did not emit an x86-64 object file"):
-            elf.link_shared(code, "kernels.so")
+            elf.link_shared([code], "kernels.so")
 
 
 def _with_relocation_type(code: bytes, kind: int) -> bytes:
@@ -87,7 +115,7 @@ def _with_relocation_type(code: bytes, kind: int) -> bytes:
 def test_an_unknown_relocation_is_an_error(tmp_path: Path) -> None:
     code = _with_relocation_type(_object(tmp_path), 99)
     with pytest.raises(BackendError, match="cannot link: relocation type 99 for"):
-        elf.link_shared(code, "kernels.so")
+        elf.link_shared([code], "kernels.so")
 
 
 def test_a_symbol_without_a_section_is_an_error() -> None:

@@ -140,8 +140,6 @@ def test_threads_of_a_model_end_with_it() -> None:
 def test_an_error_in_a_worker_reaches_the_caller() -> None:
     compiled, _ = _network(threads=2)
     assert compiled._program is not None
-    with pytest.raises(RuntimeError, match="arguments"):
-        compiled._program._functions[1].call()  # no input
     worker = compiled._program._worker
     assert worker is not None
     with pytest.raises(ZeroDivisionError):

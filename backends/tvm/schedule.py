@@ -1,0 +1,143 @@
+"""From a Relax function to a schedule: which kernel to call when, on which pieces of memory.
+
+After fusion a Relax function is a list of kernel calls and of views. Here it becomes steps over
+*pieces*, bytes of a tensor that a step makes, of an input or of a constant. Views are pieces of the
+same tensor, and cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from qpc.errors import BackendError
+
+_VIEWS = frozenset({"relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten"})
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """Bytes that belong together.
+
+    kind: "input", "weight" or "made" (by a step); index: which of the inputs or weights.
+    """
+
+    kind: str
+    index: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`size` bytes of a memory from `offset` on."""
+
+    memory: Memory
+    offset: int
+    size: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of its memory."""
+        return self.offset == 0 and self.size == self.memory.size
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a kernel: it reads the inputs and writes all of the outputs."""
+
+    kernel: str
+    inputs: tuple[Piece, ...]
+    outputs: tuple[Piece, ...]
+
+
+@dataclass
+class Schedule:
+    """The steps of a function, in order, and where what it returns lies."""
+
+    steps: list[Step] = field(default_factory=list)
+    results: list[Piece] = field(default_factory=list)
+
+
+def schedule(
+    function: relax.Function, inputs: int, constant: Callable[[tvm.runtime.Tensor], int]
+) -> Schedule:
+    """The schedule of a function whose first `inputs` parameters are inputs, the others weights.
+
+    constant: takes a constant inside the function and returns the index of a further weight.
+    Raises BackendError for what is neither a kernel call nor a view.
+    """
+    return _Reader(function, inputs, constant).read()
+
+
+class _Reader:
+    def __init__(
+        self,
+        function: relax.Function,
+        inputs: int,
+        constant: Callable[[tvm.runtime.Tensor], int],
+    ) -> None:
+        self._function, self._constant = function, constant
+        self._found: dict[relax.Var, Any] = {}
+        self._schedule = Schedule()
+        for i, parameter in enumerate(function.params):
+            kind, index = ("input", i) if i < inputs else ("weight", i - inputs)
+            self._found[parameter] = _whole(kind, index, size_in_bytes(parameter.ty))
+
+    def read(self) -> Schedule:
+        body = self._function.body
+        for block in body.blocks:
+            for binding in block.bindings:
+                self._found[binding.var] = self._value(binding.value)
+        returned = self._value(body.body)
+        self._schedule.results = list(_flat(returned))
+        return self._schedule
+
+    def _value(self, expr: Any) -> Any:
+        """The piece, or the nested tuple of pieces, that an expression stands for."""
+        if isinstance(expr, relax.Var):
+            return self._found[expr]
+        if isinstance(expr, relax.Tuple):
+            return tuple(self._value(item) for item in expr.fields)
+        if isinstance(expr, relax.TupleGetItem):
+            return self._value(expr.tuple_value)[expr.index]
+        if isinstance(expr, tvm.ir.GenericConst):
+            index = self._constant(expr.value)
+            return _whole("weight", index, size_in_bytes(expr.ty))
+        if isinstance(expr, relax.Call):
+            return self._call(expr)
+        raise BackendError(f"cannot schedule {type(expr).__name__}: {expr}")
+
+    def _call(self, call: relax.Call) -> Any:
+        name = getattr(call.op, "name", "")
+        if name in _VIEWS:
+            return self._value(call.args[0])
+        if name != "relax.call_tir":
+            raise BackendError(f"cannot schedule a call of {name or call.op}")
+        inputs = tuple(self._value(argument) for argument in call.args[1].fields)
+        made = call.ty_args[0]
+        types = list(made.fields) if isinstance(made, relax.TupleType) else [made]
+        outputs = tuple(_whole("made", -1, size_in_bytes(t)) for t in types)
+        self._schedule.steps.append(Step(call.args[0].name_hint, inputs, outputs))
+        return outputs if isinstance(made, relax.TupleType) else outputs[0]
+
+
+def size_in_bytes(tensor: relax.TensorType) -> int:
+    """Bytes of a tensor of that type; sizes are known."""
+    bits = tvm.DataType(str(tensor.dtype.dtype)).bits
+    count: int = prod(int(d) for d in tensor.shape)
+    return count * ((bits + 7) // 8)
+
+
+def _whole(kind: str, index: int, size: int) -> Piece:
+    return Piece(Memory(kind, index, size), 0, size)
+
+
+def _flat(value: Any) -> list[Piece]:
+    if isinstance(value, Piece):
+        return [value]
+    return [piece for item in value for piece in _flat(item)]

@@ -1,0 +1,63 @@
+"""Entry points: one call runs a model, on memory that is used again."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+import torch
+from torch.fx import GraphModule
+
+from qpc.backends import tvm
+from qpc.backends.tvm.memory import ALIGNMENT
+from qpc.ops.views import aten
+from tests.backends.tvm.checking import assert_same_bits
+from tests.generators import IntegerGraph
+
+pytestmark = pytest.mark.tvm
+
+
+def _chain(length: int) -> GraphModule:
+    g = IntegerGraph()
+    q = g.quantize(g.input(8, 16, 16))
+    for _ in range(length):
+        q = g.conv2d(q, 8, padding=(1, 1))
+    return g.module(q)
+
+
+def test_the_arena_does_not_grow_with_the_number_of_layers() -> None:
+    sizes = []
+    for length in (3, 9):
+        compiled = assert_same_bits(_chain(length))
+        sizes.append(compiled._parts.code.entries[1].arena)
+    assert sizes[0] == sizes[1]
+    assert sizes[0] % ALIGNMENT == 0
+
+
+def test_kernels_that_are_small_enough_to_inline_keep_their_order() -> None:
+    """Each writes where the one before has read: merged into their caller, they were reordered."""
+    g = IntegerGraph()
+    q = g.quantize(g.input(3, 5, 7))
+    for _ in range(6):
+        q = g.add(g.conv2d(q, 3, (3, 3), groups=3, padding=(1, 1)), q)
+    assert_same_bits(g.module(q), batch_sizes=(5,))
+
+
+def test_outputs_that_are_inputs_or_each_other_are_copies() -> None:
+    g = IntegerGraph()
+    x = g.input(3, 4)
+    y = g.dequantize(g.linear(g.quantize(x), 5))
+    compiled = assert_same_bits(g.module(x, y, y, g.call(aten.reshape.default, x, [-1, 12])))
+    given = torch.randn(1, 3, 4)
+    outputs = compiled(given)
+    given.zero_()
+    assert outputs[0].any()
+    assert outputs[3].any()
+
+
+def test_every_step_is_timed() -> None:
+    compiled = tvm.compile_graph(_chain(2))
+    assert compiled._program is not None
+    stamps = compiled._program.time_stamps(1, [torch.randn(1, 8, 16, 16)])
+    assert len(stamps) == 1 + len(compiled._parts.code.entries[1].steps)
+    assert stamps == sorted(set(stamps))
