@@ -118,7 +118,8 @@ def _on_pointers(function: tirx.PrimFunc) -> tirx.PrimFunc:
 def _size(buffer: Any) -> int:
     dtype = tvm.DataType(str(getattr(buffer.ty.dtype, "dtype", buffer.ty.dtype)))
     count: int = prod(int(d) for d in buffer.ty.shape)
-    return count * ((dtype.bits * dtype.lanes + 7) // 8)
+    bits: int = dtype.bits * dtype.lanes
+    return count * ((bits + 7) // 8)
 
 
 # --- the plan -------------------------------------------------------------------------------------

@@ -130,11 +130,11 @@ class _Worker:
         thread.start()
         weakref.finalize(self, self._tasks.put, None)
 
-    def run(self, task: Callable[[], _T]) -> _T:
-        """The result of `task`, run in the thread."""
-        future: Future[_T] = Future()
+    def run(self, task: Callable[[], None]) -> None:
+        """Run `task` in the thread, and wait for it."""
+        future: Future[None] = Future()
         self._tasks.put((future, task))
-        return future.result()
+        future.result()
 
 
 def _work(

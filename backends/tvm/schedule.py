@@ -128,7 +128,7 @@ class _Reader:
 
 def size_in_bytes(tensor: relax.TensorType) -> int:
     """Bytes of a tensor of that type; sizes are known."""
-    bits = tvm.DataType(str(tensor.dtype.dtype)).bits
+    bits: int = tvm.DataType(str(tensor.dtype.dtype)).bits
     count: int = prod(int(d) for d in tensor.shape)
     return count * ((bits + 7) // 8)
 
