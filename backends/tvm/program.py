@@ -130,9 +130,9 @@ class _Worker:
         thread.start()
         weakref.finalize(self, self._tasks.put, None)
 
-    def run(self, task: Callable[[], None]) -> None:
+    def run(self, task: Callable[[], object]) -> None:
         """Run `task` in the thread, and wait for it."""
-        future: Future[None] = Future()
+        future: Future[object] = Future()
         self._tasks.put((future, task))
         future.result()
 
