@@ -226,7 +226,12 @@ class MultiplyAdd(_X86):
         return acc + intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), words, w)
 
     def narrow(self, parts: Sequence[Expr]) -> Expr:
-        return cast(self._packed_words(*parts), "uint8", 2 * self.lanes)
+        words = self._packed_words(*parts)
+        if self.vectors_per_store == 1:
+            return cast(words, "uint8", 2 * self.lanes)
+        packed = self._packed_bytes(words, words)
+        lanes = [i for i in range(4 * self.lanes) if i % _BLOCK_BYTES < _BLOCK_BYTES // 2]
+        return shuffle([packed], lanes)
 
 
 @dataclass(frozen=True)
