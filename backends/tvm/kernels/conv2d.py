@@ -263,9 +263,7 @@ class _Plan:
             images=self.images,
             rows=self.rows,
             channel_blocks=self.units,
-            row_cost=self.column_tiles
-            * self.units
-            * self.tile.cost(self.steps, self.isa.sums_in_flight),
+            row_cost=self.column_tiles * self.units * self.tile.cost(self.isa, self.steps),
             bytes_per_row=self.shape.stride[0] * self.scratch_row * self.isa.x_bytes,
             extra_bytes=(self.shape.reach[0] - self.shape.stride[0])
             * self.scratch_row

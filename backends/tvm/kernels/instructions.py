@@ -25,8 +25,9 @@ class Isa:
     """Plain int32 arithmetic, which LLVM turns into the vector instructions of any target.
 
     `registers` is how many accumulators, weight vectors and broadcast activations may be alive at
-    once, `sums_in_flight` how many independent sums keep the CPU busy, and `vectors_per_store` how
-    many vectors of results are best narrowed to bytes together, up to four.
+    once, `sums_in_flight` how many independent sums keep the CPU busy, `broadcast_cost` how many
+    loads a broadcast is worth, and `vectors_per_store` how many vectors of results are best
+    narrowed to bytes together, up to four.
 
     Activations are uint8 and weights int8 in tensors. `operand` is the type in which `dot` takes
     them: if it is wider, kernels widen activations while they copy them to scratch memory, once
@@ -38,6 +39,7 @@ class Isa:
     registers: int
     depth: int = 1
     sums_in_flight: int = 8
+    broadcast_cost: float = 1
     vectors_per_store: int = 1
     operand: str | None = None
 

@@ -26,6 +26,8 @@ def _multiply_add(target: Target) -> Isa:
         target.isa,
         target.vector_lanes,
         registers=_registers(target) - 1,
+        # SSE broadcasts by a shuffle after the load, which takes turns with the products.
+        broadcast_cost=1 if "avx2" in target.features else 1.5,
         vectors_per_store=_vectors_per_store(target),
     )
 

@@ -32,12 +32,13 @@ class Tile:
     pixels: int
     vectors: int
 
-    def cost(self, steps: int, sums_in_flight: int) -> float:
+    def cost(self, isa: Isa, steps: int) -> float:
         """Time in dots when the sums have `steps` terms of one `dot` each."""
-        dots, loads = self.pixels * self.vectors, self.pixels + self.vectors
+        dots = self.pixels * self.vectors
+        loads = self.pixels * isa.broadcast_cost + self.vectors
         instructions = steps * (dots + loads) + _EPILOGUE_INSTRUCTIONS * dots
         alone = min(1, instructions / _WINDOW)
-        step = float(max(dots, loads, sums_in_flight))
+        step = float(max(dots, loads, isa.sums_in_flight))
         if dots < _FEW_DOTS:
             step *= 1 + _FEW_DOTS_COST * alone
         return steps * step + _TILE_OVERHEAD + dots * (_EPILOGUE + _EPILOGUE_ALONE * alone)
@@ -50,11 +51,7 @@ def choose_tile(isa: Isa, columns: int, vectors: int, steps: int) -> Tile:
     """
 
     def total_cost(tile: Tile) -> float:
-        return (
-            ceil(columns / tile.pixels)
-            * (vectors // tile.vectors)
-            * tile.cost(steps, isa.sums_in_flight)
-        )
+        return ceil(columns / tile.pixels) * (vectors // tile.vectors) * tile.cost(isa, steps)
 
     return min(_tiles(isa, columns, vectors), key=total_cost)
 

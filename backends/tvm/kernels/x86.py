@@ -218,6 +218,7 @@ class MultiplyAdd(_X86):
             self.lanes,
             self.registers - 1,
             sums_in_flight=self.sums_in_flight,
+            broadcast_cost=self.broadcast_cost,
             vectors_per_store=self.vectors_per_store,
         )
 
