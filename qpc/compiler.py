@@ -35,6 +35,7 @@ def compile(
     *,
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
+    cache: bool | str | os.PathLike[str] = True,
 ) -> CompiledModel: ...
 def compile(  # the name users type: qpc.compile
     gm: nn.Module,
@@ -42,6 +43,7 @@ def compile(  # the name users type: qpc.compile
     *,
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
+    cache: bool | str | os.PathLike[str] = True,
 ) -> ReferenceModel | CompiledModel:
     """Return a graph as a compiled model, which takes torch tensors or numpy arrays.
 
@@ -50,6 +52,8 @@ def compile(  # the name users type: qpc.compile
     run the graph in PyTorch, which defines the right integer answer.
     batch_sizes: the batch sizes that the model will take.
     threads: how many threads a call uses.
+    cache: whether kernels are kept on disk, where the next compilation finds them; or a folder for
+    them, in place of `$QPC_CACHE_DIR`, else `~/.cache/qpc`.
 
     Raises BackendError and its kin; see `qpc.backends.tvm.compile_graph`.
     """
@@ -71,7 +75,7 @@ def compile(  # the name users type: qpc.compile
         )
     if target == "reference":
         return reference.compile_graph(gm, batch_sizes=batch_sizes)
-    return tvm.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads)
+    return tvm.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads, cache=cache)
 
 
 def _unfinished(gm: GraphModule) -> Node | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -80,6 +80,29 @@ def concrete_shapes(gm: GraphModule, batch: int) -> dict[Node, Concrete]:
     with _fake_mode() as mode:
         runner = _Runner(gm, mode, batch)
         return {node: _concrete(runner.value(node)) for node in gm.graph.nodes}
+
+
+def noted_shapes(gm: GraphModule, batch: int) -> dict[Node, Concrete]:
+    """What `concrete_shapes` gives, read from the node info where that has it.
+
+    Quicker by far, most of all in a process that has run no operator on fake tensors yet.
+    """
+    from qpc.meta import info
+
+    found: dict[Node, Concrete] = {}
+    for node in gm.graph.nodes:
+        known = info(node)
+        if known.shape is not None and known.dtype is not None:
+            found[node] = TensorType(resolve(known.shape, batch), known.dtype)
+    results = [node for node in gm.graph.nodes if node.op == "output"]
+    for node in results:
+        if all(source in found for source in node.all_input_nodes):
+            found[node] = _concrete(map_arg(node.args[0], lambda n: cast(Any, found[n])))
+    if missing := [node for node in gm.graph.nodes if node not in found]:
+        with _fake_mode() as mode:
+            runner = _Runner(gm, mode, batch, trust_info=True)
+            found |= {node: _concrete(runner.value(node)) for node in missing}
+    return found
 
 
 def infer_shapes(gm: GraphModule, *, only_missing: bool = False) -> None:
@@ -195,7 +218,7 @@ def _concrete(value: object) -> Concrete:
         return tuple(_concrete(v) for v in value)
     if isinstance(value, Mapping):
         return tuple(_concrete(v) for v in value.values())
-    return value if isinstance(value, int | float | bool) else None
+    return value if isinstance(value, int | float | bool | TensorType) else None
 
 
 def _fit(small: tuple[int, ...], large: tuple[int, ...], node: Node) -> Shape:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    folder = tempfile.TemporaryDirectory(prefix="qpc-cache-")
+    os.environ["QPC_CACHE_DIR"] = folder.name  # what compiled kernels leave behind
+    config.add_cleanup(folder.cleanup)
 
 
 @pytest.fixture(autouse=True)

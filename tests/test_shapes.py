@@ -17,6 +17,7 @@ from qpc.shapes import (
     format_shape,
     infer_node,
     infer_shapes,
+    noted_shapes,
     resolve,
 )
 from qpc.testing import traced
@@ -169,3 +170,25 @@ def test_an_input_without_a_shape_has_an_unknown_one() -> None:
     x = graph.placeholder("x")
     graph.output(x)
     assert set(concrete_shapes(GraphModule(nn.Module(), graph), 2).values()) == {None}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_noted_shapes_are_the_concrete_ones(batch: int) -> None:
+    def build(graph: Graph, x: Node) -> object:
+        (first, _) = (
+            graph.call_function(
+                operator.getitem, (graph.call_function(aten.split.Tensor, (x, 2, 1)), i)
+            )
+            for i in (0, 1)
+        )
+        return {"first": first, "both": [x, first]}
+
+    gm = graph_of(build, 4)
+    assert noted_shapes(gm, batch) == concrete_shapes(gm, batch)
+
+
+def test_noted_shapes_run_no_operator_whose_shape_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    gm = graph_of(lambda g, x: g.call_function(aten.relu.default, (x,)), 4)
+    expected = concrete_shapes(gm, 3)
+    monkeypatch.setattr("qpc.shapes.FakeTensorMode", None)
+    assert noted_shapes(gm, 3) == expected

@@ -23,6 +23,7 @@ def compile_graph(
     *,
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
+    cache: bool | str | os.PathLike[str] = True,
 ) -> CompiledModel:
     """Return `gm`, a core-form graph, as machine code.
 
@@ -32,6 +33,8 @@ def compile_graph(
     target: the CPU to compile for; code for another CPU can be saved but not run here.
     batch_sizes: the model takes these, and no others.
     threads: how many threads a call uses.
+    cache: whether to keep the machine code of kernels for the next time, or the folder for it. The
+    folder is `$QPC_CACHE_DIR`, or `qpc` in `$XDG_CACHE_HOME`, or `~/.cache/qpc`.
 
     Raises MissingDependencyError without the right TVM, UnsupportedTargetError for an unknown
     target, UnsupportedOpError for an operator that neither QPC nor TVM can compile, and
@@ -40,7 +43,7 @@ def compile_graph(
     require_tvm()
     from qpc.backends.tvm import compile as compiler
 
-    return compiler.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads)
+    return compiler.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads, cache=cache)
 
 
 def load(path: str | os.PathLike[str]) -> CompiledModel:

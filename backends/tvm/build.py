@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 import tvm
 from tvm import relax, tirx
 
+from qpc.backends.tvm.cache import KernelCache
 from qpc.backends.tvm.elf import link_shared
 from qpc.backends.tvm.emitter import Weights
-from qpc.backends.tvm.entry import entry_point, lay_out, lower_kernels
+from qpc.backends.tvm.entry import entry_point, lay_out
 from qpc.backends.tvm.lower import LoweredFunction
+from qpc.backends.tvm.objects import CODEGEN_OPTIONS, entry_code, kernel_code
 from qpc.backends.tvm.report import KernelUse
 from qpc.backends.tvm.schedule import Schedule, schedule
 from qpc.backends.tvm.stopwatch import Stopwatch
@@ -63,45 +63,35 @@ def build(
     weights: Weights,
     target: Target,
     clock: Stopwatch,
+    cache: KernelCache,
 ) -> Code:
     """Compile every function of `mod`; constants inside them are added to `weights`."""
     chosen = tvm_target(target)
-    with chosen, tvm.transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
+    with chosen, tvm.transform.PassContext(opt_level=3, config=CODEGEN_OPTIONS):
         with clock.stage("float operators"):
             mod = _FLOAT_PASSES(mod)
-        with clock.stage("kernels to LLVM"):
-            kernels = lower_kernels(_prim_funcs(mod), chosen)
+        prim_funcs = {gv: f for gv, f in mod.functions_items() if isinstance(f, tirx.PrimFunc)}
+        with clock.stage("kernels"):
+            kernels = kernel_code(prim_funcs, chosen, cache)
+        scratch = {name: size for kernel in kernels for name, size in kernel.scratch.items()}
         with clock.stage("memory plan"):
-            entries, callers = _entries(mod, functions, weights, kernels, chosen)
-        objects = [_object_code(part, chosen, clock) for part in (kernels, callers)]
+            entries, callers = _entries(mod, functions, weights, scratch, chosen)
+        with clock.stage("entry points"):
+            caller = entry_code(callers, chosen, cache)
+        cache.trim()
         with clock.stage("link"):
+            objects = [*(kernel.code for kernel in kernels), caller]
             return Code(link_shared(objects, "qpc_kernels.so"), entries)
-
-
-def _object_code(mod: tvm.IRModule, target: tvm.target.Target, clock: Stopwatch) -> bytes:
-    with clock.stage("kernels to LLVM"):
-        compiled = tvm.get_global_func("target.build.llvm")(mod, target)
-    with tempfile.TemporaryDirectory(prefix="qpc-") as folder:
-        object_file = Path(folder, "code.o")
-        with clock.stage("LLVM to machine code"):
-            compiled.write_to_file(str(object_file))
-        return object_file.read_bytes()
-
-
-def _prim_funcs(mod: tvm.IRModule) -> tvm.IRModule:
-    found = {gv: f for gv, f in mod.functions_items() if isinstance(f, tirx.PrimFunc)}
-    return tvm.IRModule(found)
 
 
 def _entries(
     mod: tvm.IRModule,
     functions: Mapping[int, LoweredFunction],
     weights: Weights,
-    kernels: tvm.IRModule,
+    scratch: Mapping[str, int],
     target: tvm.target.Target,
-) -> tuple[dict[int, EntryPoint], tvm.IRModule]:
-    """The entry points, and their code."""
-    by_name = {gv.name_hint: function for gv, function in kernels.functions_items()}
+) -> tuple[dict[int, EntryPoint], dict[tvm.ir.GlobalVar, tirx.PrimFunc]]:
+    """The entry points, and their functions."""
     code, entries = {}, {}
     for batch, function in functions.items():
         names = list(function.weights)
@@ -111,13 +101,12 @@ def _entries(
             return len(names) - 1
 
         planned = schedule(mod[function.name], function.inputs, constant)
-        layout = lay_out(planned, by_name)
+        layout = lay_out(planned, scratch)
         for timed in (False, True):
             name = function.name + TIMED * timed
             code[tvm.ir.GlobalVar(name)] = entry_point(
                 name,
                 layout,
-                by_name,
                 inputs=function.inputs,
                 weights=len(names),
                 target=target,
@@ -127,7 +116,7 @@ def _entries(
         entries[batch] = EntryPoint(
             function.name, tuple(names), function.outputs, layout.plan.size, steps
         )
-    return entries, tvm.IRModule(code)
+    return entries, code
 
 
 def _described(planned: Schedule, uses: Sequence[KernelUse]) -> Iterator[KernelUse]:

@@ -9,6 +9,7 @@ from tvm import relax
 
 from qpc.backends.compiled import is_count, signature_of
 from qpc.backends.tvm.build import build
+from qpc.backends.tvm.cache import Cache, open_cache
 from qpc.backends.tvm.emitter import Emitter, Weights
 from qpc.backends.tvm.kernels.isa import isa_for
 from qpc.backends.tvm.lower import lower
@@ -25,6 +26,7 @@ def compile_graph(
     *,
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
+    cache: Cache = True,
 ) -> CompiledModel:
     """See `qpc.backends.tvm.compile_graph`."""
     chosen = target if isinstance(target, Target) else Target.parse(target)
@@ -36,7 +38,7 @@ def compile_graph(
         builder, weights = relax.BlockBuilder(), Weights()
         emit = Emitter(builder, isa_for(chosen), threads, weights)
         functions = {batch: lower(emit, gm, batch) for batch in signature.batch_sizes}
-    code = build(builder.get(), functions, weights, chosen, clock)
+    code = build(builder.get(), functions, weights, chosen, clock, open_cache(cache))
     # All batch sizes make the same choices: the report is about one of them.
     uses = tuple(use for use in emit.kernel_uses if use.nodes)
     report = Report(uses, tuple(emit.other_uses), clock.seconds)

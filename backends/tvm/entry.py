@@ -52,7 +52,8 @@ class Layout:
     schedule: Schedule
     plan: Plan
     places: Mapping[Memory, int]
-    scratch: tuple[int, ...]
+    scratch: tuple[int | None, ...]
+    """Where each step has its scratch memory, if it needs any."""
     outputs: Mapping[Memory, int]
     """Which output a memory is, if it is one."""
 
@@ -125,8 +126,8 @@ def _size(buffer: Any) -> int:
 # --- the plan -------------------------------------------------------------------------------------
 
 
-def lay_out(schedule: Schedule, kernels: Mapping[str, tirx.PrimFunc]) -> Layout:
-    """Decide where tensors and scratch memory lie."""
+def lay_out(schedule: Schedule, scratch_of: Mapping[str, int]) -> Layout:
+    """Decide where tensors and scratch memory lie; `scratch_of` has the bytes by kernel."""
     outputs: dict[Memory, int] = {}
     for i, result in enumerate(schedule.results):
         if result.whole and result.memory.kind == "made":
@@ -140,7 +141,7 @@ def lay_out(schedule: Schedule, kernels: Mapping[str, tirx.PrimFunc]) -> Layout:
     for result in schedule.results:  # the copies to the outputs come last
         if result.memory in lives:
             lives[result.memory] = (lives[result.memory][0], len(schedule.steps))
-    scratch = [scratch_bytes(kernels[step.kernel]) for step in schedule.steps]
+    scratch = [scratch_of[step.kernel] for step in schedule.steps]
     planned = plan(
         [
             *(Lifetime(memory.size, *life) for memory, life in lives.items()),
@@ -148,7 +149,9 @@ def lay_out(schedule: Schedule, kernels: Mapping[str, tirx.PrimFunc]) -> Layout:
         ]
     )
     places = dict(zip(lives, planned.offsets, strict=False))
-    return Layout(schedule, planned, places, planned.offsets[len(lives) :], outputs)
+    offsets = planned.offsets[len(lives) :]
+    needed = [at if size else None for at, size in zip(offsets, scratch, strict=True)]
+    return Layout(schedule, planned, places, tuple(needed), outputs)
 
 
 # --- the entry point ------------------------------------------------------------------------------
@@ -157,17 +160,13 @@ def lay_out(schedule: Schedule, kernels: Mapping[str, tirx.PrimFunc]) -> Layout:
 def entry_point(
     name: str,
     layout: Layout,
-    kernels: Mapping[str, tirx.PrimFunc],
     *,
     inputs: int,
     weights: int,
     target: tvm.target.Target,
     timed: bool = False,
 ) -> tirx.PrimFunc:
-    """The function that runs a schedule; see the module's docstring for its argument.
-
-    kernels: the lowered kernels by name.
-    """
+    """The function that runs a schedule; see the module's docstring for its argument."""
     results = layout.schedule.results
     table = _Table(inputs, len(results), weights, len(layout.schedule.steps) + 1)
     address = _Addresses(table, layout)
@@ -176,8 +175,8 @@ def entry_point(
         body += [table.times(), table.note_time(0)]
     for number, step in enumerate(layout.schedule.steps):
         arguments = [address(piece) for piece in (*step.inputs, *step.outputs)]
-        if scratch_bytes(kernels[step.kernel]):
-            arguments.append(table.arena(layout.scratch[number]))
+        if (scratch := layout.scratch[number]) is not None:
+            arguments.append(table.arena(scratch))
         body += _checked(tirx.call_extern("int32", step.kernel, *arguments), number)
         if timed:
             body.append(table.note_time(number + 1))

@@ -27,7 +27,7 @@ from qpc.backends.tvm.report import KernelUse
 from qpc.errors import BackendError
 from qpc.meta import attribute
 from qpc.ops.views import arguments, qpc_ops
-from qpc.shapes import Concrete, TensorType, concrete_shapes
+from qpc.shapes import Concrete, TensorType, noted_shapes
 
 _IMAGE_READERS = (
     qpc_ops.conv2d.default,
@@ -67,7 +67,7 @@ def lower(emit: Emitter, gm: GraphModule, batch: int) -> LoweredFunction:
 class _Lowering:
     def __init__(self, emit: Emitter, gm: GraphModule, batch: int) -> None:
         self._emit, self._gm, self._batch = emit, gm, batch
-        self._types: Mapping[Node, Concrete] = concrete_shapes(gm, batch)
+        self._types: Mapping[Node, Concrete] = noted_shapes(gm, batch)
         self._floats = FloatOperators(emit.builder, self._types)
         self._values: dict[Node, Any] = {}
         self._wanted = _reachable(output_nodes(gm))

@@ -161,9 +161,9 @@ def test_the_report_lists_kernels_fusion_and_stages(models: Models) -> None:
     assert set(report.seconds) == {
         "lower",
         "float operators",
+        "kernels",
         "memory plan",
-        "kernels to LLVM",
-        "LLVM to machine code",
+        "entry points",
         "link",
     }
     text = str(report)
