@@ -142,14 +142,15 @@ def _prove_no_overflow(node: Node, weight: Tensor, bias: Tensor, source: QParams
 def _combine(form: IntegerForm) -> Node:
     if views.Cat.matches(form.node):
         return _cat(form)
-    view = views.Add.of(form.node) or views.Mul(form.node)
+    view = views.Add.of(form.node) or views.Sub.of(form.node) or views.Mul(form.node)
     assert isinstance(view.b, Node)
     a, b, grid = form.grid_of(view.a), form.grid_of(view.b), form.grid
     operands = (form.integers[view.a], form.integers[view.b], a.zero_point, b.zero_point)
     ends = (grid.zero_point, grid.lo, grid.hi)
-    if isinstance(view, views.Add):
-        factors = add_multipliers((a.scale, b.scale), grid.scale)
-        return form.call(qpc_ops.add.default, *operands, *factors, *ends)
+    if not isinstance(view, views.Mul):
+        plus, other, shift = add_multipliers((a.scale, b.scale), grid.scale)
+        other = -other if isinstance(view, views.Sub) else other
+        return form.call(qpc_ops.add.default, *operands, plus, other, shift, *ends)
     factor = _float32(a.scale * b.scale / grid.scale)
     return form.call(qpc_ops.mul.default, *operands, factor, *ends)
 
@@ -166,17 +167,18 @@ def _cat(form: IntegerForm) -> Node:
 
 def _reduce(form: IntegerForm) -> Node:
     grid = form.grid
-    if mean := views.Mean.of(form.node):
+    if mean := views.Mean.of(form.node) or views.Sum.of(form.node):
         source, value = form.grid_of(mean.input), form.integers[mean.input]
         shape = info(mean.input).shape or ()
         sizes = [size for d in mean.dims if isinstance(size := shape[d], int)]
-        count = math.prod(sizes)  # the batch is not among them, see analysis/quantization.py
+        # The batch is not among them, see analysis/quantization.py.
+        count = math.prod(sizes) if isinstance(mean, views.Mean) else 1
         how: list[object] = [list(mean.dims), mean.keepdim]
         target = qpc_ops.mean.default
     else:
         pool = views.AvgPool2d(form.node)
         source, value = form.grid_of(pool.input), form.integers[pool.input]
-        count = math.prod(pool.kernel_size)
+        count = pool.divisor_override or math.prod(pool.kernel_size)
         how = [list(pool.kernel_size), list(pool.stride), list(pool.padding)]
         target = qpc_ops.avg_pool2d.default
     factor = _float32(source.scale / (grid.scale * count))
@@ -205,7 +207,7 @@ def _grid_point(grid: QParams, real: float | None, default: int) -> int:
 
 def _move(form: IntegerForm) -> Node:
     value = form.node.all_input_nodes[0]
-    if views.UpsampleNearest2d.matches(form.node):
+    if views.UpsampleNearest2d.matches(form.node) or views.PadByValues.matches(form.node):
         return _resize(form)
     if pool := views.MaxPool2d.of(form.node):
         window = [pool.kernel_size, pool.stride, pool.padding, pool.dilation]
@@ -239,10 +241,15 @@ def _resize(form: IntegerForm) -> Node:
 
 def _pointwise(form: IntegerForm) -> Node:
     """Any function of one value at a time, tabulated over the whole input grid."""
-    (value,) = form.node.all_input_nodes
+    (value,) = (n for n in form.node.all_input_nodes if n.op != "get_attr")
 
     def function(real: Tensor) -> Tensor:
-        args = map_arg(form.node.args, lambda _: real)
+        def operand(node: Node) -> Tensor:
+            if node is value:
+                return real
+            return attribute(form.editor.gm, str(node.target)).detach().reshape(1)
+
+        args = map_arg(form.node.args, operand)
         result: Tensor = form.node.target(*args, **form.node.kwargs)  # type: ignore[operator]
         return result.nan_to_num(nan=0.0)
 

@@ -330,6 +330,61 @@ def _adaptive_avg_pool(pool: OpOverload, axes: int) -> _Rule:
     return rule
 
 
+def _avg_pool2d(call: _Call) -> Node | None:
+    """`ceil_mode` and `count_include_pad` are given only where they make a difference."""
+    given = dict(call.args)
+    kernel, padding = _pair(given["kernel_size"]), _pair(given["padding"])
+    stride = _pair(given["stride"]) if given["stride"] else kernel
+    sizes = [size for size in _shape(call.source())[-2:] if isinstance(size, int)]
+    floor = [
+        (size + 2 * p - k) // s + 1
+        for size, p, k, s in zip(sizes, padding, kernel, stride, strict=False)
+    ]
+    changed = {}
+    if given["ceil_mode"] and tuple(floor) == call.shape[-2:]:
+        changed["ceil_mode"] = False
+    ceil = changed.get("ceil_mode", given["ceil_mode"])
+    if not given["count_include_pad"] and not any(padding) and not ceil:
+        changed["count_include_pad"] = True
+    if not changed:
+        return None
+    return call.emit(aten.avg_pool2d.default, *(given | changed).values())
+
+
+def _pair(value: Any) -> list[int]:
+    numbers = [value] if isinstance(value, int) else list(value)
+    return [numbers[0], numbers[-1]]
+
+
+def _amax(call: _Call) -> Node | None:
+    """The largest value of each channel of an image is a pool over all of it."""
+    source = call.source()
+    shape = _shape(source)
+    dims = {d % len(shape) for d in call.args["dim"]}
+    dtype = info(source).dtype
+    size = [s for s in shape[2:] if isinstance(s, int)]
+    if len(shape) != 4 or dims != {2, 3} or len(size) != 2 or dtype is not torch.float32:
+        return None
+    pooled = call.emit(aten.max_pool2d.default, source, size, size)
+    if call.args["keepdim"] or not isinstance(shape[1], int):
+        return pooled if call.args["keepdim"] else None
+    return call.emit(aten.reshape.default, pooled, [-1, shape[1]])
+
+
+def _adaptive_max_pool2d(call: _Call) -> list[Node] | None:
+    """A pool with equal windows, unless somebody wants to know where the largest values are."""
+    source, sizes = call.source(), _shape(call.source())[-2:]
+    wanted = _pair(call.args["output_size"])
+    if any(item.args[1] != 0 for item in call.node.users):
+        return None
+    kernel = []
+    for before, after in zip(sizes, wanted, strict=True):
+        if not isinstance(before, int) or before % after:
+            return None
+        kernel.append(before // after)
+    return [call.emit(aten.max_pool2d.default, source, kernel, kernel)]
+
+
 def _upsample(target: OpOverload) -> _Rule:
     """Output sizes as numbers; scale factors stay, since positions follow from them if given."""
 
@@ -442,6 +497,9 @@ def _table() -> dict[OpOverload, _Rule]:
         (_adaptive_avg_pool(aten.avg_pool1d.default, 1), "adaptive_avg_pool1d.default"),
         (_adaptive_avg_pool(aten.avg_pool2d.default, 2), "adaptive_avg_pool2d.default"),
         (_adaptive_avg_pool(aten.avg_pool3d.default, 3), "adaptive_avg_pool3d.default"),
+        (_adaptive_max_pool2d, "adaptive_max_pool2d.default"),
+        (_avg_pool2d, "avg_pool2d.default"),
+        (_amax, "amax.default"),
         (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),
         (_upsample(aten.upsample_nearest2d.default), "upsample_nearest2d.vec"),
         (_upsample(aten._upsample_nearest_exact2d.default), "_upsample_nearest_exact2d.vec"),

@@ -130,6 +130,7 @@ class IntegerGraph:
         shift = self.choose.choice((0, 1, 8, 14, 16))
         # The sum of the two multipliers stays near 2**shift, so that results spread over the grid.
         factors = [max(1, min(32767, int(self.choose.uniform(0.3, 0.9) * 2**shift))) for _ in "ab"]
+        factors[1] *= self.choose.choice((1, 1, 1, -1))  # the other sign subtracts
         points = (self._zero_point(), self._zero_point())
         return self.call(qpc_ops.add.default, a, b, *points, *factors, shift, *self._grid())
 
@@ -274,6 +275,7 @@ class _RandomNetwork:
             self._cat,
             self._slice,
             self._shuffle,
+            self._pixels,
             self._pointwise,
             self._pad,
             self._flip_or_roll,
@@ -429,6 +431,16 @@ class _RandomNetwork:
             amounts = [abs(a) for a in amounts]
         value = self.choose.choice((0, 7, 255))
         return self.g.call(aten.constant_pad_nd.default, q, amounts, value)
+
+    def _pixels(self, q: Node) -> Node:
+        """Pixels moved into channels or out of them, or channels shuffled."""
+        _, c, h, w = self.g.shape(q)
+        if h % 2 == w % 2 == 0:
+            return self.g.call(aten.pixel_unshuffle.default, q, 2)
+        if c % 4 == 0 and max(h, w) <= _LARGEST:
+            return self.g.call(aten.pixel_shuffle.default, q, 2)
+        divisor = self.choose.choice([d for d in range(1, c + 1) if c % d == 0])
+        return self.g.call(aten.channel_shuffle.default, q, divisor)
 
     def _flip_or_roll(self, q: Node) -> Node:
         if self.choose.random() < 0.5:

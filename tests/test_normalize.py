@@ -89,6 +89,32 @@ CASES: dict[str, tuple[Function, list[str]]] = {
     ),
     "cat from behind": (lambda x: torch.cat([x, x], -1), ["aten.cat([%x, %x], 3)"]),
     "cat of one": (lambda x: torch.concat([x], 1), []),
+    # pooling
+    "rounding up that makes no difference": (
+        lambda x: F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False),
+        ["aten.avg_pool2d(%x, [2, 2], [], [0, 0], False, True, None)"],
+    ),
+    "padding that is not counted": (
+        lambda x: F.avg_pool2d(x, 2, padding=1, ceil_mode=True, count_include_pad=False),
+        ["aten.avg_pool2d(%x, [2, 2], [], [1, 1], False, False, None)"],
+    ),
+    "rounding up": (
+        lambda x: F.avg_pool2d(x, 3, ceil_mode=True),
+        ["aten.avg_pool2d(%x, [3, 3], [], [0, 0], True)"],
+    ),
+    "largest of an image": (
+        lambda x: x.amax((-1, 2)),
+        ["aten.max_pool2d(%x, [8, 8], [8, 8])", "aten.reshape(%max_pool2d_default, [-1, 3])"],
+    ),
+    "largest of an image, axes kept": (
+        lambda x: x.amax((2, 3), keepdim=True),
+        ["aten.max_pool2d(%x, [8, 8], [8, 8])"],
+    ),
+    "largest of the channels": (lambda x: x.amax(1), ["aten.amax(%x, [1])"]),
+    "adaptive max-pooling": (
+        lambda x: F.adaptive_max_pool2d(x, (2, 4)),
+        ["aten.max_pool2d(%x, [4, 2], [4, 2])"],
+    ),
     # resizing
     "upsampling by a factor": (
         lambda x: F.interpolate(x, scale_factor=2),

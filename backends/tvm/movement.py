@@ -125,6 +125,36 @@ def _pad(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Valu
     return replace(value, expr=emit.move(movement, [value]), shape=shape)
 
 
+def _shuffled(
+    emit: Emitter, value: Value, apart: tuple[int, ...], order: Order, shape: tuple[int, ...]
+) -> Value:
+    """Split axes, permute them, and join them again."""
+    return reshape(emit, reshape(emit, value, apart).with_axes(order), shape)
+
+
+def _pixel_shuffle(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+    *outer, _, height, width = args["self"].shape
+    factor, rank = args["upscale_factor"], len(outer)
+    apart = (*outer, shape[-3], factor, factor, height, width)
+    order = (*range(rank), *(rank + axis for axis in (0, 3, 1, 4, 2)))
+    return _shuffled(emit, args["self"], apart, order, shape)
+
+
+def _pixel_unshuffle(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+    *outer, channels, _, _ = args["self"].shape
+    factor, rank = args["downscale_factor"], len(outer)
+    apart = (*outer, channels, shape[-2], factor, shape[-1], factor)
+    order = (*range(rank), *(rank + axis for axis in (0, 2, 4, 1, 3)))
+    return _shuffled(emit, args["self"], apart, order, shape)
+
+
+def _channel_shuffle(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+    batch, channels, *rest = shape
+    apart = (batch, args["groups"], channels // args["groups"], *rest)
+    order = (0, 2, 1, *range(3, len(apart)))
+    return _shuffled(emit, args["self"], apart, order, shape)
+
+
 def _roll(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
     value, dims, shifts = _tensor(args), list(args["dims"]), list(args["shifts"])
     if not dims:  # rolls the flattened tensor
@@ -204,5 +234,8 @@ RULES: dict[object, Rule] = {
     aten.stack.default: _stack,
     aten.constant_pad_nd.default: _pad,
     aten.roll.default: _roll,
+    aten.pixel_shuffle.default: _pixel_shuffle,
+    aten.pixel_unshuffle.default: _pixel_unshuffle,
+    aten.channel_shuffle.default: _channel_shuffle,
 }
 """Operators that have the same meaning for every element type."""

@@ -20,7 +20,7 @@ from qpc.meta import info, label
 from qpc.ops import views
 from qpc.ops.layers import float_layer
 from qpc.ops.registry import Role, op_name, spec_of
-from qpc.ops.views import arguments, aten
+from qpc.ops.views import aten
 from qpc.quant.config import LayerConfig, QuantConfig, Site
 
 
@@ -90,7 +90,7 @@ def _site_op(node: Node) -> str:
 
 
 def role_of(node: Node) -> Role:
-    """The role of a call under quantization; arithmetic with a constant is pointwise."""
+    """The role of a call under quantization; arithmetic with a number is pointwise."""
     if _constant_arithmetic(node):
         return Role.POINTWISE
     spec = spec_of(node)
@@ -98,10 +98,15 @@ def role_of(node: Node) -> Role:
 
 
 def _constant_arithmetic(node: Node) -> bool:
+    """Whether a call has one tensor that is computed; the other operand is a number, or one too."""
     if node.target not in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor):
         return False
-    given = arguments(node)
-    return isinstance(given["self"], Node) and isinstance(given["other"], int | float)
+    constants = [n for n in node.all_input_nodes if n.op == "get_attr"]
+    return len(_activations(node)) == 1 and all(_is_one_number(n) for n in constants)
+
+
+def _is_one_number(node: Node) -> bool:
+    return all(size == 1 for size in info(node).shape or ())
 
 
 # --- candidates -----------------------------------------------------------------------------------
@@ -146,19 +151,17 @@ def _refuse_combine(node: Node) -> str | None:
 
 
 def _refuse_reduce(node: Node) -> str | None:
-    if mean := views.Mean.of(node):
+    if mean := views.Mean.of(node) or views.Sum.of(node):
         dims = {d % len(info(mean.input).shape or (0,)) for d in mean.dims}
         sizes = [s for d, s in enumerate(info(mean.input).shape or ()) if d in dims]
         if not dims or 0 in dims:
-            return "it averages over the batch"
-        return None if all(isinstance(s, int) for s in sizes) else "it averages over the batch"
+            return "it reduces the batch"
+        return None if all(isinstance(s, int) for s in sizes) else "it reduces the batch"
     pool = views.AvgPool2d(node)
     if pool.ceil_mode:
         return "average pooling with ceil_mode divides by varying counts"
     if pool.padding != (0, 0) and not pool.count_include_pad:
         return "average pooling without counting the padding divides by varying counts"
-    if pool.divisor_override is not None:
-        return "average pooling with its own divisor has no integer form"
     return None
 
 
@@ -174,6 +177,10 @@ def _refuse_clamp(node: Node) -> str | None:
 def _refuse_move(node: Node) -> str | None:
     if (pad := views.Pad.of(node)) and pad.value != 0:
         return f"it pads with {pad.value}, not with 0"
+    if (pad_by := views.PadByValues.of(node)) and (
+        len(pad_by.pad) != 4 or len(info(node).shape or ()) != 4
+    ):
+        return "it pads something else than the rows and columns of images"
     if (drop := views.Dropout.of(node)) and drop.train:
         return "dropout is in training mode"
     if any(n.op == "get_attr" for n in node.all_input_nodes):
@@ -182,8 +189,13 @@ def _refuse_move(node: Node) -> str | None:
 
 
 def _refuse_pointwise(node: Node) -> str | None:
-    if len(node.all_input_nodes) != 1 or node.all_input_nodes[0].op == "get_attr":
+    if len(_activations(node)) != 1:
         return "it has more than one tensor input"
+    for constant in node.all_input_nodes:
+        if constant.op == "get_attr" and not _is_one_number(constant):
+            return f"its parameter {constant.target} has more than one number"
+    if len(info(node).shape or ()) != len(info(_activations(node)[0]).shape or ()):
+        return "its parameter adds axes"
     return None
 
 

@@ -22,7 +22,7 @@ class Role(Enum):
 
     COMPUTE = "multiplies by its own weight and accumulates; makes values on a new grid"
     COMBINE = "combines several quantized values; makes values on a new grid"
-    REDUCE = "averages; makes values on a new grid"
+    REDUCE = "averages or sums; makes values on a new grid"
     POINTWISE = "a function of one value at a time; becomes a table"
     CLAMP = "clamps; its producer can do it"
     MOVE = "moves values without changing them; keeps the grid"
@@ -101,9 +101,11 @@ def _register_core() -> None:
         (views.ConvTranspose3d, "conv_transpose3d", Role.COMPUTE),
         (views.Linear, "linear", Role.COMPUTE),
         (views.Add, "add", Role.COMBINE),
+        (views.Sub, "sub", Role.COMBINE),
         (views.Mul, "mul", Role.COMBINE),
         (views.Cat, "cat", Role.COMBINE),
         (views.Mean, "mean", Role.REDUCE),
+        (views.Sum, "sum", Role.REDUCE),
         (views.AvgPool2d, "avg_pool2d", Role.REDUCE),
         (views.Relu, "relu", Role.CLAMP),
         (views.Clamp, "clamp", Role.CLAMP),
@@ -112,6 +114,7 @@ def _register_core() -> None:
         (views.Pad, "pad", Role.MOVE),
         (views.MaxPool1d, "max_pool1d", Role.FLOAT),
         (views.AvgPool1d, "avg_pool1d", Role.FLOAT),
+        (views.PadByValues, "pad", Role.MOVE),
         (views.UpsampleNearest2d, "upsample_nearest2d", Role.MOVE),
         (views.UpsampleBilinear2d, "upsample_bilinear2d", Role.INTERPOLATE),
         (views.BatchNorm, "batch_norm", Role.FLOAT),
@@ -121,12 +124,18 @@ def _register_core() -> None:
         for target in view.targets:
             register(OpSpec(target, name, role, view))
     moves = (
-        "permute.default slice.Tensor select.int flip.default roll.default pixel_shuffle.default"
+        "permute.default slice.Tensor select.int flip.default roll.default pixel_shuffle.default "
+        "pixel_unshuffle.default channel_shuffle.default"
     )
     pointwise = (
         "sigmoid.default tanh.default silu.default hardswish.default hardsigmoid.default "
         "gelu.default leaky_relu.default elu.default softplus.default mish.default exp.default "
-        "sqrt.default abs.default neg.default celu.default selu.default"
+        "sqrt.default abs.default neg.default celu.default selu.default prelu.default "
+        "log_sigmoid.default hardshrink.default softshrink.default threshold.default "
+        "square.default pow.Tensor_Scalar reciprocal.default rsqrt.default exp2.default "
+        "expm1.default log.default log1p.default log2.default erf.default sin.default cos.default "
+        "atan.default sinh.default cosh.default floor.default ceil.default round.default "
+        "trunc.default sign.default"
     )
     for names, role in ((moves, Role.MOVE), (pointwise, Role.POINTWISE)):
         for full in names.split():

@@ -219,6 +219,13 @@ class Add(OpView, of=aten.add.Tensor):
     b = Arg[Node | float]("other")
 
 
+class Sub(OpView, of=aten.sub.Tensor):
+    """`a - b`; core form has no alpha."""
+
+    a = Arg[Node]("self")
+    b = Arg[Node | float]("other")
+
+
 class Mul(OpView, of=aten.mul.Tensor):
     """`a * b`."""
 
@@ -314,6 +321,15 @@ class Mean(OpView, of=aten.mean.dim):
     dtype = Arg[torch.dtype | None]()
 
 
+class Sum(OpView, of=aten.sum.dim_IntList):
+    """Sum over `dims`, all dimensions if empty."""
+
+    input = Arg[Node]("self")
+    dims = Ints("dim")
+    keepdim = Arg[bool]()
+    dtype = Arg[torch.dtype | None]()
+
+
 class Cat(OpView, of=aten.cat.default):
     """Concatenation along `dim`."""
 
@@ -334,6 +350,14 @@ class Pad(OpView, of=aten.constant_pad_nd.default):
     input = Arg[Node]("self")
     pad = Ints()
     value = Arg[float]()
+
+
+class PadByValues(OpView, of=aten.pad.default):
+    """Padding with values of the input: by reflection, by repetition of the border, or around."""
+
+    input = Arg[Node]("self")
+    pad = Ints()
+    mode = Arg[str]()
 
 
 class UpsampleNearest2d(

@@ -25,6 +25,7 @@ class Net(nn.Module):
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
         self.fc = nn.Linear(8, 8)
+        self.one = nn.Parameter(torch.ones(1, 1, 1, 1, 1))
         self.function = function
 
     def forward(self, x: Tensor) -> object:
@@ -126,7 +127,7 @@ REFUSED: dict[str, tuple[Callable[[Net, Tensor], object], dict[str, str]]] = {
     ),
     "mean over the batch": (
         lambda net, x: net.a(x).mean((0, 2)),
-        {"mean": "it averages over the batch"},
+        {"mean": "it reduces the batch"},
     ),
     "ceil_mode": (
         lambda net, x: F.avg_pool2d(net.a(x), 3, ceil_mode=True),
@@ -136,9 +137,17 @@ REFUSED: dict[str, tuple[Callable[[Net, Tensor], object], dict[str, str]]] = {
         lambda net, x: F.avg_pool2d(net.a(x), 2, padding=1, count_include_pad=False),
         {"avg_pool2d": "average pooling without counting the padding divides by varying counts"},
     ),
-    "own divisor": (
-        lambda net, x: F.avg_pool2d(net.a(x), 2, divisor_override=3),
-        {"avg_pool2d": "average pooling with its own divisor has no integer form"},
+    "padding of one axis by reflection": (
+        lambda net, x: F.pad(net.a(x).flatten(2), (1, 1), mode="reflect"),
+        {"pad": "it pads something else than the rows and columns of images"},
+    ),
+    "a slope for each channel": (
+        lambda net, x: F.prelu(net.a(x), net.a.bias),
+        {"prelu": "its parameter a.bias has more than one number"},
+    ),
+    "a number that adds axes": (
+        lambda net, x: net.a(x) * net.one,
+        {"mul": "its parameter adds axes"},
     ),
     "padding by a value": (
         lambda net, x: F.pad(net.a(x), (1, 1), value=2.0),
@@ -187,8 +196,14 @@ def test_arithmetic_with_a_number_is_pointwise() -> None:
     gm, plan = plan_of(lambda net, x: (net.a(x) * 2 + 1) / 3 - net.b(x))
     roles = {node.name: role_of(node) for node in gm.graph.nodes if node.op == "call_function"}
     assert roles["mul"] is roles["add"] is roles["div"] is Role.POINTWISE
-    assert roles["sub"] is Role.FLOAT
-    assert integers(plan) == {"conv2d", "conv2d_1", "mul", "add", "div"}
+    assert roles["sub"] is Role.COMBINE
+    assert integers(plan) == {"conv2d", "conv2d_1", "mul", "add", "div", "sub"}
+
+
+def test_a_value_combined_with_itself_is_pointwise() -> None:
+    gm, plan = plan_of(lambda net, x: (y := net.a(x)) * y)
+    assert role_of(only(gm, aten.mul.Tensor)) is Role.POINTWISE
+    assert integers(plan) == {"conv2d", "mul"}
 
 
 def test_arithmetic_on_parameters_is_not_reported() -> None:
