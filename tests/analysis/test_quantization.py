@@ -25,6 +25,7 @@ class Net(nn.Module):
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
         self.fc = nn.Linear(8, 8)
+        self.slopes = nn.Parameter(torch.ones(3))
         self.one = nn.Parameter(torch.ones(1, 1, 1, 1, 1))
         self.function = function
 
@@ -142,8 +143,8 @@ REFUSED: dict[str, tuple[Callable[[Net, Tensor], object], dict[str, str]]] = {
         {"pad": "it pads something else than the rows and columns of images"},
     ),
     "a slope for each channel": (
-        lambda net, x: F.prelu(net.a(x), net.a.bias),
-        {"prelu": "its parameter a.bias has more than one number"},
+        lambda net, x: F.prelu(net.a(x), net.slopes),
+        {"prelu": "its parameter slopes has more than one number"},
     ),
     "a number that adds axes": (
         lambda net, x: net.a(x) * net.one,
