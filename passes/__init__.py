@@ -15,6 +15,7 @@ from qpc.passes.lift_conv1d import LiftConv1d
 from qpc.passes.make_masks_permanent import MakeMasksPermanent
 from qpc.passes.mask_weights import MaskWeights
 from qpc.passes.merge_clamps import MergeClamps
+from qpc.passes.merge_tables import MergeTables
 from qpc.passes.propagate_masks import PropagateMasks
 from qpc.passes.reestimate_batch_norm import ReestimateBatchNorm
 from qpc.passes.remove_channels import RemoveChannels
@@ -33,6 +34,7 @@ __all__ = [
     "MakeMasksPermanent",
     "MaskWeights",
     "MergeClamps",
+    "MergeTables",
     "PropagateMasks",
     "ReestimateBatchNorm",
     "RemoveChannels",

@@ -21,6 +21,7 @@ from qpc.passes import (
     InsertObservers,
     LiftConv1d,
     MergeClamps,
+    MergeTables,
     PropagateMasks,
     RemoveChannels,
     RemoveIdentities,
@@ -76,7 +77,9 @@ class _Keeping:
 
 def to_integer() -> Pipeline:
     """From a fake-quantized graph to integer operators."""
-    return Pipeline((ConvertToInteger(), MergeClamps()), frozenset({CORE_FORM, FAKE_QUANTIZED}))
+    return Pipeline(
+        (ConvertToInteger(), MergeClamps(), MergeTables()), frozenset({CORE_FORM, FAKE_QUANTIZED})
+    )
 
 
 def quantize(
