@@ -36,6 +36,7 @@ def compile(
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
     cache: bool | str | os.PathLike[str] = True,
+    tune: bool | float = False,
 ) -> CompiledModel: ...
 def compile(  # the name users type: qpc.compile
     gm: nn.Module,
@@ -44,6 +45,7 @@ def compile(  # the name users type: qpc.compile
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
     cache: bool | str | os.PathLike[str] = True,
+    tune: bool | float = False,
 ) -> ReferenceModel | CompiledModel:
     """Return a graph as a compiled model, which takes torch tensors or numpy arrays.
 
@@ -54,6 +56,7 @@ def compile(  # the name users type: qpc.compile
     threads: how many threads a call uses.
     cache: whether kernels are kept on disk, where the next compilation finds them; or a folder for
     them, in place of `$QPC_CACHE_DIR`, else `~/.cache/qpc`.
+    tune: whether to measure which kernels are fastest, or for how many seconds at the most.
 
     Raises BackendError and its kin; see `qpc.backends.tvm.compile_graph`.
     """
@@ -75,7 +78,9 @@ def compile(  # the name users type: qpc.compile
         )
     if target == "reference":
         return reference.compile_graph(gm, batch_sizes=batch_sizes)
-    return tvm.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads, cache=cache)
+    return tvm.compile_graph(
+        gm, target, batch_sizes=batch_sizes, threads=threads, cache=cache, tune=tune
+    )
 
 
 def _unfinished(gm: GraphModule) -> Node | None:

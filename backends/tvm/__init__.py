@@ -24,6 +24,7 @@ def compile_graph(
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
     cache: bool | str | os.PathLike[str] = True,
+    tune: bool | float = False,
 ) -> CompiledModel:
     """Return `gm`, a core-form graph, as machine code.
 
@@ -35,15 +36,20 @@ def compile_graph(
     threads: how many threads a call uses.
     cache: whether to keep the machine code of kernels for the next time, or the folder for it. The
     folder is `$QPC_CACHE_DIR`, or `qpc` in `$XDG_CACHE_HOME`, or `~/.cache/qpc`.
+    tune: whether to measure other tiles of the kernels than those that the cost model chooses, for
+    the first of the batch sizes, or how many seconds at the most (60). What was measured is kept
+    next to the kernels, and not measured again. The model is never slower for it.
 
     Raises MissingDependencyError without the right TVM, UnsupportedTargetError for an unknown
     target, UnsupportedOpError for an operator that neither QPC nor TVM can compile, and
     BackendError for other things that the kernels cannot do.
     """
     require_tvm()
-    from qpc.backends.tvm import compile as compiler
+    from qpc.backends.tvm import tuned_compile
 
-    return compiler.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads, cache=cache)
+    return tuned_compile.compile_graph(
+        gm, target, batch_sizes=batch_sizes, threads=threads, cache=cache, tune=tune
+    )
 
 
 def load(path: str | os.PathLike[str]) -> CompiledModel:

@@ -10,7 +10,7 @@ reading past the end of a run could leave the tensor.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import ceil
 
@@ -38,7 +38,14 @@ from qpc.backends.tvm.kernels.geometry import Conv2dDesc, ConvShape, tile_start
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.padding import copy_padded_rows
-from qpc.backends.tvm.kernels.tiling import Blocks, Tile, choose_blocks, choose_tile
+from qpc.backends.tvm.kernels.tiling import (
+    Blocks,
+    Tile,
+    best_tiles,
+    choose_blocks,
+    choose_tile,
+    tuned_tile,
+)
 
 __all__ = ["Conv2dDesc", "conv2d", "dense_conv2d"]
 
@@ -105,6 +112,9 @@ def dense_parts(
     isa = isa.for_weights(np.concatenate([part.weight.reshape(-1) for part in parts]))
     plans = tuple(_Plan(isa, part.desc.shape, threads) for part in parts)
     form = EpilogueForm.of(epilogue)
+    if len(plans) == 1:
+        name = kernel_name(operation, plans, form, types)
+        plans = (replace(plans[0], chosen=tuned_tile(name, plans[0].tiles)),)
     name, func = _function(operation, plans, form, types)
     params: list[Array] = []
     for plan, part in zip(plans, parts, strict=True):
@@ -129,6 +139,8 @@ class _Plan:
     isa: Isa
     shape: ConvShape
     threads: int
+    chosen: Tile | None = None
+    """The micro-kernel, if tuning has chosen another than the cost model."""
 
     @cached_property
     def merged_groups(self) -> int:
@@ -206,9 +218,16 @@ class _Plan:
     @cached_property
     def tile(self) -> Tile:
         """The micro-kernel."""
+        return self.chosen or choose_tile(self.isa, self._columns, self.vectors, self.steps)
+
+    def tiles(self) -> list[Tile]:
+        """All micro-kernels that would do, the best by cost first."""
+        return best_tiles(self.isa, self._columns, self.vectors, self.steps)
+
+    @property
+    def _columns(self) -> int:
         shape = self.shape
-        columns = shape.n * shape.oh * shape.ow if self.is_matrix_product else shape.ow
-        return choose_tile(self.isa, columns, self.vectors, self.steps)
+        return shape.n * shape.oh * shape.ow if self.is_matrix_product else shape.ow
 
     @property
     def images(self) -> int:

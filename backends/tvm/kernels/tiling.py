@@ -6,7 +6,9 @@ ends, and computes some values twice. So there is one micro-kernel per layer, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import ceil
 
@@ -49,11 +51,16 @@ def choose_tile(isa: Isa, columns: int, vectors: int, steps: int) -> Tile:
 
     The number of vectors of a tile divides `vectors`.
     """
+    return best_tiles(isa, columns, vectors, steps)[0]
+
+
+def best_tiles(isa: Isa, columns: int, vectors: int, steps: int) -> list[Tile]:
+    """All tiles, beginning with those of the least time."""
 
     def total_cost(tile: Tile) -> float:
         return ceil(columns / tile.pixels) * (vectors // tile.vectors) * tile.cost(isa, steps)
 
-    return min(_tiles(isa, columns, vectors), key=total_cost)
+    return sorted(_tiles(isa, columns, vectors), key=total_cost)
 
 
 def _tiles(isa: Isa, columns: int, vectors: int) -> Iterator[Tile]:
@@ -64,6 +71,28 @@ def _tiles(isa: Isa, columns: int, vectors: int) -> Iterator[Tile]:
             # accumulators, one row of weights, and the broadcast pixel
             if (pixels + 1) * tile_vectors + 1 <= isa.registers or pixels == tile_vectors == 1:
                 yield Tile(pixels, tile_vectors)
+
+
+Tuner = Callable[[str, Sequence[Tile]], Tile | None]
+"""Chooses a tile for the kernel of that name, of all that are possible, the best by cost first."""
+
+_TUNER: ContextVar[Tuner | None] = ContextVar("tuner", default=None)
+
+
+@contextmanager
+def tuned(tuner: Tuner) -> Iterator[None]:
+    """Let `tuner` choose the tiles of the kernels that are made inside, where it wants to."""
+    token = _TUNER.set(tuner)
+    try:
+        yield
+    finally:
+        _TUNER.reset(token)
+
+
+def tuned_tile(name: str, tiles: Callable[[], Sequence[Tile]]) -> Tile | None:
+    """The tile that the tuner wants for a kernel, which is called `name` if it wants none."""
+    tuner = _TUNER.get()
+    return None if tuner is None else tuner(name, tiles())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""The compilation, with tuning before it if that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.fx import GraphModule
+
+from qpc.backends.tvm import compile as plain
+from qpc.backends.tvm.cache import Cache
+from qpc.backends.tvm.kernels.tiling import tuned
+from qpc.backends.tvm.model import CompiledModel
+from qpc.backends.tvm.tuning import better_tiles, is_faster, seconds_of, tuner_of
+from qpc.target import Target
+
+
+def compile_graph(
+    gm: GraphModule,
+    target: Target | str = "native",
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    threads: int = 1,
+    cache: Cache = True,
+    tune: bool | float = False,
+) -> CompiledModel:
+    """See `qpc.backends.tvm.compile_graph`."""
+    seconds = seconds_of(tune)
+    chosen = target if isinstance(target, Target) else Target.parse(target)
+
+    def compiled() -> CompiledModel:
+        return plain.compile_graph(
+            gm, chosen, batch_sizes=batch_sizes, threads=threads, cache=cache
+        )
+
+    model = compiled()
+    if not seconds:
+        return model
+    tiles = better_tiles(
+        gm,
+        chosen,
+        batch=model.batch_sizes[0],
+        threads=threads,
+        seconds=seconds,
+        cache=cache,
+    )
+    if not tiles:
+        return model
+    with tuned(tuner_of(tiles)):
+        other = compiled()
+    return other if is_faster(other, model, threads) else model
