@@ -17,6 +17,8 @@ import qpc
 from qpc import recipes
 from qpc.errors import ArtifactError
 from qpc.masks import masks, set_mask
+from qpc.pruning.allocation import Uniform
+from qpc.pruning.magnitude import L1
 
 X = torch.randn(2, 3, 8, 8)
 
@@ -39,13 +41,14 @@ def stages() -> dict[str, GraphModule]:
     fake = recipes.post_training_quantization([X]).run(gm)
     return {
         "float": gm,
+        "pruned": qpc.prune(gm, L1(), Uniform(0.5)),
         "observed": observed,
         "fake": fake,
         "integer": recipes.to_integer().run(fake),
     }
 
 
-@pytest.mark.parametrize("stage", ["float", "observed", "fake", "integer"])
+@pytest.mark.parametrize("stage", ["float", "pruned", "observed", "fake", "integer"])
 def test_every_stage_round_trips(stage: str, tmp_path: Path) -> None:
     gm = stages()[stage]
     qpc.save_graph(gm, tmp_path / "graph")
@@ -55,11 +58,14 @@ def test_every_stage_round_trips(stage: str, tmp_path: Path) -> None:
     assert [n.stack_trace for n in again.graph.nodes] == [n.stack_trace for n in gm.graph.nodes]
 
 
-def test_a_state_dict_loads_into_the_loaded_skeleton(tmp_path: Path) -> None:
-    gm = qpc.trace(Net(), X)
+@pytest.mark.parametrize("stage", ["float", "pruned"])
+def test_a_state_dict_loads_into_the_loaded_skeleton(stage: str, tmp_path: Path) -> None:
+    gm = stages()[stage]
     qpc.save_graph(gm, tmp_path / "graph")
     again = qpc.load_graph(tmp_path / "graph")
-    again.load_state_dict(gm.state_dict())
+    trained = {name: value + 1 for name, value in gm.state_dict().items()}
+    again.load_state_dict(trained)
+    assert torch.equal(again.get_parameter("conv.weight"), trained["conv.weight"])
     assert again.state_dict().keys() == gm.state_dict().keys()
 
 

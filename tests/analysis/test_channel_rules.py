@@ -1,0 +1,25 @@
+"""The table of rules names operators that exist, and can be extended."""
+
+from __future__ import annotations
+
+import operator
+
+from torch._ops import OpOverload
+
+from qpc.analysis import channel_layers, channel_moves
+from qpc.analysis.channel_rules import RULES
+from qpc.ops.registry import registered
+from qpc.ops.views import aten
+
+
+def test_every_rule_is_of_an_operator() -> None:
+    assert all(isinstance(target, OpOverload) for target in RULES.keys() - {operator.getitem})
+
+
+def test_spellings_of_one_kind_share_a_rule() -> None:
+    assert RULES[aten.conv2d.default] is RULES[aten.linear.default] is channel_layers.layer
+    assert RULES[aten.index.Tensor] is RULES[aten.index_select.default] is channel_moves.index
+
+
+def test_every_operator_that_can_be_quantized_has_a_rule() -> None:
+    assert [spec.name for spec in registered() if spec.target not in RULES] == []
