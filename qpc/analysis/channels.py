@@ -134,6 +134,7 @@ def analyze_channels(
         elif (
             node.op == "call_function"
             and not flow.waits(node)
+            and not flow.is_constant(node)  # seen when a value meets it
             and (flow.is_tensor(node) or not is_shape_arithmetic(node))
         ):
             flow.visit(node)

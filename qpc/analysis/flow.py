@@ -76,6 +76,7 @@ class Flow:
     def __post_init__(self) -> None:
         self._types = concrete_shapes(self.gm, 1)
         self._names = _canonical_names(self.gm)
+        self._constants = _constants(self.gm)
         self._pinned_parameters: list[tuple[str, str]] = []
         self._imagined: list[Labels] = []
 
@@ -232,6 +233,25 @@ class Flow:
         inner = self.matrix(node.all_input_nodes[0])
         return inner and (inner[0], [inner[1][axis] for axis in arguments(node)["dims"]])
 
+    def is_constant(self, node: Node) -> bool:
+        """Whether a call computes something from parameters and constants alone.
+
+        Its labels are looked for only where a value meets it: those of a weight that is computed
+        would be one for each of its elements, and could not go anyway.
+        """
+        return node in self._constants
+
+    def pin_behind(self, constant: Node, why: str) -> None:
+        """Pin the channels of all parameters that a constant is computed from."""
+        pending, seen = [constant], {constant}
+        while pending:
+            for source in pending.pop().all_input_nodes:
+                if source.op == "get_attr":
+                    self.pin_parameter(source, why)
+                elif source not in seen:
+                    seen.add(source)
+                    pending.append(source)
+
     def pin_parameter(self, parameter: Node, why: str) -> None:
         """Pin whatever channels a parameter turns out to have."""
         self._pinned_parameters.append((self._names[str(parameter.target)], why))
@@ -374,9 +394,21 @@ def pin_inputs(flow: Flow, node: Node, why: str | None = None) -> Labels:
     for source in node.all_input_nodes:
         if (parameter := flow.parameter(source)) is not None:
             flow.pin_parameter(parameter, reason)
+        elif flow.is_constant(source):
+            flow.pin_behind(source, reason)
         elif flow.is_tensor(source):
             flow.decline(node, flow.of(source), reason)
     return nothing(flow.shape(node))
+
+
+def _constants(gm: GraphModule) -> frozenset[Node]:
+    """The calls that depend on no input."""
+    found: set[Node] = set()
+    for node in gm.graph.nodes:
+        known = (source.op == "get_attr" or source in found for source in node.all_input_nodes)
+        if node.op == "call_function" and all(known):
+            found.add(node)
+    return frozenset(found)
 
 
 def describe(node: Node) -> str:

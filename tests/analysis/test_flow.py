@@ -131,3 +131,17 @@ def test_inputs_are_pinned_with_a_reason(why: str | None) -> None:
     expected = why or "relu of relu is not understood"
     assert set(flow.atoms.pins().values()) == {expected}
     assert flow.declined == {relu: expected}
+
+
+def test_computed_weights_are_not_labelled_element_by_element() -> None:
+    gm = graph(lambda m, x: m.z(F.linear(m.a(x), m.w - m.w.mean(1, keepdim=True))), w=torch.eye(8))
+    found = analyze_channels(gm)
+    assert found.free == set()
+    assert len(found.atoms) == 8 + 2
+    assert pins(found, "a.weight") == ["linear of linear_1 computes its weight"]
+
+
+def test_a_layer_whose_weight_is_computed_with_elsewhere_stays() -> None:
+    gm = graph(lambda m, x: m.z(m.a(x)) + F.linear(x, m.a.weight.relu()).sum(2, keepdim=True))
+    reason = "linear of linear_1 computes its weight"
+    assert pins(analyze_channels(gm), "a.weight") == [reason]
