@@ -26,7 +26,7 @@ import torch
 import qpc
 from benchmarks.networks import NETWORKS
 from qpc.bench.compare import compare, table
-from qpc.bench.peers import PEERS, usable_peers
+from qpc.bench.peers import INT8_PEERS, PEERS, usable_peers
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     # On as many cores as are used: the last ones, as other programs start from the first.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
-    peers = options.peer or list(PEERS)
+    peers = options.peer or list(INT8_PEERS)
     results = []
     for network in options.network or NETWORKS:
         if options.here:

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from qpc.analysis.cost import cost
 from qpc.backends.tvm.model import CompiledModel
 from qpc.backends.tvm.peak import peak
-from qpc.bench.peers import PEERS, Array, Peer, check_peers, signal_to_noise_db
+from qpc.bench.peers import INT8_PEERS, PEERS, Array, Peer, check_peers, signal_to_noise_db
 from qpc.bench.qdq import to_qdq
 from qpc.bench.turns import Ratio, Times, cpu_share, in_turns, ratio, times
 
@@ -102,7 +102,7 @@ def compare(
     *,
     threads: int = 1,
     rounds: int = 50,
-    peers: Sequence[str] = tuple(PEERS),
+    peers: Sequence[str] = INT8_PEERS,
 ) -> Comparison:
     """Measure `compiled`, which was made from the graph `integer`, and the same in other runtimes.
 

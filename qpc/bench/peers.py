@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.fx import GraphModule
 
 from qpc.bench.qdq import to_qdq
+from qpc.bench.torch_peer import FloatModel
 from qpc.errors import BackendError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -120,11 +122,34 @@ def openvino_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> 
 
 _OPENVINO_LAYERS = ("Convolution", "FullyConnected", "MatMul")
 
+
+def torch_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Peer:
+    """The network in float32 PyTorch, operator by operator."""
+    start = time.perf_counter()
+    network = FloatModel(model)
+    seconds = time.perf_counter() - start
+    torch.set_num_threads(threads)
+    kernels = Counter(str(node.op_type) for node in model.graph.node)
+    layers = kernels["Conv"] + kernels["Gemm"]
+    return Peer(
+        "PyTorch float32",
+        torch.__version__,
+        lambda: network(*inputs),
+        seconds,
+        0,
+        layers,
+        {k: n for k, n in kernels.items() if k not in ("QuantizeLinear", "DequantizeLinear")},
+    )
+
+
 PEERS: Mapping[str, Callable[[Any, list[Array], int], Peer]] = {
     "onnxruntime": onnxruntime_peer,
     "openvino": openvino_peer,
+    "torch": torch_peer,
 }
 """By the name of the package that is needed."""
+INT8_PEERS = ("onnxruntime", "openvino")
+"""Those that run the layers in integers, too."""
 
 
 def installed_peers() -> list[str]:

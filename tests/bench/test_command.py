@@ -14,6 +14,7 @@ from qpc.errors import ArtifactError, BackendError
 from tests.quantizing import Parts, fake_quantized, integer
 
 pytestmark = pytest.mark.tvm
+NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch float32"}
 
 
 def fake() -> GraphModule:
@@ -38,7 +39,7 @@ def compiled(graph: Path) -> Path:
 def test_a_saved_graph_is_compared_with_all_that_is_installed(graph: Path) -> None:
     answer = run(Request(graph, rounds=1, batch=2))
     assert [peer["name"] for peer in answer.data["peers"]] == [
-        {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[name] for name in installed_peers()
+        NAMES[name] for name in installed_peers()
     ]
     assert (answer.data["batch"], answer.data["differing"]) == (2, 0)
     assert answer.text.startswith("small: int8, batch 2, 1 thread(s)")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qpc.bench.qdq import to_qdq
+from qpc.bench.torch_peer import FloatModel
 from qpc.errors import BackendError, MissingDependencyError, UnsupportedOpError
 from tests.quantizing import Parts, fake_quantized, integer, min_max
 from tests.small_models import graph_of
@@ -47,6 +48,8 @@ def close(gm: torch.fx.GraphModule, x: Tensor) -> bool:
     (found,) = session.run(None, {"x": x.numpy()})
     expected = gm(x).detach().numpy()
     assert found.shape == expected.shape
+    (in_float,) = FloatModel(to_qdq(gm, len(x)))(x.numpy())
+    assert np.abs(in_float - expected).max() <= 0.1 * np.abs(expected).max()
     return bool(np.abs(found - expected).max() <= 0.03 * np.abs(expected).max())
 
 
