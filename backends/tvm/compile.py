@@ -16,7 +16,7 @@ from qpc.backends.tvm.lower import lower
 from qpc.backends.tvm.model import CompiledModel, Parts
 from qpc.backends.tvm.report import Report
 from qpc.backends.tvm.stopwatch import Stopwatch
-from qpc.errors import BackendError
+from qpc.errors import BackendError, QPCError
 from qpc.target import Target
 
 
@@ -38,7 +38,15 @@ def compile_graph(
         builder, weights = relax.BlockBuilder(), Weights()
         emit = Emitter(builder, isa_for(chosen), threads, weights)
         functions = {batch: lower(emit, gm, batch) for batch in signature.batch_sizes}
-    code = build(builder.get(), functions, weights, chosen, clock, open_cache(cache))
+    try:
+        code = build(builder.get(), functions, weights, chosen, clock, open_cache(cache))
+    except QPCError:
+        raise
+    except Exception as e:  # TVM's passes raise whatever comes up
+        raise BackendError(
+            f"TVM cannot compile the graph for {chosen.name!r}: {str(e).strip()}",
+            fix="express the operator that it names with others, or use the reference backend",
+        ) from e
     # All batch sizes make the same choices: the report is about one of them.
     uses = tuple(use for use in emit.kernel_uses if use.nodes)
     report = Report(uses, tuple(emit.other_uses), clock.seconds)

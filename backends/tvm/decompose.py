@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -69,16 +70,20 @@ def decompose(
     if any(s is None for s in samples):
         return None
 
+    table = {k: v for k, v in _decompositions().items() if not kept(k)}
+    target = table.get(node.target, node.target)
+
     def call(*tensors: Tensor) -> Any:
         known = numbers | dict(zip(sources, tensors, strict=True))
         args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
+        return target(*args, **kwargs)
 
-    table = {k: v for k, v in _decompositions().items() if not kept(k)}
     try:
-        with torch.no_grad():
-            module = make_fx(call, decomposition_table=table, tracing_mode="fake")(*samples)
+        # Without oneDNN, an LSTM is decomposed instead of becoming a call of that library.
+        with torch.no_grad(), _without_onednn():
+            module = _trace(call, table, samples)
+            if any(_writes(n) for n in module.graph.nodes):
+                module = _trace(torch.func.functionalize(module), table, samples)
     except (RuntimeError, NotImplementedError, TypeError):
         return (
             None  # operators without a fake implementation: the caller says that there is no rule
@@ -87,6 +92,29 @@ def decompose(
     inputs = tuple(n for n in module.graph.nodes if n.op == "placeholder")
     made = Decomposition(module, inputs, sources)
     return None if any(n.target is node.target for n in made.calls) else made
+
+
+def _trace(
+    call: Callable[..., Any], table: Mapping[Any, Any], samples: Sequence[Any]
+) -> GraphModule:
+    made = make_fx(call, decomposition_table=dict(table), tracing_mode="fake")(*samples)
+    assert isinstance(made, GraphModule)
+    return made
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    # torch.backends.mkldnn.flags also sets a flag that warns on machines without Intel's GPUs.
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+def _writes(node: Node) -> bool:
+    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
 def is_constant(node: Node, values: Mapping[Node, Any]) -> bool:
@@ -117,6 +145,11 @@ def _decompositions() -> dict[OpOverload, Callable[..., Any]]:
 # Core operators by PyTorch's definition, which TVM's importer does not have.
 _BEYOND_CORE = (
     aten.adaptive_max_pool2d.default,
+    aten.gru.input,
+    aten.lstm.input,
+    aten.rnn_relu.input,
+    aten.rnn_tanh.input,
+    aten.slice_scatter.default,
     aten.grid_sampler_2d.default,
     aten.linalg_vector_norm.default,
     aten.native_batch_norm.default,
@@ -124,6 +157,7 @@ _BEYOND_CORE = (
     aten.native_layer_norm.default,
     aten.upsample_bicubic2d.default,
     aten.upsample_bilinear2d.default,
+    aten.var_mean.correction,
 )
 
 

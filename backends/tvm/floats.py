@@ -8,7 +8,6 @@ here; all others are decomposed by PyTorch into simpler ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import prod
 from typing import Any
 
 import torch
@@ -20,8 +19,9 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from qpc.backends.tvm.decompose import decompose, evaluate, is_constant
+from qpc.backends.tvm.float_rules import OWN_RULES
 from qpc.errors import BackendError, UnsupportedOpError
-from qpc.ops.views import arguments, aten
+from qpc.ops.views import arguments
 from qpc.shapes import Concrete, TensorType
 
 _FIX = "express it with other operators, or use the reference backend"
@@ -91,7 +91,7 @@ class FloatOperators:
         return result
 
     def _direct(self, node: Node, value: Values, type_of: Callable[[Node], Concrete]) -> Any:
-        rule = _OWN_RULES.get(node.target)
+        rule = OWN_RULES.get(node.target)
         if rule is not None:
             found = {k: map_arg(v, value) for k, v in arguments(node).items()}
             emitted = rule(found)
@@ -171,7 +171,7 @@ class FloatOperators:
 
 
 def _is_known(operator: OpOverload) -> bool:
-    return operator.__name__ in VERIFIED or operator in _OWN_RULES
+    return operator.__name__ in VERIFIED or operator in OWN_RULES
 
 
 def _normal_arguments(
@@ -192,87 +192,3 @@ def _normal_arguments(
             f"TVM ignores the argument 'alpha' of {node.target}", node=node, fix=_FIX
         )
     return args, kept
-
-
-# --- rules of our own -----------------------------------------------------------------------------
-
-Rule = Callable[[Mapping[str, Any]], "relax.Expr | None"]
-
-
-def _embedding(args: Mapping[str, Any]) -> relax.Expr:
-    # TVM's importer reads out of bounds for an index that is too large.
-    return relax.op.take(args["weight"], args["indices"], axis=0, mode="clip")
-
-
-def _index(args: Mapping[str, Any]) -> relax.Expr | None:
-    """Indexing by integer tensors on axes that follow each other."""
-    x = args["self"]
-    given = {axis: index for axis, index in enumerate(args["indices"]) if index is not None}
-    axes = list(given)
-    if axes != list(range(axes[0], axes[-1] + 1)):
-        return None
-    if any("int" not in str(index.ty.dtype) for index in given.values()):
-        return None
-    sizes = [int(d) for d in x.ty.shape]
-    position: relax.Expr | None = None
-    for axis, index in given.items():
-        size = relax.const(sizes[axis], str(index.ty.dtype.dtype))
-        inside = relax.op.floor_mod(index, size)  # negative ones count from the end
-        before = None if position is None else relax.op.multiply(position, size)
-        position = inside if before is None else relax.op.add(before, inside)
-    merged = (*sizes[: axes[0]], prod(sizes[a] for a in axes), *sizes[axes[-1] + 1 :])
-    return relax.op.take(relax.op.reshape(x, merged), position, axis=axes[0], mode="clip")
-
-
-def _select(args: Mapping[str, Any]) -> relax.Expr:
-    x, axis, index = args["self"], args["dim"] % args["self"].ty.ndim, args["index"]
-    start = index % int(x.ty.shape[axis])
-    return relax.op.squeeze(relax.op.strided_slice(x, [axis], [start], [start + 1]), [axis])
-
-
-def _extreme(operator: Callable[..., relax.Expr]) -> Rule:
-    def rule(args: Mapping[str, Any]) -> relax.Expr:
-        return operator(
-            args["self"], axis=list(args["dim"]) or None, keepdims=bool(args["keepdim"])
-        )
-
-    return rule
-
-
-def _batch_norm(args: Mapping[str, Any]) -> relax.Expr | None:
-    x, weight, bias = args["input"], args["weight"], args["bias"]
-    if args["training"]:
-        return None
-    dtype = str(x.ty.dtype.dtype)
-    per_channel = (int(x.ty.shape[1]), *(1,) * (x.ty.ndim - 2))
-    mean, variance = args["running_mean"], args["running_var"]
-    scale = relax.op.rsqrt(relax.op.add(variance, relax.const(args["eps"], dtype)))
-    scale = scale if weight is None else relax.op.multiply(scale, weight)
-    centred = relax.op.subtract(x, relax.op.reshape(mean, per_channel))
-    result = relax.op.multiply(centred, relax.op.reshape(scale, per_channel))
-    return result if bias is None else relax.op.add(result, relax.op.reshape(bias, per_channel))
-
-
-def _instance_norm(args: Mapping[str, Any]) -> relax.Expr | None:
-    """One group per channel; without weight and bias they are one and zero."""
-    x = args["input"]
-    if not args["use_input_stats"]:
-        return None
-    channels, dtype = int(x.ty.shape[1]), str(x.ty.dtype.dtype)
-    weight, bias = args["weight"], args["bias"]
-    weight = relax.op.ones((channels,), dtype) if weight is None else weight
-    bias = relax.op.zeros((channels,), dtype) if bias is None else bias
-    spatial = list(range(2, x.ty.ndim))
-    return relax.op.nn.group_norm(x, weight, bias, channels, 1, spatial, args["eps"])
-
-
-_OWN_RULES: dict[Any, Rule] = {
-    aten.embedding.default: _embedding,
-    aten.index.Tensor: _index,
-    aten._unsafe_index.Tensor: _index,
-    aten.select.int: _select,
-    aten.amax.default: _extreme(relax.op.max),
-    aten.amin.default: _extreme(relax.op.min),
-    aten.batch_norm.default: _batch_norm,
-    aten.instance_norm.default: _instance_norm,
-}
