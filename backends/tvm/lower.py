@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
@@ -68,6 +69,7 @@ class _Lowering:
     def __init__(self, emit: Emitter, gm: GraphModule, batch: int) -> None:
         self._emit, self._gm, self._batch = emit, gm, batch
         self._types: Mapping[Node, Concrete] = noted_shapes(gm, batch)
+        _refuse_bfloat16(self._types)
         self._floats = FloatOperators(emit.builder, self._types)
         self._values: dict[Node, Any] = {}
         self._wanted = _reachable(output_nodes(gm))
@@ -210,6 +212,17 @@ class _Lowering:
                     seen.add(user)
                     pending.append(user)
         return identity(rank)
+
+
+def _refuse_bfloat16(types: Mapping[Node, Concrete]) -> None:
+    """Its conversions would be calls of a library that compiled models do not have."""
+    for node, found in types.items():
+        if isinstance(found, TensorType) and found.dtype is torch.bfloat16:
+            raise BackendError(
+                f"{node.name} is bfloat16, which compiled models do not compute in",
+                node=node,
+                fix="trace the model in float32: model.float()",
+            )
 
 
 def _reachable(outputs: list[Node]) -> set[Node]:

@@ -408,7 +408,7 @@ def test_float_models_compile(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_models_of_another_float_type_compile(dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).to(dtype)
     x = torch.randn(2, 3, 6, 6, dtype=dtype)
@@ -416,6 +416,14 @@ def test_models_of_another_float_type_compile(dtype: torch.dtype) -> None:
     # two halves differ in the order in which sums are rounded: two digits
     tolerance = 1e-12 if dtype is torch.float64 else 2e-2
     torch.testing.assert_close(compiled(x), model(x), rtol=tolerance, atol=tolerance)
+
+
+def test_bfloat16_is_refused() -> None:
+    x = torch.randn(2, 3, dtype=torch.bfloat16)
+    gm = trace(nn.Linear(3, 3).bfloat16(), x)
+    with pytest.raises(BackendError, match="is bfloat16, which compiled models do not") as caught:
+        tvm_backend.compile_graph(gm)
+    assert caught.value.fix == "trace the model in float32: model.float()"
 
 
 def test_an_operator_that_nobody_knows_is_an_error_with_its_name_and_a_fix() -> None:
