@@ -54,6 +54,7 @@ class CreateMasks(Pass, name="create-masks", requires={CORE_FORM}, establishes={
         clear_masks(gm)
         _mask(gm, analysis, choice.removed)
         _report(groups, choice, self.allocation, ctx)
+        _report_outside(analysis, ctx)
         return before != _state(gm)
 
 
@@ -98,6 +99,14 @@ def _report(
                 "no nearer with what may go in whole units",
             )
     ctx.summarize(text)
+
+
+def _report_outside(analysis: ChannelAnalysis, ctx: PassContext) -> None:
+    """What keeps channels out of all groups."""
+    known = {unit.pinned for group in analysis.groups for unit in group.units}
+    for node, why in analysis.declined.items():
+        if why not in known:
+            ctx.decline(node, why)
 
 
 _TOLERANCE = 0.01  # of the model's total

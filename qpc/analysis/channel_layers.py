@@ -26,7 +26,7 @@ def layer(flow: Flow, node: Node) -> Labels:
     if isinstance(view, views.Linear):
         return _linear(flow, node, view)
     if flow.parameter(view.weight) is None:
-        return pin_inputs(flow, node, f"{describe(node)} computes its weight")
+        return _computed_weight(flow, node)
     incoming = flow.line(node, view.input, 1)
     groups = int(arguments(node)["groups"])
     if groups > 1:
@@ -47,7 +47,7 @@ def _linear(flow: Flow, node: Node, view: views.Linear) -> Labels:
     elif (transposed := flow.matrix(view.weight)) is not None:
         weight, (outer, inner) = transposed
     else:
-        return pin_inputs(flow, node, f"{describe(node)} computes its weight")
+        return _computed_weight(flow, node)
     if (passing := passing_by(flow, view.input)) is not None:
         return apart(flow, node, weight, outer, passing)
     incoming = flow.line(node, view.input, -1)
@@ -55,6 +55,13 @@ def _linear(flow: Flow, node: Node, view: views.Linear) -> Labels:
     outgoing = flow.produce(weight, outer)[rows]
     flow.attach(node, view.bias, 0, outgoing)
     return spread(outgoing, -1, flow.shape(node))
+
+
+def _computed_weight(flow: Flow, node: Node) -> Labels:
+    """A layer without a weight of its own makes no channels, which is worth a word in itself."""
+    reason = f"{describe(node)} computes its weight"
+    flow.declined.setdefault(node, reason)
+    return pin_inputs(flow, node, reason)
 
 
 def passing_by(flow: Flow, value: Node, axis: int = -1) -> tuple[int, Labels] | None:

@@ -212,3 +212,12 @@ def test_a_criterion_that_judges_nothing_is_an_error() -> None:
 def test_explicit_counts_are_kept() -> None:
     gm, _ = run(CreateMasks(L1(), Counts(channels={"0": 1})))
     assert marked(gm)["0.weight", 0] == [True, True, False, True]
+
+
+def test_layers_that_make_no_channels_are_named() -> None:
+    standardised = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))
+    ctx = PassContext()
+    gm = traced(nn.Sequential(standardised, nn.Linear(4, 2), nn.Linear(2, 2)), torch.randn(1, 3))
+    Pipeline((CreateMasks(L1(), Uniform(0.5)),)).run(gm, ctx)
+    declined = [str(line) for line in ctx.declined]
+    assert "0 (linear): linear of 0 (linear) computes its weight" in declined
