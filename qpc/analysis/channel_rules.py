@@ -55,7 +55,8 @@ def _table() -> dict[object, Rule]:
             "log_sigmoid eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar to.dtype "
             "logical_not zero fill.Scalar zeros_like ones_like full_like hardtanh threshold log1p "
             "expm1 floor ceil round sign exp2 log2 softmax.int log_softmax.int "
-            "hardshrink softshrink",
+            "hardshrink softshrink tan asin acos atan sinh cosh asinh acosh atanh trunc frac erfc "
+            "logit nan_to_num isnan isinf isfinite sgn",
         ),
         (moves.move, "permute pixel_unshuffle flip repeat tile"),
         (moves.pixel_shuffle, "pixel_shuffle"),
