@@ -81,7 +81,7 @@ class Override(_Settings):
 
     module: a module path; selects that module and everything inside it.
     pattern: a shell pattern over the whole module path; `*` also matches dots.
-    op: a core operator's name, such as "conv2d".
+    op: a core operator's name, such as "conv2d", which convolutions over one axis have become too.
     position: the values at the model's input or output.
     use: the settings to use there in place of the default ones, or "float" to quantize nothing.
     """
