@@ -111,7 +111,7 @@ def dense_parts(
     """
     isa = isa.for_weights(np.concatenate([part.weight.reshape(-1) for part in parts]))
     plans = tuple(_Plan(isa, part.desc.shape, threads) for part in parts)
-    form = EpilogueForm.of(epilogue)
+    form = EpilogueForm.of(epilogue, np.concatenate([part.multiplier for part in parts]))
     if len(plans) == 1:
         name = kernel_name(operation, plans, form, types)
         plans = (replace(plans[0], chosen=tuned_tile(name, plans[0].tiles)),)
@@ -491,12 +491,14 @@ class _Code:
         ]
         for pixel in range(tile.pixels):
             for start in range(0, tile.vectors, plan.vectors_per_store):
-                parts = []
-                for vector in range(start, min(start + plan.vectors_per_store, tile.vectors)):
-                    total = sums.load((pixel * tile.vectors + vector) * isa.lanes, isa.lanes)
-                    parts.append(bind(self.epilogue.requantized(total, scale[vector], isa.lanes)))
-                value = isa.narrow_in_order(parts)
-                lanes = len(parts) * plan.lanes
+                together = range(start, min(start + plan.vectors_per_store, tile.vectors))
+                totals = [
+                    sums.load((pixel * tile.vectors + vector) * isa.lanes, isa.lanes)
+                    for vector in together
+                ]
+                scales = [scale[vector] for vector in together]
+                value = self.epilogue.requantized(totals, scales, in_order=True)
+                lanes = len(together) * plan.lanes
                 if plan.lanes < isa.lanes:
                     value = shuffle([value], range(lanes))
                 offset = first[start] + pixel * plan.shape.output_step

@@ -52,7 +52,7 @@ def depthwise_conv2d(
 ) -> Kernel:
     """The kernel of `qpc::conv2d` with one group per input and output channel; see `conv2d`."""
     plan = _Plan(isa.for_weights(weight), desc.shape, threads)
-    form = EpilogueForm.of(epilogue)
+    form = EpilogueForm.of(epilogue, multiplier)
     name, func = _function(plan, form)
     zero_point_term = desc.input_zero_point * weight.sum(axis=(1, 2, 3), dtype=np.int64)
     params = (
@@ -327,15 +327,8 @@ class _Code:
             for vector in range(depth)
         ]
         for pixel in pixels:
-            parts = [
-                bind(
-                    self.epilogue.requantized(
-                        sums.load((pixel * depth + vector) * lanes, lanes), scale[vector], lanes
-                    )
-                )
-                for vector in range(depth)
-            ]
-            value = isa.narrow(parts)
+            totals = [sums.load((pixel * depth + vector) * lanes, lanes) for vector in range(depth)]
+            value = self.epilogue.requantized(totals, scale, in_order=False)
             if plan.lanes < plan.block:
                 value = shuffle([value], range(plan.lanes))
             offset = out_start + pixel * plan.channels

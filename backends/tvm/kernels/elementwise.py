@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,7 +15,6 @@ from qpc.backends.tvm.kernels.epilogue import (
     AddTensor,
     Lookup,
     add_constants,
-    added_value,
     clamped,
     requantize_constants,
     requantized,
@@ -97,7 +96,7 @@ def _binary_function(
     threads: int,
 ) -> tuple[str, PrimFunc]:
     a_type, b_type, out_type = types
-    emit_value = _BINARY[operation]
+    emit_value = isa.added if operation == "add" else _multiplied
     strides = [broadcast_strides(t.shape, out_type.shape) for t in (a_type, b_type)]
     box = Box.of(out_type.shape, *strides, contiguous_strides(out_type.shape))
 
@@ -124,12 +123,6 @@ def _multiplied(a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr
     )
     scale = splat(T.reinterpret("float32", multiplier), lanes)
     return cast(requantized(product, scale, requantize, lanes), "uint8", lanes)
-
-
-_BINARY: dict[str, Callable[[Expr, Expr, Sequence[Expr], int], Expr]] = {
-    "add": added_value,
-    "mul": _multiplied,
-}
 
 
 def _unary(isa: Isa, operation: str, shape: Shape, param: Array, threads: int) -> Kernel:

@@ -83,23 +83,29 @@ Stage: TypeAlias = AddTensor | Lookup | Clamp
 Epilogue: TypeAlias = tuple[Stage, ...]
 Form: TypeAlias = type[AddTensor] | type[Lookup] | type[Clamp]
 
-_FIXED = 4  # the input's zero point and what requantization needs
+_FIXED = 7  # the input's zero point and what requantization needs, in two forms
+_FITTING_MULTIPLIER = 0.5  # at most 2**30 comes of an int32, whatever is rounded
 _CONSTANTS: dict[Form, int] = {AddTensor: 7, Lookup: 0, Clamp: 2}
 
 
 @dataclass(frozen=True)
 class EpilogueForm:
-    """What the code of an epilogue depends on, and the types of its arguments."""
+    """What the code of an epilogue depends on, and the types of its arguments.
+
+    fits: whether every accumulator times its multiplier fits an int32.
+    """
 
     stages: tuple[Form, ...]
+    fits: bool = False
 
     @classmethod
-    def of(cls, epilogue: Epilogue) -> EpilogueForm:
-        """The form of an epilogue."""
-        return cls(tuple(type(stage) for stage in epilogue))
+    def of(cls, epilogue: Epilogue, multiplier: Array) -> EpilogueForm:
+        """The form of an epilogue behind accumulators that are multiplied so."""
+        fits = float(multiplier.max(initial=0)) <= _FITTING_MULTIPLIER
+        return cls(tuple(type(stage) for stage in epilogue), fits)
 
     def __repr__(self) -> str:
-        return "+".join(stage.__name__ for stage in self.stages)
+        return "+".join([stage.__name__ for stage in self.stages] + ["fits"] * self.fits)
 
     def inputs(self, output: TensorType) -> tuple[TensorType, ...]:
         """The tensors that are added."""
@@ -116,7 +122,11 @@ def epilogue_params(
     input_zero_point: int, output_zero_point: int, lo: int, hi: int, epilogue: Epilogue
 ) -> tuple[Array, ...]:
     """The arrays described by `EpilogueForm.params`."""
-    values = [input_zero_point, *requantize_constants(output_zero_point, lo, hi)]
+    values = [
+        input_zero_point,
+        *requantize_constants(output_zero_point, lo, hi),
+        *(output_zero_point, lo, hi),
+    ]
     lookup_tables = []
     for stage in epilogue:
         match stage:
@@ -143,10 +153,21 @@ class EpilogueCode:
         """The uint8 that pads the input."""
         return T.cast(self.constants.load(0), "uint8")
 
-    def requantized(self, acc: Expr, multiplier: Expr, lanes: int) -> Expr:
-        """int32 in 0..255 of an int32 accumulator."""
-        constants = [self.constants.load(i) for i in range(1, _FIXED)]
-        return requantized(acc, multiplier, constants, lanes)
+    def requantized(
+        self, accs: Sequence[Expr], multipliers: Sequence[Expr], *, in_order: bool
+    ) -> Expr:
+        """One uint8 vector of several int32 vectors, in the order of `interleave` or in order."""
+        isa = self.isa
+        products = [
+            cast(acc, "float32", isa.lanes) * multiplier
+            for acc, multiplier in zip(accs, multipliers, strict=True)
+        ]
+        if self.form.fits and isa.rounds_to_bytes(len(products)):
+            zero_point, lo, hi = (self.constants.load(i) for i in range(4, _FIXED))
+            return isa.rounded_to_bytes(products, zero_point, lo, hi, in_order=in_order)
+        constants = [self.constants.load(i) for i in range(1, 4)]
+        parts = [bind(rounded(product, constants, isa.lanes)) for product in products]
+        return isa.narrow_in_order(parts) if in_order else isa.narrow(parts)
 
     def stages(self, value: Expr, offset: Index, lanes: int) -> Expr:
         """The stages applied to uint8 `value`, whose place in the output is `offset`."""
@@ -157,7 +178,7 @@ class EpilogueCode:
             at += len(constants)
             if stage is AddTensor:
                 other = next(added).load(offset, lanes)
-                value = added_value(value, other, constants, lanes)
+                value = self.isa.added(value, other, constants, lanes)
             elif stage is Lookup:
                 value = self.isa.lookup(next(lookup_tables), value, lanes)
             else:
@@ -191,7 +212,7 @@ def rounded(value: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
 
 
 def add_constants(add: AddTensor) -> tuple[int, ...]:
-    """The numbers that `added_value` needs. All that does not depend on data is folded into one."""
+    """The numbers that `Isa.added` needs. All that does not depend on data is folded into one."""
     rounding = 1 << (add.shift - 1) if add.shift else 0
     return (
         add.a_multiplier,
@@ -202,16 +223,6 @@ def add_constants(add: AddTensor) -> tuple[int, ...]:
         add.lo,
         add.hi,
     )
-
-
-def added_value(a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
-    """uint8 sum of two uint8 vectors, in fixed point."""
-    a_multiplier, b_multiplier, offset, shift, zero_point, lo, hi = (
-        splat(constant, lanes) for constant in constants
-    )
-    a, b = cast(a, "int32", lanes), cast(b, "int32", lanes)
-    total = T.shift_right(a * a_multiplier + b * b_multiplier + offset, shift) + zero_point
-    return cast(T.min(T.max(total, lo), hi), "uint8", lanes)
 
 
 def clamped(value: Expr, lo: Expr, hi: Expr, lanes: int) -> Expr:

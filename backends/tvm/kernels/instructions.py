@@ -105,6 +105,29 @@ class Isa:
         size = self.lanes * len(parts)
         return narrow[0] if len(parts) == 1 else shuffle(narrow, range(size))
 
+    def rounds_to_bytes(self, count: int) -> bool:
+        """Whether `rounded_to_bytes` is there, and worth while, for `count` vectors."""
+        return False
+
+    def rounded_to_bytes(
+        self, values: Sequence[Expr], zero_point: Expr, lo: Expr, hi: Expr, *, in_order: bool
+    ) -> Expr:
+        """`clamp(rne(value) + zero_point, lo, hi)` of float32 vectors, as one uint8 vector.
+
+        The values fit an int32. They are one to four vectors in order, or `depth` vectors in the
+        order of `interleave`.
+        """
+        raise NotImplementedError
+
+    def added(self, a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
+        """uint8 sum of two uint8 vectors, in fixed point, with the numbers of `add_constants`."""
+        a_multiplier, b_multiplier, offset, shift, zero_point, lo, hi = (
+            splat(constant, lanes) for constant in constants
+        )
+        a, b = cast(a, "int32", lanes), cast(b, "int32", lanes)
+        total = T.shift_right(a * a_multiplier + b * b_multiplier + offset, shift) + zero_point
+        return cast(T.min(T.max(total, lo), hi), "uint8", lanes)
+
     def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
         """`table[v]` for every uint8 `v` of a vector; the table has 256 entries."""
         return table.load_each(cast(values, "int32", lanes))

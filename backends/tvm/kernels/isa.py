@@ -10,6 +10,8 @@ from qpc.target import Target
 
 __all__ = ["Isa", "intrinsic", "isa_for"]
 
+_VECTORS_PER_STORE = 4  # their bytes fill one vector
+
 
 def isa_for(target: Target) -> Isa:
     """The instructions to use for a target."""
@@ -28,7 +30,7 @@ def _multiply_add(target: Target) -> Isa:
         registers=_registers(target) - 1,
         # SSE broadcasts by a shuffle after the load, which takes turns with the products.
         broadcast_cost=1 if "avx2" in target.features else 1.5,
-        vectors_per_store=_vectors_per_store(target),
+        vectors_per_store=_VECTORS_PER_STORE,
     )
 
 
@@ -38,18 +40,13 @@ def _dot_products(target: Target) -> Isa:
         target.isa,
         target.vector_lanes,
         registers=_registers(target) - 1,
-        vectors_per_store=_vectors_per_store(target),
+        vectors_per_store=_VECTORS_PER_STORE,
         permute_bytes="llvm.x86.avx512.vpermi2var.qi.512" if has_permute else None,
     )
 
 
 def _registers(target: Target) -> int:
     return 32 if "avx512vl" in target.features else 16
-
-
-def _vectors_per_store(target: Target) -> int:
-    # AVX-512 has an instruction that narrows one vector; packing needs at least two.
-    return 1 if "avx512vl" in target.features else 4
 
 
 _ISAS: dict[str, Callable[[Target], Isa]] = {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import ceil
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,16 @@ _PACK_WORDS = {
     4: "llvm.x86.sse2.packssdw.128",
     8: "llvm.x86.avx2.packssdw",
     16: "llvm.x86.avx512.packssdw.512",
+}
+_NEAREST: dict[int, tuple[Any, ...]] = {  # 16 lanes: also what to take where the mask says no
+    4: ("llvm.x86.sse2.cvtps2dq",),
+    8: ("llvm.x86.avx.cvt.ps2dq.256",),
+    16: (
+        "llvm.x86.avx512.mask.cvtps2dq.512",
+        lambda: integer(0, "int32", 16),
+        lambda: integer(-1, "int16"),
+        lambda: integer(4, "int32"),  # round as the control register says
+    ),
 }
 _PACK_BYTES = {
     4: "llvm.x86.sse2.packuswb.128",
@@ -122,14 +132,78 @@ class _X86(Isa):
     def narrow_in_order(self, parts: Sequence[Expr]) -> Expr:
         if len(parts) == 1:
             return super().narrow_in_order(parts)
-        words = [self._packed_words(a, b) for a, b in (parts[:2], (parts[-2:]))]
-        if len(parts) == 3:
-            words[1] = self._packed_words(parts[2], parts[2])
-        packed = self._packed_bytes(*words)
+        return self._in_order(self._packed_bytes(self._words(parts)), len(parts))
+
+    def rounds_to_bytes(self, count: int) -> bool:
+        return count > 1
+
+    def rounded_to_bytes(
+        self, values: Sequence[Expr], zero_point: Expr, lo: Expr, hi: Expr, *, in_order: bool
+    ) -> Expr:
+        integers = [bind(self._nearest(value)) for value in values]
+        # Whatever saturates on the way to a byte is beyond its bounds.
+        words = [bind(self._moved_words(word, zero_point)) for word in self._words(integers)]
+        packed = self._packed_bytes(words)
+        size = 4 * self.lanes
+        low, high = (splat(T.cast(bound, "uint8"), size) for bound in (lo, hi))
+        packed = T.min(T.max(packed, low), high)
+        if in_order:
+            return self._in_order(bind(packed), len(values))
+        return packed if len(values) == 4 else shuffle([packed], _first_words(self.lanes))
+
+    def added(self, a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
+        size = 4 * self.lanes
+        if lanes > size:
+            return super().added(a, b, constants, lanes)
+        if lanes < size:  # the other lanes are computed, too, and dropped
+            wide = (shuffle([v] * ceil(size / lanes), range(size)) for v in (a, b))
+            return shuffle([bind(self._added(*wide, constants))], range(lanes))
+        return self._added(a, b, constants)
+
+    def _added(self, a: Expr, b: Expr, constants: Sequence[Expr]) -> Expr:
+        """`added` of full vectors: both factors, of 16 bits, in one multiplication."""
+        a_multiplier, b_multiplier, offset, shift, zero_point, lo, hi = constants
+        size, words = 4 * self.lanes, 2 * self.lanes
+        both = T.shift_left(b_multiplier, T.int32(16)) | (a_multiplier & T.int32(0xFFFF))
+        factors = bind(reinterpret(splat(both, self.lanes), "int16", words))
+        pairs = [bind(shuffle([a, b], lanes)) for lanes in _interleaved(size, _BLOCK_BYTES)]
+        zero = bind(integer(0, "uint8", size))
+        sums = []
+        for pair in pairs:  # bytes of a and b in turn, widened to words in the same order
+            for lanes in _interleaved(size, _BLOCK_BYTES):
+                wide = reinterpret(shuffle([pair, zero], lanes), "int16", words)
+                product = intrinsic(
+                    _MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), wide, factors
+                )
+                total = product + splat(offset, self.lanes)
+                sums.append(bind(T.shift_right(total, splat(shift, self.lanes))))
+        moved = [bind(self._moved_words(w, zero_point)) for w in self._words(sums)]
+        packed = self._packed_bytes(moved)
+        low, high = (splat(T.cast(bound, "uint8"), size) for bound in (lo, hi))
+        return T.min(T.max(packed, low), high)
+
+    def _words(self, parts: Sequence[Expr]) -> list[Expr]:
+        """int16 vectors of two int32 vectors each, saturated; an odd one is there twice."""
+        pairs = [parts[at : at + 2] for at in range(0, len(parts), 2)]
+        return [bind(self._packed_words(pair[0], pair[-1])) for pair in pairs]
+
+    def _moved_words(self, words: Expr, by: Expr) -> Expr:
+        """int16 vector plus a scalar, saturated."""
+        size = 2 * self.lanes
+        moved = splat(T.cast(by, "int16"), size)
+        return intrinsic("llvm.sadd.sat", vector("int16", size), words, moved)
+
+    def _nearest(self, value: Expr) -> Expr:
+        """float32 vector rounded to int32, half to even, as the CPU rounds by default."""
+        name, *rest = _NEAREST[self.lanes]
+        return intrinsic(name, vector("int32", self.lanes), value, *(f() for f in rest))
+
+    def _in_order(self, packed: Expr, count: int) -> Expr:
+        """The first `count` int32 vectors' lanes, one vector after the other, of packed bytes."""
         # Lane `j` of part `i` is now in block `j // 4`, after the lanes of the parts before it.
         lanes = [
             (lane // 4) * _BLOCK_BYTES + i * 4 + lane % 4
-            for i in range(len(parts))
+            for i in range(count)
             for lane in range(self.lanes)
         ]
         return packed if lanes == list(range(4 * self.lanes)) else shuffle([packed], lanes)
@@ -145,10 +219,10 @@ class _X86(Isa):
         found = reinterpret(found, "uint8", size)
         return found if lanes == size else shuffle([found], range(lanes))
 
-    def _packed_bytes(self, first: Expr, second: Expr) -> Expr:
-        """uint8 of two int16 vectors."""
+    def _packed_bytes(self, words: Sequence[Expr]) -> Expr:
+        """uint8 of two int16 vectors, saturated; a single one is there twice."""
         size = 4 * self.lanes
-        packed = intrinsic(_PACK_BYTES[self.lanes], vector("int8", size), first, second)
+        packed = intrinsic(_PACK_BYTES[self.lanes], vector("int8", size), words[0], words[-1])
         return reinterpret(packed, "uint8", size)
 
     def _packed_words(self, first: Expr, second: Expr) -> Expr:
@@ -163,7 +237,7 @@ class _Bytes(_X86):
     depth: int = 4
 
     def narrow(self, parts: Sequence[Expr]) -> Expr:
-        return self._packed_bytes(*(self._packed_words(*parts[at : at + 2]) for at in (0, 2)))
+        return self._packed_bytes(self._words(parts))
 
 
 @dataclass(frozen=True)
@@ -252,6 +326,24 @@ class SmallBytes(_Bytes):
         ones = integer(1, "int16", size // 2)
         sums = intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), pairs, ones)
         return acc + sums
+
+
+def _interleaved(size: int, block: int) -> list[list[int]]:
+    """Elements that interleave two vectors within blocks: their low halves, their high halves."""
+    return [
+        [
+            source + start + at
+            for start in range(0, size, block)
+            for at in range(half, half + block // 2)
+            for source in (0, size)
+        ]
+        for half in (0, block // 2)
+    ]
+
+
+def _first_words(lanes: int) -> list[int]:
+    """Where bytes are that were packed of one int16 vector and its copy."""
+    return [at for block in range(0, 4 * lanes, 16) for at in range(block, block + 8)]
 
 
 def _lookup_bytes(table: Flat, index: Expr, size: int) -> Expr:
