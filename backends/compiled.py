@@ -102,6 +102,14 @@ class CallableModel(ABC):
     def _run(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """All outputs, flat, for inputs that have been checked."""
 
+    def _run_arrays(self, inputs: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]] | None:
+        """The same for numpy arrays that need neither conversion nor an error, else None.
+
+        After a run the caches hold the model, not Python: every line of Python between two runs is
+        slow, and small models notice.
+        """
+        return None
+
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """The batch sizes that the model takes."""
@@ -113,6 +121,9 @@ class CallableModel(ABC):
         Inputs are positional or by name. Raises BackendError if a shape, a dtype or the number of
         inputs is not what the model was compiled for.
         """
+        results: Sequence[Array] | None
+        if not named and (results := self._run_arrays(inputs)) is not None:
+            return _nest(self.signature.outputs, results)
         given = self._ordered(inputs, named)
         tensors = [
             _as_tensor(value, name) for value, name in zip(given, self._names(given), strict=False)

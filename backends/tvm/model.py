@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from qpc.backends.compiled import Array, CallableModel, Signature
@@ -40,7 +42,9 @@ class CompiledModel(CallableModel):
         self._parts = parts
         self._program: Program | None = None
         if parts.target.runs_here() is None:
-            self._program = Program(parts.code, parts.weights, parts.threads)
+            self._program = Program(
+                parts.code, parts.signature.inputs, parts.weights, parts.threads
+            )
 
     @property
     def target(self) -> Target:
@@ -95,6 +99,9 @@ class CompiledModel(CallableModel):
 
     def _run(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return self._runnable().run(batch, inputs)
+
+    def _run_arrays(self, inputs: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]] | None:
+        return None if self._program is None else self._program.run_arrays(inputs)
 
     def _runnable(self) -> Program:
         if self._program is None:

@@ -12,8 +12,9 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
 import tvm
 from torch import Tensor
@@ -21,7 +22,10 @@ from torch import Tensor
 from qpc.backends.tvm.build import TIMED, Code, EntryPoint
 from qpc.backends.tvm.memory import ALIGNMENT
 from qpc.errors import BackendError
+from qpc.shapes import TensorType
 
+Array: TypeAlias = "np.ndarray[Any, Any]"
+_ArrayType: TypeAlias = "tuple[tuple[int, ...], np.dtype[Any]]"
 THREAD_NAME = "qpc-model"
 _SHARE_ALL_CORES = -3  # TVM's ThreadGroup::kSpecifyThreadShareAllCore
 
@@ -34,14 +38,24 @@ class Program:
     thread, and configures it for the calling thread only.
     """
 
-    def __init__(self, code: Code, weights: Mapping[str, Tensor], threads: int) -> None:
+    def __init__(
+        self,
+        code: Code,
+        inputs: Mapping[int, Sequence[TensorType]],
+        weights: Mapping[str, Tensor],
+        threads: int,
+    ) -> None:
         self._lock = threading.Lock()
         # TVM's loader tells the library where TVM's thread pool is; ctypes calls into it.
         self._module, library = _load(code.library)
         ready = {name: _aligned(tensor) for name, tensor in weights.items()}
         arena = _empty(max((entry.arena for entry in code.entries.values()), default=0))
         self._calls = {
-            batch: _Call(library, entry, ready, arena) for batch, entry in code.entries.items()
+            batch: _Call(library, entry, len(inputs[batch]), ready, arena)
+            for batch, entry in code.entries.items()
+        }
+        self._calls_by_types = {
+            tuple(map(_array_type, types)): self._calls[batch] for batch, types in inputs.items()
         }
         self._worker = _Worker(threads) if threads > 1 else None
 
@@ -49,7 +63,24 @@ class Program:
         """The outputs for one batch."""
         call = self._calls[batch]
         outputs = [torch.empty(t.shape, dtype=t.dtype) for t in call.entry.outputs]
-        self._in_turn(lambda: call.run(inputs, outputs))
+        self._in_turn(lambda: call.run(_addresses(inputs), _addresses(outputs)))
+        return outputs
+
+    def run_arrays(self, inputs: Sequence[object]) -> list[Array] | None:
+        """The outputs for contiguous arrays of the shapes and types of a batch size, else None."""
+        try:
+            # Anything but an array has no such attributes, or none that are equal to these.
+            found = tuple([(x.shape, x.dtype) for x in inputs])  # type: ignore[attr-defined]
+            call = self._calls_by_types.get(found)
+        except (AttributeError, TypeError):
+            return None
+        arrays = cast("Sequence[Array]", inputs)
+        if call is None or not all(x.flags.carray for x in arrays):
+            return None
+        outputs = [np.empty(shape, dtype) for shape, dtype in call.output_types]
+        read = [x.__array_interface__["data"][0] for x in arrays]
+        written = [x.__array_interface__["data"][0] for x in outputs]
+        self._in_turn(lambda: call.run(read, written))
         return outputs
 
     def time_stamps(self, batch: int, inputs: Sequence[Tensor]) -> list[int]:
@@ -57,7 +88,8 @@ class Program:
         call = self._calls[batch]
         outputs = [torch.empty(t.shape, dtype=t.dtype) for t in call.entry.outputs]
         stamps = torch.zeros(len(call.entry.steps) + 1, dtype=torch.int64)
-        self._in_turn(lambda: call.run(inputs, outputs, stamps))
+        places = _addresses(inputs), _addresses(outputs)
+        self._in_turn(lambda: call.run(*places, stamps.data_ptr()))
         return stamps.tolist()
 
     def _in_turn(self, task: Callable[[], None]) -> None:
@@ -72,25 +104,44 @@ class _Call:
     """One entry point, with its table of addresses."""
 
     def __init__(
-        self, library: Any, entry: EntryPoint, weights: Mapping[str, Tensor], arena: Tensor
+        self,
+        library: Any,
+        entry: EntryPoint,
+        inputs: int,
+        weights: Mapping[str, Tensor],
+        arena: Tensor,
     ) -> None:
         self.entry = entry
+        self.output_types = [_array_type(t) for t in entry.outputs]
         self._run, self._run_timed = library[entry.name], library[entry.name + TIMED]
         self._kept = [arena, *(weights[name] for name in entry.weights)]
-        self._addresses = [tensor.data_ptr() for tensor in self._kept]
+        first, *others = _addresses(self._kept)
+        changing = [0] * (inputs + len(entry.outputs))
+        self._table = array("Q", [first, *changing, *others, 0])
+        self._address = ctypes.c_void_p(self._table.buffer_info()[0])
 
-    def run(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], stamps: Tensor | None = None
-    ) -> None:
-        """Run it; with `stamps`, int64[steps + 1], note the time before and after each step."""
-        arena, *weights = self._addresses
-        given = [tensor.data_ptr() for tensor in (*inputs, *outputs)]
-        table = array(
-            "Q", [arena, *given, *weights, stamps.data_ptr() if stamps is not None else 0]
-        )
-        function = self._run if stamps is None else self._run_timed
-        if function(ctypes.c_void_p(table.buffer_info()[0])) != 0:
+    def run(self, inputs: Sequence[int], outputs: Sequence[int], stamps: int = 0) -> None:
+        """Run it on tensors at these addresses.
+
+        stamps: where to note the time before the first and after each step, int64[steps + 1].
+        """
+        table = self._table
+        for i, address in enumerate((*inputs, *outputs), 1):
+            table[i] = address
+        table[-1] = stamps
+        if (self._run_timed if stamps else self._run)(self._address) != 0:
             raise BackendError("a kernel failed: the thread pool could not be started")
+
+
+def _addresses(tensors: Sequence[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def _array_type(tensor: TensorType) -> _ArrayType:
+    """Shape and dtype of the numpy array that a tensor would be."""
+    if tensor.dtype is torch.bfloat16:  # there is none, so no array has this type
+        return tensor.shape, np.dtype(object)
+    return tensor.shape, torch.empty(0, dtype=tensor.dtype).numpy().dtype
 
 
 def _load(library: bytes) -> tuple[Any, ctypes.CDLL]:

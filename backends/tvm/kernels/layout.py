@@ -8,13 +8,24 @@ import numpy as np
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
 
-from qpc.backends.tvm.kernels.emit import Flat, Index, cast, float_bits, prim_func, splat
+from qpc.backends.tvm.kernels.emit import (
+    Flat,
+    Index,
+    bind,
+    cast,
+    float_bits,
+    prim_func,
+    shuffle,
+    splat,
+)
 from qpc.backends.tvm.kernels.epilogue import requantize_constants, rounded
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, contiguous_strides, for_each_vector
 
 Shape = tuple[int, ...]
+
+_FEW_CHANNELS = 4  # of images as cameras make them; their planes are read side by side
 
 
 def quantize(
@@ -62,16 +73,30 @@ def dequantize(
 def _quantize_function(
     isa: Isa, x_type: TensorType, permutation: tuple[int, ...], out_type: TensorType, threads: int
 ) -> tuple[str, PrimFunc]:
-    logical = contiguous_strides(x_type.shape)
-    box = Box.of(x_type.shape, logical, _physical_strides(out_type.shape, permutation))
+    count = _interleaved_channels(x_type.shape, permutation)
+    planes = contiguous_strides(x_type.shape)[1] if count > 1 else 0
+    walked = (x_type.shape[0], 1, *x_type.shape[2:]) if count > 1 else x_type.shape
+    box = Box.of(
+        walked,
+        contiguous_strides(x_type.shape),
+        _physical_strides(out_type.shape, permutation),
+    )
     stride = box.last_strides[1]
 
     def body(x: Flat, numbers: Flat, out: Flat) -> None:
         def emit(offsets: list[Index], lanes: int) -> None:
             inverse = splat(T.reinterpret("float32", numbers.load(0)), lanes)
             constants = [numbers.load(i) for i in range(1, 4)]
-            value = rounded(x.load(offsets[0], lanes) * inverse, constants, lanes)
-            out.store_strided(offsets[1], stride, cast(value, "uint8", lanes), lanes)
+            values = []
+            for channel in range(count):
+                real = x.load(offsets[0] + channel * planes, lanes) * inverse
+                value = cast(rounded(real, constants, lanes), "uint8", lanes)
+                values.append(bind(value))
+            if count == 1:
+                out.store_strided(offsets[1], stride, values[0], lanes)
+            else:
+                mixed = [c * lanes + i for i in range(lanes) for c in range(count)]
+                out.store(offsets[1], shuffle(values, mixed), count * lanes)
 
         for_each_vector(box, isa.lanes, threads, emit)
 
@@ -98,6 +123,12 @@ def _dequantize_function(
 
     name = kernel_name("dequantize", isa, x_type, permutation, threads)
     return name, prim_func(name, (x_type, TensorType((2,), "int32"), out_type), body)
+
+
+def _interleaved_channels(shape: Shape, permutation: tuple[int, ...]) -> int:
+    """How many channels are stored together: all of an image that has few of them, else one."""
+    few = len(shape) == 4 and 1 < shape[1] <= _FEW_CHANNELS
+    return shape[1] if few and permutation == (0, 2, 3, 1) else 1
 
 
 def _physical_strides(physical: Shape, permutation: tuple[int, ...]) -> list[int]:

@@ -20,7 +20,6 @@ from tvm.tirx.script import builder as T
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     bind,
-    cast,
     integer,
     reinterpret,
     shuffle,
@@ -157,7 +156,8 @@ class _X86(Isa):
             return super().added(a, b, constants, lanes)
         if lanes < size:  # the other lanes are computed, too, and dropped
             wide = (shuffle([v] * ceil(size / lanes), range(size)) for v in (a, b))
-            return shuffle([bind(self._added(*wide, constants))], range(lanes))
+            a, b = (bind(v) for v in wide)
+            return shuffle([bind(self._added(a, b, constants))], range(lanes))
         return self._added(a, b, constants)
 
     def _added(self, a: Expr, b: Expr, constants: Sequence[Expr]) -> Expr:
@@ -301,12 +301,7 @@ class MultiplyAdd(_X86):
         return acc + intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), words, w)
 
     def narrow(self, parts: Sequence[Expr]) -> Expr:
-        words = self._packed_words(*parts)
-        if self.vectors_per_store == 1:
-            return cast(words, "uint8", 2 * self.lanes)
-        packed = self._packed_bytes(words, words)
-        lanes = [i for i in range(4 * self.lanes) if i % _BLOCK_BYTES < _BLOCK_BYTES // 2]
-        return shuffle([packed], lanes)
+        return shuffle([self._packed_bytes(self._words(parts))], _first_words(self.lanes))
 
 
 @dataclass(frozen=True)
@@ -343,7 +338,7 @@ def _interleaved(size: int, block: int) -> list[list[int]]:
 
 def _first_words(lanes: int) -> list[int]:
     """Where bytes are that were packed of one int16 vector and its copy."""
-    return [at for block in range(0, 4 * lanes, 16) for at in range(block, block + 8)]
+    return [at for at in range(4 * lanes) if at % _BLOCK_BYTES < _BLOCK_BYTES // 2]
 
 
 def _lookup_bytes(table: Flat, index: Expr, size: int) -> Expr:
