@@ -103,6 +103,16 @@ def concatenate(sources: Sequence[TensorType], axis: int) -> Movement:
     return Movement("concatenate", tuple(sources), target, pieces)
 
 
+def place(sources: Sequence[tuple[int, TensorType]], target: TensorType) -> Movement:
+    """Tensors into parts of one that is longer along the last axis, each from an index on."""
+    strides = _strides(target.shape)
+    pieces = tuple(
+        Piece(i, s.shape, 0, _strides(s.shape), first, strides)
+        for i, (first, s) in enumerate(sources)
+    )
+    return Movement("place", tuple(s for _, s in sources), target, pieces)
+
+
 def strided_slice(
     source: TensorType, starts: Sequence[int], steps: Sequence[int], shape: Shape
 ) -> Movement:

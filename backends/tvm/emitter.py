@@ -68,9 +68,17 @@ class Emitter:
         return self.parameters[name]
 
     def kernel(
-        self, kernel: Kernel, inputs: Sequence[relax.Expr], *, nodes: Sequence[Node] = ()
+        self,
+        kernel: Kernel,
+        inputs: Sequence[relax.Expr],
+        *,
+        nodes: Sequence[Node] = (),
+        into: relax.Expr | None = None,
     ) -> relax.Var:
-        """Call a kernel; `nodes` are the graph nodes it computes, for the report."""
+        """Call a kernel; `nodes` are the graph nodes it computes, for the report.
+
+        into: a tensor in which the kernel writes its part; the result is that tensor with it.
+        """
         if kernel.name not in self._functions:
             func = kernel.func.with_attr("op_pattern", _OPAQUE)
             self._functions[kernel.name] = self.builder.add_func(func, kernel.name)
@@ -79,15 +87,22 @@ class Emitter:
         called = self._functions[kernel.name]
         macs = sum(multiply_accumulates(self._gm, n, self._batch) for n in nodes if self._gm)
         self.kernel_uses.append(KernelUse(kernel.name, tuple(label(n) for n in nodes), macs))
-        return self.builder.emit(relax.call_tir(called, [*inputs, *weights], output))
+        arguments = [*inputs, *weights]
+        if into is None:
+            return self.builder.emit(relax.call_tir(called, arguments, output))
+        in_place = [len(arguments)]
+        call = relax.op.call_tir_inplace(called, [*arguments, into], in_place, output)
+        return self.builder.emit(call)
 
     def note_other(self, node: Node, reason: str) -> None:
         """Record that no integer kernel computes `node`."""
         self.other_uses.append(OtherUse(label(node), str(node.target), reason))
 
-    def move(self, movement: copies.Movement, inputs: Sequence[Value]) -> relax.Var:
-        """Call the kernel of a data movement."""
-        return self.kernel(movement.kernel(self.threads), [v.expr for v in inputs])
+    def move(
+        self, movement: copies.Movement, inputs: Sequence[Value], into: relax.Expr | None = None
+    ) -> relax.Var:
+        """Call the kernel of a data movement; see `kernel` for `into`."""
+        return self.kernel(movement.kernel(self.threads), [v.expr for v in inputs], into=into)
 
     def stored_as(self, value: Value, order: Order) -> Value:
         """The same value in memory order `order`; moves data only if it must."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
+from tvm.relax import Expr
 
 from qpc.backends.tvm.emitter import Emitter
 from qpc.backends.tvm.kernels import conv2d as conv2d_kernels
@@ -24,6 +25,7 @@ from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Requanti
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.layout import NHWC, Order, Value, identity, significant
 from qpc.backends.tvm.movement import with_rank
+from qpc.backends.tvm.slots import Slot
 from qpc.errors import BackendError
 from qpc.ops.views import arguments, qpc_ops
 
@@ -39,6 +41,9 @@ class Call:
     stages: tuple[tuple[Node, Arguments], ...] = ()
     preferred: Order | None = None
     """The memory order that readers of a quantized value want."""
+    slot: Slot | None = None
+    frame: Expr | None = None
+    """Where the result goes in a concat, and the concat's tensor if others have begun it."""
 
     def tensor(self, name: str) -> Value:
         """The argument of that name, which is a computed tensor."""
@@ -86,11 +91,13 @@ def _conv2d(emit: Emitter, call: Call) -> Value:
         groups=args["groups"],
         **_grid(args, "input_zero_point"),
     )
+    if call.slot is not None:
+        desc = desc.placed(call.slot.first, call.slot.channels)
     epilogue, others = _epilogue(emit, call, NHWC)
     weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
     made = conv2d_kernels.conv2d(emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads)
     out_n, out_h, out_w, out_c = made.output.shape
-    expr = emit.kernel(made, [x.expr, *(v.expr for v in others)], nodes=call.nodes)
+    expr = emit.kernel(made, [x.expr, *(v.expr for v in others)], nodes=call.nodes, into=call.frame)
     return Value(expr, (out_n, out_c, out_h, out_w), x.dtype, NHWC)
 
 

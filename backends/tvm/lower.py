@@ -25,6 +25,7 @@ from qpc.backends.tvm.floats import FloatOperators
 from qpc.backends.tvm.fuse import Group, find_groups
 from qpc.backends.tvm.layout import Order, Value, channels_last, identity
 from qpc.backends.tvm.report import KernelUse
+from qpc.backends.tvm.slots import find_slots, member_channels
 from qpc.errors import BackendError
 from qpc.meta import attribute
 from qpc.ops.views import arguments, qpc_ops
@@ -76,6 +77,8 @@ class _Lowering:
         groups = find_groups(gm, self._types)
         self._groups = {group.last: group for group in groups}
         self._inside = {n for g in groups for n in (g.anchor, *g.stages) if n is not g.last}
+        self._slots = find_slots(groups, self._types)
+        self._frames: dict[Node, relax.Expr] = {}  # concats that some of their members have begun
 
     def run(self) -> LoweredFunction:
         name, builder = f"run_{self._batch}", self._emit.builder
@@ -123,6 +126,8 @@ class _Lowering:
             self._values[node] = evaluate(node, self._values)
         elif node.target in integers.RULES:
             self._values[node] = self._integer(self._groups.get(node, Group(node, ())))
+        elif node in self._frames:
+            self._values[node] = self._completed(node)
         elif node.target in movement.RULES and self._moves_integers(node):
             shape = self._type(node).shape
             self._values[node] = movement.RULES[node.target](
@@ -140,8 +145,23 @@ class _Lowering:
             self._integer_arguments(node),
             tuple((stage, self._integer_arguments(stage)) for stage in group.stages),
             self._preferred_order(node),
+            slot := self._slots.get(group.last),
+            self._frames.get(slot.cat) if slot else None,
         )
-        return integers.lower_call(self._emit, call)
+        value = integers.lower_call(self._emit, call)
+        if slot:
+            self._frames[slot.cat] = value.expr
+        return value
+
+    def _completed(self, cat: Node) -> Value:
+        """A concat after the members that had to be copied."""
+        rest = {
+            first: self._values[member]
+            for member, first in member_channels(cat, self._types)
+            if member not in self._slots
+        }
+        shape, frame = self._type(cat).shape, self._frames[cat]
+        return movement.complete(self._emit, frame, shape, rest)
 
     def _moves_integers(self, node: Node) -> bool:
         return self._type(node).dtype in movement.DTYPES

@@ -11,10 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from tvm.relax import Expr
 
 from qpc.backends.tvm import copies
 from qpc.backends.tvm.emitter import Emitter, kernel_type
 from qpc.backends.tvm.layout import (
+    NHWC,
     Order,
     Value,
     identity,
@@ -55,6 +57,20 @@ def concatenate(emit: Emitter, values: list[Value], axis: int) -> Value:
     shape = list(values[0].shape)
     shape[axis] = sum(v.shape[axis] for v in values)
     return Value(emit.move(movement, stored), tuple(shape), values[0].dtype, order)
+
+
+def complete(
+    emit: Emitter, frame: Expr, shape: tuple[int, ...], rest: Mapping[int, Value]
+) -> Value:
+    """A concat of images along channels, begun by layers: copy the rest, by first channels."""
+    whole = Value(frame, shape, torch.uint8, NHWC)
+    if not rest:
+        return whole
+    stored = {first: emit.stored_as(value, NHWC) for first, value in rest.items()}
+    movement = copies.place(
+        [(first, kernel_type(value)) for first, value in stored.items()], kernel_type(whole)
+    )
+    return replace(whole, expr=emit.move(movement, list(stored.values()), into=frame))
 
 
 def _reshape(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:

@@ -116,6 +116,8 @@ class _Reader:
         name = getattr(call.op, "name", "")
         if name in _VIEWS:
             return self._value(call.args[0])
+        if name == "relax.call_tir_inplace":
+            return self._call_in_place(call)
         if name != "relax.call_tir":
             raise BackendError(f"cannot schedule a call of {name or call.op}")
         inputs = tuple(self._value(argument) for argument in call.args[1].fields)
@@ -124,6 +126,13 @@ class _Reader:
         outputs = tuple(_whole("made", -1, size_in_bytes(t)) for t in types)
         self._schedule.steps.append(Step(call.args[0].name_hint, inputs, outputs))
         return outputs if isinstance(made, relax.TupleType) else outputs[0]
+
+    def _call_in_place(self, call: relax.Call) -> Piece:
+        """A call that writes a part of its last argument, which then is its result."""
+        *inputs, result = (self._value(argument) for argument in call.args[1].fields)
+        assert isinstance(result, Piece)
+        self._schedule.steps.append(Step(call.args[0].name_hint, tuple(inputs), (result,)))
+        return result
 
 
 def size_in_bytes(tensor: relax.TensorType) -> int:

@@ -212,7 +212,8 @@ class _Plan:
     def is_matrix_product(self) -> bool:
         """Whether pixels do not overlap, so that their rows and columns do not matter."""
         shape = self.shape
-        plain = not any(shape.padding) and shape.places is None
+        in_a_row = shape.places is None or shape.places.follow(shape.oh, shape.ow)
+        plain = not any(shape.padding) and in_a_row
         return plain and shape.kernel == shape.stride == (1, 1)
 
     @cached_property
@@ -304,7 +305,8 @@ class _Plan:
     def output_offset(self, image: Index, row: Index) -> Index:
         """Where a row of the output begins."""
         if self.is_matrix_product:
-            return tile_start(row, self.tile.pixels, self._pixels) * self.shape.o
+            first = self.shape.places.first if self.shape.places else 0
+            return tile_start(row, self.tile.pixels, self._pixels) * self.shape.output_step + first
         return self.shape.output_offset(image, row)
 
     def channel(self, vector: Index) -> Index:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 from qpc.backends.tvm.kernels.emit import Index, smaller
 from qpc.backends.tvm.kernels.kernel import TensorType
@@ -19,6 +20,10 @@ class Places:
     image: int
     row: int
     column: int
+
+    def follow(self, oh: int, ow: int) -> bool:
+        """Whether all pixels of images of that size are equally far apart."""
+        return self.row == ow * self.column and self.image == oh * self.row
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,19 @@ class Conv2dDesc(ConvShape):
     output_zero_point: int = 0
     lo: int = 0
     hi: int = 255
+    channels: int | None = None
+    """Channels of the tensor that the outputs are a part of, if it has more than they."""
+
+    def placed(self, first: int, channels: int) -> Self:
+        """The same with outputs that go to channels `first`, ... of images of more channels."""
+        row = self.ow * channels
+        places = Places(first, self.oh * row, row, channels)
+        return replace(self, places=places, channels=channels)
+
+    @property
+    def output(self) -> TensorType:
+        """The tensor that the outputs go to."""
+        return TensorType((self.n, self.oh, self.ow, self.channels or self.o), "uint8")
 
     @property
     def shape(self) -> ConvShape:

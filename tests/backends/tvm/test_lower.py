@@ -134,7 +134,7 @@ MOVEMENT: dict[str, tuple[Build, list[str]]] = {
     "select": (lambda g: g.call(aten.select.int, _image(g), 2, -3), ["slice"]),
     "cat of channels": (
         lambda g: g.conv2d(g.cat(x := _conv(g), g.conv2d(x, 3, (1, 1)), x), 2),
-        ["transpose", "conv2d", "conv2d", "concatenate", "conv2d", "transpose"],
+        ["transpose", "conv2d", "conv2d", "place", "conv2d", "transpose"],
     ),
     "cat of rows": (lambda g: g.cat(x := _image(g), x, dim=-2), ["concatenate"]),
     "cat of two layouts": (

@@ -1,0 +1,76 @@
+"""Layers write straight to their place in a concat; what cannot do so is copied there."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+from torch.fx import Node
+
+from qpc.ops.views import aten
+from tests.backends.tvm.checking import assert_same_bits, kernels
+from tests.generators import IntegerGraph
+
+pytestmark = pytest.mark.tvm
+
+
+class Fire(IntegerGraph):
+    """A 1x1 and a 3x3 convolution of the same image."""
+
+    def branches(self, q: Node, first: int, second: int) -> list[Node]:
+        return [self.conv2d(q, first, (1, 1)), self.conv2d(q, second, (3, 3), padding=(1, 1))]
+
+
+@pytest.mark.parametrize(("first", "second"), [(16, 32), (5, 3), (20, 33)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_two_layers_fill_a_concat_without_copies(first: int, second: int, threads: int) -> None:
+    g = Fire()
+    q = g.quantize(g.input(8, 9, 7))
+    joined = g.call(aten.cat.default, g.branches(q, first, second), 1)
+    gm = g.module(g.mean(joined, (2, 3)))
+    compiled = assert_same_bits(gm, batch_sizes=(1, 3), threads=threads)
+    assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "mean"]
+
+
+def test_other_members_are_copied_to_their_places() -> None:
+    g = Fire()
+    q = g.quantize(g.input(8, 9, 7))
+    a, b = g.branches(q, 5, 6)
+    joined = g.call(aten.cat.default, [q, a, g.max_pool2d(q, (3, 3), (1, 1), (1, 1)), b], 1)
+    compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))), batch_sizes=(2,))
+    assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "max_pool2d", "place", "mean"]
+
+
+def test_a_layer_with_other_readers_is_copied() -> None:
+    g = Fire()
+    q = g.quantize(g.input(8, 6, 6))
+    a, b = g.branches(q, 8, 8)
+    joined = g.call(aten.cat.default, [a, b, g.conv2d(a, 4, (1, 1))], 1)
+    compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))))
+    assert kernels(compiled) == ["quantize", *["conv2d"] * 3, "place", "mean"]
+
+
+def test_a_member_that_is_there_twice_is_copied() -> None:
+    g = Fire()
+    a, b = g.branches(g.quantize(g.input(8, 6, 6)), 8, 8)
+    joined = g.call(aten.cat.default, [a, b, a], 1)
+    compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))))
+    assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean"]
+
+
+def test_what_is_added_needs_a_place_of_its_own() -> None:
+    g = Fire()
+    q = g.quantize(g.input(8, 6, 6))
+    a, b = g.branches(q, 8, 8)
+    joined = g.call(aten.cat.default, [g.add(a, q), b], 1)
+    compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))))
+    assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean"]
+
+
+def test_a_concat_of_concats_and_one_along_rows_are_what_they_were() -> None:
+    g = Fire()
+    a, b = g.branches(g.quantize(g.input(8, 6, 6)), 8, 8)
+    inner = g.call(aten.cat.default, [a, b], 1)
+    outer = g.call(aten.cat.default, [inner, g.conv2d(inner, 16, (1, 1))], 1)
+    tall = g.call(aten.cat.default, [g.conv2d(outer, 4), g.conv2d(outer, 4)], 2)
+    assert_same_bits(g.module(g.mean(tall, (2, 3))), batch_sizes=(1, 2))
