@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from qpc.analysis.affine import ChannelAffine
 from qpc.edit import Editor
 from qpc.errors import OverflowProofError, QPCError
 from qpc.meta import attribute, info, label, update_info
@@ -20,18 +21,22 @@ from qpc.ops import views
 from qpc.ops.integer import POSITIONS
 from qpc.ops.layers import float_layer, groups_of, outputs_first, own_layout
 from qpc.ops.registry import Role
-from qpc.ops.views import qpc_ops
+from qpc.ops.views import aten, qpc_ops
+from qpc.quant.config import WeightConfig
 from qpc.quant.fixedpoint import (
     accumulator_bounds,
     add_multipliers,
+    floor_scales_for_bias,
     lookup_table,
     quantize_bias,
     quantize_weight,
     requant_multiplier,
     requant_table,
     weight_limit,
+    weight_scales,
 )
 from qpc.quant.grid import QParams
+from qpc.shapes import Shape
 
 
 @dataclass(frozen=True)
@@ -77,26 +82,10 @@ def _compute(form: IntegerForm) -> Node:
     layout = (layer.output_axis, groups_of(layer))
     real_weight = outputs_first(attribute(gm, name).detach(), *layout)
     weight = quantize_weight(real_weight, scales, _weight_bits(form.node))
-    outputs = weight.shape[0]
-    real_bias = torch.zeros(outputs)
+    bias = torch.zeros(weight.shape[0])
     if layer.bias is not None:
-        real_bias = attribute(gm, str(layer.bias.target)).detach()
-    try:
-        bias = quantize_bias(real_bias, source.scale, scales)
-        multiplier = requant_multiplier(source.scale, scales, grid.scale).expand(outputs)
-    except QPCError as e:
-        raise type(e)(e.what, node=form.node, fix=_KEEP_FLOAT.format(_module(form.node))) from e
-    _prove_no_overflow(form.node, weight, bias, source)
-    owner = f"integers.{name.rpartition('.')[0] or form.node.name}"
-    owner = form.editor.free_name(owner) if _taken(form, f"{owner}.weight") else owner
-    attributes = [
-        form.editor.buffer(f"{owner}.{leaf}", value.contiguous(), before=form.node)
-        for leaf, value in (
-            ("weight", own_layout(weight, *layout)),
-            ("bias", bias),
-            ("multiplier", multiplier),
-        )
-    ]
+        bias = attribute(gm, str(layer.bias.target)).detach()
+    attributes = _attributes(form, name, source, weight, scales, bias, layout)
     ends = (source.zero_point, grid.zero_point, grid.lo, grid.hi)
     x = form.integers[layer.input]
     if isinstance(layer, views.Linear):
@@ -109,10 +98,83 @@ def _compute(form: IntegerForm) -> Node:
     return form.call(qpc_ops.conv2d.default, x, *attributes, *geometry, *ends)
 
 
+def _attributes(
+    form: IntegerForm,
+    name: str,
+    source: QParams,
+    weight: Tensor,
+    scales: Tensor,
+    real_bias: Tensor,
+    layout: tuple[int, int] = (0, 1),
+) -> list[Node]:
+    """Weight, bias and multiplier of a layer whose float weight has this name.
+
+    weight: int8[out, in/groups, *kernel], to be stored in `layout`; scales: float32[out] or [1];
+    real_bias: float32[out].
+    """
+    outputs = weight.shape[0]
+    try:
+        bias = quantize_bias(real_bias, source.scale, scales)
+        multiplier = requant_multiplier(source.scale, scales, form.grid.scale).expand(outputs)
+    except QPCError as e:
+        raise type(e)(e.what, node=form.node, fix=_KEEP_FLOAT.format(_module(form.node))) from e
+    _prove_no_overflow(form.node, weight, bias, source)
+    owner = f"integers.{name.rpartition('.')[0] or form.node.name}"
+    owner = form.editor.free_name(owner) if _taken(form, f"{owner}.weight") else owner
+    return [
+        form.editor.buffer(f"{owner}.{leaf}", value.contiguous(), before=form.node)
+        for leaf, value in (
+            ("weight", own_layout(weight, *layout)),
+            ("bias", bias),
+            ("multiplier", multiplier),
+        )
+    ]
+
+
 def _taken(form: IntegerForm, name: str) -> bool:
     return form.editor.free_name(name) != name
 
 
+def _affine(form: IntegerForm) -> Node:
+    """A depthwise convolution of one tap, whose integer weights are +-127, or 0.
+
+    A single weight with a scale of its own is rounded to nothing, so that the bits which the
+    configuration gives to weights do not matter.
+    """
+    affine = ChannelAffine.of(form.node)
+    assert affine is not None
+    source, grid = form.grid_of(affine.input), form.grid
+    factor, offset = (v.float() for v in affine.coefficients(form.editor.gm))
+    factor = factor.reshape(-1, 1, 1, 1)
+    try:
+        scales = floor_scales_for_bias(weight_scales(factor, _EXACT), offset, source.scale)
+    except QPCError as e:
+        raise type(e)(e.what, node=form.node, fix=_KEEP_FLOAT.format(_module(form.node))) from e
+    weight = quantize_weight(factor, scales, _EXACT.bits)
+    name = str(affine.constants[0].target)
+    attributes = _attributes(form, name, source, weight, scales, offset)
+    shape = info(form.node).shape or ()
+    x = form.integers[affine.input]
+    if len(shape) != 4:
+        pixels = math.prod(size for size in shape[2:] if isinstance(size, int))  # they all are
+        x = _reshaped(form, x, (*shape[:2], 1, pixels))
+    geometry = ([1, 1], [0, 0], [1, 1], len(factor))
+    ends = (source.zero_point, grid.zero_point, grid.lo, grid.hi)
+    made = form.call(qpc_ops.conv2d.default, x, *attributes, *geometry, *ends)
+    if len(shape) == 4:
+        return made
+    update_info(made, qparams=grid)
+    return _reshaped(form, made, shape)
+
+
+def _reshaped(form: IntegerForm, value: Node, shape: Shape) -> Node:
+    sizes = [size if isinstance(size, int) else -1 for size in shape]
+    made = form.call(aten.reshape.default, value, sizes)
+    update_info(made, qparams=info(value).qparams)
+    return made
+
+
+_EXACT = WeightConfig()
 _INT32_MAX = 2**31 - 1
 _KEEP_FLOAT = "keep the layer in float: Override(module={!r}, use='float')"
 
@@ -263,6 +325,7 @@ def _float32(value: float) -> float:
 
 FORMS: dict[Role, Callable[[IntegerForm], Node]] = {
     Role.COMPUTE: _compute,
+    Role.AFFINE: _affine,
     Role.COMBINE: _combine,
     Role.REDUCE: _reduce,
     Role.CLAMP: _clamp,

@@ -8,6 +8,10 @@ Leaves:  a layer or weight that is read elsewhere too; batch norms without runni
          batch norms behind anything else, such as a concat
 Cost:    one walk over the graph
 
+Arithmetic with a constant for each channel, such as a batch norm that is spelled out, is folded
+likewise. Where there is no layer to fold it into, operators of this kind that follow one another
+become one batch norm.
+
 Works for convolutions of one to three dimensions, transposed ones (any groups), and linear layers,
 with and without bias. The algebra is computed in float64. Jacob et al. 2018, arXiv:1712.05877,
 section 3.2.
@@ -16,17 +20,18 @@ section 3.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.affine import ChannelAffine
 from qpc.base import Pass, PassContext
 from qpc.edit import Editor, reads
 from qpc.facts import CORE_FORM
 from qpc.meta import attribute, info, label, update_info, value_name
 from qpc.ops import views
+from qpc.ops.views import aten
 from qpc.rewrite import Rule, apply_rules
 
 _LAYERS: tuple[type[views.Weighted], ...] = (
@@ -43,7 +48,7 @@ _LAYERS: tuple[type[views.Weighted], ...] = (
 @dataclass(frozen=True)
 class _Found:
     layer: views.Weighted
-    norm: views.BatchNorm
+    node: Node
 
 
 @dataclass(frozen=True)
@@ -51,22 +56,24 @@ class LayerThenBatchNorm(Rule[_Found]):
     """A batch norm whose input is a convolution or linear layer."""
 
     def match(self, gm: GraphModule, node: Node) -> _Found | None:
-        norm = views.BatchNorm.of(node)
+        norm = views.BatchNorm.of(node) or ChannelAffine.of(node)
         if norm is None:
             return None
         layer = next((v for kind in _LAYERS if (v := kind.of(norm.input))), None)
-        return _Found(layer, norm) if layer is not None else None
+        return _Found(layer, node) if layer is not None else None
 
     def refuse(self, gm: GraphModule, found: _Found) -> str | None:
-        layer, norm = found.layer, found.norm
+        layer, norm = found.layer, views.BatchNorm.of(found.node)
         if len(layer.node.users) > 1:
             return f"{label(layer.node)} is read by {len(layer.node.users)} nodes"
-        if norm.running_mean is None or norm.running_var is None:
+        if norm is not None and (norm.running_mean is None or norm.running_var is None):
             return "batch norm keeps no running statistics"
-        if norm.training:
+        if norm is not None and norm.training:
             return "batch norm is in training mode"
-        if isinstance(layer, views.Linear) and len(info(layer.node).shape or ()) != 2:
-            return "the linear layer's output has its channels on another axis than batch norm's"
+        if len(info(layer.node).shape or ()) != len(info(layer.weight).shape or ()):
+            return f"the channels of {label(layer.node)} are on another axis than batch norm's"
+        if ChannelAffine.of(found.node) is None:
+            return "a parameter of batch norm is computed"
         for part in (layer.weight, layer.bias):
             if part is None:
                 continue
@@ -77,10 +84,11 @@ class LayerThenBatchNorm(Rule[_Found]):
         return None
 
     def replace(self, editor: Editor, found: _Found) -> str:
-        layer, norm = found.layer, found.norm
+        layer, affine = found.layer, ChannelAffine.of(found.node)
+        assert affine is not None
         weight_name = str(layer.weight.target)
         weight = attribute(editor.gm, weight_name).detach()
-        factor, offset = _affine(editor.gm, norm)
+        factor, offset = affine.coefficients(editor.gm)
         bias = torch.zeros_like(factor)
         if layer.bias is not None:
             bias = attribute(editor.gm, str(layer.bias.target)).detach().double()
@@ -94,9 +102,43 @@ class LayerThenBatchNorm(Rule[_Found]):
         folded = (bias * factor + offset).to(weight.dtype)
         layer.bias = editor.parameter(bias_name, folded, before=layer.node)
         text = f"folded into {label(layer.node)}"
-        update_info(layer.node, value=value_name(norm.node) or "")
-        editor.replace(norm.node, layer.node)
+        update_info(layer.node, value=value_name(found.node) or "")
+        editor.replace(found.node, layer.node)
         return text
+
+
+@dataclass(frozen=True)
+class AffineThenAffine(Rule[tuple[ChannelAffine, ChannelAffine]]):
+    """Two operators that scale and shift each channel, the first of which nothing else reads."""
+
+    def match(self, gm: GraphModule, node: Node) -> tuple[ChannelAffine, ChannelAffine] | None:
+        second = ChannelAffine.of(node)
+        first = ChannelAffine.of(second.input) if second is not None else None
+        if first is None or second is None or len(first.node.users) > 1:
+            return None
+        return first, second
+
+    def replace(self, editor: Editor, found: tuple[ChannelAffine, ChannelAffine]) -> str:
+        first, second = found
+        (a, b), (c, d) = (each.coefficients(editor.gm) for each in found)
+        factor, offset = a * c, b * c + d
+        name = editor.free_name(f"{first.node.name}_{second.node.name}")
+        values = {"weight": factor, "bias": offset}
+        state = {"running_mean": torch.zeros_like(a), "running_var": torch.ones_like(a)}
+        before = second.node
+        norm = editor.call(
+            aten.batch_norm.default,
+            first.input,
+            *[editor.parameter(f"{name}.{k}", v.float(), before=before) for k, v in values.items()],
+            *[editor.buffer(f"{name}.{k}", v.float(), before=before) for k, v in state.items()],
+            False,
+            0.0,
+            0.0,
+            False,
+            like=before,
+        )
+        editor.replace(before, norm)
+        return f"joined with {label(first.node)}"
 
 
 @dataclass(frozen=True)
@@ -104,28 +146,12 @@ class FoldBatchNorm(Pass, name="fold-batch-norm", requires={CORE_FORM}):
     """Fold every batch norm that directly follows a layer which nothing else reads."""
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
-        changed = apply_rules((LayerThenBatchNorm(),), self, gm, ctx)
+        changed = apply_rules((LayerThenBatchNorm(), AffineThenAffine()), self, gm, ctx)
         for node in gm.graph.nodes:
             norm = views.BatchNorm.of(node)
             if norm is not None and not any(kind.matches(norm.input) for kind in _LAYERS):
                 ctx.decline(node, f"batch norm follows {label(norm.input)}, which has no weight")
         return changed
-
-
-def _affine(gm: GraphModule, norm: views.BatchNorm) -> tuple[Tensor, Tensor]:
-    """The batch norm as `x * factor + offset` for each channel, in float64."""
-
-    def tensor(node: Any, default: float, like: Tensor) -> Tensor:
-        if node is None:
-            return torch.full_like(like, default)
-        return attribute(gm, str(node.target)).detach().double()
-
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    mean = attribute(gm, str(norm.running_mean.target)).detach().double()
-    variance = attribute(gm, str(norm.running_var.target)).detach().double()
-    factor = tensor(norm.weight, 1.0, mean) / torch.sqrt(variance + norm.eps)
-    return factor, tensor(norm.bias, 0.0, mean) - mean * factor
 
 
 def _along_outputs(factor: Tensor, weight: Tensor, layer: views.Weighted) -> Tensor:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.affine import ChannelAffine
 from qpc.meta import info, label
 from qpc.ops import views
 from qpc.ops.layers import float_layer
@@ -90,9 +91,14 @@ def _site_op(node: Node) -> str:
 
 
 def role_of(node: Node) -> Role:
-    """The role of a call under quantization; arithmetic with a number is pointwise."""
+    """The role of a call under quantization.
+
+    Arithmetic with one number is pointwise, and with a number for each channel affine.
+    """
     if _constant_arithmetic(node):
         return Role.POINTWISE
+    if ChannelAffine.of(node) is not None:
+        return Role.AFFINE
     spec = spec_of(node)
     return spec.role if spec is not None else Role.FLOAT
 
@@ -141,6 +147,16 @@ def _refuse_compute(node: Node) -> str | None:
         return "its input is a parameter"
     if not isinstance(layer, views.Linear) and len(info(node).shape or ()) != 4:
         return "the convolution has no batch dimension"
+    return None
+
+
+def _refuse_affine(node: Node) -> str | None:
+    affine = ChannelAffine.of(node)
+    if affine is not None and affine.input.op == "placeholder":
+        return "it reads an input of the model, whose channels may differ too much for one grid"
+    shape = info(node).shape or ()
+    if any(not isinstance(size, int) for size in shape[1:]):
+        return "an axis other than the first grows with the batch"
     return None
 
 
@@ -201,6 +217,7 @@ def _refuse_pointwise(node: Node) -> str | None:
 
 _REFUSALS = {
     Role.COMPUTE: _refuse_compute,
+    Role.AFFINE: _refuse_affine,
     Role.COMBINE: _refuse_combine,
     Role.REDUCE: _refuse_reduce,
     Role.CLAMP: _refuse_clamp,

@@ -21,6 +21,7 @@ class Role(Enum):
     """How an operator behaves under quantization."""
 
     COMPUTE = "multiplies by its own weight and accumulates; makes values on a new grid"
+    AFFINE = "scales and shifts each channel by constants; makes values on a new grid"
     COMBINE = "combines several quantized values; makes values on a new grid"
     REDUCE = "averages or sums; makes values on a new grid"
     POINTWISE = "a function of one value at a time; becomes a table"

@@ -26,6 +26,7 @@ class Net(nn.Module):
         self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
         self.fc = nn.Linear(8, 8)
         self.slopes = nn.Parameter(torch.ones(3))
+        self.scales = nn.Parameter(torch.ones(3, 1, 1))
         self.one = nn.Parameter(torch.ones(1, 1, 1, 1, 1))
         self.function = function
 
@@ -125,6 +126,21 @@ REFUSED: dict[str, tuple[Callable[[Net, Tensor], object], dict[str, str]]] = {
     "sum with a parameter": (
         lambda net, x: net.a(x) + net.fc.weight,
         {"add": "an operand is a parameter"},
+    ),
+    "scale of an input": (
+        lambda net, x: net.a(x * net.scales),
+        {"mul": "it reads an input of the model, whose channels may differ too much for one grid"},
+    ),
+    "scale of a value with two open axes": (
+        lambda net, x: net.a(x).permute(2, 1, 0, 3) * net.scales,
+        {"mul": "an axis other than the first grows with the batch"},
+    ),
+    "scale behind an operator in float": (
+        lambda net, x: net.b(net.a(x).softmax(1) * net.scales),
+        {
+            "softmax": "softmax has no integer form",
+            "mul": "its input softmax stays in float",
+        },
     ),
     "mean over the batch": (
         lambda net, x: net.a(x).mean((0, 2)),

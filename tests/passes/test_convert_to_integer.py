@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional as F
 
 from qpc.base import PassContext
@@ -18,7 +18,7 @@ from qpc.ops import views
 from qpc.ops.views import aten, qpc_ops
 from qpc.passes import ConvertToInteger
 from qpc.pipeline import Pipeline
-from qpc.quant.config import Override
+from qpc.quant.config import Override, QuantConfig
 from qpc.testing import check_pass
 from tests.quantizing import (
     Parts,
@@ -148,6 +148,39 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[object]]] = {
         lambda: Parts(lambda net, x: net.f.weight * net.a(x), a=conv(), f=nn.Linear(1, 1)),
         [qpc_ops.conv2d, qpc_ops.lookup],
     ),
+    "batch norm": (
+        lambda: nn.Sequential(conv(), nn.Sigmoid(), nn.BatchNorm2d(3), nn.ReLU()),
+        [qpc_ops.conv2d, qpc_ops.lookup, qpc_ops.conv2d, qpc_ops.clamp],
+    ),
+    "batch norm of features": (
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(192, 6), nn.Tanh(), nn.BatchNorm1d(6), nn.Linear(6, 2)
+        ),
+        [
+            aten.reshape,
+            qpc_ops.linear,
+            qpc_ops.lookup,
+            aten.reshape,
+            qpc_ops.conv2d,
+            aten.reshape,
+            qpc_ops.linear,
+        ],
+    ),
+    "batch norm of sequences": (
+        lambda: nn.Sequential(conv(), nn.Tanh(), nn.Flatten(2), nn.BatchNorm1d(3)),
+        [
+            qpc_ops.conv2d,
+            qpc_ops.lookup,
+            aten.reshape,
+            aten.reshape,
+            qpc_ops.conv2d,
+            aten.reshape,
+        ],
+    ),
+    "a learned factor for each channel": (
+        lambda: Parts(lambda net, x: net.a(x).tanh() * net.f.weight, a=conv(), f=conv(3, 1)),
+        [qpc_ops.conv2d, qpc_ops.lookup, qpc_ops.conv2d],
+    ),
     "sum": (
         lambda: Parts(lambda net, x: net.a(x).sum((2, 3)), a=conv()),
         [qpc_ops.conv2d, qpc_ops.mean],
@@ -249,6 +282,8 @@ def test_every_kind_of_operator_stays_within_one_step(name: str) -> None:
         "bilinear upsampling": 2.0,
         "relu behind bilinear upsampling": 4.0,
         "prelu with one slope": 3.0,
+        "batch norm of sequences": 3.0,
+        "a learned factor for each channel": 3.0,
     }.get(name, 1.0)
     assert steps_apart(fake, result, IMAGE) <= limit + 1e-4
     assert torch.equal(result(IMAGE), integer(fake)(IMAGE))
@@ -621,3 +656,37 @@ def test_a_float_graph_is_left_alone() -> None:
     assert FAKE_QUANTIZED.check(gm) is None
     result = Pipeline((ConvertToInteger(),), ConvertToInteger.requires).run(gm)
     assert torch.equal(result(IMAGE), IMAGE.softmax(1))
+
+
+class ScaledConcat(nn.Module):
+    """A batch norm that cannot be folded; its input is the one of the model, rounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(6)
+        with torch.no_grad():
+            self.norm.weight.copy_(torch.tensor([0.0, 0.0, 1.0, -3.0, 1e-3, 5.0]))
+            self.norm.bias.copy_(torch.tensor([0.0, 2.0, 0.5, -1.0, 1.0, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(torch.cat([self.conv(x), x], 1))
+        return result
+
+
+@pytest.mark.parametrize("config", [min_max(), min_max(weight_bits=2, per_channel=False)])
+def test_a_batch_norm_of_its_own_scales_exactly_whatever_the_bits_of_weights(
+    config: QuantConfig,
+) -> None:
+    model = ScaledConcat().eval()
+    fake = fake_quantized(model, IMAGE, config=config, random=False)
+    result = converted(fake)
+    weight = result.get_buffer("norm.weight").flatten().tolist()
+    assert weight == [0, 0, 127, -127, 127, 127]
+    (cat,), norm = nodes_of(result, aten.cat.default), nodes_of(result, qpc_ops.conv2d.default)[-1]
+    values = Interpreter(result, garbage_collect_values=False)
+    values.run(IMAGE)
+    source, made = info(cat).qparams, info(norm).qparams
+    assert source is not None
+    assert made is not None
+    exact = model.norm(source.dequantize(values.env[cat]))
+    assert (exact - made.dequantize(values.env[norm])).abs().max() <= 0.51 * made.scale

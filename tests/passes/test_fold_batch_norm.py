@@ -201,10 +201,7 @@ def test_declines_a_batch_norm_behind_a_concat() -> None:
 def test_declines_a_batch_norm_over_another_axis_of_a_linear_layer() -> None:
     model = randomized(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(3)))
     x = torch.randn(2, 3, 4)
-    reason = (
-        "1 (batch_norm): the linear layer's output has its channels on another axis "
-        "than batch norm's"
-    )
+    reason = "1 (batch_norm): the channels of 0 (linear) are on another axis than batch norm's"
     check_pass(FoldBatchNorm(), traced(model, x), x, declines=[reason])
 
 
@@ -240,3 +237,40 @@ def test_declines_a_batch_norm_in_training_mode() -> None:
 def test_a_graph_without_batch_norms_is_left_alone() -> None:
     gm = traced(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()), IMAGE)
     check_pass(FoldBatchNorm(), gm, IMAGE, exact=True)
+
+
+class SpelledOut(nn.Module):
+    """A batch norm as arithmetic, behind a layer or behind something else."""
+
+    def __init__(self, before: nn.Module) -> None:
+        super().__init__()
+        self.before = before
+        self.scale, self.shift = (nn.Parameter(torch.randn(4, 1, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = (self.before(x) - self.shift) * self.scale + self.shift
+        return result
+
+
+def test_folds_arithmetic_with_a_constant_for_each_channel() -> None:
+    gm = traced(SpelledOut(nn.Conv2d(4, 4, 3)), IMAGE)
+    result = check_pass(FoldBatchNorm(), gm, IMAGE)
+    assert [n.target for n in result.graph.nodes if n.op == "call_function"] == [
+        aten.conv2d.default
+    ]
+
+
+def test_joins_arithmetic_that_has_no_layer_before_it_to_one_batch_norm() -> None:
+    gm = traced(SpelledOut(nn.Sigmoid()), IMAGE)
+    reason = "batch_norm_default_1: batch norm follows before (sigmoid), which has no weight"
+    result = check_pass(FoldBatchNorm(), gm, IMAGE, declines=[reason])
+    calls = [n.target for n in result.graph.nodes if n.op == "call_function"]
+    assert calls == [aten.sigmoid.default, aten.batch_norm.default]
+    (norm,) = nodes_of(result, aten.batch_norm.default)
+    assert info(norm).value == "add"
+
+
+def test_leaves_arithmetic_on_a_layer_without_a_batch_axis() -> None:
+    gm = traced(SpelledOut(nn.Conv2d(4, 4, 1)), IMAGE[0])
+    result = check_pass(FoldBatchNorm(), gm, IMAGE[0])
+    assert nodes_of(result, aten.conv2d.default) != []
