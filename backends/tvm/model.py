@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class CompiledModel(CallableModel):
             self._program = Program(
                 parts.code, parts.signature.inputs, parts.weights, parts.threads
             )
+            # The program has copies of the weights: the tensors it was given may go.
+            self._parts = replace(parts, weights=self._program.weights)
 
     @property
     def target(self) -> Target:

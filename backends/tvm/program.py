@@ -20,7 +20,7 @@ import tvm
 from torch import Tensor
 
 from qpc.backends.tvm.build import TIMED, Code, EntryPoint
-from qpc.backends.tvm.memory import ALIGNMENT
+from qpc.backends.tvm.pages import allocate, together
 from qpc.errors import BackendError
 from qpc.shapes import TensorType
 
@@ -36,6 +36,8 @@ class Program:
     `threads` is how many threads a call may use. With one thread a call runs in the thread of its
     caller. With more, it runs in a thread of its own: TVM keeps one pool of workers per calling
     thread, and configures it for the calling thread only.
+
+    weights: the program's own copies of the tensors that it was given.
     """
 
     def __init__(
@@ -48,10 +50,10 @@ class Program:
         self._lock = threading.Lock()
         # TVM's loader tells the library where TVM's thread pool is; ctypes calls into it.
         self._module, library = _load(code.library)
-        ready = {name: _aligned(tensor) for name, tensor in weights.items()}
-        arena = _empty(max((entry.arena for entry in code.entries.values()), default=0))
+        self.weights = together(weights)
+        arena = allocate(max((entry.arena for entry in code.entries.values()), default=0))
         self._calls = {
-            batch: _Call(library, entry, len(inputs[batch]), ready, arena)
+            batch: _Call(library, entry, len(inputs[batch]), self.weights, arena)
             for batch, entry in code.entries.items()
         }
         self._calls_by_types = {
@@ -150,23 +152,6 @@ def _load(library: bytes) -> tuple[Any, ctypes.CDLL]:
         path = Path(folder, "kernels.so")
         path.write_bytes(library)
         return tvm.runtime.load_module(str(path)), ctypes.CDLL(str(path))
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    """The tensor where no vector of it crosses a cache line."""
-    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else _empty_like(tensor).copy_(tensor)
-
-
-def _empty_like(tensor: Tensor) -> Tensor:
-    memory = _empty(tensor.numel() * tensor.element_size())
-    return memory.view(tensor.dtype).view(tensor.shape)
-
-
-def _empty(size: int) -> Tensor:
-    """Aligned memory: uint8[size]."""
-    memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
-    start = -memory.data_ptr() % ALIGNMENT
-    return memory[start : start + size]
 
 
 class _Worker:

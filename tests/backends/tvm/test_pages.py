@@ -1,0 +1,41 @@
+"""Memory that starts where vectors and large pages want it to."""
+
+from __future__ import annotations
+
+import mmap
+
+import pytest
+
+pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+import torch
+
+from qpc.backends.tvm.memory import ALIGNMENT
+from qpc.backends.tvm.pages import allocate, together
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 1 << 21, (1 << 21) + 1])
+def test_memory_is_zero_and_begins_at_a_page(size: int) -> None:
+    memory = allocate(size)
+    assert memory.shape == (size,)
+    assert not memory.any()
+    assert size == 0 or memory.data_ptr() % (mmap.PAGESIZE if size < 1 << 21 else 1 << 21) == 0
+
+
+def test_a_system_without_large_pages_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", -1)  # no advice that any kernel knows
+    assert allocate(1 << 22).shape == (1 << 22,)
+
+
+def test_tensors_are_copied_side_by_side() -> None:
+    given = {
+        "a": torch.arange(7, dtype=torch.uint8),
+        "b": torch.randn(3, 5).t(),
+        "c": torch.empty(0, dtype=torch.int32),
+        "d": torch.tensor(True),
+    }
+    found = together(given)
+    for name, tensor in given.items():
+        assert torch.equal(found[name], tensor)
+        assert found[name].dtype == tensor.dtype
+        assert found[name].data_ptr() % ALIGNMENT == 0 or not tensor.numel()
+    assert found["b"].data_ptr() - found["a"].data_ptr() == ALIGNMENT
