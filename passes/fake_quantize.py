@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.joint_grids import Observed, joint_ranges
 from qpc.analysis.quantization import role_of
 from qpc.base import Pass, PassContext
 from qpc.edit import Editor
@@ -43,16 +44,23 @@ class FakeQuantize(
 
     signed: use int8 grids for activations instead of uint8; the real values they stand for are the
     same.
+    narrowest: values that meet in concats get one grid, so that concats only move bytes, if the
+    range of each is at least this share of the range of all; above 1.0 none do.
     """
 
     signed: bool = False
+    narrowest: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not self.narrowest > 0.0:
+            raise ValueError(f"narrowest must be greater than 0, got {self.narrowest!r}")
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         editor = Editor(gm, self.name)
         observers = [n for n in gm.graph.nodes if n.target is qpc_ops.observe.default]
         if not observers:
             return False
-        grids = {str(n.args[1]): _qparams(gm, n, signed=self.signed) for n in observers}
+        grids, joined = self._grids(gm, observers)
         for node in gm.graph.nodes:
             if (name := info(node).observer) is not None:
                 update_info(node, qparams=grids[name])
@@ -66,19 +74,32 @@ class FakeQuantize(
             if role_of(node) is Role.INTERPOLATE:
                 _round_interpolated(editor, node)
         editor.drop_unused()
-        ctx.summarize(f"{len(observers)} grids fixed")
+        text = f", {joined} of them joined with others by concats" if joined else ""
+        ctx.summarize(f"{len(observers)} grids fixed{text}")
         return True
 
+    def _grids(self, gm: GraphModule, observers: list[Node]) -> tuple[dict[str, QParams], int]:
+        """The grid of each observer by name, and how many of them concats have made wider."""
+        observed = {str(n.args[1]): _observed(gm, n, signed=self.signed) for n in observers}
+        wider = joint_ranges(gm, observed, self.narrowest)
+        grids = {}
+        for name, found in observed.items():
+            lo, hi = wider.get(name, found.range)
+            grid = Grid(found.settings.bits, signed=self.signed)
+            grids[name] = QParams.from_range(lo, hi, grid, symmetric=found.settings.symmetric)
+        return grids, len(wider)
 
-def _qparams(gm: GraphModule, node: Node, *, signed: bool) -> QParams:
+
+def _observed(gm: GraphModule, node: Node, *, signed: bool) -> Observed:
     config = info(node).config
     assert config is not None
-    activation = config.activation
-    grid = Grid(activation.bits, signed=signed)
+    settings = config.activation
+    grid = Grid(settings.bits, signed=signed)
     try:
-        return activation.observer.qparams(observer_state(gm, node), grid, activation.symmetric)
+        range_ = settings.observer.range(observer_state(gm, node), grid, settings.symmetric)
     except QPCError as e:
         raise type(e)(e.what, node=node, fix=e.fix) from e
+    return Observed(range_, settings)
 
 
 def _replace_observer(editor: Editor, node: Node, grid: QParams) -> None:

@@ -206,8 +206,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[object]]] = {
         [qpc_ops.conv2d, qpc_ops.conv2d, aten.cat],
     ),
     "concat of another grid": (
+        lambda: Parts(lambda net, x: torch.cat([y := net.a(x), y * 9], 1), a=conv()),
+        [qpc_ops.conv2d, qpc_ops.lookup, qpc_ops.lookup, aten.cat],
+    ),
+    "concat of similar grids": (
         lambda: Parts(lambda net, x: torch.cat([net.a(x), x], 1), a=conv()),
-        [qpc_ops.conv2d, qpc_ops.lookup, aten.cat],
+        [qpc_ops.conv2d, aten.cat],
     ),
     "concat of one value twice": (
         lambda: Parts(lambda net, x: torch.cat([y := net.a(x), y], 1), a=conv()),

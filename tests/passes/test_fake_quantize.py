@@ -72,6 +72,41 @@ def test_observers_and_their_statistics_go() -> None:
     assert FAKE_QUANTIZED.check(gm) is None
 
 
+class TwoConcats(nn.Module):
+    """Values of which each enters two concats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.a(x)
+        two = self.b(torch.cat([x, one], 1))
+        return torch.cat([x, one, two], 1)
+
+
+def test_values_that_meet_in_concats_have_one_grid() -> None:
+    ctx = PassContext()
+    gm = Pipeline((FakeQuantize(narrowest=0.01),), FACTS).run(calibrated(TwoConcats()), ctx)
+    found = grids(gm)
+    assert len({found[name] for name in ("x", "conv2d", "conv2d_1", "cat", "cat_1")}) == 1
+    assert "of them joined with others by concats" in ctx.reports[-1].summary
+
+
+def test_concats_join_no_grids_where_that_is_not_wanted() -> None:
+    ctx = PassContext()
+    gm = Pipeline((FakeQuantize(narrowest=2.0),), FACTS).run(calibrated(TwoConcats()), ctx)
+    found = grids(gm)
+    assert found["conv2d"] != found["cat"]
+    assert "joined" not in ctx.reports[-1].summary
+
+
+@pytest.mark.parametrize("narrowest", [0.0, -1.0, float("nan")])
+def test_the_share_of_a_joint_range_is_positive(narrowest: float) -> None:
+    with pytest.raises(ValueError, match="narrowest must be greater than 0, got"):
+        FakeQuantize(narrowest=narrowest)
+
+
 def test_values_that_share_a_grid_have_the_same_one() -> None:
     gm = fake_quantized(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.MaxPool2d(2)), IMAGE)
     found = grids(gm)
