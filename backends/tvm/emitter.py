@@ -86,7 +86,8 @@ class Emitter:
         output = relax.TensorType(kernel.output.shape, kernel.output.dtype)
         called = self._functions[kernel.name]
         macs = sum(multiply_accumulates(self._gm, n, self._batch) for n in nodes if self._gm)
-        self.kernel_uses.append(KernelUse(kernel.name, tuple(label(n) for n in nodes), macs))
+        about = tuple(label(n) for n in nodes)
+        self.kernel_uses.append(KernelUse(kernel.name, about, macs, skipped=kernel.skipped))
         arguments = [*inputs, *weights]
         if into is None:
             return self.builder.emit(relax.call_tir(called, arguments, output))

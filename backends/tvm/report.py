@@ -12,18 +12,25 @@ class KernelUse:
     """A call of an integer kernel and the graph nodes it computes; several nodes are fused.
 
     nodes: none for a kernel that only moves data from one memory order to another.
-    macs: multiply-accumulates of the call. bytes: of all its arguments, the result included.
+    macs: multiply-accumulates of the call, with those that it skips. bytes: of all its arguments,
+    the result included. skipped: the share of the multiply-accumulates that it leaves out, as
+    blocks of weights are zero.
     """
 
     kernel: str
     nodes: tuple[str, ...]
     macs: int = 0
     bytes: int = 0
+    skipped: float = 0.0
+
+    def __str__(self) -> str:
+        skips = f" (skips {self.skipped:.0%}, zero weights)" if self.skipped else ""
+        return f"{self.kernel}: {' + '.join(self.nodes)}{skips}"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> KernelUse:
         """The use that `asdict` gave."""
-        return cls(data["kernel"], tuple(data["nodes"]), data["macs"], data["bytes"])
+        return cls(**{**data, "nodes": tuple(data["nodes"])})
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{len(self.kernels)} integer kernels, {len(self.others)} other operators"]
-        lines += [f"  int8   {use.kernel}: {' + '.join(use.nodes)}" for use in self.kernels]
+        lines += [f"  int8   {use}" for use in self.kernels]
         lines += [f"  other  {use.operator} {use.node}: {use.reason}" for use in self.others]
         stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.seconds.items())
         return "\n".join([*lines, f"compile time: {stages}"])

@@ -9,15 +9,18 @@ reading past the end of a run could leave the tensor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from math import ceil
 
 import numpy as np
 import numpy.typing as npt
 from tvm.tirx import Expr, PrimFunc
 
+from qpc.backends.tvm.kernels import nibbles
+from qpc.backends.tvm.kernels.dense_plan import DensePlan
 from qpc.backends.tvm.kernels.depthwise import depthwise_conv2d
 from qpc.backends.tvm.kernels.emit import (
     Flat,
@@ -25,8 +28,10 @@ from qpc.backends.tvm.kernels.emit import (
     bind,
     cast,
     copy,
+    integer,
     local,
     loop,
+    loop_between,
     prim_func,
     scratch,
     shuffle,
@@ -34,18 +39,11 @@ from qpc.backends.tvm.kernels.emit import (
     tasks,
 )
 from qpc.backends.tvm.kernels.epilogue import Epilogue, EpilogueCode, EpilogueForm, epilogue_params
-from qpc.backends.tvm.kernels.geometry import Conv2dDesc, ConvShape, tile_start
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc, tile_start
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.padding import copy_padded_rows
-from qpc.backends.tvm.kernels.tiling import (
-    Blocks,
-    Tile,
-    best_tiles,
-    choose_blocks,
-    choose_tile,
-    tuned_tile,
-)
+from qpc.backends.tvm.kernels.tiling import ALL_KEPT, tuned_tile
 
 __all__ = ["Conv2dDesc", "conv2d", "dense_conv2d"]
 
@@ -110,17 +108,24 @@ def dense_parts(
     They have the same zero points and bounds, and one tensor of outputs.
     """
     isa = isa.for_weights(np.concatenate([part.weight.reshape(-1) for part in parts]))
-    plans = tuple(_Plan(isa, part.desc.shape, threads) for part in parts)
+    plain = tuple(DensePlan(isa, part.desc.shape, threads) for part in parts)
+    kept = [plan.kept(part.weight) for plan, part in zip(plain, parts, strict=True)]
+    plans = tuple(
+        plan.skipping(shares).packing(part.weight)
+        for plan, shares, part in zip(plain, kept, parts, strict=True)
+    )
     form = EpilogueForm.of(epilogue, np.concatenate([part.multiplier for part in parts]))
     if len(plans) == 1:
         name = kernel_name(operation, plans, form, types)
-        plans = (replace(plans[0], chosen=tuned_tile(name, plans[0].tiles)),)
+        possible = {} if plans[0].nibbles else kept[0]
+        tile = tuned_tile(name, lambda: plans[0].tiles(possible))
+        plans = (replace(plans[0], chosen=tile or plans[0].chosen),)
     name, func = _function(operation, plans, form, types)
     params: list[Array] = []
     for plan, part in zip(plans, parts, strict=True):
         zero_point_term = part.desc.input_zero_point * part.weight.sum((1, 2, 3), dtype=np.int64)
         params += (
-            plan.pack_weight(part.weight),
+            *plan.pack_weight(part.weight),
             # Sums may wrap around in between: the compiler has proved that accumulators do not.
             plan.pack_channels((part.bias - zero_point_term).astype(np.int32)),
             plan.pack_channels(part.multiplier.astype(np.float32)),
@@ -129,251 +134,34 @@ def dense_parts(
     params += epilogue_params(
         desc.input_zero_point, desc.output_zero_point, desc.lo, desc.hi, epilogue
     )
-    return Kernel(name, func, (x, *form.inputs(out)), tuple(params), out)
+    return Kernel(name, func, (x, *form.inputs(out)), tuple(params), out, _skipped(plans))
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How a convolution is tiled and how its weights are laid out."""
-
-    isa: Isa
-    shape: ConvShape
-    threads: int
-    chosen: Tile | None = None
-    """The micro-kernel, if tuning has chosen another than the cost model."""
-
-    @cached_property
-    def merged_groups(self) -> int:
-        """Groups that share vectors of output channels, with zero weights for each other's inputs.
-
-        A vector costs the same whether its lanes are used or not.
-        """
-        per_group = self.shape.o // self.shape.groups
-        fits = [
-            count
-            for count in range(1, self.shape.groups + 1)
-            if self.shape.groups % count == 0 and count * per_group <= self.isa.lanes
-        ]
-        return max(fits, default=1)
-
-    @property
-    def groups(self) -> int:
-        """Number of groups after merging."""
-        return self.shape.groups // self.merged_groups
-
-    @property
-    def group_inputs(self) -> int:
-        """Input channels of a group."""
-        return self.shape.c // self.groups
-
-    @property
-    def group_outputs(self) -> int:
-        """Output channels of a group."""
-        return self.shape.o // self.groups
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of output channels of a group."""
-        return ceil(self.group_outputs / self.isa.lanes)
-
-    @property
-    def lanes(self) -> int:
-        """Lanes of a vector that are output channels."""
-        return min(self.isa.lanes, self.group_outputs)
-
-    @property
-    def vectors_per_store(self) -> int:
-        """Vectors of a tile that follow one another in the output, and are stored together."""
-        in_order = self.group_outputs % self.isa.lanes == 0
-        return min(self.isa.vectors_per_store, self.tile.vectors) if in_order else 1
-
-    @property
-    def runs(self) -> int:
-        """Runs of consecutive bytes that make one kernel row."""
-        consecutive = self.groups == 1 and self.shape.dilation[1] == 1
-        return 1 if consecutive else self.shape.kernel[1]
-
-    @property
-    def run_bytes(self) -> int:
-        """Length of a run."""
-        return self.shape.kernel[1] * self.group_inputs // self.runs
-
-    @property
-    def run_steps(self) -> int:
-        """Number of `dot`s per run."""
-        return ceil(self.run_bytes / self.isa.depth)
-
-    @property
-    def steps(self) -> int:
-        """Number of `dot`s per output vector."""
-        return self.shape.kernel[0] * self.runs * self.run_steps
-
-    @property
-    def is_matrix_product(self) -> bool:
-        """Whether pixels do not overlap, so that their rows and columns do not matter."""
-        shape = self.shape
-        in_a_row = shape.places is None or shape.places.follow(shape.oh, shape.ow)
-        plain = not any(shape.padding) and in_a_row
-        return plain and shape.kernel == shape.stride == (1, 1)
-
-    @cached_property
-    def tile(self) -> Tile:
-        """The micro-kernel."""
-        return self.chosen or choose_tile(self.isa, self._columns, self.vectors, self.steps)
-
-    def tiles(self) -> list[Tile]:
-        """All micro-kernels that would do, the best by cost first."""
-        return best_tiles(self.isa, self._columns, self.vectors, self.steps)
-
-    @property
-    def _columns(self) -> int:
-        shape = self.shape
-        return shape.n * shape.oh * shape.ow if self.is_matrix_product else shape.ow
-
-    @property
-    def images(self) -> int:
-        """Number of images, or 1 if all pixels form one matrix."""
-        return 1 if self.is_matrix_product else self.shape.n
-
-    @property
-    def rows(self) -> int:
-        """Rows of an image, or tiles of the matrix of pixels."""
-        return ceil(self._pixels / self.tile.pixels) if self.is_matrix_product else self.shape.oh
-
-    @property
-    def column_tiles(self) -> int:
-        """Tiles of a row."""
-        return 1 if self.is_matrix_product else ceil(self.shape.ow / self.tile.pixels)
-
-    @property
-    def w_type(self) -> str:
-        """Element type of the packed weights; those that are used once are widened when used."""
-        return "int8" if self.tile.pixels == 1 else self.isa.w_type
-
-    @property
-    def units(self) -> int:
-        """Blocks of output channels, each computed by one micro-kernel per tile of pixels."""
-        return self.groups * self.vectors // self.tile.vectors
-
-    @property
-    def needs_scratch(self) -> bool:
-        """Whether the input cannot be read in place."""
-        return (
-            any(self.shape.padding)
-            or self.run_bytes % self.isa.depth != 0
-            or self.isa.x_type != "uint8"
-        )
-
-    @property
-    def scratch_row(self) -> int:
-        """Bytes of an input row in scratch memory."""
-        shape = self.shape
-        columns = self.tile.pixels if self.is_matrix_product else shape.input_columns(shape.ow)
-        return columns * shape.c
-
-    @property
-    def scratch_size(self) -> int:
-        """Elements of the scratch memory, with room to read past the last run."""
-        return self.shape.input_rows(self.blocks.rows) * self.scratch_row + self.isa.depth - 1
-
-    @cached_property
-    def blocks(self) -> Blocks:
-        """The tasks."""
-        return choose_blocks(
-            images=self.images,
-            rows=self.rows,
-            channel_blocks=self.units,
-            row_cost=self.column_tiles * self.units * self.tile.cost(self.isa, self.steps),
-            bytes_per_row=self.shape.stride[0] * self.scratch_row * self.isa.x_bytes,
-            extra_bytes=(self.shape.reach[0] - self.shape.stride[0])
-            * self.scratch_row
-            * self.isa.x_bytes,
-            copies=self.needs_scratch,
-            threads=self.threads,
-        )
-
-    @property
-    def _pixels(self) -> int:
-        return self.shape.n * self.shape.oh * self.shape.ow
-
-    def input_offset(self, image: Index, row: Index) -> Index:
-        """Where a row of the input begins."""
-        if self.is_matrix_product:
-            return tile_start(row, self.tile.pixels, self._pixels) * self.shape.c
-        return (image * self.shape.h + row) * (self.shape.w * self.shape.c)
-
-    def output_offset(self, image: Index, row: Index) -> Index:
-        """Where a row of the output begins."""
-        if self.is_matrix_product:
-            first = self.shape.places.first if self.shape.places else 0
-            return tile_start(row, self.tile.pixels, self._pixels) * self.shape.output_step + first
-        return self.shape.output_offset(image, row)
-
-    def channel(self, vector: Index) -> Index:
-        """The first output channel of a vector, within its group; the last vector may overlap."""
-        return 0 if self.vectors == 1 else tile_start(vector, self.isa.lanes, self.group_outputs)
-
-    def pack_weight(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-        """weight[o, c // groups, kh, kw] -> [unit, kh, run, step, vector of tile, lane, depth]."""
-        kh, kw = self.shape.kernel
-        merged = self.merged_groups
-        parts = weight.reshape(self.groups, merged, -1, weight.shape[1], kh, kw)
-        outputs, inputs = parts.shape[2:4]
-        dense = np.zeros((self.groups, merged, outputs, kh, kw, merged, inputs), np.int8)
-        for i in range(merged):
-            dense[:, i, :, :, :, i] = parts[:, i].transpose(0, 1, 3, 4, 2)
-        by_vector = self._by_vector(
-            dense.reshape(self.groups, self.group_outputs, kh, self.runs, self.run_bytes)
-        )
-        slack = self.run_steps * self.isa.depth - self.run_bytes
-        padded = np.pad(by_vector, [(0, 0)] * (by_vector.ndim - 1) + [(0, slack)])
-        packed = padded.reshape(
-            self.units, self.tile.vectors, self.isa.lanes, kh, self.runs, self.run_steps, -1
-        ).transpose(0, 3, 4, 5, 1, 2, 6)
-        return np.ascontiguousarray(packed, self.w_type)
-
-    def pack_channels(self, values: Array) -> Array:
-        """values[o] -> [unit * vector of the tile * lane]."""
-        return self._by_vector(values.reshape(self.groups, self.group_outputs)).reshape(-1)
-
-    def _by_vector(self, values: Array) -> Array:
-        """[group, output, ...] -> [group, vector, lane, ...], with zeros in unused lanes."""
-        starts = np.array([self.channel(vector) for vector in range(self.vectors)])
-        outputs = starts[:, None] + np.arange(self.isa.lanes)
-        unused = max(0, self.isa.lanes - self.group_outputs)
-        padding = [(0, 0), (0, unused)] + [(0, 0)] * (values.ndim - 2)
-        return np.pad(values, padding)[:, outputs]
-
-    @property
-    def param_types(self) -> tuple[TensorType, ...]:
-        """The types of the packed weight, bias and multiplier."""
-        lanes = self.units * self.tile.vectors * self.isa.lanes
-        kernel = (self.shape.kernel[0], self.runs, self.run_steps)
-        block = (self.tile.vectors, self.isa.lanes, self.isa.depth)
-        return (
-            TensorType((self.units, *kernel, *block), self.w_type),
-            TensorType((lanes,), "int32"),
-            TensorType((lanes,), "float32"),
-        )
+def _skipped(plans: Sequence[DensePlan]) -> float:
+    """The share of all dots that are left out."""
+    dots = [plan.units * plan.tile.vectors * plan.steps for plan in plans]
+    skipped = [n * (1 - p.tile.kept / ALL_KEPT) for n, p in zip(dots, plans, strict=True)]
+    return sum(skipped) / sum(dots)
 
 
 @cache
 def _function(
     operation: str,
-    plans: tuple[_Plan, ...],
+    plans: tuple[DensePlan, ...],
     form: EpilogueForm,
     types: tuple[TensorType, TensorType],
 ) -> tuple[str, PrimFunc]:
     x_type, out_type = types
     added = form.inputs(out_type)
+    counts = [len(plan.param_types) for plan in plans]
     packed = [t for plan in plans for t in plan.param_types]
 
     def body(x: Flat, *args: Flat) -> None:
         others, rest = args[: len(added)], args[len(added) :]
         layers, (constants, *tables, out) = rest[: len(packed)], rest[len(packed) :]
         epilogue = EpilogueCode(plans[0].isa, form, constants, others, tables)
-        for i, plan in enumerate(plans):
-            weight, bias, multiplier = layers[3 * i : 3 * i + 3]
+        for plan, count in zip(plans, counts, strict=True):
+            (*weight, bias, multiplier), layers = layers[:count], layers[count:]
             _Code(plan, x, weight, bias, multiplier, epilogue, out).emit()
 
     name = kernel_name(operation, plans, form, types)
@@ -385,9 +173,9 @@ def _function(
 class _Code:
     """Emits the function."""
 
-    plan: _Plan
+    plan: DensePlan
     x: Flat
-    weight: Flat
+    weight: Sequence[Flat]
     bias: Flat
     multiplier: Flat
     epilogue: EpilogueCode
@@ -418,15 +206,13 @@ class _Code:
             if plan.is_matrix_product:
                 column = 0
             if plan.needs_scratch:
-                x_row, x_next = row * stride[0] * plan.scratch_row, plan.scratch_row
+                x_row = row * stride[0] * plan.scratch_row
             else:
                 x_row = plan.input_offset(image, (first + row) * stride[0])
-                x_next = plan.shape.w * plan.shape.c
             self._micro_kernel(
                 source,
                 part * units + i,
                 x_row + column * (stride[1] * plan.shape.c),
-                x_next,
                 plan.output_offset(image, first + row) + column * plan.shape.output_step,
             )
 
@@ -447,9 +233,7 @@ class _Code:
                 output_rows=plan.blocks.rows,
             )
 
-    def _micro_kernel(
-        self, source: Flat, unit: Index, x_start: Index, x_next_row: int, out_start: Index
-    ) -> None:
+    def _micro_kernel(self, source: Flat, unit: Index, x_start: Index, out_start: Index) -> None:
         """One tile of one unit: `x_start` is where its first pixel begins in `source`."""
         plan, isa, tile = self.plan, self.plan.isa, self.plan.tile
         group, vector_block = split(unit, plan.groups, plan.vectors // tile.vectors)
@@ -467,24 +251,10 @@ class _Code:
         for _, vector, at in each_sum:
             sums.store(at, initial[vector], isa.lanes)
 
-        (kh, _), (dh, dw) = plan.shape.kernel, plan.shape.dilation
-        block = isa.lanes * isa.depth
-        with loop(kh) as row, loop(plan.runs) as run, loop(plan.run_steps) as step:
-            # Bound, so that each address below is a variable plus a constant: quick to compile.
-            x_at = row * (dh * x_next_row) + run * (dw * plan.shape.c) + step * isa.depth
-            x_at = bind(x_start + x_at)
-            term = ((unit * kh + row) * plan.runs + run) * plan.run_steps + step
-            w_at = bind(term * (tile.vectors * block))
-            w = [
-                bind(cast(self.weight.load(w_at + vector * block, block), isa.w_type, block))
-                for vector in range(tile.vectors)
-            ]
-            for pixel in range(tile.pixels):
-                pixel_at = x_at + pixel * plan.shape.stride[1] * plan.shape.c
-                x = bind(isa.broadcast(source.load(pixel_at, isa.depth)))
-                for vector in range(tile.vectors):
-                    at = (pixel * tile.vectors + vector) * isa.lanes
-                    sums.store(at, isa.dot(sums.load(at, isa.lanes), x, w[vector]), isa.lanes)
+        if plan.nibbles:
+            self._add_pairs(source, sums, unit, x_start)
+        else:
+            self._add_terms(source, sums, unit, x_start)
 
         scale = [self._lanes(self.multiplier, lane_start, vector) for vector in range(tile.vectors)]
         first = [
@@ -505,6 +275,73 @@ class _Code:
                     value = shuffle([value], range(lanes))
                 offset = first[start] + pixel * plan.shape.output_step
                 self.out.store(offset, self.epilogue.stages(value, offset, lanes), lanes)
+
+    def _add_terms(self, source: Flat, sums: Flat, unit: Index, x_start: Index) -> None:
+        """Add all terms to the sums [pixel, vector, lane]."""
+        plan, isa, tile = self.plan, self.plan.isa, self.plan.tile
+        block = isa.lanes * isa.depth
+        with self._terms(unit) as (term, place):
+            # Bound, so that each address below is a variable plus a constant: quick to compile.
+            x_at = bind(x_start + place)
+            w_at = bind(term * (tile.vectors * block))
+            w = [
+                bind(cast(self.weight[0].load(w_at + vector * block, block), isa.w_type, block))
+                for vector in range(tile.vectors)
+            ]
+            for pixel in range(tile.pixels):
+                pixel_at = x_at + pixel * plan.shape.stride[1] * plan.shape.c
+                x = bind(isa.broadcast(source.load(pixel_at, isa.depth)))
+                for vector in range(tile.vectors):
+                    at = (pixel * tile.vectors + vector) * isa.lanes
+                    sums.store(at, isa.dot(sums.load(at, isa.lanes), x, w[vector]), isa.lanes)
+
+    def _add_pairs(self, source: Flat, sums: Flat, unit: Index, x_start: Index) -> None:
+        """`_add_terms` for weights of four bits: two terms at a time."""
+        plan, isa, tile = self.plan, self.plan.isa, self.plan.tile
+        block, pairs = isa.lanes * isa.depth, plan.run_steps // 2
+        offset = integer(-nibbles.OFFSET, "int8", block)
+        excess = local(tile.pixels * isa.lanes, "int32")
+        for pixel in range(tile.pixels):
+            excess.store(pixel * isa.lanes, integer(0, "int32", isa.lanes), isa.lanes)
+        with loop(pairs) as pair:
+            x_at = bind(x_start + pair * (2 * isa.depth))
+            w_at = bind((unit * pairs + pair) * (tile.vectors * block))
+            x = []
+            for pixel in range(tile.pixels):
+                first = x_at + pixel * plan.shape.stride[1] * plan.shape.c
+                at = pixel * isa.lanes
+                for x_half in (first, first + isa.depth):
+                    x.append(bind(isa.broadcast(source.load(x_half, isa.depth))))
+                    total = isa.dot(excess.load(at, isa.lanes), x[-1], offset)
+                    excess.store(at, total, isa.lanes)
+            for vector in range(tile.vectors):
+                packed = self.weight[0].load(w_at + vector * block, block)
+                for half, w in enumerate(nibbles.unpacked(packed, block)):
+                    for pixel in range(tile.pixels):
+                        at = (pixel * tile.vectors + vector) * isa.lanes
+                        total = isa.dot(sums.load(at, isa.lanes), x[2 * pixel + half], w)
+                        sums.store(at, total, isa.lanes)
+        for pixel in range(tile.pixels):
+            each = bind(excess.load(pixel * isa.lanes, isa.lanes))
+            for vector in range(tile.vectors):
+                at = (pixel * tile.vectors + vector) * isa.lanes
+                sums.store(at, sums.load(at, isa.lanes) + each, isa.lanes)
+
+    @contextmanager
+    def _terms(self, unit: Index) -> Iterator[tuple[Index, Index]]:
+        """Count a unit's terms: their places among packed weights and in the activations."""
+        plan = self.plan
+        if plan.tile.skips:
+            _, places, starts = self.weight
+            first, end = bind(starts.load(unit)), bind(starts.load(unit + 1))
+            with loop_between(first, end) as term:
+                yield term, places.load(term)
+        else:
+            kh, (dh, dw) = plan.shape.kernel[0], plan.shape.dilation
+            with loop(kh) as row, loop(plan.runs) as run, loop(plan.run_steps) as step:
+                place = row * (dh * plan.x_next_row) + run * (dw * plan.shape.c)
+                term = ((unit * kh + row) * plan.runs + run) * plan.run_steps + step
+                yield term, place + step * plan.isa.depth
 
     def _lanes(self, values: Flat, start: Index, vector: int) -> Expr:
         lanes = self.plan.isa.lanes

@@ -103,6 +103,13 @@ def loop(extent: int, *, parallel: bool = False) -> Iterator[Index]:
 
 
 @contextmanager
+def loop_between(first: Expr, end: Expr) -> Iterator[Index]:
+    """Count from `first` up to but not including `end`, which are known at run time."""
+    with T.serial(first, end) as i:
+        yield i
+
+
+@contextmanager
 def tasks(count: int, threads: int) -> Iterator[tuple[Index, Index]]:
     """Count to `count`, spread evenly over `threads`; gives the thread's number and the count."""
     if threads == 1 or count == 1:

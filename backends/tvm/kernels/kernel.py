@@ -33,6 +33,8 @@ class Kernel:
     The arguments of `func` are the tensors of `inputs`, then `params` in order, then the output.
     Kernels of one description share `func` (the same object, the same name): only `params` differ
     between layers.
+
+    skipped: the share of its multiply-accumulates that it leaves out, as the weights are zero.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Kernel:
     inputs: tuple[TensorType, ...]
     params: tuple[Array, ...]
     output: TensorType
+    skipped: float = 0.0
 
 
 def kernel_name(operation: str, *description: object) -> str:

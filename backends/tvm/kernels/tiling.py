@@ -6,10 +6,10 @@ ends, and computes some values twice. So there is one micro-kernel per layer, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from qpc.backends.tvm.kernels.instructions import Isa
@@ -17,6 +17,8 @@ from qpc.backends.tvm.kernels.instructions import Isa
 _MAX_PIXELS = 28
 _FEW_DOTS = 10  # below that, CPUs that start two `dot`s per cycle wait for results ...
 _FEW_DOTS_COST = 0.03  # ... a little, so that other CPUs do not pay much for avoiding it
+_LIST_OVERHEAD = 1  # finding the next term in a list, in dots
+_UNPACKING = 0.75  # three instructions for two vectors, of which CPUs start twice as many as dots
 _TILE_OVERHEAD = 2  # set-up and loop control of one tile, in dots
 _EPILOGUE = 3  # requantization and store of one vector, in dots, while other tiles are computed
 _EPILOGUE_ALONE = 1.5  # more of the same, if tiles are too long to overlap in time
@@ -24,25 +26,45 @@ _EPILOGUE_INSTRUCTIONS = 9
 _WINDOW = 320  # instructions that a CPU looks ahead
 _COPY_PER_BYTE = 1 / 16  # moving bytes into scratch memory, in dots
 _TASK_OVERHEAD = 2000  # handing a task to a thread, in dots
+ALL_KEPT = 16
+"""What `Tile.kept` counts in: enough to tell layers apart, and few kernels."""
 SCRATCH_BYTES = 192 * 1024  # leaves room for weights and output in a second-level cache
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One micro-kernel: `pixels` consecutive outputs times `vectors` vectors of output channels."""
+    """One micro-kernel: `pixels` consecutive outputs times `vectors` vectors of output channels.
+
+    kept: how many of `ALL_KEPT` parts of the terms are left by skipping those whose weights are
+    zero for all `vectors`, rounded up. If all, the micro-kernel goes through them without a list.
+    """
 
     pixels: int
     vectors: int
+    kept: int = ALL_KEPT
 
-    def cost(self, isa: Isa, steps: int) -> float:
-        """Time in dots when the sums have `steps` terms of one `dot` each."""
+    @property
+    def skips(self) -> bool:
+        """Whether terms are skipped."""
+        return self.kept < ALL_KEPT
+
+    def cost(self, isa: Isa, steps: float, *, nibbles: bool = False) -> float:
+        """Time in dots when the sums have `steps` terms of a `dot` each, before any is skipped.
+
+        nibbles: two weights share a byte.
+        """
+        steps *= self.kept / ALL_KEPT
         dots = self.pixels * self.vectors
         loads = self.pixels * isa.broadcast_cost + self.vectors
         instructions = steps * (dots + loads) + _EPILOGUE_INSTRUCTIONS * dots
         alone = min(1, instructions / _WINDOW)
         step = float(max(dots, loads, isa.sums_in_flight))
+        if nibbles:
+            step += self.vectors * _UNPACKING + self.pixels
         if dots < _FEW_DOTS:
             step *= 1 + _FEW_DOTS_COST * alone
+        if self.skips:
+            step += _LIST_OVERHEAD
         return steps * step + _TILE_OVERHEAD + dots * (_EPILOGUE + _EPILOGUE_ALONE * alone)
 
 
@@ -54,22 +76,41 @@ def choose_tile(isa: Isa, columns: int, vectors: int, steps: int) -> Tile:
     return best_tiles(isa, columns, vectors, steps)[0]
 
 
-def best_tiles(isa: Isa, columns: int, vectors: int, steps: int) -> list[Tile]:
-    """All tiles, beginning with those of the least time."""
+def best_tiles(
+    isa: Isa,
+    columns: int,
+    vectors: int,
+    steps: int,
+    kept: Mapping[int, int] | None = None,
+    *,
+    nibbles: bool = False,
+) -> list[Tile]:
+    """All tiles, beginning with those of the least time.
+
+    nibbles: two weights share a byte.
+    kept: what tiles of so many vectors keep of the terms, where there is something to skip.
+    """
 
     def total_cost(tile: Tile) -> float:
-        return ceil(columns / tile.pixels) * (vectors // tile.vectors) * tile.cost(isa, steps)
+        count = ceil(columns / tile.pixels) * (vectors // tile.vectors)
+        return count * tile.cost(isa, steps, nibbles=nibbles)
 
-    return sorted(_tiles(isa, columns, vectors), key=total_cost)
+    tiles = list(_tiles(isa, columns, vectors, nibbles))
+    tiles += [replace(t, kept=kept[t.vectors]) for t in tiles if kept and t.vectors in kept]
+    return sorted(tiles, key=total_cost)
 
 
-def _tiles(isa: Isa, columns: int, vectors: int) -> Iterator[Tile]:
+def _tiles(isa: Isa, columns: int, vectors: int, nibbles: bool) -> Iterator[Tile]:
     for tile_vectors in range(1, min(vectors, isa.registers) + 1):
         if vectors % tile_vectors:
             continue
         for pixels in range(1, min(columns, _MAX_PIXELS) + 1):
-            # accumulators, one row of weights, and the broadcast pixel
-            if (pixels + 1) * tile_vectors + 1 <= isa.registers or pixels == tile_vectors == 1:
+            # accumulators, one row of weights, and the broadcast pixel; or accumulators, the
+            # excess and two activations of each pixel, weights of three kinds and two constants
+            used = (pixels + 1) * tile_vectors + 1
+            if nibbles:
+                used = pixels * (tile_vectors + 3) + 5
+            if used <= isa.registers or pixels == tile_vectors == 1:
                 yield Tile(pixels, tile_vectors)
 
 

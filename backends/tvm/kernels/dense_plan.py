@@ -1,0 +1,330 @@
+"""How a dense convolution is cut into micro-kernels, and how its constants are laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+
+from qpc.backends.tvm.kernels import nibbles
+from qpc.backends.tvm.kernels.emit import Index
+from qpc.backends.tvm.kernels.geometry import ConvShape, tile_start
+from qpc.backends.tvm.kernels.instructions import Isa
+from qpc.backends.tvm.kernels.kernel import Array, TensorType
+from qpc.backends.tvm.kernels.tiling import (
+    ALL_KEPT,
+    Blocks,
+    Tile,
+    best_tiles,
+    choose_blocks,
+)
+from qpc.backends.tvm.kernels.zero_blocks import TermLists, kept_shares
+
+
+@dataclass(frozen=True)
+class DensePlan:
+    """How a convolution is tiled and how its weights are laid out."""
+
+    isa: Isa
+    shape: ConvShape
+    threads: int
+    chosen: Tile | None = None
+    """The micro-kernel, if it skips zeros or tuning has chosen another than the cost model."""
+    nibbles: bool = False
+    """Whether two weights share a byte; only without kernel positions to go through."""
+
+    @cached_property
+    def merged_groups(self) -> int:
+        """Groups that share vectors of output channels, with zero weights for each other's inputs.
+
+        A vector costs the same whether its lanes are used or not.
+        """
+        per_group = self.shape.o // self.shape.groups
+        fits = [
+            count
+            for count in range(1, self.shape.groups + 1)
+            if self.shape.groups % count == 0 and count * per_group <= self.isa.lanes
+        ]
+        return max(fits, default=1)
+
+    @property
+    def groups(self) -> int:
+        """Number of groups after merging."""
+        return self.shape.groups // self.merged_groups
+
+    @property
+    def group_inputs(self) -> int:
+        """Input channels of a group."""
+        return self.shape.c // self.groups
+
+    @property
+    def group_outputs(self) -> int:
+        """Output channels of a group."""
+        return self.shape.o // self.groups
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of output channels of a group."""
+        return ceil(self.group_outputs / self.isa.lanes)
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of a vector that are output channels."""
+        return min(self.isa.lanes, self.group_outputs)
+
+    @property
+    def vectors_per_store(self) -> int:
+        """Vectors of a tile that follow one another in the output, and are stored together."""
+        in_order = self.group_outputs % self.isa.lanes == 0
+        return min(self.isa.vectors_per_store, self.tile.vectors) if in_order else 1
+
+    @property
+    def runs(self) -> int:
+        """Runs of consecutive bytes that make one kernel row."""
+        consecutive = self.groups == 1 and self.shape.dilation[1] == 1
+        return 1 if consecutive else self.shape.kernel[1]
+
+    @property
+    def run_bytes(self) -> int:
+        """Length of a run."""
+        return self.shape.kernel[1] * self.group_inputs // self.runs
+
+    @property
+    def run_steps(self) -> int:
+        """Number of `dot`s per run."""
+        steps = ceil(self.run_bytes / self.isa.depth)
+        return nibbles.even(steps) if self.nibbles else steps
+
+    @property
+    def _slack(self) -> int:
+        """What the last step of a run reads beyond it."""
+        return self.run_steps * self.isa.depth - self.run_bytes
+
+    @property
+    def steps(self) -> int:
+        """Number of `dot`s per output vector."""
+        return self.shape.kernel[0] * self.runs * self.run_steps
+
+    @property
+    def is_matrix_product(self) -> bool:
+        """Whether pixels do not overlap, so that their rows and columns do not matter."""
+        shape = self.shape
+        in_a_row = shape.places is None or shape.places.follow(shape.oh, shape.ow)
+        plain = not any(shape.padding) and in_a_row
+        return plain and shape.kernel == shape.stride == (1, 1)
+
+    @cached_property
+    def tile(self) -> Tile:
+        """The micro-kernel."""
+        return self.chosen or self.tiles({})[0]
+
+    def tiles(self, kept: Mapping[int, int]) -> list[Tile]:
+        """All micro-kernels that would do, the best by cost first; `kept` as `kept_shares`."""
+        return best_tiles(
+            self.isa, self._columns, self.vectors, self.steps, kept, nibbles=self.nibbles
+        )
+
+    def kept(self, weight: npt.NDArray[np.int8]) -> Mapping[int, int]:
+        """What skipping zero blocks of these weights would leave: see `kept_shares`."""
+        if weight.all():  # the usual case, quickly
+            return {}
+        nonzero: npt.NDArray[np.bool_] = np.asarray(self._weight_terms(weight).any((2, 4)))
+        return kept_shares(nonzero)
+
+    def skipping(self, kept: Mapping[int, int]) -> DensePlan:
+        """The plan that skips zero blocks, if this is faster."""
+        best = self.tiles(kept)[0] if kept else None
+        return replace(self, chosen=best) if best is not None and best.skips else self
+
+    def packing(self, weight: npt.NDArray[np.int8]) -> DensePlan:
+        """The plan with two weights in each byte, if they have four bits and this is faster."""
+        if self.shape.kernel != (1, 1) or self.tile.skips or not nibbles.fits(weight):
+            return self
+        packed = replace(self, nibbles=True)
+        return packed if packed._time < self._time else self
+
+    @property
+    def _time(self) -> float:
+        """Time in dots, if weights come from far away and are fetched while others are used."""
+        rows = self.images * self.rows * self.column_tiles
+        vectors = self.units * self.tile.vectors * self.steps
+        fetch = vectors * nibbles.FETCH / (2 if self.nibbles else 1)
+        return max(rows * self._row_cost, fetch)
+
+    @property
+    def _row_cost(self) -> float:
+        """Time in dots of one tile of pixels, for all output channels."""
+        return self.units * self.tile.cost(self.isa, self.steps, nibbles=self.nibbles)
+
+    @property
+    def _columns(self) -> int:
+        shape = self.shape
+        return shape.n * shape.oh * shape.ow if self.is_matrix_product else shape.ow
+
+    @property
+    def images(self) -> int:
+        """Number of images, or 1 if all pixels form one matrix."""
+        return 1 if self.is_matrix_product else self.shape.n
+
+    @property
+    def rows(self) -> int:
+        """Rows of an image, or tiles of the matrix of pixels."""
+        return ceil(self._pixels / self.tile.pixels) if self.is_matrix_product else self.shape.oh
+
+    @property
+    def column_tiles(self) -> int:
+        """Tiles of a row."""
+        return 1 if self.is_matrix_product else ceil(self.shape.ow / self.tile.pixels)
+
+    @property
+    def w_type(self) -> str:
+        """Element type of the packed weights; those that are used once are widened when used."""
+        if self.nibbles:
+            return "uint8"
+        return "int8" if self.tile.pixels == 1 else self.isa.w_type
+
+    @property
+    def units(self) -> int:
+        """Blocks of output channels, each computed by one micro-kernel per tile of pixels."""
+        return self.groups * self.vectors // self.tile.vectors
+
+    @property
+    def needs_scratch(self) -> bool:
+        """Whether the input cannot be read in place."""
+        return any(self.shape.padding) or self._slack != 0 or self.isa.x_type != "uint8"
+
+    @property
+    def scratch_row(self) -> int:
+        """Bytes of an input row in scratch memory."""
+        shape = self.shape
+        columns = self.tile.pixels if self.is_matrix_product else shape.input_columns(shape.ow)
+        return columns * shape.c
+
+    @property
+    def x_next_row(self) -> int:
+        """Distance between rows where the input is read, in scratch memory or in place."""
+        return self.scratch_row if self.needs_scratch else self.shape.w * self.shape.c
+
+    @property
+    def scratch_size(self) -> int:
+        """Elements of the scratch memory, with room to read past the last run."""
+        return self.shape.input_rows(self.blocks.rows) * self.scratch_row + self._slack
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The tasks."""
+        return choose_blocks(
+            images=self.images,
+            rows=self.rows,
+            channel_blocks=self.units,
+            row_cost=self.column_tiles * self._row_cost,
+            bytes_per_row=self.shape.stride[0] * self.scratch_row * self.isa.x_bytes,
+            extra_bytes=(self.shape.reach[0] - self.shape.stride[0])
+            * self.scratch_row
+            * self.isa.x_bytes,
+            copies=self.needs_scratch,
+            threads=self.threads,
+        )
+
+    @property
+    def _pixels(self) -> int:
+        return self.shape.n * self.shape.oh * self.shape.ow
+
+    def input_offset(self, image: Index, row: Index) -> Index:
+        """Where a row of the input begins."""
+        if self.is_matrix_product:
+            return tile_start(row, self.tile.pixels, self._pixels) * self.shape.c
+        return (image * self.shape.h + row) * (self.shape.w * self.shape.c)
+
+    def output_offset(self, image: Index, row: Index) -> Index:
+        """Where a row of the output begins."""
+        if self.is_matrix_product:
+            first = self.shape.places.first if self.shape.places else 0
+            return tile_start(row, self.tile.pixels, self._pixels) * self.shape.output_step + first
+        return self.shape.output_offset(image, row)
+
+    def channel(self, vector: Index) -> Index:
+        """The first output channel of a vector, within its group; the last vector may overlap."""
+        return 0 if self.vectors == 1 else tile_start(vector, self.isa.lanes, self.group_outputs)
+
+    def pack_weight(self, weight: npt.NDArray[np.int8]) -> tuple[Array, ...]:
+        """weight[o, c // groups, kh, kw] -> [unit, term, vector of tile, lane, depth].
+
+        If the tile skips zeros, only what is left of it, with the other arrays of `TermLists`; if
+        weights are `nibbles`, half as many terms.
+        """
+        terms = self._weight_terms(weight)
+        packed = terms.reshape(
+            self.units, self.tile.vectors, self.isa.lanes, self.steps, self.isa.depth
+        ).transpose(0, 3, 1, 2, 4)
+        if self.nibbles:
+            return (nibbles.pack(packed),)
+        packed = np.ascontiguousarray(packed, self.w_type)
+        if not self.tile.skips:
+            return (packed,)
+        lists = TermLists.of(packed, self._places, self._capacity)
+        return lists.weight, lists.places, lists.starts
+
+    def _weight_terms(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+        """weight[o, c // groups, kh, kw] -> [group, vector, lane, term, depth]."""
+        kh, kw = self.shape.kernel
+        merged = self.merged_groups
+        parts = weight.reshape(self.groups, merged, -1, weight.shape[1], kh, kw)
+        outputs, inputs = parts.shape[2:4]
+        dense = np.zeros((self.groups, merged, outputs, kh, kw, merged, inputs), np.int8)
+        for i in range(merged):
+            dense[:, i, :, :, :, i] = parts[:, i].transpose(0, 1, 3, 4, 2)
+        by_vector = self._by_vector(
+            dense.reshape(self.groups, self.group_outputs, kh, self.runs, self.run_bytes)
+        )
+        padded = np.pad(by_vector, [(0, 0)] * (by_vector.ndim - 1) + [(0, self._slack)])
+        shape = (self.groups, self.vectors, self.isa.lanes, self.steps, self.isa.depth)
+        return padded.reshape(shape).astype(np.int8, copy=False)
+
+    @property
+    def _places(self) -> npt.NDArray[np.int64]:
+        """Where the activations of each term are, as offsets from those of the first."""
+        rows, runs = np.arange(self.shape.kernel[0]), np.arange(self.runs)
+        steps = np.arange(self.run_steps) * self.isa.depth
+        dh, dw = self.shape.dilation
+        starts = (rows * (dh * self.x_next_row))[:, None] + runs * (dw * self.shape.c)
+        places: npt.NDArray[np.int64] = (starts[..., None] + steps).reshape(-1)
+        return places
+
+    @property
+    def _capacity(self) -> int:
+        """Terms that the lists of a tile that skips zeros have room for."""
+        return ceil(self.units * self.steps * self.tile.kept / ALL_KEPT)
+
+    def pack_channels(self, values: Array) -> Array:
+        """values[o] -> [unit * vector of the tile * lane]."""
+        return self._by_vector(values.reshape(self.groups, self.group_outputs)).reshape(-1)
+
+    def _by_vector(self, values: Array) -> Array:
+        """[group, output, ...] -> [group, vector, lane, ...], with zeros in unused lanes."""
+        starts = np.array([self.channel(vector) for vector in range(self.vectors)])
+        outputs = starts[:, None] + np.arange(self.isa.lanes)
+        unused = max(0, self.isa.lanes - self.group_outputs)
+        padding = [(0, 0), (0, unused)] + [(0, 0)] * (values.ndim - 2)
+        return np.pad(values, padding)[:, outputs]
+
+    @property
+    def param_types(self) -> tuple[TensorType, ...]:
+        """The types of the packed weight, with its lists if there are any, bias and multiplier."""
+        lanes = self.units * self.tile.vectors * self.isa.lanes
+        block = (self.tile.vectors, self.isa.lanes, self.isa.depth)
+        weight: tuple[TensorType, ...]
+        if self.tile.skips:
+            weight = (
+                TensorType((self._capacity, *block), self.w_type),
+                TensorType((self._capacity,), "int32"),
+                TensorType((self.units + 1,), "int32"),
+            )
+        else:
+            terms = self.steps // 2 if self.nibbles else self.steps
+            weight = (TensorType((self.units, terms, *block), self.w_type),)
+        return (*weight, TensorType((lanes,), "int32"), TensorType((lanes,), "float32"))
