@@ -116,3 +116,36 @@ def test_the_number_of_batches_is_known_to_the_progress_bar() -> None:
     calibrate = post_training_quantization([X, X], CONFIG).passes[4]
     assert isinstance(calibrate, Calibrate)
     assert length_hint(calibrate.batches) == 2
+
+
+class DenseBlock(nn.Module):
+    """Layers that each read everything before them, through a batch norm of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4 * (i + 1)) for i in range(3))
+        self.layers = nn.ModuleList(nn.Conv2d(4 * (i + 1), 4, 3, padding=1) for i in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [self.first(x)]
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            values.append(layer(norm(torch.cat(values, 1)).relu()))
+        return torch.cat(values, 1)
+
+
+def test_a_dense_block_has_neither_float_operators_nor_tables() -> None:
+    torch.manual_seed(0)
+    block = DenseBlock()
+    for norm in (m for m in block.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.constant_(norm.weight, 3.0)  # so that layers make values of similar ranges
+    ctx = PassContext()
+    result = quantize(traced(block, X), [X], CONFIG, ctx)
+    calls = {node.target for node in result.graph.nodes if node.op == "call_function"}
+    assert calls == {
+        qpc_ops.quantize.default,
+        qpc_ops.conv2d.default,
+        aten.cat.default,
+        qpc_ops.dequantize.default,
+    }
+    assert any("4 of 4 convolution and linear layers" in r.summary for r in ctx.reports)

@@ -151,8 +151,10 @@ def _refuse_compute(node: Node) -> str | None:
 
 
 def _refuse_affine(node: Node) -> str | None:
-    affine = ChannelAffine.of(node)
-    if affine is not None and affine.input.op == "placeholder":
+    source = node
+    while len(_activations(source)) == 1 and role_of(source) is not Role.COMPUTE:
+        source = _activations(source)[0]
+    if source.op == "placeholder":
         return "it reads an input of the model, whose channels may differ too much for one grid"
     shape = info(node).shape or ()
     if any(not isinstance(size, int) for size in shape[1:]):

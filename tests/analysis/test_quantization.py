@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[Callable[[Net, Tensor], object], dict[str, str]]] = {
         {"add": "an operand is a parameter"},
     ),
     "scale of an input": (
-        lambda net, x: net.a(x * net.scales),
+        lambda net, x: net.a(x.flip(2) * net.scales),
         {"mul": "it reads an input of the model, whose channels may differ too much for one grid"},
     ),
     "scale of a value with two open axes": (

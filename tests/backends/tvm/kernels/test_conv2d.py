@@ -137,6 +137,9 @@ BASE = Conv2dDesc(
             {"groups": 30, "c": 30, "o": 30, "kernel": (1, 7), "padding": (0, 3, 0, 3)},
             id="depthwise, one row",
         ),
+        pytest.param(
+            {"groups": 70, "c": 70, "o": 70, "kernel": (1, 1)}, id="depthwise, one tap, as of norms"
+        ),
     ],
 )
 def test_equals_the_exact_result(isa: Isa, run: Run, changes: dict[str, object]) -> None:
