@@ -20,6 +20,7 @@ from tvm.tirx.script import builder as T
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     bind,
+    cast,
     integer,
     reinterpret,
     shuffle,
@@ -154,28 +155,45 @@ class _X86(Isa):
         size = 4 * self.lanes
         if lanes > size:
             return super().added(a, b, constants, lanes)
+        if lanes == self.lanes:
+            return self._added_lanes(a, b, constants)
         if lanes < size:  # the other lanes are computed, too, and dropped
             wide = (shuffle([v] * ceil(size / lanes), range(size)) for v in (a, b))
             a, b = (bind(v) for v in wide)
             return shuffle([bind(self._added(a, b, constants))], range(lanes))
         return self._added(a, b, constants)
 
+    def _added_lanes(self, a: Expr, b: Expr, constants: Sequence[Expr]) -> Expr:
+        """`added` of as many values as there are lanes, which stay in one vector of int32."""
+        _, _, offset, shift, zero_point, lo, hi = (splat(c, self.lanes) for c in constants)
+        in_turn = [source + lane for lane in range(self.lanes) for source in (0, self.lanes)]
+        pairs = cast(shuffle([a, b], in_turn), "int16", 2 * self.lanes)
+        product = self._weighted(pairs, self._factors(constants))
+        total = T.shift_right(product + offset, shift) + zero_point
+        return cast(T.min(T.max(total, lo), hi), "uint8", self.lanes)
+
+    def _factors(self, constants: Sequence[Expr]) -> Expr:
+        """Both multipliers of `added`, of 16 bits, in turn."""
+        a_multiplier, b_multiplier, *_ = constants
+        both = T.shift_left(b_multiplier, T.int32(16)) | (a_multiplier & T.int32(0xFFFF))
+        return bind(reinterpret(splat(both, self.lanes), "int16", 2 * self.lanes))
+
+    def _weighted(self, pairs: Expr, factors: Expr) -> Expr:
+        """int32 sums of neighbouring products of int16."""
+        return intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), pairs, factors)
+
     def _added(self, a: Expr, b: Expr, constants: Sequence[Expr]) -> Expr:
         """`added` of full vectors: both factors, of 16 bits, in one multiplication."""
-        a_multiplier, b_multiplier, offset, shift, zero_point, lo, hi = constants
+        _, _, offset, shift, zero_point, lo, hi = constants
         size, words = 4 * self.lanes, 2 * self.lanes
-        both = T.shift_left(b_multiplier, T.int32(16)) | (a_multiplier & T.int32(0xFFFF))
-        factors = bind(reinterpret(splat(both, self.lanes), "int16", words))
+        factors = self._factors(constants)
         pairs = [bind(shuffle([a, b], lanes)) for lanes in _interleaved(size, _BLOCK_BYTES)]
         zero = bind(integer(0, "uint8", size))
         sums = []
         for pair in pairs:  # bytes of a and b in turn, widened to words in the same order
             for lanes in _interleaved(size, _BLOCK_BYTES):
                 wide = reinterpret(shuffle([pair, zero], lanes), "int16", words)
-                product = intrinsic(
-                    _MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), wide, factors
-                )
-                total = product + splat(offset, self.lanes)
+                total = self._weighted(wide, factors) + splat(offset, self.lanes)
                 sums.append(bind(T.shift_right(total, splat(shift, self.lanes))))
         moved = [bind(self._moved_words(w, zero_point)) for w in self._words(sums)]
         packed = self._packed_bytes(moved)
