@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 import tvm
+from _pytest.mark.structures import ParameterSet
 
 from qpc.backends.tvm.kernels.isa import Isa, isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel
@@ -21,14 +22,19 @@ Array = npt.NDArray[Any]
 Run = Callable[..., Array]
 
 
+def _slow(name: str) -> ParameterSet:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 # One target for each kind of instructions; "x86-64-avx512-vnni-256" stands for AVX-VNNI, whose
-# instructions have another encoding but the same meaning.
+# instructions have another encoding but the same meaning. Those that differ from another in the
+# width of their vectors only are left to the slow tests.
 TARGETS = [
     "x86-64",
-    "x86-64-sse4",
+    _slow("x86-64-sse4"),
     "x86-64-avx2",
-    "x86-64-avx512",
-    "x86-64-avx512-vnni-256",
+    _slow("x86-64-avx512"),
+    _slow("x86-64-avx512-vnni-256"),
     "x86-64-avx512-vnni-vbmi",
 ]
 
