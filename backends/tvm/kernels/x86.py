@@ -153,7 +153,8 @@ class _X86(Isa):
 
     def added(self, a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
         size = 4 * self.lanes
-        if lanes > size:
+        # Vectors of odd lengths, widened and cut several times over, take LLVM minutes.
+        if lanes not in (self.lanes, size // 2, size):
             return super().added(a, b, constants, lanes)
         if lanes == self.lanes:
             return self._added_lanes(a, b, constants)
