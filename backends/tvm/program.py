@@ -64,7 +64,7 @@ class Program:
     def run(self, batch: int, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs for one batch."""
         call = self._calls[batch]
-        outputs = [torch.empty(t.shape, dtype=t.dtype) for t in call.entry.outputs]
+        outputs = call.empty_outputs()
         self._in_turn(lambda: call.run(_addresses(inputs), _addresses(outputs)))
         return outputs
 
@@ -88,7 +88,7 @@ class Program:
     def time_stamps(self, batch: int, inputs: Sequence[Tensor]) -> list[int]:
         """The CPU's time stamp counter before the first and after every step of one call."""
         call = self._calls[batch]
-        outputs = [torch.empty(t.shape, dtype=t.dtype) for t in call.entry.outputs]
+        outputs = call.empty_outputs()
         stamps = torch.zeros(len(call.entry.steps) + 1, dtype=torch.int64)
         places = _addresses(inputs), _addresses(outputs)
         self._in_turn(lambda: call.run(*places, stamps.data_ptr()))
@@ -121,6 +121,10 @@ class _Call:
         changing = [0] * (inputs + len(entry.outputs))
         self._table = array("Q", [first, *changing, *others, 0])
         self._address = ctypes.c_void_p(self._table.buffer_info()[0])
+
+    def empty_outputs(self) -> list[Tensor]:
+        """Tensors to write the outputs to."""
+        return [torch.empty(t.shape, dtype=t.dtype) for t in self.entry.outputs]
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int], stamps: int = 0) -> None:
         """Run it on tensors at these addresses.
