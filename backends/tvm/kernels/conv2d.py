@@ -34,7 +34,6 @@ from qpc.backends.tvm.kernels.emit import (
     loop_between,
     prim_func,
     scratch,
-    shuffle,
     split,
     tasks,
 )
@@ -262,19 +261,12 @@ class _Code:
             for vector in range(tile.vectors)
         ]
         for pixel in range(tile.pixels):
-            for start in range(0, tile.vectors, plan.vectors_per_store):
-                together = range(start, min(start + plan.vectors_per_store, tile.vectors))
-                totals = [
-                    sums.load((pixel * tile.vectors + vector) * isa.lanes, isa.lanes)
-                    for vector in together
-                ]
-                scales = [scale[vector] for vector in together]
-                value = self.epilogue.requantized(totals, scales, in_order=True)
-                lanes = len(together) * plan.lanes
-                if plan.lanes < isa.lanes:
-                    value = shuffle([value], range(lanes))
-                offset = first[start] + pixel * plan.shape.output_step
-                self.out.store(offset, self.epilogue.stages(value, offset, lanes), lanes)
+            totals = [
+                sums.load((pixel * tile.vectors + vector) * isa.lanes, isa.lanes)
+                for vector in range(tile.vectors)
+            ]
+            offsets = [start + pixel * plan.shape.output_step for start in first]
+            plan.store_pixel(self.epilogue, self.out, totals, scale, offsets)
 
     def _add_terms(self, source: Flat, sums: Flat, unit: Index, x_start: Index) -> None:
         """Add all terms to the sums [pixel, vector, lane]."""

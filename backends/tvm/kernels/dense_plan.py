@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qpc.backends.tvm.kernels import nibbles
+from qpc.backends.tvm.kernels.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.emit import Index
-from qpc.backends.tvm.kernels.geometry import ConvShape, tile_start
-from qpc.backends.tvm.kernels.instructions import Isa
+from qpc.backends.tvm.kernels.geometry import tile_start
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
 from qpc.backends.tvm.kernels.tiling import (
     ALL_KEPT,
@@ -26,72 +26,13 @@ from qpc.backends.tvm.kernels.zero_blocks import TermLists, kept_shares
 
 
 @dataclass(frozen=True)
-class DensePlan:
+class DensePlan(ConvLayout):
     """How a convolution is tiled and how its weights are laid out."""
 
-    isa: Isa
-    shape: ConvShape
-    threads: int
     chosen: Tile | None = None
     """The micro-kernel, if it skips zeros or tuning has chosen another than the cost model."""
     nibbles: bool = False
     """Whether two weights share a byte; only without kernel positions to go through."""
-
-    @cached_property
-    def merged_groups(self) -> int:
-        """Groups that share vectors of output channels, with zero weights for each other's inputs.
-
-        A vector costs the same whether its lanes are used or not.
-        """
-        per_group = self.shape.o // self.shape.groups
-        fits = [
-            count
-            for count in range(1, self.shape.groups + 1)
-            if self.shape.groups % count == 0 and count * per_group <= self.isa.lanes
-        ]
-        return max(fits, default=1)
-
-    @property
-    def groups(self) -> int:
-        """Number of groups after merging."""
-        return self.shape.groups // self.merged_groups
-
-    @property
-    def group_inputs(self) -> int:
-        """Input channels of a group."""
-        return self.shape.c // self.groups
-
-    @property
-    def group_outputs(self) -> int:
-        """Output channels of a group."""
-        return self.shape.o // self.groups
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of output channels of a group."""
-        return ceil(self.group_outputs / self.isa.lanes)
-
-    @property
-    def lanes(self) -> int:
-        """Lanes of a vector that are output channels."""
-        return min(self.isa.lanes, self.group_outputs)
-
-    @property
-    def vectors_per_store(self) -> int:
-        """Vectors of a tile that follow one another in the output, and are stored together."""
-        in_order = self.group_outputs % self.isa.lanes == 0
-        return min(self.isa.vectors_per_store, self.tile.vectors) if in_order else 1
-
-    @property
-    def runs(self) -> int:
-        """Runs of consecutive bytes that make one kernel row."""
-        consecutive = self.groups == 1 and self.shape.dilation[1] == 1
-        return 1 if consecutive else self.shape.kernel[1]
-
-    @property
-    def run_bytes(self) -> int:
-        """Length of a run."""
-        return self.shape.kernel[1] * self.group_inputs // self.runs
 
     @property
     def run_steps(self) -> int:
@@ -108,14 +49,6 @@ class DensePlan:
     def steps(self) -> int:
         """Number of `dot`s per output vector."""
         return self.shape.kernel[0] * self.runs * self.run_steps
-
-    @property
-    def is_matrix_product(self) -> bool:
-        """Whether pixels do not overlap, so that their rows and columns do not matter."""
-        shape = self.shape
-        in_a_row = shape.places is None or shape.places.follow(shape.oh, shape.ow)
-        plain = not any(shape.padding) and in_a_row
-        return plain and shape.kernel == shape.stride == (1, 1)
 
     @cached_property
     def tile(self) -> Tile:
@@ -173,7 +106,7 @@ class DensePlan:
     @property
     def rows(self) -> int:
         """Rows of an image, or tiles of the matrix of pixels."""
-        return ceil(self._pixels / self.tile.pixels) if self.is_matrix_product else self.shape.oh
+        return ceil(self.pixels / self.tile.pixels) if self.is_matrix_product else self.shape.oh
 
     @property
     def column_tiles(self) -> int:
@@ -230,26 +163,18 @@ class DensePlan:
             threads=self.threads,
         )
 
-    @property
-    def _pixels(self) -> int:
-        return self.shape.n * self.shape.oh * self.shape.ow
-
     def input_offset(self, image: Index, row: Index) -> Index:
         """Where a row of the input begins."""
         if self.is_matrix_product:
-            return tile_start(row, self.tile.pixels, self._pixels) * self.shape.c
+            return tile_start(row, self.tile.pixels, self.pixels) * self.shape.c
         return (image * self.shape.h + row) * (self.shape.w * self.shape.c)
 
     def output_offset(self, image: Index, row: Index) -> Index:
         """Where a row of the output begins."""
         if self.is_matrix_product:
             first = self.shape.places.first if self.shape.places else 0
-            return tile_start(row, self.tile.pixels, self._pixels) * self.shape.output_step + first
+            return tile_start(row, self.tile.pixels, self.pixels) * self.shape.output_step + first
         return self.shape.output_offset(image, row)
-
-    def channel(self, vector: Index) -> Index:
-        """The first output channel of a vector, within its group; the last vector may overlap."""
-        return 0 if self.vectors == 1 else tile_start(vector, self.isa.lanes, self.group_outputs)
 
     def pack_weight(self, weight: npt.NDArray[np.int8]) -> tuple[Array, ...]:
         """weight[o, c // groups, kh, kw] -> [unit, term, vector of tile, lane, depth].
@@ -271,19 +196,10 @@ class DensePlan:
 
     def _weight_terms(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
         """weight[o, c // groups, kh, kw] -> [group, vector, lane, term, depth]."""
-        kh, kw = self.shape.kernel
-        merged = self.merged_groups
-        parts = weight.reshape(self.groups, merged, -1, weight.shape[1], kh, kw)
-        outputs, inputs = parts.shape[2:4]
-        dense = np.zeros((self.groups, merged, outputs, kh, kw, merged, inputs), np.int8)
-        for i in range(merged):
-            dense[:, i, :, :, :, i] = parts[:, i].transpose(0, 1, 3, 4, 2)
-        by_vector = self._by_vector(
-            dense.reshape(self.groups, self.group_outputs, kh, self.runs, self.run_bytes)
-        )
-        padded = np.pad(by_vector, [(0, 0)] * (by_vector.ndim - 1) + [(0, self._slack)])
+        runs = self.runs_of_weights(weight)
+        padded = np.pad(runs, [(0, 0)] * (runs.ndim - 1) + [(0, self._slack)])
         shape = (self.groups, self.vectors, self.isa.lanes, self.steps, self.isa.depth)
-        return padded.reshape(shape).astype(np.int8, copy=False)
+        return padded.reshape(shape)
 
     @property
     def _places(self) -> npt.NDArray[np.int64]:
@@ -299,18 +215,6 @@ class DensePlan:
     def _capacity(self) -> int:
         """Terms that the lists of a tile that skips zeros have room for."""
         return ceil(self.units * self.steps * self.tile.kept / ALL_KEPT)
-
-    def pack_channels(self, values: Array) -> Array:
-        """values[o] -> [unit * vector of the tile * lane]."""
-        return self._by_vector(values.reshape(self.groups, self.group_outputs)).reshape(-1)
-
-    def _by_vector(self, values: Array) -> Array:
-        """[group, output, ...] -> [group, vector, lane, ...], with zeros in unused lanes."""
-        starts = np.array([self.channel(vector) for vector in range(self.vectors)])
-        outputs = starts[:, None] + np.arange(self.isa.lanes)
-        unused = max(0, self.isa.lanes - self.group_outputs)
-        padding = [(0, 0), (0, unused)] + [(0, 0)] * (values.ndim - 2)
-        return np.pad(values, padding)[:, outputs]
 
     @property
     def param_types(self) -> tuple[TensorType, ...]:
