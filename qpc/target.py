@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import platform
 import re
 from collections.abc import Set
@@ -12,8 +14,13 @@ from qpc.errors import UnsupportedTargetError
 
 _CPUINFO = Path("/proc/cpuinfo")
 
+_MATRICES = "amx-tile"
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # of Linux on x86-64
+
 # How the kernel spells an LLVM feature in /proc/cpuinfo, where the two differ.
 _CPUINFO_FLAGS = {
+    "amx-int8": "amx_int8",
+    "amx-tile": "amx_tile",
     "avx512vnni": "avx512_vnni",
     "avxvnni": "avx_vnni",
     "bmi": "bmi1",
@@ -79,7 +86,16 @@ class Target:
         missing = sorted(set(self.features) - cpu_features(self.features))
         if missing:
             return f"this CPU lacks {', '.join(missing)}"
+        if _MATRICES in self.features and not _may_use_matrices():
+            return "the operating system does not let this process use the registers of AMX"
         return None
+
+
+@functools.cache
+def _may_use_matrices() -> bool:
+    """Ask Linux for the registers of AMX, which it gives to processes that ask."""
+    syscall = ctypes.CDLL(None).syscall
+    return int(syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)) == 0
 
 
 def cpu_features(candidates: tuple[str, ...], cpuinfo: Path | None = None) -> Set[str]:
@@ -95,6 +111,7 @@ _SSE4 = ("cx16", "popcnt", "sse3", "ssse3", "sse4.1", "sse4.2")
 _AVX2 = (*_SSE4, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _VNNI = (*_AVX512, "avx512vnni")
+_AMX = (*_VNNI, "avx512vbmi", "amx-tile", "amx-int8")
 _WIDE = ("-prefer-256-bit",)  # without it LLVM splits 512-bit vectors for some CPUs
 
 # Within one architecture, a later target needs more of the CPU and is faster.
@@ -107,4 +124,5 @@ TARGETS: tuple[Target, ...] = (
     Target("x86-64-avx512-vnni-256", _X86_64, _VNNI, 8, "avx-vnni"),
     Target("x86-64-avx512-vnni", _X86_64, _VNNI, 16, "avx512-vnni", _WIDE),
     Target("x86-64-avx512-vnni-vbmi", _X86_64, (*_VNNI, "avx512vbmi"), 16, "avx512-vnni", _WIDE),
+    Target("x86-64-amx", _X86_64, _AMX, 16, "amx", _WIDE),
 )

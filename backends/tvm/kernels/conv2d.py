@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from math import ceil
+from math import ceil, prod
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,9 @@ from qpc.backends.tvm.kernels.geometry import Conv2dDesc, tile_start
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.padding import copy_padded_rows
-from qpc.backends.tvm.kernels.tiling import ALL_KEPT, tuned_tile
+from qpc.backends.tvm.kernels.tile_conv import TileCode
+from qpc.backends.tvm.kernels.tile_plan import TilePlan
+from qpc.backends.tvm.kernels.tiling import tuned_tile
 
 __all__ = ["Conv2dDesc", "conv2d", "dense_conv2d"]
 
@@ -84,6 +87,9 @@ def dense_conv2d(
     return dense_parts("conv2d", isa, [part], epilogue, threads, types)
 
 
+Plan: TypeAlias = DensePlan | TilePlan
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """A convolution, as `conv2d` takes it."""
@@ -107,18 +113,10 @@ def dense_parts(
     They have the same zero points and bounds, and one tensor of outputs.
     """
     isa = isa.for_weights(np.concatenate([part.weight.reshape(-1) for part in parts]))
-    plain = tuple(DensePlan(isa, part.desc.shape, threads) for part in parts)
-    kept = [plan.kept(part.weight) for plan, part in zip(plain, parts, strict=True)]
-    plans = tuple(
-        plan.skipping(shares).packing(part.weight)
-        for plan, shares, part in zip(plain, kept, parts, strict=True)
-    )
+    plans: tuple[Plan, ...] = tuple(plan_for(isa, part, threads) for part in parts)
     form = EpilogueForm.of(epilogue, np.concatenate([part.multiplier for part in parts]))
     if len(plans) == 1:
-        name = kernel_name(operation, plans, form, types)
-        possible = {} if plans[0].nibbles else kept[0]
-        tile = tuned_tile(name, lambda: plans[0].tiles(possible))
-        plans = (replace(plans[0], chosen=tile or plans[0].chosen),)
+        plans = (_tuned(plans[0], parts[0], kernel_name(operation, plans, form, types)),)
     name, func = _function(operation, plans, form, types)
     params: list[Array] = []
     for plan, part in zip(plans, parts, strict=True):
@@ -136,17 +134,36 @@ def dense_parts(
     return Kernel(name, func, (x, *form.inputs(out)), tuple(params), out, _skipped(plans))
 
 
-def _skipped(plans: Sequence[DensePlan]) -> float:
-    """The share of all dots that are left out."""
-    dots = [plan.units * plan.tile.vectors * plan.steps for plan in plans]
-    skipped = [n * (1 - p.tile.kept / ALL_KEPT) for n, p in zip(dots, plans, strict=True)]
-    return sum(skipped) / sum(dots)
+def plan_for(isa: Isa, part: Part, threads: int) -> Plan:
+    """The plan that takes the least time: registers of vectors or of matrices."""
+    plain = DensePlan(isa, part.desc.shape, threads)
+    vectors = plain.skipping(plain.kept(part.weight)).packing(part.weight)
+    if isa.tiles is None:
+        return vectors
+    matrices = TilePlan(isa, part.desc.shape, threads)
+    return matrices if matrices.time < vectors.time else vectors
+
+
+def _tuned(plan: Plan, part: Part, name: str) -> Plan:
+    """The plan with the tile that the tuner wants for the kernel of that name."""
+    if isinstance(plan, TilePlan):
+        return plan
+    kept = {} if plan.nibbles else plan.kept(part.weight)
+    tile = tuned_tile(name, lambda: plan.tiles(kept))
+    return replace(plan, chosen=tile or plan.chosen)
+
+
+def _skipped(plans: Sequence[Plan]) -> float:
+    """The share of all multiplications that are left out."""
+    macs = [plan.shape.o * plan.shape.c // plan.shape.groups for plan in plans]
+    macs = [n * plan.pixels * prod(plan.shape.kernel) for n, plan in zip(macs, plans, strict=True)]
+    return sum(n * plan.skipped for n, plan in zip(macs, plans, strict=True)) / sum(macs)
 
 
 @cache
 def _function(
     operation: str,
-    plans: tuple[DensePlan, ...],
+    plans: tuple[Plan, ...],
     form: EpilogueForm,
     types: tuple[TensorType, TensorType],
 ) -> tuple[str, PrimFunc]:
@@ -161,7 +178,10 @@ def _function(
         epilogue = EpilogueCode(plans[0].isa, form, constants, others, tables)
         for plan, count in zip(plans, counts, strict=True):
             (*weight, bias, multiplier), layers = layers[:count], layers[count:]
-            _Code(plan, x, weight, bias, multiplier, epilogue, out).emit()
+            if isinstance(plan, TilePlan):
+                TileCode(plan, x, weight, bias, multiplier, epilogue, out).emit()
+            else:
+                _VectorCode(plan, x, weight, bias, multiplier, epilogue, out).emit()
 
     name = kernel_name(operation, plans, form, types)
     arguments = (x_type, *added, *packed, *form.params(), out_type)
@@ -169,7 +189,7 @@ def _function(
 
 
 @dataclass(frozen=True)
-class _Code:
+class _VectorCode:
     """Emits the function."""
 
     plan: DensePlan

@@ -78,10 +78,15 @@ class DensePlan(ConvLayout):
         if self.shape.kernel != (1, 1) or self.tile.skips or not nibbles.fits(weight):
             return self
         packed = replace(self, nibbles=True)
-        return packed if packed._time < self._time else self
+        return packed if packed.time < self.time else self
 
     @property
-    def _time(self) -> float:
+    def skipped(self) -> float:
+        """The share of all multiplications that are left out."""
+        return 1 - self.tile.kept / ALL_KEPT
+
+    @property
+    def time(self) -> float:
         """Time in dots, if weights come from far away and are fetched while others are used."""
         rows = self.images * self.rows * self.column_tiles
         vectors = self.units * self.tile.vectors * self.steps

@@ -60,6 +60,10 @@ class Flat:
         at = self._at(offset)
         T.buffer_store(self.buffer, value, [T.ramp(at, stride, lanes) if lanes > 1 else at])
 
+    def address(self, offset: Index) -> Expr:
+        """Where in memory an element is."""
+        return T.address_of(self.buffer[self._at(offset)])
+
     def _at(self, offset: Index) -> Index:
         return offset if isinstance(self.start, int) and self.start == 0 else self.start + offset
 

@@ -17,6 +17,7 @@ from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.kernels.emit import Flat, cast, shuffle, splat
+from qpc.backends.tvm.kernels.matrix_tiles import MatrixTiles
 from qpc.errors import UnsupportedTargetError
 
 
@@ -42,6 +43,8 @@ class Isa:
     broadcast_cost: float = 1
     vectors_per_store: int = 1
     operand: str | None = None
+    tiles: MatrixTiles | None = None
+    """Registers of matrices, if there are any; they have as many lanes."""
 
     @property
     def x_type(self) -> str:

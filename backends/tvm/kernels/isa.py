@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from qpc.backends.tvm.kernels.amx import Amx
 from qpc.backends.tvm.kernels.instructions import Isa, intrinsic
+from qpc.backends.tvm.kernels.matrix_tiles import MatrixTiles, TileShape
 from qpc.backends.tvm.kernels.x86 import DotProducts, MultiplyAdd
 from qpc.target import Target
 
@@ -45,6 +48,15 @@ def _dot_products(target: Target) -> Isa:
     )
 
 
+def _matrices(target: Target) -> Isa:
+    return replace(_dot_products(target), tiles=Amx())
+
+
+def _plain_matrices(target: Target) -> Isa:
+    """What shows on any machine that the kernels with registers of matrices are right."""
+    return Isa(target.isa, TileShape.LANES, registers=12, tiles=MatrixTiles())
+
+
 def _registers(target: Target) -> int:
     return 32 if "avx512vl" in target.features else 16
 
@@ -56,4 +68,6 @@ _ISAS: dict[str, Callable[[Target], Isa]] = {
     "avx512": _multiply_add,
     "avx-vnni": _dot_products,
     "avx512-vnni": _dot_products,
+    "amx": _matrices,
+    "plain-matrices": _plain_matrices,
 }

@@ -36,11 +36,15 @@ TARGETS = [
     _slow("x86-64-avx512"),
     _slow("x86-64-avx512-vnni-256"),
     "x86-64-avx512-vnni-vbmi",
+    "x86-64-amx",
+    "plain-matrices",
 ]
 
 
 @pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> Target:
+    if request.param == "plain-matrices":
+        return Target("plain-matrices", "x86_64-unknown-linux-gnu", (), 16, "plain-matrices")
     target = Target.parse(request.param)
     reason = target.runs_here()
     if reason is not None:
