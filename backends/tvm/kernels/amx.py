@@ -17,6 +17,7 @@ from qpc.backends.tvm.kernels.matrix_tiles import DEPTH, MatrixTiles, Registers,
 
 _PALETTE = 1
 _ROW_BYTES = 64
+_TO_SECOND_LEVEL = [T.IntImm("int32", i) for i in (0, 2, 1)]  # read, of the caches, data
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Amx(MatrixTiles):
         head[0] = _PALETTE
         return np.concatenate([head, widths.view(np.uint8), heights])
 
+    def memory(self, shape: TileShape) -> int:
+        return shape.sums * shape.sums_size
+
     def open(self, shape: TileShape, config: Flat, memory: Flat) -> Registers:
         return AmxRegisters(shape, config, memory)
 
@@ -44,22 +48,26 @@ class AmxRegisters(Registers):
 
     def __init__(self, shape: TileShape, config: Flat, memory: Flat) -> None:
         super().__init__(shape, memory)
-        _call("ldtilecfg", config.address(0))
+        _call("llvm.x86.ldtilecfg", config.address(0))
 
     def start(self, sums: int, bias: Flat, offset: Index) -> None:
-        _move("tileloadd64", sums, bias, offset, 0)
+        _move("llvm.x86.tileloadd64", sums, bias, offset, 0)
 
     def load(self, register: int, source: Flat, offset: Index, step: int) -> None:
-        _move("tileloadd64", register, source, offset, step)
+        _move("llvm.x86.tileloadd64", register, source, offset, step)
 
     def dot(self, sums: int, x: int, weights: int) -> None:
-        _call("tdpbusd", *(T.IntImm("int8", number) for number in (sums, x, weights)))
+        _call("llvm.x86.tdpbusd", *(T.IntImm("int8", number) for number in (sums, x, weights)))
+
+    def fetch(self, source: Flat, offset: Index, size: int) -> None:
+        for at in range(0, size, _ROW_BYTES):
+            _call("llvm.prefetch", source.address(offset + at), *_TO_SECOND_LEVEL)
 
     def keep(self, sums: int) -> None:
-        _move("tilestored64", sums, self.memory, sums * self.shape.sums_size, _ROW_BYTES)
+        _move("llvm.x86.tilestored64", sums, self.memory, sums * self.shape.sums_size, _ROW_BYTES)
 
     def close(self) -> None:
-        _call("tilerelease")
+        _call("llvm.x86.tilerelease")
 
 
 def _move(name: str, register: int, data: Flat, offset: Index, step: int) -> None:
@@ -68,4 +76,4 @@ def _move(name: str, register: int, data: Flat, offset: Index, step: int) -> Non
 
 
 def _call(name: str, *args: Expr) -> None:
-    T.evaluate(T.call_llvm_intrin("void", f"llvm.x86.{name}", *args))
+    T.evaluate(T.call_llvm_intrin("void", name, *args))

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from tvm.tirx import Expr
 
-from qpc.backends.tvm.kernels.emit import Flat, Index, bind, cast, loop, splat
+from qpc.backends.tvm.kernels.emit import Flat, Index, bind, cast, copy, loop, splat
 from qpc.backends.tvm.kernels.kernel import Array
 
 DEPTH = 4
@@ -82,19 +82,24 @@ class MatrixTiles:
         """The constants that `open` needs, uint8[64]."""
         return np.zeros(64, np.uint8)
 
+    def memory(self, shape: TileShape) -> int:
+        """How many int32 of memory `open` needs."""
+        return 2 * shape.sums * shape.sums_size
+
     def open(self, shape: TileShape, config: Flat, memory: Flat) -> Registers:
-        """Registers for one task; `memory` has room for all sums."""
+        """Registers for one task."""
         return Registers(shape, memory)
 
 
 class Registers:
     """Registers of sums and of both operands, by number.
 
-    Sums are read after `keep`, from `memory`: [register, pixel, lane].
+    What `keep` writes is in `memory`: [register of sums, pixel, lane].
     """
 
     def __init__(self, shape: TileShape, memory: Flat) -> None:
         self.shape, self.memory = shape, memory
+        self._sums = memory.part(shape.sums * shape.sums_size)
         self._operands: dict[int, tuple[Flat, Index, int]] = {}
 
     def start(self, sums: int, bias: Flat, offset: Index) -> None:
@@ -102,7 +107,7 @@ class Registers:
         lanes = TileShape.LANES
         with loop(self.shape.pixels) as pixel:
             at = sums * self.shape.sums_size + pixel * lanes
-            self.memory.store(at, bias.load(offset, lanes), lanes)
+            self._sums.store(at, bias.load(offset, lanes), lanes)
 
     def load(self, register: int, source: Flat, offset: Index, step: int) -> None:
         """Read an operand whose rows are `step` apart."""
@@ -115,15 +120,20 @@ class Registers:
         w_data, w_offset, _ = self._operands[weights]
         with loop(self.shape.pixels) as pixel, loop(self.shape.run // DEPTH) as row:
             at = bind(sums * self.shape.sums_size + pixel * lanes)
-            total: Expr = self.memory.load(at, lanes)
+            total: Expr = self._sums.load(at, lanes)
             for i in range(DEPTH):
                 value = x_data.load(x_offset + pixel * step + row * DEPTH + i)
                 w = w_data.load_strided(w_offset + row * (lanes * DEPTH) + i, DEPTH, lanes)
                 total = total + splat(cast(value, "int32", 1), lanes) * cast(w, "int32", lanes)
-            self.memory.store(at, total, lanes)
+            self._sums.store(at, total, lanes)
+
+    def fetch(self, source: Flat, offset: Index, size: int) -> None:
+        """Say that `size` bytes will be needed soon."""
 
     def keep(self, sums: int) -> None:
         """Write sums to memory."""
+        first, size = sums * self.shape.sums_size, self.shape.sums_size
+        copy(self.memory, first, self._sums, first, size)
 
     def close(self) -> None:
         """Leave the registers to others."""

@@ -28,11 +28,12 @@ from qpc.backends.tvm.kernels.padding import PaddedRows
 
 # All times are in cycles, measured on a Sapphire Rapids core.
 _DOT = 20  # of full registers, if there are not many loads beside it
-_LOAD, _FAR_LOAD = 9, 20  # of a register, from a cache of the first and of the second level
+_LOAD, _FAR_LOAD = 9, 36  # of a register, from a cache of the first and of the second level
+_FETCH_PER_BYTE = 1 / 6  # of weights, from far away
 _LATENCY = 52  # of sums that wait for themselves
 _START = 60  # of a micro-kernel
 _PIXEL = 4  # finding the place of one
-_EPILOGUE = {1: 12, 2: 18, 4: 28}  # of a pixel, by the number of vectors
+_EPILOGUE = {1: 15, 2: 18, 4: 28}  # of a pixel, by the number of vectors
 _COPY_PER_BYTE = 1 / 32  # to scratch memory
 _TASK, _THREAD = 250, 2000  # setting registers up; handing a task to a thread
 _DOTS_PER_CYCLE = 2  # how many vector instructions a cycle has room for
@@ -40,6 +41,9 @@ _NEAR_BYTES = 24 * 1024  # what stays in the first-level cache
 _TASK_BYTES = 512 * 1024  # of inputs, so that they stay in the second-level cache
 _MAX_TASKS = 64  # of an image
 _BLOCKS = ((2, 2), (4, 1), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1))
+
+_FETCHED_PASSES = 4  # of a unit's pixels; with more, waiting for weights is a small part
+_LINE = 64  # bytes of a cache line
 
 NOWHERE = -1
 """The place of a pixel that is dropped."""
@@ -188,9 +192,12 @@ class TilePlan(ConvLayout):
         """Time of all tasks, one after the other in each thread."""
         tasks = ceil(self.images / cut.images) * ceil(self.rows / cut.rows) * cut.parts
         units = self.groups * self.vectors // tile.vectors // cut.parts
-        micro_kernels = cut.images * self._tiles(cut, tile) * units
         size = cut.images * self._input_bytes(cut.rows)
-        cycles = micro_kernels * self._tile_cycles(tile, size)
+        micro_kernel = self._tile_cycles(tile, size)
+        # Weights come from far away once per task, and may keep the first micro-kernel waiting.
+        fetch = self.steps * tile.vectors * tile.weights_size * _FETCH_PER_BYTE
+        others = cut.images * self._tiles(cut, tile) - 1
+        cycles = units * (max(micro_kernel, fetch) + others * micro_kernel)
         if not self.in_place:
             cycles += size * _COPY_PER_BYTE
         if size > _TASK_BYTES:
@@ -204,9 +211,10 @@ class TilePlan(ConvLayout):
         seen_again = self.shape.kernel != (1, 1) or input_bytes <= _NEAR_BYTES
         x_load = _LOAD if seen_again else _FAR_LOAD
         loads = tile.parts * x_load + tile.vectors * w_load
-        step = max(tile.sums * _DOT, loads, _LATENCY)
-        pixel = _PIXEL + _EPILOGUE[tile.vectors]
-        return self.steps * step + _START + tile.parts * tile.pixels * pixel
+        sums = self.steps * max(tile.sums * _DOT, loads, _LATENCY)
+        outputs = tile.parts * tile.pixels * (_PIXEL + _EPILOGUE[tile.vectors])
+        # Both at the same time, if there are enough steps to go side by side.
+        return max(sums, outputs) + min(sums, outputs) / 2 + _START
 
     @property
     def time(self) -> float:
@@ -233,6 +241,22 @@ class TilePlan(ConvLayout):
 
     def _tiles(self, cut: Cut, tile: TileShape) -> int:
         return ceil(self.positions(cut.rows) / (tile.parts * tile.pixels))
+
+    @property
+    def unit_weights(self) -> int:
+        """Bytes of weights of a unit."""
+        return self.steps * self.tile.vectors * self.tile.weights_size
+
+    @property
+    def fetched(self) -> int:
+        """Bytes of the next unit's weights that each step fetches into a cache.
+
+        Nothing where enough is computed with each weight to hide the time until the next arrive.
+        """
+        passes = self.cut.images * self.tiles
+        if passes > _FETCHED_PASSES or self.units == self.cut.parts:
+            return 0
+        return ceil(self.unit_weights / (passes * self.steps) / _LINE) * _LINE
 
     @property
     def image_scratch(self) -> int:

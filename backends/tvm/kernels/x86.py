@@ -158,10 +158,8 @@ class _X86(Isa):
             return super().added(a, b, constants, lanes)
         if lanes == self.lanes:
             return self._added_lanes(a, b, constants)
-        if lanes < size:  # the other lanes are computed, too, and dropped
-            wide = (shuffle([v] * ceil(size / lanes), range(size)) for v in (a, b))
-            a, b = (bind(v) for v in wide)
-            return shuffle([bind(self._added(a, b, constants))], range(lanes))
+        if lanes < size:
+            return self._added_words(a, b, constants)
         return self._added(a, b, constants)
 
     def _added_lanes(self, a: Expr, b: Expr, constants: Sequence[Expr]) -> Expr:
@@ -172,6 +170,20 @@ class _X86(Isa):
         product = self._weighted(pairs, self._factors(constants))
         total = T.shift_right(product + offset, shift) + zero_point
         return cast(T.min(T.max(total, lo), hi), "uint8", self.lanes)
+
+    def _added_words(self, a: Expr, b: Expr, constants: Sequence[Expr]) -> Expr:
+        """`added` of as many values as fill a vector when they are int16."""
+        _, _, offset, shift, zero_point, lo, hi = constants
+        size = 2 * self.lanes
+        factors = self._factors(constants)
+        wide = [bind(cast(v, "int16", size)) for v in (a, b)]
+        sums = []
+        for lanes in _interleaved(size, _BLOCK_BYTES // 2):
+            total = self._weighted(shuffle(wide, lanes), factors) + splat(offset, self.lanes)
+            sums.append(bind(T.shift_right(total, splat(shift, self.lanes))))
+        moved = self._moved_words(self._words(sums)[0], zero_point)
+        low, high = (splat(T.cast(bound, "int16"), size) for bound in (lo, hi))
+        return cast(T.min(T.max(moved, low), high), "uint8", size)
 
     def _factors(self, constants: Sequence[Expr]) -> Expr:
         """Both multipliers of `added`, of 16 bits, in turn."""
