@@ -1,11 +1,15 @@
 """Speed of compiled int8 networks against ONNX Runtime and OpenVINO, measured in turns.
 
     python -m benchmarks.suite [--network resnet18] [--threads 1] [--rounds 50] [--json speed.json]
+                               [--target x86-64-avx512-vnni]
 
 Every network runs in a process of its own, on the same cores, so that none disturbs the next. The
 table at the end, and the JSON file, hold for each the ratio of QPC's time to that of the faster of
 the two, its spread, the share of the peak, how many values differ from the integer graph (0, or
 something is wrong) and the seconds of compilation. `qpc.bench.compare` says how it is measured.
+
+With a target below what the machine has, OpenVINO is held to the same instructions; ONNX Runtime
+cannot be.
 """
 
 from __future__ import annotations
@@ -27,6 +31,18 @@ import qpc
 from benchmarks.networks import NETWORKS
 from qpc.bench.compare import compare, table
 from qpc.bench.peers import INT8_PEERS, PEERS, usable_peers
+from qpc.target import Target
+
+ONEDNN_LIMIT = "ONEDNN_MAX_CPU_ISA"
+"""What oneDNN, which OpenVINO computes with, reads before its first kernel."""
+ONEDNN_ISAS = {
+    "sse4.1": "SSE41",
+    "avx2": "AVX2",
+    "avx512": "AVX512_CORE",
+    "avx-vnni": "AVX2_VNNI",
+    "avx512-vnni": "AVX512_CORE_VNNI",
+    "amx": "AVX512_CORE_AMX",
+}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,16 +54,19 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
     parser.add_argument("--here", action="store_true", help="in this process (for one network)")
+    parser.add_argument("--target", default="native", help="instructions to use")
     options = parser.parse_args(arguments)
+    if options.target != "native":
+        os.environ[ONEDNN_LIMIT] = ONEDNN_ISAS[Target.parse(options.target).isa]
     # On as many cores as are used: the last ones, as other programs start from the first.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
     peers = options.peer or list(INT8_PEERS)
     results = []
     for network in options.network or NETWORKS:
         if options.here:
-            result = measure(network, options.threads, options.rounds, peers)
+            result = measure(network, options.threads, options.rounds, peers, options.target)
         else:
-            result = _in_process(network, options.threads, options.rounds, peers)
+            result = _in_process(network, options.threads, options.rounds, peers, options.target)
         results.append(result)
         if options.json is not None:
             options.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -55,7 +74,9 @@ def main(arguments: Sequence[str]) -> None:
         print(summary(results), flush=True)
 
 
-def measure(network: str, threads: int, rounds: int, peers: Sequence[str]) -> dict[str, Any]:
+def measure(
+    network: str, threads: int, rounds: int, peers: Sequence[str], target: str = "native"
+) -> dict[str, Any]:
     """Quantize a network, compile it, compare it, and return the result as JSON values."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -66,7 +87,7 @@ def measure(network: str, threads: int, rounds: int, peers: Sequence[str]) -> di
     quantize_s = time.perf_counter() - start
     batch = subject.batch
     start = time.perf_counter()
-    compiled = qpc.compile(gm, threads=threads, batch_sizes=(batch,))
+    compiled = qpc.compile(gm, target=target, threads=threads, batch_sizes=(batch,))
     compile_s = time.perf_counter() - start
     x = images[torch.arange(batch) % len(images)].numpy()
     usable, failures = usable_peers(peers, gm, batch, threads)
@@ -82,12 +103,15 @@ def measure(network: str, threads: int, rounds: int, peers: Sequence[str]) -> di
     }
 
 
-def _in_process(network: str, threads: int, rounds: int, peers: Sequence[str]) -> dict[str, Any]:
+def _in_process(
+    network: str, threads: int, rounds: int, peers: Sequence[str], target: str
+) -> dict[str, Any]:
     """`measure` in another process, whose crash would be a result too."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "result.json")
         command = [sys.executable, "-m", "benchmarks.suite", "--here", "--network", network]
         command += ["--threads", str(threads), "--rounds", str(rounds), "--json", str(file)]
+        command += ["--target", target]
         for peer in peers:
             command += ["--peer", peer]
         done = subprocess.run(command, check=False)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import tvm
 
 from qpc.backends.tvm.build import tvm_target
 from qpc.backends.tvm.kernels.emit import Flat, bind, local, loop, prim_func
-from qpc.backends.tvm.kernels.isa import isa_for
-from qpc.backends.tvm.kernels.kernel import TensorType
+from qpc.backends.tvm.kernels.isa import Isa, isa_for
+from qpc.backends.tvm.kernels.kernel import Array, TensorType
+from qpc.backends.tvm.kernels.matrix_tiles import MatrixTiles, TileShape
 from qpc.target import Target
 
 _POSITIONS, _VECTORS = 64, 3  # groups of pixels that fit the cache, weights in registers
@@ -29,12 +31,46 @@ class Peak:
 
 @functools.cache
 def peak(target: Target) -> Peak:
-    """The loop for the dot product that the kernels for `target` use.
-
-    As many independent sums as hide its latency, on activations in the first-level cache. Every
-    round reads other activations: the same product in every round would be computed once.
-    """
+    """The loop for the dot product that the kernels for `target` use."""
     isa = isa_for(target)
+    return _vector_peak(target, isa) if isa.tiles is None else _matrix_peak(target, isa.tiles)
+
+
+def _matrix_peak(target: Target, tiles: MatrixTiles) -> Peak:
+    """Full registers, as many sums as a micro-kernel has."""
+    shape = TileShape(2, 2, TileShape.PIXELS, TileShape.RUN)
+    pairs = list(product(range(shape.parts), range(shape.vectors)))
+
+    def body(x: Flat, w: Flat, config: Flat, bias: Flat, out: Flat) -> None:
+        registers = tiles.open(shape, config, out)
+        for sums, (part, vector) in enumerate(pairs):
+            registers.start(sums, bias, 0)
+            registers.load(shape.x_registers[part], x, 0, shape.run)
+            registers.load(shape.weight_registers[vector], w, 0, shape.run)
+        with loop(_ROUNDS):
+            for sums, (part, vector) in enumerate(pairs):
+                registers.dot(sums, shape.x_registers[part], shape.weight_registers[vector])
+        for sums in range(shape.sums):
+            registers.keep(sums)
+        registers.close()
+
+    types = (
+        TensorType((shape.pixels * shape.run,), "uint8"),
+        TensorType((shape.weights_size,), "int8"),
+        TensorType((64,), "uint8"),
+        TensorType((TileShape.LANES,), "int32"),
+        TensorType((tiles.memory(shape),), "int32"),
+    )
+    macs = shape.pixels * shape.run * TileShape.LANES
+    constants = {2: tiles.config(shape)}
+    return _compiled(target, types, body, _ROUNDS * shape.sums * macs, constants)
+
+
+def _vector_peak(target: Target, isa: Isa) -> Peak:
+    """As many independent sums as hide the latency, on activations in the first-level cache.
+
+    Every round reads other activations: the same product in every round would be computed once.
+    """
     pixels = min(8, (isa.registers - 1) // _VECTORS - 1)
     block, sums = isa.lanes * isa.depth, pixels * _VECTORS
     places = [i * isa.lanes for i in range(sums)]
@@ -60,7 +96,19 @@ def peak(target: Target) -> Peak:
         TensorType((_VECTORS * block,), isa.w_type),
         TensorType((sums * isa.lanes,), "int32"),
     )
+    return _compiled(target, types, body, _ROUNDS * _POSITIONS * sums * block, {})
+
+
+def _compiled(
+    target: Target,
+    types: Sequence[TensorType],
+    body: Callable[..., None],
+    macs: int,
+    constants: Mapping[int, Array],
+) -> Peak:
+    """The loop, ready to run; arguments are ones, but for those in `constants`."""
     module = tvm.IRModule({"peak": prim_func("peak", types, body)})
     function = tvm.compile(module, target=tvm_target(target))["peak"]
-    tensors = [tvm.runtime.tensor(np.ones(t.shape, t.dtype)) for t in types]
-    return Peak(lambda: function(*tensors), _ROUNDS * _POSITIONS * sums * block)
+    arrays = [constants.get(i, np.ones(t.shape, t.dtype)) for i, t in enumerate(types)]
+    tensors = [tvm.runtime.tensor(array) for array in arrays]
+    return Peak(lambda: function(*tensors), macs)
