@@ -17,7 +17,6 @@ from qpc.backends.tvm.kernels.matrix_tiles import DEPTH, MatrixTiles, Registers,
 
 _PALETTE = 1
 _ROW_BYTES = 64
-_TO_SECOND_LEVEL = [T.IntImm("int32", i) for i in (0, 2, 1)]  # read, of the caches, data
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,6 @@ class AmxRegisters(Registers):
 
     def dot(self, sums: int, x: int, weights: int) -> None:
         _call("llvm.x86.tdpbusd", *(T.IntImm("int8", number) for number in (sums, x, weights)))
-
-    def fetch(self, source: Flat, offset: Index, size: int) -> None:
-        for at in range(0, size, _ROW_BYTES):
-            _call("llvm.prefetch", source.address(offset + at), *_TO_SECOND_LEVEL)
 
     def keep(self, sums: int) -> None:
         _move("llvm.x86.tilestored64", sums, self.memory, sums * self.shape.sums_size, _ROW_BYTES)

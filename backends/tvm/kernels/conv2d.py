@@ -233,6 +233,7 @@ class _VectorCode:
                 part * units + i,
                 x_row + column * (stride[1] * plan.shape.c),
                 plan.output_offset(image, first + row) + column * plan.shape.output_step,
+                row * plan.column_tiles + column_tile,
             )
 
     def _copy_input(self, target: Flat, image: Index, first: Index) -> None:
@@ -252,8 +253,13 @@ class _VectorCode:
                 output_rows=plan.blocks.rows,
             )
 
-    def _micro_kernel(self, source: Flat, unit: Index, x_start: Index, out_start: Index) -> None:
-        """One tile of one unit: `x_start` is where its first pixel begins in `source`."""
+    def _micro_kernel(
+        self, source: Flat, unit: Index, x_start: Index, out_start: Index, turn: Index
+    ) -> None:
+        """One tile of one unit: `x_start` is where its first pixel begins in `source`.
+
+        turn: how many tiles of the unit come before.
+        """
         plan, isa, tile = self.plan, self.plan.isa, self.plan.tile
         group, vector_block = split(unit, plan.groups, plan.vectors // tile.vectors)
         x_start = bind(x_start + group * plan.group_inputs)
@@ -273,7 +279,7 @@ class _VectorCode:
         if plan.nibbles:
             self._add_pairs(source, sums, unit, x_start)
         else:
-            self._add_terms(source, sums, unit, x_start)
+            self._add_terms(source, sums, unit, x_start, turn)
 
         scale = [self._lanes(self.multiplier, lane_start, vector) for vector in range(tile.vectors)]
         first = [
@@ -288,14 +294,21 @@ class _VectorCode:
             offsets = [start + pixel * plan.shape.output_step for start in first]
             plan.store_pixel(self.epilogue, self.out, totals, scale, offsets)
 
-    def _add_terms(self, source: Flat, sums: Flat, unit: Index, x_start: Index) -> None:
+    def _add_terms(
+        self, source: Flat, sums: Flat, unit: Index, x_start: Index, turn: Index
+    ) -> None:
         """Add all terms to the sums [pixel, vector, lane]."""
         plan, isa, tile = self.plan, self.plan.isa, self.plan.tile
         block = isa.lanes * isa.depth
+        # What the tiles of a unit fetch follows the unit's own weights, one after the other.
+        ahead = ((unit + 1) * tile.vectors + (turn - unit) * plan.fetched) * (plan.steps * block)
+        ahead = bind(ahead)
         with self._terms(unit) as (term, place):
             # Bound, so that each address below is a variable plus a constant: quick to compile.
             x_at = bind(x_start + place)
             w_at = bind(term * (tile.vectors * block))
+            for i in range(plan.fetched):
+                self.weight[0].fetch(ahead + (term * plan.fetched + i) * block)
             w = [
                 bind(cast(self.weight[0].load(w_at + vector * block, block), isa.w_type, block))
                 for vector in range(tile.vectors)

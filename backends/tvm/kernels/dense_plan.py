@@ -24,6 +24,8 @@ from qpc.backends.tvm.kernels.tiling import (
 )
 from qpc.backends.tvm.kernels.zero_blocks import TermLists, kept_shares
 
+_FETCHED_PASSES = 32  # of a unit's pixels; with more, waiting for weights is a small part
+
 
 @dataclass(frozen=True)
 class DensePlan(ConvLayout):
@@ -151,6 +153,19 @@ class DensePlan(ConvLayout):
     def scratch_size(self) -> int:
         """Elements of the scratch memory, with room to read past the last run."""
         return self.shape.input_rows(self.blocks.rows) * self.scratch_row + self._slack
+
+    @property
+    def fetched(self) -> int:
+        """Vectors of the next unit's weights that each step fetches into a cache.
+
+        Nothing where enough is computed with each weight to hide the time until the next arrive,
+        and where their place is not known.
+        """
+        passes = self.blocks.rows * self.column_tiles
+        last = self.units == self.blocks.parts
+        if passes > _FETCHED_PASSES or last or self.nibbles or self.tile.skips:
+            return 0
+        return ceil(self.tile.vectors / passes)
 
     @cached_property
     def blocks(self) -> Blocks:

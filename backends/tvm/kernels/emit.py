@@ -23,6 +23,9 @@ Index: TypeAlias = Expr | int
 COPY_BYTES = 64  # LLVM splits a vector that is wider than the target's registers
 
 
+_FETCH = [T.IntImm("int32", i) for i in (0, 2, 1)]  # to read, to the second-level cache, data
+
+
 @dataclass(frozen=True)
 class Flat:
     """A buffer seen as one row of elements, whatever its shape."""
@@ -63,6 +66,10 @@ class Flat:
     def address(self, offset: Index) -> Expr:
         """Where in memory an element is."""
         return T.address_of(self.buffer[self._at(offset)])
+
+    def fetch(self, offset: Index) -> None:
+        """Say that the element, which may lie beyond the buffer, will soon be read."""
+        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", self.address(offset), *_FETCH))
 
     def _at(self, offset: Index) -> Index:
         return offset if isinstance(self.start, int) and self.start == 0 else self.start + offset

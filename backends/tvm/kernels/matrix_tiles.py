@@ -127,9 +127,6 @@ class Registers:
                 total = total + splat(cast(value, "int32", 1), lanes) * cast(w, "int32", lanes)
             self._sums.store(at, total, lanes)
 
-    def fetch(self, source: Flat, offset: Index, size: int) -> None:
-        """Say that `size` bytes will be needed soon."""
-
     def keep(self, sums: int) -> None:
         """Write sums to memory."""
         first, size = sums * self.shape.sums_size, self.shape.sums_size

@@ -11,7 +11,7 @@ from qpc.backends.tvm.kernels.epilogue import EpilogueCode
 from qpc.backends.tvm.kernels.geometry import tile_start
 from qpc.backends.tvm.kernels.matrix_tiles import Registers
 from qpc.backends.tvm.kernels.padding import copy_rows
-from qpc.backends.tvm.kernels.tile_plan import TilePlan
+from qpc.backends.tvm.kernels.tile_plan import LINE, TilePlan
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,10 @@ class TileCode:
             x_at = bind(work.x_start + self.packed[2].load(step))
             w_at = (work.unit * plan.steps + step) * (tile.vectors * tile.weights_size)
             self._dots(registers, source, x_at, bind(w_at))
-            if plan.fetched:
-                # Beyond the last unit there is nothing, and asking for it does no harm.
-                ahead = (work.turn * plan.steps + step) * plan.fetched
-                offset = bind((work.unit + 1) * plan.unit_weights + ahead)
-                registers.fetch(self.packed[0], offset, plan.fetched)
+            ahead = (work.turn * plan.steps + step) * plan.fetched
+            next_unit = (work.unit + 1) * plan.unit_weights
+            for at in range(0, plan.fetched, LINE):
+                self.packed[0].fetch(next_unit + ahead + at)
             if before is not None:
                 self._store_share(registers, before, step)
         for number in range(tile.sums):

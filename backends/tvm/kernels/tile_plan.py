@@ -43,8 +43,9 @@ _MAX_TASKS = 64  # of an image
 _BLOCKS = ((2, 2), (4, 1), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1))
 
 _FETCHED_PASSES = 4  # of a unit's pixels; with more, waiting for weights is a small part
-_LINE = 64  # bytes of a cache line
 
+LINE = 64
+"""Bytes of a cache line."""
 NOWHERE = -1
 """The place of a pixel that is dropped."""
 
@@ -256,7 +257,7 @@ class TilePlan(ConvLayout):
         passes = self.cut.images * self.tiles
         if passes > _FETCHED_PASSES or self.units == self.cut.parts:
             return 0
-        return ceil(self.unit_weights / (passes * self.steps) / _LINE) * _LINE
+        return ceil(self.unit_weights / (passes * self.steps) / LINE) * LINE
 
     @property
     def image_scratch(self) -> int:
