@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from math import ceil, prod
 from typing import TypeAlias
@@ -45,7 +45,7 @@ from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_na
 from qpc.backends.tvm.kernels.padding import copy_padded_rows
 from qpc.backends.tvm.kernels.tile_conv import TileCode
 from qpc.backends.tvm.kernels.tile_plan import TilePlan
-from qpc.backends.tvm.kernels.tiling import tuned_tile
+from qpc.backends.tvm.kernels.tiling import Tile, tuned_tile
 
 __all__ = ["Conv2dDesc", "conv2d", "dense_conv2d"]
 
@@ -113,10 +113,11 @@ def dense_parts(
     They have the same zero points and bounds, and one tensor of outputs.
     """
     isa = isa.for_weights(np.concatenate([part.weight.reshape(-1) for part in parts]))
-    plans: tuple[Plan, ...] = tuple(plan_for(isa, part, threads) for part in parts)
     form = EpilogueForm.of(epilogue, np.concatenate([part.multiplier for part in parts]))
+    plans = tuple(plan_for(isa, part, threads) for part in parts)
     if len(plans) == 1:
-        plans = (_tuned(plans[0], parts[0], kernel_name(operation, plans, form, types)),)
+        name = kernel_name(operation, plans, form, types)
+        plans = (_tuned(plans[0], name, isa, parts[0], threads),)
     name, func = _function(operation, plans, form, types)
     params: list[Array] = []
     for plan, part in zip(plans, parts, strict=True):
@@ -135,22 +136,36 @@ def dense_parts(
 
 
 def plan_for(isa: Isa, part: Part, threads: int) -> Plan:
-    """The plan that takes the least time: registers of vectors or of matrices."""
+    """The plan that takes the least time, with registers of vectors or of matrices."""
+    plans = _plans(isa, part, threads)
+    return min(plans, key=lambda plan: plan.time) if len(plans) > 1 else plans[0]
+
+
+def _plans(isa: Isa, part: Part, threads: int) -> list[Plan]:
+    """The best plan for each kind of registers."""
     plain = DensePlan(isa, part.desc.shape, threads)
-    vectors = plain.skipping(plain.kept(part.weight)).packing(part.weight)
-    if isa.tiles is None:
-        return vectors
-    matrices = TilePlan(isa, part.desc.shape, threads)
-    return matrices if matrices.time < vectors.time else vectors
+    plans: list[Plan] = [plain.skipping(plain.kept(part.weight)).packing(part.weight)]
+    if isa.tiles is not None:
+        plans.append(TilePlan(isa, part.desc.shape, threads))
+    return plans
 
 
-def _tuned(plan: Plan, part: Part, name: str) -> Plan:
-    """The plan with the tile that the tuner wants for the kernel of that name."""
-    if isinstance(plan, TilePlan):
-        return plan
-    kept = {} if plan.nibbles else plan.kept(part.weight)
-    tile = tuned_tile(name, lambda: plan.tiles(kept))
-    return replace(plan, chosen=tile or plan.chosen)
+def _tuned(plan: Plan, name: str, isa: Isa, part: Part, threads: int) -> Plan:
+    """The plan that the tuner wants for the kernel of that name, else `plan`."""
+    variants: dict[Tile, Plan] = {plan.label: plan}
+
+    def possible() -> list[Tile]:
+        others: list[Plan] = []
+        for each in _plans(isa, part, threads):
+            others += each.variants(part.weight)
+        if isa.tiles is not None:
+            others.sort(key=lambda other: other.time)
+        for other in others:
+            variants.setdefault(other.label, other)
+        return list(variants)
+
+    tile = tuned_tile(name, possible)
+    return plan if tile is None else variants[tile]
 
 
 def _skipped(plans: Sequence[Plan]) -> float:

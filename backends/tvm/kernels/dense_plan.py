@@ -57,6 +57,16 @@ class DensePlan(ConvLayout):
         """The micro-kernel."""
         return self.chosen or self.tiles({})[0]
 
+    @property
+    def label(self) -> Tile:
+        """What tuning calls this plan."""
+        return self.tile
+
+    def variants(self, weight: npt.NDArray[np.int8]) -> list[DensePlan]:
+        """The plan with each micro-kernel that it can have, the best by cost first."""
+        kept = {} if self.nibbles else self.kept(weight)
+        return [replace(self, chosen=tile) for tile in self.tiles(kept)]
+
     def tiles(self, kept: Mapping[int, int]) -> list[Tile]:
         """All micro-kernels that would do, the best by cost first; `kept` as `kept_shares`."""
         return best_tiles(

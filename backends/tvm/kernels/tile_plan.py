@@ -10,7 +10,7 @@ windows follow one another in memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import ceil
@@ -25,6 +25,7 @@ from qpc.backends.tvm.kernels.emit import Index
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
 from qpc.backends.tvm.kernels.matrix_tiles import DEPTH, TileShape
 from qpc.backends.tvm.kernels.padding import PaddedRows
+from qpc.backends.tvm.kernels.tiling import Tile
 
 # All times are in cycles, measured on a Sapphire Rapids core.
 _DOT = 20  # of full registers, if there are not many loads beside it
@@ -36,7 +37,7 @@ _PIXEL = 4  # finding the place of one
 _EPILOGUE = {1: 15, 2: 18, 4: 28}  # of a pixel, by the number of vectors
 _COPY_PER_BYTE = 1 / 32  # to scratch memory
 _TASK, _THREAD = 250, 2000  # setting registers up; handing a task to a thread
-_DOTS_PER_CYCLE = 2  # how many vector instructions a cycle has room for
+_DOTS_PER_CYCLE = 1.5  # that kernels of vector instructions reach; there is room for two
 _NEAR_BYTES = 24 * 1024  # what stays in the first-level cache
 _TASK_BYTES = 512 * 1024  # of inputs, so that they stay in the second-level cache
 _MAX_TASKS = 64  # of an image
@@ -62,6 +63,9 @@ class Cut:
 @dataclass(frozen=True)
 class TilePlan(ConvLayout):
     """How a convolution is tiled and how its weights are laid out."""
+
+    block: tuple[int, int] | None = None
+    """Parts of pixels and vectors of channels of a micro-kernel, if tuning has chosen them."""
 
     skipped: ClassVar[float] = 0.0
     """No multiplication is left out."""
@@ -163,10 +167,20 @@ class TilePlan(ConvLayout):
         """The registers of the micro-kernel."""
         return self.chosen[1]
 
+    @property
+    def label(self) -> Tile:
+        """What tuning calls this plan."""
+        return Tile(self.tile.parts, self.tile.vectors, matrices=True)
+
+    def variants(self, weight: npt.NDArray[np.int8]) -> list[TilePlan]:
+        """The plan with each block of registers that it can have, whatever the weights."""
+        plans = [replace(self, block=block) for block in _BLOCKS]
+        return [plan for plan in plans if next(plan._choices(), None) is not None]
+
     def _choices(self) -> Iterator[tuple[Cut, TileShape]]:
         counts = range(1, min(self.rows, _MAX_TASKS) + 1)
         sizes = sorted({ceil(self.rows / count) for count in counts}, reverse=True)
-        for rows, (parts, vectors) in product(sizes, _BLOCKS):
+        for rows, (parts, vectors) in product(sizes, [self.block] if self.block else _BLOCKS):
             if self.vectors % vectors or parts > self.positions(rows):
                 continue
             each = self.positions(rows) / parts

@@ -37,11 +37,13 @@ class Tile:
 
     kept: how many of `ALL_KEPT` parts of the terms are left by skipping those whose weights are
     zero for all `vectors`, rounded up. If all, the micro-kernel goes through them without a list.
+    matrices: whether it uses registers of matrices; then `pixels` counts those that hold pixels.
     """
 
     pixels: int
     vectors: int
     kept: int = ALL_KEPT
+    matrices: bool = False
 
     @property
     def skips(self) -> bool:
