@@ -21,12 +21,14 @@ class _Machine:
 
     monkeypatch: pytest.MonkeyPatch
     cpuinfo: Path
+    gives_matrices = True
 
     @classmethod
     def has(cls, *flags_of_each_core: str, architecture: str = "x86_64") -> None:
         cls.cpuinfo.write_text("".join(f"model : x\nflags\t\t: {f}\n" for f in flags_of_each_core))
         cls.monkeypatch.setattr("qpc.target._CPUINFO", cls.cpuinfo)
         cls.monkeypatch.setattr("platform.machine", lambda: architecture)
+        cls.monkeypatch.setattr("qpc.target._may_use_matrices", lambda: cls.gives_matrices)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,8 @@ class _Machine:
         (_AVX512_FLAGS, "x86-64-avx512"),
         (f"{_AVX512_FLAGS} avx512_vnni", "x86-64-avx512-vnni"),
         (f"{_AVX512_FLAGS} avx512_vnni avx512vbmi", "x86-64-avx512-vnni-vbmi"),
+        (f"{_AVX512_FLAGS} avx512_vnni avx512vbmi amx_tile amx_int8", "x86-64-amx"),
+        (f"{_AVX512_FLAGS} avx512_vnni avx512vbmi amx_tile", "x86-64-avx512-vnni-vbmi"),
         (_AVX512_FLAGS.replace("avx512vl", "avx512_vnni"), "x86-64-avx2"),
         (f"{_AVX2_FLAGS} avx_vnni", "x86-64-avx-vnni"),
         (f"{_AVX512_FLAGS} avx512_vnni avx_vnni", "x86-64-avx512-vnni"),
@@ -69,6 +73,16 @@ def test_says_why_code_does_not_run_here(machine: type[_Machine]) -> None:
     machine.has("", architecture="aarch64")
     reason = Target.parse("x86-64").runs_here()
     assert reason == "code is for x86_64, this machine is aarch64"
+
+
+def test_the_operating_system_may_refuse_the_registers_of_amx(
+    machine: type[_Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gives_matrices", False)
+    machine.has(f"{_AVX512_FLAGS} avx512_vnni avx512vbmi amx_tile amx_int8")
+    reason = Target.parse("x86-64-amx").runs_here()
+    assert reason == "the operating system does not let this process use the registers of AMX"
+    assert Target.native().name == "x86-64-avx512-vnni-vbmi"
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from qpc.backends.tvm.kernels.emit import Flat, Index, bind, loop, scratch, split, tasks, when
+from qpc.backends.tvm.kernels.emit import Flat, Index, bind, copy, loop, scratch, split, tasks, when
 from qpc.backends.tvm.kernels.epilogue import EpilogueCode
 from qpc.backends.tvm.kernels.geometry import tile_start
 from qpc.backends.tvm.kernels.matrix_tiles import Registers
@@ -108,6 +108,9 @@ class TileCode:
 
     def _copy_input(self, target: Flat, index: Index, image: Index, row: Index) -> None:
         plan, shape, cut = self.plan, self.plan.shape, self.plan.cut
+        if plan.is_matrix_product:
+            copy(target, 0, self.x, row * shape.c, cut.rows * shape.c)
+            return
         plane = plan.plane(cut.rows)
         for i, remainder in enumerate(plan.remainders):
             place = index * plan.image_scratch + i * plan.plane_bytes(cut.rows)

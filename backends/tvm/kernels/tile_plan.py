@@ -41,7 +41,7 @@ _DOTS_PER_CYCLE = 1.5  # that kernels of vector instructions reach; there is roo
 _NEAR_BYTES = 24 * 1024  # what stays in the first-level cache
 _TASK_BYTES = 512 * 1024  # of inputs, so that they stay in the second-level cache
 _MAX_TASKS = 64  # of an image
-_BLOCKS = ((2, 2), (4, 1), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1))
+BLOCKS = ((2, 2), (4, 1), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1))
 
 _FETCHED_PASSES = 4  # of a unit's pixels; with more, waiting for weights is a small part
 
@@ -174,13 +174,13 @@ class TilePlan(ConvLayout):
 
     def variants(self, weight: npt.NDArray[np.int8]) -> list[TilePlan]:
         """The plan with each block of registers that it can have, whatever the weights."""
-        plans = [replace(self, block=block) for block in _BLOCKS]
+        plans = [replace(self, block=block) for block in BLOCKS]
         return [plan for plan in plans if next(plan._choices(), None) is not None]
 
     def _choices(self) -> Iterator[tuple[Cut, TileShape]]:
         counts = range(1, min(self.rows, _MAX_TASKS) + 1)
         sizes = sorted({ceil(self.rows / count) for count in counts}, reverse=True)
-        for rows, (parts, vectors) in product(sizes, [self.block] if self.block else _BLOCKS):
+        for rows, (parts, vectors) in product(sizes, [self.block] if self.block else BLOCKS):
             if self.vectors % vectors or parts > self.positions(rows):
                 continue
             each = self.positions(rows) / parts
@@ -277,7 +277,8 @@ class TilePlan(ConvLayout):
     def image_scratch(self) -> int:
         """Bytes of scratch memory of an image, with what is read for pixels that are dropped."""
         last = max(self.positions(self.cut.rows), self.tile_positions) - 1
-        read = last * self.x_step + int(self._term_places.max()) + self.run
+        group = (self.groups - 1) * self.group_inputs
+        read = last * self.x_step + int(self._term_places.max()) + group + self.run
         size = max(read, len(self.remainders) * self.plane_bytes(self.cut.rows))
         return ceil(size / TileShape.RUN) * TileShape.RUN
 

@@ -85,3 +85,13 @@ def test_the_inner_loop_of_a_convolution_is_dots_and_loads(
         # Besides the products: additions, loads, copies of registers, and control of the loop.
         others = [line for line in loop if line not in dots]
         assert not [line for line in others if re.match(r"v?p(mov|unpck|and|srl|shufb)", line)]
+
+
+def test_the_inner_loop_of_matrix_registers_stores_outputs_beside_its_dots() -> None:
+    desc = Conv2dDesc(n=1, h=56, w=56, c=64, o=64, kernel=(3, 3), padding=(1, 1, 1, 1))
+    text = assembly(desc, Target.parse("x86-64-amx"))
+    assert text.count("ldtilecfg") == text.count("tilerelease") == 1
+    blocks = re.split(r"\n\.LBB\w+:", text)
+    dots = [block for block in blocks if "tdpbusd" in block]
+    assert {block.count("tdpbusd") for block in dots} == {4}
+    assert {block.count("tileloadd") for block in dots} == {4}  # two of pixels, two of weights
