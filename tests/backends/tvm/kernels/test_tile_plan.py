@@ -25,7 +25,8 @@ PADDED: dict[str, Any] = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
 
 def plan(*sizes: int, threads: int = 1, **changes: Any) -> TilePlan:
     """The plan of a convolution with sizes n, h, w, c, o."""
-    shape = ConvShape(*sizes, **{"kernel": (1, 1)} | changes)
+    n, h, w, c, o = sizes
+    shape = ConvShape(n, h, w, c, o, **{"kernel": (1, 1)} | changes)
     return TilePlan(ISA, shape, threads)
 
 
