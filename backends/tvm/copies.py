@@ -103,14 +103,30 @@ def concatenate(sources: Sequence[TensorType], axis: int) -> Movement:
     return Movement("concatenate", tuple(sources), target, pieces)
 
 
-def place(sources: Sequence[tuple[int, TensorType]], target: TensorType) -> Movement:
-    """Tensors into parts of one that is longer along the last axis, each from an index on."""
+@dataclass(frozen=True)
+class Part:
+    """`size` indices of the last axis, from `first` on, of a tensor."""
+
+    tensor: TensorType
+    first: int
+    size: int
+
+
+def place(sources: Sequence[tuple[int, Part]], target: TensorType) -> Movement:
+    """Parts of tensors into one, each from an index of its last axis on; other axes are equal."""
     strides = _strides(target.shape)
     pieces = tuple(
-        Piece(i, s.shape, 0, _strides(s.shape), first, strides)
-        for i, (first, s) in enumerate(sources)
+        Piece(
+            i,
+            (*part.tensor.shape[:-1], part.size),
+            part.first,
+            _strides(part.tensor.shape),
+            first,
+            strides,
+        )
+        for i, (first, part) in enumerate(sources)
     )
-    return Movement("place", tuple(s for _, s in sources), target, pieces)
+    return Movement("place", tuple(part.tensor for _, part in sources), target, pieces)
 
 
 def strided_slice(

@@ -23,7 +23,7 @@ from qpc.backends.tvm.kernels import layout as layout_kernels
 from qpc.backends.tvm.kernels import linear as linear_kernels
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Requantize, Stage
 from qpc.backends.tvm.kernels.kernel import Kernel
-from qpc.backends.tvm.layout import NHWC, Order, Value, identity, significant
+from qpc.backends.tvm.layout import NHWC, Order, Slice, Value, identity, significant
 from qpc.backends.tvm.movement import with_rank
 from qpc.backends.tvm.slots import Slot
 from qpc.errors import BackendError
@@ -74,8 +74,9 @@ def lower_call(emit: Emitter, call: Call) -> Value:
 
 def _conv2d(emit: Emitter, call: Call) -> Value:
     args = call.args
-    x = emit.stored_as(args["q"], NHWC)
-    n, c, h, w = x.shape
+    q: Value | Slice = args["q"]
+    x = emit.stored_as(q.whole if isinstance(q, Slice) else q, NHWC)
+    n, c, h, w = q.shape
     o, _, *kernel = args["weight"].shape
     top, left = _pair(args["padding"])
     desc = conv2d_kernels.Conv2dDesc(
@@ -91,6 +92,8 @@ def _conv2d(emit: Emitter, call: Call) -> Value:
         groups=args["groups"],
         **_grid(args, "input_zero_point"),
     )
+    if isinstance(q, Slice):
+        desc = replace(desc, input_channels=x.shape[1], first_input=q.first)
     if call.slot is not None:
         desc = desc.placed(call.slot.first, call.slot.channels)
     epilogue, others = _epilogue(emit, call, NHWC)

@@ -45,6 +45,18 @@ class Value:
         )
 
 
+@dataclass(frozen=True)
+class Slice:
+    """Channels of images in memory, from `first` on, that have not been copied out of them.
+
+    `whole` is stored as NHWC; `shape` is logical.
+    """
+
+    whole: Value
+    first: int
+    shape: tuple[int, ...]
+
+
 def identity(rank: int) -> Order:
     """Logical order."""
     return tuple(range(rank))

@@ -23,9 +23,9 @@ from qpc.backends.tvm.decompose import evaluate, is_constant
 from qpc.backends.tvm.emitter import Emitter, dtype_name
 from qpc.backends.tvm.floats import FloatOperators
 from qpc.backends.tvm.fuse import Group, find_groups
-from qpc.backends.tvm.layout import Order, Value, channels_last, identity
+from qpc.backends.tvm.layout import Order, Slice, Value, channels_last, identity
 from qpc.backends.tvm.report import KernelUse
-from qpc.backends.tvm.slots import find_slots, member_channels
+from qpc.backends.tvm.slots import find_slots, member_channels, reads_slices
 from qpc.errors import BackendError
 from qpc.meta import attribute
 from qpc.ops.views import arguments, qpc_ops
@@ -191,11 +191,15 @@ class _Lowering:
         for name, constant in kept.items():
             if not isinstance(self._values.get(constant), Tensor):
                 raise BackendError(f"{name!r} of {node.target} must be a constant", node=node)
+        if reads_slices(node) and isinstance(self._values.get(found["q"]), Slice):
+            kept["q"] = found["q"]
         moving = {name: map_arg(v, self._argument) for name, v in found.items() if name not in kept}
         return moving | {name: self._values[constant] for name, constant in kept.items()}
 
     def _argument(self, node: Node) -> Any:
         found = self._values.get(node)
+        if isinstance(found, Slice):  # for all readers from here on
+            found = self._values[node] = movement.copied(self._emit, found)
         return self._constant(found) if isinstance(found, Tensor) else found
 
     def _constant(self, tensor: Tensor) -> Value:

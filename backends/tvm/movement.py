@@ -18,6 +18,7 @@ from qpc.backends.tvm.emitter import Emitter, kernel_type
 from qpc.backends.tvm.layout import (
     NHWC,
     Order,
+    Slice,
     Value,
     identity,
     permuted,
@@ -25,8 +26,10 @@ from qpc.backends.tvm.layout import (
 )
 from qpc.ops.views import aten
 
-Rule = Callable[[Emitter, Mapping[str, Any], tuple[int, ...]], Value]
+Rule = Callable[[Emitter, Mapping[str, Any], tuple[int, ...]], Value | Slice]
 """(emitter, arguments with values for nodes, shape of the result) -> result"""
+
+_CHANNELS = 1  # the logical axis of images
 
 DTYPES = (torch.uint8, torch.int8)
 
@@ -60,17 +63,25 @@ def concatenate(emit: Emitter, values: list[Value], axis: int) -> Value:
 
 
 def complete(
-    emit: Emitter, frame: Expr, shape: tuple[int, ...], rest: Mapping[int, Value]
+    emit: Emitter, frame: Expr, shape: tuple[int, ...], rest: Mapping[int, Value | Slice]
 ) -> Value:
     """A concat of images along channels, begun by layers: copy the rest, by first channels."""
     whole = Value(frame, shape, torch.uint8, NHWC)
     if not rest:
         return whole
-    stored = {first: emit.stored_as(value, NHWC) for first, value in rest.items()}
-    movement = copies.place(
-        [(first, kernel_type(value)) for first, value in stored.items()], kernel_type(whole)
-    )
-    return replace(whole, expr=emit.move(movement, list(stored.values()), into=frame))
+    stored, parts = [], []
+    for first, value in rest.items():
+        source = value.whole if isinstance(value, Slice) else emit.stored_as(value, NHWC)
+        begin = value.first if isinstance(value, Slice) else 0
+        stored.append(source)
+        parts.append((first, copies.Part(kernel_type(source), begin, value.shape[_CHANNELS])))
+    movement = copies.place(parts, kernel_type(whole))
+    return replace(whole, expr=emit.move(movement, stored, into=frame))
+
+
+def copied(emit: Emitter, part: Slice) -> Value:
+    """The slice as a tensor of its own."""
+    return _strided(emit, part.whole, {_CHANNELS: part.first}, {}, part.shape)
 
 
 def _reshape(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
@@ -93,9 +104,12 @@ def _transpose(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -
     return _tensor(args).with_axes(tuple(order))
 
 
-def _slice(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _slice(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value | Slice:
     value, axis = args["self"], args["dim"] % len(shape)
     start = slice(args["start"], args["end"], args["step"]).indices(value.shape[axis])[0]
+    channels = value.order == NHWC and axis == _CHANNELS and args["step"] == 1
+    if channels and value.dtype is torch.uint8 and shape != value.shape and 0 not in shape:
+        return Slice(value, start, shape)
     return _strided(emit, value, {axis: start}, {axis: args["step"]}, shape)
 
 

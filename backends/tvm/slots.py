@@ -1,4 +1,7 @@
-"""Concats that move nothing: layers write straight to their place in the joined tensor."""
+"""Concats and splits that move nothing.
+
+Layers write straight to their place in the joined tensor, and read their channels where they are.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,14 @@ def member_channels(cat: Node, types: Mapping[Node, Concrete]) -> Iterator[tuple
 
 def _can_be_placed(group: Group) -> bool:
     """Convolutions but depthwise ones; a tensor that is added would need a place of its own."""
-    if group.anchor.target is not qpc_ops.conv2d.default:
-        return False
     adds = any(stage.target is qpc_ops.add.default for stage in group.stages)
-    return not adds and arguments(group.anchor)["groups"] == 1
+    return not adds and _is_dense(group.anchor)
+
+
+def reads_slices(node: Node) -> bool:
+    """Whether the kernel of `node` can read channels that are a part of larger images."""
+    return _is_dense(node)
+
+
+def _is_dense(node: Node) -> bool:
+    return node.target is qpc_ops.conv2d.default and arguments(node)["groups"] == 1

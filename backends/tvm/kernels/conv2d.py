@@ -28,7 +28,6 @@ from qpc.backends.tvm.kernels.emit import (
     Index,
     bind,
     cast,
-    copy,
     integer,
     local,
     loop,
@@ -42,7 +41,7 @@ from qpc.backends.tvm.kernels.epilogue import Epilogue, EpilogueCode, EpilogueFo
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, tile_start
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
-from qpc.backends.tvm.kernels.padding import copy_padded_rows
+from qpc.backends.tvm.kernels.padding import copy_padded_rows, copy_pixels
 from qpc.backends.tvm.kernels.tile_conv import TileCode
 from qpc.backends.tvm.kernels.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.tiling import Tile, tuned_tile
@@ -246,7 +245,7 @@ class _VectorCode:
             self._micro_kernel(
                 source,
                 part * units + i,
-                x_row + column * (stride[1] * plan.shape.c),
+                x_row + column * plan.x_step,
                 plan.output_offset(image, first + row) + column * plan.shape.output_step,
                 row * plan.column_tiles + column_tile,
             )
@@ -255,8 +254,9 @@ class _VectorCode:
         plan = self.plan
         if plan.is_matrix_product:
             with loop(plan.blocks.rows) as row:
-                source = plan.input_offset(image, first + row)
-                copy(target, row * plan.scratch_row, self.x, source, plan.scratch_row)
+                pixel = tile_start(first + row, plan.tile.pixels, plan.pixels)
+                place, count = row * plan.scratch_row, plan.tile.pixels
+                copy_pixels(plan.shape, self.x, pixel, target, place, count)
         else:
             copy_padded_rows(
                 plan.shape,
@@ -329,7 +329,7 @@ class _VectorCode:
                 for vector in range(tile.vectors)
             ]
             for pixel in range(tile.pixels):
-                pixel_at = x_at + pixel * plan.shape.stride[1] * plan.shape.c
+                pixel_at = x_at + pixel * plan.x_step
                 x = bind(isa.broadcast(source.load(pixel_at, isa.depth)))
                 for vector in range(tile.vectors):
                     at = (pixel * tile.vectors + vector) * isa.lanes
@@ -348,7 +348,7 @@ class _VectorCode:
             w_at = bind((unit * pairs + pair) * (tile.vectors * block))
             x = []
             for pixel in range(tile.pixels):
-                first = x_at + pixel * plan.shape.stride[1] * plan.shape.c
+                first = x_at + pixel * plan.x_step
                 at = pixel * isa.lanes
                 for x_half in (first, first + isa.depth):
                     x.append(bind(isa.broadcast(source.load(x_half, isa.depth))))

@@ -145,7 +145,15 @@ class DensePlan(ConvLayout):
     @property
     def needs_scratch(self) -> bool:
         """Whether the input cannot be read in place."""
-        return any(self.shape.padding) or self._slack != 0 or self.isa.x_type != "uint8"
+        apart = self.shape.input_channels is not None and not self.is_matrix_product
+        fits = not any(self.shape.padding) and self._slack == 0 and not apart
+        return not fits or self.isa.x_type != "uint8"
+
+    @property
+    def x_step(self) -> int:
+        """Distance between the inputs of neighbouring outputs, where they are read."""
+        pixel = self.shape.c if self.needs_scratch else self.shape.input_step
+        return self.shape.stride[1] * pixel
 
     @property
     def scratch_row(self) -> int:
@@ -194,9 +202,10 @@ class DensePlan(ConvLayout):
         )
 
     def input_offset(self, image: Index, row: Index) -> Index:
-        """Where a row of the input begins."""
+        """Where a row of the input begins that is read in place."""
         if self.is_matrix_product:
-            return tile_start(row, self.tile.pixels, self.pixels) * self.shape.c
+            pixel = tile_start(row, self.tile.pixels, self.pixels)
+            return pixel * self.shape.input_step + self.shape.first_input
         return (image * self.shape.h + row) * (self.shape.w * self.shape.c)
 
     def output_offset(self, image: Index, row: Index) -> Index:

@@ -31,7 +31,8 @@ class ConvShape:
     """What the code of a convolution depends on.
 
     Padding is (top, left, bottom, right); negative padding crops. Without `places`, outputs follow
-    one another, as in `output`.
+    one another, as in `output`. With `input_channels`, inputs are the channels from `first_input`
+    on of images that have so many; only convolutions of one group can read these.
     """
 
     n: int
@@ -45,6 +46,8 @@ class ConvShape:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     places: Places | None = None
+    input_channels: int | None = None
+    first_input: int = 0
 
     def __post_init__(self) -> None:
         if self.c % self.groups or self.o % self.groups:
@@ -75,7 +78,12 @@ class ConvShape:
     @property
     def input(self) -> TensorType:
         """The input tensor."""
-        return TensorType((self.n, self.h, self.w, self.c), "uint8")
+        return TensorType((self.n, self.h, self.w, self.input_step), "uint8")
+
+    @property
+    def input_step(self) -> int:
+        """Distance between neighbouring input pixels of a row, in elements."""
+        return self.input_channels or self.c
 
     @property
     def output(self) -> TensorType:

@@ -37,6 +37,18 @@ def copy_padded_rows(
     copy_rows(shape, x, target, border, rows, image=image, first=first, fits=never_outside)
 
 
+def copy_pixels(
+    shape: ConvShape, x: Flat, pixel: Index, target: Flat, offset: Index, count: int
+) -> None:
+    """Copy `count` pixels, from number `pixel` on, one after the other."""
+    source = pixel * shape.input_step + shape.first_input
+    if shape.input_step == shape.c:
+        copy(target, offset, x, source, count * shape.c)
+        return
+    with loop(count) as i:
+        copy(target, offset + i * shape.c, x, source + i * shape.input_step, shape.c)
+
+
 def copy_rows(
     shape: ConvShape,
     x: Flat,
@@ -63,9 +75,9 @@ def copy_rows(
         start = i * (columns * shape.c)
 
         def copy_row(start: Index = start, row: Index = row) -> None:
-            source = ((image * shape.h + row) * shape.w + skipped) * shape.c
+            pixel = (image * shape.h + row) * shape.w + skipped
             fill(target, start, border, before * shape.c)
-            copy(target, start + before * shape.c, x, source, inside * shape.c)
+            copy_pixels(shape, x, pixel, target, start + before * shape.c, inside)
             fill(target, start + (before + inside) * shape.c, border, after * shape.c)
 
         if top <= 0 and fits:

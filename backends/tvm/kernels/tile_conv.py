@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from qpc.backends.tvm.kernels.emit import Flat, Index, bind, copy, loop, scratch, split, tasks, when
+from qpc.backends.tvm.kernels.emit import Flat, Index, bind, loop, scratch, split, tasks, when
 from qpc.backends.tvm.kernels.epilogue import EpilogueCode
 from qpc.backends.tvm.kernels.geometry import tile_start
 from qpc.backends.tvm.kernels.matrix_tiles import Registers
-from qpc.backends.tvm.kernels.padding import copy_rows
+from qpc.backends.tvm.kernels.padding import copy_pixels, copy_rows
 from qpc.backends.tvm.kernels.tile_plan import LINE, TilePlan
 
 
@@ -109,7 +109,7 @@ class TileCode:
     def _copy_input(self, target: Flat, index: Index, image: Index, row: Index) -> None:
         plan, shape, cut = self.plan, self.plan.shape, self.plan.cut
         if plan.is_matrix_product:
-            copy(target, 0, self.x, row * shape.c, cut.rows * shape.c)
+            copy_pixels(shape, self.x, row, target, 0, cut.rows)
             return
         plane = plan.plane(cut.rows)
         for i, remainder in enumerate(plan.remainders):

@@ -98,8 +98,8 @@ class TilePlan(ConvLayout):
 
     @property
     def x_step(self) -> int:
-        """Bytes of input from one pixel to the next."""
-        return self.shape.stride[1] * self.shape.c
+        """Bytes from one pixel to the next where the input is read."""
+        return self.shape.stride[1] * (self.shape.input_step if self.in_place else self.shape.c)
 
     @property
     def run_steps(self) -> int:
@@ -129,7 +129,10 @@ class TilePlan(ConvLayout):
     def in_place(self) -> bool:
         """Whether the input is read where it is."""
         fits = self.run <= self.run_bytes and not any(self.shape.padding)
-        rows_follow = self.is_matrix_product or self.shape.w == self.pitch * self.shape.stride[1]
+        follow = (
+            self.shape.w == self.pitch * self.shape.stride[1] and self.shape.input_channels is None
+        )
+        rows_follow = self.is_matrix_product or follow
         return fits and rows_follow and self.shape.stride[0] == 1
 
     @property
@@ -285,7 +288,7 @@ class TilePlan(ConvLayout):
     def input_offset(self, image: Index, row: Index) -> Index:
         """Where a row of the input begins that is read in place."""
         height = self.rows if self.is_matrix_product else self.shape.h
-        return (image * height + row) * (self.pitch * self.x_step)
+        return (image * height + row) * (self.pitch * self.x_step) + self.shape.first_input
 
     def output_offset(self, image: Index, row: Index) -> Index:
         """Where a row of the output begins."""

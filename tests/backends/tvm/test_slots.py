@@ -1,4 +1,4 @@
-"""Layers write straight to their place in a concat; what cannot do so is copied there."""
+"""Layers write straight to their place in a concat, and read slices where they are."""
 
 from __future__ import annotations
 
@@ -74,3 +74,47 @@ def test_a_concat_of_concats_and_one_along_rows_are_what_they_were() -> None:
     outer = g.call(aten.cat.default, [inner, g.conv2d(inner, 16, (1, 1))], 1)
     tall = g.call(aten.cat.default, [g.conv2d(outer, 4), g.conv2d(outer, 4)], 2)
     assert_same_bits(g.module(g.mean(tall, (2, 3))), batch_sizes=(1, 2))
+
+
+def halves(g: IntegerGraph, q: Node, at: int) -> list[Node]:
+    return [g.call(aten.slice.Tensor, q, 1, *ends) for ends in ((0, at), (at, 2**63 - 1))]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_a_layer_reads_a_slice_of_channels_where_it_is(
+    threads: int, kernel: tuple[int, int]
+) -> None:
+    g = IntegerGraph()
+    q = g.conv2d(g.quantize(g.input(8, 9, 7)), 24, (1, 1))
+    first, second = (g.conv2d(half, 8, kernel, padding=(1, 1)) for half in halves(g, q, 10))
+    gm = g.module(g.add(first, second))
+    compiled = assert_same_bits(gm, batch_sizes=(1, 3), threads=threads)
+    assert kernels(compiled).count("conv2d") == 3
+    assert "slice" not in kernels(compiled)
+
+
+def test_a_shuffle_unit_copies_its_first_half_once() -> None:
+    """As in ShuffleNetV2: one half goes through a layer, the other to the concat."""
+    g = IntegerGraph()
+    q = g.conv2d(g.quantize(g.input(8, 9, 7)), 24, (1, 1))
+    first, second = halves(g, q, 12)
+    joined = g.call(aten.cat.default, [first, g.conv2d(second, 12, (1, 1))], 1)
+    compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))), batch_sizes=(2,))
+    assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean"]
+
+
+def test_other_readers_get_a_copy_which_they_share() -> None:
+    g = IntegerGraph()
+    q = g.conv2d(g.quantize(g.input(8, 9, 7)), 24, (1, 1))
+    half = halves(g, q, 12)[1]
+    pooled = g.max_pool2d(half, (3, 3), (1, 1), (1, 1))
+    depthwise = g.conv2d(half, 12, (3, 3), padding=(1, 1), groups=12)
+    compiled = assert_same_bits(g.module(g.add(pooled, depthwise)), batch_sizes=(2,))
+    assert kernels(compiled).count("slice") == 1
+
+
+def test_a_slice_may_be_an_output() -> None:
+    g = IntegerGraph()
+    q = g.conv2d(g.quantize(g.input(8, 5, 5)), 24, (1, 1))
+    assert_same_bits(g.module(*halves(g, q, 7)), batch_sizes=(2,))

@@ -54,6 +54,7 @@ class Layer:
 def exact_convolution(x: Array, weight: Array, desc: Conv2dDesc) -> Array:
     top, left, bottom, right = desc.padding
     (kh, kw), (sh, sw), (dh, dw) = desc.kernel, desc.stride, desc.dilation
+    x = x[..., desc.first_input : desc.first_input + desc.c]
     values = x.astype(np.int64) - desc.input_zero_point
     values = np.pad(values, [(0, 0), (top, bottom), (left, right), (0, 0)])
     values = values.reshape(*values.shape[:3], desc.groups, -1)
@@ -92,10 +93,13 @@ BASE = Conv2dDesc(
 )
 
 
+PADDED = {"padding": (1, 1, 1, 1)}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"padding": (1, 1, 1, 1)}, id="padded"),
+        pytest.param(PADDED, id="padded"),
         pytest.param({"padding": (0, 2, 3, 1)}, id="each side padded differently"),
         pytest.param({}, id="not padded, read in place"),
         pytest.param({"padding": (3, 3, 3, 3), "h": 1, "w": 1}, id="more padding than image"),
@@ -117,6 +121,16 @@ BASE = Conv2dDesc(
         pytest.param({"groups": 4, "c": 12, "o": 20, "dilation": (1, 2)}, id="odd groups"),
         pytest.param({"groups": 7, "c": 7, "o": 21}, id="depthwise with a multiplier"),
         pytest.param({"groups": 6, "c": 48, "o": 6, "padding": (1,) * 4}, id="one output a group"),
+        pytest.param({"input_channels": 20, "first_input": 5}, id="a slice of channels"),
+        pytest.param({"input_channels": 9, **PADDED, "n": 2}, id="a slice of channels, padded"),
+        pytest.param(
+            {"kernel": (1, 1), "c": 12, "input_channels": 40, "first_input": 28, "n": 2},
+            id="1x1 of a slice, in place",
+        ),
+        pytest.param(
+            {"kernel": (1, 1), "c": 11, "input_channels": 23, "first_input": 12},
+            id="1x1 of an odd slice",
+        ),
         pytest.param({"lo": 20, "hi": 130}, id="narrow clamp"),
         pytest.param({"lo": 100, "hi": 255}, id="relu"),
         pytest.param({"hi": 15, "output_zero_point": 0}, id="four bits"),
