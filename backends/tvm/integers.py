@@ -22,6 +22,7 @@ from qpc.backends.tvm.kernels import elementwise, pooling, resize, transposed
 from qpc.backends.tvm.kernels import layout as layout_kernels
 from qpc.backends.tvm.kernels import linear as linear_kernels
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Requantize, Stage
+from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.layout import NHWC, Order, Slice, Value, identity, significant
 from qpc.backends.tvm.movement import with_rank
@@ -44,6 +45,11 @@ class Call:
     slot: Slot | None = None
     frame: Expr | None = None
     """Where the result goes in a concat, and the concat's tensor if others have begun it."""
+
+    @property
+    def share(self) -> Share | None:
+        """The channels of the concat that the result is."""
+        return self.slot.share if self.slot else None
 
     def tensor(self, name: str) -> Value:
         """The argument of that name, which is a computed tensor."""
@@ -95,7 +101,7 @@ def _conv2d(emit: Emitter, call: Call) -> Value:
     if isinstance(q, Slice):
         desc = replace(desc, input_channels=x.shape[1], first_input=q.first)
     if call.slot is not None:
-        desc = desc.placed(call.slot.first, call.slot.channels)
+        desc = desc.placed(call.slot.share)
     epilogue, others = _epilogue(emit, call, NHWC)
     weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
     made = conv2d_kernels.conv2d(emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads)
@@ -121,6 +127,7 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value:
         output_padding=_pair(args["output_padding"]),
         dilation=_pair(args["dilation"]),
         groups=args["groups"],
+        share=call.share,
         **_grid(args, "input_zero_point"),
     )
     epilogue, others = _epilogue(emit, call, NHWC)
@@ -129,7 +136,7 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value:
         emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads
     )
     out_n, out_h, out_w, out_c = made.output.shape
-    expr = emit.kernel(made, [x.expr, *(v.expr for v in others)], nodes=call.nodes)
+    expr = emit.kernel(made, [x.expr, *(v.expr for v in others)], nodes=call.nodes, into=call.frame)
     return Value(expr, (out_n, out_c, out_h, out_w), x.dtype, NHWC)
 
 
@@ -209,14 +216,15 @@ def _max_pool2d(emit: Emitter, call: Call) -> Value:
     window = _window(call.args, dilation=_pair(call.args["dilation"]))
     window = replace(window, ceil_mode=bool(call.args["ceil_mode"]))
     x = emit.stored_as(call.args["q"], NHWC)
-    made = pooling.max_pool2d(emit.isa, x.physical_shape, window, emit.threads)
+    made = pooling.max_pool2d(emit.isa, x.physical_shape, window, emit.threads, call.share)
     return _pooled(emit, call, x, made)
 
 
 def _avg_pool2d(emit: Emitter, call: Call) -> Value:
     x = emit.stored_as(call.args["q"], NHWC)
+    window, requantize = _window(call.args), _requantize(call.args)
     made = pooling.avg_pool2d(
-        emit.isa, x.physical_shape, _window(call.args), _requantize(call.args), emit.threads
+        emit.isa, x.physical_shape, window, requantize, emit.threads, call.share
     )
     return _pooled(emit, call, x, made)
 
@@ -230,7 +238,8 @@ def _window(args: Arguments, dilation: tuple[int, int] = (1, 1)) -> pooling.Pool
 
 def _pooled(emit: Emitter, call: Call, x: Value, made: Kernel) -> Value:
     n, h, w, c = made.output.shape
-    return Value(emit.kernel(made, [x.expr], nodes=call.nodes), (n, c, h, w), x.dtype, NHWC)
+    expr = emit.kernel(made, [x.expr], nodes=call.nodes, into=call.frame)
+    return Value(expr, (n, c, h, w), x.dtype, NHWC)
 
 
 def _mean(emit: Emitter, call: Call) -> Value:
@@ -258,7 +267,7 @@ def _mean(emit: Emitter, call: Call) -> Value:
 def _resize2d(emit: Emitter, call: Call) -> Value:
     x = emit.stored_as(call.args["q"], NHWC)
     rows, columns = (call.args[k].numpy() for k in ("rows", "columns"))
-    made = resize.resize2d(emit.isa, x.physical_shape, rows, columns, emit.threads)
+    made = resize.resize2d(emit.isa, x.physical_shape, rows, columns, emit.threads, call.share)
     return _pooled(emit, call, x, made)
 
 

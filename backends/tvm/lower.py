@@ -25,19 +25,12 @@ from qpc.backends.tvm.floats import FloatOperators
 from qpc.backends.tvm.fuse import Group, find_groups
 from qpc.backends.tvm.layout import Order, Slice, Value, channels_last, identity
 from qpc.backends.tvm.report import KernelUse
-from qpc.backends.tvm.slots import find_slots, member_channels, reads_slices
+from qpc.backends.tvm.slots import WINDOWS, find_slots, member_channels, reads_slices
 from qpc.errors import BackendError
 from qpc.meta import attribute
 from qpc.ops.views import arguments, qpc_ops
 from qpc.shapes import Concrete, TensorType, noted_shapes
 
-_IMAGE_READERS = (
-    qpc_ops.conv2d.default,
-    qpc_ops.conv_transpose2d.default,
-    qpc_ops.max_pool2d.default,
-    qpc_ops.avg_pool2d.default,
-    qpc_ops.resize2d.default,
-)
 _CONSTANTS = ("weight", "bias", "multiplier", "table", "rows", "columns")
 _LAYOUT_FREE = (
     qpc_ops.add.default,
@@ -77,7 +70,9 @@ class _Lowering:
         groups = find_groups(gm, self._types)
         self._groups = {group.last: group for group in groups}
         self._inside = {n for g in groups for n in (g.anchor, *g.stages) if n is not g.last}
-        self._slots = find_slots(groups, self._types)
+        anchors = {group.anchor for group in groups}
+        others = [n for n in gm.graph.nodes if n.target in WINDOWS and n not in anchors]
+        self._slots = find_slots([*groups, *(Group(n, ()) for n in others)], self._types)
         self._frames: dict[Node, relax.Expr] = {}  # concats that some of their members have begun
 
     def run(self) -> LoweredFunction:
@@ -228,7 +223,7 @@ class _Lowering:
         seen, pending = {node}, [node]
         while pending:
             for user in pending.pop(0).users:
-                if user.target in _IMAGE_READERS:
+                if user.target in WINDOWS:
                     return channels_last(rank)
                 if user.target is qpc_ops.linear.default:
                     return identity(rank)

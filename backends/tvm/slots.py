@@ -5,29 +5,37 @@ Layers write straight to their place in the joined tensor, and read their channe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch.fx import Node
 
 from qpc.backends.tvm.fuse import Group
+from qpc.backends.tvm.kernels.geometry import Share
 from qpc.ops.views import arguments, aten, qpc_ops
 from qpc.shapes import Concrete, TensorType
 
+WINDOWS = (
+    qpc_ops.conv2d.default,
+    qpc_ops.conv_transpose2d.default,
+    qpc_ops.max_pool2d.default,
+    qpc_ops.avg_pool2d.default,
+    qpc_ops.resize2d.default,
+)
+"""Operators that read and write images as NHWC."""
 _IMAGE_AXES, _CHANNELS = 4, 1
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Channels from `first` on of the images, of `channels` channels, that `cat` makes."""
+    """A share of the channels of the images that `cat` makes."""
 
     cat: Node
-    first: int
-    channels: int
+    share: Share
 
 
-def find_slots(groups: Sequence[Group], types: Mapping[Node, Concrete]) -> dict[Node, Slot]:
+def find_slots(groups: Iterable[Group], types: Mapping[Node, Concrete]) -> dict[Node, Slot]:
     """The slot of each layer, by the last node of its group, that a concat alone reads."""
     found = {}
     for group in groups:
@@ -54,7 +62,7 @@ def _slots(cat: Node, types: Mapping[Node, Concrete]) -> Iterator[tuple[Node, Sl
         return
     for member, first in member_channels(cat, types):
         if members.count(member) == 1:
-            yield member, Slot(cat, first, result.shape[_CHANNELS])
+            yield member, Slot(cat, Share(first, result.shape[_CHANNELS]))
 
 
 def member_channels(cat: Node, types: Mapping[Node, Concrete]) -> Iterator[tuple[Node, int]]:
@@ -68,15 +76,11 @@ def member_channels(cat: Node, types: Mapping[Node, Concrete]) -> Iterator[tuple
 
 
 def _can_be_placed(group: Group) -> bool:
-    """Convolutions but depthwise ones; a tensor that is added would need a place of its own."""
+    """Whatever slides windows over images; a tensor that is added would need a place of its own."""
     adds = any(stage.target is qpc_ops.add.default for stage in group.stages)
-    return not adds and _is_dense(group.anchor)
+    return not adds and group.anchor.target in WINDOWS
 
 
 def reads_slices(node: Node) -> bool:
     """Whether the kernel of `node` can read channels that are a part of larger images."""
-    return _is_dense(node)
-
-
-def _is_dense(node: Node) -> bool:
     return node.target is qpc_ops.conv2d.default and arguments(node)["groups"] == 1

@@ -53,7 +53,7 @@ def depthwise_conv2d(
     """The kernel of `qpc::conv2d` with one group per input and output channel; see `conv2d`."""
     plan = _Plan(isa.for_weights(weight), desc.shape, threads)
     form = EpilogueForm.of(epilogue, multiplier)
-    name, func = _function(plan, form)
+    name, func = _function(plan, form, desc.output)
     zero_point_term = desc.input_zero_point * weight.sum(axis=(1, 2, 3), dtype=np.int64)
     params = (
         plan.pack_weight(weight),
@@ -99,7 +99,8 @@ class _Plan:
         # Beside the sums: rows, the interleaved column and a step in between, weights in a loop.
         busy = isa.depth * (3 if self.row_groups == 1 else 4)
         most_pixels = max(1, (isa.registers - busy) // isa.depth)
-        most_merged = min(_MAX_MERGED, shape.ow) if shape.stride[1] == 1 else 1
+        follow = shape.stride[1] == 1 and shape.output_step == shape.c
+        most_merged = min(_MAX_MERGED, shape.ow) if follow else 1
         tiles = [
             _Tile(pixels, merged)
             for merged in range(1, most_merged + 1)
@@ -216,10 +217,9 @@ class _Plan:
 
 
 @cache
-def _function(plan: _Plan, form: EpilogueForm) -> tuple[str, PrimFunc]:
-    shape = plan.shape
-    name = kernel_name("depthwise_conv2d", plan, form)
-    added = form.inputs(shape.output)
+def _function(plan: _Plan, form: EpilogueForm, out_type: TensorType) -> tuple[str, PrimFunc]:
+    name = kernel_name("depthwise_conv2d", plan, form, out_type)
+    added = form.inputs(out_type)
 
     def body(x: Flat, *args: Flat) -> None:
         others, rest = args[: len(added)], args[len(added) :]
@@ -227,7 +227,7 @@ def _function(plan: _Plan, form: EpilogueForm) -> tuple[str, PrimFunc]:
         epilogue = EpilogueCode(plan.isa, form, constants, others, tables)
         _Code(plan, x, weight, bias, multiplier, epilogue, out).emit()
 
-    types = (shape.input, *added, *plan.param_types, *form.params(), shape.output)
+    types = (plan.shape.input, *added, *plan.param_types, *form.params(), out_type)
     return name, prim_func(name, types, body)
 
 
@@ -278,14 +278,14 @@ class _Code:
             else:
                 x_next = shape.w * shape.c
                 x_row = (image * shape.h + (first + row) * shape.stride[0]) * x_next
-            out_row = (image * shape.oh + first + row) * (shape.ow * shape.c)
+            out_row = shape.output_offset(image, first + row)
             channel = plan.first_channel(block)
             self._micro_kernel(
                 source,
                 block,
                 bind(x_row + column * (shape.stride[1] * shape.c) + channel),
                 x_next,
-                bind(out_row + column * shape.c + channel),
+                bind(out_row + column * shape.output_step + channel),
             )
 
     def _micro_kernel(
@@ -331,7 +331,7 @@ class _Code:
             value = self.epilogue.requantized(totals, scale, in_order=False)
             if plan.lanes < plan.block:
                 value = shuffle([value], range(plan.lanes))
-            offset = out_start + pixel * plan.channels
+            offset = out_start + pixel * (plan.tile.merged * shape.output_step)
             self.out.store(offset, self.epilogue.stages(value, offset, plan.lanes), plan.lanes)
 
     def _kernel_row(self, group: Index, i: int) -> Index:

@@ -27,6 +27,14 @@ class Places:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Channels from `first` on of images that have `channels` of them."""
+
+    first: int
+    channels: int
+
+
+@dataclass(frozen=True)
 class ConvShape:
     """What the code of a convolution depends on.
 
@@ -121,11 +129,11 @@ class Conv2dDesc(ConvShape):
     channels: int | None = None
     """Channels of the tensor that the outputs are a part of, if it has more than they."""
 
-    def placed(self, first: int, channels: int) -> Self:
-        """The same with outputs that go to channels `first`, ... of images of more channels."""
-        row = self.ow * channels
-        places = Places(first, self.oh * row, row, channels)
-        return replace(self, places=places, channels=channels)
+    def placed(self, share: Share) -> Self:
+        """The same with outputs that go to a share of the channels of larger images."""
+        row = self.ow * share.channels
+        places = Places(share.first, self.oh * row, row, share.channels)
+        return replace(self, places=places, channels=share.channels)
 
     @property
     def output(self) -> TensorType:

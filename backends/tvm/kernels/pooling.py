@@ -26,6 +26,7 @@ from qpc.backends.tvm.kernels.emit import (
     when,
 )
 from qpc.backends.tvm.kernels.epilogue import Requantize, requantize_constants, requantized
+from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, contiguous_strides, for_each_vector, outer_indices
@@ -54,16 +55,30 @@ class PoolWindow:
         return windows + (self.ceil_mode and extra)
 
 
-def max_pool2d(isa: Isa, shape: Shape, window: PoolWindow, threads: int = 1) -> Kernel:
-    """The kernel of `qpc::max_pool2d` on x[n, h, w, c]; padding never wins."""
-    return _pool(isa, "max_pool2d", shape, window, (), threads)
+def max_pool2d(
+    isa: Isa, shape: Shape, window: PoolWindow, threads: int = 1, share: Share | None = None
+) -> Kernel:
+    """The kernel of `qpc::max_pool2d` on x[n, h, w, c]; padding never wins.
+
+    share: which channels of larger images the outputs are.
+    """
+    return _pool(isa, "max_pool2d", shape, window, (), threads, share)
 
 
 def avg_pool2d(
-    isa: Isa, shape: Shape, window: PoolWindow, requantize: Requantize, threads: int = 1
+    isa: Isa,
+    shape: Shape,
+    window: PoolWindow,
+    requantize: Requantize,
+    threads: int = 1,
+    share: Share | None = None,
 ) -> Kernel:
-    """The kernel of `qpc::avg_pool2d` on x[n, h, w, c]; padding counts as the zero point."""
-    return _pool(isa, "avg_pool2d", shape, window, (_average_constants(requantize),), threads)
+    """The kernel of `qpc::avg_pool2d` on x[n, h, w, c]; padding counts as the zero point.
+
+    share: which channels of larger images the outputs are.
+    """
+    constants = (_average_constants(requantize),)
+    return _pool(isa, "avg_pool2d", shape, window, constants, threads, share)
 
 
 def mean(
@@ -112,11 +127,14 @@ def _pool(
     window: PoolWindow,
     params: tuple[Array, ...],
     threads: int,
+    share: Share | None,
 ) -> Kernel:
     n, h, w, c = shape
+    share = share or Share(0, c)
     x = TensorType(shape, "uint8")
-    out = TensorType((n, window.output_size(h, 0), window.output_size(w, 1), c), "uint8")
-    name, func = _pool_function(isa, operation, x, window, out, threads)
+    size = window.output_size(h, 0), window.output_size(w, 1)
+    out = TensorType((n, *size, share.channels), "uint8")
+    name, func = _pool_function(isa, operation, x, window, out, share.first, threads)
     return Kernel(name, func, (x,), params, out)
 
 
@@ -127,10 +145,11 @@ def _pool_function(
     x_type: TensorType,
     window: PoolWindow,
     out_type: TensorType,
+    first: int,
     threads: int,
 ) -> tuple[str, PrimFunc]:
     is_max = operation == "max_pool2d"
-    (_, h, w, c), (n, oh, ow, _) = x_type.shape, out_type.shape
+    (_, h, w, c), (n, oh, ow, channels) = x_type.shape, out_type.shape
     dtype = "uint8" if is_max else "int32"
     size = isa.lanes * 4 if is_max else isa.lanes
 
@@ -156,7 +175,8 @@ def _pool_function(
             result = state.load(0, lanes)
             if not is_max:
                 result = _average(result, numbers[0], lanes)
-            out.store(((image * oh + row) * ow + column) * c + channel, result, lanes)
+            pixel = (image * oh + row) * ow + column
+            out.store(pixel * channels + (channel + first), result, lanes)
 
         with ExitStack() as stack:
             image, row = outer_indices(stack, (n, oh), threads > 1)
@@ -168,7 +188,7 @@ def _pool_function(
             if rest:
                 emit([image, row, column], whole * size, rest)
 
-    name = kernel_name(operation, isa, x_type, window, threads)
+    name = kernel_name(operation, isa, x_type, window, out_type, first, threads)
     constants = () if is_max else (_AVERAGE_CONSTANTS,)
     return name, prim_func(name, (x_type, *constants, out_type), body)
 

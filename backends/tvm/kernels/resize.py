@@ -21,6 +21,7 @@ from qpc.backends.tvm.kernels.emit import (
     prim_func,
     splat,
 )
+from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import outer_indices
@@ -37,12 +38,18 @@ def resize2d(
     rows: npt.NDArray[np.int32],
     columns: npt.NDArray[np.int32],
     threads: int = 1,
+    share: Share | None = None,
 ) -> Kernel:
-    """The kernel of `qpc::resize2d` on x[n, h, w, c]; only copies if all places are pixels."""
+    """The kernel of `qpc::resize2d` on x[n, h, w, c]; only copies if all places are pixels.
+
+    share: which channels of larger images the outputs are.
+    """
     n, h, w, c = shape
-    x, out = TensorType(shape, "uint8"), TensorType((n, len(rows), len(columns), c), "uint8")
+    share = share or Share(0, c)
+    x = TensorType(shape, "uint8")
+    out = TensorType((n, len(rows), len(columns), share.channels), "uint8")
     linear = bool((rows % POSITIONS).any() or (columns % POSITIONS).any())
-    name, func = _function(isa, linear, x, out, threads)
+    name, func = _function(isa, linear, x, out, share.first, threads)
     return Kernel(name, func, (x,), (_axis(rows, h, w * c), _axis(columns, w, c)), out)
 
 
@@ -55,9 +62,9 @@ def _axis(places: npt.NDArray[np.int32], size: int, stride: int) -> npt.NDArray[
 
 @cache
 def _function(
-    isa: Isa, linear: bool, x_type: TensorType, out_type: TensorType, threads: int
+    isa: Isa, linear: bool, x_type: TensorType, out_type: TensorType, first: int, threads: int
 ) -> tuple[str, PrimFunc]:
-    (_, h, w, c), (n, oh, ow, _) = x_type.shape, out_type.shape
+    (_, h, w, c), (n, oh, ow, channels) = x_type.shape, out_type.shape
     arguments = (
         x_type,
         TensorType((oh, _NUMBERS), "int32"),
@@ -70,11 +77,11 @@ def _function(
             image, row = outer_indices(stack, (n, oh), threads > 1)
             low, high, weight = (bind(rows.load(row * _NUMBERS + i)) for i in range(_NUMBERS))
             start = image * (h * w * c)
-            target = bind((image * oh + row) * (ow * c) + integer(0))
+            target = bind((image * oh + row) * (ow * channels) + integer(first))
             column = stack.enter_context(loop(ow))
             numbers = [bind(columns.load(column * _NUMBERS + i)) for i in range(_NUMBERS)]
             if not linear:
-                copy(out, target + column * c, x, start + low + numbers[0], c)
+                copy(out, target + column * channels, x, start + low + numbers[0], c)
                 return
             corners = [bind(start + y + numbers[i]) for y in (low, high) for i in (0, 1)]
             weights = _weights(weight, numbers[2])
@@ -85,7 +92,7 @@ def _function(
                     value = cast(x.load(corner + channel, lanes), "int32", lanes)
                     total = total + value * splat(share, lanes)
                 value = T.shift_right(total, integer(_SHIFT, lanes=lanes))
-                out.store(target + column * c + channel, cast(value, "uint8", lanes), lanes)
+                out.store(target + column * channels + channel, cast(value, "uint8", lanes), lanes)
 
             whole, rest = divmod(c, isa.lanes)
             if whole:
@@ -94,7 +101,7 @@ def _function(
             if rest:
                 emit(whole * isa.lanes, rest)
 
-    name = kernel_name("resize2d", isa, linear, x_type, out_type, threads)
+    name = kernel_name("resize2d", isa, linear, x_type, out_type, first, threads)
     return name, prim_func(name, arguments, body)
 
 

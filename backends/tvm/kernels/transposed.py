@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, Part, dense_parts
 from qpc.backends.tvm.kernels.epilogue import Epilogue
-from qpc.backends.tvm.kernels.geometry import Places
+from qpc.backends.tvm.kernels.geometry import Places, Share
 from qpc.backends.tvm.kernels.isa import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 
@@ -41,6 +41,8 @@ class TransposedDesc:
     output_zero_point: int = 0
     lo: int = 0
     hi: int = 255
+    share: Share | None = None
+    """Which channels of larger images the outputs are, if they are a part of these."""
 
     def axis(self, i: int) -> Axis:
         """Rows (0) or columns (1)."""
@@ -55,7 +57,8 @@ class TransposedDesc:
     @property
     def output(self) -> TensorType:
         """The output tensor."""
-        return TensorType((self.n, self.axis(0).outputs, self.axis(1).outputs, self.o), "uint8")
+        size = self.axis(0).outputs, self.axis(1).outputs
+        return TensorType((self.n, *size, self.share.channels if self.share else self.o), "uint8")
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ def _runs(desc: TransposedDesc) -> list[list[Phase]]:
     """The phases of columns, neighbours together if they read the same inputs."""
     runs: list[list[Phase]] = []
     for phase in desc.axis(1).phases:
-        if runs and desc.groups == 1 and _reads(runs[-1][0]) == _reads(phase):
+        alone = desc.groups > 1 or desc.share is not None
+        if runs and not alone and _reads(runs[-1][0]) == _reads(phase):
             runs[-1].append(phase)
         else:
             runs.append([phase])
@@ -168,8 +172,8 @@ def _part(
     """The convolution of one phase of rows and of neighbouring phases of columns."""
     column, count = run[0], len(run)
     taps = np.concatenate([_taps(weight, row, phase) for phase in run])
-    _, rows, columns, _ = desc.output.shape
-    line = columns * desc.o
+    _, rows, columns, channels = desc.output.shape
+    line, first = columns * channels, desc.share.first if desc.share else 0
     conv = Conv2dDesc(
         desc.n,
         desc.h,
@@ -181,10 +185,10 @@ def _part(
         dilation=(row.dilation, column.dilation),
         groups=desc.groups,
         places=Places(
-            row.first * line + column.first * desc.o,
+            row.first * line + column.first * channels + first,
             rows * line,
             desc.stride[0] * line,
-            desc.stride[1] * desc.o,
+            desc.stride[1] * channels,
         ),
         input_zero_point=desc.input_zero_point,
         output_zero_point=desc.output_zero_point,

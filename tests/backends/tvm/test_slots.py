@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
@@ -36,9 +38,42 @@ def test_other_members_are_copied_to_their_places() -> None:
     g = Fire()
     q = g.quantize(g.input(8, 9, 7))
     a, b = g.branches(q, 5, 6)
-    joined = g.call(aten.cat.default, [q, a, g.max_pool2d(q, (3, 3), (1, 1), (1, 1)), b], 1)
+    joined = g.call(aten.cat.default, [q, a, g.lookup(q), b], 1)
     compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))), batch_sizes=(2,))
-    assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "max_pool2d", "place", "mean"]
+    assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "lookup", "place", "mean"]
+
+
+MEMBERS: dict[str, Callable[[IntegerGraph, Node], Node]] = {
+    "max_pool2d": lambda g, q: g.max_pool2d(q, (3, 3), (1, 1), (1, 1)),
+    "avg_pool2d": lambda g, q: g.avg_pool2d(q, (3, 3), (1, 1), (1, 1)),
+    "resize2d": lambda g, q: g.resize2d(q, 9, 7, linear=True),
+    "depthwise_conv2d": lambda g, q: g.conv2d(q, 8, (3, 3), padding=(1, 1), groups=8),
+    "grouped convolution": lambda g, q: g.conv2d(q, 20, (3, 3), padding=(1, 1), groups=2),
+    "conv_transpose2d": lambda g, q: g.conv_transpose2d(q, 12, (3, 3), padding=(1, 1)),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("member", MEMBERS)
+def test_whatever_slides_windows_writes_to_its_place(member: str, threads: int) -> None:
+    g = Fire()
+    q = g.quantize(g.input(8, 9, 7))
+    first, second = g.branches(q, 20, 5)
+    joined = g.call(aten.cat.default, [first, MEMBERS[member](g, q), second], 1)
+    gm = g.module(g.mean(joined, (2, 3)))
+    compiled = assert_same_bits(gm, batch_sizes=(1, 3), threads=threads)
+    assert not {"place", "concatenate"} & set(kernels(compiled))
+
+
+def test_upsampling_joins_a_finer_map_without_copies() -> None:
+    """As in U-Net: a transposed convolution, then a concat with what was there before."""
+    g = IntegerGraph()
+    fine = g.conv2d(g.quantize(g.input(8, 10, 12)), 12, (3, 3), padding=(1, 1))
+    coarse = g.conv2d(g.max_pool2d(fine, (2, 2), (2, 2)), 24, (1, 1))
+    up = g.conv_transpose2d(coarse, 12, (2, 2), stride=(2, 2))
+    joined = g.call(aten.cat.default, [up, g.conv2d(fine, 5, (1, 1))], 1)
+    compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))))
+    assert "place" not in kernels(compiled)
 
 
 def test_a_layer_with_other_readers_is_copied() -> None:

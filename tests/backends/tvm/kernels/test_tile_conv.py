@@ -14,6 +14,7 @@ from qpc.backends.tvm.kernels import conv2d as conv2d_module
 from qpc.backends.tvm.kernels import tile_plan
 from qpc.backends.tvm.kernels.conv2d import Conv2dDesc
 from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
+from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.tiling import Tile, tuned
@@ -147,7 +148,7 @@ def test_threads_share_the_work(isa: Isa, run: Run, threads: int, changes: dict[
 def test_outputs_may_go_to_a_part_of_a_tensor(isa: Isa, run: Run, changes: dict[str, Any]) -> None:
     desc = replace(BASE, n=2, **changes)
     plain = Layer(desc)
-    placed = Layer(desc.placed(8, 40))
+    placed = Layer(desc.placed(Share(8, 40)))
     kernel = conv2d_module.conv2d(
         isa, placed.desc, plain.weight, plain.bias, plain.multiplier, (), 1
     )
