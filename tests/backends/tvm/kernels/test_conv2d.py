@@ -14,6 +14,7 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, conv2d
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Epilogue, Lookup
+from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.isa import Isa
 from qpc.backends.tvm.kernels.linear import LinearDesc, linear
 
@@ -258,6 +259,27 @@ def test_stages_work_with_few_channels(isa: Isa, run: Run, channels: int, depthw
     result = layer.run(isa, run, (no_shift, Lookup(layer.table.tobytes())), added=1)
     expected = layer.table[added(layer.expected(), layer.added, no_shift)]
     np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(PADDED, id="dense"),
+        pytest.param({"groups": 2}, id="groups"),
+        pytest.param({"groups": 16, "c": 16, **PADDED}, id="depthwise, few channels"),
+        pytest.param({"groups": 70, "c": 70, "o": 70}, id="depthwise"),
+    ],
+)
+def test_outputs_may_be_a_share_of_larger_images(
+    isa: Isa, run: Run, changes: dict[str, Any]
+) -> None:
+    layer = Layer(replace(BASE, n=2, **changes))
+    desc = layer.desc.placed(Share(8, layer.desc.o + 24))
+    kernel = conv2d(isa, desc, layer.weight, layer.bias, layer.multiplier)
+    result = run(kernel, layer.x)
+    np.testing.assert_array_equal(result[..., 8:-16], layer.expected())
+    assert (result[..., :8] == 99).all()  # what the fixture fills outputs with
+    assert (result[..., -16:] == 99).all()
 
 
 @pytest.mark.parametrize(

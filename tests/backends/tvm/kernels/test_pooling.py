@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.tvm.kernels.epilogue import Requantize
+from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.isa import Isa
 from qpc.backends.tvm.kernels.pooling import PoolWindow, avg_pool2d, max_pool2d, mean
 
@@ -56,6 +57,24 @@ def test_max_pool_equals_torch(isa: Isa, run: Run, shape: Shape, window: PoolWin
         window.ceil_mode,
     )
     np.testing.assert_array_equal(result, expected.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("channels", [5, 70])
+def test_outputs_may_be_a_share_of_larger_images(isa: Isa, run: Run, channels: int) -> None:
+    x, window = random_bytes((2, 4, 5, channels)), PoolWindow((2, 2), (1, 1))
+    numbers = Requantize(input_zero_point=3, multiplier=0.3, output_zero_point=7)
+    share = Share(first=3, channels=channels + 8)
+    for alone, shared in (
+        (max_pool2d(isa, x.shape, window), max_pool2d(isa, x.shape, window, share=share)),
+        (
+            avg_pool2d(isa, x.shape, window, numbers),
+            avg_pool2d(isa, x.shape, window, numbers, share=share),
+        ),
+    ):
+        result = run(shared, x)
+        np.testing.assert_array_equal(result[..., 3:-5], run(alone, x))
+        assert (result[..., :3] == 99).all()  # what the fixture fills outputs with
+        assert (result[..., -5:] == 99).all()
 
 
 def test_max_pool_pads_each_side_on_its_own(isa: Isa, run: Run) -> None:

@@ -10,6 +10,7 @@ import torch
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
+from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.resize import resize2d
 from qpc.ops.integer import POSITIONS
@@ -37,6 +38,17 @@ def test_equals_the_definition(isa: Isa, run: Run, shape: tuple[int, ...], linea
     for threads in (1, 3):
         result = run(resize2d(isa, shape, rows, columns, threads), x)
         np.testing.assert_array_equal(result, expected.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_outputs_may_be_a_share_of_larger_images(isa: Isa, run: Run, linear: bool) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 19), np.uint8)
+    rows, columns = (_places(x.shape[axis], linear=linear) for axis in (1, 2))
+    alone = run(resize2d(isa, x.shape, rows, columns), x)
+    result = run(resize2d(isa, x.shape, rows, columns, share=Share(3, 30)), x)
+    np.testing.assert_array_equal(result[..., 3:22], alone)
+    assert (result[..., :3] == 99).all()  # what the fixture fills outputs with
+    assert (result[..., 22:] == 99).all()
 
 
 def test_places_on_pixels_are_copied(isa: Isa) -> None:

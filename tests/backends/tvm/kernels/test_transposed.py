@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Epilogue, Lookup
+from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.isa import Isa
 from qpc.backends.tvm.kernels.transposed import Axis, TransposedDesc, conv_transpose2d
 from qpc.ops.views import qpc_ops
@@ -124,6 +125,18 @@ def test_stages_see_the_same_place_of_every_tensor(
     result = layer.run(isa, run, (half, Lookup(table.tobytes())), threads, added=1)
     sums = (layer.expected().astype(int) + layer.added + 1) >> 1
     np.testing.assert_array_equal(result, table[sums])
+
+
+@pytest.mark.parametrize("kernel", [(2, 2), (3, 3)])
+def test_outputs_may_be_a_share_of_larger_images(
+    isa: Isa, run: Run, kernel: tuple[int, int]
+) -> None:
+    alone = Layer(replace(BASE, kernel=kernel, n=2))
+    shared = Layer(replace(alone.desc, share=Share(3, 30)))
+    result = shared.run(isa, run)
+    np.testing.assert_array_equal(result[..., 3:23], alone.expected())
+    assert (result[..., :3] == 99).all()  # what the fixture fills outputs with
+    assert (result[..., 23:] == 99).all()
 
 
 def test_neighbouring_columns_that_read_the_same_are_one_convolution(isa: Isa) -> None:
