@@ -15,6 +15,7 @@ from math import prod
 from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.kernels.emit import Flat, Index, copy, fill, loop, prim_func
+from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
 
 Shape = tuple[int, ...]
@@ -103,30 +104,14 @@ def concatenate(sources: Sequence[TensorType], axis: int) -> Movement:
     return Movement("concatenate", tuple(sources), target, pieces)
 
 
-@dataclass(frozen=True)
-class Part:
-    """`size` indices of the last axis, from `first` on, of a tensor."""
-
-    tensor: TensorType
-    first: int
-    size: int
-
-
-def place(sources: Sequence[tuple[int, Part]], target: TensorType) -> Movement:
-    """Parts of tensors into one, each from an index of its last axis on; other axes are equal."""
+def place(sources: Sequence[tuple[int, View]], target: TensorType) -> Movement:
+    """Values into a tensor, each from an index of its last axis on; other axes are equal."""
     strides = _strides(target.shape)
     pieces = tuple(
-        Piece(
-            i,
-            (*part.tensor.shape[:-1], part.size),
-            part.first,
-            _strides(part.tensor.shape),
-            first,
-            strides,
-        )
-        for i, (first, part) in enumerate(sources)
+        Piece(i, view.shape, view.first, view.strides, first, strides)
+        for i, (first, view) in enumerate(sources)
     )
-    return Movement("place", tuple(part.tensor for _, part in sources), target, pieces)
+    return Movement("place", tuple(view.type for _, view in sources), target, pieces)
 
 
 def strided_slice(

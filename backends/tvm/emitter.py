@@ -16,7 +16,7 @@ from qpc.backends.tvm import copies
 from qpc.backends.tvm.kernels.isa import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel
 from qpc.backends.tvm.kernels.kernel import TensorType as KernelType
-from qpc.backends.tvm.layout import Order, Value, identity, permuted
+from qpc.backends.tvm.layout import NHWC, Order, Slice, Value, identity, permuted
 from qpc.backends.tvm.report import KernelUse, OtherUse
 from qpc.backends.tvm.work import multiply_accumulates
 from qpc.meta import label
@@ -100,10 +100,26 @@ class Emitter:
         self.other_uses.append(OtherUse(label(node), str(node.target), reason))
 
     def move(
-        self, movement: copies.Movement, inputs: Sequence[Value], into: relax.Expr | None = None
+        self,
+        movement: copies.Movement,
+        inputs: Sequence[Value | Slice],
+        into: relax.Expr | None = None,
     ) -> relax.Var:
         """Call the kernel of a data movement; see `kernel` for `into`."""
         return self.kernel(movement.kernel(self.threads), [v.expr for v in inputs], into=into)
+
+    def images(self, value: Value | Slice) -> Value | Slice:
+        """Images stored as NHWC, alone or as channels of others."""
+        return value if isinstance(value, Slice) else self.stored_as(value, NHWC)
+
+    def alone(self, value: Value | Slice) -> Value:
+        """The value as a tensor of its own."""
+        if isinstance(value, Value):
+            return value
+        shape = permuted(value.shape, NHWC)
+        start = (0, 0, 0, value.first)
+        movement = copies.strided_slice(kernel_type(value.whole), start, (1, 1, 1, 1), shape)
+        return Value(self.move(movement, [value.whole]), value.shape, value.dtype, NHWC)
 
     def stored_as(self, value: Value, order: Order) -> Value:
         """The same value in memory order `order`; moves data only if it must."""

@@ -22,15 +22,15 @@ from qpc.backends.tvm.kernels import elementwise, pooling, resize, transposed
 from qpc.backends.tvm.kernels import layout as layout_kernels
 from qpc.backends.tvm.kernels import linear as linear_kernels
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Requantize, Stage
-from qpc.backends.tvm.kernels.geometry import Share
+from qpc.backends.tvm.kernels.geometry import Share, View
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.layout import NHWC, Order, Slice, Value, identity, significant
 from qpc.backends.tvm.movement import with_rank
-from qpc.backends.tvm.slots import Slot
 from qpc.errors import BackendError
 from qpc.ops.views import arguments, qpc_ops
 
 Arguments = Mapping[str, Any]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,14 @@ class Call:
     stages: tuple[tuple[Node, Arguments], ...] = ()
     preferred: Order | None = None
     """The memory order that readers of a quantized value want."""
-    slot: Slot | None = None
+    share: Share | None = None
     frame: Expr | None = None
     """Where the result goes in a concat, and the concat's tensor if others have begun it."""
 
-    @property
-    def share(self) -> Share | None:
-        """The channels of the concat that the result is."""
-        return self.slot.share if self.slot else None
-
-    def tensor(self, name: str) -> Value:
+    def tensor(self, name: str) -> Value | Slice:
         """The argument of that name, which is a computed tensor."""
         value = self.args[name]
-        assert isinstance(value, Value)
+        assert isinstance(value, Value | Slice)
         return value
 
     @property
@@ -63,11 +58,14 @@ class Call:
         return (self.node, *(node for node, _ in self.stages))
 
 
-Rule = Callable[[Emitter, Call], Value]
+Rule = Callable[[Emitter, Call], Value | Slice]
 
 
-def lower_call(emit: Emitter, call: Call) -> Value:
-    """Emit the kernel of a call. Raises BackendError for what the kernels cannot do."""
+def lower_call(emit: Emitter, call: Call) -> Value | Slice:
+    """Emit the kernel of a call; the result is a slice if the call has a share of a concat.
+
+    Raises BackendError for what the kernels cannot do.
+    """
     for value in call.args.values():
         if isinstance(value, Value) and value.dtype not in (torch.uint8, torch.float32):
             raise BackendError(
@@ -78,11 +76,23 @@ def lower_call(emit: Emitter, call: Call) -> Value:
     return RULES[call.node.target](emit, call)
 
 
-def _conv2d(emit: Emitter, call: Call) -> Value:
+def _emitted(
+    emit: Emitter, call: Call, kernel: Kernel, inputs: Sequence[Value | Slice], shape: Shape
+) -> Value | Slice:
+    """Images of logical `shape` that a kernel computes."""
+    exprs = [value.expr for value in inputs]
+    expr = emit.kernel(kernel, exprs, nodes=call.nodes, into=call.frame)
+    if call.share is None:
+        return Value(expr, shape, torch.uint8, NHWC)
+    n, _, h, w = shape
+    whole = Value(expr, (n, call.share.channels, h, w), torch.uint8, NHWC)
+    return Slice(whole, call.share.first, shape)
+
+
+def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
     args = call.args
-    q: Value | Slice = args["q"]
-    x = emit.stored_as(q.whole if isinstance(q, Slice) else q, NHWC)
-    n, c, h, w = q.shape
+    x = emit.images(args["q"])
+    n, c, h, w = x.shape
     o, _, *kernel = args["weight"].shape
     top, left = _pair(args["padding"])
     desc = conv2d_kernels.Conv2dDesc(
@@ -96,23 +106,20 @@ def _conv2d(emit: Emitter, call: Call) -> Value:
         padding=(top, left, top, left),
         dilation=_pair(args["dilation"]),
         groups=args["groups"],
+        source=x.view.share,
         **_grid(args, "input_zero_point"),
     )
-    if isinstance(q, Slice):
-        desc = replace(desc, input_channels=x.shape[1], first_input=q.first)
-    if call.slot is not None:
-        desc = desc.placed(call.slot.share)
+    if call.share is not None:
+        desc = desc.placed(call.share)
     epilogue, others = _epilogue(emit, call, NHWC)
     weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
     made = conv2d_kernels.conv2d(emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads)
-    out_n, out_h, out_w, out_c = made.output.shape
-    expr = emit.kernel(made, [x.expr, *(v.expr for v in others)], nodes=call.nodes, into=call.frame)
-    return Value(expr, (out_n, out_c, out_h, out_w), x.dtype, NHWC)
+    return _emitted(emit, call, made, [x, *others], (n, o, desc.oh, desc.ow))
 
 
-def _conv_transpose2d(emit: Emitter, call: Call) -> Value:
+def _conv_transpose2d(emit: Emitter, call: Call) -> Value | Slice:
     args = call.args
-    x = emit.stored_as(args["q"], NHWC)
+    x = emit.images(args["q"])
     n, c, h, w = x.shape
     _, per_group, *kernel = args["weight"].shape
     desc = transposed.TransposedDesc(
@@ -127,6 +134,7 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value:
         output_padding=_pair(args["output_padding"]),
         dilation=_pair(args["dilation"]),
         groups=args["groups"],
+        source=x.view.share,
         share=call.share,
         **_grid(args, "input_zero_point"),
     )
@@ -135,9 +143,8 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value:
     made = transposed.conv_transpose2d(
         emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads
     )
-    out_n, out_h, out_w, out_c = made.output.shape
-    expr = emit.kernel(made, [x.expr, *(v.expr for v in others)], nodes=call.nodes, into=call.frame)
-    return Value(expr, (out_n, out_c, out_h, out_w), x.dtype, NHWC)
+    size = desc.axis(0).outputs, desc.axis(1).outputs
+    return _emitted(emit, call, made, [x, *others], (n, desc.o, *size))
 
 
 def _linear(emit: Emitter, call: Call) -> Value:
@@ -177,14 +184,16 @@ def _epilogue(emit: Emitter, call: Call, order: Order) -> tuple[tuple[Stage, ...
     return tuple(stages), others
 
 
-def _add(emit: Emitter, call: Call) -> Value:
+def _add(emit: Emitter, call: Call) -> Value | Slice:
     constants = _add_constants(call.args, swapped=False)
-    return _binary(
-        emit, call, lambda a, b: elementwise.add(emit.isa, a, b, constants, emit.threads)
-    )
+
+    def build(a: View, b: View) -> Kernel:
+        return elementwise.add(emit.isa, a, b, constants, emit.threads, call.share)
+
+    return _binary(emit, call, build)
 
 
-def _mul(emit: Emitter, call: Call) -> Value:
+def _mul(emit: Emitter, call: Call) -> Value | Slice:
     args = call.args
     constants = elementwise.MulConstants(
         args["a_zero_point"],
@@ -194,39 +203,48 @@ def _mul(emit: Emitter, call: Call) -> Value:
         args["lo"],
         args["hi"],
     )
-    return _binary(
-        emit, call, lambda a, b: elementwise.mul(emit.isa, a, b, constants, emit.threads)
-    )
+
+    def build(a: View, b: View) -> Kernel:
+        return elementwise.mul(emit.isa, a, b, constants, emit.threads, call.share)
+
+    return _binary(emit, call, build)
 
 
-def _binary(
-    emit: Emitter, call: Call, build: Callable[[tuple[int, ...], tuple[int, ...]], Kernel]
-) -> Value:
-    """Broadcast in the memory order of the larger operand."""
-    rank = max(len(call.args[k].shape) for k in ("a", "b"))
-    a, b = (with_rank(emit, call.args[k], rank) for k in ("a", "b"))
+def _binary(emit: Emitter, call: Call, build: Callable[[View, View], Kernel]) -> Value | Slice:
+    """Broadcast in the memory order of the larger operand, unless one or the result is a slice."""
+    operands = call.tensor("a"), call.tensor("b")
+    rank = max(len(value.shape) for value in operands)
+    shape = tuple(torch.broadcast_shapes(*(value.shape for value in operands)))
+    sliced = call.share is not None or any(isinstance(value, Slice) for value in operands)
+    if sliced and rank == len(NHWC):
+        a, b = (v if isinstance(v, Slice) else with_rank(emit, v, rank) for v in operands)
+        a, b = emit.images(a), emit.images(b)
+        return _emitted(emit, call, build(a.view, b.view), [a, b], shape)
+    a, b = (with_rank(emit, emit.alone(value), rank) for value in operands)
     order = max((a, b), key=lambda v: prod(v.shape)).order
     a, b = emit.stored_as(a, order), emit.stored_as(b, order)
-    made = build(a.physical_shape, b.physical_shape)
-    shape = tuple(torch.broadcast_shapes(a.shape, b.shape))
-    return Value(emit.kernel(made, [a.expr, b.expr], nodes=call.nodes), shape, a.dtype, order)
+    expr = emit.kernel(build(a.view, b.view), [a.expr, b.expr], nodes=call.nodes)
+    return Value(expr, shape, a.dtype, order)
 
 
-def _max_pool2d(emit: Emitter, call: Call) -> Value:
+def _max_pool2d(emit: Emitter, call: Call) -> Value | Slice:
     window = _window(call.args, dilation=_pair(call.args["dilation"]))
     window = replace(window, ceil_mode=bool(call.args["ceil_mode"]))
-    x = emit.stored_as(call.args["q"], NHWC)
-    made = pooling.max_pool2d(emit.isa, x.physical_shape, window, emit.threads, call.share)
-    return _pooled(emit, call, x, made)
+    x = emit.images(call.tensor("q"))
+    made = pooling.max_pool2d(emit.isa, x.view, window, emit.threads, call.share)
+    return _emitted(emit, call, made, [x], _resized(x, window))
 
 
-def _avg_pool2d(emit: Emitter, call: Call) -> Value:
-    x = emit.stored_as(call.args["q"], NHWC)
+def _avg_pool2d(emit: Emitter, call: Call) -> Value | Slice:
+    x = emit.images(call.tensor("q"))
     window, requantize = _window(call.args), _requantize(call.args)
-    made = pooling.avg_pool2d(
-        emit.isa, x.physical_shape, window, requantize, emit.threads, call.share
-    )
-    return _pooled(emit, call, x, made)
+    made = pooling.avg_pool2d(emit.isa, x.view, window, requantize, emit.threads, call.share)
+    return _emitted(emit, call, made, [x], _resized(x, window))
+
+
+def _resized(x: Value | Slice, window: pooling.PoolWindow) -> Shape:
+    n, c, h, w = x.shape
+    return (n, c, window.output_size(h, 0), window.output_size(w, 1))
 
 
 def _window(args: Arguments, dilation: tuple[int, int] = (1, 1)) -> pooling.PoolWindow:
@@ -236,14 +254,8 @@ def _window(args: Arguments, dilation: tuple[int, int] = (1, 1)) -> pooling.Pool
     return pooling.PoolWindow(kernel, stride, (top, left, top, left), dilation)
 
 
-def _pooled(emit: Emitter, call: Call, x: Value, made: Kernel) -> Value:
-    n, h, w, c = made.output.shape
-    expr = emit.kernel(made, [x.expr], nodes=call.nodes, into=call.frame)
-    return Value(expr, (n, c, h, w), x.dtype, NHWC)
-
-
 def _mean(emit: Emitter, call: Call) -> Value:
-    args, x = call.args, call.tensor("q")
+    args, x = call.args, emit.alone(call.tensor("q"))
     rank, keepdim = len(x.shape), bool(args["keepdim"])
     axes = {d % rank for d in args["dims"]} or set(range(rank))
     made = pooling.mean(
@@ -264,23 +276,39 @@ def _mean(emit: Emitter, call: Call) -> Value:
     return Value(expr, tuple(x.shape[a] for a in kept), x.dtype, order)
 
 
-def _resize2d(emit: Emitter, call: Call) -> Value:
-    x = emit.stored_as(call.args["q"], NHWC)
+def _resize2d(emit: Emitter, call: Call) -> Value | Slice:
+    x = emit.images(call.tensor("q"))
     rows, columns = (call.args[k].numpy() for k in ("rows", "columns"))
-    made = resize.resize2d(emit.isa, x.physical_shape, rows, columns, emit.threads, call.share)
-    return _pooled(emit, call, x, made)
+    made = resize.resize2d(emit.isa, x.view, rows, columns, emit.threads, call.share)
+    n, c, _, _ = x.shape
+    return _emitted(emit, call, made, [x], (n, c, len(rows), len(columns)))
 
 
-def _lookup(emit: Emitter, call: Call) -> Value:
-    x, table = call.tensor("q"), _table(call.args["table"])
-    made = elementwise.lookup(emit.isa, x.physical_shape, table, emit.threads)
-    return replace(x, expr=emit.kernel(made, [x.expr], nodes=call.nodes))
+def _lookup(emit: Emitter, call: Call) -> Value | Slice:
+    table = _table(call.args["table"])
+
+    def build(x: View) -> Kernel:
+        return elementwise.lookup(emit.isa, x, table, emit.threads, call.share)
+
+    return _unary(emit, call, build)
 
 
-def _clamp(emit: Emitter, call: Call) -> Value:
-    x, lo, hi = call.tensor("q"), call.args["lo"], call.args["hi"]
-    made = elementwise.clamp(emit.isa, x.physical_shape, lo, hi, emit.threads)
-    return replace(x, expr=emit.kernel(made, [x.expr], nodes=call.nodes))
+def _clamp(emit: Emitter, call: Call) -> Value | Slice:
+    lo, hi = call.args["lo"], call.args["hi"]
+
+    def build(x: View) -> Kernel:
+        return elementwise.clamp(emit.isa, x, lo, hi, emit.threads, call.share)
+
+    return _unary(emit, call, build)
+
+
+def _unary(emit: Emitter, call: Call, build: Callable[[View], Kernel]) -> Value | Slice:
+    """In the memory order of the operand, unless it or the result is a slice."""
+    x = call.tensor("q")
+    if call.share is None and isinstance(x, Value):
+        return replace(x, expr=emit.kernel(build(x.view), [x.expr], nodes=call.nodes))
+    x = emit.images(x)
+    return _emitted(emit, call, build(x.view), [x], x.shape)
 
 
 def _quantize(emit: Emitter, call: Call) -> Value:

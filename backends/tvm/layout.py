@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import ClassVar
 
 import torch
 from tvm.relax import Expr
+
+from qpc.backends.tvm.kernels.geometry import Share, View
 
 Order = tuple[int, ...]
 NHWC: Order = (0, 2, 3, 1)
@@ -31,6 +34,11 @@ class Value:
     def physical_shape(self) -> tuple[int, ...]:
         """The shape in memory."""
         return permuted(self.shape, self.order)
+
+    @property
+    def view(self) -> View:
+        """The value as kernels see it."""
+        return View(self.physical_shape)
 
     def stored_as(self, order: Order) -> bool:
         """Whether memory already looks as it would in `order`."""
@@ -55,6 +63,22 @@ class Slice:
     whole: Value
     first: int
     shape: tuple[int, ...]
+    order: ClassVar[Order] = NHWC
+
+    @property
+    def expr(self) -> Expr:
+        """The larger images."""
+        return self.whole.expr
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the elements."""
+        return self.whole.dtype
+
+    @property
+    def view(self) -> View:
+        """The value as kernels see it."""
+        return View(permuted(self.shape, NHWC), Share(self.first, self.whole.physical_shape[-1]))
 
 
 def identity(rank: int) -> Order:

@@ -23,21 +23,23 @@ from qpc.backends.tvm.decompose import evaluate, is_constant
 from qpc.backends.tvm.emitter import Emitter, dtype_name
 from qpc.backends.tvm.floats import FloatOperators
 from qpc.backends.tvm.fuse import Group, find_groups
-from qpc.backends.tvm.layout import Order, Slice, Value, channels_last, identity
+from qpc.backends.tvm.layout import NHWC, Order, Slice, Value, channels_last, identity
 from qpc.backends.tvm.report import KernelUse
-from qpc.backends.tvm.slots import WINDOWS, find_slots, member_channels, reads_slices
+from qpc.backends.tvm.slots import (
+    ELEMENTWISE,
+    READERS,
+    WINDOWS,
+    find_slots,
+    home_of,
+    joins_channels,
+    members,
+)
 from qpc.errors import BackendError
 from qpc.meta import attribute
-from qpc.ops.views import arguments, qpc_ops
+from qpc.ops.views import arguments, aten, qpc_ops
 from qpc.shapes import Concrete, TensorType, noted_shapes
 
 _CONSTANTS = ("weight", "bias", "multiplier", "table", "rows", "columns")
-_LAYOUT_FREE = (
-    qpc_ops.add.default,
-    qpc_ops.mul.default,
-    qpc_ops.lookup.default,
-    qpc_ops.clamp.default,
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ class _Lowering:
         self._inside = {n for g in groups for n in (g.anchor, *g.stages) if n is not g.last}
         anchors = {group.anchor for group in groups}
         others = [n for n in gm.graph.nodes if n.target in WINDOWS and n not in anchors]
-        self._slots = find_slots([*groups, *(Group(n, ()) for n in others)], self._types)
+        computed = [node for node in gm.graph.nodes if node in self._wanted]
+        groups += [Group(node, ()) for node in others]
+        self._slots = find_slots(computed, groups, self._types)
         self._frames: dict[Node, relax.Expr] = {}  # concats that some of their members have begun
 
     def run(self) -> LoweredFunction:
@@ -121,26 +125,25 @@ class _Lowering:
             self._values[node] = evaluate(node, self._values)
         elif node.target in integers.RULES:
             self._values[node] = self._integer(self._groups.get(node, Group(node, ())))
-        elif node in self._frames:
+        elif self._joins_in_place(node):
             self._values[node] = self._completed(node)
         elif node.target in movement.RULES and self._moves_integers(node):
             shape = self._type(node).shape
-            self._values[node] = movement.RULES[node.target](
-                self._emit, self._arguments(node), shape
-            )
+            given = self._moved_arguments(node)
+            self._values[node] = movement.RULES[node.target](self._emit, given, shape)
         else:
             self._values[node] = self._other(node)
 
     # --- the three kinds of operators -------------------------------------------------------------
 
-    def _integer(self, group: Group) -> Value:
-        node = group.anchor
+    def _integer(self, group: Group) -> Value | Slice:
+        node, slot = group.anchor, self._slots.get(group.last)
         call = integers.Call(
             node,
             self._integer_arguments(node),
             tuple((stage, self._integer_arguments(stage)) for stage in group.stages),
             self._preferred_order(node),
-            slot := self._slots.get(group.last),
+            slot.share if slot else None,
             self._frames.get(slot.cat) if slot else None,
         )
         value = integers.lower_call(self._emit, call)
@@ -148,15 +151,31 @@ class _Lowering:
             self._frames[slot.cat] = value.expr
         return value
 
-    def _completed(self, cat: Node) -> Value:
+    def _joins_in_place(self, node: Node) -> bool:
+        """Whether the node is a concat with a place for its result, or one of slices."""
+        if not joins_channels(node, self._types):
+            return False
+        joined = [self._values[member] for member in arguments(node)["tensors"]]
+        return (
+            node in self._slots
+            or node in self._frames
+            or any(isinstance(value, Slice) for value in joined)
+        )
+
+    def _completed(self, cat: Node) -> Value | Slice:
         """A concat after the members that had to be copied."""
+        shape, home = self._type(cat).shape, home_of(cat, self._slots, self._types)
+        whole = self._type(home.cat).shape
         rest = {
-            first: self._values[member]
-            for member, first in member_channels(cat, self._types)
-            if member not in self._slots
+            home.part(first).share.first: self._given(member)
+            for member, first in members(cat, self._types)
+            if self._slots.get(member) != home.part(first)
         }
-        shape, frame = self._type(cat).shape, self._frames[cat]
-        return movement.complete(self._emit, frame, shape, rest)
+        if rest:
+            frame = self._frames.get(home.cat)
+            self._frames[home.cat] = movement.place(self._emit, rest, whole, frame)
+        value = Value(self._frames[home.cat], whole, torch.uint8, NHWC)
+        return value if home.cat is cat else Slice(value, home.share.first, shape)
 
     def _moves_integers(self, node: Node) -> bool:
         return self._type(node).dtype in movement.DTYPES
@@ -186,15 +205,24 @@ class _Lowering:
         for name, constant in kept.items():
             if not isinstance(self._values.get(constant), Tensor):
                 raise BackendError(f"{name!r} of {node.target} must be a constant", node=node)
-        if reads_slices(node) and isinstance(self._values.get(found["q"]), Slice):
-            kept["q"] = found["q"]
-        moving = {name: map_arg(v, self._argument) for name, v in found.items() if name not in kept}
+        get = self._given if node.target in READERS else self._argument
+        moving = {name: map_arg(v, get) for name, v in found.items() if name not in kept}
         return moving | {name: self._values[constant] for name, constant in kept.items()}
 
+    def _moved_arguments(self, node: Node) -> dict[str, Any]:
+        """Arguments of an operator that moves integers."""
+        get = self._given if node.target is aten.slice.Tensor else self._argument
+        return {name: map_arg(v, get) for name, v in arguments(node).items()}
+
     def _argument(self, node: Node) -> Any:
-        found = self._values.get(node)
+        """The value of a node, with a tensor of its own."""
+        found = self._given(node)
         if isinstance(found, Slice):  # for all readers from here on
-            found = self._values[node] = movement.copied(self._emit, found)
+            found = self._values[node] = self._emit.alone(found)
+        return found
+
+    def _given(self, node: Node) -> Any:
+        found = self._values.get(node)
         return self._constant(found) if isinstance(found, Tensor) else found
 
     def _constant(self, tensor: Tensor) -> Value:
@@ -227,7 +255,7 @@ class _Lowering:
                     return channels_last(rank)
                 if user.target is qpc_ops.linear.default:
                     return identity(rank)
-                if user.target in _LAYOUT_FREE and user not in seen:
+                if user.target in ELEMENTWISE and user not in seen:
                     seen.add(user)
                     pending.append(user)
         return identity(rank)

@@ -15,6 +15,7 @@ from tvm.relax import Expr
 
 from qpc.backends.tvm import copies
 from qpc.backends.tvm.emitter import Emitter, kernel_type
+from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.backends.tvm.layout import (
     NHWC,
     Order,
@@ -62,26 +63,17 @@ def concatenate(emit: Emitter, values: list[Value], axis: int) -> Value:
     return Value(emit.move(movement, stored), tuple(shape), values[0].dtype, order)
 
 
-def complete(
-    emit: Emitter, frame: Expr, shape: tuple[int, ...], rest: Mapping[int, Value | Slice]
-) -> Value:
-    """A concat of images along channels, begun by layers: copy the rest, by first channels."""
-    whole = Value(frame, shape, torch.uint8, NHWC)
-    if not rest:
-        return whole
-    stored, parts = [], []
-    for first, value in rest.items():
-        source = value.whole if isinstance(value, Slice) else emit.stored_as(value, NHWC)
-        begin = value.first if isinstance(value, Slice) else 0
-        stored.append(source)
-        parts.append((first, copies.Part(kernel_type(source), begin, value.shape[_CHANNELS])))
-    movement = copies.place(parts, kernel_type(whole))
-    return replace(whole, expr=emit.move(movement, stored, into=frame))
+def place(
+    emit: Emitter, values: Mapping[int, Value | Slice], shape: tuple[int, ...], frame: Expr | None
+) -> Expr:
+    """Images of `shape` with values copied to their first channels; other channels are `frame`'s.
 
-
-def copied(emit: Emitter, part: Slice) -> Value:
-    """The slice as a tensor of its own."""
-    return _strided(emit, part.whole, {_CHANNELS: part.first}, {}, part.shape)
+    frame: what layers have computed of these images, if anything.
+    """
+    images = {first: emit.images(value) for first, value in values.items()}
+    target = TensorType(permuted(shape, NHWC), "uint8")
+    movement = copies.place([(first, v.view) for first, v in images.items()], target)
+    return emit.move(movement, list(images.values()), into=frame)
 
 
 def _reshape(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
@@ -105,12 +97,20 @@ def _transpose(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -
 
 
 def _slice(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value | Slice:
-    value, axis = args["self"], args["dim"] % len(shape)
+    value: Value | Slice = args["self"]
+    axis = args["dim"] % len(shape)
     start = slice(args["start"], args["end"], args["step"]).indices(value.shape[axis])[0]
+    if shape == value.shape:
+        return value
+    starts, first = {axis: start}, 0
+    if isinstance(value, Slice):
+        first = value.first
+        starts[_CHANNELS] = starts.get(_CHANNELS, 0) + first
+        value = value.whole
     channels = value.order == NHWC and axis == _CHANNELS and args["step"] == 1
-    if channels and value.dtype is torch.uint8 and shape != value.shape and 0 not in shape:
-        return Slice(value, start, shape)
-    return _strided(emit, value, {axis: start}, {axis: args["step"]}, shape)
+    if channels and value.dtype is torch.uint8 and 0 not in shape:
+        return Slice(value, starts[_CHANNELS], shape)
+    return _strided(emit, value, starts, {axis: args["step"]}, shape)
 
 
 def _select(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:

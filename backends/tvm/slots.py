@@ -1,12 +1,14 @@
 """Concats and splits that move nothing.
 
-Layers write straight to their place in the joined tensor, and read their channels where they are.
+Values that a concat joins are computed where they lie in the joined tensor, and whatever else reads
+them reads them there. The same goes for concats: one that is a part of another, because this joins
+it or the same values and more, has no tensor of its own. Nor has a slice of channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 import torch
 from torch.fx import Node
@@ -24,6 +26,14 @@ WINDOWS = (
     qpc_ops.resize2d.default,
 )
 """Operators that read and write images as NHWC."""
+ELEMENTWISE = (
+    qpc_ops.add.default,
+    qpc_ops.mul.default,
+    qpc_ops.lookup.default,
+    qpc_ops.clamp.default,
+)
+READERS = frozenset((*WINDOWS, *ELEMENTWISE))
+"""Operators whose kernels read channels that are a part of larger images where they are."""
 _IMAGE_AXES, _CHANNELS = 4, 1
 
 
@@ -34,45 +44,89 @@ class Slot:
     cat: Node
     share: Share
 
-
-def find_slots(groups: Iterable[Group], types: Mapping[Node, Concrete]) -> dict[Node, Slot]:
-    """The slot of each layer, by the last node of its group, that a concat alone reads."""
-    found = {}
-    for group in groups:
-        users = list(group.last.users)
-        if len(users) == 1 and _can_be_placed(group):
-            for slot in _slots(users[0], types):
-                if slot[0] is group.last:
-                    found[group.last] = slot[1]
-    return found
+    def part(self, first: int) -> Slot:
+        """The slot that begins `first` channels later."""
+        return replace(self, share=self.share.part(first))
 
 
-def _slots(cat: Node, types: Mapping[Node, Concrete]) -> Iterator[tuple[Node, Slot]]:
-    """The slots of a concat of quantized images along their channels, if `cat` is one."""
-    result = types.get(cat)
-    if cat.target is not aten.cat.default or not isinstance(result, TensorType):
-        return
-    given = arguments(cat)
-    members = list(given["tensors"])
-    if (
-        result.dtype is not torch.uint8
-        or len(result.shape) != _IMAGE_AXES
-        or given["dim"] % _IMAGE_AXES != _CHANNELS
-    ):
-        return
-    for member, first in member_channels(cat, types):
-        if members.count(member) == 1:
-            yield member, Slot(cat, Share(first, result.shape[_CHANNELS]))
+def find_slots(
+    nodes: Sequence[Node], groups: Sequence[Group], types: Mapping[Node, Concrete]
+) -> dict[Node, Slot]:
+    """Where values lie that are computed in a concat's tensor; `nodes` are those to be computed.
+
+    Keys are the last nodes of groups, operators that no group has, and concats inside others.
+    """
+    fused = {stage for group in groups for stage in group.stages}
+    cats = {node: None for node in nodes if joins_channels(node, types)}
+    placeable = {
+        *cats,
+        *(group.last for group in groups if _can_be_placed(group)),
+        *(node for node in nodes if node.target in ELEMENTWISE and node not in fused),
+    }
+    slots: dict[Node, Slot] = {}
+    for cat in reversed(cats):  # those that may hold others first
+        if (shared := _shared(cat, slots, types)) is not None:
+            slots.setdefault(cat, shared)
+        home = home_of(cat, slots, types)
+        for member, first in members(cat, types):
+            if member in placeable and member not in slots and _is_worth_it(member, cats, fused):
+                slots[member] = home.part(first)
+    return slots
 
 
-def member_channels(cat: Node, types: Mapping[Node, Concrete]) -> Iterator[tuple[Node, int]]:
-    """The members of a concat of images, each with its first channel in the result."""
-    first = 0
-    for member in arguments(cat)["tensors"]:
-        known = types[member]
-        assert isinstance(known, TensorType)
+def home_of(cat: Node, slots: Mapping[Node, Slot], types: Mapping[Node, Concrete]) -> Slot:
+    """Where the result of a concat lies: in another's tensor, or all of its own."""
+    return slots.get(cat) or Slot(cat, Share(0, _channels(cat, types)))
+
+
+def joins_channels(node: Node, types: Mapping[Node, Concrete]) -> bool:
+    """Whether the node is a concat of quantized images along their channels."""
+    result = types.get(node)
+    return (
+        node.target is aten.cat.default
+        and isinstance(result, TensorType)
+        and result.dtype is torch.uint8
+        and len(result.shape) == _IMAGE_AXES
+        and arguments(node)["dim"] % _IMAGE_AXES == _CHANNELS
+    )
+
+
+def members(cat: Node, types: Mapping[Node, Concrete]) -> Iterator[tuple[Node, int]]:
+    """What a concat joins, each with its first channel in the result.
+
+    Slices that together are all channels of one value count as that value.
+    """
+    rest, first = list(arguments(cat)["tensors"]), 0
+    while rest:
+        member, count = _whole(rest, types) or (rest[0], 1)
         yield member, first
-        first += known.shape[_CHANNELS]
+        first += _channels(member, types)
+        del rest[:count]
+
+
+def _whole(tensors: Sequence[Node], types: Mapping[Node, Concrete]) -> tuple[Node, int] | None:
+    """The value that the first tensors are slices of, and how many are all of it."""
+    source, end = None, 0
+    for count, tensor in enumerate(tensors, 1):
+        if tensor.target is not aten.slice.Tensor:
+            return None
+        given = arguments(tensor)
+        source = source or given["self"]
+        channels = given["dim"] % _IMAGE_AXES == _CHANNELS and given["step"] == 1
+        if given["self"] is not source or not channels or (given["start"] or 0) != end:
+            return None
+        end += _channels(tensor, types)
+        if end == _channels(source, types):
+            return source, count
+    return None
+
+
+def _shared(cat: Node, slots: Mapping[Node, Slot], types: Mapping[Node, Concrete]) -> Slot | None:
+    """Where a concat lies if another holds all its members side by side."""
+    found = [(slots.get(member), first) for member, first in members(cat, types)]
+    start = found[0][0]
+    same = start and all(slot == start.part(first) for slot, first in found)
+    return start if same else None
 
 
 def _can_be_placed(group: Group) -> bool:
@@ -81,6 +135,17 @@ def _can_be_placed(group: Group) -> bool:
     return not adds and group.anchor.target in WINDOWS
 
 
-def reads_slices(node: Node) -> bool:
-    """Whether the kernel of `node` can read channels that are a part of larger images."""
-    return node.target is qpc_ops.conv2d.default and arguments(node)["groups"] == 1
+def _is_worth_it(member: Node, cats: Mapping[Node, None], fused: Set[Node]) -> bool:
+    """Whether more copies into concats are saved than are made for readers that need their own."""
+    apart = any(
+        (user.target not in READERS and user.target is not aten.slice.Tensor) or user in fused
+        for user in member.users
+        if user not in cats
+    )
+    return not apart or sum(user in cats for user in member.users) > 1
+
+
+def _channels(node: Node, types: Mapping[Node, Concrete]) -> int:
+    known = types[node]
+    assert isinstance(known, TensorType)
+    return known.shape[_CHANNELS]

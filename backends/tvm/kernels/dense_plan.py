@@ -145,14 +145,14 @@ class DensePlan(ConvLayout):
     @property
     def needs_scratch(self) -> bool:
         """Whether the input cannot be read in place."""
-        apart = self.shape.input_channels is not None and not self.is_matrix_product
+        apart = self.shape.source is not None and not self.is_matrix_product
         fits = not any(self.shape.padding) and self._slack == 0 and not apart
         return not fits or self.isa.x_type != "uint8"
 
     @property
     def x_step(self) -> int:
         """Distance between the inputs of neighbouring outputs, where they are read."""
-        pixel = self.shape.c if self.needs_scratch else self.shape.input_step
+        pixel = self.shape.c if self.needs_scratch else self.shape.images.step
         return self.shape.stride[1] * pixel
 
     @property
@@ -205,7 +205,7 @@ class DensePlan(ConvLayout):
         """Where a row of the input begins that is read in place."""
         if self.is_matrix_product:
             pixel = tile_start(row, self.tile.pixels, self.pixels)
-            return pixel * self.shape.input_step + self.shape.first_input
+            return pixel * self.shape.images.step + self.shape.images.first
         return (image * self.shape.h + row) * (self.shape.w * self.shape.c)
 
     def output_offset(self, image: Index, row: Index) -> Index:

@@ -99,7 +99,7 @@ class _Plan:
         # Beside the sums: rows, the interleaved column and a step in between, weights in a loop.
         busy = isa.depth * (3 if self.row_groups == 1 else 4)
         most_pixels = max(1, (isa.registers - busy) // isa.depth)
-        follow = shape.stride[1] == 1 and shape.output_step == shape.c
+        follow = shape.stride[1] == 1 and shape.output_step == shape.c and self._inputs_follow
         most_merged = min(_MAX_MERGED, shape.ow) if follow else 1
         tiles = [
             _Tile(pixels, merged)
@@ -107,6 +107,16 @@ class _Plan:
             for pixels in range(1, min(most_pixels, shape.ow // merged) + 1)
         ]
         return min(tiles, key=lambda tile: self._row_cost(tile))
+
+    @property
+    def _inputs_follow(self) -> bool:
+        """Whether neighbouring pixels follow one another where they are read, whatever the tile."""
+        return self.shape.source is None or self._must_copy or self.shape.c < self.block
+
+    @property
+    def _must_copy(self) -> bool:
+        """Whether pixels cannot be read where they are."""
+        return any(self.shape.padding) or self.isa.x_type != "uint8"
 
     def _row_cost(self, tile: _Tile) -> float:
         shape, isa = self.shape, self.isa
@@ -148,7 +158,14 @@ class _Plan:
     @property
     def needs_scratch(self) -> bool:
         """Whether the input cannot be read in place."""
-        return any(self.shape.padding) or self.channels < self.block or self.isa.x_type != "uint8"
+        few = self.channels < self.block
+        apart = self.shape.source is not None and self.tile.merged > 1
+        return self._must_copy or few or apart
+
+    @property
+    def x_step(self) -> int:
+        """Distance between neighbouring pixels of a row where they are read."""
+        return self.shape.c if self.needs_scratch else self.shape.images.step
 
     @property
     def scratch_row(self) -> int:
@@ -276,14 +293,14 @@ class _Code:
             if plan.needs_scratch:
                 x_row, x_next = row * shape.stride[0] * plan.scratch_row, plan.scratch_row
             else:
-                x_next = shape.w * shape.c
-                x_row = (image * shape.h + (first + row) * shape.stride[0]) * x_next
+                x_row = shape.images.offset(image, (first + row) * shape.stride[0])
+                x_next = shape.w * plan.x_step
             out_row = shape.output_offset(image, first + row)
             channel = plan.first_channel(block)
             self._micro_kernel(
                 source,
                 block,
-                bind(x_row + column * (shape.stride[1] * shape.c) + channel),
+                bind(x_row + column * (shape.stride[1] * plan.x_step) + channel),
                 x_next,
                 bind(out_row + column * shape.output_step + channel),
             )
@@ -313,7 +330,7 @@ class _Code:
             w_start = bind(terms * (depth * plan.block))
             for column, taps in plan.taps(plan.tile).items():
                 x = isa.interleave(
-                    [bind(source.load(row + column * shape.c, plan.block)) for row in rows]
+                    [bind(source.load(row + column * plan.x_step, plan.block)) for row in rows]
                 )
                 for pixel, tap in taps:
                     for vector in range(depth):

@@ -19,16 +19,10 @@ from qpc.backends.tvm.kernels.epilogue import (
     requantize_constants,
     requantized,
 )
+from qpc.backends.tvm.kernels.geometry import Share, View
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
-from qpc.backends.tvm.kernels.loops import (
-    Box,
-    broadcast_strides,
-    contiguous_strides,
-    for_each_vector,
-)
-
-Shape = tuple[int, ...]
+from qpc.backends.tvm.kernels.loops import Box, broadcast_strides, for_each_vector
 
 
 @dataclass(frozen=True)
@@ -43,64 +37,76 @@ class MulConstants:
     hi: int = 255
 
 
-def add(isa: Isa, a_shape: Shape, b_shape: Shape, numbers: AddTensor, threads: int = 1) -> Kernel:
-    """The kernel of `qpc::add` on tensors whose physical shapes broadcast as numpy's do."""
-    return _binary(isa, "add", a_shape, b_shape, add_constants(numbers), threads)
+def add(
+    isa: Isa, a: View, b: View, numbers: AddTensor, threads: int = 1, share: Share | None = None
+) -> Kernel:
+    """The kernel of `qpc::add` on tensors whose physical shapes broadcast as numpy's do.
+
+    share: which part of the last axis of a larger tensor the result is.
+    """
+    return _binary(isa, "add", a, b, add_constants(numbers), threads, share)
 
 
 def mul(
-    isa: Isa, a_shape: Shape, b_shape: Shape, numbers: MulConstants, threads: int = 1
+    isa: Isa, a: View, b: View, numbers: MulConstants, threads: int = 1, share: Share | None = None
 ) -> Kernel:
-    """The kernel of `qpc::mul` on tensors whose physical shapes broadcast as numpy's do."""
+    """The kernel of `qpc::mul` on tensors whose physical shapes broadcast as numpy's do.
+
+    See `add` for `share`.
+    """
     constants = (
         numbers.a_zero_point,
         numbers.b_zero_point,
         float_bits(numbers.multiplier),
         *requantize_constants(numbers.output_zero_point, numbers.lo, numbers.hi),
     )
-    return _binary(isa, "mul", a_shape, b_shape, constants, threads)
+    return _binary(isa, "mul", a, b, constants, threads, share)
 
 
-def lookup(isa: Isa, shape: Shape, table: bytes, threads: int = 1) -> Kernel:
-    """The kernel of `qpc::lookup`."""
+def lookup(isa: Isa, x: View, table: bytes, threads: int = 1, share: Share | None = None) -> Kernel:
+    """The kernel of `qpc::lookup`; see `add` for `share`."""
     values = np.frombuffer(Lookup(table).table, np.uint8)
-    return _unary(isa, "lookup", shape, values, threads)
+    return _unary(isa, "lookup", x, values, threads, share)
 
 
-def clamp(isa: Isa, shape: Shape, lo: int, hi: int, threads: int = 1) -> Kernel:
-    """The kernel of `qpc::clamp`."""
-    return _unary(isa, "clamp", shape, np.array([lo, hi], np.int32), threads)
+def clamp(
+    isa: Isa, x: View, lo: int, hi: int, threads: int = 1, share: Share | None = None
+) -> Kernel:
+    """The kernel of `qpc::clamp`; see `add` for `share`."""
+    return _unary(isa, "clamp", x, np.array([lo, hi], np.int32), threads, share)
 
 
 def _binary(
     isa: Isa,
     operation: str,
-    a_shape: Shape,
-    b_shape: Shape,
+    a: View,
+    b: View,
     constants: Sequence[int],
     threads: int,
+    share: Share | None,
 ) -> Kernel:
-    a, b = TensorType(a_shape, "uint8"), TensorType(b_shape, "uint8")
-    out = TensorType(np.broadcast_shapes(a_shape, b_shape), "uint8")
+    out = View(np.broadcast_shapes(a.shape, b.shape), share)
     name, func = _binary_function(isa, operation, (a, b, out), len(constants), threads)
     params = (np.array(constants, np.int64).astype(np.int32),)
-    return Kernel(name, func, (a, b), params, out)
+    return Kernel(name, func, (a.type, b.type), params, out.type)
 
 
 @cache
 def _binary_function(
     isa: Isa,
     operation: str,
-    types: tuple[TensorType, TensorType, TensorType],
+    views: tuple[View, View, View],
     constants: int,
     threads: int,
 ) -> tuple[str, PrimFunc]:
-    a_type, b_type, out_type = types
+    a_view, b_view, out_view = views
     emit_value = isa.added if operation == "add" else _multiplied
-    strides = [broadcast_strides(t.shape, out_type.shape) for t in (a_type, b_type)]
-    box = Box.of(out_type.shape, *strides, contiguous_strides(out_type.shape))
+    strides = [broadcast_strides(v.shape, v.strides, out_view.shape) for v in views]
+    box = Box.of(out_view.shape, *strides)
 
     def body(a: Flat, b: Flat, numbers: Flat, out: Flat) -> None:
+        a, b, out = (x.part(view.first) for x, view in zip((a, b, out), views, strict=True))
+
         def emit(offsets: list[Index], lanes: int) -> None:
             a_value, b_value = (
                 tensor.load(at, lanes) if step else splat(tensor.load(at), lanes)
@@ -109,11 +115,16 @@ def _binary_function(
             scalars = [numbers.load(i) for i in range(constants)]
             out.store(offsets[2], emit_value(a_value, b_value, scalars, lanes), lanes)
 
-        for_each_vector(box, isa.lanes * 4, threads, emit)
+        for_each_vector(box, _lanes(isa, box), threads, emit)
 
-    name = kernel_name(operation, isa, types, threads)
-    arguments = (a_type, b_type, TensorType((constants,), "int32"), out_type)
+    name = kernel_name(operation, isa, views, threads)
+    arguments = (a_view.type, b_view.type, TensorType((constants,), "int32"), out_view.type)
     return name, prim_func(name, arguments, body)
+
+
+def _lanes(isa: Isa, box: Box) -> int:
+    """Elements of a vector: one where a share of a single channel is read or written."""
+    return isa.lanes * 4 if max(box.last_strides) <= 1 else 1
 
 
 def _multiplied(a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
@@ -125,21 +136,25 @@ def _multiplied(a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr
     return cast(requantized(product, scale, requantize, lanes), "uint8", lanes)
 
 
-def _unary(isa: Isa, operation: str, shape: Shape, param: Array, threads: int) -> Kernel:
-    tensor = TensorType(shape, "uint8")
+def _unary(
+    isa: Isa, operation: str, x: View, param: Array, threads: int, share: Share | None
+) -> Kernel:
+    out = View(x.shape, share)
     param_type = TensorType(param.shape, str(param.dtype))
-    name, func = _unary_function(isa, operation, tensor, param_type, threads)
-    return Kernel(name, func, (tensor,), (param,), tensor)
+    name, func = _unary_function(isa, operation, (x, out), param_type, threads)
+    return Kernel(name, func, (x.type,), (param,), out.type)
 
 
 @cache
 def _unary_function(
-    isa: Isa, operation: str, tensor: TensorType, param: TensorType, threads: int
+    isa: Isa, operation: str, views: tuple[View, View], param: TensorType, threads: int
 ) -> tuple[str, PrimFunc]:
-    strides = contiguous_strides(tensor.shape)
-    box = Box.of(tensor.shape, strides, strides)
+    x_view, out_view = views
+    box = Box.of(x_view.shape, x_view.strides, out_view.strides)
 
     def body(x: Flat, numbers: Flat, out: Flat) -> None:
+        x, out = x.part(x_view.first), out.part(out_view.first)
+
         def emit(offsets: list[Index], lanes: int) -> None:
             source, target = offsets
             value = x.load(source, lanes)
@@ -149,7 +164,7 @@ def _unary_function(
                 value = clamped(value, numbers.load(0), numbers.load(1), lanes)
             out.store(target, value, lanes)
 
-        for_each_vector(box, isa.lanes * 4, threads, emit)
+        for_each_vector(box, _lanes(isa, box), threads, emit)
 
-    name = kernel_name(operation, isa, tensor, threads)
-    return name, prim_func(name, (tensor, param, tensor), body)
+    name = kernel_name(operation, isa, views, threads)
+    return name, prim_func(name, (x_view.type, param, out_view.type), body)

@@ -7,6 +7,7 @@ from typing import Self
 
 from qpc.backends.tvm.kernels.emit import Index, smaller
 from qpc.backends.tvm.kernels.kernel import TensorType
+from qpc.backends.tvm.kernels.loops import contiguous_strides
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,51 @@ class Share:
     first: int
     channels: int
 
+    def part(self, first: int) -> Share:
+        """The share that begins `first` channels later."""
+        return Share(self.first + first, self.channels)
+
+
+@dataclass(frozen=True)
+class View:
+    """Bytes of `shape`, as a tensor of their own or as a share of one with a longer last axis."""
+
+    shape: tuple[int, ...]
+    share: Share | None = None
+
+    @property
+    def type(self) -> TensorType:
+        """The tensor that they lie in."""
+        return TensorType((*self.shape[:-1], self.step) if self.share else self.shape, "uint8")
+
+    @property
+    def step(self) -> int:
+        """Distance between neighbours along the last axis but one, in elements."""
+        return self.share.channels if self.share else self.shape[-1]
+
+    @property
+    def first(self) -> int:
+        """Where the first of them is, in elements."""
+        return self.share.first if self.share else 0
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The distance between neighbours along each axis, in elements."""
+        return contiguous_strides(self.type.shape)
+
+    def offset(self, image: Index, row: Index, column: Index = 0) -> Index:
+        """Where a pixel of images [n, h, w, c] begins, in elements."""
+        _, h, w, _ = self.shape
+        return ((image * h + row) * w + column) * self.step + self.first
+
 
 @dataclass(frozen=True)
 class ConvShape:
     """What the code of a convolution depends on.
 
     Padding is (top, left, bottom, right); negative padding crops. Without `places`, outputs follow
-    one another, as in `output`. With `input_channels`, inputs are the channels from `first_input`
-    on of images that have so many; only convolutions of one group can read these.
+    one another, as in `output`. `source` says which channels of larger images the inputs are, if
+    they are a part of these.
     """
 
     n: int
@@ -54,8 +92,7 @@ class ConvShape:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     places: Places | None = None
-    input_channels: int | None = None
-    first_input: int = 0
+    source: Share | None = None
 
     def __post_init__(self) -> None:
         if self.c % self.groups or self.o % self.groups:
@@ -85,13 +122,13 @@ class ConvShape:
 
     @property
     def input(self) -> TensorType:
-        """The input tensor."""
-        return TensorType((self.n, self.h, self.w, self.input_step), "uint8")
+        """The tensor that the inputs lie in."""
+        return self.images.type
 
     @property
-    def input_step(self) -> int:
-        """Distance between neighbouring input pixels of a row, in elements."""
-        return self.input_channels or self.c
+    def images(self) -> View:
+        """Where the inputs lie."""
+        return View((self.n, self.h, self.w, self.c), self.source)
 
     @property
     def output(self) -> TensorType:

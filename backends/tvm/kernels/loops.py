@@ -47,10 +47,11 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def broadcast_strides(shape: Sequence[int], to: Sequence[int]) -> tuple[int, ...]:
+def broadcast_strides(
+    shape: Sequence[int], strides: Sequence[int], to: Sequence[int]
+) -> tuple[int, ...]:
     """Strides to walk a tensor of `shape` as if it had the shape `to`; numpy's rules."""
     missing = len(to) - len(shape)
-    strides = contiguous_strides(shape)
     return (0,) * missing + tuple(
         0 if extent == 1 else stride for extent, stride in zip(shape, strides, strict=True)
     )

@@ -41,12 +41,13 @@ def copy_pixels(
     shape: ConvShape, x: Flat, pixel: Index, target: Flat, offset: Index, count: int
 ) -> None:
     """Copy `count` pixels, from number `pixel` on, one after the other."""
-    source = pixel * shape.input_step + shape.first_input
-    if shape.input_step == shape.c:
+    step = shape.images.step
+    source = pixel * step + shape.images.first
+    if step == shape.c:
         copy(target, offset, x, source, count * shape.c)
         return
     with loop(count) as i:
-        copy(target, offset + i * shape.c, x, source + i * shape.input_step, shape.c)
+        copy(target, offset + i * shape.c, x, source + i * step, shape.c)
 
 
 def copy_rows(

@@ -26,7 +26,7 @@ from qpc.backends.tvm.kernels.emit import (
     when,
 )
 from qpc.backends.tvm.kernels.epilogue import Requantize, requantize_constants, requantized
-from qpc.backends.tvm.kernels.geometry import Share
+from qpc.backends.tvm.kernels.geometry import Share, View
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, contiguous_strides, for_each_vector, outer_indices
@@ -56,29 +56,29 @@ class PoolWindow:
 
 
 def max_pool2d(
-    isa: Isa, shape: Shape, window: PoolWindow, threads: int = 1, share: Share | None = None
+    isa: Isa, x: View, window: PoolWindow, threads: int = 1, share: Share | None = None
 ) -> Kernel:
-    """The kernel of `qpc::max_pool2d` on x[n, h, w, c]; padding never wins.
+    """The kernel of `qpc::max_pool2d`; padding never wins.
 
     share: which channels of larger images the outputs are.
     """
-    return _pool(isa, "max_pool2d", shape, window, (), threads, share)
+    return _pool(isa, "max_pool2d", x, window, (), threads, share)
 
 
 def avg_pool2d(
     isa: Isa,
-    shape: Shape,
+    x: View,
     window: PoolWindow,
     requantize: Requantize,
     threads: int = 1,
     share: Share | None = None,
 ) -> Kernel:
-    """The kernel of `qpc::avg_pool2d` on x[n, h, w, c]; padding counts as the zero point.
+    """The kernel of `qpc::avg_pool2d`; padding counts as the zero point.
 
     share: which channels of larger images the outputs are.
     """
     constants = (_average_constants(requantize),)
-    return _pool(isa, "avg_pool2d", shape, window, constants, threads, share)
+    return _pool(isa, "avg_pool2d", x, window, constants, threads, share)
 
 
 def mean(
@@ -123,33 +123,29 @@ def _average(total: Expr, numbers: Flat, lanes: int) -> Expr:
 def _pool(
     isa: Isa,
     operation: str,
-    shape: Shape,
+    x: View,
     window: PoolWindow,
     params: tuple[Array, ...],
     threads: int,
     share: Share | None,
 ) -> Kernel:
-    n, h, w, c = shape
-    share = share or Share(0, c)
-    x = TensorType(shape, "uint8")
-    size = window.output_size(h, 0), window.output_size(w, 1)
-    out = TensorType((n, *size, share.channels), "uint8")
-    name, func = _pool_function(isa, operation, x, window, out, share.first, threads)
-    return Kernel(name, func, (x,), params, out)
+    n, h, w, c = x.shape
+    out = View((n, window.output_size(h, 0), window.output_size(w, 1), c), share)
+    name, func = _pool_function(isa, operation, x, window, out, threads)
+    return Kernel(name, func, (x.type,), params, out.type)
 
 
 @cache
 def _pool_function(
     isa: Isa,
     operation: str,
-    x_type: TensorType,
+    images: View,
     window: PoolWindow,
-    out_type: TensorType,
-    first: int,
+    outputs: View,
     threads: int,
 ) -> tuple[str, PrimFunc]:
     is_max = operation == "max_pool2d"
-    (_, h, w, c), (n, oh, ow, channels) = x_type.shape, out_type.shape
+    n, oh, ow, c = outputs.shape
     dtype = "uint8" if is_max else "int32"
     size = isa.lanes * 4 if is_max else isa.lanes
 
@@ -163,7 +159,7 @@ def _pool_function(
             state.store(0, integer(0, dtype, lanes), lanes)
 
             def visit(y: Index, x_column: Index) -> None:
-                value = x.load(((image * h + y) * w + x_column) * c + channel, lanes)
+                value = x.load(images.offset(image, y, x_column) + channel, lanes)
                 before = state.load(0, lanes)
                 if is_max:
                     state.store(0, T.max(before, value), lanes)
@@ -171,12 +167,11 @@ def _pool_function(
                     value = cast(value, "int32", lanes) - splat(numbers[0].load(0), lanes)
                     state.store(0, before + value, lanes)
 
-            _for_each_tap(window, (h, w), (oh, ow), (row, column), visit)
+            _for_each_tap(window, images.shape[1:3], (oh, ow), (row, column), visit)
             result = state.load(0, lanes)
             if not is_max:
                 result = _average(result, numbers[0], lanes)
-            pixel = (image * oh + row) * ow + column
-            out.store(pixel * channels + (channel + first), result, lanes)
+            out.store(outputs.offset(image, row, column) + channel, result, lanes)
 
         with ExitStack() as stack:
             image, row = outer_indices(stack, (n, oh), threads > 1)
@@ -188,15 +183,15 @@ def _pool_function(
             if rest:
                 emit([image, row, column], whole * size, rest)
 
-    name = kernel_name(operation, isa, x_type, window, out_type, first, threads)
+    name = kernel_name(operation, isa, images, window, outputs, threads)
     constants = () if is_max else (_AVERAGE_CONSTANTS,)
-    return name, prim_func(name, (x_type, *constants, out_type), body)
+    return name, prim_func(name, (images.type, *constants, outputs.type), body)
 
 
 def _for_each_tap(
     window: PoolWindow,
-    size: tuple[int, int],
-    output_size: tuple[int, int],
+    size: Shape,
+    output_size: Shape,
     position: tuple[Index, Index],
     visit: Callable[[Index, Index], None],
 ) -> None:

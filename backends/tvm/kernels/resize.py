@@ -21,36 +21,34 @@ from qpc.backends.tvm.kernels.emit import (
     prim_func,
     splat,
 )
-from qpc.backends.tvm.kernels.geometry import Share
+from qpc.backends.tvm.kernels.geometry import Share, View
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import outer_indices
 from qpc.ops.integer import POSITIONS
 
-Shape = tuple[int, ...]
 _NUMBERS = 3  # for each place of an axis: two offsets into the input, and the second's weight
 _SHIFT = 2 * (POSITIONS.bit_length() - 1)
 
 
 def resize2d(
     isa: Isa,
-    shape: Shape,
+    x: View,
     rows: npt.NDArray[np.int32],
     columns: npt.NDArray[np.int32],
     threads: int = 1,
     share: Share | None = None,
 ) -> Kernel:
-    """The kernel of `qpc::resize2d` on x[n, h, w, c]; only copies if all places are pixels.
+    """The kernel of `qpc::resize2d`; only copies if all places are pixels.
 
     share: which channels of larger images the outputs are.
     """
-    n, h, w, c = shape
-    share = share or Share(0, c)
-    x = TensorType(shape, "uint8")
-    out = TensorType((n, len(rows), len(columns), share.channels), "uint8")
+    n, h, w, c = x.shape
+    out = View((n, len(rows), len(columns), c), share)
     linear = bool((rows % POSITIONS).any() or (columns % POSITIONS).any())
-    name, func = _function(isa, linear, x, out, share.first, threads)
-    return Kernel(name, func, (x,), (_axis(rows, h, w * c), _axis(columns, w, c)), out)
+    name, func = _function(isa, linear, x, out, threads)
+    axes = _axis(rows, h, w * x.step), _axis(columns, w, x.step)
+    return Kernel(name, func, (x.type,), axes, out.type)
 
 
 def _axis(places: npt.NDArray[np.int32], size: int, stride: int) -> npt.NDArray[np.int32]:
@@ -62,26 +60,26 @@ def _axis(places: npt.NDArray[np.int32], size: int, stride: int) -> npt.NDArray[
 
 @cache
 def _function(
-    isa: Isa, linear: bool, x_type: TensorType, out_type: TensorType, first: int, threads: int
+    isa: Isa, linear: bool, images: View, outputs: View, threads: int
 ) -> tuple[str, PrimFunc]:
-    (_, h, w, c), (n, oh, ow, channels) = x_type.shape, out_type.shape
+    n, oh, ow, c = outputs.shape
     arguments = (
-        x_type,
+        images.type,
         TensorType((oh, _NUMBERS), "int32"),
         TensorType((ow, _NUMBERS), "int32"),
-        out_type,
+        outputs.type,
     )
 
     def body(x: Flat, rows: Flat, columns: Flat, out: Flat) -> None:
         with ExitStack() as stack:
             image, row = outer_indices(stack, (n, oh), threads > 1)
             low, high, weight = (bind(rows.load(row * _NUMBERS + i)) for i in range(_NUMBERS))
-            start = image * (h * w * c)
-            target = bind((image * oh + row) * (ow * channels) + integer(first))
+            start = images.offset(image, 0)
+            target = bind(outputs.offset(image, row) + integer(0))
             column = stack.enter_context(loop(ow))
             numbers = [bind(columns.load(column * _NUMBERS + i)) for i in range(_NUMBERS)]
             if not linear:
-                copy(out, target + column * channels, x, start + low + numbers[0], c)
+                copy(out, target + column * outputs.step, x, start + low + numbers[0], c)
                 return
             corners = [bind(start + y + numbers[i]) for y in (low, high) for i in (0, 1)]
             weights = _weights(weight, numbers[2])
@@ -92,7 +90,8 @@ def _function(
                     value = cast(x.load(corner + channel, lanes), "int32", lanes)
                     total = total + value * splat(share, lanes)
                 value = T.shift_right(total, integer(_SHIFT, lanes=lanes))
-                out.store(target + column * channels + channel, cast(value, "uint8", lanes), lanes)
+                place = target + column * outputs.step + channel
+                out.store(place, cast(value, "uint8", lanes), lanes)
 
             whole, rest = divmod(c, isa.lanes)
             if whole:
@@ -101,7 +100,7 @@ def _function(
             if rest:
                 emit(whole * isa.lanes, rest)
 
-    name = kernel_name("resize2d", isa, linear, x_type, out_type, first, threads)
+    name = kernel_name("resize2d", isa, linear, images, outputs, threads)
     return name, prim_func(name, arguments, body)
 
 

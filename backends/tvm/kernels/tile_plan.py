@@ -99,7 +99,7 @@ class TilePlan(ConvLayout):
     @property
     def x_step(self) -> int:
         """Bytes from one pixel to the next where the input is read."""
-        return self.shape.stride[1] * (self.shape.input_step if self.in_place else self.shape.c)
+        return self.shape.stride[1] * (self.shape.images.step if self.in_place else self.shape.c)
 
     @property
     def run_steps(self) -> int:
@@ -129,9 +129,7 @@ class TilePlan(ConvLayout):
     def in_place(self) -> bool:
         """Whether the input is read where it is."""
         fits = self.run <= self.run_bytes and not any(self.shape.padding)
-        follow = (
-            self.shape.w == self.pitch * self.shape.stride[1] and self.shape.input_channels is None
-        )
+        follow = self.shape.w == self.pitch * self.shape.stride[1] and self.shape.source is None
         rows_follow = self.is_matrix_product or follow
         return fits and rows_follow and self.shape.stride[0] == 1
 
@@ -288,7 +286,7 @@ class TilePlan(ConvLayout):
     def input_offset(self, image: Index, row: Index) -> Index:
         """Where a row of the input begins that is read in place."""
         height = self.rows if self.is_matrix_product else self.shape.h
-        return (image * height + row) * (self.pitch * self.x_step) + self.shape.first_input
+        return (image * height + row) * (self.pitch * self.x_step) + self.shape.images.first
 
     def output_offset(self, image: Index, row: Index) -> Index:
         """Where a row of the output begins."""

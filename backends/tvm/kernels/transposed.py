@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, Part, dense_parts
 from qpc.backends.tvm.kernels.epilogue import Epilogue
-from qpc.backends.tvm.kernels.geometry import Places, Share
+from qpc.backends.tvm.kernels.geometry import Places, Share, View
 from qpc.backends.tvm.kernels.isa import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 
@@ -41,6 +41,8 @@ class TransposedDesc:
     output_zero_point: int = 0
     lo: int = 0
     hi: int = 255
+    source: Share | None = None
+    """Which channels of larger images the inputs are, if they are a part of these."""
     share: Share | None = None
     """Which channels of larger images the outputs are, if they are a part of these."""
 
@@ -51,14 +53,14 @@ class TransposedDesc:
 
     @property
     def input(self) -> TensorType:
-        """The input tensor."""
-        return TensorType((self.n, self.h, self.w, self.c), "uint8")
+        """The tensor that the inputs lie in."""
+        return View((self.n, self.h, self.w, self.c), self.source).type
 
     @property
     def output(self) -> TensorType:
-        """The output tensor."""
+        """The tensor that the outputs go to."""
         size = self.axis(0).outputs, self.axis(1).outputs
-        return TensorType((self.n, *size, self.share.channels if self.share else self.o), "uint8")
+        return View((self.n, *size, self.o), self.share).type
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def _part(
         padding=(row.before, column.before, row.after, column.after),
         dilation=(row.dilation, column.dilation),
         groups=desc.groups,
+        source=desc.source,
         places=Places(
             row.first * line + column.first * channels + first,
             rows * line,

@@ -36,11 +36,11 @@ def test_two_layers_fill_a_concat_without_copies(first: int, second: int, thread
 
 def test_other_members_are_copied_to_their_places() -> None:
     g = Fire()
-    q = g.quantize(g.input(8, 9, 7))
+    q = g.quantize(g.input(8, 7, 7))
     a, b = g.branches(q, 5, 6)
-    joined = g.call(aten.cat.default, [q, a, g.lookup(q), b], 1)
+    joined = g.call(aten.cat.default, [q, a, g.permute(q, 0, 1, 3, 2), b], 1)
     compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))), batch_sizes=(2,))
-    assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "lookup", "place", "mean"]
+    assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "transpose", "place", "mean"]
 
 
 MEMBERS: dict[str, Callable[[IntegerGraph, Node], Node]] = {
@@ -50,12 +50,16 @@ MEMBERS: dict[str, Callable[[IntegerGraph, Node], Node]] = {
     "depthwise_conv2d": lambda g, q: g.conv2d(q, 8, (3, 3), padding=(1, 1), groups=8),
     "grouped convolution": lambda g, q: g.conv2d(q, 20, (3, 3), padding=(1, 1), groups=2),
     "conv_transpose2d": lambda g, q: g.conv_transpose2d(q, 12, (3, 3), padding=(1, 1)),
+    "add": lambda g, q: g.add(q, q),
+    "mul": lambda g, q: g.mul(q, g.lookup(g.mean(q, (2, 3), True))),
+    "lookup": lambda g, q: g.lookup(q),
+    "clamp": lambda g, q: g.clamp(q),
 }
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("member", MEMBERS)
-def test_whatever_slides_windows_writes_to_its_place(member: str, threads: int) -> None:
+def test_an_operator_writes_to_its_place(member: str, threads: int) -> None:
     g = Fire()
     q = g.quantize(g.input(8, 9, 7))
     first, second = g.branches(q, 20, 5)
@@ -76,13 +80,30 @@ def test_upsampling_joins_a_finer_map_without_copies() -> None:
     assert "place" not in kernels(compiled)
 
 
-def test_a_layer_with_other_readers_is_copied() -> None:
+def test_other_readers_read_a_member_in_its_place() -> None:
     g = Fire()
     q = g.quantize(g.input(8, 6, 6))
     a, b = g.branches(q, 8, 8)
     joined = g.call(aten.cat.default, [a, b, g.conv2d(a, 4, (1, 1))], 1)
-    compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))))
-    assert kernels(compiled) == ["quantize", *["conv2d"] * 3, "place", "mean"]
+    compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))), batch_sizes=(1, 3))
+    assert kernels(compiled) == ["quantize", *["conv2d"] * 3, "mean"]
+
+
+def test_a_member_has_a_tensor_of_its_own_if_other_readers_need_one() -> None:
+    g = Fire()
+    a, b = g.branches(g.quantize(g.input(8, 6, 6)), 8, 8)
+    joined = g.call(aten.cat.default, [a, b], 1)
+    compiled = assert_same_bits(g.module(g.mean(joined, (2, 3)), g.mean(a, (2, 3))))
+    assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean", "mean"]
+
+
+def test_a_member_of_two_concats_is_copied_for_other_readers_instead() -> None:
+    g = Fire()
+    a, b = g.branches(g.quantize(g.input(8, 6, 6)), 8, 8)
+    first = g.call(aten.cat.default, [a, b], 1)
+    second = g.call(aten.cat.default, [a, b, g.conv2d(first, 8, (1, 1))], 1)
+    compiled = assert_same_bits(g.module(g.mean(second, (2, 3)), g.mean(a, (2, 3))))
+    assert kernels(compiled) == ["quantize", *["conv2d"] * 3, "mean", "slice", "mean"]
 
 
 def test_a_member_that_is_there_twice_is_copied() -> None:
@@ -102,13 +123,78 @@ def test_what_is_added_needs_a_place_of_its_own() -> None:
     assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean"]
 
 
-def test_a_concat_of_concats_and_one_along_rows_are_what_they_were() -> None:
+def test_a_concat_of_concats_is_one() -> None:
     g = Fire()
     a, b = g.branches(g.quantize(g.input(8, 6, 6)), 8, 8)
     inner = g.call(aten.cat.default, [a, b], 1)
-    outer = g.call(aten.cat.default, [inner, g.conv2d(inner, 16, (1, 1))], 1)
-    tall = g.call(aten.cat.default, [g.conv2d(outer, 4), g.conv2d(outer, 4)], 2)
-    assert_same_bits(g.module(g.mean(tall, (2, 3))), batch_sizes=(1, 2))
+    outer = g.call(aten.cat.default, [g.conv2d(inner, 16, (1, 1)), inner], 1)
+    compiled = assert_same_bits(g.module(g.mean(outer, (2, 3))), batch_sizes=(1, 2))
+    assert kernels(compiled) == ["quantize", *["conv2d"] * 3, "mean"]
+
+
+def test_a_concat_inside_another_copies_what_cannot_be_computed_there() -> None:
+    g = Fire()
+    q = g.quantize(g.input(8, 6, 6))
+    inner = g.call(aten.cat.default, [q, q], 1)
+    outer = g.call(aten.cat.default, [g.conv2d(q, 3, (1, 1)), inner, inner], 1)
+    compiled = assert_same_bits(g.module(g.mean(outer, (2, 3))), batch_sizes=(1, 2))
+    assert kernels(compiled) == ["quantize", "place", "conv2d", "place", "mean"]
+
+
+def test_a_concat_along_rows_is_copied() -> None:
+    g = Fire()
+    q = g.quantize(g.input(8, 6, 6))
+    tall = g.call(aten.cat.default, [g.conv2d(q, 4), g.conv2d(q, 4)], 2)
+    compiled = assert_same_bits(g.module(g.mean(tall, (2, 3))), batch_sizes=(1, 2))
+    assert "concatenate" in kernels(compiled)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_dense_block_copies_nothing(threads: int) -> None:
+    """As in DenseNet: each layer reads all that were before it, through a norm of its own."""
+    g = IntegerGraph()
+    values = [g.max_pool2d(g.quantize(g.input(12, 9, 8)), (2, 2), (1, 1))]
+    for _ in range(4):
+        joined = g.cat(*values) if len(values) > 1 else values[0]
+        channels = g.shape(joined)[1]
+        norm = g.conv2d(joined, channels, (1, 1), groups=channels)
+        values.append(g.conv2d(norm, 5, (3, 3), padding=(1, 1)))
+    gm = g.module(g.mean(g.cat(*values), (2, 3)))
+    compiled = assert_same_bits(gm, batch_sizes=(1, 3), threads=threads)
+    assert set(kernels(compiled)) == {
+        *("quantize", "max_pool2d", "conv2d", "depthwise_conv2d", "mean"),
+    }
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_block_whose_halves_join_its_layers_copies_nothing(threads: int) -> None:
+    """As in YOLOv8: the halves of a layer, and each layer that follows the second one."""
+    g = IntegerGraph()
+    q = g.conv2d(g.quantize(g.input(8, 9, 7)), 24, (1, 1))
+    values = halves(g, q, 12)
+    for _ in range(2):
+        values.append(g.conv2d(values[-1], 12, (3, 3), padding=(1, 1)))
+    gm = g.module(g.conv2d(g.cat(*values), 16, (1, 1)))
+    compiled = assert_same_bits(gm, batch_sizes=(1, 3), threads=threads)
+    assert kernels(compiled)[:5] == ["quantize", *["conv2d"] * 4]
+
+
+def test_a_ghost_module_copies_nothing() -> None:
+    """As in GhostNet: a layer, and a depthwise one that reads it, of which not all is used."""
+    g = IntegerGraph()
+    primary = g.conv2d(g.quantize(g.input(8, 9, 7)), 12, (1, 1))
+    cheap = g.conv2d(primary, 12, (3, 3), padding=(1, 1), groups=12)
+    used = g.slice(g.cat(primary, cheap), 1, 0, 23)
+    compiled = assert_same_bits(g.module(g.conv2d(used, 8, (1, 1))), batch_sizes=(1, 3))
+    assert kernels(compiled)[:4] == ["quantize", "conv2d", "depthwise_conv2d", "conv2d"]
+
+
+def test_a_joined_tensor_may_be_an_output_beside_its_members() -> None:
+    g = Fire()
+    a, b = g.branches(g.quantize(g.input(8, 6, 6)), 8, 8)
+    first = g.cat(a, b)
+    second = g.cat(a, b, g.conv2d(first, 8, (1, 1)))
+    assert_same_bits(g.module(second, first, a, g.cat(b, a)), batch_sizes=(1, 2))
 
 
 def halves(g: IntegerGraph, q: Node, at: int) -> list[Node]:
@@ -139,14 +225,31 @@ def test_a_shuffle_unit_copies_its_first_half_once() -> None:
     assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean"]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("reader", MEMBERS)
+def test_an_operator_reads_a_slice_where_it_is(reader: str, threads: int) -> None:
+    g = IntegerGraph()
+    q = g.conv2d(g.quantize(g.input(8, 9, 7)), 24, (1, 1))
+    read = MEMBERS[reader](g, g.slice(g.slice(q, 1, 3, 20), 1, 4, 12))
+    compiled = assert_same_bits(g.module(read), batch_sizes=(1, 3), threads=threads)
+    assert kernels(compiled).count("slice") == (reader == "mul")  # for the mean
+
+
 def test_other_readers_get_a_copy_which_they_share() -> None:
     g = IntegerGraph()
     q = g.conv2d(g.quantize(g.input(8, 9, 7)), 24, (1, 1))
     half = halves(g, q, 12)[1]
-    pooled = g.max_pool2d(half, (3, 3), (1, 1), (1, 1))
-    depthwise = g.conv2d(half, 12, (3, 3), padding=(1, 1), groups=12)
-    compiled = assert_same_bits(g.module(g.add(pooled, depthwise)), batch_sizes=(2,))
+    means = g.mean(half, (2,)), g.mean(half, (3,))
+    compiled = assert_same_bits(g.module(*means), batch_sizes=(2,))
     assert kernels(compiled).count("slice") == 1
+
+
+def test_rows_of_a_slice_of_channels_are_copied_once() -> None:
+    g = IntegerGraph()
+    q = g.conv2d(g.quantize(g.input(8, 9, 7)), 24, (1, 1))
+    part = g.slice(g.slice(q, 1, 3, 20), 2, 1, 8, 2)
+    compiled = assert_same_bits(g.module(g.lookup(part)), batch_sizes=(2,))
+    assert kernels(compiled)[:4] == ["quantize", "conv2d", "slice", "lookup"]
 
 
 def test_a_slice_may_be_an_output() -> None:

@@ -55,7 +55,7 @@ class Layer:
 def exact_convolution(x: Array, weight: Array, desc: Conv2dDesc) -> Array:
     top, left, bottom, right = desc.padding
     (kh, kw), (sh, sw), (dh, dw) = desc.kernel, desc.stride, desc.dilation
-    x = x[..., desc.first_input : desc.first_input + desc.c]
+    x = x[..., desc.images.first : desc.images.first + desc.c]
     values = x.astype(np.int64) - desc.input_zero_point
     values = np.pad(values, [(0, 0), (top, bottom), (left, right), (0, 0)])
     values = values.reshape(*values.shape[:3], desc.groups, -1)
@@ -122,15 +122,27 @@ PADDED = {"padding": (1, 1, 1, 1)}
         pytest.param({"groups": 4, "c": 12, "o": 20, "dilation": (1, 2)}, id="odd groups"),
         pytest.param({"groups": 7, "c": 7, "o": 21}, id="depthwise with a multiplier"),
         pytest.param({"groups": 6, "c": 48, "o": 6, "padding": (1,) * 4}, id="one output a group"),
-        pytest.param({"input_channels": 20, "first_input": 5}, id="a slice of channels"),
-        pytest.param({"input_channels": 9, **PADDED, "n": 2}, id="a slice of channels, padded"),
+        pytest.param({"source": Share(5, 20)}, id="a slice of channels"),
+        pytest.param({"source": Share(0, 9), **PADDED, "n": 2}, id="a slice of channels, padded"),
         pytest.param(
-            {"kernel": (1, 1), "c": 12, "input_channels": 40, "first_input": 28, "n": 2},
+            {"kernel": (1, 1), "c": 12, "source": Share(28, 40), "n": 2},
             id="1x1 of a slice, in place",
         ),
         pytest.param(
-            {"kernel": (1, 1), "c": 11, "input_channels": 23, "first_input": 12},
+            {"kernel": (1, 1), "c": 11, "source": Share(12, 23)},
             id="1x1 of an odd slice",
+        ),
+        pytest.param(
+            {"kernel": (1, 1), "stride": (2, 2), "c": 12, "source": Share(3, 40)},
+            id="1x1 of a slice, with a stride",
+        ),
+        pytest.param(
+            {"groups": 4, "c": 16, "o": 20, "source": Share(3, 40), "kernel": (1, 1)},
+            id="groups of a slice",
+        ),
+        pytest.param(
+            {"groups": 4, "c": 12, "o": 20, "source": Share(3, 40), "dilation": (1, 2)},
+            id="odd groups of a slice, dilated",
         ),
         pytest.param({"lo": 20, "hi": 130}, id="narrow clamp"),
         pytest.param({"lo": 100, "hi": 255}, id="relu"),
@@ -154,6 +166,22 @@ PADDED = {"padding": (1, 1, 1, 1)}
         ),
         pytest.param(
             {"groups": 70, "c": 70, "o": 70, "kernel": (1, 1)}, id="depthwise, one tap, as of norms"
+        ),
+        pytest.param(
+            {"groups": 70, "c": 70, "o": 70, "kernel": (1, 1), "source": Share(7, 99), "n": 2},
+            id="depthwise, one tap, of a slice in place",
+        ),
+        pytest.param(
+            {"groups": 96, "c": 96, "o": 96, "stride": (2, 1), "source": Share(1, 98)},
+            id="depthwise, of a slice in place",
+        ),
+        pytest.param(
+            {"groups": 24, "c": 24, "o": 24, "source": Share(3, 40), "n": 2},
+            id="depthwise, few channels of a slice",
+        ),
+        pytest.param(
+            {"groups": 96, "c": 96, "o": 96, "source": Share(3, 120), "padding": (1,) * 4},
+            id="depthwise, padded, of a slice",
         ),
     ],
 )

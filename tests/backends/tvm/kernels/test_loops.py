@@ -17,13 +17,13 @@ def test_a_contiguous_tensor_is_one_loop() -> None:
 
 def test_only_dimensions_that_every_operand_walks_alike_are_merged() -> None:
     shape = (2, 3, 4)
-    factor = broadcast_strides((1, 1, 4), shape)
+    factor = broadcast_strides((1, 1, 4), (4, 4, 1), shape)
     assert factor == (0, 0, 1)
     assert Box.of(shape, contiguous_strides(shape), factor) == Box((6, 4), ((4, 1), (0, 1)))
 
 
 def test_missing_dimensions_are_broadcast() -> None:
-    assert broadcast_strides((3, 1), (5, 3, 7)) == (0, 1, 0)
+    assert broadcast_strides((3, 1), (1, 1), (5, 3, 7)) == (0, 1, 0)
 
 
 def test_loops_of_one_round_disappear() -> None:

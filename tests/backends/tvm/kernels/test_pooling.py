@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.tvm.kernels.epilogue import Requantize
-from qpc.backends.tvm.kernels.geometry import Share
+from qpc.backends.tvm.kernels.geometry import Share, View
 from qpc.backends.tvm.kernels.isa import Isa
 from qpc.backends.tvm.kernels.pooling import PoolWindow, avg_pool2d, max_pool2d, mean
 
@@ -47,7 +47,7 @@ def requantized(total: Array, numbers: Requantize) -> Array:
 def test_max_pool_equals_torch(isa: Isa, run: Run, shape: Shape, window: PoolWindow) -> None:
     x = random_bytes(shape)
     x[0] = np.minimum(x[0], 3)
-    result = run(max_pool2d(isa, shape, window), x)
+    result = run(max_pool2d(isa, View(shape), window), x)
     expected = torch.nn.functional.max_pool2d(
         torch.from_numpy(x).permute(0, 3, 1, 2).float(),
         window.kernel,
@@ -60,28 +60,32 @@ def test_max_pool_equals_torch(isa: Isa, run: Run, shape: Shape, window: PoolWin
 
 
 @pytest.mark.parametrize("channels", [5, 70])
-def test_outputs_may_be_a_share_of_larger_images(isa: Isa, run: Run, channels: int) -> None:
-    x, window = random_bytes((2, 4, 5, channels)), PoolWindow((2, 2), (1, 1))
+def test_inputs_and_outputs_may_be_a_share_of_larger_images(
+    isa: Isa, run: Run, channels: int
+) -> None:
+    x, window = random_bytes((2, 4, 5, channels + 9)), PoolWindow((2, 2), (1, 1))
+    own = np.ascontiguousarray(x[..., 7:-2])
+    alone, among = View(own.shape), View(own.shape, Share(7, channels + 9))
     numbers = Requantize(input_zero_point=3, multiplier=0.3, output_zero_point=7)
     share = Share(first=3, channels=channels + 8)
-    for alone, shared in (
-        (max_pool2d(isa, x.shape, window), max_pool2d(isa, x.shape, window, share=share)),
+    for usual, shared in (
+        (max_pool2d(isa, alone, window), max_pool2d(isa, among, window, share=share)),
         (
-            avg_pool2d(isa, x.shape, window, numbers),
-            avg_pool2d(isa, x.shape, window, numbers, share=share),
+            avg_pool2d(isa, alone, window, numbers),
+            avg_pool2d(isa, among, window, numbers, share=share),
         ),
     ):
         result = run(shared, x)
-        np.testing.assert_array_equal(result[..., 3:-5], run(alone, x))
+        np.testing.assert_array_equal(result[..., 3:-5], run(usual, own))
         assert (result[..., :3] == 99).all()  # what the fixture fills outputs with
         assert (result[..., -5:] == 99).all()
 
 
 def test_max_pool_pads_each_side_on_its_own(isa: Isa, run: Run) -> None:
     x = random_bytes((1, 4, 4, 5))
-    result = run(max_pool2d(isa, x.shape, PoolWindow((2, 2), (2, 2), (0, 0, 1, 1))), x)
+    result = run(max_pool2d(isa, View(x.shape), PoolWindow((2, 2), (2, 2), (0, 0, 1, 1))), x)
     assert result.shape == (1, 2, 2, 5)
-    result = run(max_pool2d(isa, x.shape, PoolWindow((2, 2), (2, 2), (1, 1, 1, 1))), x)
+    result = run(max_pool2d(isa, View(x.shape), PoolWindow((2, 2), (2, 2), (1, 1, 1, 1))), x)
     np.testing.assert_array_equal(result[:, 0, 0], x[:, 0, 0])
     np.testing.assert_array_equal(result[:, 1, 2], x[:, 1:3, 3].max(axis=1))
 
@@ -101,7 +105,7 @@ def test_avg_pool_counts_padding_as_zero(
 ) -> None:
     x = random_bytes(shape)
     numbers = Requantize(zero_point, 1 / (1.7 * np.prod(window.kernel)), 100, 5, 200)
-    result = run(avg_pool2d(isa, shape, window, numbers), x)
+    result = run(avg_pool2d(isa, View(shape), window, numbers), x)
     top, left, bottom, right = window.padding
     padding = [(0, 0), (top, bottom), (left, right), (0, 0)]
     centred = np.pad(x.astype(np.int64) - zero_point, padding)
@@ -144,13 +148,13 @@ def test_threads_share_the_work(isa: Isa, run: Run) -> None:
 
 def test_threads_share_the_rows_of_a_pool(isa: Isa, run: Run) -> None:
     x = random_bytes((2, 8, 6, 5))
-    result = run(max_pool2d(isa, x.shape, PoolWindow((2, 2), (2, 2)), threads=3), x)
+    result = run(max_pool2d(isa, View(x.shape), PoolWindow((2, 2), (2, 2)), threads=3), x)
     np.testing.assert_array_equal(result, x.reshape(2, 4, 2, 3, 2, 5).max(axis=(2, 4)))
 
 
 def test_equal_shapes_share_their_code(isa: Isa) -> None:
     window = PoolWindow((2, 2), (2, 2))
-    one = avg_pool2d(isa, (1, 4, 4, 8), window, Requantize(0, 0.5, 0))
-    two = avg_pool2d(isa, (1, 4, 4, 8), window, Requantize(1, 0.25, 3))
+    one = avg_pool2d(isa, View((1, 4, 4, 8)), window, Requantize(0, 0.5, 0))
+    two = avg_pool2d(isa, View((1, 4, 4, 8)), window, Requantize(1, 0.25, 3))
     assert one.func is two.func
-    assert one.name != max_pool2d(isa, (1, 4, 4, 8), window).name
+    assert one.name != max_pool2d(isa, View((1, 4, 4, 8)), window).name

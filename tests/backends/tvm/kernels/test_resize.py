@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.geometry import Share
+from qpc.backends.tvm.kernels.geometry import Share, View
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.resize import resize2d
 from qpc.ops.integer import POSITIONS
@@ -36,24 +36,29 @@ def test_equals_the_definition(isa: Isa, run: Run, shape: tuple[int, ...], linea
     q = torch.from_numpy(x).permute(0, 3, 1, 2)
     expected = qpc_ops.resize2d(q, torch.from_numpy(rows), torch.from_numpy(columns))
     for threads in (1, 3):
-        result = run(resize2d(isa, shape, rows, columns, threads), x)
+        result = run(resize2d(isa, View(shape), rows, columns, threads), x)
         np.testing.assert_array_equal(result, expected.permute(0, 2, 3, 1).numpy())
 
 
 @pytest.mark.parametrize("linear", [False, True])
-def test_outputs_may_be_a_share_of_larger_images(isa: Isa, run: Run, linear: bool) -> None:
-    x = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 19), np.uint8)
+def test_inputs_and_outputs_may_be_a_share_of_larger_images(
+    isa: Isa, run: Run, linear: bool
+) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 26), np.uint8)
+    own = np.ascontiguousarray(x[..., 5:-2])
     rows, columns = (_places(x.shape[axis], linear=linear) for axis in (1, 2))
-    alone = run(resize2d(isa, x.shape, rows, columns), x)
-    result = run(resize2d(isa, x.shape, rows, columns, share=Share(3, 30)), x)
+    alone = run(resize2d(isa, View(own.shape), rows, columns), own)
+    among = View(own.shape, Share(5, 26))
+    result = run(resize2d(isa, among, rows, columns, share=Share(3, 30)), x)
     np.testing.assert_array_equal(result[..., 3:22], alone)
     assert (result[..., :3] == 99).all()  # what the fixture fills outputs with
     assert (result[..., 22:] == 99).all()
 
 
 def test_places_on_pixels_are_copied(isa: Isa) -> None:
-    on = resize2d(isa, (1, 4, 4, 16), np.array([0, 2048], np.int32), np.array([4096], np.int32))
-    off = resize2d(isa, (1, 4, 4, 16), np.array([0, 2049], np.int32), np.array([4096], np.int32))
+    x, columns = View((1, 4, 4, 16)), np.array([4096], np.int32)
+    on = resize2d(isa, x, np.array([0, 2048], np.int32), columns)
+    off = resize2d(isa, x, np.array([0, 2049], np.int32), columns)
     assert on.name != off.name
     assert "shift_right" not in str(on.func)
 
@@ -61,4 +66,4 @@ def test_places_on_pixels_are_copied(isa: Isa) -> None:
 def test_the_extremes_do_not_overflow(isa: Isa, run: Run) -> None:
     x = np.full((1, 2, 2, 16), 255, np.uint8)
     places = np.array([0, 1, 1023, 1024, 2047], np.int32)
-    assert (run(resize2d(isa, x.shape, places, places), x) == 255).all()
+    assert (run(resize2d(isa, View(x.shape), places, places), x) == 255).all()

@@ -72,18 +72,18 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param({"groups": 2, "c": 16, "o": 64, "dilation": (1, 2)}, id="groups, dilated"),
         pytest.param({"n": 5, "h": 4, "w": 4, "o": 64, **PADDED}, id="five small images"),
         pytest.param({"c": 64, "o": 128, **PADDED}, id="eight vectors"),
-        pytest.param({"input_channels": 20, "first_input": 5}, id="a slice of channels"),
-        pytest.param({"input_channels": 9, **PADDED, "n": 2}, id="a slice of channels, padded"),
+        pytest.param({"source": Share(5, 20)}, id="a slice of channels"),
+        pytest.param({"source": Share(0, 9), **PADDED, "n": 2}, id="a slice of channels, padded"),
         pytest.param(
-            {"kernel": (1, 1), "c": 12, "input_channels": 40, "first_input": 28, "n": 2},
+            {"kernel": (1, 1), "c": 12, "source": Share(28, 40), "n": 2},
             id="1x1 of a slice, in place",
         ),
         pytest.param(
-            {"kernel": (1, 1), "c": 11, "input_channels": 23, "first_input": 12},
+            {"kernel": (1, 1), "c": 11, "source": Share(12, 23)},
             id="1x1 of an odd slice",
         ),
         pytest.param(
-            {"kernel": (1, 1), "c": 3, "input_channels": 4, "first_input": 1},
+            {"kernel": (1, 1), "c": 3, "source": Share(1, 4)},
             id="1x1 of a slice of three channels",
         ),
     ],

@@ -52,9 +52,10 @@ class Layer:
 
     def expected(self) -> Array:
         desc = self.desc
+        first = desc.source.first if desc.source else 0
         tensors = [torch.from_numpy(t) for t in (self.weight, self.bias, self.multiplier)]
         result = qpc_ops.conv_transpose2d.default(
-            torch.from_numpy(self.x).permute(0, 3, 1, 2),
+            torch.from_numpy(self.x[..., first : first + desc.c]).permute(0, 3, 1, 2),
             *tensors,
             list(desc.stride),
             list(desc.padding),
@@ -98,6 +99,9 @@ BASE = TransposedDesc(
         pytest.param({"c": 1, "o": 1}, id="one channel"),
         pytest.param({"c": 37, "o": 53, "padding": (1, 1)}, id="odd channels"),
         pytest.param({"lo": 90, "hi": 200, "padding": (1, 1)}, id="clamped"),
+        pytest.param({"source": Share(3, 21), "n": 2}, id="a slice of channels"),
+        pytest.param({"source": Share(3, 21), "kernel": (2, 2)}, id="a slice, in place"),
+        pytest.param({"source": Share(3, 21), "groups": 2, "kernel": (2, 2)}, id="groups, a slice"),
     ],
 )
 def test_equals_the_definition(isa: Isa, run: Run, changes: dict[str, object]) -> None:
