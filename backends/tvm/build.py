@@ -127,7 +127,10 @@ def _described(planned: Schedule, uses: Sequence[KernelUse]) -> Iterator[KernelU
     for step in planned.steps:
         known = waiting[step.kernel]
         use = known.popleft() if known else KernelUse(step.kernel, ())
-        yield replace(use, bytes=sum(piece.size for piece in (*step.inputs, *step.outputs)))
+        pieces = sum(piece.size for piece in (*step.inputs, *step.outputs))
+        yield replace(
+            use, bytes=use.bytes + pieces
+        )  # it was less than nothing for what is not used
 
 
 # Reshapes stay what they are, views of the same memory: as kernels they would copy.

@@ -59,6 +59,12 @@ class Movement:
     pieces: tuple[Piece, ...]
     fill: int | None = None
 
+    @property
+    def others(self) -> int:
+        """How many elements of the target it leaves alone."""
+        covered = sum(prod(piece.extents) for piece in self.pieces)
+        return self.target.size - covered if self.fill is None else 0
+
     def kernel(self, threads: int) -> Kernel:
         """The kernel that does it."""
         movement = Movement(

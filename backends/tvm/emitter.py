@@ -74,10 +74,12 @@ class Emitter:
         *,
         nodes: Sequence[Node] = (),
         into: relax.Expr | None = None,
+        others: int = 0,
     ) -> relax.Var:
         """Call a kernel; `nodes` are the graph nodes it computes, for the report.
 
         into: a tensor in which the kernel writes its part; the result is that tensor with it.
+        others: bytes of inputs and of the result that it leaves alone.
         """
         if kernel.name not in self._functions:
             func = kernel.func.with_attr("op_pattern", _OPAQUE)
@@ -87,7 +89,7 @@ class Emitter:
         called = self._functions[kernel.name]
         macs = sum(multiply_accumulates(self._gm, n, self._batch) for n in nodes if self._gm)
         about = tuple(label(n) for n in nodes)
-        self.kernel_uses.append(KernelUse(kernel.name, about, macs, skipped=kernel.skipped))
+        self.kernel_uses.append(KernelUse(kernel.name, about, macs, -others, kernel.skipped))
         arguments = [*inputs, *weights]
         if into is None:
             return self.builder.emit(relax.call_tir(called, arguments, output))
@@ -106,7 +108,9 @@ class Emitter:
         into: relax.Expr | None = None,
     ) -> relax.Var:
         """Call the kernel of a data movement; see `kernel` for `into`."""
-        return self.kernel(movement.kernel(self.threads), [v.expr for v in inputs], into=into)
+        kernel, exprs = movement.kernel(self.threads), [v.expr for v in inputs]
+        others = sum(v.view.others for v in inputs) + movement.others
+        return self.kernel(kernel, exprs, into=into, others=others)
 
     def images(self, value: Value | Slice) -> Value | Slice:
         """Images stored as NHWC, alone or as channels of others."""
@@ -119,7 +123,7 @@ class Emitter:
         shape = permuted(value.shape, NHWC)
         start = (0, 0, 0, value.first)
         movement = copies.strided_slice(kernel_type(value.whole), start, (1, 1, 1, 1), shape)
-        return Value(self.move(movement, [value.whole]), value.shape, value.dtype, NHWC)
+        return Value(self.move(movement, [value]), value.shape, value.dtype, NHWC)
 
     def stored_as(self, value: Value, order: Order) -> Value:
         """The same value in memory order `order`; moves data only if it must."""

@@ -81,7 +81,8 @@ def _emitted(
 ) -> Value | Slice:
     """Images of logical `shape` that a kernel computes."""
     exprs = [value.expr for value in inputs]
-    expr = emit.kernel(kernel, exprs, nodes=call.nodes, into=call.frame)
+    others = sum(v.view.others for v in inputs) + kernel.output.size - prod(shape)
+    expr = emit.kernel(kernel, exprs, nodes=call.nodes, into=call.frame, others=others)
     if call.share is None:
         return Value(expr, shape, torch.uint8, NHWC)
     n, _, h, w = shape
@@ -166,16 +167,23 @@ def _linear(emit: Emitter, call: Call) -> Value:
     return replace(result, expr=emit.view(expr, result.physical_shape))
 
 
-def _epilogue(emit: Emitter, call: Call, order: Order) -> tuple[tuple[Stage, ...], list[Value]]:
+def _epilogue(
+    emit: Emitter, call: Call, order: Order
+) -> tuple[tuple[Stage, ...], list[Value | Slice]]:
     """The stages behind a layer whose result is stored in `order`, and the tensors they add."""
     stages: list[Stage] = []
-    others: list[Value] = []
+    others: list[Value | Slice] = []
     value = call.node
     for node, args in call.stages:
         if node.target is qpc_ops.add.default:
             behind_a = arguments(node)["a"] is value
-            others.append(emit.stored_as(args["b" if behind_a else "a"], order))
-            stages.append(_add_constants(args, swapped=not behind_a))
+            constants = _add_constants(args, swapped=not behind_a)
+            other: Value | Slice = args["b" if behind_a else "a"]
+            if isinstance(other, Slice):
+                assert call.share is not None, "a slice has the step of what is added to it"
+                constants = replace(constants, moved=other.first - call.share.first)
+            others.append(other if isinstance(other, Slice) else emit.stored_as(other, order))
+            stages.append(constants)
         elif node.target is qpc_ops.lookup.default:
             stages.append(Lookup(_table(args["table"])))
         else:

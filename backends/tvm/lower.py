@@ -68,6 +68,7 @@ class _Lowering:
         _refuse_bfloat16(self._types)
         self._floats = FloatOperators(emit.builder, self._types)
         self._values: dict[Node, Any] = {}
+        self._copies: dict[Node, Value] = {}  # of slices, for those that cannot read them
         self._wanted = _reachable(output_nodes(gm))
         groups = find_groups(gm, self._types)
         self._groups = {group.last: group for group in groups}
@@ -140,8 +141,8 @@ class _Lowering:
         node, slot = group.anchor, self._slots.get(group.last)
         call = integers.Call(
             node,
-            self._integer_arguments(node),
-            tuple((stage, self._integer_arguments(stage)) for stage in group.stages),
+            self._integer_arguments(node, sliced=True),
+            tuple((s, self._integer_arguments(s, sliced=slot is not None)) for s in group.stages),
             self._preferred_order(node),
             slot.share if slot else None,
             self._frames.get(slot.cat) if slot else None,
@@ -198,14 +199,17 @@ class _Lowering:
         """Arguments by name, with values for nodes; None for nodes inside a fused group."""
         return {name: map_arg(v, self._argument) for name, v in arguments(node).items()}
 
-    def _integer_arguments(self, node: Node) -> dict[str, Any]:
-        """The same, but weights and tables are the torch tensors that kernels are built from."""
+    def _integer_arguments(self, node: Node, *, sliced: bool) -> dict[str, Any]:
+        """The same, but weights and tables are the torch tensors that kernels are built from.
+
+        sliced: whether slices that kernels of the operator can read are left where they are.
+        """
         found = arguments(node)
         kept = {name: v for name, v in found.items() if name in _CONSTANTS and isinstance(v, Node)}
         for name, constant in kept.items():
             if not isinstance(self._values.get(constant), Tensor):
                 raise BackendError(f"{name!r} of {node.target} must be a constant", node=node)
-        get = self._given if node.target in READERS else self._argument
+        get = self._given if sliced and node.target in READERS else self._argument
         moving = {name: map_arg(v, get) for name, v in found.items() if name not in kept}
         return moving | {name: self._values[constant] for name, constant in kept.items()}
 
@@ -217,8 +221,10 @@ class _Lowering:
     def _argument(self, node: Node) -> Any:
         """The value of a node, with a tensor of its own."""
         found = self._given(node)
-        if isinstance(found, Slice):  # for all readers from here on
-            found = self._values[node] = self._emit.alone(found)
+        if isinstance(found, Slice):
+            if node not in self._copies:
+                self._copies[node] = self._emit.alone(found)
+            return self._copies[node]
         return found
 
     def _given(self, node: Node) -> Any:

@@ -13,8 +13,8 @@ class KernelUse:
 
     nodes: none for a kernel that only moves data from one memory order to another.
     macs: multiply-accumulates of the call, with those that it skips. bytes: of all its arguments,
-    the result included. skipped: the share of the multiply-accumulates that it leaves out, as
-    blocks of weights are zero.
+    the result included, but for channels that it leaves alone. skipped: the share of the
+    multiply-accumulates that it leaves out, as blocks of weights are zero.
     """
 
     kernel: str

@@ -56,22 +56,7 @@ def find_slots(
 
     Keys are the last nodes of groups, operators that no group has, and concats inside others.
     """
-    fused = {stage for group in groups for stage in group.stages}
-    cats = {node: None for node in nodes if joins_channels(node, types)}
-    placeable = {
-        *cats,
-        *(group.last for group in groups if _can_be_placed(group)),
-        *(node for node in nodes if node.target in ELEMENTWISE and node not in fused),
-    }
-    slots: dict[Node, Slot] = {}
-    for cat in reversed(cats):  # those that may hold others first
-        if (shared := _shared(cat, slots, types)) is not None:
-            slots.setdefault(cat, shared)
-        home = home_of(cat, slots, types)
-        for member, first in members(cat, types):
-            if member in placeable and member not in slots and _is_worth_it(member, cats, fused):
-                slots[member] = home.part(first)
-    return slots
+    return _Search(nodes, groups, types).run()
 
 
 def home_of(cat: Node, slots: Mapping[Node, Slot], types: Mapping[Node, Concrete]) -> Slot:
@@ -108,12 +93,11 @@ def _whole(tensors: Sequence[Node], types: Mapping[Node, Concrete]) -> tuple[Nod
     """The value that the first tensors are slices of, and how many are all of it."""
     source, end = None, 0
     for count, tensor in enumerate(tensors, 1):
-        if tensor.target is not aten.slice.Tensor:
+        if not _slices_channels(tensor):
             return None
         given = arguments(tensor)
         source = source or given["self"]
-        channels = given["dim"] % _IMAGE_AXES == _CHANNELS and given["step"] == 1
-        if given["self"] is not source or not channels or (given["start"] or 0) != end:
+        if given["self"] is not source or (given["start"] or 0) != end:
             return None
         end += _channels(tensor, types)
         if end == _channels(source, types):
@@ -121,28 +105,80 @@ def _whole(tensors: Sequence[Node], types: Mapping[Node, Concrete]) -> tuple[Nod
     return None
 
 
-def _shared(cat: Node, slots: Mapping[Node, Slot], types: Mapping[Node, Concrete]) -> Slot | None:
-    """Where a concat lies if another holds all its members side by side."""
-    found = [(slots.get(member), first) for member, first in members(cat, types)]
-    start = found[0][0]
-    same = start and all(slot == start.part(first) for slot, first in found)
-    return start if same else None
+class _Search:
+    def __init__(
+        self, nodes: Sequence[Node], groups: Sequence[Group], types: Mapping[Node, Concrete]
+    ) -> None:
+        self._types = types
+        self._number = {node: i for i, node in enumerate(nodes)}
+        self._cats = [node for node in nodes if joins_channels(node, types)]
+        self._group_of = {stage: group for group in groups for stage in group.stages}
+        windows = {g.last: g for g in groups if g.anchor.target in WINDOWS}
+        alone = {n for n in nodes if n.target in ELEMENTWISE and n not in self._group_of}
+        self._added = {last: list(_added(group)) for last, group in windows.items()}
+        self._placeable = {*self._cats, *windows, *alone}
+        self._slots: dict[Node, Slot] = {}
+
+    def run(self) -> dict[Node, Slot]:
+        for cat in reversed(self._cats):  # those that may hold others first
+            if (shared := self._shared(cat)) is not None:
+                self._slots.setdefault(cat, shared)
+            home = home_of(cat, self._slots, self._types)
+            places = dict(reversed(list(members(cat, self._types))))
+            for member in sorted(places.keys() & self._placeable, key=self._number.__getitem__):
+                if member not in self._slots and self._is_worth_it(member, home, places.keys()):
+                    self._slots[member] = home.part(places[member])
+        return self._slots
+
+    def _shared(self, cat: Node) -> Slot | None:
+        """Where a concat lies if another holds all its members side by side."""
+        found = [(self._slots.get(member), first) for member, first in members(cat, self._types)]
+        start = found[0][0]
+        same = start and all(slot == start.part(first) for slot, first in found)
+        return start if same else None
+
+    def _is_worth_it(self, member: Node, home: Slot, together: Set[Node]) -> bool:
+        """Whether more copies into concats are saved than are made for readers that need their own.
+
+        What a kernel adds before it stores its result must lie in the same tensor as this.
+        """
+        if any(self._tensor(other) is not home.cat for other in self._added.get(member, ())):
+            return False
+        joins = [user for user in member.users if user in self._cats]
+        others = [user for user in member.users if user not in self._cats]
+        return len(joins) > 1 or all(self._reads_slices(user, together) for user in others)
+
+    def _tensor(self, node: Node) -> Node | None:
+        """The concat that a value is computed in."""
+        while _slices_channels(node):
+            node = arguments(node)["self"]
+        slot = self._slots.get(node)
+        return slot.cat if slot else None
+
+    def _reads_slices(self, user: Node, together: Set[Node]) -> bool:
+        """Whether a node can read channels of larger images, if those are the images `together`."""
+        group = self._group_of.get(user)
+        if group is None:
+            return user.target in READERS or _slices_channels(user)
+        return group.last in together
 
 
-def _can_be_placed(group: Group) -> bool:
-    """Whatever slides windows over images; a tensor that is added would need a place of its own."""
-    adds = any(stage.target is qpc_ops.add.default for stage in group.stages)
-    return not adds and group.anchor.target in WINDOWS
+def _added(group: Group) -> Iterator[Node]:
+    """What the stages of a group add."""
+    value = group.anchor
+    for stage in group.stages:
+        if stage.target is qpc_ops.add.default:
+            a, b = arguments(stage)["a"], arguments(stage)["b"]
+            yield b if a is value else a
+        value = stage
 
 
-def _is_worth_it(member: Node, cats: Mapping[Node, None], fused: Set[Node]) -> bool:
-    """Whether more copies into concats are saved than are made for readers that need their own."""
-    apart = any(
-        (user.target not in READERS and user.target is not aten.slice.Tensor) or user in fused
-        for user in member.users
-        if user not in cats
-    )
-    return not apart or sum(user in cats for user in member.users) > 1
+def _slices_channels(node: Node) -> bool:
+    """Whether the node is a slice of consecutive channels, if it is one of images."""
+    if node.target is not aten.slice.Tensor:
+        return False
+    given = arguments(node)
+    return bool(given["dim"] % _IMAGE_AXES == _CHANNELS and given["step"] == 1)
 
 
 def _channels(node: Node, types: Mapping[Node, Concrete]) -> int:

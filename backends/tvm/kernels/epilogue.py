@@ -47,7 +47,8 @@ class Requantize:
 class AddTensor:
     """Add another tensor of the output's shape, with the constants of `qpc::add`.
 
-    `a` is the value so far, `b` the tensor, which becomes one more input of the kernel.
+    `a` is the value so far, `b` the tensor, which becomes one more input of the kernel. Both are as
+    large in memory; `moved` says how far the channels to add are from where the outputs go.
     """
 
     a_zero_point: int
@@ -58,6 +59,7 @@ class AddTensor:
     output_zero_point: int
     lo: int = 0
     hi: int = 255
+    moved: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,20 +94,24 @@ _CONSTANTS: dict[Form, int] = {AddTensor: 7, Lookup: 0, Clamp: 2}
 class EpilogueForm:
     """What the code of an epilogue depends on, and the types of its arguments.
 
-    fits: whether every accumulator times its multiplier fits an int32.
+    fits: whether every accumulator times its multiplier fits an int32. moved: of each tensor that
+    is added, see `AddTensor`.
     """
 
     stages: tuple[Form, ...]
     fits: bool = False
+    moved: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, epilogue: Epilogue, multiplier: Array) -> EpilogueForm:
         """The form of an epilogue behind accumulators that are multiplied so."""
         fits = float(multiplier.max(initial=0)) <= _FITTING_MULTIPLIER
-        return cls(tuple(type(stage) for stage in epilogue), fits)
+        moved = tuple(stage.moved for stage in epilogue if isinstance(stage, AddTensor))
+        return cls(tuple(type(stage) for stage in epilogue), fits, moved)
 
     def __repr__(self) -> str:
-        return "+".join([stage.__name__ for stage in self.stages] + ["fits"] * self.fits)
+        names = [stage.__name__ for stage in self.stages] + ["fits"] * self.fits
+        return "+".join(names + [f"moved by {by}" for by in self.moved if by])
 
     def inputs(self, output: TensorType) -> tuple[TensorType, ...]:
         """The tensors that are added."""
@@ -171,13 +177,14 @@ class EpilogueCode:
 
     def stages(self, value: Expr, offset: Index, lanes: int) -> Expr:
         """The stages applied to uint8 `value`, whose place in the output is `offset`."""
-        added, lookup_tables = iter(self.added), iter(self.tables)
+        added, lookup_tables = zip(self.added, self.form.moved, strict=True), iter(self.tables)
         at = _FIXED
         for stage in self.form.stages:
             constants = [self.constants.load(at + i) for i in range(_CONSTANTS[stage])]
             at += len(constants)
             if stage is AddTensor:
-                other = next(added).load(offset, lanes)
+                other, moved = next(added)
+                other = other.load(offset + moved if moved else offset, lanes)
                 value = self.isa.added(value, other, constants, lanes)
             elif stage is Lookup:
                 value = self.isa.lookup(next(lookup_tables), value, lanes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from math import prod
 from typing import Self
 
 from qpc.backends.tvm.kernels.emit import Index, smaller
@@ -60,6 +61,11 @@ class View:
     def first(self) -> int:
         """Where the first of them is, in elements."""
         return self.share.first if self.share else 0
+
+    @property
+    def others(self) -> int:
+        """How many elements of the tensor are not theirs."""
+        return self.type.size - prod(self.shape)
 
     @property
     def strides(self) -> tuple[int, ...]:

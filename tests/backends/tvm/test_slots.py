@@ -114,13 +114,43 @@ def test_a_member_that_is_there_twice_is_copied() -> None:
     assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean"]
 
 
-def test_what_is_added_needs_a_place_of_its_own() -> None:
+def test_a_layer_that_adds_a_tensor_of_its_own_is_copied() -> None:
     g = Fire()
     q = g.quantize(g.input(8, 6, 6))
     a, b = g.branches(q, 8, 8)
     joined = g.call(aten.cat.default, [g.add(a, q), b], 1)
     compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))))
     assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_layers_add_what_lies_in_the_same_tensor(threads: int, depthwise: bool) -> None:
+    """As in YOLOv8: bottlenecks with shortcuts, all of which are joined."""
+    g = IntegerGraph()
+    q = g.conv2d(g.quantize(g.input(8, 9, 7)), 140, (1, 1))
+    values = halves(g, q, 70)
+    for i in range(3):
+        inner = g.conv2d(values[-1], 16, (1, 1))
+        if depthwise:
+            wide = g.conv2d(inner, 70, (1, 1))
+            inner = g.conv2d(wide, 70, (3, 3), padding=(1, 1), groups=70)
+        else:
+            inner = g.conv2d(inner, 70, (3, 3), padding=(1, 1))
+        values.append(g.add(*((values[-1], inner) if i else (inner, values[-1]))))
+    joined = g.cat(*values[:1:-1], *values[:2])
+    gm = g.module(g.conv2d(joined, 16, (1, 1)))
+    compiled = assert_same_bits(gm, batch_sizes=(1, 3), threads=threads)
+    assert not {"place", "slice", "concatenate", "add"} & set(kernels(compiled)[:-1])
+
+
+def test_a_transposed_convolution_adds_what_lies_in_the_same_tensor() -> None:
+    g = IntegerGraph()
+    first = g.conv2d(g.quantize(g.input(8, 8, 6)), 12, (1, 1))
+    up = g.conv_transpose2d(g.max_pool2d(first, (2, 2), (2, 2)), 12, (2, 2), stride=(2, 2))
+    joined = g.cat(first, g.add(up, first))
+    compiled = assert_same_bits(g.module(g.mean(joined, (2, 3))), batch_sizes=(1, 2))
+    assert not {"place", "slice", "add"} & set(kernels(compiled))
 
 
 def test_a_concat_of_concats_is_one() -> None:
@@ -187,6 +217,17 @@ def test_a_ghost_module_copies_nothing() -> None:
     used = g.slice(g.cat(primary, cheap), 1, 0, 23)
     compiled = assert_same_bits(g.module(g.conv2d(used, 8, (1, 1))), batch_sizes=(1, 3))
     assert kernels(compiled)[:4] == ["quantize", "conv2d", "depthwise_conv2d", "conv2d"]
+
+
+def test_only_the_channels_that_a_kernel_uses_count_as_its_memory() -> None:
+    g = IntegerGraph()
+    q = g.conv2d(g.quantize(g.input(8, 9, 7)), 24, (1, 1))
+    joined = g.cat(g.max_pool2d(g.slice(q, 1, 2, 12), (1, 1), (1, 1)), g.slice(q, 1, 0, 5))
+    compiled = assert_same_bits(g.module(g.mean(joined, (1, 2, 3))))
+    steps = next(iter(compiled._parts.code.entries.values())).steps
+    used = {operation: step.bytes for operation, step in zip(kernels(compiled), steps, strict=True)}
+    assert used["max_pool2d"] == 2 * 9 * 7 * 10
+    assert used["place"] == 2 * 9 * 7 * 5
 
 
 def test_a_joined_tensor_may_be_an_output_beside_its_members() -> None:

@@ -313,6 +313,31 @@ def test_outputs_may_be_a_share_of_larger_images(
 @pytest.mark.parametrize(
     "changes",
     [
+        pytest.param(PADDED, id="dense"),
+        pytest.param({"kernel": (1, 1), "c": 16}, id="1x1"),
+        pytest.param({"groups": 2, "o": 22}, id="groups"),
+        pytest.param({"groups": 70, "c": 70, "o": 70}, id="depthwise"),
+    ],
+)
+def test_other_channels_of_the_same_images_may_be_added(
+    isa: Isa, run: Run, changes: dict[str, Any]
+) -> None:
+    layer = Layer(replace(BASE, n=2, **changes))
+    first, o = 3, layer.desc.o
+    desc = layer.desc.placed(Share(first, 2 * o + 5))
+    for moved in (o, -2):  # behind the outputs, and channels that partly are where outputs go
+        stages = (replace(ADD, moved=moved), Clamp(20, 230))
+        kernel = conv2d(isa, desc, layer.weight, layer.bias, layer.multiplier, stages)
+        images = np.random.default_rng(2).integers(0, 256, desc.output.shape, np.uint8)
+        result = run(kernel, layer.x, images)
+        others = images[..., first + moved : first + moved + o]
+        expected = np.clip(added(layer.expected(), others, ADD), 20, 230)
+        np.testing.assert_array_equal(result[..., first : first + o], expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
         {"padding": (1, 1, 1, 1), "h": 13},
         {"kernel": (1, 1), "o": 64, "n": 2},
         {"groups": 16, "c": 16, "padding": (1, 1, 1, 1), "n": 3},

@@ -27,6 +27,7 @@ def test_a_view_lies_where_a_slice_of_its_tensor_does(
     at = [data.draw(st.integers(0, extent - 1)) for extent in shape[:-1]]
     assert view.offset(*at) == lies[*at, 0]
     assert view.first == lies[0, 0, 0, 0]
+    assert view.others == numbers.size - lies.size
     assert view.strides == tuple(stride // numbers.itemsize for stride in numbers.strides)
 
 
