@@ -15,7 +15,7 @@ from math import ceil
 
 import numpy as np
 import numpy.typing as npt
-from tvm.tirx import PrimFunc
+from tvm.tirx import Expr, PrimFunc
 from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.kernels.emit import (
@@ -39,6 +39,7 @@ from qpc.backends.tvm.kernels.tiling import Blocks, choose_blocks
 
 _MAX_MERGED = 8
 _EPILOGUE = 6  # time to requantize one vector of sums, in dots
+_SPLIT = 2  # time to store one of several merged pixels, in dots
 
 
 def depthwise_conv2d(
@@ -99,14 +100,21 @@ class _Plan:
         # Beside the sums: rows, the interleaved column and a step in between, weights in a loop.
         busy = isa.depth * (3 if self.row_groups == 1 else 4)
         most_pixels = max(1, (isa.registers - busy) // isa.depth)
-        follow = shape.stride[1] == 1 and shape.output_step == shape.c and self._inputs_follow
+        follow = shape.stride[1] == 1 and self._inputs_follow
         most_merged = min(_MAX_MERGED, shape.ow) if follow else 1
+        if self.splits:
+            most_merged = min(most_merged, max(1, self.block // shape.c))
         tiles = [
             _Tile(pixels, merged)
             for merged in range(1, most_merged + 1)
             for pixels in range(1, min(most_pixels, shape.ow // merged) + 1)
         ]
         return min(tiles, key=lambda tile: self._row_cost(tile))
+
+    @property
+    def splits(self) -> bool:
+        """Whether neighbouring outputs are apart, so that merged pixels are stored one by one."""
+        return self.shape.output_step != self.shape.c
 
     @property
     def _inputs_follow(self) -> bool:
@@ -123,7 +131,10 @@ class _Plan:
         blocks = ceil(shape.c * tile.merged / self.block)
         dots = tile.pixels * shape.kernel[1] * isa.depth
         columns = len(self.taps(tile)) * isa.interleave_cost
-        tile_cost = self.row_groups * (dots + columns) + tile.pixels * isa.depth * _EPILOGUE + 8
+        stores = tile.pixels * tile.merged * _SPLIT if self.splits and tile.merged > 1 else 0
+        tile_cost = (
+            stores + self.row_groups * (dots + columns) + tile.pixels * isa.depth * _EPILOGUE + 8
+        )
         return ceil(shape.ow / (tile.pixels * tile.merged)) * blocks * tile_cost
 
     def taps(self, tile: _Tile) -> dict[int, list[tuple[int, int]]]:
@@ -348,8 +359,22 @@ class _Code:
             value = self.epilogue.requantized(totals, scale, in_order=False)
             if plan.lanes < plan.block:
                 value = shuffle([value], range(plan.lanes))
-            offset = out_start + pixel * (plan.tile.merged * shape.output_step)
+            self._store(value, out_start + pixel * (plan.tile.merged * shape.output_step))
+
+    def _store(self, value: Expr, offset: Index) -> None:
+        """Store the bytes of a group of merged pixels, of which the first goes to `offset`."""
+        plan, shape = self.plan, self.plan.shape
+        if not plan.splits or plan.tile.merged == 1:
             self.out.store(offset, self.epilogue.stages(value, offset, plan.lanes), plan.lanes)
+            return
+        adds = len(self.epilogue.added) > 0  # what is added is as far apart as the outputs
+        value = bind(value) if adds else self.epilogue.stages(value, offset, plan.lanes)
+        for pixel in range(plan.tile.merged):
+            part = shuffle([value], range(pixel * shape.c, (pixel + 1) * shape.c))
+            place = offset + pixel * shape.output_step
+            if adds:
+                part = self.epilogue.stages(part, place, shape.c)
+            self.out.store(place, part, shape.c)
 
     def _kernel_row(self, group: Index, i: int) -> Index:
         last = self.plan.shape.kernel[0] - 1

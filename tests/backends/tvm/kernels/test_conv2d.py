@@ -295,6 +295,8 @@ def test_stages_work_with_few_channels(isa: Isa, run: Run, channels: int, depthw
         pytest.param(PADDED, id="dense"),
         pytest.param({"groups": 2}, id="groups"),
         pytest.param({"groups": 16, "c": 16, **PADDED}, id="depthwise, few channels"),
+        pytest.param({"groups": 1, "c": 1, "o": 1, **PADDED}, id="one channel"),
+        pytest.param({"groups": 7, "c": 7, "o": 7, **PADDED}, id="depthwise, odd channels"),
         pytest.param({"groups": 70, "c": 70, "o": 70}, id="depthwise"),
     ],
 )
@@ -316,6 +318,7 @@ def test_outputs_may_be_a_share_of_larger_images(
         pytest.param(PADDED, id="dense"),
         pytest.param({"kernel": (1, 1), "c": 16}, id="1x1"),
         pytest.param({"groups": 2, "o": 22}, id="groups"),
+        pytest.param({"groups": 7, "c": 7, "o": 7, **PADDED}, id="depthwise, few channels"),
         pytest.param({"groups": 70, "c": 70, "o": 70}, id="depthwise"),
     ],
 )
