@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import operator
+import re
 
 import pytest
 import torch
@@ -47,7 +48,13 @@ def test_every_stage_of_quantization_prints_the_same_on_every_machine(golden: Go
         "fake-quantized": fake,
         "integer": integer(fake),
     }
-    golden("printed_stages", "\n".join(f"{k}\n{format_graph(gm)}" for k, gm in stages.items()))
+    text = "\n".join(f"{k}\n{format_graph(gm)}" for k, gm in stages.items())
+    golden("printed_stages", short_numbers(text))
+
+
+def short_numbers(text: str) -> str:
+    """Round what is printed to the digits in which the float arithmetic of all CPUs agrees."""
+    return re.sub(r"\d+\.\d{6,}", lambda number: f"{float(number[0]):.5g}", text)
 
 
 def line(node: Node, gm: torch.fx.GraphModule) -> str:
