@@ -21,6 +21,7 @@ import numpy.typing as npt
 from tvm.tirx import Expr, PrimFunc
 
 from qpc.backends.tvm.kernels import nibbles
+from qpc.backends.tvm.kernels.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.dense_plan import DensePlan
 from qpc.backends.tvm.kernels.depthwise import depthwise_conv2d
 from qpc.backends.tvm.kernels.emit import (
@@ -45,6 +46,8 @@ from qpc.backends.tvm.kernels.padding import copy_padded_rows, copy_pixels
 from qpc.backends.tvm.kernels.tile_conv import TileCode
 from qpc.backends.tvm.kernels.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.tiling import Tile, tuned_tile
+from qpc.backends.tvm.kernels.winograd import WinogradCode
+from qpc.backends.tvm.kernels.winograd_plan import WinogradPlan
 
 __all__ = ["Conv2dDesc", "conv2d", "dense_conv2d"]
 
@@ -86,7 +89,7 @@ def dense_conv2d(
     return dense_parts("conv2d", isa, [part], epilogue, threads, types)
 
 
-Plan: TypeAlias = DensePlan | TilePlan
+Plan: TypeAlias = DensePlan | TilePlan | WinogradPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +100,13 @@ class Part:
     weight: npt.NDArray[np.int8]
     bias: npt.NDArray[np.int32]
     multiplier: npt.NDArray[np.float32]
+
+    @property
+    def offset(self) -> npt.NDArray[np.int32]:
+        """What to add to sums of products with inputs that count from 0."""
+        zero_point_term = self.desc.input_zero_point * self.weight.sum((1, 2, 3), dtype=np.int64)
+        offset: npt.NDArray[np.int32] = (self.bias - zero_point_term).astype(np.int32)
+        return offset
 
 
 def dense_parts(
@@ -111,7 +121,6 @@ def dense_parts(
 
     They have the same zero points and bounds, and one tensor of outputs.
     """
-    isa = isa.for_weights(np.concatenate([part.weight.reshape(-1) for part in parts]))
     form = EpilogueForm.of(epilogue, np.concatenate([part.multiplier for part in parts]))
     plans = tuple(plan_for(isa, part, threads) for part in parts)
     if len(plans) == 1:
@@ -120,11 +129,10 @@ def dense_parts(
     name, func = _function(operation, plans, form, types)
     params: list[Array] = []
     for plan, part in zip(plans, parts, strict=True):
-        zero_point_term = part.desc.input_zero_point * part.weight.sum((1, 2, 3), dtype=np.int64)
         params += (
             *plan.pack_weight(part.weight),
             # Sums may wrap around in between: the compiler has proved that accumulators do not.
-            plan.pack_channels((part.bias - zero_point_term).astype(np.int32)),
+            plan.pack_channels(part.offset),
             plan.pack_channels(part.multiplier.astype(np.float32)),
         )
     desc, (x, out) = parts[0].desc, types
@@ -135,17 +143,18 @@ def dense_parts(
 
 
 def plan_for(isa: Isa, part: Part, threads: int) -> Plan:
-    """The plan that takes the least time, with registers of vectors or of matrices."""
+    """The plan that takes the least time, of all methods."""
     plans = _plans(isa, part, threads)
     return min(plans, key=lambda plan: plan.time) if len(plans) > 1 else plans[0]
 
 
 def _plans(isa: Isa, part: Part, threads: int) -> list[Plan]:
-    """The best plan for each kind of registers."""
-    plain = DensePlan(isa, part.desc.shape, threads)
+    """The best plan for each method."""
+    plain = DensePlan(isa.for_weights(part.weight), part.desc.shape, threads)
     plans: list[Plan] = [plain.skipping(plain.kept(part.weight)).packing(part.weight)]
     if isa.tiles is not None:
         plans.append(TilePlan(isa, part.desc.shape, threads))
+    plans += WinogradPlan.all_for(ConvLayout(isa, part.desc.shape, threads), part.weight)
     return plans
 
 
@@ -157,8 +166,7 @@ def _tuned(plan: Plan, name: str, isa: Isa, part: Part, threads: int) -> Plan:
         others: list[Plan] = []
         for each in _plans(isa, part, threads):
             others += each.variants(part.weight)
-        if isa.tiles is not None:
-            others.sort(key=lambda other: other.time)
+        others.sort(key=lambda other: other.time)
         for other in others:
             variants.setdefault(other.label, other)
         return list(variants)
@@ -189,13 +197,16 @@ def _function(
     def body(x: Flat, *args: Flat) -> None:
         others, rest = args[: len(added)], args[len(added) :]
         layers, (constants, *tables, out) = rest[: len(packed)], rest[len(packed) :]
-        epilogue = EpilogueCode(plans[0].isa, form, constants, others, tables)
         for plan, count in zip(plans, counts, strict=True):
             (*weight, bias, multiplier), layers = layers[:count], layers[count:]
-            if isinstance(plan, TilePlan):
-                TileCode(plan, x, weight, bias, multiplier, epilogue, out).emit()
-            else:
-                _VectorCode(plan, x, weight, bias, multiplier, epilogue, out).emit()
+            epilogue = EpilogueCode(plan.isa, form, constants, others, tables)
+            match plan:
+                case TilePlan():
+                    TileCode(plan, x, weight, bias, multiplier, epilogue, out).emit()
+                case WinogradPlan():
+                    WinogradCode(plan, x, weight, bias, multiplier, epilogue, out).emit()
+                case DensePlan():
+                    _VectorCode(plan, x, weight, bias, multiplier, epilogue, out).emit()
 
     name = kernel_name(operation, plans, form, types)
     arguments = (x_type, *added, *packed, *form.params(), out_type)

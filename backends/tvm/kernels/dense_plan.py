@@ -103,7 +103,7 @@ class DensePlan(ConvLayout):
         rows = self.images * self.rows * self.column_tiles
         vectors = self.units * self.tile.vectors * self.steps
         fetch = vectors * nibbles.FETCH / (2 if self.nibbles else 1)
-        return max(rows * self._row_cost, fetch)
+        return max(rows * self._row_cost, fetch) * self.isa.dot_cost
 
     @property
     def _row_cost(self) -> float:

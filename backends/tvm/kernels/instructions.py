@@ -27,7 +27,8 @@ class Isa:
 
     `registers` is how many accumulators, weight vectors and broadcast activations may be alive at
     once, `sums_in_flight` how many independent sums keep the CPU busy, `broadcast_cost` how many
-    loads a broadcast is worth, and `vectors_per_store` how many vectors of results are best
+    loads a broadcast is worth, `dot_cost` how long a `dot` takes, in those of the target's usual
+    instructions, and `vectors_per_store` how many vectors of results are best
     narrowed to bytes together, up to four.
 
     Activations are uint8 and weights int8 in tensors. `operand` is the type in which `dot` takes
@@ -41,6 +42,7 @@ class Isa:
     depth: int = 1
     sums_in_flight: int = 8
     broadcast_cost: float = 1
+    dot_cost: float = 1
     vectors_per_store: int = 1
     operand: str | None = None
     tiles: MatrixTiles | None = None

@@ -25,7 +25,7 @@ from qpc.backends.tvm.kernels.emit import Index
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
 from qpc.backends.tvm.kernels.matrix_tiles import DEPTH, TileShape
 from qpc.backends.tvm.kernels.padding import PaddedRows
-from qpc.backends.tvm.kernels.tiling import Tile
+from qpc.backends.tvm.kernels.tiling import Cut, Tile
 
 # All times are in cycles, measured on a Sapphire Rapids core.
 _DOT = 20  # of full registers, if there are not many loads beside it
@@ -49,15 +49,6 @@ LINE = 64
 """Bytes of a cache line."""
 NOWHERE = -1
 """The place of a pixel that is dropped."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A task: `rows` rows of `images` images, and one of `parts` parts of the output channels."""
-
-    images: int
-    rows: int
-    parts: int
 
 
 @dataclass(frozen=True)
@@ -171,7 +162,7 @@ class TilePlan(ConvLayout):
     @property
     def label(self) -> Tile:
         """What tuning calls this plan."""
-        return Tile(self.tile.parts, self.tile.vectors, matrices=True)
+        return Tile(self.tile.parts, self.tile.vectors, kind="matrices")
 
     def variants(self, weight: npt.NDArray[np.int8]) -> list[TilePlan]:
         """The plan with each block of registers that it can have, whatever the weights."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Literal, TypeAlias
 
 from qpc.backends.tvm.kernels.instructions import Isa
 
@@ -31,43 +32,62 @@ ALL_KEPT = 16
 SCRATCH_BYTES = 192 * 1024  # leaves room for weights and output in a second-level cache
 
 
+Kind: TypeAlias = Literal["vectors", "matrices", "winograd-2", "winograd-4"]
+
+
 @dataclass(frozen=True)
 class Tile:
     """One micro-kernel: `pixels` consecutive outputs times `vectors` vectors of output channels.
 
     kept: how many of `ALL_KEPT` parts of the terms are left by skipping those whose weights are
     zero for all `vectors`, rounded up. If all, the micro-kernel goes through them without a list.
-    matrices: whether it uses registers of matrices; then `pixels` counts those that hold pixels.
+    kind: how it works. With "matrices", `pixels` counts the registers that hold pixels; with
+    minimal filtering, for 2x2 or 4x4 outputs at a time, it counts patches.
     """
 
     pixels: int
     vectors: int
     kept: int = ALL_KEPT
-    matrices: bool = False
+    kind: Kind = "vectors"
 
     @property
     def skips(self) -> bool:
         """Whether terms are skipped."""
         return self.kept < ALL_KEPT
 
+    @property
+    def dots(self) -> int:
+        """Number of `dot`s for each term: one for each vector of sums."""
+        return self.pixels * self.vectors
+
     def cost(self, isa: Isa, steps: float, *, nibbles: bool = False) -> float:
         """Time in dots when the sums have `steps` terms of a `dot` each, before any is skipped.
 
         nibbles: two weights share a byte.
         """
-        steps *= self.kept / ALL_KEPT
-        dots = self.pixels * self.vectors
-        loads = self.pixels * isa.broadcast_cost + self.vectors
-        instructions = steps * (dots + loads) + _EPILOGUE_INSTRUCTIONS * dots
-        alone = min(1, instructions / _WINDOW)
-        step = float(max(dots, loads, isa.sums_in_flight))
+        alone = self._alone(isa, steps)
+        outputs = self.dots * (_EPILOGUE + _EPILOGUE_ALONE * alone)
+        return self.sums_cost(isa, steps, nibbles=nibbles) + outputs
+
+    def sums_cost(self, isa: Isa, steps: float, *, nibbles: bool = False) -> float:
+        """What of `cost` is spent before the outputs are computed from the sums."""
+        step = float(max(self.dots, self._loads(isa), isa.sums_in_flight))
         if nibbles:
             step += self.vectors * _UNPACKING + self.pixels
-        if dots < _FEW_DOTS:
-            step *= 1 + _FEW_DOTS_COST * alone
+        if self.dots < _FEW_DOTS:
+            step *= 1 + _FEW_DOTS_COST * self._alone(isa, steps)
         if self.skips:
             step += _LIST_OVERHEAD
-        return steps * step + _TILE_OVERHEAD + dots * (_EPILOGUE + _EPILOGUE_ALONE * alone)
+        return steps * self.kept / ALL_KEPT * step + _TILE_OVERHEAD
+
+    def _loads(self, isa: Isa) -> float:
+        return self.pixels * isa.broadcast_cost + self.vectors
+
+    def _alone(self, isa: Isa, steps: float) -> float:
+        """How little of the next tile the CPU sees while it computes the outputs of this one."""
+        steps *= self.kept / ALL_KEPT
+        instructions = steps * (self.dots + self._loads(isa)) + _EPILOGUE_INSTRUCTIONS * self.dots
+        return min(1, instructions / _WINDOW)
 
 
 def choose_tile(isa: Isa, columns: int, vectors: int, steps: int) -> Tile:
@@ -97,12 +117,15 @@ def best_tiles(
         count = ceil(columns / tile.pixels) * (vectors // tile.vectors)
         return count * tile.cost(isa, steps, nibbles=nibbles)
 
-    tiles = list(_tiles(isa, columns, vectors, nibbles))
+    tiles = list(tiles_that_fit(isa, columns, vectors, nibbles=nibbles))
     tiles += [replace(t, kept=kept[t.vectors]) for t in tiles if kept and t.vectors in kept]
     return sorted(tiles, key=total_cost)
 
 
-def _tiles(isa: Isa, columns: int, vectors: int, nibbles: bool) -> Iterator[Tile]:
+def tiles_that_fit(
+    isa: Isa, columns: int, vectors: int, *, nibbles: bool = False
+) -> Iterator[Tile]:
+    """All tiles that have room in registers; see `best_tiles`."""
     for tile_vectors in range(1, min(vectors, isa.registers) + 1):
         if vectors % tile_vectors:
             continue
@@ -136,6 +159,15 @@ def tuned_tile(name: str, tiles: Callable[[], Sequence[Tile]]) -> Tile | None:
     """The tile that the tuner wants for a kernel, which is called `name` if it wants none."""
     tuner = _TUNER.get()
     return None if tuner is None else tuner(name, tiles())
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A task: `rows` rows of `images` images, and one of `parts` parts of the output channels."""
+
+    images: int
+    rows: int
+    parts: int
 
 
 @dataclass(frozen=True)

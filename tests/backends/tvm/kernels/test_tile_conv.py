@@ -105,7 +105,7 @@ def test_every_block_of_registers_is_right(
     isa: Isa, run: Run, block: tuple[int, int], kernel: tuple[int, int]
 ) -> None:
     layer = Layer(replace(BASE, c=70, o=64, h=9, kernel=kernel))
-    tile = Tile(*block, matrices=True)
+    tile = Tile(*block, kind="matrices")
     with tuned(lambda name, possible: tile if tile in possible else pytest.fail(name)):
         result = layer.run(isa, run)
     np.testing.assert_array_equal(result, layer.expected())

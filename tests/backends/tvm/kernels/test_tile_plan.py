@@ -156,6 +156,6 @@ def test_tuning_can_ask_for_every_block_that_fits() -> None:
     p = plan(1, 14, 14, 64, 64)
     variants = p.variants(np.zeros((64, 64, 1, 1), np.int8))
     assert {(v.label.pixels, v.label.vectors) for v in variants} >= {(2, 2), (4, 1), (1, 4)}
-    assert all(v.label.matrices for v in variants)
+    assert all(v.label.kind == "matrices" for v in variants)
     odd = replace(p, shape=replace(p.shape, o=48))  # three vectors
     assert {v.label.vectors for v in odd.variants(np.zeros((48, 64, 1, 1), np.int8))} == {1}
