@@ -99,11 +99,14 @@ class DensePlan(ConvLayout):
 
     @property
     def time(self) -> float:
-        """Time in dots, if weights come from far away and are fetched while others are used."""
+        """Time in instructions of a dot, to compare with other plans.
+
+        Weights come from far away and are fetched while others are used.
+        """
         rows = self.images * self.rows * self.column_tiles
         vectors = self.units * self.tile.vectors * self.steps
         fetch = vectors * nibbles.FETCH / (2 if self.nibbles else 1)
-        return max(rows * self._row_cost, fetch) * self.isa.dot_cost
+        return max(rows * self._row_cost, fetch) * self.isa.dot_instructions
 
     @property
     def _row_cost(self) -> float:

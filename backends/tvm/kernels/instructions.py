@@ -27,9 +27,8 @@ class Isa:
 
     `registers` is how many accumulators, weight vectors and broadcast activations may be alive at
     once, `sums_in_flight` how many independent sums keep the CPU busy, `broadcast_cost` how many
-    loads a broadcast is worth, `dot_cost` how long a `dot` takes, in those of the target's usual
-    instructions, and `vectors_per_store` how many vectors of results are best
-    narrowed to bytes together, up to four.
+    loads a broadcast is worth, `dot_instructions` how many a `dot` is made of, and
+    `vectors_per_store` how many vectors of results are best narrowed to bytes together, up to four.
 
     Activations are uint8 and weights int8 in tensors. `operand` is the type in which `dot` takes
     them: if it is wider, kernels widen activations while they copy them to scratch memory, once
@@ -42,7 +41,7 @@ class Isa:
     depth: int = 1
     sums_in_flight: int = 8
     broadcast_cost: float = 1
-    dot_cost: float = 1
+    dot_instructions: int = 1
     vectors_per_store: int = 1
     operand: str | None = None
     tiles: MatrixTiles | None = None
@@ -62,6 +61,14 @@ class Isa:
     def w_type(self) -> str:
         """Element type of the weights that `dot` takes."""
         return self.operand or "int8"
+
+    @property
+    def words(self) -> Isa | None:
+        """The instructions for operands of int16 whose sums wrap around, if there are fast ones.
+
+        They have as many lanes and registers.
+        """
+        return None
 
     def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
         """The fastest instructions that are exact for these weights and every activation."""

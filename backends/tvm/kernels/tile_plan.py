@@ -225,7 +225,7 @@ class TilePlan(ConvLayout):
 
     @property
     def time(self) -> float:
-        """Time in `dot`s of vectors, to compare with other plans; see `DensePlan.time`."""
+        """Time in instructions, `dot`s of vectors; see `DensePlan.time`."""
         block = self.isa.lanes * self.isa.depth
         weights = self.groups * self.vectors * self.steps * self.tile.weights_size
         cycles = self._cycles(*self.chosen)

@@ -84,7 +84,7 @@ class WinogradCode:
             filtering.size * filtering.out * plan.isa.lanes,
             filtering.out**2 * unit_lanes,
         )
-        types = ("uint8", plan.isa.x_type, plan.isa.x_type, "int32", "int32", "int32")
+        types = ("uint8", plan.words.x_type, plan.words.x_type, "int32", "int32", "int32")
         memory = Memory(*(scratch(threads * n, t) for n, t in zip(sizes, types, strict=True)))
         with tasks(count, threads) as (worker, task):
             block, row_block, part = split(task, image_blocks, row_blocks, cut.parts)
@@ -143,7 +143,7 @@ class WinogradCode:
         with loop(size) as y:
             start = bind(source + y * row)
             pixels = [memory.input.load(start + x * c, lanes) for x in range(size)]
-            line = [bind(cast(pixel, plan.isa.x_type, lanes)) for pixel in pixels]
+            line = [bind(cast(pixel, plan.words.x_type, lanes)) for pixel in pixels]
             at = bind(y * (size * lanes))
             for x, value in enumerate(filtering.inputs(line, bind)):
                 memory.lines.store(at + x * lanes, value, lanes)
@@ -168,7 +168,7 @@ class WinogradCode:
 
         matrix: number of the matrix of weights; turn: how many micro-kernels with it came before.
         """
-        plan, isa, tile, lanes = self.plan, self.plan.isa, self.plan.tile, self.plan.isa.lanes
+        plan, isa, tile, lanes = self.plan, self.plan.words, self.plan.tile, self.plan.isa.lanes
         block = lanes * isa.depth
         matrix_size = plan.steps * tile.vectors * block
         x_start = bind(place * plan.place_inputs + patch * plan.patch_row)

@@ -16,15 +16,17 @@ import numpy.typing as npt
 
 from qpc.backends.tvm.kernels.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.filtering import FILTERINGS, TAPS, Filtering
+from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
 from qpc.backends.tvm.kernels.tiling import Cut, Kind, Tile, tiles_that_fit
 
 LINE = 64
 """Bytes of a cache line."""
 
-# All times are in dots.
-_TRANSFORM = {2: 45, 4: 150}  # of a vector of channels of a patch
-_OUTPUT = {2: 30, 4: 160}  # of a vector of channels of a patch, until all outputs are stored
+_TRANSFORM = {2: 90, 4: 300}  # instructions for a vector of channels of a patch
+_OUTPUT = {2: 60, 4: 320}  # for a vector of channels of a patch, until all outputs are stored
+
+# All other times are in dots.
 _STORE = 1  # of a vector of sums, and its start
 _COPY_PER_BYTE = 1 / 16  # of the padded input
 _FAR = 1.15  # more time for patches that are beyond the second-level cache
@@ -56,15 +58,21 @@ class WinogradPlan(ConvLayout):
     @classmethod
     def all_for(cls, layout: ConvLayout, weight: npt.NDArray[np.int8]) -> list[WinogradPlan]:
         """A plan for each size of patches that the convolution and its instructions allow."""
-        shape, isa = layout.shape, layout.isa
+        shape = layout.shape
         plain = shape.stride == shape.dilation == (1, 1) and shape.groups == 1
-        if isa.operand != "int16" or shape.kernel != (TAPS, TAPS) or not plain:
+        if layout.isa.words is None or shape.kernel != (TAPS, TAPS) or not plain:
             return []
         return [
-            cls(isa, shape, layout.threads, out)
+            cls(layout.isa, shape, layout.threads, out)
             for out, filtering in FILTERINGS.items()
             if min(shape.oh, shape.ow) >= out and filtering.fits(weight)
         ]
+
+    @property
+    def words(self) -> Isa:
+        """The instructions that multiply and sum; the others are those of `isa`."""
+        assert self.isa.words is not None
+        return self.isa.words
 
     @property
     def filtering(self) -> Filtering:
@@ -112,7 +120,7 @@ class WinogradPlan(ConvLayout):
                             yield Cut(images, rows, parts), tile
 
     def _tiles(self, patches: int) -> list[Tile]:
-        return list(tiles_that_fit(self.isa, patches, self.vectors))
+        return list(tiles_that_fit(self.words, patches, self.vectors))
 
     def _image_counts(self, rows: int) -> list[int]:
         """How many images a task can have: several only if they are small and it has all rows."""
@@ -132,16 +140,16 @@ class WinogradPlan(ConvLayout):
     @property
     def steps(self) -> int:
         """Number of `dot`s per sum."""
-        return ceil(self.shape.c / self.isa.depth)
+        return ceil(self.shape.c / self.words.depth)
 
     def _patch_bytes(self, images: int, rows: int) -> int:
         """Transformed inputs of so many rows of so many images."""
-        patch = self.filtering.places * self.steps * self.isa.depth * self.isa.x_bytes
+        patch = self.filtering.places * self.steps * self.words.depth * self.words.x_bytes
         return images * self.patches(rows) * patch
 
     def _dots(self, cut: Cut, tile: Tile) -> float:
         """Time of all tasks, one after the other in each thread, in dots."""
-        shape, isa, filtering = self.shape, self.isa, self.filtering
+        shape, isa, filtering = self.shape, self.words, self.filtering
         tasks = ceil(shape.n / cut.images) * ceil(shape.oh / cut.rows) * cut.parts
         patches = cut.images * self.patches(cut.rows)
         vectors = self.vectors // cut.parts
@@ -152,8 +160,9 @@ class WinogradPlan(ConvLayout):
             sums *= _FAR
         chunks = ceil(shape.c / self.chunk)
         copied = cut.images * self.copied(cut.rows) * _COPY_PER_BYTE
-        rest = patches * (chunks * _TRANSFORM[self.out] + vectors * _OUTPUT[self.out]) + copied
-        overhead = _TASK_OVERHEAD if self.threads > 1 else 0
+        instructions = patches * (chunks * _TRANSFORM[self.out] + vectors * _OUTPUT[self.out])
+        rest = instructions / isa.dot_instructions
+        overhead = copied + (_TASK_OVERHEAD if self.threads > 1 else 0)
         turns = ceil(tasks / self.threads)
         weights = filtering.places * vectors * self.steps * isa.lanes * isa.depth * isa.x_bytes
         fetch = weights * (turns if weights > _NEAR_WEIGHTS else 1) * _FETCH_PER_BYTE
@@ -162,8 +171,8 @@ class WinogradPlan(ConvLayout):
 
     @property
     def time(self) -> float:
-        """Time in dots, to compare with other plans."""
-        return self._dots(*self.best)
+        """Time in instructions of dots; see `DensePlan.time`."""
+        return self._dots(*self.best) * self.words.dot_instructions
 
     @property
     def units(self) -> int:
@@ -180,7 +189,7 @@ class WinogradPlan(ConvLayout):
     @property
     def chunk(self) -> int:
         """Channels that are transformed at a time: a power of two, as vectors are."""
-        return 1 << (min(self.shape.c, self.isa.lanes * self.isa.depth).bit_length() - 1)
+        return 1 << (min(self.shape.c, self.isa.lanes * self.words.depth).bit_length() - 1)
 
     def copied(self, rows: int) -> int:
         """Bytes of the padded input that `rows` rows of output of an image see."""
@@ -190,12 +199,12 @@ class WinogradPlan(ConvLayout):
     @property
     def patch_row(self) -> int:
         """Elements of a place of a patch: all channels."""
-        return self.steps * self.isa.depth
+        return self.steps * self.words.depth
 
     @property
     def place_inputs(self) -> int:
         """Elements of a place of all patches of a task."""
-        return _odd_lines(self.task_patches * self.patch_row, self.isa.x_bytes)
+        return _odd_lines(self.task_patches * self.patch_row, self.words.x_bytes)
 
     @property
     def place_sums(self) -> int:
@@ -217,7 +226,7 @@ class WinogradPlan(ConvLayout):
         slack = self.patch_row - self.shape.c
         padded = np.pad(places, [(0, 0), (0, 0), (0, slack)]).transpose(1, 0, 2)
         vectors = self._by_vector(padded.reshape(1, *padded.shape))
-        depth, lanes = self.isa.depth, self.isa.lanes
+        depth, lanes = self.words.depth, self.isa.lanes
         split = vectors.reshape(
             self.units, self.tile.vectors, lanes, self.filtering.places, self.steps, depth
         ).transpose(0, 3, 4, 1, 2, 5)
@@ -226,7 +235,7 @@ class WinogradPlan(ConvLayout):
     @property
     def param_types(self) -> tuple[TensorType, ...]:
         """The types of the packed weight, bias and multiplier."""
-        block = (self.tile.vectors, self.isa.lanes, self.isa.depth)
+        block = (self.tile.vectors, self.isa.lanes, self.words.depth)
         channels = (self.vectors * self.isa.lanes,)
         return (
             TensorType((self.units, self.filtering.places, self.steps, *block), "int16"),

@@ -35,6 +35,7 @@ _BLOCK_BYTES = 16
 
 # LLVM's names depend on the width of the vector, given here in int32 lanes.
 _DOT_PRODUCT = {8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
+_WORD_PRODUCT = {8: "llvm.x86.avx512.vpdpwssd.256", 16: "llvm.x86.avx512.vpdpwssd.512"}
 _MULTIPLY_ADD = {
     4: "llvm.x86.sse2.pmadd.wd",
     8: "llvm.x86.avx2.pmadd.wd",
@@ -277,6 +278,10 @@ class DotProducts(_Bytes):
 
     permute_bytes: str | None = None
 
+    @property
+    def words(self) -> Isa:
+        return WordProducts(self.name, self.lanes, self.registers)
+
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         # LLVM's operand types are int8 for both, although the instruction reads `x` as uint8.
         return intrinsic(
@@ -311,8 +316,13 @@ class MultiplyAdd(_X86):
     """
 
     depth: int = 2
+    dot_instructions: int = 2
     sums_in_flight: int = 4  # only the addition, of one cycle, waits for the one before
     operand: str = "int16"
+
+    @property
+    def words(self) -> Isa:
+        return self
 
     def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
         if np.abs(weight.astype(np.int16)).max(initial=0) > SmallBytes.MAX_WEIGHT:
@@ -324,7 +334,6 @@ class MultiplyAdd(_X86):
             self.registers - 1,
             sums_in_flight=self.sums_in_flight,
             broadcast_cost=self.broadcast_cost,
-            dot_cost=1.5,  # three instructions in place of two
             vectors_per_store=self.vectors_per_store,
         )
 
@@ -340,6 +349,18 @@ class MultiplyAdd(_X86):
 
 
 @dataclass(frozen=True)
+class WordProducts(_X86):
+    """`vpdpwssd`: two products of int16 per lane, summed into int32 without saturation."""
+
+    depth: int = 2
+    operand: str = "int16"
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        words = reinterpret(x, "int16", self.lanes * self.depth)
+        return intrinsic(_WORD_PRODUCT[self.lanes], vector("int32", self.lanes), acc, words, w)
+
+
+@dataclass(frozen=True)
 class SmallBytes(_Bytes):
     """`pmaddubsw`: pairs of products summed into int16; then `pmaddwd` sums pairs of those.
 
@@ -348,6 +369,8 @@ class SmallBytes(_Bytes):
     """
 
     MAX_WEIGHT: ClassVar[int] = 32767 // (2 * 255)
+
+    dot_instructions: int = 3
 
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         size = self.lanes * self.depth
