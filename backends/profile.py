@@ -26,7 +26,7 @@ class Machine:
     gb_s: Mapping[int, float]
     call_us: float
 
-    def compute_us(self, macs: int) -> float:
+    def compute_us(self, macs: float) -> float:
         """The least time of so many multiply-accumulates."""
         return macs / self.gmac_s / 1e3
 
@@ -43,7 +43,8 @@ class KernelTime:
     layers: the graph nodes that it computes; none where it only moves data to another memory order,
     or where TVM's own rules made it.
     us: median time in microseconds. bytes: of all arguments, weights and result included.
-    share: multiply-accumulates per second, as a share of the machine's peak.
+    share: multiply-accumulates per second, as a share of the machine's peak; more than 1 is
+    possible where zero weights are skipped, or minimal filtering needs fewer multiplications.
     limit: which of the machine's limits alone takes the longest; of_limit: that time over `us`.
     """
 
@@ -58,19 +59,28 @@ class KernelTime:
 
     @classmethod
     def of(
-        cls, kernel: str, layers: tuple[str, ...], us: float, macs: int, size: int, machine: Machine
+        cls,
+        kernel: str,
+        layers: tuple[str, ...],
+        us: float,
+        macs: int,
+        size: int,
+        machine: Machine,
+        done: float | None = None,
     ) -> KernelTime:
-        """The call with the limits that follow from what it does."""
+        """The call with the limits that follow from what it does.
+
+        done: multiply-accumulates that it has instructions for, if not all.
+        """
         least: dict[Limit, float] = {
-            "compute": machine.compute_us(macs),
+            "compute": machine.compute_us(macs if done is None else done),
             "memory": machine.memory_us(size),
             "overhead": machine.call_us,
         }
         limit = max(least, key=lambda name: least[name])
         time = max(us, 1e-3)  # a call shorter than the clock's tick still takes time
-        return cls(
-            kernel, layers, us, macs, size, least["compute"] / time, limit, least[limit] / time
-        )
+        share = machine.compute_us(macs) / time
+        return cls(kernel, layers, us, macs, size, share, limit, least[limit] / time)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ class Emitter:
         called = self._functions[kernel.name]
         macs = sum(multiply_accumulates(self._gm, n, self._batch) for n in nodes if self._gm)
         about = tuple(label(n) for n in nodes)
-        self.kernel_uses.append(KernelUse(kernel.name, about, macs, -others, kernel.skipped))
+        use = KernelUse(kernel.name, about, macs, -others, kernel.skipped, kernel.saved)
+        self.kernel_uses.append(use)
         arguments = [*inputs, *weights]
         if into is None:
             return self.builder.emit(relax.call_tir(called, arguments, output))

@@ -55,7 +55,7 @@ def profile(
     speed = loop.macs / statistics.median(peaks) / 1e3 * threads
     machine = Machine(speed, _copy_speeds(), float(times.min(initial=np.inf)))
     rows = [
-        KernelTime.of(use.kernel, use.nodes, float(us), use.macs, use.bytes, machine)
+        KernelTime.of(use.kernel, use.nodes, float(us), use.macs, use.bytes, machine, use.done)
         for use, us in zip(uses, times, strict=True)
     ]
     return Profile(tuple(rows), statistics.median(whole), batch, threads, machine)

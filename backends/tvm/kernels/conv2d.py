@@ -139,7 +139,9 @@ def dense_parts(
     params += epilogue_params(
         desc.input_zero_point, desc.output_zero_point, desc.lo, desc.hi, epilogue
     )
-    return Kernel(name, func, (x, *form.inputs(out)), tuple(params), out, _skipped(plans))
+    skipped = _mean(plans, [plan.skipped for plan in plans])
+    saved = _mean(plans, [plan.saved for plan in plans])
+    return Kernel(name, func, (x, *form.inputs(out)), tuple(params), out, skipped, saved)
 
 
 def plan_for(isa: Isa, part: Part, threads: int) -> Plan:
@@ -175,11 +177,11 @@ def _tuned(plan: Plan, name: str, isa: Isa, part: Part, threads: int) -> Plan:
     return plan if tile is None else variants[tile]
 
 
-def _skipped(plans: Sequence[Plan]) -> float:
-    """The share of all multiplications that are left out."""
+def _mean(plans: Sequence[Plan], values: Sequence[float]) -> float:
+    """The mean of values that count as much as the multiplications of their plans."""
     macs = [plan.shape.o * plan.shape.c // plan.shape.groups for plan in plans]
     macs = [n * plan.pixels * prod(plan.shape.kernel) for n, plan in zip(macs, plans, strict=True)]
-    return sum(n * plan.skipped for n, plan in zip(macs, plans, strict=True)) / sum(macs)
+    return sum(n * value for n, value in zip(macs, values, strict=True)) / sum(macs)
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ class DensePlan(ConvLayout):
 
     chosen: Tile | None = None
     """The micro-kernel, if it skips zeros or tuning has chosen another than the cost model."""
+    saved: ClassVar[float] = 0.0
     nibbles: bool = False
     """Whether two weights share a byte; only without kernel positions to go through."""
 

@@ -48,6 +48,7 @@ class WinogradPlan(ConvLayout):
     stores the outputs.
     """
 
+    skipped: ClassVar[float] = 0.0
     _KINDS: ClassVar[dict[int, Kind]] = {2: "winograd-2", 4: "winograd-4"}
 
     out: int = 2
@@ -180,10 +181,11 @@ class WinogradPlan(ConvLayout):
         return self.vectors // self.tile.vectors
 
     @property
-    def skipped(self) -> float:
-        """The share of the multiplications of an ordinary convolution that are left out."""
+    def saved(self) -> float:
+        """The share of an ordinary convolution's `dot`s that are left out."""
         shape, rows = self.shape, self.cut.rows
-        done = ceil(shape.oh / rows) * self.patches(rows) * self.filtering.places
+        done: float = ceil(shape.oh / rows) * self.patches(rows) * self.filtering.places
+        done *= self.isa.depth / self.words.depth
         return max(0.0, 1 - done / (shape.oh * shape.ow * TAPS**2))
 
     @property
