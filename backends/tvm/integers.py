@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.fx import Node
 from tvm.relax import Expr
 
+from qpc.backends.tvm.borders import NO_BORDER, Border
 from qpc.backends.tvm.emitter import Emitter
 from qpc.backends.tvm.kernels import conv2d as conv2d_kernels
 from qpc.backends.tvm.kernels import elementwise, pooling, resize, transposed
@@ -45,6 +46,8 @@ class Call:
     share: Share | None = None
     frame: Expr | None = None
     """Where the result goes in a concat, and the concat's tensor if others have begun it."""
+    border: Border = NO_BORDER
+    """What a convolution adds to its own padding."""
 
     def tensor(self, name: str) -> Value | Slice:
         """The argument of that name, which is a computed tensor."""
@@ -104,7 +107,7 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
         o,
         (kernel[0], kernel[1]),
         stride=_pair(args["stride"]),
-        padding=(top, left, top, left),
+        padding=_border(call, (top, left, top, left)),
         dilation=_pair(args["dilation"]),
         groups=args["groups"],
         source=x.view.share,
@@ -116,6 +119,12 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
     weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
     made = conv2d_kernels.conv2d(emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads)
     return _emitted(emit, call, made, [x, *others], (n, o, desc.oh, desc.ow))
+
+
+def _border(call: Call, padding: Border) -> Border:
+    """The padding of a convolution, with the border that it adds."""
+    top, left, bottom, right = (a + b for a, b in zip(padding, call.border, strict=True))
+    return top, left, bottom, right
 
 
 def _conv_transpose2d(emit: Emitter, call: Call) -> Value | Slice:

@@ -19,6 +19,7 @@ from tvm import relax
 
 from qpc.backends.compiled import output_nodes
 from qpc.backends.tvm import integers, movement
+from qpc.backends.tvm.borders import NO_BORDER, find_borders
 from qpc.backends.tvm.decompose import evaluate, is_constant
 from qpc.backends.tvm.emitter import Emitter, dtype_name
 from qpc.backends.tvm.floats import FloatOperators
@@ -78,6 +79,7 @@ class _Lowering:
         computed = [node for node in gm.graph.nodes if node in self._wanted]
         groups += [Group(node, ()) for node in others]
         self._slots = find_slots(computed, groups, self._types)
+        self._borders = find_borders(computed, self._types)
         self._frames: dict[Node, relax.Expr] = {}  # concats that some of their members have begun
 
     def run(self) -> LoweredFunction:
@@ -126,6 +128,8 @@ class _Lowering:
             self._values[node] = evaluate(node, self._values)
         elif node.target in integers.RULES:
             self._values[node] = self._integer(self._groups.get(node, Group(node, ())))
+        elif node in self._borders:  # its readers add the border
+            self._values[node] = self._given(arguments(node)["self"])
         elif self._joins_in_place(node):
             self._values[node] = self._completed(node)
         elif node.target in movement.RULES and self._moves_integers(node):
@@ -146,6 +150,7 @@ class _Lowering:
             self._preferred_order(node),
             slot.share if slot else None,
             self._frames.get(slot.cat) if slot else None,
+            self._borders.get(node.all_input_nodes[0], NO_BORDER),
         )
         value = integers.lower_call(self._emit, call)
         if slot:
@@ -261,7 +266,8 @@ class _Lowering:
                     return channels_last(rank)
                 if user.target is qpc_ops.linear.default:
                     return identity(rank)
-                if user.target in ELEMENTWISE and user not in seen:
+                looked_through = user.target in ELEMENTWISE or user in self._borders
+                if looked_through and user not in seen:
                     seen.add(user)
                     pending.append(user)
         return identity(rank)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.filtering import FILTERINGS, TAPS, Filtering, Line, Transform
+from qpc.backends.tvm.kernels.filtering import FILTERINGS, TAPS, Filtering, Transform
 
 pytestmark = [pytest.mark.tvm, pytest.mark.parametrize("filtering", FILTERINGS.values())]
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 def both_ways(transform: Transform, patch: Array) -> Array:
     """A transform of the first axis, then of the second."""
 
-    def along_first(lines: Line) -> Array:
+    def along_first(lines: Array) -> Array:
         return np.stack(transform(list(lines), lambda value: value))
 
     return along_first(along_first(patch).swapaxes(0, 1)).swapaxes(0, 1)
@@ -36,8 +36,9 @@ def correlated(patch: Array, weight: Array) -> Array:
 def filtered(filtering: Filtering, patch: Array, weight: Array, dtype: type) -> Array:
     """The same by minimal filtering, with sums of that type."""
     size = filtering.size
-    inputs = both_ways(filtering.inputs, patch.astype(np.int16)).astype(dtype)
-    weights = filtering.weights(weight).astype(dtype).reshape(size, size, *weight.shape[:2])
+    inputs: Array = both_ways(filtering.inputs, patch.astype(np.int16)).astype(dtype)
+    weights: Array = filtering.weights(weight).astype(dtype)
+    weights = weights.reshape(size, size, *weight.shape[:2])
     return both_ways(filtering.outputs, np.einsum("yxc,yxoc->yxo", inputs, weights))
 
 

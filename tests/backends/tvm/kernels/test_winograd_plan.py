@@ -93,7 +93,8 @@ def test_the_cost_model_takes_it_where_it_pays(
 
 def test_small_weights_have_faster_instructions_but_not_as_fast() -> None:
     desc = Conv2dDesc(1, 56, 56, 64, 64, (3, 3), padding=(1, 1, 1, 1))
-    part = Part(desc, np.ones((64, 64, 3, 3), np.int8), np.zeros(64, np.int32), np.ones(64))
+    weight, bias = np.ones((64, 64, 3, 3), np.int8), np.zeros(64, np.int32)
+    part = Part(desc, weight, bias, np.ones(64, np.float32))
     assert plan_for(AVX2, part, 1).label.kind == "winograd-4"
 
 
