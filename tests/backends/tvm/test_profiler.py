@@ -57,7 +57,7 @@ def test_every_kernel_is_timed_and_knows_its_layers(model: CompiledModel) -> Non
     assert all(call.us > 0 for call in profile.calls if call.macs)
     assert profile.calls[1].layers == ("first (conv2d_default)",)
     assert profile.calls[2].bytes > 62 * 62 * 32 + 64 * 64 * 16
-    assert 0 < profile.share < 1.2
+    assert 0 < profile.share < 4  # minimal filtering takes a quarter of the multiplications
 
 
 def test_the_kernels_take_most_of_the_time(model: CompiledModel) -> None:
