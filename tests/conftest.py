@@ -34,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    if hasattr(config, "workerinput"):
+        return  # a worker of pytest-xdist shares the folder of the process that started it
     folder = tempfile.TemporaryDirectory(prefix="qpc-cache-")
     os.environ["QPC_CACHE_DIR"] = folder.name  # what compiled kernels leave behind
     config.add_cleanup(folder.cleanup)

@@ -103,7 +103,10 @@ def test_integers_cost_hardly_any_accuracy(result: DemoResult) -> None:
 def test_every_layer_is_quantized_and_the_model_is_smaller(result: DemoResult) -> None:
     for model in (result.trained, result.large):
         assert model.layers == "21 of 21 convolution and linear layers quantized"
-        assert model.rows[-1].size < model.rows[0].size / 2
+        floats, _, integers, compiled = (row.size for row in model.rows)
+        assert integers < floats / 2
+        # Where 3x3 layers are computed with fewer multiplications, they have larger weights.
+        assert compiled < floats
         assert all(row.latency_ms > 0 for row in model.rows)
 
 

@@ -69,9 +69,13 @@ def prune(
     *,
     heads: tuple[str, ...] = (),
     ctx: PassContext | None = None,
+    analysis: ChannelAnalysis | None = None,
 ) -> Pruned:
-    """Mask one channel of every unit, let the passes do the rest, and compare on one sample."""
-    analysis = analyze_channels(gm, heads=heads)
+    """Mask one channel of every unit, let the passes do the rest, and compare on one sample.
+
+    analysis: that of `gm`, if it was made before.
+    """
+    analysis = analysis or analyze_channels(gm, heads=heads)
     masked = copy.deepcopy(gm)
     mark(masked, analysis, units)
     propagated = Pipeline((PropagateMasks(heads),), {CORE_FORM, MASKED}).run(masked, ctx)

@@ -74,8 +74,9 @@ def test_removed_is_as_good_as_masked_for_every_choice_of_channels(case: Case, c
 def test_a_pruned_network_is_pruned_again(case: Case) -> None:
     _, inputs = traced(case)
     once = pruned_by(case, "50 %", seed=1).gm
-    units = CHOICES["50 %"](analyze_channels(once, heads=case.heads), 2)
-    assert prune(once, inputs, units, heads=case.heads).error <= TOLERANCE
+    analysis = analyze_channels(once, heads=case.heads)
+    units = CHOICES["50 %"](analysis, 2)
+    assert prune(once, inputs, units, heads=case.heads, analysis=analysis).error <= TOLERANCE
 
 
 @pytest.mark.parametrize("case", EACH)
@@ -125,7 +126,7 @@ def analyzed(case: Case) -> ChannelAnalysis:
 def pruned_by(case: Case, choice: str, seed: int = 0, ctx: PassContext | None = None) -> Pruned:
     gm, inputs = traced(case)
     units = CHOICES[choice](analyzed(case), seed)
-    return prune(gm, inputs, units, heads=case.heads, ctx=ctx)
+    return prune(gm, inputs, units, heads=case.heads, ctx=ctx, analysis=analyzed(case))
 
 
 def parameters(gm: GraphModule) -> int:

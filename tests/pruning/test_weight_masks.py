@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -26,8 +27,13 @@ X = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 KEEP = torch.tensor([[True, False, True, False], [False, False, True, True]])
 
 
-def linear() -> GraphModule:
+@cache
+def _linear() -> GraphModule:
     return traced(randomized(nn.Sequential(nn.Linear(4, 2))), X)
+
+
+def linear() -> GraphModule:
+    return copy.deepcopy(_linear())  # traced once: a test takes up to a hundred of them
 
 
 def masked() -> GraphModule:

@@ -182,8 +182,9 @@ def test_equal_layers_share_code_and_equal_weights_are_stored_once() -> None:
         )
     compiled = tvm.compile_graph(g.module(x), batch_sizes=(1, 2))
     assert len({use.kernel for use in compiled.report.kernels}) == 1
-    packed = [t for t in compiled._parts.weights.values() if t.dtype == torch.int8]
-    assert len(packed) == 1
+    # Of int16 where minimal filtering transforms them.
+    weights = compiled._parts.weights.values()
+    assert len([t for t in weights if t.dtype in (torch.int8, torch.int16)]) == 1
 
 
 def test_code_for_another_cpu_compiles_but_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

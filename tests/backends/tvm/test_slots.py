@@ -15,6 +15,9 @@ from tests.generators import IntegerGraph
 
 pytestmark = pytest.mark.tvm
 
+# Two threads split what one does in the same order, and the tests that name no threads use one.
+THREADS = [pytest.param(1, marks=pytest.mark.slow), 2]
+
 
 class Fire(IntegerGraph):
     """A 1x1 and a 3x3 convolution of the same image."""
@@ -24,7 +27,7 @@ class Fire(IntegerGraph):
 
 
 @pytest.mark.parametrize(("first", "second"), [(16, 32), (5, 3), (20, 33)])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", THREADS)
 def test_two_layers_fill_a_concat_without_copies(first: int, second: int, threads: int) -> None:
     g = Fire()
     q = g.quantize(g.input(8, 9, 7))
@@ -57,7 +60,7 @@ MEMBERS: dict[str, Callable[[IntegerGraph, Node], Node]] = {
 }
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("member", MEMBERS)
 def test_an_operator_writes_to_its_place(member: str, threads: int) -> None:
     g = Fire()
@@ -123,7 +126,7 @@ def test_a_layer_that_adds_a_tensor_of_its_own_is_copied() -> None:
     assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean"]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_layers_add_what_lies_in_the_same_tensor(threads: int, depthwise: bool) -> None:
     """As in YOLOv8: bottlenecks with shortcuts, all of which are joined."""
@@ -179,7 +182,7 @@ def test_a_concat_along_rows_is_copied() -> None:
     assert "concatenate" in kernels(compiled)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", THREADS)
 def test_a_dense_block_copies_nothing(threads: int) -> None:
     """As in DenseNet: each layer reads all that were before it, through a norm of its own."""
     g = IntegerGraph()
@@ -196,7 +199,7 @@ def test_a_dense_block_copies_nothing(threads: int) -> None:
     }
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", THREADS)
 def test_a_block_whose_halves_join_its_layers_copies_nothing(threads: int) -> None:
     """As in YOLOv8: the halves of a layer, and each layer that follows the second one."""
     g = IntegerGraph()
@@ -242,7 +245,7 @@ def halves(g: IntegerGraph, q: Node, at: int) -> list[Node]:
     return [g.call(aten.slice.Tensor, q, 1, *ends) for ends in ((0, at), (at, 2**63 - 1))]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
 def test_a_layer_reads_a_slice_of_channels_where_it_is(
     threads: int, kernel: tuple[int, int]
@@ -266,7 +269,7 @@ def test_a_shuffle_unit_copies_its_first_half_once() -> None:
     assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean"]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("reader", MEMBERS)
 def test_an_operator_reads_a_slice_where_it_is(reader: str, threads: int) -> None:
     g = IntegerGraph()
