@@ -105,8 +105,7 @@ def test_every_layer_is_quantized_and_the_model_is_smaller(result: DemoResult) -
         assert model.layers == "21 of 21 convolution and linear layers quantized"
         floats, _, integers, compiled = (row.size for row in model.rows)
         assert integers < floats / 2
-        # Where 3x3 layers are computed with fewer multiplications, they have larger weights.
-        assert compiled < floats
+        assert compiled < floats / 2
         assert all(row.latency_ms > 0 for row in model.rows)
 
 

@@ -2,7 +2,7 @@
 
     manifest.json         what this is, by which versions, for which CPU; what the library's entry
                           points take and give; hashes of the other files
-    weights.safetensors   all constant tensors
+    weights.safetensors   all constant tensors, see compact.py
     kernels.so            machine code
 
 The manifest also holds a hash of itself. Loading reads every file once and checks all of this
@@ -26,6 +26,7 @@ import torch
 from qpc.backends.compiled import Signature
 from qpc.backends.tvm._compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.build import Code, EntryPoint
+from qpc.backends.tvm.compact import compact, spread
 from qpc.backends.tvm.model import CompiledModel, Parts
 from qpc.backends.tvm.report import KernelUse, Report
 from qpc.errors import ArtifactError
@@ -34,7 +35,7 @@ from qpc.target import Target
 from qpc.version import VERSION
 
 FORMAT = "qpc-tvm-model"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 _WEIGHTS, _LIBRARY = "weights.safetensors", "kernels.so"
 _FILES = (_WEIGHTS, _LIBRARY)
@@ -45,11 +46,9 @@ def save(parts: Parts, path: str | os.PathLike[str]) -> None:
     """Write a compiled model to the folder `path`, all of it or nothing."""
     goal = Path(path)
     _check_replaceable(goal)
-    content = {
-        _WEIGHTS: safetensors.torch.save(dict(parts.weights)),
-        _LIBRARY: parts.code.library,
-    }
-    content[MANIFEST] = _encode(_manifest(parts, content))
+    weights, places = compact(parts.weights)
+    content = {_WEIGHTS: safetensors.torch.save(weights), _LIBRARY: parts.code.library}
+    content[MANIFEST] = _encode(_manifest(parts, places, content))
     try:
         goal.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{goal.name}-", dir=goal.parent) as staging:
@@ -103,7 +102,9 @@ def _write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _manifest(parts: Parts, content: Mapping[str, bytes]) -> dict[str, Any]:
+def _manifest(
+    parts: Parts, places: Mapping[str, int], content: Mapping[str, bytes]
+) -> dict[str, Any]:
     target = parts.target
     return {
         "format": FORMAT,
@@ -120,6 +121,7 @@ def _manifest(parts: Parts, content: Mapping[str, bytes]) -> dict[str, Any]:
         "threads": parts.threads,
         "signature": _encode_signature(parts.signature),
         "entries": {str(b): _encode_entry(entry) for b, entry in parts.code.entries.items()},
+        "places": dict(places),
         "report": parts.report.to_json(),
         "files": {
             name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in content.items()
@@ -202,7 +204,7 @@ def _checked_parts(folder: Path, manifest: Mapping[str, Any]) -> Parts:
         target=target,
         threads=manifest["threads"],
         code=Code(content[_LIBRARY], entries),
-        weights=safetensors.torch.load(content[_WEIGHTS]),
+        weights=spread(safetensors.torch.load(content[_WEIGHTS]), manifest["places"]),
         report=Report.from_json(manifest["report"]),
     )
 

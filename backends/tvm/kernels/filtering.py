@@ -72,6 +72,27 @@ class Filtering:
         each = np.einsum("iy,jx,ocyx->ijoc", rows, rows, weight.astype(np.int16), optimize=True)
         return np.ascontiguousarray(each.reshape(self.places, *weight.shape[:2]), np.int16)
 
+    def spread(self, taps: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
+        """taps[unit, 9, ...] -> [unit, place, ...]: as `weights`, in the second dimension."""
+        units, _, *rest = taps.shape
+        # Products and sums stay below 2**24, so these are the integers, and fast.
+        lines = self._both.astype(np.float32) @ taps.reshape(units, TAPS**2, -1).astype(np.float32)
+        return lines.astype(np.int16).reshape(units, self.places, *rest)
+
+    def taps(self, places: npt.NDArray[np.int16]) -> npt.NDArray[np.int8] | None:
+        """The inverse of `spread`, or None for what `spread` cannot have given."""
+        units, _, *rest = places.shape
+        inverse = np.linalg.pinv(self._both.astype(np.float64)).astype(np.float32)
+        found = np.rint(inverse @ places.reshape(units, self.places, -1).astype(np.float32))
+        taps = found.clip(-128, 127).astype(np.int8).reshape(units, TAPS**2, *rest)
+        return taps if np.array_equal(self.spread(taps), places) else None
+
+    @property
+    def _both(self) -> npt.NDArray[np.int16]:
+        """[place, tap]: kernel_rows in both dimensions."""
+        rows = np.array(self.kernel_rows, np.int16)
+        return np.kron(rows, rows)
+
     def fits(self, weight: npt.NDArray[np.int8]) -> bool:
         """Whether outputs leave enough bits free, whatever the inputs are."""
         wide = weight.astype(np.int64)

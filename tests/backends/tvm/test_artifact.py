@@ -224,7 +224,7 @@ def test_another_version_is_refused_with_both_names(saved: Path, package: str) -
 
 def test_another_format_version_is_refused(saved: Path) -> None:
     _rewrite(saved, format_version=2)
-    with pytest.raises(ArtifactError, match="has format version 2, this QPC reads 3"):
+    with pytest.raises(ArtifactError, match="has format version 2, this QPC reads 4"):
         tvm.load(saved)
 
 
