@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -68,29 +69,30 @@ class Filtering:
 
     def weights(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
         """weight[o, c, 3, 3] -> [place, o, c]."""
-        rows = np.array(self.kernel_rows, np.int16)
-        each = np.einsum("iy,jx,ocyx->ijoc", rows, rows, weight.astype(np.int16), optimize=True)
-        return np.ascontiguousarray(each.reshape(self.places, *weight.shape[:2]), np.int16)
+        taps = weight.reshape(*weight.shape[:2], TAPS**2).transpose(2, 0, 1)
+        result: npt.NDArray[np.int16] = self.spread(taps[np.newaxis])[0]
+        return result
 
     def spread(self, taps: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
-        """taps[unit, 9, ...] -> [unit, place, ...]: as `weights`, in the second dimension."""
+        """taps[unit, 9, ...] -> [unit, place, ...]: transforms the second dimension."""
         units, _, *rest = taps.shape
+        flat = taps.reshape(units, TAPS**2, prod(rest))
         # Products and sums stay below 2**24, so these are the integers, and fast.
-        lines = self._both.astype(np.float32) @ taps.reshape(units, TAPS**2, -1).astype(np.float32)
+        lines = self._kernel_matrix @ flat.astype(np.float32)
         return lines.astype(np.int16).reshape(units, self.places, *rest)
 
     def taps(self, places: npt.NDArray[np.int16]) -> npt.NDArray[np.int8] | None:
         """The inverse of `spread`, or None for what `spread` cannot have given."""
         units, _, *rest = places.shape
-        inverse = np.linalg.pinv(self._both.astype(np.float64)).astype(np.float32)
-        found = np.rint(inverse @ places.reshape(units, self.places, -1).astype(np.float32))
+        flat = places.reshape(units, self.places, prod(rest))
+        found = np.rint(np.linalg.pinv(self._kernel_matrix) @ flat.astype(np.float32))
         taps = found.clip(-128, 127).astype(np.int8).reshape(units, TAPS**2, *rest)
         return taps if np.array_equal(self.spread(taps), places) else None
 
-    @property
-    def _both(self) -> npt.NDArray[np.int16]:
+    @cached_property
+    def _kernel_matrix(self) -> npt.NDArray[np.float32]:
         """[place, tap]: kernel_rows in both dimensions."""
-        rows = np.array(self.kernel_rows, np.int16)
+        rows = np.array(self.kernel_rows, np.float32)
         return np.kron(rows, rows)
 
     def fits(self, weight: npt.NDArray[np.int8]) -> bool:

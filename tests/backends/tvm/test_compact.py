@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("tvm", reason="needs Apache TVM")
+
+from qpc.backends import tvm
 from qpc.backends.tvm.compact import compact, spread
 from qpc.backends.tvm.kernels.filtering import FILTERINGS
+from qpc.target import Target
+from tests.generators import IntegerGraph
+
+pytestmark = pytest.mark.tvm
 
 
 @pytest.mark.parametrize("out", FILTERINGS)
@@ -41,3 +50,21 @@ def test_places_are_spread_as_weights_are_transformed(out: int) -> None:
     assert np.array_equal(
         filtering.spread(taps)[0], filtering.weights(weight).reshape(filtering.places, -1)
     )
+
+
+def test_a_model_is_saved_with_fewer_weights_and_loads_all(tmp_path: Path) -> None:
+    if reason := Target.parse("x86-64-avx2").runs_here():
+        pytest.skip(reason)
+    g = IntegerGraph()
+    window = ([1, 1], [1, 1], [1, 1], 1, 3, 4, 0, 255)
+    layer = g.layer((32, 32, 3, 3), extreme=False)
+    y = g.call(torch.ops.qpc.conv2d.default, g.image(32, 16, 16), *layer, *window)
+    compiled = tvm.compile_graph(g.module(y), "x86-64-avx2")
+    weights = compiled._parts.weights
+    saved, places = compact(weights)
+    assert len(places) == 1
+    assert sum(t.nbytes for t in saved.values()) < sum(t.nbytes for t in weights.values()) / 2
+    compiled.save(tmp_path / "model")
+    loaded = tvm.load(tmp_path / "model")._parts.weights
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)

@@ -182,7 +182,7 @@ def test_equal_layers_share_code_and_equal_weights_are_stored_once() -> None:
         )
     compiled = tvm.compile_graph(g.module(x), batch_sizes=(1, 2))
     assert len({use.kernel for use in compiled.report.kernels}) == 1
-    # Of int16 where minimal filtering transforms them.
+    # Without VNNI, kernels take weights of int16.
     weights = compiled._parts.weights.values()
     assert len([t for t in weights if t.dtype in (torch.int8, torch.int16)]) == 1
 

@@ -29,7 +29,7 @@ def _check(seed: int) -> None:
     assert_same_bits(random_graph(seed), target, batch_sizes=sizes, threads=1 + seed % 2, seed=seed)
 
 
-# Sixteen of them are compiled for every target, for both numbers of threads, for one and two sizes.
+# Sixteen take each of PORTABLE and the native target, both numbers of threads, one and two sizes.
 @pytest.mark.parametrize("seed", range(16))
 def test_a_random_network_gives_the_bits_of_the_reference(seed: int) -> None:
     _check(seed)
