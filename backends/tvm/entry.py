@@ -31,6 +31,7 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx.buffer import is_buffer_var
 
+from qpc.backends.tvm.kernels.emit import FLAT
 from qpc.backends.tvm.memory import Lifetime, Plan, aligned, plan
 from qpc.backends.tvm.schedule import Memory, Piece, Schedule
 
@@ -40,6 +41,15 @@ _PACKED_API = [
     "tirx.FP8StorageLegalize",
     "tirx.BF16StorageLegalize",
 ]
+# TVM's own passes simplify again and again, which takes seconds for unrolled table lookups and
+# brings nothing: index arithmetic of 32 bits is what LLVM needs to find addresses that move evenly.
+_FLAT_PIPELINE = tvm.transform.Sequential(
+    [
+        tirx.transform.NarrowDataType(32),
+        tirx.transform.StorageRewrite(),
+        tirx.transform.CommonSubexprElim(),
+    ]
+)
 _STACK_BYTES = 1024  # larger buffers of a kernel lie in the arena
 _POINTER = PointerType(PrimType("void"))
 _SCRATCH = "qpc.scratch_bytes"
@@ -69,6 +79,8 @@ def lower_kernels(kernels: tvm.IRModule, target: tvm.target.Target) -> tvm.IRMod
     }
     module = tirx.transform.BindTarget(target)(tvm.IRModule(named))
     pipeline, finalize, _ = tirx.get_tir_pipeline("default")
+    if all(FLAT in function.attrs for function in named.values()):
+        pipeline = _FLAT_PIPELINE
     config = tvm.transform.PassContext.current().config
     with tvm.transform.PassContext(opt_level=3, config=config, disabled_pass=_PACKED_API):
         module = pipeline(module)

@@ -20,6 +20,9 @@ from qpc.backends.tvm.kernels.kernel import TensorType
 
 Index: TypeAlias = Expr | int
 
+FLAT = "qpc.flat"
+"""Attribute of functions that have nothing to lower: flat buffers, vectors, and plain loops."""
+
 COPY_BYTES = 64  # LLVM splits a vector that is wider than the target's registers
 
 
@@ -79,7 +82,7 @@ def prim_func(name: str, args: Sequence[TensorType], body: Callable[..., None]) 
     """A function called `name`; `body` gets one `Flat` per argument and emits statements."""
     with IRBuilder() as ir_builder, T.prim_func(s_tir=True):
         T.func_name(name)
-        T.func_attr({"tirx.noalias": True})
+        T.func_attr({"tirx.noalias": True, FLAT: True})
         buffers = [T.arg(f"arg{i}", T.buffer(a.shape, a.dtype)) for i, a in enumerate(args)]
         body(
             *(
