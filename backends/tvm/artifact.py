@@ -204,7 +204,7 @@ def _checked_parts(folder: Path, manifest: Mapping[str, Any]) -> Parts:
         target=target,
         threads=manifest["threads"],
         code=Code(content[_LIBRARY], entries),
-        weights=spread(safetensors.torch.load(content[_WEIGHTS]), manifest["places"]),
+        weights=spread(safetensors.torch.load(content.pop(_WEIGHTS)), manifest["places"]),
         report=Report.from_json(manifest["report"]),
     )
 

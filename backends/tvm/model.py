@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,13 +21,16 @@ from qpc.target import Target
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that makes a compiled model, and all that is saved of it."""
+    """Everything that makes a compiled model, and all that is saved of it.
+
+    weights: these move to the model that is made of the parts, if it can run here.
+    """
 
     signature: Signature
     target: Target
     threads: int
     code: Code
-    weights: Mapping[str, Tensor]
+    weights: MutableMapping[str, Tensor]
     report: Report
 
 
@@ -45,7 +48,6 @@ class CompiledModel(CallableModel):
             self._program = Program(
                 parts.code, parts.signature.inputs, parts.weights, parts.threads
             )
-            # The program has copies of the weights: the tensors it was given may go.
             self._parts = replace(parts, weights=self._program.weights)
 
     @property

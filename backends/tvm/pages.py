@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 
 import torch
 from torch import Tensor
@@ -31,12 +31,16 @@ def allocate(size: int) -> Tensor:
     return torch.frombuffer(region, dtype=torch.uint8)[start : start + size]
 
 
-def together(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors, one after the other, none of which begins within a cache line."""
+def moved_together(tensors: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors one after the other, none of which begins within a cache line.
+
+    Each leaves `tensors` as it is copied, so that a large model is not in memory twice.
+    """
     sizes = {name: t.numel() * t.element_size() for name, t in tensors.items()}
     memory = allocate(sum(aligned(size) for size in sizes.values()))
     copies, at = {}, 0
-    for name, tensor in tensors.items():
+    for name in sizes:
+        tensor = tensors.pop(name)
         part = memory[at : at + sizes[name]]
         copies[name] = part.view(tensor.dtype).view(tensor.shape).copy_(tensor)
         at += aligned(sizes[name])

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import weakref
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -20,7 +20,7 @@ import tvm
 from torch import Tensor
 
 from qpc.backends.tvm.build import TIMED, Code, EntryPoint
-from qpc.backends.tvm.pages import allocate, together
+from qpc.backends.tvm.pages import allocate, moved_together
 from qpc.errors import BackendError
 from qpc.shapes import TensorType
 
@@ -37,20 +37,20 @@ class Program:
     caller. With more, it runs in a thread of its own: TVM keeps one pool of workers per calling
     thread, and configures it for the calling thread only.
 
-    weights: the program's own copies of the tensors that it was given.
+    weights: the tensors that it was given, which have moved to memory of its own.
     """
 
     def __init__(
         self,
         code: Code,
         inputs: Mapping[int, Sequence[TensorType]],
-        weights: Mapping[str, Tensor],
+        weights: MutableMapping[str, Tensor],
         threads: int,
     ) -> None:
         self._lock = threading.Lock()
         # TVM's loader tells the library where TVM's thread pool is; ctypes calls into it.
         self._module, library = _load(code.library)
-        self.weights = together(weights)
+        self.weights = moved_together(weights)
         arena = allocate(max((entry.arena for entry in code.entries.values()), default=0))
         self._calls = {
             batch: _Call(library, entry, len(inputs[batch]), self.weights, arena)

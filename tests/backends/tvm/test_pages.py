@@ -10,7 +10,7 @@ pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 import torch
 
 from qpc.backends.tvm.memory import ALIGNMENT
-from qpc.backends.tvm.pages import allocate, together
+from qpc.backends.tvm.pages import allocate, moved_together
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 1 << 21, (1 << 21) + 1])
@@ -26,14 +26,16 @@ def test_a_system_without_large_pages_will_do(monkeypatch: pytest.MonkeyPatch) -
     assert allocate(1 << 22).shape == (1 << 22,)
 
 
-def test_tensors_are_copied_side_by_side() -> None:
+def test_tensors_are_moved_side_by_side() -> None:
     given = {
         "a": torch.arange(7, dtype=torch.uint8),
         "b": torch.randn(3, 5).t(),
         "c": torch.empty(0, dtype=torch.int32),
         "d": torch.tensor(True),
     }
-    found = together(given)
+    remaining = dict(given)
+    found = moved_together(remaining)
+    assert not remaining  # nothing is in memory twice
     for name, tensor in given.items():
         assert torch.equal(found[name], tensor)
         assert found[name].dtype == tensor.dtype
