@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 import tvm
 from tvm import tirx
 
+from qpc.backends.tvm import entry
 from qpc.backends.tvm._compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.cache import KernelCache
 from qpc.backends.tvm.entry import lower_kernels, scratch_bytes
@@ -19,6 +21,9 @@ from qpc.version import VERSION
 
 CODEGEN_OPTIONS = {"tirx.disable_assert": True}
 """What functions are compiled with, besides the target."""
+
+_LOWERING = hashlib.sha256(inspect.getsource(entry).encode()).hexdigest()
+"""A kernel's text is what it was before lowering, so how that is done belongs to its key."""
 
 _Functions = Mapping[tvm.ir.GlobalVar, tirx.PrimFunc]
 _NUMBER_BYTES = 8
@@ -64,9 +69,9 @@ def _cached_kernel(
         made = _compiled_kernels({gv: function}, target)
         return made.scratch[name].to_bytes(_NUMBER_BYTES, "little") + made.code
 
-    entry = _cached(f"{name}\n{text}", target, cache, make)
-    scratch = int.from_bytes(entry[:_NUMBER_BYTES], "little")
-    return KernelCode(entry[_NUMBER_BYTES:], {name: scratch})
+    kept = _cached(f"{name}\n{text}", target, cache, make)
+    scratch = int.from_bytes(kept[:_NUMBER_BYTES], "little")
+    return KernelCode(kept[_NUMBER_BYTES:], {name: scratch})
 
 
 def _cached(
@@ -74,7 +79,7 @@ def _cached(
 ) -> bytes:
     """What the cache has for functions of this text, which `make` makes."""
     versions = [VERSION, TVM_VERSION, FFI_VERSION]
-    about = json.dumps([versions, str(target), CODEGEN_OPTIONS], sort_keys=True)
+    about = json.dumps([versions, _LOWERING, str(target), CODEGEN_OPTIONS], sort_keys=True)
     key = hashlib.sha256(f"{about}\n{text}".encode()).hexdigest()
     code = cache.get(key)
     if code is None:

@@ -68,12 +68,13 @@ def test_targets_do_not_share_kernels(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 2 * count
 
 
+@pytest.mark.parametrize("name", ["VERSION", "_LOWERING"])
 def test_versions_do_not_share_kernels(
-    tmp_path: Path, compilations: list[int], monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, compilations: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tvm.compile_graph(graph(), cache=tmp_path)
     compilations.clear()
-    monkeypatch.setattr(objects, "VERSION", "0.0.0")
+    monkeypatch.setattr(objects, name, "0.0.0")
     tvm.compile_graph(graph(), cache=tmp_path)
     assert len(compilations) > 4
 
