@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import queue
 import tempfile
 import threading
-import weakref
 from array import array
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -21,13 +17,12 @@ from torch import Tensor
 
 from qpc.backends.tvm.build import TIMED, Code, EntryPoint
 from qpc.backends.tvm.pages import allocate, moved_together
+from qpc.backends.tvm.threads import Worker
 from qpc.errors import BackendError
 from qpc.shapes import TensorType
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 _ArrayType: TypeAlias = "tuple[tuple[int, ...], np.dtype[Any]]"
-THREAD_NAME = "qpc-model"
-_SHARE_ALL_CORES = -3  # TVM's ThreadGroup::kSpecifyThreadShareAllCore
 
 
 class Program:
@@ -59,7 +54,7 @@ class Program:
         self._calls_by_types = {
             tuple(map(_array_type, types)): self._calls[batch] for batch, types in inputs.items()
         }
-        self._worker = _Worker(threads) if threads > 1 else None
+        self._worker = Worker(threads) if threads > 1 else None
 
     def run(self, batch: int, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs for one batch."""
@@ -156,40 +151,3 @@ def _load(library: bytes) -> tuple[Any, ctypes.CDLL]:
         path = Path(folder, "kernels.so")
         path.write_bytes(library)
         return tvm.runtime.load_module(str(path)), ctypes.CDLL(str(path))
-
-
-class _Worker:
-    """A thread with a pool of TVM workers, for as long as its owner lives."""
-
-    def __init__(self, threads: int) -> None:
-        self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
-        self._tasks = queue.SimpleQueue()
-        thread = threading.Thread(
-            target=_work, args=(self._tasks, threads), name=THREAD_NAME, daemon=True
-        )
-        thread.start()
-        weakref.finalize(self, self._tasks.put, None)
-
-    def run(self, task: Callable[[], object]) -> None:
-        """Run `task` in the thread, and wait for it."""
-        future: Future[object] = Future()
-        self._tasks.put((future, task))
-        future.result()
-
-
-def _work(
-    tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None], threads: int
-) -> None:
-    """Run tasks until None comes; without a reference to the worker, which keeps it alive."""
-    cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
-    configure = tvm.get_global_func("runtime.config_threadpool")
-    # The first call makes a pool of as many threads as it names cores, and ties them to these.
-    configure(_SHARE_ALL_CORES, threads, [cores[i % len(cores)] for i in range(threads)])
-    configure(_SHARE_ALL_CORES, threads, cores)
-    while (entry := tasks.get()) is not None:
-        future, task = entry
-        try:
-            future.set_result(task())
-        except BaseException as e:
-            future.set_exception(e)
-        del entry, future, task

@@ -61,7 +61,7 @@ class Comparison:
     differing: how many output values of the compiled model are not those of the integer graph.
     peak_gmac_s: 1e9 multiply-accumulates per second of the loop on registers, all threads.
     share: what QPC reaches of that, the median over rounds; share_cpu: the same by processor time,
-    which holds for one thread.
+    that of all threads together.
     macs: multiply-accumulates of one call.
     load: the machine's load average before the rounds.
     """
@@ -146,7 +146,7 @@ def compare(
         differing=differing,
         times=times(blocks["QPC"]),
         share=macs / loop.macs / threads * ratio(loops, blocks["QPC"]).median,
-        share_cpu=macs / loop.macs / threads * ratio(loops, blocks["QPC"]).cpu,
+        share_cpu=macs / loop.macs * ratio(loops, blocks["QPC"]).cpu,
         peak_gmac_s=loop.macs / times(loops).median_ms / 1e6 * threads,
         peers=tuple(results),
         cpu_share=cpu_share(blocks, threads),

@@ -14,7 +14,7 @@ pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 import torch
 
 from qpc.backends import reference, tvm
-from qpc.backends.tvm import program
+from qpc.backends.tvm import threads
 from qpc.backends.tvm.model import CompiledModel
 from qpc.errors import BackendError, UnsupportedTargetError
 from qpc.target import TARGETS, Target
@@ -128,7 +128,7 @@ def _threads_of_the_process() -> int:
 def test_threads_of_a_model_end_with_it() -> None:
     compiled, _ = _network(threads=2)
     compiled(torch.zeros(1, 3, 12, 12))
-    names = [t for t in threading.enumerate() if t.name == program.THREAD_NAME]
+    names = [t for t in threading.enumerate() if t.name == threads.THREAD_NAME]
     assert names
     del compiled
     gc.collect()

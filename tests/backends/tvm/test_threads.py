@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("tvm")
+
+from qpc.backends.tvm import threads
+from qpc.backends.tvm.threads import Worker, by_core, deal
+
+pytestmark = pytest.mark.tvm
+
+FOUR_CORES = [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+@pytest.mark.parametrize(
+    ("count", "shares"),
+    [
+        (1, [[0, 4, 1, 5, 2, 6, 3, 7]]),
+        (2, [[0, 4, 2, 6], [1, 5, 3, 7]]),
+        (4, FOUR_CORES),
+        (8, [[0], [4], [1], [5], [2], [6], [3], [7]]),
+        (9, [[0], [4], [1], [5], [2], [6], [3], [7], [0]]),
+    ],
+)
+def test_cores_are_dealt_out_whole_while_they_last(count: int, shares: list[list[int]]) -> None:
+    assert deal(FOUR_CORES, count) == shares
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=9), st.integers(1, 20))
+def test_every_thread_has_a_place_and_no_cpu_two_threads_if_there_are_enough(
+    sizes: list[int], count: int
+) -> None:
+    cpus = iter(range(sum(sizes)))
+    cores = [[next(cpus) for _ in range(size)] for size in sizes]
+    shares = deal(cores, count)
+    assert len(shares) == count
+    assert all(shares)
+    dealt = [cpu for share in shares for cpu in share]
+    assert set(dealt) == set(range(sum(sizes)))
+    if count <= sum(sizes):
+        assert len(dealt) == sum(sizes)
+
+
+def test_cpus_are_grouped_by_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
+        (tmp_path / str(cpu)).write_text(siblings)
+    monkeypatch.setattr(threads, "_TOPOLOGY", str(tmp_path / "{}"))
+    assert by_core([0, 1, 2, 3]) == [[0, 2], [1, 3]]
+    assert by_core([1, 2, 3]) == [[1, 3], [2]]
+    assert by_core([0, 7, 8]) == [[0], [7], [8]]  # nothing is known about the last two
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
+def test_threads_of_a_model_are_on_different_cores() -> None:
+    before = _threads()
+    worker = Worker(2)
+    worker.run(lambda: None)
+    made = _threads() - before
+    places = [os.sched_getaffinity(thread) for thread in made]
+    assert len(places) == 2
+    assert not places[0] & places[1]
+    assert places[0] | places[1] == os.sched_getaffinity(0)
+
+
+def test_a_core_that_is_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "by_core", lambda cpus: [[4000], [4001]])
+    before = _threads()
+    worker = Worker(2)
+    worker.run(lambda: None)
+    made = _threads() - before
+    assert len(made) == 2
+    assert all(os.sched_getaffinity(t) == os.sched_getaffinity(0) for t in made)
+
+
+def test_workers_sleep_soon_after_a_call() -> None:
+    before = _threads()
+    worker = Worker(2)
+    worker.run(lambda: None)
+    made = _threads() - before
+    time.sleep(0.02)
+    ticks = sum(_ticks(thread) for thread in made)
+    time.sleep(0.2)
+    assert sum(_ticks(thread) for thread in made) - ticks <= 2  # of a hundredth of a second
+
+
+def test_how_long_workers_wait_can_be_set_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TVM_THREAD_POOL_SPIN_COUNT", "7")
+    Worker(2).run(lambda: None)
+    assert os.environ["TVM_THREAD_POOL_SPIN_COUNT"] == "7"
+    monkeypatch.delenv("TVM_THREAD_POOL_SPIN_COUNT")
+    Worker(2).run(lambda: None)
+    assert os.environ["TVM_THREAD_POOL_SPIN_COUNT"] == "2000"
+
+
+def _threads() -> set[int]:
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+
+
+def _ticks(thread: int) -> int:
+    """The processor time of a thread."""
+    fields = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
