@@ -102,19 +102,24 @@ class Exporter:
             raise UnsupportedOpError(f"{argument!r} of {node.target} is not constant", node=node)
         return attribute(self.gm, str(source.target)).detach()
 
+    def quantized(self, name: str, grid: QParams) -> str:
+        """A QuantizeLinear."""
+        return self.emit("QuantizeLinear", [name, *self._ends(grid)])
+
     def round(self, name: str, grid: QParams) -> str:
         """A QuantizeLinear and a DequantizeLinear."""
-        zero_point = np.array(grid.zero_point, str(grid.dtype).removeprefix("torch."))
-        ends = [self.constant(np.float32(grid.scale)), self.constant(zero_point)]
-        integer = self.emit("QuantizeLinear", [name, *ends])
-        return self.emit("DequantizeLinear", [integer, *ends])
+        return self.emit("DequantizeLinear", [self.quantized(name, grid), *self._ends(grid)])
 
-    def dequantized(self, integer: Tensor, scales: Tensor) -> str:
-        """A constant behind a DequantizeLinear; scales by index of axis 0."""
+    def _ends(self, grid: QParams) -> list[str]:
+        zero_point = np.array(grid.zero_point, str(grid.dtype).removeprefix("torch."))
+        return [self.constant(np.float32(grid.scale)), self.constant(zero_point)]
+
+    def dequantized(self, integer: Tensor, scales: Tensor, axis: int = 0) -> str:
+        """A constant behind a DequantizeLinear; scales by index of an axis."""
         value = integer.numpy()
         zeros = np.zeros(tuple(scales.shape), value.dtype)
         ends = [self.constant(scales.numpy()), self.constant(zeros)]
-        return self.emit("DequantizeLinear", [self.constant(value), *ends], axis=0)
+        return self.emit("DequantizeLinear", [self.constant(value), *ends], axis=axis)
 
     def clipped(self, node: Node, name: str) -> str:
         """The result of an integer operator within the ends that it clamps to.

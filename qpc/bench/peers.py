@@ -21,7 +21,8 @@ from torch.fx import GraphModule
 
 from qpc.bench.qdq import to_qdq
 from qpc.bench.torch_peer import FloatModel
-from qpc.errors import BackendError, MissingDependencyError
+from qpc.errors import BackendError, MissingDependencyError, UnsupportedOpError
+from qpc.meta import label
 
 if TYPE_CHECKING:
     import onnx
@@ -75,9 +76,12 @@ def onnxruntime_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) 
         lambda: session.run(None, feeds),
         seconds,
         sum(kernels[k] for k in ("QLinearConv", "QGemm", "MatMulInteger")),
-        sum(kernels[k] for k in ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")),
+        sum(kernels[k] for k in _ONNX_RUNTIME_FLOAT),
         dict(kernels),
     )
+
+
+_ONNX_RUNTIME_FLOAT = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul")
 
 
 def openvino_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Peer:
@@ -120,7 +124,7 @@ def openvino_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> 
     )
 
 
-_OPENVINO_LAYERS = ("Convolution", "FullyConnected", "MatMul")
+_OPENVINO_LAYERS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
 
 def torch_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Peer:
@@ -130,7 +134,7 @@ def torch_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Pee
     seconds = time.perf_counter() - start
     torch.set_num_threads(threads)
     kernels = Counter(str(node.op_type) for node in model.graph.node)
-    layers = kernels["Conv"] + kernels["Gemm"]
+    layers = sum(kernels[kind] for kind in ("Conv", "ConvTranspose", "Gemm"))
     return Peer(
         "PyTorch float32",
         torch.__version__,
@@ -185,13 +189,19 @@ def usable_peers(
 ) -> tuple[list[str], dict[str, str]]:
     """The runtimes that can run an integer graph, and why the others cannot.
 
-    Each is tried in a process of its own, because some crash on some models.
+    Each is tried in a process of its own, because some crash on some models. What has no ONNX form
+    can be run by none.
     """
     check_peers(names)
     usable, failures = [], {}
+    try:
+        model = to_qdq(gm, batch)
+    except (UnsupportedOpError, BackendError) as e:
+        at = "" if e.node is None else f", at {label(e.node)}"
+        return [], dict.fromkeys(names, f"{e.what}{at}")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")
-        file.write_bytes(to_qdq(gm, batch).SerializeToString())
+        file.write_bytes(model.SerializeToString())
         for name in names:
             command = [sys.executable, "-m", "qpc.bench.try_peer", name, str(file), str(threads)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -35,7 +35,7 @@ class FloatModel:
         self.constants: _Values = {
             i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer
         }
-        self._made_by: dict[str, str] = {}
+        self._made_by: dict[str, onnx.NodeProto] = {}
         self._steps: list[tuple[str, Callable[..., Tensor], list[str]]] = []
         for node in graph.node:
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -55,11 +55,13 @@ class FloatModel:
         if rule is None:
             raise UnsupportedOpError(f"no PyTorch form for the ONNX operator {node.op_type}")
         (output,) = node.output
+        arguments, before = list(node.input), self._made_by.get(node.input[0])
         if node.op_type == "QuantizeLinear":
-            attributes["clamps"] = self._made_by.get(node.input[0]) not in _MOVES
-        self._made_by[output] = node.op_type
+            attributes["clamps"] = before is None or before.op_type not in _MOVES
+        if node.op_type == "Cast" and before is not None:  # of integers, as indices of a table
+            arguments = list(before.input)
+        self._made_by[output] = node
         run = partial(rule, **attributes)
-        arguments = list(node.input)
         if all(name in self.constants for name in arguments if name):
             made = run(*(self.constants.get(name) for name in arguments))
             self.constants[output] = _channels_last(made)
@@ -67,7 +69,10 @@ class FloatModel:
             self._steps.append((output, run, arguments))
 
 
-_MOVES = ("MaxPool", "Reshape", "Transpose", "Slice", "Concat", "DequantizeLinear")
+_MOVES = (
+    *("MaxPool", "Reshape", "Transpose", "Slice", "Gather", "Concat", "DepthToSpace", "Resize"),
+    "DequantizeLinear",
+)
 """What keeps values within the grids of its inputs."""
 
 
@@ -86,6 +91,11 @@ def _quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, clamps: bool) -> 
 def _ends(zero_point: Tensor) -> tuple[int, int]:
     limits = torch.iinfo(zero_point.dtype)
     return limits.min, limits.max
+
+
+def _cast(x: Tensor, scale: Tensor, zero_point: Tensor, to: int) -> Tensor:
+    """The integers of a QuantizeLinear, which leaves values as they are."""
+    return ((x / scale).round() + zero_point).clamp(*_ends(zero_point)).to(torch.int32)
 
 
 def _dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int = 1) -> Tensor:
@@ -112,6 +122,19 @@ def _conv(
     return F.conv2d(x, weight, bias, strides, (top, left), dilations, group)
 
 
+def _conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    strides: list[int],
+    pads: list[int],
+    output_padding: list[int],
+    dilations: list[int],
+    group: int,
+) -> Tensor:
+    return F.conv_transpose2d(x, weight, bias, strides, pads[:2], output_padding, group, dilations)
+
+
 def _max_pool(
     x: Tensor,
     kernel_shape: list[int],
@@ -133,9 +156,33 @@ def _average_pool(
 
 
 def _slice(x: Tensor, start: Tensor, end: Tensor, axis: Tensor, step: Tensor) -> Tensor:
+    if int(step) < 0:
+        return x.flip(int(axis))
     index = [slice(None)] * x.dim()
     index[int(axis)] = slice(int(start), int(end), int(step))
     return x[tuple(index)]
+
+
+def _gather(x: Tensor, index: Tensor, axis: int) -> Tensor:
+    index = index.to(torch.int64)
+    taken = x.index_select(axis, index.flatten())
+    return taken.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+
+
+def _resize(
+    x: Tensor,
+    _region: None,
+    _scales: None,
+    sizes: Tensor,
+    mode: bytes,
+    coordinate_transformation_mode: bytes,
+    nearest_mode: bytes = b"",
+) -> Tensor:
+    size = sizes.tolist()[2:]
+    if mode == b"nearest":
+        return F.interpolate(x, size, mode="nearest")
+    aligned = coordinate_transformation_mode == b"align_corners"
+    return F.interpolate(x, size, mode="bilinear", align_corners=aligned)
 
 
 def _pad(x: Tensor, pads: Tensor, value: Tensor) -> Tensor:
@@ -153,9 +200,12 @@ def _batch_norm(
 _RULES: Mapping[str, Callable[..., Tensor]] = {
     "QuantizeLinear": _quantize,
     "DequantizeLinear": _dequantize,
+    "Cast": _cast,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Gemm": lambda x, weight, bias, transB: F.linear(x, weight, bias),  # noqa: N803
     "Add": torch.add,
+    "Sub": torch.sub,
     "Mul": torch.mul,
     "Div": torch.div,
     "Relu": F.relu,
@@ -168,6 +218,9 @@ _RULES: Mapping[str, Callable[..., Tensor]] = {
     "Reshape": lambda x, shape: x.reshape(shape.tolist()),
     "Transpose": lambda x, perm: x.permute(perm),
     "Slice": _slice,
+    "Gather": _gather,
+    "Resize": _resize,
+    "DepthToSpace": lambda x, blocksize, mode: F.pixel_shuffle(x, blocksize),
     "Pad": _pad,
     "BatchNormalization": _batch_norm,
     "HardSwish": F.hardswish,
@@ -177,4 +230,9 @@ _RULES: Mapping[str, Callable[..., Tensor]] = {
     "Erf": torch.erf,
     "LeakyRelu": lambda x, alpha: F.leaky_relu(x, alpha),
     "Elu": F.elu,
+    "Softplus": F.softplus,
+    "Softmax": lambda x, axis: torch.softmax(x, axis),
+    "Exp": torch.exp,
+    "Abs": torch.abs,
+    "Neg": torch.neg,
 }

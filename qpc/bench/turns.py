@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,10 @@ Call = Callable[[], object]
 
 PAUSE_S = 0.02
 """Seconds before a block, in which the threads of another runtime stop waiting actively."""
+BLOCK_S = 0.02
+"""Seconds of a block at the least: OpenVINO's threads, woken up, need several calls to be fast."""
+
+_CLOCK_S = 1e-6  # no call is believed to be shorter
 
 
 @dataclass(frozen=True)
@@ -61,28 +66,35 @@ class Ratio:
 
 
 def in_turns(
-    calls: Mapping[str, Call], rounds: int, *, count: int = 5, pause_s: float = PAUSE_S
+    calls: Mapping[str, Call],
+    rounds: int,
+    *,
+    count: int = 5,
+    block_s: float = BLOCK_S,
+    pause_s: float = PAUSE_S,
 ) -> dict[str, list[Block]]:
-    """Blocks of `count` timed calls, one of each call in every round.
+    """Blocks of at least `count` timed calls and `block_s` seconds, one of each in every round.
 
     The order rotates from round to round. Every call runs a few times before the first round.
     """
     names = list(calls)
+    counts = {}
     for name in names:
-        block(calls[name], 2, pause_s)
+        seconds = min(block(calls[name], 2, pause_s).times) / 1e3
+        counts[name] = max(count, math.ceil(block_s / max(seconds, _CLOCK_S)))
     found: dict[str, list[Block]] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            found[name].append(block(calls[name], count, pause_s))
+            found[name].append(block(calls[name], counts[name], pause_s))
     return found
 
 
 def block(call: Call, count: int, pause_s: float = PAUSE_S) -> Block:
-    """Time `count` calls, after two that do not count."""
+    """Time `count` calls, after half as many, and at least two, that do not count."""
     time.sleep(pause_s)
-    call()
-    call()
+    for _ in range(max(2, count // 2)):
+        call()
     times = []
     cpu = time.process_time()
     for _ in range(count):

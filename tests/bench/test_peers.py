@@ -56,6 +56,31 @@ def test_a_peer_that_crashes_is_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
     assert failures == {"numpy": "crashes with SIGSEGV", "torch": "RuntimeError: no such thing"}
 
 
+def test_transposed_convolutions_count_as_layers() -> None:
+    pytest.importorskip("onnx")
+    model = Parts(
+        lambda m, x: m.up(m.conv(x).relu()),
+        conv=nn.Conv2d(3, 16, 3),
+        up=nn.ConvTranspose2d(16, 16, 2, 2),
+    )
+    x = torch.randn(1, 3, 8, 8)
+    qdq = to_qdq(integer(fake_quantized(model, x)))
+    for name in PEERS:
+        pytest.importorskip(name)
+        peer = PEERS[name](qdq, [x.numpy()], 1)
+        assert peer.integer_layers + peer.float_layers == 2, name
+
+
+def test_what_has_no_onnx_form_is_run_by_none() -> None:
+    pytest.importorskip("onnx")
+    model = Parts(lambda m, x: torch.cumsum(m.conv(x), 1), conv=nn.Conv2d(3, 8, 3))
+    gm = integer(fake_quantized(model, torch.randn(1, 3, 8, 8)))
+    assert usable_peers(["torch"], gm, 1, 1) == (
+        [],
+        {"torch": "no ONNX form for aten.cumsum.default, at cumsum"},
+    )
+
+
 def test_a_peer_is_tried_in_another_process() -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

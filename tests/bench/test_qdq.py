@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -56,6 +57,10 @@ def close(gm: torch.fx.GraphModule, x: Tensor) -> bool:
     return bool(np.abs(found - expected).max() <= 0.03 * np.abs(expected).max())
 
 
+def kinds(gm: torch.fx.GraphModule, batch: int) -> set[str]:
+    return {node.op_type for node in to_qdq(gm, batch).graph.node}
+
+
 def between_layers(function: Callable[[Tensor], Tensor]) -> nn.Module:
     layers = {"first": nn.Linear(6, 6), "last": nn.Linear(6, 4)}
     return Parts(lambda m, x: m.last(function(m.first(x))), **layers)
@@ -68,14 +73,74 @@ def test_the_model_computes_what_the_graph_computes() -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [F.relu, F.gelu, F.elu, torch.tanh, torch.sigmoid, F.leaky_relu],
-    ids=lambda f: f.__name__,
+    [
+        *(F.relu, F.gelu, F.elu, torch.tanh, torch.sigmoid, F.leaky_relu, F.softplus, F.mish),
+        *(torch.exp, torch.abs, torch.neg, torch.erf),
+        partial(F.leaky_relu, negative_slope=0.1),
+    ],
+    ids=lambda f: getattr(f, "__name__", "leaky_relu_0.1"),
 )
 def test_tables_become_the_functions_that_they_hold(function: Callable[[Tensor], Tensor]) -> None:
-    model = Parts(
-        lambda m, x: m.last(function(m.first(x))), first=nn.Linear(6, 6), last=nn.Linear(6, 4)
-    )
     x = torch.randn(5, 6)
+    gm = integer(fake_quantized(between_layers(function), x))
+    assert "Gather" not in kinds(gm, 5)
+    assert close(gm, x)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_tables_of_other_functions_stay_tables(symmetric: bool) -> None:
+    x = torch.randn(5, 6)
+    config = min_max(symmetric=symmetric) if symmetric else None
+    model = between_layers(lambda x: torch.square(torch.sin(x)))
+    gm = integer(fake_quantized(model, x, config=config))
+    assert "Gather" in kinds(gm, 5)
+    assert close(gm, x)
+
+
+IMAGE_FUNCTIONS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "reshape": ("Reshape", lambda x: x.reshape(-1, 3, 16, 9)),
+    "permute": ("Transpose", lambda x: x.transpose(2, 3)),
+    "slice": ("Slice", lambda x: x[:, 1:9:2]),
+    "select": ("Gather", lambda x: x[:, :, -1]),
+    "flip": ("Slice", lambda x: x.flip(1, 3)),
+    "roll": ("Concat", lambda x: x.roll((1, -2), (2, 1))),
+    "roll by a whole turn": ("Conv", lambda x: x.roll(6, 2)),
+    "pixel_shuffle": ("DepthToSpace", lambda x: F.pixel_shuffle(x, 2)),
+    "pixel_unshuffle": ("Transpose", lambda x: F.pixel_unshuffle(x, 3)),
+    "channel_shuffle": ("Transpose", lambda x: F.channel_shuffle(x, 4)),
+    "nearest": ("Resize", lambda x: F.interpolate(x, scale_factor=2, mode="nearest")),
+    "bilinear": ("Resize", lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")),
+    "corners": ("Resize", lambda x: F.interpolate(x, (9, 4), mode="bilinear", align_corners=True)),
+    "reflection": ("Gather", lambda x: F.pad(x, (1, 2, 2, 1), mode="reflect")),
+    "difference": ("Sub", lambda x: x[:, :6] - x[:, 6:]),
+    "sum": ("Mul", lambda x: x.sum((2, 3))),
+    "average with a divisor": ("Mul", lambda x: F.avg_pool2d(x, 2, divisor_override=3)),
+    "global maximum": ("MaxPool", lambda x: F.adaptive_max_pool2d(x, 1)),
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_FUNCTIONS)
+def test_functions_of_images(name: str) -> None:
+    kind, function = IMAGE_FUNCTIONS[name]
+    x = torch.randn(2, 3, 6, 6)
+    model = Parts(lambda m, x: function(m.conv(x)).flatten(1), conv=nn.Conv2d(3, 12, 1))
+    gm = integer(fake_quantized(model, x))
+    assert kind in kinds(gm, 2)
+    assert close(gm, x)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_transposed_convolutions(groups: int) -> None:
+    conv = nn.ConvTranspose2d(6, 9, 3, 2, 1, output_padding=1, groups=groups, dilation=2)
+    x = torch.randn(2, 6, 5, 4)
+    gm = integer(fake_quantized(Parts(lambda m, x: m.conv(x), conv=conv), x))
+    assert "ConvTranspose" in kinds(gm, 2)
+    assert close(gm, x)
+
+
+def test_softmax_is_one_in_float() -> None:
+    x = torch.randn(5, 6)
+    model = Parts(lambda m, x: torch.softmax(m.linear(x), -1), linear=nn.Linear(6, 4))
     assert close(integer(fake_quantized(model, x)), x)
 
 
@@ -122,12 +187,26 @@ def test_an_operator_without_an_onnx_form_is_refused() -> None:
         to_qdq(gm)
 
 
-def test_a_table_of_an_unknown_function_is_refused() -> None:
+def test_an_interpolation_without_an_onnx_form_is_refused() -> None:
     model = Parts(
-        lambda m, x: m.last(F.softplus(m.first(x))), first=nn.Linear(6, 6), last=nn.Linear(6, 4)
+        lambda m, x: F.interpolate(m.conv(x), scale_factor=1.7, mode="bilinear"),
+        conv=nn.Conv2d(3, 4, 1),
     )
-    gm = integer(fake_quantized(model, torch.randn(5, 6)))
-    with pytest.raises(UnsupportedOpError, match="the function of a table"):
+    gm = integer(fake_quantized(model, torch.randn(1, 3, 6, 6)))
+    with pytest.raises(UnsupportedOpError, match="no ONNX form for this interpolation"):
+        to_qdq(gm)
+
+
+def test_a_roll_over_all_axes_is_refused() -> None:
+    gm = graph_of(lambda g, x: g.call_function(torch.ops.aten.roll.default, (x, [1])), 4)
+    with pytest.raises(UnsupportedOpError, match="roll over all axes at once"):
+        to_qdq(gm)
+
+
+def test_a_pixel_shuffle_of_other_than_images_is_refused() -> None:
+    target = torch.ops.aten.pixel_shuffle.default
+    gm = graph_of(lambda g, x: g.call_function(target, (x, 2)), 3, 4, 2, 2)
+    with pytest.raises(UnsupportedOpError, match="pixel_shuffle of not 4 axes"):
         to_qdq(gm)
 
 

@@ -1,17 +1,32 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from qpc.bench.turns import Block, cpu_share, in_turns, ratio, times
+from qpc.bench.turns import Block, block, cpu_share, in_turns, ratio, times
 
 
 def test_the_order_rotates_and_every_call_runs_equally_often() -> None:
     seen: list[str] = []
     calls = {name: (lambda name=name: seen.append(name)) for name in "abc"}
-    found = in_turns(calls, 3, count=1, pause_s=0.0)
+    found = in_turns(calls, 3, count=1, block_s=0.0, pause_s=0.0)
     runs = seen[3 * 4 :: 3]  # after the blocks of two that warm up; each block runs a call 3 times
     assert "".join(runs) == "abcbcacab"
     assert {name: len(blocks) for name, blocks in found.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_short_calls_run_until_a_block_is_long_enough() -> None:
+    calls = {"short": lambda: time.sleep(0.001), "long": lambda: time.sleep(0.02)}
+    found = in_turns(calls, 2, count=3, block_s=0.01, pause_s=0.0)
+    assert {name: {len(b.times) for b in blocks} for name, blocks in found.items()}["long"] == {3}
+    assert all(4 <= len(b.times) <= 10 for b in found["short"])
+
+
+def test_half_of_a_block_warms_up() -> None:
+    seen: list[int] = []
+    assert len(block(lambda: seen.append(1), 8, pause_s=0.0).times) == 8
+    assert len(seen) == 12
 
 
 def test_times_are_medians_over_rounds() -> None:
