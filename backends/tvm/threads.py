@@ -34,7 +34,9 @@ _Tasks: TypeAlias = "queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | N
 
 
 class Worker:
-    """A thread with a pool of TVM workers, `threads` together, for as long as its owner lives.
+    """A thread with a pool of TVM workers, for as long as its owner lives.
+
+    threads: how many they are together, at most; no more than CPUs that the process may use.
 
     The environment variable TVM_THREAD_POOL_SPIN_COUNT says how often workers look for work before
     they sleep; it is read once in a process, and set here if it is not.
@@ -47,6 +49,8 @@ class Worker:
         )
         thread.start()
         weakref.finalize(self, self._tasks.put, None)
+        # Workers run Python once, to settle, which would abort the process if it ended meanwhile.
+        self.run(lambda: None)
 
     def run(self, task: Callable[[], object]) -> None:
         """Run `task` in the thread, and wait for it."""
@@ -58,11 +62,12 @@ class Worker:
 def _work(tasks: _Tasks, threads: int) -> None:
     """Run tasks until None comes; without a reference to the worker, which keeps it alive."""
     os.environ.setdefault(_SPIN, str(_SPINS))
-    cores = sorted(os.sched_getaffinity(0))
-    # TVM makes a pool of as many threads as cores are named.
-    named = [str(cores[i % len(cores)]) for i in range(threads)]
+    cpus = sorted(os.sched_getaffinity(0))
+    threads = min(threads, len(cpus))  # more would only take turns; results are the same
+    # TVM makes a pool of as many threads as CPUs are named.
+    named = [str(cpu) for cpu in cpus[:threads]]
     tvm.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CORES, threads, named)
-    _settle(deal(by_core(cores), threads))
+    _settle(deal(by_core(cpus), threads))
     while (entry := tasks.get()) is not None:
         future, task = entry
         try:
@@ -97,13 +102,10 @@ def by_core(cpus: Sequence[int]) -> list[list[int]]:
 
 
 def deal(cores: Sequence[Sequence[int]], threads: int) -> list[list[int]]:
-    """Shares of the CPUs of `cores` for as many threads.
+    """Shares of the CPUs of `cores` for as many threads, of which there are no more than CPUs.
 
     Cores are dealt out like cards, as neighbours are of one kind where there are fast and slow
-    ones. Two threads are on one core only where there are fewer cores than threads, and on one CPU
-    only where there are fewer CPUs.
+    ones. Two threads share a core only where there are fewer cores than threads.
     """
     units = cores if threads <= len(cores) else [[cpu] for core in cores for cpu in core]
-    if threads >= len(units):
-        return [list(units[i % len(units)]) for i in range(threads)]
     return [[cpu for unit in units[i::threads] for cpu in unit] for i in range(threads)]
