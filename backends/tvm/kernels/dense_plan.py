@@ -18,6 +18,7 @@ from qpc.backends.tvm.kernels.geometry import tile_start
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
 from qpc.backends.tvm.kernels.tiling import (
     ALL_KEPT,
+    TASK_OVERHEAD,
     Blocks,
     Tile,
     best_tiles,
@@ -101,14 +102,18 @@ class DensePlan(ConvLayout):
 
     @property
     def time(self) -> float:
-        """Time in instructions of a dot, to compare with other plans.
+        """Time of the busiest thread in instructions of a dot, to compare with other plans.
 
         Weights come from far away and are fetched while others are used.
         """
-        rows = self.images * self.rows * self.column_tiles
-        vectors = self.units * self.tile.vectors * self.steps
+        blocks, rows = self.blocks, self.images * self.rows * self.column_tiles
+        tasks = self.images * ceil(self.rows / blocks.rows) * blocks.parts
+        turns = ceil(tasks / self.threads)
+        vectors = self.units * self.tile.vectors * self.steps * min(1, turns / blocks.parts)
         fetch = vectors * nibbles.FETCH / (2 if self.nibbles else 1)
-        return max(rows * self._row_cost, fetch) * self.isa.dot_instructions
+        overhead = turns * TASK_OVERHEAD if self.threads > 1 else 0
+        dots = max(rows * self._row_cost * turns / tasks, fetch) + overhead
+        return dots * self.isa.dot_instructions
 
     @property
     def _row_cost(self) -> float:

@@ -7,7 +7,7 @@ of equal shape share code, and compile once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -154,6 +154,10 @@ class EpilogueCode:
     constants: Flat
     added: Sequence[Flat]
     tables: Sequence[Flat]
+
+    def part(self, offset: Index) -> EpilogueCode:
+        """The same, with the constants `offset` elements further on."""
+        return replace(self, constants=self.constants.part(offset))
 
     def input_zero_point(self) -> Expr:
         """The uint8 that pads the input."""

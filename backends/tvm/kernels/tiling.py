@@ -26,7 +26,7 @@ _EPILOGUE_ALONE = 1.5  # more of the same, if tiles are too long to overlap in t
 _EPILOGUE_INSTRUCTIONS = 9
 _WINDOW = 320  # instructions that a CPU looks ahead
 _COPY_PER_BYTE = 1 / 16  # moving bytes into scratch memory, in dots
-_TASK_OVERHEAD = 2000  # handing a task to a thread, in dots
+TASK_OVERHEAD = 2000  # handing a task to a thread, in dots
 ALL_KEPT = 16
 """What `Tile.kept` counts in: enough to tell layers apart, and few kernels."""
 SCRATCH_BYTES = 192 * 1024  # leaves room for weights and output in a second-level cache
@@ -201,7 +201,7 @@ def choose_blocks(
         size = extra_bytes + blocks.rows * bytes_per_row
         spill = 1.0 if size <= SCRATCH_BYTES or blocks.rows == 1 else 1.5
         work = blocks.rows * row_cost / blocks.parts * spill
-        overhead = _TASK_OVERHEAD if threads > 1 else 0
+        overhead = TASK_OVERHEAD if threads > 1 else 0
         copying = size * _COPY_PER_BYTE if copies else 0
         return ceil(tasks / threads) * (work + copying + overhead)
 

@@ -27,6 +27,8 @@ from qpc.backends.tvm.kernels.geometry import tile_start
 from qpc.backends.tvm.kernels.padding import copy_padded_rows
 from qpc.backends.tvm.kernels.winograd_plan import WinogradPlan
 
+_ZERO = 16  # int32 of a cache line, of which the first is 0
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -80,7 +82,7 @@ class WinogradCode:
             plan.copied(cut.rows),
             filtering.places * plan.chunk,
             filtering.places * plan.place_inputs,
-            filtering.places * plan.place_sums,
+            filtering.places * plan.place_sums + _ZERO,
             filtering.size * filtering.out * plan.isa.lanes,
             filtering.out**2 * unit_lanes,
         )
@@ -91,6 +93,7 @@ class WinogradCode:
             own = memory.part(worker, sizes)
             image = bind(tile_start(block, cut.images, shape.n))
             rows = Rows(image, bind(tile_start(row_block, cut.rows, shape.oh)), part)
+            own.sums.store(filtering.places * plan.place_sums, integer(0, "int32", 1))
             with loop(cut.images) as i:
                 self._copy_input(own, rows, i)
                 self._transform_image(own, i)
@@ -194,8 +197,15 @@ class WinogradCode:
             memory.sums.store(target + at, sums.load(at, lanes), lanes)
 
     def _store(self, memory: Memory, rows: Rows, unit: Index) -> None:
-        """The outputs of a unit for all patches."""
+        """The outputs of a unit for all patches.
+
+        LLVM would load the numbers of the epilogue once, before all sums, which then lack registers
+        and go through memory. So their places depend on a zero that lies behind the sums, and which
+        they may have changed for all that LLVM knows.
+        """
         plan, shape, out = self.plan, self.plan.shape, self.plan.out
+        zero = bind(memory.sums.load(plan.filtering.places * plan.place_sums))
+        epilogue, multiplier = self.epilogue.part(zero), self.multiplier.part(zero)
         patch_rows, patch_columns = ceil(plan.cut.rows / out), ceil(shape.ow / out)
         lanes = [v * plan.isa.lanes for v in range(plan.tile.vectors)]
         row_size = len(lanes) * plan.isa.lanes
@@ -219,9 +229,9 @@ class WinogradCode:
                 place = bind(place + (left + x) * shape.output_step)
                 pixel_at = bind((y * out + x) * row_size)
                 sums = [memory.outputs.load(pixel_at + at, plan.isa.lanes) for at in lanes]
-                scale = [self.multiplier.load(lane + at, plan.isa.lanes) for at in lanes]
+                scale = [multiplier.load(lane + at, plan.isa.lanes) for at in lanes]
                 offsets = [bind(place + start) for start in starts]
-                plan.store_pixel(self.epilogue, self.out, sums, scale, offsets)
+                plan.store_pixel(epilogue, self.out, sums, scale, offsets)
 
     def _outputs(self, memory: Memory, source: Index, bias: Expr, target: Index) -> None:
         """Accumulators of a vector of channels, for the outputs of a patch."""

@@ -18,7 +18,7 @@ from qpc.backends.tvm.kernels.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.filtering import FILTERINGS, TAPS, Filtering
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
-from qpc.backends.tvm.kernels.tiling import Cut, Kind, Tile, tiles_that_fit
+from qpc.backends.tvm.kernels.tiling import TASK_OVERHEAD, Cut, Kind, Tile, tiles_that_fit
 
 LINE = 64
 """Bytes of a cache line."""
@@ -30,12 +30,11 @@ _OUTPUT = {2: 60, 4: 320}  # for a vector of channels of a patch, until all outp
 _STORE = 1  # of a vector of sums, and its start
 _COPY_PER_BYTE = 1 / 16  # of the padded input
 _FAR = 1.15  # more time for patches that are beyond the second-level cache
-_TASK_OVERHEAD = 2000  # handing a task to a thread
 _TASK_BYTES = 384 * 1024  # of patches, so that they stay in the second-level cache
 _MAX_TASKS = 64  # of an image
 _NEAR_WEIGHTS = 256 * 1024  # stay in the second-level cache from task to task
-_FETCH_PER_BYTE = 0.35  # of weights that come from far away ...
-_FETCH_APART = 0.4  # ... and the share of that which sums do not hide
+_FETCH_PER_BYTE = 0.2  # in instructions, of weights that come from far away ...
+_FETCH_APART = 0.2  # ... and the share of that which sums do not hide
 _FETCHED_PASSES = 32  # of a unit's patches; with more, waiting for weights is a small part
 
 
@@ -163,10 +162,11 @@ class WinogradPlan(ConvLayout):
         copied = cut.images * self.copied(cut.rows) * _COPY_PER_BYTE
         instructions = patches * (chunks * _TRANSFORM[self.out] + vectors * _OUTPUT[self.out])
         rest = instructions / isa.dot_instructions
-        overhead = copied + (_TASK_OVERHEAD if self.threads > 1 else 0)
+        overhead = copied + (TASK_OVERHEAD if self.threads > 1 else 0)
         turns = ceil(tasks / self.threads)
         weights = filtering.places * vectors * self.steps * isa.lanes * isa.depth * isa.x_bytes
         fetch = weights * (turns if weights > _NEAR_WEIGHTS else 1) * _FETCH_PER_BYTE
+        fetch /= isa.dot_instructions
         sums, rest = turns * sums, turns * (rest + overhead)
         return max(sums, fetch) + min(sums, fetch) * _FETCH_APART + rest
 

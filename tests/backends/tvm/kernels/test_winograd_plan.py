@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, Part, plan_for
+from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, Part, _plans, plan_for
 from qpc.backends.tvm.kernels.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.dense_plan import DensePlan
 from qpc.backends.tvm.kernels.filtering import FILTERINGS
@@ -89,6 +89,17 @@ def test_the_cost_model_takes_it_where_it_pays(
     assert plan.label.kind == kind
     kinds = {"matrices": TilePlan, "vectors": DensePlan}
     assert isinstance(plan, kinds.get(kind, WinogradPlan))
+
+
+@pytest.mark.parametrize("isa", [AVX2, VNNI, AMX])
+def test_two_threads_take_little_more_than_half_the_time_whatever_the_method(isa: Any) -> None:
+    desc = Conv2dDesc(1, 28, 28, 128, 128, (3, 3), padding=(1, 1, 1, 1))
+    weight, bias = np.ones((128, 128, 3, 3), np.int8), np.zeros(128, np.int32)
+    part = Part(desc, weight, bias, np.ones(128, np.float32))
+    one, two = (_plans(isa, part, threads) for threads in (1, 2))
+    assert len(one) == len(two) >= 3
+    for alone, shared in zip(one, two, strict=True):
+        assert 0.45 <= shared.time / alone.time < 0.6
 
 
 def test_small_weights_have_faster_instructions_but_not_as_fast() -> None:

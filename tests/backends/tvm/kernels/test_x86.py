@@ -12,16 +12,17 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 import tvm
 
 from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.epilogue import AddTensor, Epilogue
 from qpc.backends.tvm.kernels.isa import isa_for
 from qpc.target import Target
 
 pytestmark = pytest.mark.tvm
 
 
-def assembly(desc: Conv2dDesc, target: Target) -> str:
+def assembly(desc: Conv2dDesc, target: Target, epilogue: Epilogue = (), threads: int = 1) -> str:
     weight = np.ones((desc.o, desc.c // desc.groups, *desc.kernel), np.int8)
     bias, multiplier = np.zeros(desc.o, np.int32), np.ones(desc.o, np.float32)
-    kernel = conv2d(isa_for(target), desc, weight, bias, multiplier)
+    kernel = conv2d(isa_for(target), desc, weight, bias, multiplier, epilogue, threads)
     llvm = {"kind": "llvm", "mtriple": target.triple, "mattr": list(target.mattr)}
     module = tvm.compile(tvm.IRModule({kernel.name: kernel.func}), target=tvm.target.Target(llvm))
     return str(module.mod.inspect_source("asm"))
@@ -67,11 +68,16 @@ def test_other_instructions_take_any_weights(name: str) -> None:
         ("x86-64-avx512-vnni", "vpdpbusd", "zmm"),
     ],
 )
+@pytest.mark.parametrize("filtered", [False, True])
 def test_the_inner_loop_of_a_convolution_is_dots_and_loads(
-    name: str, instruction: str, lanes: str
+    filtered: bool, name: str, instruction: str, lanes: str
 ) -> None:
     target = Target.parse(name)
-    desc = Conv2dDesc(n=1, h=14, w=14, c=64, o=64, kernel=(3, 3), padding=(1, 1, 1, 1))
+    stride = (1, 1) if filtered else (2, 2)  # with a stride, there is no minimal filtering
+    instruction = instruction.replace("dpbusd", "dpwssd") if filtered else instruction
+    desc = Conv2dDesc(
+        n=1, h=28, w=28, c=64, o=64, kernel=(3, 3), padding=(1, 1, 1, 1), stride=stride
+    )
     loops = [
         loop for loop in innermost_loops(assembly(desc, target)) if instruction in "\n".join(loop)
     ]
@@ -85,6 +91,17 @@ def test_the_inner_loop_of_a_convolution_is_dots_and_loads(
         # Besides the products: additions, loads, copies of registers, and control of the loop.
         others = [line for line in loop if line not in dots]
         assert not [line for line in others if re.match(r"v?p(mov|unpck|and|srl|shufb)", line)]
+
+
+@pytest.mark.parametrize(("channels", "threads"), [(80, 2), (81, 1)])
+def test_numbers_of_the_epilogue_leave_registers_to_the_sums(channels: int, threads: int) -> None:
+    """With these, LLVM once kept them in registers from before the sums until after."""
+    desc = Conv2dDesc(n=1, h=28, w=28, c=channels, o=channels, kernel=(3, 3), padding=(1, 1, 1, 1))
+    add = (AddTensor(0, 0, 1, 1, 1, 0),)
+    text = assembly(desc, Target.parse("x86-64-avx512-vnni"), add, threads)
+    loops = [loop for loop in innermost_loops(text) if "vpdpwssd" in "\n".join(loop)]
+    assert loops
+    assert not [line for loop in loops for line in loop if "(%rsp" in line]
 
 
 def test_the_inner_loop_of_matrix_registers_stores_outputs_beside_its_dots() -> None:
