@@ -102,6 +102,15 @@ def test_two_threads_take_little_more_than_half_the_time_whatever_the_method(isa
         assert 0.45 <= shared.time / alone.time < 0.6
 
 
+def test_memory_for_weights_must_bring_time() -> None:
+    desc = Conv2dDesc(1, 14, 14, 256, 256, (3, 3), padding=(1, 1, 1, 1))
+    weight, bias = np.ones((256, 256, 3, 3), np.int8), np.zeros(256, np.int32)
+    part = Part(desc, weight, bias, np.ones(256, np.float32))
+    plans = {plan.label.kind: plan for plan in _plans(VNNI, part, 1)}
+    assert plans["winograd-4"].time < 0.9 * plans["vectors"].time  # but for 4.5 MiB, not 0.6
+    assert plan_for(VNNI, part, 1).label.kind == "vectors"
+
+
 def test_small_weights_have_faster_instructions_but_not_as_fast() -> None:
     desc = Conv2dDesc(1, 56, 56, 64, 64, (3, 3), padding=(1, 1, 1, 1))
     weight, bias = np.ones((64, 64, 3, 3), np.int8), np.zeros(64, np.int32)
