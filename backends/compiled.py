@@ -220,7 +220,7 @@ def signature_of(gm: GraphModule, batch_sizes: Sequence[int]) -> Signature:
 
 def is_count(value: object) -> bool:
     """Whether a value is a positive whole number."""
-    return isinstance(value, int) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def output_nodes(gm: GraphModule) -> list[Node]:

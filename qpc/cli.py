@@ -6,6 +6,7 @@ imports what it needs when it runs.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -92,6 +93,9 @@ def bench(
 
     from qpc.bench.command import Request, run
 
+    if json is not None and (json.is_dir() or not os.access(json.parent, os.W_OK)):
+        # Said before minutes of measurement, not after.
+        raise typer.BadParameter(f"cannot write to {str(json)!r}", param_hint="--json")
     answer = run(Request(model, graph, threads, batch, rounds, peer or None))
     typer.echo(answer.text)
     for note in answer.notes:

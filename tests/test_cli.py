@@ -73,6 +73,13 @@ def test_bench_hands_on_what_is_asked_and_prints_the_answer(
     assert json.loads(file.read_text()) == {"ratio": 0.5}
 
 
+@pytest.mark.parametrize("place", ["missing/answer.json", "."])
+def test_bench_measures_nothing_that_it_could_not_write(place: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["bench", "nowhere", "--json", str(tmp_path / place)])
+    assert result.exit_code == 2
+    assert "Invalid value for --json: cannot write to" in result.output
+
+
 def test_doctor_succeeds_when_every_check_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qpc.doctor.diagnose", lambda: [Check("torch", True, "2.13.0 [cpu]")])
     result = CliRunner().invoke(cli.app, ["doctor"])

@@ -48,11 +48,11 @@ class Measured:
     ratio: float
 
 
-def seconds_of(tune: bool | float) -> float:
+def seconds_of(tune: object) -> float:
     """The time that a `tune=` argument allows."""
     if isinstance(tune, bool):
         return DEFAULT_SECONDS if tune else 0.0
-    if not tune > 0:
+    if not isinstance(tune, int | float) or not tune > 0:
         raise BackendError(f"tune must be a positive number of seconds or a bool, got {tune!r}")
     return float(tune)
 

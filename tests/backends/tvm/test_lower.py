@@ -293,7 +293,7 @@ def test_what_kernels_cannot_do_is_an_error_at_the_node(
     assert "at node: %" in caught.value.full_text
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True])
 def test_threads_is_a_positive_number(threads: int) -> None:
     g = IntegerGraph()
     with pytest.raises(BackendError, match=f"threads must be a positive number, got {threads}"):

@@ -44,7 +44,8 @@ def better(folder: Path | bool, **changes: Any) -> dict[str, Tile]:
 
 def test_the_argument_is_a_time() -> None:
     assert [seconds_of(t) for t in (True, False, 5, 0.5)] == [DEFAULT_SECONDS, 0.0, 5.0, 0.5]
-    for wrong in (0, -1.0, float("nan")):
+    wrongs: tuple[Any, ...] = (0, -1.0, float("nan"), "yes", None)
+    for wrong in wrongs:
         with pytest.raises(BackendError, match="tune must be a positive number of seconds"):
             seconds_of(wrong)
 
