@@ -16,11 +16,18 @@ def test_the_order_rotates_and_every_call_runs_equally_often() -> None:
     assert {name: len(blocks) for name, blocks in found.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_short_calls_run_until_a_block_is_long_enough() -> None:
-    calls = {"short": lambda: time.sleep(0.001), "long": lambda: time.sleep(0.02)}
-    found = in_turns(calls, 2, count=3, block_s=0.01, pause_s=0.0)
-    assert {name: {len(b.times) for b in blocks} for name, blocks in found.items()}["long"] == {3}
-    assert all(4 <= len(b.times) <= 10 for b in found["short"])
+def test_short_calls_run_until_a_block_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+
+    def takes(seconds: float) -> None:
+        nonlocal clock
+        clock += seconds
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
+    calls = {"short": lambda: takes(1 / 1024), "long": lambda: takes(1 / 32)}
+    found = in_turns(calls, 2, count=3, block_s=1 / 64, pause_s=0.0)
+    counts = {name: {len(b.times) for b in blocks} for name, blocks in found.items()}
+    assert counts == {"short": {16}, "long": {3}}
 
 
 def test_half_of_a_block_warms_up() -> None:
