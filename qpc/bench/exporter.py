@@ -108,7 +108,9 @@ class Exporter:
 
     def round(self, name: str, grid: QParams) -> str:
         """A QuantizeLinear and a DequantizeLinear."""
-        return self.emit("DequantizeLinear", [self.quantized(name, grid), *self._ends(grid)])
+        ends = self._ends(grid)
+        integer = self.emit("QuantizeLinear", [name, *ends])
+        return self.emit("DequantizeLinear", [integer, *ends])
 
     def _ends(self, grid: QParams) -> list[str]:
         zero_point = np.array(grid.zero_point, str(grid.dtype).removeprefix("torch."))

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, prod
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -242,14 +242,12 @@ class _VectorCode:
 
     def emit(self) -> None:
         plan = self.plan
-        row_blocks, parts = ceil(plan.rows / plan.blocks.rows), plan.blocks.parts
-        count = plan.images * row_blocks * parts
-        threads = min(plan.threads, count)
+        threads = min(plan.threads, plan.tasks)
         source = (
             scratch(plan.scratch_size * threads, plan.isa.x_type) if plan.needs_scratch else self.x
         )
-        with tasks(count, threads) as (worker, task):
-            image, row_block, part = split(task, plan.images, row_blocks, parts)
+        with tasks(plan.tasks, threads) as (worker, task):
+            image, row_block, part = split(task, plan.images, plan.row_blocks, plan.blocks.parts)
             own = source.part(worker * plan.scratch_size) if plan.needs_scratch else source
             self._task(own, image, row_block, part)
 

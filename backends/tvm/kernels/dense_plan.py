@@ -106,13 +106,12 @@ class DensePlan(ConvLayout):
 
         Weights come from far away and are fetched while others are used.
         """
-        blocks, rows = self.blocks, self.images * self.rows * self.column_tiles
-        tasks = self.images * ceil(self.rows / blocks.rows) * blocks.parts
-        turns = ceil(tasks / self.threads)
-        vectors = self.units * self.tile.vectors * self.steps * min(1, turns / blocks.parts)
+        rows = self.images * self.rows * self.column_tiles
+        turns = ceil(self.tasks / self.threads)
+        vectors = self.units * self.tile.vectors * self.steps * min(1, turns / self.blocks.parts)
         fetch = vectors * nibbles.FETCH / (2 if self.nibbles else 1)
         overhead = turns * TASK_OVERHEAD if self.threads > 1 else 0
-        dots = max(rows * self._row_cost * turns / tasks, fetch) + overhead
+        dots = max(rows * self._row_cost * turns / self.tasks, fetch) + overhead
         return dots * self.isa.dot_instructions
 
     @property
@@ -210,6 +209,16 @@ class DensePlan(ConvLayout):
             copies=self.needs_scratch,
             threads=self.threads,
         )
+
+    @property
+    def row_blocks(self) -> int:
+        """Blocks of rows of an image."""
+        return ceil(self.rows / self.blocks.rows)
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return self.images * self.row_blocks * self.blocks.parts
 
     def input_offset(self, image: Index, row: Index) -> Index:
         """Where a row of the input begins that is read in place."""

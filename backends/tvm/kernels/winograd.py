@@ -82,7 +82,7 @@ class WinogradCode:
             plan.copied(cut.rows),
             filtering.places * plan.chunk,
             filtering.places * plan.place_inputs,
-            filtering.places * plan.place_sums + _ZERO,
+            plan.unit_sums + _ZERO,
             filtering.size * filtering.out * plan.isa.lanes,
             filtering.out**2 * unit_lanes,
         )
@@ -93,7 +93,7 @@ class WinogradCode:
             own = memory.part(worker, sizes)
             image = bind(tile_start(block, cut.images, shape.n))
             rows = Rows(image, bind(tile_start(row_block, cut.rows, shape.oh)), part)
-            own.sums.store(filtering.places * plan.place_sums, integer(0, "int32", 1))
+            own.sums.store(plan.unit_sums, integer(0))
             with loop(cut.images) as i:
                 self._copy_input(own, rows, i)
                 self._transform_image(own, i)
@@ -204,7 +204,7 @@ class WinogradCode:
         they may have changed for all that LLVM knows.
         """
         plan, shape, out = self.plan, self.plan.shape, self.plan.out
-        zero = bind(memory.sums.load(plan.filtering.places * plan.place_sums))
+        zero = bind(memory.sums.load(plan.unit_sums))
         epilogue, multiplier = self.epilogue.part(zero), self.multiplier.part(zero)
         patch_rows, patch_columns = ceil(plan.cut.rows / out), ceil(shape.ow / out)
         lanes = [v * plan.isa.lanes for v in range(plan.tile.vectors)]

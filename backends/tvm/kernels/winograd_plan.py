@@ -214,6 +214,11 @@ class WinogradPlan(ConvLayout):
         return _odd_lines(self.task_patches * self.tile.vectors * self.isa.lanes, 4)
 
     @property
+    def unit_sums(self) -> int:
+        """Elements of the sums of one unit of all places."""
+        return self.filtering.places * self.place_sums
+
+    @property
     def fetched(self) -> int:
         """Vectors of the next place's weights that each step fetches into a cache.
 
