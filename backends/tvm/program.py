@@ -22,15 +22,17 @@ from qpc.errors import BackendError
 from qpc.shapes import TensorType
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
+_LAUNCH = "__TVMBackendParallelLaunch"  # where TVM puts the address; only in code that uses it
+
 _ArrayType: TypeAlias = "tuple[tuple[int, ...], np.dtype[Any]]"
 
 
 class Program:
     """The entry points of a compiled model with their weights; one call runs at a time.
 
-    `threads` is how many threads a call may use. With one thread a call runs in the thread of its
-    caller. With more, it runs in a thread of its own: TVM keeps one pool of workers per calling
-    thread, and configures it for the calling thread only.
+    `threads` is how many threads a call may use. With one thread, and where no kernel is large
+    enough to be shared, a call runs in the thread of its caller. Otherwise it runs in a thread of
+    its own: TVM keeps one pool of workers per calling thread, and configures it for that only.
 
     weights: the tensors that it was given, which have moved to memory of its own.
     """
@@ -54,7 +56,8 @@ class Program:
         self._calls_by_types = {
             tuple(map(_array_type, types)): self._calls[batch] for batch, types in inputs.items()
         }
-        self._worker = Worker(threads) if threads > 1 else None
+        shares = hasattr(library, _LAUNCH)
+        self._worker = Worker(threads) if threads > 1 and shares else None
 
     def run(self, batch: int, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs for one batch."""

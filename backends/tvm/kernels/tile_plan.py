@@ -36,7 +36,8 @@ _START = 60  # of a micro-kernel
 _PIXEL = 4  # finding the place of one
 _EPILOGUE = {1: 15, 2: 18, 4: 28}  # of a pixel, by the number of vectors
 _COPY_PER_BYTE = 1 / 32  # to scratch memory
-_TASK, _THREAD = 250, 2000  # setting registers up; handing a task to a thread
+_TASK, _THREAD = 250, 2000  # setting registers up; one more task for a thread
+_LAUNCH = 6000  # handing work to other threads and waiting for the last of them
 _DOTS_PER_CYCLE = 1.5  # that kernels of vector instructions reach; there is room for two
 _NEAR_BYTES = 24 * 1024  # what stays in the first-level cache
 _TASK_BYTES = 512 * 1024  # of inputs, so that they stay in the second-level cache
@@ -209,8 +210,9 @@ class TilePlan(ConvLayout):
             cycles += size * _COPY_PER_BYTE
         if size > _TASK_BYTES:
             cycles *= 1.25
-        overhead = _TASK + (_THREAD if self.threads > 1 else 0)
-        return ceil(tasks / self.threads) * (cycles + overhead)
+        shared = self.threads > 1 and tasks > 1
+        each, once = (_TASK + _THREAD, _LAUNCH) if shared else (_TASK, 0)
+        return ceil(tasks / self.threads) * (cycles + each) + once
 
     def _tile_cycles(self, tile: TileShape, input_bytes: int) -> float:
         near = tile.weights_size * tile.vectors * self.steps <= _NEAR_BYTES

@@ -18,6 +18,7 @@ from qpc.backends.tvm import threads
 from qpc.backends.tvm.model import CompiledModel
 from qpc.errors import BackendError, UnsupportedTargetError
 from qpc.target import TARGETS, Target
+from tests.backends.tvm.checking import assert_same_bits
 from tests.generators import IntegerGraph, random_graph, random_inputs
 
 pytestmark = pytest.mark.tvm
@@ -119,6 +120,15 @@ def test_a_model_starts_no_more_threads_than_it_uses(monkeypatch: pytest.MonkeyP
     compiled, _ = _network(threads=2)
     compiled(torch.zeros(1, 3, 12, 12))
     assert _threads_of_the_process() <= before + 2  # one that calls TVM, and one worker of TVM
+
+
+def test_a_model_with_nothing_to_share_runs_in_the_thread_of_its_caller() -> None:
+    g = IntegerGraph()
+    gm = g.module(g.linear(g.quantize(g.input(8)), 4))
+    compiled = assert_same_bits(gm, threads=2)
+    assert compiled.threads == 2
+    assert compiled._program is not None
+    assert compiled._program._worker is None
 
 
 def _threads_of_the_process() -> int:

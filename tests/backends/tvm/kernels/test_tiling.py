@@ -13,6 +13,7 @@ from qpc.backends.tvm.kernels.tiling import (
     Tile,
     choose_blocks,
     choose_tile,
+    sharing_cost,
     tuned,
     tuned_tile,
 )
@@ -22,6 +23,11 @@ pytestmark = pytest.mark.tvm
 
 WIDE = isa_for(Target.parse("x86-64-avx512-vnni"))
 NARROW = isa_for(Target.parse("x86-64"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def sharing_is_free() -> None:
+    """Not in these tests, which are about what it costs."""
 
 
 @pytest.mark.parametrize("isa", [WIDE, NARROW], ids=["wide", "narrow"])
@@ -39,12 +45,18 @@ def test_tiles_divide_the_usual_widths(columns: int) -> None:
     assert columns % choose_tile(WIDE, columns, vectors=4, steps=144).pixels == 0
 
 
-def blocks(threads: int, rows: int = 56, images: int = 1, bytes_per_row: int = 3000) -> Blocks:
+def blocks(
+    threads: int,
+    rows: int = 56,
+    images: int = 1,
+    bytes_per_row: int = 3000,
+    row_cost: float = 50_000,
+) -> Blocks:
     return choose_blocks(
         images=images,
         rows=rows,
         channel_blocks=4,
-        row_cost=50_000,
+        row_cost=row_cost,
         bytes_per_row=bytes_per_row,
         extra_bytes=6000,
         copies=True,
@@ -65,6 +77,16 @@ def test_tasks_are_balanced(threads: int, rows: int) -> None:
     chosen = blocks(threads, rows=rows)
     tasks = -(-rows // chosen.rows) * chosen.parts
     assert tasks % threads == 0
+
+
+def test_a_layer_that_is_too_small_to_be_shared_is_one_task() -> None:
+    work = 2 * sharing_cost(tasks=2, threads=2)  # half of it is what two threads save
+    assert blocks(threads=2, rows=1, row_cost=0.9 * work) == Blocks(rows=1, parts=1)
+    assert blocks(threads=2, rows=1, row_cost=1.1 * work) == Blocks(rows=1, parts=2)
+
+
+def test_a_single_task_or_thread_has_nothing_to_share() -> None:
+    assert sharing_cost(tasks=1, threads=2) == sharing_cost(tasks=9, threads=1) == 0
 
 
 def test_images_are_tasks_already() -> None:
