@@ -26,7 +26,7 @@ _EPILOGUE_ALONE = 1.5  # more of the same, if tiles are too long to overlap in t
 _EPILOGUE_INSTRUCTIONS = 9
 _WINDOW = 320  # instructions that a CPU looks ahead
 _COPY_PER_BYTE = 1 / 16  # moving bytes into scratch memory, in dots
-_LAUNCH = 16_000  # handing work to other threads and waiting for the last of them, in dots
+_LAUNCH = 4000  # handing work to other threads and waiting for the last of them, in dots
 _TASK = 2000  # one more task for a thread, in dots
 ALL_KEPT = 16
 """What `Tile.kept` counts in: enough to tell layers apart, and few kernels."""
