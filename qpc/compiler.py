@@ -53,7 +53,7 @@ def compile(  # the name users type: qpc.compile
     target: "native" for this machine's CPU, a name that `qpc.Target.parse` knows, or "reference" to
     run the graph in PyTorch, which defines the right integer answer.
     batch_sizes: the batch sizes that the model will take.
-    threads: how many threads a call uses.
+    threads: how many threads a call may use; small layers are not shared among them.
     cache: whether kernels are kept on disk, where the next compilation finds them; or a folder for
     them, in place of `$QPC_CACHE_DIR`, else `~/.cache/qpc`.
     tune: whether to measure which kernels are fastest, or for how many seconds at the most.

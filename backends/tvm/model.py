@@ -57,7 +57,7 @@ class CompiledModel(CallableModel):
 
     @property
     def threads(self) -> int:
-        """How many threads a call uses."""
+        """How many threads a call may use."""
         return self._parts.threads
 
     @property

@@ -22,9 +22,9 @@ from qpc.errors import BackendError
 from qpc.shapes import TensorType
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
-_LAUNCH = "__TVMBackendParallelLaunch"  # where TVM puts the address; only in code that uses it
-
 _ArrayType: TypeAlias = "tuple[tuple[int, ...], np.dtype[Any]]"
+
+_LAUNCHER = "__TVMBackendParallelLaunch"  # where TVM puts an address, in code that needs it
 
 
 class Program:
@@ -56,7 +56,7 @@ class Program:
         self._calls_by_types = {
             tuple(map(_array_type, types)): self._calls[batch] for batch, types in inputs.items()
         }
-        shares = hasattr(library, _LAUNCH)
+        shares = hasattr(library, _LAUNCHER)
         self._worker = Worker(threads) if threads > 1 and shares else None
 
     def run(self, batch: int, inputs: Sequence[Tensor]) -> list[Tensor]:

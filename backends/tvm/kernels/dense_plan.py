@@ -18,11 +18,11 @@ from qpc.backends.tvm.kernels.geometry import tile_start
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
 from qpc.backends.tvm.kernels.tiling import (
     ALL_KEPT,
+    SHARING,
     Blocks,
     Tile,
     best_tiles,
     choose_blocks,
-    sharing_cost,
 )
 from qpc.backends.tvm.kernels.zero_blocks import TermLists, kept_shares
 
@@ -111,7 +111,7 @@ class DensePlan(ConvLayout):
         vectors = self.units * self.tile.vectors * self.steps * min(1, turns / self.blocks.parts)
         fetch = vectors * nibbles.FETCH / (2 if self.nibbles else 1)
         dots = max(rows * self._row_cost * turns / self.tasks, fetch)
-        dots += sharing_cost(self.tasks, self.threads)
+        dots += SHARING.cost(self.tasks, self.threads)
         return dots * self.isa.dot_instructions
 
     @property

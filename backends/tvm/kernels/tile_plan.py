@@ -25,7 +25,7 @@ from qpc.backends.tvm.kernels.emit import Index
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
 from qpc.backends.tvm.kernels.matrix_tiles import DEPTH, TileShape
 from qpc.backends.tvm.kernels.padding import PaddedRows
-from qpc.backends.tvm.kernels.tiling import Cut, Tile
+from qpc.backends.tvm.kernels.tiling import Cut, Sharing, Tile
 
 # All times are in cycles, measured on a Sapphire Rapids core.
 _DOT = 20  # of full registers, if there are not many loads beside it
@@ -36,8 +36,8 @@ _START = 60  # of a micro-kernel
 _PIXEL = 4  # finding the place of one
 _EPILOGUE = {1: 15, 2: 18, 4: 28}  # of a pixel, by the number of vectors
 _COPY_PER_BYTE = 1 / 32  # to scratch memory
-_TASK, _THREAD = 250, 2000  # setting registers up; one more task for a thread
-_LAUNCH = 2000  # handing work to other threads and waiting for the last of them
+_TASK = 250  # setting registers up
+_SHARING = Sharing(launch=2000, task=2000)
 _DOTS_PER_CYCLE = 1.5  # that kernels of vector instructions reach; there is room for two
 _NEAR_BYTES = 24 * 1024  # what stays in the first-level cache
 _TASK_BYTES = 512 * 1024  # of inputs, so that they stay in the second-level cache
@@ -210,9 +210,8 @@ class TilePlan(ConvLayout):
             cycles += size * _COPY_PER_BYTE
         if size > _TASK_BYTES:
             cycles *= 1.25
-        shared = self.threads > 1 and tasks > 1
-        each, once = (_TASK + _THREAD, _LAUNCH) if shared else (_TASK, 0)
-        return ceil(tasks / self.threads) * (cycles + each) + once
+        sharing = _SHARING.cost(tasks, self.threads)
+        return ceil(tasks / self.threads) * (cycles + _TASK) + sharing
 
     def _tile_cycles(self, tile: TileShape, input_bytes: int) -> float:
         near = tile.weights_size * tile.vectors * self.steps <= _NEAR_BYTES

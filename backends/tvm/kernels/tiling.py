@@ -26,8 +26,6 @@ _EPILOGUE_ALONE = 1.5  # more of the same, if tiles are too long to overlap in t
 _EPILOGUE_INSTRUCTIONS = 9
 _WINDOW = 320  # instructions that a CPU looks ahead
 _COPY_PER_BYTE = 1 / 16  # moving bytes into scratch memory, in dots
-_LAUNCH = 4000  # handing work to other threads and waiting for the last of them, in dots
-_TASK = 2000  # one more task for a thread, in dots
 ALL_KEPT = 16
 """What `Tile.kept` counts in: enough to tell layers apart, and few kernels."""
 SCRATCH_BYTES = 192 * 1024  # leaves room for weights and output in a second-level cache
@@ -179,11 +177,26 @@ class Blocks:
     parts: int
 
 
-def sharing_cost(tasks: int, threads: int) -> int:
-    """What it takes to share tasks among threads, in dots; a single task stays where it is."""
-    if threads == 1 or tasks == 1:
-        return 0
-    return _LAUNCH + ceil(tasks / threads) * _TASK
+@dataclass(frozen=True)
+class Sharing:
+    """What it takes to share tasks among threads.
+
+    launch: handing work to other threads and waiting for the last of them.
+    task: one more task for a thread.
+    """
+
+    launch: int
+    task: int
+
+    def cost(self, tasks: int, threads: int) -> int:
+        """Time until all is done beyond that of the tasks; a single task stays where it is."""
+        if threads == 1 or tasks == 1:
+            return 0
+        return self.launch + ceil(tasks / threads) * self.task
+
+
+SHARING = Sharing(launch=4000, task=2000)
+"""In dots."""
 
 
 def choose_blocks(
@@ -210,7 +223,7 @@ def choose_blocks(
         spill = 1.0 if size <= SCRATCH_BYTES or blocks.rows == 1 else 1.5
         work = blocks.rows * row_cost / blocks.parts * spill
         copying = size * _COPY_PER_BYTE if copies else 0
-        return ceil(tasks / threads) * (work + copying) + sharing_cost(tasks, threads)
+        return ceil(tasks / threads) * (work + copying) + SHARING.cost(tasks, threads)
 
     # Of all block sizes that give the same number of blocks, the smallest overlaps least.
     sizes = {ceil(rows / count) for count in range(1, rows + 1)}

@@ -18,7 +18,7 @@ from qpc.backends.tvm.kernels.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.filtering import FILTERINGS, TAPS, Filtering
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
-from qpc.backends.tvm.kernels.tiling import Cut, Kind, Tile, sharing_cost, tiles_that_fit
+from qpc.backends.tvm.kernels.tiling import SHARING, Cut, Kind, Tile, tiles_that_fit
 
 LINE = 64
 """Bytes of a cache line."""
@@ -167,7 +167,7 @@ class WinogradPlan(ConvLayout):
         fetch = weights * (turns if weights > _NEAR_WEIGHTS else 1) * _FETCH_PER_BYTE
         fetch /= isa.dot_instructions
         sums, rest = turns * sums, turns * (rest + copied)
-        rest += sharing_cost(tasks, self.threads)
+        rest += SHARING.cost(tasks, self.threads)
         return max(sums, fetch) + min(sums, fetch) * _FETCH_APART + rest
 
     @property

@@ -9,10 +9,8 @@ import pytest
 def sharing_is_free() -> Iterator[None]:
     """Kernels of tests are small: at its real cost, none would be shared among threads."""
     pytest.importorskip("tvm")
-    from qpc.backends.tvm.kernels import tile_plan, tiling
+    from qpc.backends.tvm.kernels.tiling import Sharing
 
     with pytest.MonkeyPatch.context() as patch:
-        for module, costs in ((tiling, ("_LAUNCH", "_TASK")), (tile_plan, ("_LAUNCH", "_THREAD"))):
-            for cost in costs:
-                patch.setattr(module, cost, 0)
+        patch.setattr(Sharing, "cost", lambda sharing, tasks, threads: 0)
         yield

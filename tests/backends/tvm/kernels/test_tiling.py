@@ -9,11 +9,11 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 from qpc.backends.tvm.kernels.isa import Isa, isa_for
 from qpc.backends.tvm.kernels.tiling import (
     SCRATCH_BYTES,
+    SHARING,
     Blocks,
     Tile,
     choose_blocks,
     choose_tile,
-    sharing_cost,
     tuned,
     tuned_tile,
 )
@@ -80,13 +80,13 @@ def test_tasks_are_balanced(threads: int, rows: int) -> None:
 
 
 def test_a_layer_that_is_too_small_to_be_shared_is_one_task() -> None:
-    work = 2 * sharing_cost(tasks=2, threads=2)  # half of it is what two threads save
+    work = 2 * SHARING.cost(tasks=2, threads=2)  # half of it is what two threads save
     assert blocks(threads=2, rows=1, row_cost=0.9 * work) == Blocks(rows=1, parts=1)
     assert blocks(threads=2, rows=1, row_cost=1.1 * work) == Blocks(rows=1, parts=2)
 
 
 def test_a_single_task_or_thread_has_nothing_to_share() -> None:
-    assert sharing_cost(tasks=1, threads=2) == sharing_cost(tasks=9, threads=1) == 0
+    assert SHARING.cost(tasks=1, threads=2) == SHARING.cost(tasks=9, threads=1) == 0
 
 
 def test_images_are_tasks_already() -> None:
