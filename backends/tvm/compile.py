@@ -12,6 +12,7 @@ from qpc.backends.tvm.build import build
 from qpc.backends.tvm.cache import Cache, open_cache
 from qpc.backends.tvm.emitter import Emitter, Weights
 from qpc.backends.tvm.kernels.isa import isa_for
+from qpc.backends.tvm.kernels.tiling import Tuner
 from qpc.backends.tvm.lower import lower
 from qpc.backends.tvm.model import CompiledModel, Parts
 from qpc.backends.tvm.report import Report
@@ -27,8 +28,9 @@ def compile_graph(
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
     cache: Cache = True,
+    tuner: Tuner | None = None,
 ) -> CompiledModel:
-    """See `qpc.backends.tvm.compile_graph`."""
+    """See `qpc.backends.tvm.compile_graph`; the tuner may choose the tiles of kernels."""
     chosen = target if isinstance(target, Target) else Target.parse(target)
     if not is_count(threads):
         raise BackendError(f"threads must be a positive number, got {threads!r}")
@@ -36,7 +38,7 @@ def compile_graph(
     with clock.stage("lower"):
         signature = signature_of(gm, batch_sizes)
         builder, weights = relax.BlockBuilder(), Weights()
-        emit = Emitter(builder, isa_for(chosen), threads, weights)
+        emit = Emitter(builder, isa_for(chosen), threads, weights, tuner)
         functions = {batch: lower(emit, gm, batch) for batch in signature.batch_sizes}
     try:
         code = build(builder.get(), functions, weights, chosen, clock, open_cache(cache))

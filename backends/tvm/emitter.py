@@ -16,6 +16,7 @@ from qpc.backends.tvm import copies
 from qpc.backends.tvm.kernels.isa import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel
 from qpc.backends.tvm.kernels.kernel import TensorType as KernelType
+from qpc.backends.tvm.kernels.tiling import Tuner
 from qpc.backends.tvm.layout import NHWC, Order, Slice, Value, identity, permuted
 from qpc.backends.tvm.report import KernelUse, OtherUse
 from qpc.backends.tvm.work import multiply_accumulates
@@ -45,9 +46,14 @@ class Emitter:
     """Writes one function of the program through a BlockBuilder, and remembers what it did."""
 
     def __init__(
-        self, builder: relax.BlockBuilder, isa: Isa, threads: int, weights: Weights
+        self,
+        builder: relax.BlockBuilder,
+        isa: Isa,
+        threads: int,
+        weights: Weights,
+        tuner: Tuner | None = None,
     ) -> None:
-        self.builder, self.isa, self.threads = builder, isa, threads
+        self.builder, self.isa, self.threads, self.tuner = builder, isa, threads, tuner
         self._weights = weights
         self._functions: dict[str, GlobalVar] = {}
         self.start_function(None, 1)

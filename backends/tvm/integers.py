@@ -117,7 +117,9 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
         desc = desc.placed(call.share)
     epilogue, others = _epilogue(emit, call, NHWC)
     weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
-    made = conv2d_kernels.conv2d(emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads)
+    made = conv2d_kernels.conv2d(
+        emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads, emit.tuner
+    )
     return _emitted(emit, call, made, [x, *others], (n, o, desc.oh, desc.ow))
 
 
@@ -151,7 +153,7 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value | Slice:
     epilogue, others = _epilogue(emit, call, NHWC)
     weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
     made = transposed.conv_transpose2d(
-        emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads
+        emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads, emit.tuner
     )
     size = desc.axis(0).outputs, desc.axis(1).outputs
     return _emitted(emit, call, made, [x, *others], (n, desc.o, *size))
@@ -169,7 +171,9 @@ def _linear(emit: Emitter, call: Call) -> Value:
     desc = linear_kernels.LinearDesc(rows, k, o, **_grid(args, "input_zero_point"))
     epilogue, others = _epilogue(emit, call, order)
     weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
-    made = linear_kernels.linear(emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads)
+    made = linear_kernels.linear(
+        emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads, emit.tuner
+    )
     inputs = [emit.view(x.expr, (rows, k)), *(emit.view(v.expr, (rows, o)) for v in others)]
     expr = emit.kernel(made, inputs, nodes=call.nodes)
     result = Value(expr, shape, x.dtype, order)

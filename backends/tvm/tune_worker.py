@@ -14,7 +14,7 @@ from pathlib import Path
 from torch.fx import GraphModule
 
 from qpc.backends.tvm.compile import compile_graph
-from qpc.backends.tvm.kernels.tiling import Tile, tuned
+from qpc.backends.tvm.kernels.tiling import Tile
 from qpc.backends.tvm.model import CompiledModel
 from qpc.backends.tvm.tuning import VARIANTS, Measured, append_results, read_results
 from qpc.storage import load_graph
@@ -45,8 +45,9 @@ def measure(
         if time.monotonic() >= end:
             return
         variant = _Variant(rank, {(r.kernel, r.tile) for r in read_results(file)})
-        with tuned(variant.choose):
-            model = compile_graph(gm, target, batch_sizes=(batch,), threads=threads)
+        model = compile_graph(
+            gm, target, batch_sizes=(batch,), threads=threads, tuner=variant.choose
+        )
         if variant.tiles:
             plain = plain or compile_graph(gm, target, batch_sizes=(batch,), threads=threads)
             append_results(file, _compare(plain, model, variant.tiles))

@@ -8,7 +8,7 @@ from torch.fx import GraphModule
 
 from qpc.backends.tvm import compile as plain
 from qpc.backends.tvm.cache import Cache
-from qpc.backends.tvm.kernels.tiling import tuned
+from qpc.backends.tvm.kernels.tiling import Tuner
 from qpc.backends.tvm.model import CompiledModel
 from qpc.backends.tvm.tuning import better_tiles, is_faster, seconds_of, tuner_of
 from qpc.target import Target
@@ -27,9 +27,9 @@ def compile_graph(
     seconds = seconds_of(tune)
     chosen = target if isinstance(target, Target) else Target.parse(target)
 
-    def compiled() -> CompiledModel:
+    def compiled(tuner: Tuner | None = None) -> CompiledModel:
         return plain.compile_graph(
-            gm, chosen, batch_sizes=batch_sizes, threads=threads, cache=cache
+            gm, chosen, batch_sizes=batch_sizes, threads=threads, cache=cache, tuner=tuner
         )
 
     model = compiled()
@@ -45,6 +45,5 @@ def compile_graph(
     )
     if not tiles:
         return model
-    with tuned(tuner_of(tiles)):
-        other = compiled()
+    other = compiled(tuner_of(tiles))
     return other if is_faster(other, model, threads) else model

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from torch.fx import GraphModule
 
 from qpc.backends.tvm._compat import TVM_VERSION
 from qpc.backends.tvm.cache import Cache, default_folder
-from qpc.backends.tvm.kernels.tiling import Tile
+from qpc.backends.tvm.kernels.tiling import Tile, Tuner
 from qpc.backends.tvm.model import CompiledModel
 from qpc.errors import BackendError, UnsupportedTargetError
 from qpc.storage import save_graph
@@ -166,8 +166,8 @@ def _cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return next((line for line in lines if line.startswith("model name")), "")
 
 
-def tuner_of(tiles: Mapping[str, Tile]) -> Callable[[str, Sequence[Tile]], Tile | None]:
-    """What `qpc.backends.tvm.kernels.tiling.tuned` takes, from tiles by kernel."""
+def tuner_of(tiles: Mapping[str, Tile]) -> Tuner:
+    """The tuner that gives kernels these tiles, where they are possible."""
 
     def choose(kernel: str, possible: Sequence[Tile]) -> Tile | None:
         tile = tiles.get(kernel)

@@ -45,7 +45,7 @@ from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_na
 from qpc.backends.tvm.kernels.padding import copy_padded_rows, copy_pixels
 from qpc.backends.tvm.kernels.tile_conv import TileCode
 from qpc.backends.tvm.kernels.tile_plan import TilePlan
-from qpc.backends.tvm.kernels.tiling import Tile, tuned_tile
+from qpc.backends.tvm.kernels.tiling import Tile, Tuner
 from qpc.backends.tvm.kernels.winograd import WinogradCode
 from qpc.backends.tvm.kernels.winograd_plan import WinogradPlan
 
@@ -60,6 +60,7 @@ def conv2d(
     multiplier: npt.NDArray[np.float32],
     epilogue: Epilogue = (),
     threads: int = 1,
+    tuner: Tuner | None = None,
 ) -> Kernel:
     """The kernel of `qpc::conv2d` followed by `epilogue`.
 
@@ -70,7 +71,7 @@ def conv2d(
     if desc.groups == desc.c == desc.o and desc.groups > 1:
         return depthwise_conv2d(isa, desc, weight, bias, multiplier, epilogue, threads)
     return dense_conv2d(
-        isa, desc, weight, bias, multiplier, epilogue, threads, (desc.input, desc.output)
+        isa, desc, weight, bias, multiplier, epilogue, threads, (desc.input, desc.output), tuner
     )
 
 
@@ -83,10 +84,11 @@ def dense_conv2d(
     epilogue: Epilogue,
     threads: int,
     types: tuple[TensorType, TensorType],
+    tuner: Tuner | None,
 ) -> Kernel:
     """`conv2d` with given types of input and output, which may be other views of the data."""
     part = Part(desc, weight, bias, multiplier)
-    return dense_parts("conv2d", isa, [part], epilogue, threads, types)
+    return dense_parts("conv2d", isa, [part], epilogue, threads, types, tuner)
 
 
 Plan: TypeAlias = DensePlan | TilePlan | WinogradPlan
@@ -116,16 +118,18 @@ def dense_parts(
     epilogue: Epilogue,
     threads: int,
     types: tuple[TensorType, TensorType],
+    tuner: Tuner | None,
 ) -> Kernel:
     """Convolutions of one input that differ in shapes and constants, and in where they write.
 
-    They have the same zero points and bounds, and one tensor of outputs.
+    They have the same zero points and bounds, and one tensor of outputs. The tuner is asked about
+    a convolution that is alone.
     """
     form = EpilogueForm.of(epilogue, np.concatenate([part.multiplier for part in parts]))
     plans = tuple(plan_for(isa, part, threads) for part in parts)
-    if len(plans) == 1:
+    if tuner is not None and len(plans) == 1:
         name = kernel_name(operation, plans, form, types)
-        plans = (_tuned(plans[0], name, isa, parts[0], threads),)
+        plans = (_tuned(plans[0], tuner, name, isa, parts[0], threads),)
     name, func = _function(operation, plans, form, types)
     params: list[Array] = []
     for plan, part in zip(plans, parts, strict=True):
@@ -173,20 +177,15 @@ def _plans(isa: Isa, part: Part, threads: int) -> list[Plan]:
     return plans
 
 
-def _tuned(plan: Plan, name: str, isa: Isa, part: Part, threads: int) -> Plan:
+def _tuned(plan: Plan, tuner: Tuner, name: str, isa: Isa, part: Part, threads: int) -> Plan:
     """The plan that the tuner wants for the kernel of that name, else `plan`."""
     variants: dict[Tile, Plan] = {plan.label: plan}
-
-    def possible() -> list[Tile]:
-        others: list[Plan] = []
-        for each in _plans(isa, part, threads):
-            others += each.variants(part.weight)
-        others.sort(key=lambda other: other.time)
-        for other in others:
-            variants.setdefault(other.label, other)
-        return list(variants)
-
-    tile = tuned_tile(name, possible)
+    others: list[Plan] = []
+    for each in _plans(isa, part, threads):
+        others += each.variants(part.weight)
+    for other in sorted(others, key=lambda other: other.time):
+        variants.setdefault(other.label, other)
+    tile = tuner(name, list(variants))
     return plan if tile is None else variants[tile]
 
 

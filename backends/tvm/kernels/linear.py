@@ -11,6 +11,7 @@ from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, dense_conv2d
 from qpc.backends.tvm.kernels.epilogue import Epilogue
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
+from qpc.backends.tvm.kernels.tiling import Tuner
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def linear(
     multiplier: npt.NDArray[np.float32],
     epilogue: Epilogue = (),
     threads: int = 1,
+    tuner: Tuner | None = None,
 ) -> Kernel:
     """The kernel of `qpc::linear` followed by `epilogue`: a 1x1 convolution over `m` pixels.
 
@@ -53,4 +55,4 @@ def linear(
     )
     types = (TensorType((desc.m, desc.k), "uint8"), TensorType((desc.m, desc.o), "uint8"))
     weight = weight.reshape(desc.o, desc.k, 1, 1)
-    return dense_conv2d(isa, conv, weight, bias, multiplier, epilogue, threads, types)
+    return dense_conv2d(isa, conv, weight, bias, multiplier, epilogue, threads, types, tuner)

@@ -7,8 +7,6 @@ ends, and computes some values twice. So there is one micro-kernel per layer, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal, TypeAlias
@@ -138,26 +136,11 @@ def tiles_that_fit(
                 yield Tile(pixels, tile_vectors)
 
 
-Tuner = Callable[[str, Sequence[Tile]], Tile | None]
-"""Chooses a tile for the kernel of that name, of all that are possible, the best by cost first."""
+Tuner: TypeAlias = Callable[[str, Sequence[Tile]], Tile | None]
+"""Chooses a tile for the kernel that the cost model calls by that name, or None to leave it.
 
-_TUNER: ContextVar[Tuner | None] = ContextVar("tuner", default=None)
-
-
-@contextmanager
-def tuned(tuner: Tuner) -> Iterator[None]:
-    """Let `tuner` choose the tiles of the kernels that are made inside, where it wants to."""
-    token = _TUNER.set(tuner)
-    try:
-        yield
-    finally:
-        _TUNER.reset(token)
-
-
-def tuned_tile(name: str, tiles: Callable[[], Sequence[Tile]]) -> Tile | None:
-    """The tile that the tuner wants for a kernel, which is called `name` if it wants none."""
-    tuner = _TUNER.get()
-    return None if tuner is None else tuner(name, tiles())
+It gets all tiles that are possible, the best by cost first, and returns one of these.
+"""
 
 
 @dataclass(frozen=True)

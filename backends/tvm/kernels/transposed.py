@@ -20,6 +20,7 @@ from qpc.backends.tvm.kernels.epilogue import Epilogue
 from qpc.backends.tvm.kernels.geometry import Places, Share, View
 from qpc.backends.tvm.kernels.isa import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
+from qpc.backends.tvm.kernels.tiling import Tuner
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def conv_transpose2d(
     multiplier: npt.NDArray[np.float32],
     epilogue: Epilogue = (),
     threads: int = 1,
+    tuner: Tuner | None = None,
 ) -> Kernel:
     """The kernel of `qpc::conv_transpose2d` followed by `epilogue`.
 
@@ -137,7 +139,8 @@ def conv_transpose2d(
         for row in desc.axis(0).phases
         for run in columns
     ]
-    return dense_parts("conv_transpose2d", isa, parts, epilogue, threads, (desc.input, desc.output))
+    types = desc.input, desc.output
+    return dense_parts("conv_transpose2d", isa, parts, epilogue, threads, types, tuner)
 
 
 def _outputs_first(weight: npt.NDArray[np.int8], groups: int) -> npt.NDArray[np.int8]:

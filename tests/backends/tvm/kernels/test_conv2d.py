@@ -16,7 +16,9 @@ from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, conv2d
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Epilogue, Lookup
 from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.kernels.linear import LinearDesc, linear
+from qpc.backends.tvm.kernels.tiling import Tuner
 
 pytestmark = pytest.mark.tvm
 
@@ -40,11 +42,27 @@ class Layer:
         self.table = rng.permutation(256).astype(np.uint8)
 
     def run(
-        self, isa: Isa, run: Run, epilogue: Epilogue = (), threads: int = 1, added: int = 0
+        self,
+        isa: Isa,
+        run: Run,
+        epilogue: Epilogue = (),
+        threads: int = 1,
+        added: int = 0,
+        tuner: Tuner | None = None,
     ) -> Array:
-        kernel = conv2d(isa, self.desc, self.weight, self.bias, self.multiplier, epilogue, threads)
+        kernel = self.kernel(isa, epilogue, threads, tuner)
         assert kernel.output == self.desc.output
         return run(kernel, self.x, *[self.added] * added)
+
+    def kernel(
+        self,
+        isa: Isa,
+        epilogue: Epilogue = (),
+        threads: int = 1,
+        tuner: Tuner | None = None,
+    ) -> Kernel:
+        arrays = self.weight, self.bias, self.multiplier
+        return conv2d(isa, self.desc, *arrays, epilogue, threads, tuner)
 
     def expected(self) -> Array:
         desc = self.desc

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
 from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.instructions import Isa
 from qpc.backends.tvm.kernels.tile_plan import TilePlan
-from qpc.backends.tvm.kernels.tiling import Tile, tuned
+from qpc.backends.tvm.kernels.tiling import Tile
 from tests.backends.tvm.kernels.conftest import MATRIX_TARGETS
 from tests.backends.tvm.kernels.test_conv2d import ADD, Layer, Run, added
 from tests.backends.tvm.kernels.test_transposed import BASE as TRANSPOSED
@@ -106,8 +107,11 @@ def test_every_block_of_registers_is_right(
 ) -> None:
     layer = Layer(replace(BASE, c=70, o=64, h=9, kernel=kernel))
     tile = Tile(*block, kind="matrices")
-    with tuned(lambda name, possible: tile if tile in possible else pytest.fail(name)):
-        result = layer.run(isa, run)
+
+    def tuner(name: str, possible: Sequence[Tile]) -> Tile:
+        return tile if tile in possible else pytest.fail(name)
+
+    result = layer.run(isa, run, tuner=tuner)
     np.testing.assert_array_equal(result, layer.expected())
 
 

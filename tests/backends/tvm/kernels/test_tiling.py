@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
@@ -11,11 +9,8 @@ from qpc.backends.tvm.kernels.tiling import (
     SCRATCH_BYTES,
     SHARING,
     Blocks,
-    Tile,
     choose_blocks,
     choose_tile,
-    tuned,
-    tuned_tile,
 )
 from qpc.target import Target
 
@@ -91,18 +86,3 @@ def test_a_single_task_or_thread_has_nothing_to_share() -> None:
 
 def test_images_are_tasks_already() -> None:
     assert blocks(threads=2, images=2, rows=7) == Blocks(rows=7, parts=1)
-
-
-def test_a_tuner_chooses_inside_its_block_only() -> None:
-    seen: list[tuple[str, list[Tile]]] = []
-
-    def tuner(name: str, tiles: Sequence[Tile]) -> Tile | None:
-        seen.append((name, list(tiles)))
-        return tiles[1]
-
-    tiles = [Tile(4, 2), Tile(2, 4)]
-    assert tuned_tile("f", lambda: tiles) is None
-    with tuned(tuner):
-        assert tuned_tile("f", lambda: tiles) == Tile(2, 4)
-    assert tuned_tile("f", lambda: tiles) is None
-    assert seen == [("f", tiles)]

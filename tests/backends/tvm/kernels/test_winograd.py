@@ -15,7 +15,7 @@ from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
 from qpc.backends.tvm.kernels.filtering import FILTERINGS
 from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.instructions import Isa
-from qpc.backends.tvm.kernels.tiling import Tile, tuned
+from qpc.backends.tvm.kernels.tiling import Tile
 from qpc.backends.tvm.kernels.winograd_plan import WinogradPlan
 from qpc.target import Target
 from tests.backends.tvm.kernels.conftest import TARGETS
@@ -145,8 +145,7 @@ def test_tuning_may_choose_any_micro_kernel(isa: Isa, run: Run, out: int) -> Non
         seen.extend(tile for tile in tiles if tile.kind == f"winograd-{out}")
         return seen[-1]
 
-    with tuned(last):
-        result = layer.run(isa, run)
+    result = layer.run(isa, run, tuner=last)
     assert len(seen) > 3
     np.testing.assert_array_equal(result, layer.expected())
 

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.conv2d import Conv2dDesc
 from qpc.backends.tvm.kernels.epilogue import Lookup
 from qpc.backends.tvm.kernels.isa import Isa, isa_for
-from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.kernels.linear import LinearDesc, linear
-from qpc.backends.tvm.kernels.tiling import ALL_KEPT, Tile, best_tiles, tuned
+from qpc.backends.tvm.kernels.tiling import ALL_KEPT, Tile, best_tiles
 from qpc.backends.tvm.kernels.zero_blocks import TermLists, kept_shares
 from qpc.target import Target
 from tests.backends.tvm.kernels.test_conv2d import Array, Layer, Run
@@ -38,10 +37,6 @@ def thinned(layer: Layer, share: float, outputs: int = 16, inputs: int = 4) -> L
     return layer
 
 
-def kernel_of(isa: Isa, layer: Layer) -> Kernel:
-    return conv2d(isa, layer.desc, layer.weight, layer.bias, layer.multiplier)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -55,14 +50,14 @@ def kernel_of(isa: Isa, layer: Layer) -> Kernel:
 )
 def test_equals_the_exact_result(isa: Isa, run: Run, changes: dict[str, object]) -> None:
     layer = thinned(Layer(replace(BASE, **changes)), 0.8)  # type: ignore[arg-type]
-    kernel = kernel_of(isa, layer)
+    kernel = layer.kernel(isa)
     assert kernel.skipped > 0.3
     np.testing.assert_array_equal(run(kernel, layer.x), layer.expected())
 
 
 def test_all_weights_may_be_zero(isa: Isa, run: Run) -> None:
     layer = thinned(Layer(BASE), 1.0)
-    kernel = kernel_of(isa, layer)
+    kernel = layer.kernel(isa)
     assert kernel.skipped == 1 - 1 / ALL_KEPT
     np.testing.assert_array_equal(run(kernel, layer.x), layer.expected())
 
@@ -70,7 +65,7 @@ def test_all_weights_may_be_zero(isa: Isa, run: Run) -> None:
 def test_one_block_of_outputs_may_be_zero(isa: Isa, run: Run) -> None:
     layer = Layer(BASE)
     layer.weight[16:48] = 0
-    kernel = kernel_of(isa, layer)
+    kernel = layer.kernel(isa)
     assert kernel.skipped == 0.5
     np.testing.assert_array_equal(run(kernel, layer.x), layer.expected())
 
@@ -93,14 +88,14 @@ def test_linear_layers_skip_too(isa: Isa, run: Run) -> None:
 
 
 def test_nothing_is_skipped_where_nothing_is_zero_or_it_would_not_pay() -> None:
-    dense = kernel_of(WIDE, Layer(BASE))
+    dense = Layer(BASE).kernel(WIDE)
     assert dense.skipped == 0
     scattered = Layer(BASE)  # most weights are zero, but hardly any block is
     scattered.weight *= np.random.default_rng(0).random(scattered.weight.shape) < 0.1
-    assert kernel_of(WIDE, scattered).skipped == 0
+    assert scattered.kernel(WIDE).skipped == 0
     little = Layer(BASE)
     little.weight[:16, :4, 0, 0] = 0
-    assert kernel_of(WIDE, little).name == dense.name
+    assert little.kernel(WIDE).name == dense.name
 
 
 def test_layers_that_differ_in_their_zeros_only_share_code() -> None:
@@ -108,10 +103,10 @@ def test_layers_that_differ_in_their_zeros_only_share_code() -> None:
     for i in range(4):  # each vector of output channels keeps a quarter, and another than the next
         first.weight[16 * i : 16 * i + 16, np.arange(16) // 4 != i] = 0
         second.weight[16 * i : 16 * i + 16, np.arange(16) // 4 != 3 - i] = 0
-    kernels = [kernel_of(WIDE, layer) for layer in (first, second)]
+    kernels = [layer.kernel(WIDE) for layer in (first, second)]
     assert kernels[0].func is kernels[1].func
     assert [k.skipped for k in kernels] == [0.75, 0.75]
-    size = kernel_of(WIDE, Layer(BASE)).params[0].nbytes
+    size = Layer(BASE).kernel(WIDE).params[0].nbytes
     assert [k.params[0].nbytes for k in kernels] == [size / 4, size / 4]
 
 
@@ -123,8 +118,7 @@ def test_tuning_may_choose_to_skip_or_not() -> None:
         seen.extend(tiles)
         return next(tile for tile in tiles if not tile.skips)
 
-    with tuned(tuner):
-        kernel = kernel_of(WIDE, layer)
+    kernel = layer.kernel(WIDE, tuner=tuner)
     assert {tile.skips for tile in seen} == {True, False}
     assert kernel.skipped == 0
 
