@@ -33,6 +33,7 @@ from qpc.meta import attribute, info
 from qpc.ops import views
 from qpc.ops.layers import FloatLayer, float_layer
 from qpc.ops.views import qpc_ops
+from qpc.settings import require_count
 from qpc.shapes import BatchDim
 
 
@@ -48,8 +49,7 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
     samples: int = 32
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, got {self.samples}")
+        require_count("samples", self.samples)
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         walk = _SideBySide(gm, self._samples(gm))

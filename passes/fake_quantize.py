@@ -30,6 +30,7 @@ from qpc.ops.registry import Role
 from qpc.ops.views import qpc_ops
 from qpc.quant.fixedpoint import floor_scales_for_bias, weight_limit, weight_scales
 from qpc.quant.grid import Grid, QParams
+from qpc.settings import require_kind, require_number
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class FakeQuantize(
     narrowest: float = 0.25
 
     def __post_init__(self) -> None:
-        if not self.narrowest > 0.0:
-            raise ValueError(f"narrowest must be greater than 0, got {self.narrowest!r}")
+        require_kind("signed", self.signed, bool, "True or False")
+        require_number("narrowest", self.narrowest, 0, above=True)
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         editor = Editor(gm, self.name)

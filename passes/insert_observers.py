@@ -25,6 +25,7 @@ from qpc.meta import info, update_info
 from qpc.ops.registry import Role
 from qpc.ops.views import qpc_ops
 from qpc.quant.config import QuantConfig
+from qpc.settings import require_kind
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
     config: QuantConfig = field(default_factory=QuantConfig)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.config, QuantConfig):
-            raise TypeError(f"config must be a QuantConfig, got {type(self.config).__name__}")
+        require_kind(
+            "config", self.config, QuantConfig, "a QuantConfig", fix="see docs/quantization.md"
+        )
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         if any(n.target is qpc_ops.observe.default for n in gm.graph.nodes):

@@ -35,6 +35,13 @@ class TraceError(QPCError):
     """The model cannot be captured as a graph."""
 
 
+class ConfigError(QPCError, ValueError):
+    """A setting is not allowed: names the field, its value, and what is.
+
+    It is a ValueError too, as what pydantic and dataclasses raise for settings.
+    """
+
+
 class PipelineOrderError(QPCError):
     """A pass needs a fact that no earlier pass establishes."""
 

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from qpc.analysis.atoms import NONE, collapse
 from qpc.analysis.channels import ChannelAnalysis
 from qpc.companions import CHANNEL_MASKS
+from qpc.errors import ConfigError
 from qpc.facts import Fact
 from qpc.meta import attribute
 
@@ -25,11 +26,11 @@ _AXIS = "axis_"
 def set_mask(gm: GraphModule, name: str, axis: int, remove: Tensor) -> None:
     """Mark channels of one axis of the parameter `name`: bool[size of the axis], True means remove.
 
-    Raises ValueError if the mask does not fit the axis.
+    Raises ConfigError if the mask does not fit the axis.
     """
     size = attribute(gm, name).shape[axis]
     if remove.dtype != torch.bool or remove.shape != (size,):
-        raise ValueError(
+        raise ConfigError(
             f"the mask of {name!r} along axis {axis} must be bool[{size}], "
             f"got {remove.dtype} of shape {tuple(remove.shape)}"
         )

@@ -11,6 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from qpc.errors import ConfigError
+from qpc.settings import require_count
+
 Stem = Literal["imagenet", "cifar"]
 
 
@@ -36,8 +39,7 @@ class ResNet(nn.Module):
     def __init__(self, *, width: int, stem: Stem, in_channels: int, classes: int) -> None:
         super().__init__()
         for name, value in {"width": width, "in_channels": in_channels, "classes": classes}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value!r}")
+            require_count(name, value)
         self.maxpool: nn.Module
         if stem == "imagenet":
             self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
@@ -46,7 +48,7 @@ class ResNet(nn.Module):
             self.conv1 = nn.Conv2d(in_channels, width, 3, stride=1, padding=1, bias=False)
             self.maxpool = nn.Identity()
         else:
-            raise ValueError(f"stem must be 'imagenet' or 'cifar', not {stem!r}")
+            raise ConfigError(f"stem must be 'imagenet' or 'cifar', got {stem!r}")
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = _stage(width, width, stride=1)

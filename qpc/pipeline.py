@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch.fx import GraphModule
 
 from qpc.base import Pass, PassContext
-from qpc.errors import InvariantError, PassError, PipelineOrderError, QPCError
+from qpc.errors import ConfigError, InvariantError, PassError, PipelineOrderError, QPCError
 from qpc.facts import CORE_FORM, Fact, require_graph
 from qpc.shapes import infer_shapes
 
@@ -28,11 +28,14 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         if not isinstance(self.passes, tuple):
-            raise TypeError(f"passes must be a tuple, got {type(self.passes).__name__}")
+            raise ConfigError(
+                f"passes must be a tuple, got {type(self.passes).__name__}",
+                fix="Pipeline((FirstPass(), SecondPass()))",
+            )
         known = set(self.assume)
         for position, pass_ in enumerate(self.passes):
             if not isinstance(pass_, Pass):
-                raise TypeError(
+                raise ConfigError(
                     f"item {position} of the pipeline is {pass_!r}, not a pass instance"
                 )
             if missing := pass_.requires - known:

@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 
 from qpc.base import Pass, PassContext
 from qpc.capture import trace
-from qpc.errors import InvariantError, PassError
+from qpc.errors import ConfigError, InvariantError, PassError
 from qpc.facts import CORE_FORM
 from qpc.hashing import fingerprint
 from qpc.pipeline import Pipeline
@@ -111,11 +111,11 @@ def assert_same_output(
 
     The outputs must have the same structure, shapes and dtypes. Floats may differ by
     `atol + rtol * |value of a|`, or not at all if `exact`; NaN equals NaN. Other dtypes are always
-    compared exactly. Raises ValueError for a tolerance above `LOOSEST_TOLERANCE`.
+    compared exactly. Raises ConfigError for a tolerance above `LOOSEST_TOLERANCE`.
     """
     for name, tolerance in (("rtol", rtol), ("atol", atol)):
         if not 0 <= tolerance <= LOOSEST_TOLERANCE:
-            raise ValueError(f"{name} must be from 0 to {LOOSEST_TOLERANCE}, got {tolerance!r}")
+            raise ConfigError(f"{name} must be from 0 to {LOOSEST_TOLERANCE}, got {tolerance!r}")
     first, second = _call(a, inputs), _call(b, inputs)
     ours, our_structure = pytree.tree_flatten(first)
     theirs, their_structure = pytree.tree_flatten(second)

@@ -56,11 +56,11 @@ def test_the_width_is_that_of_the_first_stage_and_doubles_three_times() -> None:
 
 
 def test_an_unknown_stem_is_refused() -> None:
-    with pytest.raises(ValueError, match="stem must be 'imagenet' or 'cifar', not 'cifar10'"):
+    with pytest.raises(ValueError, match="stem must be 'imagenet' or 'cifar', got 'cifar10'"):
         resnet18(stem=cast(Stem, "cifar10"))
 
 
 @pytest.mark.parametrize("name", ["width", "in_channels", "classes"])
 def test_a_size_below_one_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"{name} must be at least 1, not 0")):
+    with pytest.raises(ValueError, match=re.escape(f"{name} must be at least 1, got 0")):
         resnet18(**{name: 0})  # type: ignore[arg-type]  # mypy takes 0 for a stem

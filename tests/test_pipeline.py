@@ -9,7 +9,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from qpc.base import Pass, PassContext
-from qpc.errors import InvariantError, PassError, PipelineOrderError
+from qpc.errors import ConfigError, InvariantError, PassError, PipelineOrderError
 from qpc.facts import CORE_FORM, Fact
 from qpc.hashing import fingerprint
 from qpc.meta import info
@@ -122,7 +122,7 @@ def test_the_assumed_facts_are_those_of_a_traced_graph_unless_given() -> None:
     ],
 )
 def test_a_pipeline_takes_pass_instances(passes: Any, message: str) -> None:
-    with pytest.raises(TypeError) as caught:
+    with pytest.raises(ConfigError) as caught:
         Pipeline(passes)
     assert str(caught.value) == message
 

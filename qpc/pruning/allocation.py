@@ -22,6 +22,7 @@ from qpc.meta import info
 from qpc.pruning.schedules import Step
 from qpc.pruning.scored_groups import Baseline, ScoredGroup
 from qpc.pruning.weight_layers import Scope
+from qpc.settings import require_choice, require_count, require_kind, require_number
 
 Of = Literal["units", "channels", "parameters", "macs"]
 """What an amount is a share of: each rule's own units, or a total of the model."""
@@ -68,13 +69,17 @@ class Allocation(ABC):
     baseline: Baseline | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.amount <= 1:
-            raise ValueError(f"amount must be from 0 to 1, got {self.amount}")
-        if self.of not in _OF:
-            raise ValueError(f"of must be one of {_OF}, got {self.of!r}")
-        for name, value in (("minimum", self.minimum), ("multiple", self.multiple)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        require_number("amount", self.amount, 0, 1)
+        require_choice("of", self.of, _OF)
+        require_count("minimum", self.minimum)
+        require_count("multiple", self.multiple)
+        require_kind("only", self.only, Scope, "a Scope", fix='only=Scope(module="layer1")')
+        require_kind("skip", self.skip, tuple, "a tuple of Scopes", fix=_SKIP)
+        for scope in self.skip:
+            require_kind("skip", scope, Scope, "a tuple of Scopes", fix=_SKIP)
+        require_kind(
+            "baseline", self.baseline, (Baseline, type(None)), "a Baseline", fix="Baseline.of(gm)"
+        )
 
     @abstractmethod
     def wanted(self, groups: Sequence[ScoredGroup], share: float) -> list[int]:
@@ -225,9 +230,9 @@ class PerLayer(Allocation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_kind("ratios", self.ratios, Mapping, "a mapping from module paths to numbers")
         for name, ratio in self.ratios.items():
-            if not 0 <= ratio <= 1:
-                raise ValueError(f"the ratio of {name!r} must be from 0 to 1, got {ratio}")
+            require_number(f"the ratio of {name!r}", ratio, 0, 1)
 
     def wanted(self, groups: Sequence[ScoredGroup], share: float) -> list[int]:
         _check_names(self.ratios, groups)
@@ -256,9 +261,9 @@ class Counts(Allocation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_kind("channels", self.channels, Mapping, "a mapping from module paths to numbers")
         for name, count in self.channels.items():
-            if count < 1:
-                raise ValueError(f"{name!r} must keep at least 1 channel, got {count}")
+            require_count(f"the number of channels of {name!r}", count)
 
     def wanted(self, groups: Sequence[ScoredGroup], share: float) -> list[int]:
         _check_names(self.channels, groups)
@@ -273,6 +278,7 @@ class Counts(Allocation):
 
 _T = TypeVar("_T")
 _OF = ("units", "channels", "parameters", "macs")
+_SKIP = 'skip=(Scope(module="layer1"),)'
 _PRECISION = 1e-7  # of a share: finer than one unit of the largest models
 
 

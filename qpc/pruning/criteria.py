@@ -30,6 +30,7 @@ from qpc.analysis.channels import ChannelAnalysis, Group
 from qpc.analysis.flow import ParameterAxis
 from qpc.errors import CalibrationError
 from qpc.meta import attribute
+from qpc.settings import require_choice
 
 Aggregation = Literal["mean", "sum", "max", "first"]
 """How the scores of a unit's channels become the score of the unit."""
@@ -69,10 +70,8 @@ class Joining(Criterion):
     normalize: Normalization = "none"
 
     def __post_init__(self) -> None:
-        if self.aggregate not in _AGGREGATIONS:
-            raise ValueError(f"aggregate must be one of {_AGGREGATIONS}, got {self.aggregate!r}")
-        if self.normalize not in _NORMALIZATIONS:
-            raise ValueError(f"normalize must be one of {_NORMALIZATIONS}, got {self.normalize!r}")
+        require_choice("aggregate", self.aggregate, _AGGREGATIONS)
+        require_choice("normalize", self.normalize, _NORMALIZATIONS)
 
     def join(self, group: Group, members: Iterable[tuple[Labels, Tensor]]) -> Tensor:
         """One score for each prunable unit, from labels and scores of single channels."""
@@ -96,8 +95,7 @@ class OfWeights(Joining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.role not in _ROLES:
-            raise ValueError(f"role must be one of {_ROLES}, got {self.role!r}")
+        require_choice("role", self.role, _ROLES)
 
     def axes(self, analysis: ChannelAnalysis) -> list[ParameterAxis]:
         """The axes of weights to look at, in the order of the graph."""

@@ -18,6 +18,7 @@ from qpc.batches import Batch, inputs_of
 from qpc.errors import PassError
 from qpc.meta import attribute
 from qpc.pruning.criteria import Criterion, Measured, OfWeights, require_batches, rows
+from qpc.settings import require_count
 
 Loss = Callable[[Any, Any], Tensor]
 """From the graph's output and the batch that it is for to a scalar."""
@@ -103,8 +104,7 @@ class HessianDiagonal(GradientCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.probes < 1:
-            raise ValueError(f"probes must be at least 1, got {self.probes}")
+        require_count("probes", self.probes)
 
     def importance(
         self, loss: Tensor, weights: Mapping[str, Tensor], number: int

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qpc.settings import require_choice, require_count
+
 NormName = Literal["l1", "l2"]
 
 
@@ -58,10 +60,9 @@ class Blocks:
     def __post_init__(self) -> None:
         for name in ("outputs", "inputs"):
             size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        if self.norm not in ("l1", "l2"):
-            raise ValueError(f"norm must be 'l1' or 'l2', got {self.norm!r}")
+            if size is not None:
+                require_count(name, size)
+        require_choice("norm", self.norm, ("l1", "l2"))
 
     def scores(self, weight: Tensor) -> Tensor:
         power = weight.double().abs() if self.norm == "l1" else weight.double().square()

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from qpc.analysis.channels import ChannelAnalysis
+from qpc.errors import PassError
 from qpc.meta import attribute
 from qpc.pruning.weight_layers import LayerWeight, Scope, float_layers
+from qpc.settings import require_count, require_number
 
 
 class Regularizer(Protocol):
@@ -40,7 +42,7 @@ class L1:
     scope: Scope = field(default_factory=Scope)
 
     def __post_init__(self) -> None:
-        _check("strength", self.strength)
+        require_number("strength", self.strength, 0)
 
     def penalty(self, gm: GraphModule) -> Tensor:
         return self.strength * _total([w.abs().sum() for w in _weights(gm, self.scope)])
@@ -58,7 +60,7 @@ class L2:
     scope: Scope = field(default_factory=Scope)
 
     def __post_init__(self) -> None:
-        _check("strength", self.strength)
+        require_number("strength", self.strength, 0)
 
     def penalty(self, gm: GraphModule) -> Tensor:
         return self.strength * _total([w.square().sum() for w in _weights(gm, self.scope)])
@@ -81,7 +83,7 @@ class GroupLasso:
     analysis: ChannelAnalysis = field(repr=False)
 
     def __post_init__(self) -> None:
-        _check("strength", self.strength)
+        require_number("strength", self.strength, 0)
 
     def penalty(self, gm: GraphModule) -> Tensor:
         squares, sizes = self._members.sums(gm)
@@ -117,11 +119,10 @@ class GrowingL2:
     step: int = 0
 
     def __post_init__(self) -> None:
-        _check("growth", self.growth)
-        _check("ceiling", self.ceiling)
-        _check("step", self.step)
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every}")
+        require_number("growth", self.growth, 0)
+        require_number("ceiling", self.ceiling, 0)
+        require_count("step", self.step, 0)
+        require_count("every", self.every)
 
     @property
     def strength(self) -> float:
@@ -182,14 +183,9 @@ def _members_of(analysis: ChannelAnalysis, units: frozenset[int] | None) -> _Mem
 def _weights(gm: GraphModule, scope: Scope) -> list[Tensor]:
     layers = [layer for _, layer in float_layers(gm, scope) if isinstance(layer, LayerWeight)]
     if not layers:
-        raise ValueError(f"no layer with a weight is in {scope}")
+        raise PassError(f"no layer with a weight is in {scope}")
     return [attribute(gm, layer.name) for layer in layers]
 
 
 def _total(parts: list[Tensor]) -> Tensor:
     return torch.stack(parts).sum()
-
-
-def _check(name: str, value: float) -> None:
-    if not value >= 0:
-        raise ValueError(f"{name} must be at least 0, got {value}")

@@ -9,9 +9,11 @@ from dataclasses import KW_ONLY, dataclass, field
 from torch.fx import GraphModule
 
 from qpc.base import Pass, PassContext
+from qpc.errors import ConfigError
 from qpc.facts import CORE_FORM
 from qpc.pipeline import Pipeline
 from qpc.pruning.scored_groups import Baseline
+from qpc.settings import require_count, require_number
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,13 @@ class Schedule(ABC):
     initial: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.initial <= self.final <= 1:
-            raise ValueError(
+        require_number("initial", self.initial, 0, 1)
+        require_number("final", self.final, 0, 1)
+        if self.initial > self.final:
+            raise ConfigError(
                 f"initial and final must ascend from 0 to 1, got {self.initial} and {self.final}"
             )
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        require_count("steps", self.steps)
 
     @abstractmethod
     def progress(self, time: float) -> float:

@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from qpc.companions import WEIGHT_MASKS
 from qpc.edit import Editor
+from qpc.errors import ConfigError
 from qpc.facts import Fact
 from qpc.meta import attribute
 
@@ -48,11 +49,11 @@ def add_weight_mask(gm: GraphModule, name: str, keep: Tensor) -> bool:
     """Mask the parameter `name` in addition to masks it has; return whether anything changed.
 
     keep: bool of the parameter's shape, True where a weight stays. The others become zero at once.
-    Raises ValueError if the mask does not fit.
+    Raises ConfigError if the mask does not fit.
     """
     parameter, old = attribute(gm, name), weight_mask(gm, name)
     if keep.dtype != torch.bool or keep.shape != parameter.shape:
-        raise ValueError(
+        raise ConfigError(
             f"the weight mask of {name!r} must be bool{list(parameter.shape)}, "
             f"got {keep.dtype} of shape {list(keep.shape)}"
         )
@@ -110,7 +111,7 @@ def mask_gradients(gm: GraphModule) -> MaskedGradients:
 def pack_mask(mask: Tensor) -> Tensor:
     """A bool tensor as uint8[ceil(elements / 8)]: element 8 * i + j is bit j of byte i."""
     if mask.dtype != torch.bool:
-        raise ValueError(f"a mask must be bool, got {mask.dtype}")
+        raise ConfigError(f"a mask must be bool, got {mask.dtype}")
     return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1), bitorder="little"))
 
 
@@ -118,7 +119,7 @@ def unpack_mask(packed: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
     """The bool tensor of this shape that `pack_mask` packed."""
     count = math.prod(shape)
     if packed.dtype != torch.uint8 or packed.shape != (-(-count // 8),):
-        raise ValueError(
+        raise ConfigError(
             f"a packed mask of {count} elements must be uint8[{-(-count // 8)}], "
             f"got {packed.dtype} of shape {list(packed.shape)}"
         )

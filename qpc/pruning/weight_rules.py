@@ -14,6 +14,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from qpc.errors import ConfigError
+from qpc.settings import require_choice, require_count, require_number
+
 MASKED_ALREADY = -1.0
 """The score of a piece that has no weight left."""
 
@@ -37,8 +40,7 @@ class Threshold:
     equal_stays: bool = True
 
     def __post_init__(self) -> None:
-        if not self.value >= 0:
-            raise ValueError(f"value must be at least 0, got {self.value}")
+        require_number("value", self.value, 0)
 
     def keep(self, scores: Sequence[Tensor]) -> list[Tensor]:
         return [s >= self.value if self.equal_stays else s > self.value for s in scores]
@@ -58,10 +60,8 @@ class Ratio:
     over: Literal["layer", "model"] = "layer"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.fraction <= 1:
-            raise ValueError(f"fraction must be from 0 to 1, got {self.fraction}")
-        if self.over not in ("layer", "model"):
-            raise ValueError(f"over must be 'layer' or 'model', got {self.over!r}")
+        require_number("fraction", self.fraction, 0, 1)
+        require_choice("over", self.over, ("layer", "model"))
 
     def keep(self, scores: Sequence[Tensor]) -> list[Tensor]:
         if not scores:
@@ -89,8 +89,10 @@ class NOfM:
     m: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n <= self.m:
-            raise ValueError(f"n must be from 1 to m, got n={self.n}, m={self.m}")
+        require_count("n", self.n)
+        require_count("m", self.m)
+        if self.n > self.m:
+            raise ConfigError(f"n must be from 1 to m, got n={self.n}, m={self.m}")
 
     def keep(self, scores: Sequence[Tensor]) -> list[Tensor]:
         return [self._keep(s) for s in scores]
@@ -122,7 +124,7 @@ class Chosen:
     def _keep(self, scores: Tensor) -> Tensor:
         kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
         if beyond := [i for i in self.indices if not 0 <= i < len(kept)]:
-            raise ValueError(f"there are {len(kept)} pieces, none with index {beyond[0]}")
+            raise ConfigError(f"there are {len(kept)} pieces, none with index {beyond[0]}")
         kept[list(self.indices)] = False
         return kept.reshape(scores.shape)
 

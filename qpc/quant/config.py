@@ -5,32 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StrictBool,
-    StrictInt,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag, model_validator
 
-from qpc.errors import QPCError
+from qpc.errors import ConfigError
 from qpc.quant.observers import MSE, ActivationObserver, MinMax, WeightObserver
+from qpc.settings import Settings
 
 Bits = Annotated[StrictInt, Field(ge=2, le=8)]
 
 
-class _Settings(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
-
-
-class ActivationConfig(_Settings):
+class ActivationConfig(Settings):
     """How activations are quantized, per tensor.
 
     symmetric: the zero point is the middle of the grid, otherwise it is fitted to the range.
@@ -41,7 +28,7 @@ class ActivationConfig(_Settings):
     observer: ActivationObserver = MSE()
 
 
-class WeightConfig(_Settings):
+class WeightConfig(Settings):
     """How weights are quantized: symmetrically, from -limit to limit = 2**(bits - 1) - 1.
 
     per_channel: one scale for each output channel, otherwise one for the tensor.
@@ -52,7 +39,7 @@ class WeightConfig(_Settings):
     observer: WeightObserver = MinMax()
 
 
-class LayerConfig(_Settings):
+class LayerConfig(Settings):
     """How one operator is quantized: the value it makes and the weight it owns."""
 
     activation: ActivationConfig = ActivationConfig()
@@ -76,7 +63,7 @@ def _use_kind(value: Any) -> str:
     return "float" if isinstance(value, str) else "layer"
 
 
-class Override(_Settings):
+class Override(Settings):
     """An exception from the default, for the sites that every selector given here selects.
 
     module: a module path; selects that module and everything inside it.
@@ -113,7 +100,7 @@ class Override(_Settings):
         )
 
 
-class QuantConfig(_Settings):
+class QuantConfig(Settings):
     """How a model is quantized: a default, and exceptions, of which the last that selects wins."""
 
     default: LayerConfig = LayerConfig()
@@ -136,34 +123,28 @@ class QuantConfig(_Settings):
     def from_yaml(cls, path: str | Path) -> Self:
         """Read a file as `to_yaml` writes it; whatever it leaves out has its default.
 
-        Raises `QPCError`, which names the file and the first wrong field.
+        Raises `ConfigError`, which names the file and the first wrong field.
         """
         try:
             data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-            raise QPCError(f"cannot read {str(path)!r}: {' '.join(str(e).split())}") from e
+            raise ConfigError(f"cannot read {str(path)!r}: {' '.join(str(e).split())}") from e
         if not isinstance(data, dict):
-            raise QPCError(f"{str(path)!r} must hold a mapping, got {type(data).__name__}")
+            raise ConfigError(f"{str(path)!r} must hold a mapping, got {type(data).__name__}")
         try:
             return cls.model_validate(data)
-        except ValidationError as e:
-            raise QPCError(f"{str(path)!r}: {_first_problem(e)}") from e
+        except ConfigError as e:
+            problem = e.what.removeprefix(f"{cls.__name__}: ")
+            raise ConfigError(f"{str(path)!r}: {problem}") from e
 
     def to_yaml(self, path: str | Path) -> None:
-        """Write all settings, defaults included, to a UTF-8 file."""
+        """Write all settings, defaults included, to a UTF-8 file.
+
+        Raises `ConfigError` if an observer is of a class of your own, which no file can name, or if
+        the file cannot be written.
+        """
         text = yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
-        Path(path).write_text(text, encoding="utf-8")
-
-
-def _first_problem(error: ValidationError) -> str:
-    """Return the first of pydantic's complaints as one line: where, what, and a plain value."""
-    first = error.errors(include_url=False)[0]
-    path = ""
-    for part in first["loc"]:
-        if part in ("layer", "float") and path.endswith(".use"):
-            continue  # the tag of a union, not a field
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    value = first["input"]
-    got = "" if isinstance(value, dict | list) else f", got {value!r}"
-    where = f"{path.lstrip('.')}: " if path else ""
-    return f"{where}{first['msg'].removeprefix('Value error, ')}{got}"
+        try:
+            Path(path).write_text(text, encoding="utf-8")
+        except OSError as e:
+            raise ConfigError(f"cannot write {str(path)!r}: {e.strerror or e}") from e

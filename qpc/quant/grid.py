@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qpc.errors import ConfigError
+
 SMALLEST_SCALE = 2.0**-126
 """The smallest normal float32; a smaller one may be flushed to zero by the hardware."""
 LARGEST_SCALE = 2.0**119
@@ -29,7 +31,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
-            raise ValueError(f"bits must be from 2 to 8, got {self.bits!r}")
+            raise ConfigError(f"bits must be from 2 to 8, got {self.bits!r}")
 
     @property
     def lo(self) -> int:
@@ -61,7 +63,7 @@ class QParams:
     lo, hi: the lowest and highest grid point, both inclusive, within `dtype`.
     dtype: `torch.uint8` or `torch.int8`.
 
-    Raises `ValueError` for values outside these rules.
+    Raises `ConfigError` for values outside these rules.
     """
 
     scale: float
@@ -72,16 +74,16 @@ class QParams:
 
     def __post_init__(self) -> None:
         if not SMALLEST_SCALE <= self.scale <= LARGEST_SCALE:
-            raise ValueError(f"scale must be from 2**-126 to 2**119, got {self.scale!r}")
+            raise ConfigError(f"scale must be from 2**-126 to 2**119, got {self.scale!r}")
         if float(np.float32(self.scale)) != self.scale:
-            raise ValueError(f"scale must be an exact float32 value, got {self.scale!r}")
+            raise ConfigError(f"scale must be an exact float32 value, got {self.scale!r}")
         if self.dtype not in (torch.uint8, torch.int8):
-            raise ValueError(f"dtype must be torch.uint8 or torch.int8, got {self.dtype}")
+            raise ConfigError(f"dtype must be torch.uint8 or torch.int8, got {self.dtype}")
         limits = torch.iinfo(self.dtype)
         if not limits.min <= self.lo < self.hi <= limits.max:
-            raise ValueError(f"no {self.dtype} grid from lo={self.lo} to hi={self.hi}")
+            raise ConfigError(f"no {self.dtype} grid from lo={self.lo} to hi={self.hi}")
         if not self.lo <= self.zero_point <= self.hi:
-            raise ValueError(
+            raise ConfigError(
                 f"zero_point must be from lo={self.lo} to hi={self.hi}, got {self.zero_point}"
             )
 
@@ -94,10 +96,10 @@ class QParams:
         half a scale; a range that starts at 0 has the zero point `grid.lo`.
 
         The range [0, 0] gets the scale 1.0. Scales are rounded to float32 and cut off at
-        `SMALLEST_SCALE` and `LARGEST_SCALE`. Raises `ValueError` unless lo <= hi, both finite.
+        `SMALLEST_SCALE` and `LARGEST_SCALE`. Raises `ConfigError` unless lo <= hi, both finite.
         """
         if not (math.isfinite(lo) and math.isfinite(hi) and lo <= hi):
-            raise ValueError(f"no range from {lo!r} to {hi!r}")
+            raise ConfigError(f"no range from {lo!r} to {hi!r}")
         lo, hi = min(lo, 0.0), max(hi, 0.0)
         if symmetric:
             scale = nearest_scale(max(-lo, hi) / (grid.hi - grid.middle))

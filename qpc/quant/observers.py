@@ -9,24 +9,23 @@ gives.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from qpc.errors import CalibrationError
+from qpc.errors import CalibrationError, ConfigError
 from qpc.quant.clipping import least_divergence_range, least_squares_range
 from qpc.quant.grid import Grid, QParams
 from qpc.quant.histogram import Histogram, extent, merge_extents
+from qpc.settings import Settings
 
 State = dict[str, Tensor]
 
 
-class BaseObserver(BaseModel, ABC):
+class BaseObserver(Settings, ABC):
     """What all observers do."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
     def init(self) -> State:
@@ -66,6 +65,14 @@ class BaseObserver(BaseModel, ABC):
             )
         lo, hi = self.clip(state, grid, symmetric)
         return max(min(lo, 0.0), min(least, 0.0)), min(max(hi, 0.0), max(greatest, 0.0))
+
+    def require_nameable(self) -> None:
+        if type(self) not in _CLASSES:
+            raise ConfigError(
+                f"an observer of the class {type(self).__name__} cannot be written to a file: "
+                "none could name it when it is read",
+                fix="keep the configuration in Python, or use an observer of qpc.quant.observers",
+            )
 
     def qparams(self, state: State, grid: Grid, symmetric: bool) -> QParams:
         """Return the scale and zero point for what was observed; raises like `range`."""
@@ -179,6 +186,9 @@ class Entropy(_HistogramObserver):
 
     def clip(self, state: State, grid: Grid, symmetric: bool) -> tuple[float, float]:
         return least_divergence_range(_histogram(state), grid, symmetric=symmetric)
+
+
+_CLASSES = (MinMax, MovingAverage, Percentile, MSE, Entropy)
 
 
 def _by_name(value: Any) -> Any:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from qpc.base import PassContext
-from qpc.errors import PassError
+from qpc.errors import ConfigError, PassError
 from qpc.facts import OBSERVED
 from qpc.meta import info
 from qpc.ops.views import aten, qpc_ops
@@ -162,5 +162,5 @@ def test_a_quantized_graph_is_refused() -> None:
 
 
 def test_refuses_a_configuration_of_another_type() -> None:
-    with pytest.raises(TypeError, match="config must be a QuantConfig, got dict"):
+    with pytest.raises(ConfigError, match="config must be a QuantConfig, got dict"):
         InsertObservers({"default": {}})  # type: ignore[arg-type]

@@ -235,11 +235,14 @@ def test_a_layer_name_that_matches_nothing_is_refused(allocation: Allocation) ->
     ("make", "message"),
     [
         (lambda: Uniform(1.5), "amount must be from 0 to 1, got 1.5"),
-        (lambda: Uniform(0.5, of=cast(Any, "flops")), "of must be one of .*, got 'flops'"),
+        (
+            lambda: Uniform(0.5, of=cast(Any, "flops")),
+            "of must be 'units', .* or 'macs', got 'flops'",
+        ),
         (lambda: Uniform(0.5, minimum=0), "minimum must be at least 1, got 0"),
         (lambda: Uniform(0.5, multiple=0), "multiple must be at least 1, got 0"),
         (lambda: PerLayer(ratios={"a": 2.0}), "the ratio of 'a' must be from 0 to 1, got 2.0"),
-        (lambda: Counts(channels={"a": 0}), "'a' must keep at least 1 channel, got 0"),
+        (lambda: Counts(channels={"a": 0}), "channels of 'a' must be at least 1, got 0"),
     ],
 )
 def test_impossible_options_are_refused(make: Any, message: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from qpc.analysis.channels import ChannelAnalysis, analyze_channels
+from qpc.errors import PassError
 from qpc.masks import masked_atoms, set_mask
 from qpc.pruning.regularizers import L1, L2, GroupLasso, GrowingL2, Regularizer
 from qpc.pruning.weight_layers import Scope
@@ -48,7 +49,7 @@ def test_l2_sums_squares_and_pulls_in_proportion() -> None:
 def test_a_scope_limits_the_penalty(regularizer: type[L1 | L2], value: float) -> None:
     gm = two_layers([[1.0, -2], [0, 4]], [[0.5, -1]])
     assert regularizer(1, Scope(module="2")).penalty(gm).item() == value
-    with pytest.raises(ValueError, match=r"no layer with a weight is in Scope\(module='3'"):
+    with pytest.raises(PassError, match=r"no layer with a weight is in Scope\(module='3'"):
         regularizer(1, Scope(module="3")).penalty(gm)
 
 

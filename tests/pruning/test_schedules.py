@@ -56,7 +56,7 @@ def test_cubic_slows_down_towards_the_end() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Linear(1.2, steps=2), "must ascend from 0 to 1, got 0.0 and 1.2"),
+        (lambda: Linear(1.2, steps=2), "final must be from 0 to 1, got 1.2"),
         (lambda: Linear(0.2, steps=2, initial=0.3), "must ascend from 0 to 1, got 0.3 and 0.2"),
         (lambda: Cubic(0.2, steps=0), "steps must be at least 1, got 0"),
     ],
