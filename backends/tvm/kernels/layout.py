@@ -126,8 +126,11 @@ def _dequantize_function(
 
 
 def _interleaved_channels(shape: Shape, permutation: tuple[int, ...]) -> int:
-    """How many channels are stored together: all of an image that has few of them, else one."""
-    few = len(shape) == 4 and 1 < shape[1] <= _FEW_CHANNELS
+    """How many channels are stored together: all of an image that has few of them, else one.
+
+    Images of one pixel have no pixels side by side in their planes.
+    """
+    few = len(shape) == 4 and 1 < shape[1] <= _FEW_CHANNELS and shape[2] * shape[3] > 1
     return shape[1] if few and permutation == (0, 2, 3, 1) else 1
 
 
