@@ -12,8 +12,6 @@ import json
 import math
 import operator
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +25,8 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 
+from qpc import documents
+from qpc.documents import SAVED_GRAPH
 from qpc.errors import ArtifactError
 from qpc.facts import CORE_FORM, require_graph
 from qpc.meta import info, update_info
@@ -48,34 +48,16 @@ def save_graph(gm: GraphModule, path: str | os.PathLike[str]) -> None:
     anything else.
     """
     require_graph(gm, "save_graph")
-    goal = Path(path)
     if broken := CORE_FORM.check(gm):
         raise ArtifactError(
             f"cannot save a graph that is not in core form: {broken}",
             fix="make graphs with qpc.trace",
         )
-    if goal.exists() and not (goal / _GRAPH).is_file():
-        raise ArtifactError(
-            f"{str(goal)!r} exists and is no saved graph", fix="choose another folder, or delete it"
-        )
     tensors = save_tensors(_tensors(gm))
     document = _encode_graph(gm)
     document["sha256"] = hashlib.sha256(tensors).hexdigest()
-    try:
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=goal.parent, prefix=f".{goal.name}-") as temporary:
-            fresh = Path(temporary) / "graph"
-            fresh.mkdir()
-            (fresh / _TENSORS).write_bytes(tensors)
-            text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-            (fresh / _GRAPH).write_text(text, encoding="utf-8")
-            if goal.exists():
-                shutil.rmtree(goal)
-            fresh.rename(goal)
-    except OSError as e:
-        raise ArtifactError(
-            f"cannot write {str(goal)!r}: {e.strerror or e}", fix="choose a folder you may write to"
-        ) from e
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    documents.write(path, {_TENSORS: tensors, _GRAPH: text.encode()}, SAVED_GRAPH)
 
 
 def load_graph(path: str | os.PathLike[str]) -> GraphModule:

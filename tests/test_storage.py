@@ -102,7 +102,7 @@ def test_saving_again_replaces_the_graph(tmp_path: Path) -> None:
 
 def test_other_folders_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
-    with pytest.raises(ArtifactError, match="exists and is no saved graph"):
+    with pytest.raises(ArtifactError, match="exists and cannot be replaced: it is not a saved"):
         qpc.save_graph(qpc.trace(Net(), X), tmp_path / "thesis")
 
 
@@ -113,7 +113,7 @@ def test_refuses_a_graph_that_is_not_in_core_form(tmp_path: Path) -> None:
 
 def test_an_unwritable_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match=r"cannot write .*graph"):
+    with pytest.raises(ArtifactError, match=r"cannot save to .*graph"):
         qpc.save_graph(qpc.trace(Net(), X), tmp_path / "file" / "graph")
 
 
