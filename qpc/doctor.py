@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from qpc.errors import UnsupportedTargetError
+from qpc.target import Target
+
 TVM_VERSION = "0.27.0.post1"
 TVM_FFI_VERSION = "0.1.14.post1"
 
@@ -78,12 +81,6 @@ def _check_python() -> Check:
 
 def _check_cpu() -> Check:
     fix = "see the list of targets in the documentation, and compile for one of them"
-    try:
-        # Inside, because the import needs torch, which may be missing.
-        from qpc.errors import UnsupportedTargetError
-        from qpc.target import Target
-    except ImportError as error:
-        return Check("cpu", False, f"not looked at: {error}", "mend what is listed below")
     try:
         target = Target.native()
     except UnsupportedTargetError as error:

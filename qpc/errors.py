@@ -8,8 +8,10 @@ message.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from torch.fx import Node
+if TYPE_CHECKING:  # the command line says what is wrong before it imports torch
+    from torch.fx import Node
 
 
 class QPCError(Exception):

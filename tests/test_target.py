@@ -1,4 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,7 @@ class _Machine:
         cls.cpuinfo.write_text("".join(f"model : x\nflags\t\t: {f}\n" for f in flags_of_each_core))
         cls.monkeypatch.setattr("qpc.target._CPUINFO", cls.cpuinfo)
         cls.monkeypatch.setattr("platform.machine", lambda: architecture)
+        cls.monkeypatch.setattr("platform.system", lambda: "Linux")
         cls.monkeypatch.setattr("qpc.target._may_use_matrices", lambda: cls.gives_matrices)
 
 
@@ -66,6 +69,33 @@ def test_a_machine_without_a_target_is_an_error(machine: type[_Machine]) -> None
         Target.native()
 
 
+def test_a_machine_without_linux_is_an_error(
+    machine: type[_Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.has("")
+    machine.cpuinfo.unlink()
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert Target.parse("x86-64").runs_here() == "code is for Linux, this machine runs Darwin"
+    with pytest.raises(UnsupportedTargetError, match="a 'x86_64' with Darwin") as caught:
+        Target.native()
+    assert caught.value.fix is not None
+    assert "target='reference'" in caught.value.fix
+
+
+def test_a_machine_that_does_not_say_what_it_can_do_runs_what_runs_everywhere(
+    machine: type[_Machine],
+) -> None:
+    machine.has("")
+    machine.cpuinfo.unlink()
+    assert Target.parse("x86-64").runs_here() is None
+    reason = Target.parse("x86-64-avx2").runs_here()
+    assert reason is not None
+    assert reason.endswith("which says what the CPU can do, cannot be read")
+    with pytest.raises(UnsupportedTargetError, match="cannot see what this CPU can do: ") as caught:
+        Target.native()
+    assert caught.value.fix == "mount /proc, or choose a target: 'x86-64' runs on every one"
+
+
 def test_says_why_code_does_not_run_here(machine: type[_Machine]) -> None:
     machine.has(_AVX512_FLAGS)
     reason = Target.parse("x86-64-avx512-vnni-vbmi").runs_here()
@@ -94,7 +124,76 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UnsupportedTargetError, match="unknown target 'x86'") as error:
         Target.parse("x86")
     assert error.value.fix is not None
-    assert error.value.fix.startswith("use one of: native, x86-64, x86-64-sse4")
+    assert "use one of: native, x86-64, x86-64-sse4" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("x86_64", "x86-64"),
+        ("X86-64-AVX2", "x86-64-avx2"),
+        ("avx2", "x86-64-avx2"),
+        ("amx", "x86-64-amx"),
+        ("x86-64-avx512vnni", "x86-64-avx512-vnni"),
+        ("x86-64-v3", "x86-64-avx2"),
+        ("nativ", "native"),
+        ("host", "native"),
+        ("refrence", "reference"),
+    ],
+)
+def test_a_misspelled_name_gets_the_nearest_one(name: str, near: str) -> None:
+    with pytest.raises(UnsupportedTargetError, match=f"unknown target {name!r}") as error:
+        Target.parse(name)
+    assert error.value.fix is not None
+    assert error.value.fix.startswith(f"{near!r} may be meant; else use one of: ")
+
+
+@pytest.mark.parametrize("name", ["", "skylake"])
+def test_a_name_that_is_near_to_none_gets_the_list(name: str) -> None:
+    with pytest.raises(UnsupportedTargetError, match="unknown target") as error:
+        Target.parse(name)
+    assert error.value.fix is not None
+    assert error.value.fix.startswith("use one of: native, x86-64")
+
+
+@pytest.mark.parametrize(
+    ("names", "family"),
+    [
+        ("arm64 armv8-a aarch64-linux-gnu cortex-a72 Raspberry_Pi_4 apple-m1 M2 graviton3", "ARM"),
+        ("riscv64 rv64gcv risc-v", "RISC-V"),
+        ("cuda gpu", "GPUs"),
+    ],
+)
+def test_names_of_other_machines_are_not_supported_yet(names: str, family: str) -> None:
+    for name in names.split():
+        with pytest.raises(UnsupportedTargetError, match=f"no code for {family} yet: '{name}'"):
+            Target.parse(name)
+
+
+ODD_FIELDS = [
+    ({"name": 3}, "a target needs a name, got 3"),
+    ({"name": ""}, "a target needs a name, got ''"),
+    ({"features": ["avx2"]}, r"features of a target must be a tuple of .*, got \['avx2'\]"),
+    ({"features": "avx2"}, "features of a target must be a tuple of names without a sign"),
+    ({"features": ("+avx2",)}, "features of a target must be a tuple of names without a sign"),
+    ({"features": (1,)}, "features of a target must be a tuple"),
+    ({"tuning": ("prefer-256-bit",)}, r"tuning of a target must be a tuple of names with \+ or -"),
+    ({"tuning": ("-avx2",)}, "that need nothing of the CPU"),
+    ({"tuning": ("+sse4.1",)}, "that need nothing of the CPU"),
+    ({"vector_lanes": 3}, "vector_lanes of a target must be one of 1, 2, 4, 8, 16, got 3"),
+    ({"vector_lanes": 8.0}, "vector_lanes of a target must be one of"),
+    ({"vector_lanes": True}, "vector_lanes of a target must be one of"),
+    ({"isa": None}, "isa of a target must be a name, got None"),
+    ({"triple": "aarch64-unknown-linux-gnu"}, "no code for 'aarch64-unknown-linux-gnu'"),
+    ({"triple": "x86_64-pc-windows-msvc"}, "a target is x86_64 with Linux"),
+    ({"triple": None}, "no code for None"),
+]
+
+
+@pytest.mark.parametrize(("field", "text"), ODD_FIELDS, ids=lambda value: str(value)[:30])
+def test_a_target_with_an_odd_field_is_refused(field: dict[str, Any], text: str) -> None:
+    with pytest.raises(UnsupportedTargetError, match=text):
+        replace(Target.parse("x86-64-avx2"), **field)
 
 
 def test_attributes_are_in_llvm_notation() -> None:
@@ -104,7 +203,7 @@ def test_attributes_are_in_llvm_notation() -> None:
     assert "-prefer-256-bit" in vnni
 
 
-def test_flags_without_a_flags_line_mean_no_feature(tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor : 0\n")
-    assert cpu_features(("avx2",), cpuinfo) == set()
+def test_cores_without_a_line_of_flags_have_no_feature(machine: type[_Machine]) -> None:
+    machine.has("")
+    machine.cpuinfo.write_text("processor : 0\n")
+    assert cpu_features(("avx2",)) == set()

@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from torch.fx import GraphModule
-
 from qpc.backends.tvm._compat import require_tvm
-from qpc.target import Target
 
 if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
     from qpc.backends.tvm.model import CompiledModel
+    from qpc.target import Target
 
 __all__ = ["compile_graph", "load"]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 import tvm
 from tvm import relax, tirx
+from tvm.target.codegen import llvm_get_cpu_features
 
 from qpc.backends.tvm.cache import KernelCache
 from qpc.backends.tvm.elf import link_shared
@@ -19,6 +20,7 @@ from qpc.backends.tvm.objects import CODEGEN_OPTIONS, entry_code, kernel_code
 from qpc.backends.tvm.report import KernelUse
 from qpc.backends.tvm.schedule import Schedule, schedule
 from qpc.backends.tvm.stopwatch import Stopwatch
+from qpc.errors import UnsupportedTargetError
 from qpc.shapes import TensorType
 from qpc.target import Target
 
@@ -50,11 +52,20 @@ class Code:
 
 
 def tvm_target(target: Target) -> tvm.target.Target:
-    """`target` in TVM's words. Only explicit features count: `mcpu` could bring more of them."""
+    """`target` in TVM's words. Only explicit features count: `mcpu` could bring more of them.
+
+    Raises UnsupportedTargetError for features that LLVM does not know, which it would leave out.
+    """
     options = {"kind": "llvm", "mtriple": target.triple, "mcpu": "x86-64", "num-cores": 1}
     if target.mattr:
         options["mattr"] = list(target.mattr)
-    return tvm.target.Target(options)
+    made = tvm.target.Target(options)
+    if unknown := set(target.features) - set(map(str, llvm_get_cpu_features(made))):
+        raise UnsupportedTargetError(
+            f"LLVM knows no features {', '.join(sorted(unknown))} of target {target.name!r}",
+            fix="use LLVM's names of features",
+        )
+    return made
 
 
 def build(
