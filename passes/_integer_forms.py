@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
@@ -18,12 +17,13 @@ from qpc.edit import Editor
 from qpc.errors import OverflowProofError, QPCError
 from qpc.meta import attribute, info, label, update_info
 from qpc.ops import views
-from qpc.ops.integer import POSITIONS
+from qpc.ops.integer import POSITIONS, average_multiplier
 from qpc.ops.layers import float_layer, groups_of, outputs_first, own_layout
-from qpc.ops.registry import Role
+from qpc.ops.registry import Role, op_name
 from qpc.ops.views import aten, qpc_ops
 from qpc.quant.config import WeightConfig
 from qpc.quant.fixedpoint import (
+    INT32_MAX,
     accumulator_bounds,
     add_multipliers,
     floor_scales_for_bias,
@@ -175,7 +175,6 @@ def _reshaped(form: IntegerForm, value: Node, shape: Shape) -> Node:
 
 
 _EXACT = WeightConfig()
-_INT32_MAX = 2**31 - 1
 _KEEP_FLOAT = "keep the layer in float: Override(module={!r}, use='float')"
 
 
@@ -193,7 +192,7 @@ def _weight_bits(node: Node) -> int:
 def _prove_no_overflow(node: Node, weight: Tensor, bias: Tensor, source: QParams) -> None:
     least, greatest = accumulator_bounds(weight, bias, source.zero_point, source.lo, source.hi)
     worst = max(int(greatest.max()), -int(least.min()))
-    if worst > _INT32_MAX:
+    if worst > INT32_MAX:
         raise OverflowProofError(
             f"the accumulator of {label(node)} can reach {worst}, which does not fit 32 bits",
             node=node,
@@ -213,7 +212,7 @@ def _combine(form: IntegerForm) -> Node:
         plus, other, shift = add_multipliers((a.scale, b.scale), grid.scale)
         other = -other if isinstance(view, views.Sub) else other
         return form.call(qpc_ops.add.default, *operands, plus, other, shift, *ends)
-    factor = _float32(a.scale * b.scale / grid.scale)
+    factor = _multiplier(form, a.scale * b.scale)
     return form.call(qpc_ops.mul.default, *operands, factor, *ends)
 
 
@@ -229,23 +228,32 @@ def _cat(form: IntegerForm) -> Node:
 
 def _reduce(form: IntegerForm) -> Node:
     grid = form.grid
-    if mean := views.Mean.of(form.node) or views.Sum.of(form.node):
+    ends = (grid.zero_point, grid.lo, grid.hi)
+    if mean := views.Mean.of(form.node):
         source, value = form.grid_of(mean.input), form.integers[mean.input]
-        shape = info(mean.input).shape or ()
-        sizes = [size for d in mean.dims if isinstance(size := shape[d], int)]
-        # The batch is not among them, see analysis/quantization.py.
-        count = math.prod(sizes) if isinstance(mean, views.Mean) else 1
-        how: list[object] = [list(mean.dims), mean.keepdim]
-        target = qpc_ops.mean.default
+        numbers = (source.zero_point, source.scale, grid.scale, *ends)
+        return form.call(qpc_ops.mean.default, value, list(mean.dims), mean.keepdim, *numbers)
+    if total := views.Sum.of(form.node):
+        source, value = form.grid_of(total.input), form.integers[total.input]
+        count, how = 1, [list(total.dims), total.keepdim]
+        target = qpc_ops.sum.default
     else:
         pool = views.AvgPool2d(form.node)
         source, value = form.grid_of(pool.input), form.integers[pool.input]
         count = pool.divisor_override or math.prod(pool.kernel_size)
         how = [list(pool.kernel_size), list(pool.stride), list(pool.padding)]
         target = qpc_ops.avg_pool2d.default
-    factor = _float32(source.scale / (grid.scale * count))
-    ends = (grid.zero_point, grid.lo, grid.hi)
+    factor = _multiplier(form, source.scale, count)
     return form.call(target, value, *how, source.zero_point, factor, *ends)
+
+
+def _multiplier(form: IntegerForm, input_scale: float, count: int = 1) -> float:
+    """What requantizes sums at `input_scale`, which stand for `count` times the result."""
+    try:
+        return average_multiplier(input_scale, form.grid.scale, count)
+    except OverflowProofError as e:
+        fix = f"keep it in float: Override(op={op_name(form.node)!r}, use='float')"
+        raise OverflowProofError(e.what, node=form.node, fix=fix) from e
 
 
 def _clamp(form: IntegerForm) -> Node:
@@ -298,7 +306,7 @@ def _resize(form: IntegerForm) -> Node:
         )
         for axis, place in places.items()
     ]
-    return form.call(qpc_ops.resize2d.default, form.integers[value], *constants)
+    return form.call(qpc_ops.resize2d.default, form.integers[value], *constants, sizes)
 
 
 def _pointwise(form: IntegerForm) -> Node:
@@ -317,10 +325,6 @@ def _pointwise(form: IntegerForm) -> Node:
 
     table = lookup_table(function, form.grid_of(value), form.grid)
     return form.lookup(form.integers[value], table)
-
-
-def _float32(value: float) -> float:
-    return float(np.float32(value))
 
 
 FORMS: dict[Role, Callable[[IntegerForm], Node]] = {

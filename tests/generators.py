@@ -158,19 +158,25 @@ class IntegerGraph:
         return self.call(qpc_ops.avg_pool2d.default, q, *window, *numbers)
 
     def mean(self, q: Node, dims: Sequence[int], keepdim: bool = False) -> Node:
+        scales = (_float32(self.choose.uniform(0.6, 1.2)), 1.0)
+        numbers = (self._zero_point(), *scales, *self._grid())
+        return self.call(qpc_ops.mean.default, q, list(dims), keepdim, *numbers)
+
+    def sum(self, q: Node, dims: Sequence[int], keepdim: bool = False) -> Node:
         count = prod(self.shape(q)[d] for d in dims)
         multiplier = _float32(self.choose.uniform(0.6, 1.2) / count)
         numbers = (self._zero_point(), multiplier, *self._grid())
-        return self.call(qpc_ops.mean.default, q, list(dims), keepdim, *numbers)
+        return self.call(qpc_ops.sum.default, q, list(dims), keepdim, *numbers)
 
     def resize2d(self, q: Node, rows: int, columns: int, *, linear: bool) -> Node:
         """Samples anywhere, or at pixels only."""
         places = []
-        for count, size in zip((rows, columns), self.shape(q)[2:], strict=True):
+        sizes = list(self.shape(q)[2:])
+        for count, size in zip((rows, columns), sizes, strict=True):
             last = (size - 1) * POSITIONS
             chosen = torch.randint(0, last + 1, (count,), generator=self.random, dtype=torch.int32)
             places.append(chosen if linear else chosen // POSITIONS * POSITIONS)
-        return self.call(qpc_ops.resize2d.default, q, *map(self.constant, places))
+        return self.call(qpc_ops.resize2d.default, q, *map(self.constant, places), sizes)
 
     def lookup(self, q: Node) -> Node:
         table = torch.randperm(256, generator=self.random).to(torch.uint8)

@@ -28,6 +28,7 @@ from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.layout import NHWC, Order, Slice, Value, identity, significant
 from qpc.backends.tvm.movement import with_rank
 from qpc.errors import BackendError
+from qpc.ops.integer import average_multiplier, reduced_axes
 from qpc.ops.views import arguments, qpc_ops
 
 Arguments = Mapping[str, Any]
@@ -275,15 +276,26 @@ def _window(args: Arguments, dilation: tuple[int, int] = (1, 1)) -> pooling.Pool
     return pooling.PoolWindow(kernel, stride, (top, left, top, left), dilation)
 
 
+def _sum(emit: Emitter, call: Call) -> Value:
+    return _reduced(emit, call, _requantize(call.args))
+
+
 def _mean(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.tensor("q").shape
+    count = prod(shape[axis] for axis in reduced_axes(args["dims"], len(shape)))
+    factor = average_multiplier(args["input_scale"], args["output_scale"], count)
+    return _reduced(emit, call, Requantize(multiplier=factor, **_grid(args, "input_zero_point")))
+
+
+def _reduced(emit: Emitter, call: Call, requantize: Requantize) -> Value:
     args, x = call.args, emit.alone(call.tensor("q"))
     rank, keepdim = len(x.shape), bool(args["keepdim"])
-    axes = {d % rank for d in args["dims"]} or set(range(rank))
+    axes = reduced_axes(args["dims"], rank)
     made = pooling.mean(
         emit.isa,
         x.physical_shape,
         tuple(sorted(x.order.index(a) for a in axes)),
-        _requantize(args),
+        requantize,
         keepdim,
         emit.threads,
     )
@@ -396,6 +408,7 @@ RULES: dict[object, Rule] = {
     qpc_ops.mul.default: _mul,
     qpc_ops.max_pool2d.default: _max_pool2d,
     qpc_ops.avg_pool2d.default: _avg_pool2d,
+    qpc_ops.sum.default: _sum,
     qpc_ops.mean.default: _mean,
     qpc_ops.resize2d.default: _resize2d,
     qpc_ops.lookup.default: _lookup,

@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from tvm import relax
 
+from qpc.analysis.integer_proofs import check_integers
 from qpc.backends.compiled import output_nodes
 from qpc.backends.tvm import integers, movement
 from qpc.backends.tvm.borders import NO_BORDER, find_borders
@@ -67,6 +68,7 @@ class _Lowering:
         self._emit, self._gm, self._batch = emit, gm, batch
         self._types: Mapping[Node, Concrete] = noted_shapes(gm, batch)
         _refuse_bfloat16(self._types)
+        check_integers(gm, self._types)
         self._floats = FloatOperators(emit.builder, self._types)
         self._values: dict[Node, Any] = {}
         self._copies: dict[Node, Value] = {}  # of slices, for those that cannot read them
@@ -211,9 +213,6 @@ class _Lowering:
         """
         found = arguments(node)
         kept = {name: v for name, v in found.items() if name in _CONSTANTS and isinstance(v, Node)}
-        for name, constant in kept.items():
-            if not isinstance(self._values.get(constant), Tensor):
-                raise BackendError(f"{name!r} of {node.target} must be a constant", node=node)
         get = self._given if sliced and node.target in READERS else self._argument
         moving = {name: map_arg(v, get) for name, v in found.items() if name not in kept}
         return moving | {name: self._values[constant] for name, constant in kept.items()}

@@ -12,6 +12,7 @@ grid of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch.fx import GraphModule, Node
@@ -19,6 +20,7 @@ from torch.fx import GraphModule, Node
 from qpc.analysis.affine import ChannelAffine
 from qpc.meta import info, label
 from qpc.ops import views
+from qpc.ops.integer import MOST_SUMMED
 from qpc.ops.layers import float_layer
 from qpc.ops.registry import Role, op_name, spec_of
 from qpc.ops.views import aten
@@ -172,15 +174,22 @@ def _refuse_reduce(node: Node) -> str | None:
     if mean := views.Mean.of(node) or views.Sum.of(node):
         dims = {d % len(info(mean.input).shape or (0,)) for d in mean.dims}
         sizes = [s for d, s in enumerate(info(mean.input).shape or ()) if d in dims]
-        if not dims or 0 in dims:
+        fixed = [size for size in sizes if isinstance(size, int)]
+        if not dims or 0 in dims or len(fixed) < len(sizes):
             return "it reduces the batch"
-        return None if all(isinstance(s, int) for s in sizes) else "it reduces the batch"
+        return _refuse_sum(prod(fixed))
     pool = views.AvgPool2d(node)
     if pool.ceil_mode:
         return "average pooling with ceil_mode divides by varying counts"
     if pool.padding != (0, 0) and not pool.count_include_pad:
         return "average pooling without counting the padding divides by varying counts"
-    return None
+    return _refuse_sum(prod(pool.kernel_size))
+
+
+def _refuse_sum(count: int) -> str | None:
+    if count <= MOST_SUMMED:
+        return None
+    return f"its sum of {count} values may not fit 32 bits, which {MOST_SUMMED} always do"
 
 
 def _refuse_clamp(node: Node) -> str | None:

@@ -14,6 +14,7 @@ from torch.fx import Node
 from qpc.bench import qdq_layers, qdq_moves, qdq_tables
 from qpc.bench.exporter import Exporter, Rule
 from qpc.ops import views
+from qpc.ops.integer import reduced_axes
 from qpc.ops.views import arguments, aten, qpc_ops
 
 # --- integer operators ----------------------------------------------------------------------------
@@ -55,11 +56,22 @@ def _avg_pool2d(to: Exporter, node: Node) -> str:
     return _scaled(to, node, made, math.prod(window["kernel_size"]))
 
 
+def _sum(to: Exporter, node: Node) -> str:
+    made, count = _reduced(to, node)
+    return _scaled(to, node, made, count)
+
+
 def _mean(to: Exporter, node: Node) -> str:
+    made, _ = _reduced(to, node)
+    return to.clipped(node, made)
+
+
+def _reduced(to: Exporter, node: Node) -> tuple[str, int]:
+    """The average over the axes of a call, and the number of values in it."""
     given = arguments(node)
     shape = to.shape(given["q"])
     made = _average(to, to.value(node, "q"), shape, given["dims"], given["keepdim"])
-    return _scaled(to, node, made, math.prod(shape[d] for d in given["dims"]))
+    return made, math.prod(shape[d] for d in reduced_axes(given["dims"], len(shape)))
 
 
 def _scaled(to: Exporter, node: Node, average: str, count: int) -> str:
@@ -124,6 +136,7 @@ RULES: Mapping[object, Rule] = {
     qpc_ops.mul.default: _mul,
     qpc_ops.clamp.default: _clamp,
     qpc_ops.avg_pool2d.default: _avg_pool2d,
+    qpc_ops.sum.default: _sum,
     qpc_ops.mean.default: _mean,
     qpc_ops.lookup.default: qdq_tables.lookup,
     qpc_ops.resize2d.default: qdq_moves.resize2d,

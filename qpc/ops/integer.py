@@ -16,6 +16,7 @@ Shared rules (`docs/quantization.md` has the reasons):
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qpc.errors import OverflowProofError, PassError
+
 _NAMESPACE = "qpc"
 POSITIONS = 2048
 """Places between two pixels that `qpc::resize2d` knows; a power of two."""
+MOST_SUMMED = (2**31 - 1) // 255
+"""Differences of 8-bit integers whose sum always fits 32 bits, in whatever order they are added."""
 
 
 def _float32(value: float) -> Tensor:
@@ -56,6 +61,31 @@ def wrap_int32(exact: Tensor) -> Tensor:
 def reciprocal(scale: float) -> float:
     """`float32(1 / scale)`, the factor that `qpc::quantize` multiplies with."""
     return float(np.float32(1.0 / scale))
+
+
+def average_multiplier(input_scale: float, output_scale: float, count: int) -> float:
+    """`float32(input_scale / (output_scale * count))`, which requantizes a sum to its average.
+
+    Computed in float64. Raises OverflowProofError if it is too large for float32.
+    """
+    exact = input_scale / (output_scale * count)
+    if exact > float(np.finfo(np.float32).max):
+        raise OverflowProofError(f"the requantization multiplier {exact:.6g} does not fit float32")
+    return float(np.float32(exact))
+
+
+def require_sum(count: int) -> None:
+    """Raise OverflowProofError if a sum of so many differences might not fit 32 bits."""
+    if count > MOST_SUMMED:
+        raise OverflowProofError(
+            f"a sum of {count} integers may not fit 32 bits, which {MOST_SUMMED} always do",
+            fix="keep it in float, or average in two steps",
+        )
+
+
+def reduced_axes(dims: Sequence[int], rank: int) -> set[int]:
+    """The axes that `dims` names, counted from 0: all if it names none."""
+    return {d % rank for d in dims} or set(range(rank))
 
 
 # --- definitions ----------------------------------------------------------------------------------
@@ -199,13 +229,14 @@ def _avg_pool2d(
     lo: int,
     hi: int,
 ) -> Tensor:
+    require_sum(prod(kernel_size))
     centred = q.to(torch.float64) - input_zero_point
     window = tuple(kernel_size), tuple(stride), tuple(padding)
     total = F.avg_pool2d(centred, *window, divisor_override=1)
     return requantize(wrap_int32(total), multiplier, output_zero_point, lo, hi, q.dtype)
 
 
-def _mean(
+def _sum(
     q: Tensor,
     dims: Sequence[int],
     keepdim: bool,
@@ -215,12 +246,37 @@ def _mean(
     lo: int,
     hi: int,
 ) -> Tensor:
+    require_sum(_count(q, dims))
     total = (q.to(torch.int64) - input_zero_point).sum(tuple(dims), keepdim)
     return requantize(wrap_int32(total), multiplier, output_zero_point, lo, hi, q.dtype)
 
 
-def _resize2d(q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Sample at the given places, in units of `1 / POSITIONS` pixels: linear, rounded once."""
+def _mean(
+    q: Tensor,
+    dims: Sequence[int],
+    keepdim: bool,
+    input_zero_point: int,
+    input_scale: float,
+    output_scale: float,
+    output_zero_point: int,
+    lo: int,
+    hi: int,
+) -> Tensor:
+    """`sum`, by the number of values that are there: the same graph serves images of any size."""
+    multiplier = average_multiplier(input_scale, output_scale, _count(q, dims))
+    return _sum(q, dims, keepdim, input_zero_point, multiplier, output_zero_point, lo, hi)
+
+
+def _count(q: Tensor, dims: Sequence[int]) -> int:
+    return prod(q.shape[axis] for axis in reduced_axes(dims, q.dim()))
+
+
+def _resize2d(q: Tensor, rows: Tensor, columns: Tensor, input_size: Sequence[int]) -> Tensor:
+    """Sample at the given places, in units of `1 / POSITIONS` pixels: linear, rounded once.
+
+    The places are right for images of `input_size` only.
+    """
+    _require_size(q, input_size)
 
     def sampled(x: Tensor, places: Tensor, axis: int) -> Tensor:
         shape = (-1, 1) if axis == -2 else (-1,)
@@ -233,6 +289,15 @@ def _resize2d(q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     total = sampled(sampled(q.to(torch.int64), rows, -2), columns, -1)
     shift = 2 * (POSITIONS.bit_length() - 1)
     return ((total + (1 << (shift - 1))) >> shift).to(q.dtype)
+
+
+def _require_size(q: Tensor, size: Sequence[int]) -> None:
+    if tuple(q.shape[-2:]) != tuple(size):
+        raise PassError(
+            f"resizing was converted for images of {size[0]} x {size[1]} pixels,"
+            f" not of {q.shape[-2]} x {q.shape[-1]}",
+            fix="trace and quantize the model at the size at which it is used",
+        )
 
 
 def _lookup(q: Tensor, table: Tensor) -> Tensor:
@@ -371,12 +436,13 @@ def _fake_avg_pool2d(
 
 
 def _fake_mean(q: Tensor, dims: Sequence[int], keepdim: bool, *_: Any) -> Tensor:
-    reduced = {d % q.dim() for d in dims}
+    reduced = reduced_axes(dims, q.dim())
     sizes = [1 if i in reduced else s for i, s in enumerate(q.shape)]
     return q.new_empty([s for i, s in enumerate(sizes) if keepdim or i not in reduced])
 
 
-def _fake_resize2d(q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _fake_resize2d(q: Tensor, rows: Tensor, columns: Tensor, input_size: Sequence[int]) -> Tensor:
+    _require_size(q, input_size)
     return q.new_empty((*q.shape[:-2], rows.shape[0], columns.shape[0]))
 
 
@@ -437,12 +503,22 @@ _DEFINITIONS: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ..
         _fake_avg_pool2d,
     ),
     (
-        "mean(Tensor q, int[] dims, bool keepdim, int input_zero_point, float multiplier,"
+        "sum(Tensor q, int[] dims, bool keepdim, int input_zero_point, float multiplier,"
         f" {_GRID}) -> Tensor",
+        _sum,
+        _fake_mean,
+    ),
+    (
+        "mean(Tensor q, int[] dims, bool keepdim, int input_zero_point, float input_scale,"
+        f" float output_scale, {_GRID}) -> Tensor",
         _mean,
         _fake_mean,
     ),
-    ("resize2d(Tensor q, Tensor rows, Tensor columns) -> Tensor", _resize2d, _fake_resize2d),
+    (
+        "resize2d(Tensor q, Tensor rows, Tensor columns, int[2] input_size) -> Tensor",
+        _resize2d,
+        _fake_resize2d,
+    ),
     ("observe(Tensor x, str observer) -> Tensor", _observe, _like_first),
     (
         "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int lo, int hi, int axis=0,"

@@ -456,6 +456,7 @@ class Clamping(
         qpc_ops.linear.default,
         qpc_ops.add.default,
         qpc_ops.mul.default,
+        qpc_ops.sum.default,
         qpc_ops.mean.default,
         qpc_ops.avg_pool2d.default,
         qpc_ops.quantize.default,

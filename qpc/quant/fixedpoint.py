@@ -20,7 +20,8 @@ from qpc.quant.observers import MSE
 
 BIAS_LIMIT = 2**30
 """Largest quantized bias: half of int32, which leaves the other half to the products."""
-_INT32_MAX = 2**31 - 1
+INT32_MAX = 2**31 - 1
+"""The greatest accumulator."""
 _INT16_MAX = 2**15 - 1
 _MAX_ADD_SHIFT = 22
 
@@ -152,7 +153,7 @@ def quantize_bias(bias: Tensor, input_scale: float, weight_scale: Tensor) -> Ten
     _require_finite("bias", bias)
     step = float(input_scale) * weight_scale.to(torch.float64)
     exact = (bias.detach().to(torch.float64) / step).round()
-    too_large = exact.abs() > _INT32_MAX
+    too_large = exact.abs() > INT32_MAX
     if too_large.any():
         channel = int(too_large.nonzero()[0])
         raise OverflowProofError(
@@ -185,8 +186,10 @@ def accumulator_bounds(
     weight: int8[O, ...]; bias: int32[O]; the inputs are any integers from lo to hi, and
     `lo <= zero_point <= hi`, so padding, which contributes 0, stays between the bounds.
     """
-    flat = weight.to(torch.int64).flatten(1)
-    positive, negative = flat.clamp(min=0).sum(1), flat.clamp(max=0).sum(1)
+    flat = weight.flatten(1)
+    positive, negative = (
+        part.sum(1, dtype=torch.int64) for part in (flat.clamp(min=0), flat.clamp(max=0))
+    )
     start = bias.to(torch.int64)
     least, greatest = lo - zero_point, hi - zero_point
     return (

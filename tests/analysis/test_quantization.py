@@ -9,8 +9,9 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from qpc.analysis.quantization import QuantizationPlan, plan_quantization, role_of
+from qpc.meta import info, update_info
 from qpc.ops.registry import Role
-from qpc.ops.views import aten
+from qpc.ops.views import aten, set_arguments
 from qpc.quant.config import ActivationConfig, LayerConfig, Override, QuantConfig
 from qpc.testing import traced
 from tests.small_models import Call, nodes_of, only
@@ -191,6 +192,29 @@ def test_what_stays_in_float_has_a_reason(name: str) -> None:
     _, plan = plan_of(function)
     assert {k: v for k, v in reasons(plan).items() if k in expected or expected == {}} == expected
     assert not integers(plan) & expected.keys()
+
+
+@pytest.mark.parametrize(
+    ("reduce", "count"),
+    [
+        (lambda x: x.mean((2, 3)), 9_000_000),
+        (lambda x: x.sum((1, 2, 3)), 27_000_000),
+        (lambda x: F.adaptive_avg_pool2d(x, 1), 9_000_000),
+        (lambda x: F.avg_pool2d(x, 2), 8_700_000),
+    ],
+)
+def test_sums_that_may_not_fit_stay_in_float(
+    reduce: Callable[[Tensor], Tensor], count: int
+) -> None:
+    gm, _ = plan_of(lambda net, x: reduce(net.a(x)))
+    for node in gm.graph.nodes:  # as if it had been traced so
+        if (shape := info(node).shape) and len(shape) == 4:
+            update_info(node, shape=(*shape[:2], 3000, 3000))
+    pool = nodes_of(gm, aten.avg_pool2d.default)
+    if pool:
+        set_arguments(pool[0], kernel_size=[3000, 2900])
+    ((_, why),) = reasons(plan_quantization(gm, QuantConfig())).items()
+    assert why == f"its sum of {count} values may not fit 32 bits, which 8421504 always do"
 
 
 def test_dropout_in_training_mode_stays_in_float() -> None:

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from qpc.ops.integer import reciprocal, requantize, wrap_int32
+from qpc.errors import OverflowProofError, PassError
+from qpc.ops.integer import (
+    MOST_SUMMED,
+    average_multiplier,
+    reciprocal,
+    requantize,
+    wrap_int32,
+)
 from qpc.ops.views import qpc_ops
 
 Array = NDArray[Any]
@@ -372,7 +379,7 @@ def test_resize2d_weighs_four_pixels_and_rounds_once(dtype: torch.dtype) -> None
             total += near[0] * near[1] * int(q[b, c, row, column])
         expected[b, c, i, j] = int(total // 1)
     shift = 128 if dtype is torch.int8 else 0
-    got = qpc_ops.resize2d((q.to(torch.int16) - shift).to(dtype), *places)
+    got = qpc_ops.resize2d((q.to(torch.int16) - shift).to(dtype), *places, [4, 5])
     assert got.dtype == dtype
     assert np.array_equal(got.numpy().astype(int) + shift, expected)
 
@@ -380,8 +387,15 @@ def test_resize2d_weighs_four_pixels_and_rounds_once(dtype: torch.dtype) -> None
 @given(places=st.lists(st.integers(0, 3 * 2048), min_size=1), value=bytes_)
 def test_resize2d_keeps_what_is_constant(places: list[int], value: int) -> None:
     at = torch.tensor(places, dtype=torch.int32)
-    got = qpc_ops.resize2d(torch.full((1, 1, 4, 4), value, dtype=torch.uint8), at, at)
+    got = qpc_ops.resize2d(torch.full((1, 1, 4, 4), value, dtype=torch.uint8), at, at, [4, 4])
     assert bool((got == value).all())
+
+
+def test_resize2d_refuses_images_of_another_size() -> None:
+    at = torch.tensor([0, 700], dtype=torch.int32)
+    with pytest.raises(PassError, match=r"converted for images of 4 x 5 pixels, not of 8 x 5") as e:
+        qpc_ops.resize2d(random_bytes(1, 1, 8, 5), at, at, [4, 5])
+    assert e.value.fix == "trace and quantize the model at the size at which it is used"
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
@@ -440,9 +454,43 @@ def test_avg_pool2d_requantizes_the_sum_and_padding_counts_as_zero() -> None:
 )
 def test_mean_requantizes_the_sum(dims: list[int], keepdim: bool) -> None:
     q = random_bytes(2, 3, 4, 5)
-    got = qpc_ops.mean(q, dims, keepdim, 50, 0.06, 20, 5, 250)
+    got = qpc_ops.sum(q, dims, keepdim, 50, 0.06, 20, 5, 250)
     sums = (q.numpy().astype(np.int64) - 50).sum(tuple(dims), keepdims=keepdim)
     assert equal(got, requantized(sums, np.float32(0.06), 20, 5, 250))
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 4),
+    dims=st.sampled_from([[2, 3], [-1], [1, -2], []]),
+    scales=st.tuples(*[st.floats(2**-20, 2**20, width=32)] * 2),
+)
+def test_mean_is_a_sum_divided_by_the_count_of_what_is_there(
+    shape: tuple[int, ...], dims: list[int], scales: tuple[float, float]
+) -> None:
+    q = random_bytes(*shape)
+    count = np.prod([shape[d] for d in dims or range(4)])
+    factor = np.float32(Fraction(scales[0]) / (Fraction(scales[1]) * int(count)))
+    got = qpc_ops.mean(q, dims, True, 50, *scales, 20, 5, 250)
+    assert torch.equal(got, qpc_ops.sum(q, dims, True, 50, float(factor), 20, 5, 250))
+
+
+def test_the_largest_sums_fit_and_larger_ones_are_refused() -> None:
+    """All bytes 255 and the zero point 0: the accumulator is 2**31 - 128."""
+    q = torch.full((MOST_SUMMED,), 255, dtype=torch.uint8)
+    assert qpc_ops.sum(q, [0], True, 0, 2.0**-24, 0, 0, 255).tolist() == [128]
+    assert qpc_ops.mean(q, [0], True, 0, 1.0, 1.0, 0, 0, 255).tolist() == [255]
+    more = q.new_empty(1).expand(MOST_SUMMED + 1)
+    with pytest.raises(OverflowProofError, match="a sum of 8421505 integers may not fit 32 bits"):
+        qpc_ops.mean(more, [0], True, 0, 1.0, 1.0, 0, 0, 255)
+    with pytest.raises(OverflowProofError, match="a sum of 9000000 integers may not fit 32 bits"):
+        qpc_ops.avg_pool2d(
+            q.new_empty(1).expand(1, 1, 3000, 3000), [3000, 3000], [1, 1], [0, 0], 0, 1.0, 0, 0, 255
+        )
+
+
+def test_a_factor_beyond_float32_is_refused() -> None:
+    with pytest.raises(OverflowProofError, match=r"multiplier 5.65.*e.73 does not fit float32"):
+        average_multiplier(2.0**119, 2.0**-126, 1)
 
 
 # --- observers and fake quantization --------------------------------------------------------------
@@ -520,11 +568,13 @@ OPERATORS: dict[str, tuple[Any, Callable[[Tensor], tuple[Any, ...]]]] = {
         qpc_ops.avg_pool2d,
         lambda x: (x, [3, 2], [2, 3], [1, 1], 0, 0.1, 0, 0, 255),
     ),
-    "mean": (qpc_ops.mean, lambda x: (x, [-1, 1], False, 0, 0.1, 0, 0, 255)),
-    "mean that keeps": (qpc_ops.mean, lambda x: (x, [2], True, 0, 0.1, 0, 0, 255)),
+    "sum": (qpc_ops.sum, lambda x: (x, [-1, 1], False, 0, 0.1, 0, 0, 255)),
+    "mean": (qpc_ops.mean, lambda x: (x, [-1, 1], False, 0, 0.1, 0.2, 0, 0, 255)),
+    "mean that keeps": (qpc_ops.mean, lambda x: (x, [2], True, 0, 0.1, 0.2, 0, 0, 255)),
+    "mean of all": (qpc_ops.mean, lambda x: (x, [], False, 0, 0.1, 0.2, 0, 0, 255)),
     "resize2d": (
         qpc_ops.resize2d,
-        lambda x: (x, *(torch.zeros(n, dtype=torch.int32) for n in (3, 20))),
+        lambda x: (x, *(torch.zeros(n, dtype=torch.int32) for n in (3, 20)), [8, 9]),
     ),
     "observe": (qpc_ops.observe, lambda x: (x.float(), "name")),
     "fake_quantize": (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional as F
 
 from qpc.base import PassContext
-from qpc.errors import OverflowProofError, UnsupportedOpError
+from qpc.errors import OverflowProofError, PassError, UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
 from qpc.meta import info, update_info
 from qpc.ops import views
@@ -183,7 +184,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[object]]] = {
     ),
     "sum": (
         lambda: Parts(lambda net, x: net.a(x).sum((2, 3)), a=conv()),
-        [qpc_ops.conv2d, qpc_ops.mean],
+        [qpc_ops.conv2d, qpc_ops.sum],
     ),
     "own divisor": (
         lambda: Parts(lambda net, x: F.avg_pool2d(net.a(x), 2, 2, 1, divisor_override=3), a=conv()),
@@ -291,6 +292,33 @@ def test_every_kind_of_operator_stays_within_one_step(name: str) -> None:
     }.get(name, 1.0)
     assert steps_apart(fake, result, IMAGE) <= limit + 1e-4
     assert torch.equal(result(IMAGE), integer(fake)(IMAGE))
+
+
+@pytest.mark.parametrize("size", [(3, 3), (16, 14), (31, 7)])
+def test_means_count_what_is_there_at_any_size(size: tuple[int, int]) -> None:
+    model = Parts(lambda net, x: net.a(x).mean((2, 3)), a=conv())
+    fake = fake_quantized(model, IMAGE)
+    assert IMAGE.shape[2:] != size
+    other = torch.rand(2, 3, *size)
+    assert steps_apart(fake, converted(fake), other) <= 1 + 1e-4
+
+
+def test_a_resize_at_another_size_is_an_error_and_no_wrong_answer() -> None:
+    result = converted(fake_quantized(nn.Sequential(nn.Upsample(scale_factor=2), conv()), IMAGE))
+    with pytest.raises(PassError, match="resizing was converted for images of"):
+        result(torch.rand(1, 3, 20, 20))
+
+
+def test_a_factor_that_float32_cannot_hold_names_the_operator() -> None:
+    fake = fake_quantized(Parts(lambda net, x: net.a(x) * net.b(x), a=conv(), b=conv()), IMAGE)
+    product = only(fake, aten.mul.Tensor)
+    for node, scale in (*((n, 2.0**60) for n in product.all_input_nodes), (product, 2.0**-10)):
+        grid = info(node).qparams
+        assert grid is not None
+        update_info(node, qparams=replace(grid, scale=scale))
+    with pytest.raises(OverflowProofError, match=r"multiplier .* does not fit float32") as e:
+        converted(fake)
+    assert e.value.fix == "keep it in float: Override(op='mul', use='float')"
 
 
 RESIZED: dict[str, Callable[[Tensor], Tensor]] = {

@@ -32,7 +32,7 @@ def graph_of(build: Callable[[IntegerGraph, Node], Node | tuple[Node, ...]]) -> 
 
 
 def mean(graph: IntegerGraph, q: Node) -> Node:
-    numbers = (120, 0.025, 128, 0, 255)
+    numbers = (120, 0.9, 1.0, 128, 0, 255)
     return graph.call(qpc_ops.mean.default, q, [2, 3], False, *numbers)
 
 
@@ -45,7 +45,7 @@ def test_the_operator_that_makes_a_value_clamps_it() -> None:
             graph:
               %x: f32[N, 3, 6, 6] = input
               %quantize_default: u8[N, 3, 6, 6] = qpc.quantize(%x, 0.02, 120, 0, 255, u8)
-              %mean_default: u8[N, 3] = qpc.mean(%quantize_default, [2, 3], False, 120, 0.025, 128, 0, 255)
+              %mean_default: u8[N, 3] = qpc.mean(%quantize_default, [2, 3], False, 120, 0.9, 1.0, 128, 0, 255)
               %clamp_default: u8[N, 3] = qpc.clamp(%mean_default, 3, 200)
               %dequantize_default: f32[N, 3] = qpc.dequantize(%clamp_default, 0.02, 120)
               return %dequantize_default
@@ -54,7 +54,7 @@ def test_the_operator_that_makes_a_value_clamps_it() -> None:
             graph:
               %x: f32[N, 3, 6, 6] = input
               %quantize_default: u8[N, 3, 6, 6] = qpc.quantize(%x, 0.02, 120, 0, 255, u8)
-              %mean_default: u8[N, 3] = qpc.mean(%quantize_default, [2, 3], False, 120, 0.025, 128, 3, 200)
+              %mean_default: u8[N, 3] = qpc.mean(%quantize_default, [2, 3], False, 120, 0.9, 1.0, 128, 3, 200)
               %dequantize_default: f32[N, 3] = qpc.dequantize(%mean_default, 0.02, 120)
               return %dequantize_default
         """,  # noqa: E501

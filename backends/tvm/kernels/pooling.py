@@ -89,7 +89,7 @@ def mean(
     keepdim: bool = False,
     threads: int = 1,
 ) -> Kernel:
-    """The kernel of `qpc::mean` over physical axes."""
+    """The kernel of `qpc::sum` and `qpc::mean` over physical axes; `requantize` says which."""
     reduced = {axis % len(shape) for axis in axes}
     kept = tuple(
         1 if axis in reduced else extent
@@ -229,7 +229,7 @@ def _mean_function(
         def emit(offsets: list[Index], lanes: int) -> None:
             source, target = offsets
             total = local(lanes, "int32")
-            # Wraps around in between if it must: the sum of differences fits.
+            # From -255 * count to 255 * count on the way: `MOST_SUMMED` keeps that within 32 bits.
             count = integer(prod(over.extents), "int32")
             total.store(0, splat(T.int32(0) - numbers.load(0) * count, lanes), lanes)
             with ExitStack() as stack:

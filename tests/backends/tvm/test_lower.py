@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.fx import GraphModule, Node
 
-from qpc.errors import BackendError, UnsupportedTargetError
+from qpc.errors import BackendError, OverflowProofError, UnsupportedTargetError
 from qpc.ops.views import aten, qpc_ops
 from tests.backends.tvm.checking import assert_same_bits, kernels
 from tests.generators import IntegerGraph
@@ -228,6 +228,25 @@ def test_numbers_from_shapes_become_constants() -> None:
     flat = g.graph.call_function(aten.reshape.default, (x, [size, 12]))
     compiled = tvm.compile_graph(g.module(flat), batch_sizes=(2, 3))
     assert compiled(torch.ones(3, 4, 3)).shape == (3, 12)
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_sums_and_means_give_the_bits_of_the_reference(keepdim: bool) -> None:
+    g = IntegerGraph()
+    x = _image(g)
+    total = g.sum(x, (1, -1), keepdim)
+    assert_same_bits(g.module(total, g.mean(x, (2,), keepdim), g.mean(x, ())), batch_sizes=(1, 3))
+
+
+def test_a_graph_whose_sums_may_not_fit_is_refused_whoever_made_it() -> None:
+    g = IntegerGraph()
+    weight = g.constant(torch.full((1, 4), 127, dtype=torch.int8))
+    bias = g.constant(torch.tensor([2**31 - 1], dtype=torch.int32))
+    factor = g.constant(torch.ones(1))
+    numbers = (weight, bias, factor, 0, 0, 0, 255)
+    gm = g.module(g.call(qpc_ops.linear.default, g.image(4), *numbers))
+    with pytest.raises(OverflowProofError, match="accumulator can reach 2147613187, which does"):
+        tvm.compile_graph(gm)
 
 
 def test_dead_nodes_are_not_compiled() -> None:

@@ -34,7 +34,8 @@ def test_equals_the_definition(isa: Isa, run: Run, shape: tuple[int, ...], linea
     x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     rows, columns = (_places(shape[axis], linear=linear) for axis in (1, 2))
     q = torch.from_numpy(x).permute(0, 3, 1, 2)
-    expected = qpc_ops.resize2d(q, torch.from_numpy(rows), torch.from_numpy(columns))
+    places = torch.from_numpy(rows), torch.from_numpy(columns)
+    expected = qpc_ops.resize2d(q, *places, list(q.shape[2:]))
     for threads in (1, 3):
         result = run(resize2d(isa, View(shape), rows, columns, threads), x)
         np.testing.assert_array_equal(result, expected.permute(0, 2, 3, 1).numpy())
