@@ -37,6 +37,7 @@ from qpc.backends.tvm.kernels.emit import (
     scratch,
     split,
     tasks,
+    wrapped_sum,
 )
 from qpc.backends.tvm.kernels.epilogue import Epilogue, EpilogueCode, EpilogueForm, epilogue_params
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, tile_start
@@ -388,7 +389,8 @@ class _VectorCode:
             each = bind(excess.load(pixel * isa.lanes, isa.lanes))
             for vector in range(tile.vectors):
                 at = (pixel * tile.vectors + vector) * isa.lanes
-                sums.store(at, sums.load(at, isa.lanes) + each, isa.lanes)
+                total = wrapped_sum(sums.load(at, isa.lanes), each, isa.lanes)
+                sums.store(at, total, isa.lanes)
 
     @contextmanager
     def _terms(self, unit: Index) -> Iterator[tuple[Index, Index]]:

@@ -184,6 +184,45 @@ def reinterpret(value: Expr, dtype: str, lanes: int) -> Expr:
     return T.reinterpret(vector(dtype, lanes), value)
 
 
+def wrapped_sum(a: Expr, b: Expr, lanes: int) -> Expr:
+    """int32 `a + b` modulo 2**32.
+
+    LLVM takes a 32-bit sum of TIR, signed or unsigned, for one that never wraps around, and may do
+    anything if it does. So it is formed in 64 bits, from which LLVM makes the plain instruction.
+    """
+    return cast(cast(a, "int64", lanes) + cast(b, "int64", lanes), "int32", lanes)
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """int32 values whose sums, differences and products count modulo 2**32; see `wrapped_sum`."""
+
+    value: Expr
+    lanes: int
+
+    def __add__(self, other: Wrapping) -> Wrapping:
+        return self._cut(self._wide + other._wide)
+
+    def __sub__(self, other: Wrapping) -> Wrapping:
+        return self._cut(self._wide - other._wide)
+
+    def __mul__(self, factor: int) -> Wrapping:
+        """Times a constant, of which only the value modulo 2**32 counts."""
+        signed = (factor + 2**31) % 2**32 - 2**31
+        return self._cut(self._wide * integer(signed, "int64", self.lanes))
+
+    def bound(self) -> Wrapping:
+        """The same in a variable, computed once."""
+        return replace(self, value=bind(self.value))
+
+    @property
+    def _wide(self) -> Expr:
+        return cast(self.value, "int64", self.lanes)
+
+    def _cut(self, wide: Expr) -> Wrapping:
+        return replace(self, value=cast(wide, "int32", self.lanes))
+
+
 def shuffle(vectors: Sequence[Expr], lanes: Sequence[int]) -> Expr:
     """A vector of the given lanes of `vectors`, which are numbered one after the other."""
     return Shuffle(list(vectors), [T.IntImm("int32", int(lane)) for lane in lanes])

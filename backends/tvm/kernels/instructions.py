@@ -16,7 +16,7 @@ from tvm.target.codegen import llvm_lookup_intrinsic_id
 from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
-from qpc.backends.tvm.kernels.emit import Flat, cast, shuffle, splat
+from qpc.backends.tvm.kernels.emit import Flat, cast, shuffle, splat, wrapped_sum
 from qpc.backends.tvm.kernels.matrix_tiles import MatrixTiles
 from qpc.errors import UnsupportedTargetError
 
@@ -77,9 +77,11 @@ class Isa:
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         """`acc[i] + sum(x[i, d] * w[i, d] for d in range(depth))` for every lane `i`.
 
-        `x` is an `x_type` and `w` a `w_type` vector of `lanes * depth` elements.
+        `x` is an `x_type` and `w` a `w_type` vector of `lanes * depth` elements. The sum may wrap
+        around: on the way to a result that fits, and in minimal filtering.
         """
-        return acc + cast(x, "int32", self.lanes) * cast(w, "int32", self.lanes)
+        product = cast(x, "int32", self.lanes) * cast(w, "int32", self.lanes)
+        return wrapped_sum(acc, product, self.lanes)
 
     def broadcast(self, x: Expr) -> Expr:
         """`depth` elements of `x_type`, repeated in every lane."""

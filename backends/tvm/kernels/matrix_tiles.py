@@ -13,7 +13,16 @@ from typing import ClassVar
 import numpy as np
 from tvm.tirx import Expr
 
-from qpc.backends.tvm.kernels.emit import Flat, Index, bind, cast, copy, loop, splat
+from qpc.backends.tvm.kernels.emit import (
+    Flat,
+    Index,
+    bind,
+    cast,
+    copy,
+    loop,
+    splat,
+    wrapped_sum,
+)
 from qpc.backends.tvm.kernels.kernel import Array
 
 DEPTH = 4
@@ -124,7 +133,8 @@ class Registers:
             for i in range(DEPTH):
                 value = x_data.load(x_offset + pixel * step + row * DEPTH + i)
                 w = w_data.load_strided(w_offset + row * (lanes * DEPTH) + i, DEPTH, lanes)
-                total = total + splat(cast(value, "int32", 1), lanes) * cast(w, "int32", lanes)
+                product = splat(cast(value, "int32", 1), lanes) * cast(w, "int32", lanes)
+                total = wrapped_sum(total, product, lanes)
             self._sums.store(at, total, lanes)
 
     def keep(self, sums: int) -> None:

@@ -12,15 +12,16 @@ from tvm.tirx.script import builder as T
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
+    Wrapping,
     bind,
     cast,
     integer,
     local,
     loop,
-    reinterpret,
     scratch,
     split,
     tasks,
+    wrapped_sum,
 )
 from qpc.backends.tvm.kernels.epilogue import EpilogueCode
 from qpc.backends.tvm.kernels.geometry import tile_start
@@ -237,25 +238,23 @@ class WinogradCode:
         """Accumulators of a vector of channels, for the outputs of a patch."""
         plan, filtering, lanes = self.plan, self.plan.filtering, self.plan.isa.lanes
         size, out, row_size = filtering.size, filtering.out, plan.tile.vectors * lanes
-        inverse = integer(filtering.inverse, "uint32", lanes)
         shift = integer(filtering.shift, "int32", lanes)
 
-        def line(values: Flat, start: Index, step: int) -> list[Expr]:
+        def line(values: Flat, start: Index, step: int) -> list[Wrapping]:
             loaded = [values.load(start + i * step, lanes) for i in range(size)]
-            # These wrap around, as int32 may not.
-            return [bind(reinterpret(value, "uint32", lanes)) for value in loaded]
+            return [Wrapping(value, lanes).bound() for value in loaded]
 
         with loop(size) as y:
             start = bind(source + y * (size * plan.place_sums))
             at = bind(y * (out * lanes))
             sums = line(memory.sums, start, plan.place_sums)
-            for x, value in enumerate(filtering.outputs(sums, bind)):
-                memory.totals.store(at + x * lanes, reinterpret(value, "int32", lanes), lanes)
+            for x, value in enumerate(filtering.outputs(sums, Wrapping.bound)):
+                memory.totals.store(at + x * lanes, value.value, lanes)
         with loop(out) as x:
             at = bind(target + x * row_size)
             totals = line(memory.totals, bind(x * lanes), out * lanes)
-            for y, value in enumerate(filtering.outputs(totals, bind)):
+            for y, value in enumerate(filtering.outputs(totals, Wrapping.bound)):
                 if filtering.inverse != 1:
-                    value = value * inverse
-                value = T.shift_right(reinterpret(value, "int32", lanes), shift) + bias
-                memory.outputs.store(at + y * (out * row_size), value, lanes)
+                    value = value * filtering.inverse
+                total = wrapped_sum(T.shift_right(value.value, shift), bias, lanes)
+                memory.outputs.store(at + y * (out * row_size), total, lanes)

@@ -26,6 +26,7 @@ from qpc.backends.tvm.kernels.emit import (
     shuffle,
     splat,
     vector,
+    wrapped_sum,
 )
 from qpc.backends.tvm.kernels.instructions import Isa, intrinsic
 
@@ -340,9 +341,7 @@ class MultiplyAdd(_X86):
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         words = reinterpret(x, "int16", self.lanes * self.depth)
         sums = intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), words, w)
-        # Minimal filtering counts modulo 2**32; int32 must not wrap around, uint32 may.
-        total = reinterpret(acc, "uint32", self.lanes) + reinterpret(sums, "uint32", self.lanes)
-        return reinterpret(total, "int32", self.lanes)
+        return wrapped_sum(acc, sums, self.lanes)
 
     def narrow(self, parts: Sequence[Expr]) -> Expr:
         return shuffle([self._packed_bytes(self._words(parts))], _first_words(self.lanes))
@@ -378,7 +377,7 @@ class SmallBytes(_Bytes):
         pairs = intrinsic(_MULTIPLY_ADD_BYTES[self.lanes], words, reinterpret(x, "int8", size), w)
         ones = integer(1, "int16", size // 2)
         sums = intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), pairs, ones)
-        return acc + sums
+        return wrapped_sum(acc, sums, self.lanes)
 
 
 def _interleaved(size: int, block: int) -> list[list[int]]:
