@@ -1,22 +1,27 @@
 """The `qpc` command.
 
 Nothing heavy is imported at the top: `qpc --help` must not wait for torch or TVM. Each command
-imports what it needs when it runs.
+imports what it needs when it runs, after it has looked at what it was given.
 """
 
 from __future__ import annotations
 
-import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from qpc.errors import QPCError
 from qpc.version import VERSION
+
+_INTERRUPTED = 130  # as shells count a program that SIGINT ended
+_KERNELS_KEPT = "kernels that were compiled are kept for the next time"
 
 app = typer.Typer(
     name="qpc",
-    help="Quantize and prune PyTorch models, and compile them to int8 machine code.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -27,13 +32,50 @@ def main() -> None:
     """Run the command line; an error that QPC raised on purpose is printed without a traceback."""
     try:
         app()
-    except Exception as error:
-        from qpc.errors import QPCError
-
-        if not isinstance(error, QPCError):
-            raise
+    except QPCError as error:
         typer.echo(f"error: {error.full_text}", err=True)
         raise SystemExit(1) from None
+    except ImportError as error:
+        typer.echo(f"error: {error}\n  fix: `qpc doctor` says what to install", err=True)
+        raise SystemExit(1) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qpc {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def qpc(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Quantize and prune PyTorch models, and compile them to int8 machine code."""
+
+
+@contextmanager
+def _saying_on_interrupt(lost: str, kept: str = "") -> Iterator[None]:
+    """End on Ctrl-C with one line: what is lost, which notes know better, and what is kept."""
+    try:
+        yield
+    except BaseException as error:
+        if (interrupt := _interrupt_behind(error)) is None:
+            raise
+        said = [*(getattr(interrupt, "__notes__", None) or [lost]), *filter(None, [kept])]
+        typer.echo(f"interrupted: {'; '.join(said)}", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interrupt that became this error: imports turn it into errors of their own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 @app.command()
@@ -43,9 +85,10 @@ def demo(
     ] = False,
 ) -> None:
     """Quantize and compile a ResNet-18, and compare its accuracy, size and speed."""
-    from qpc.demo import run
+    with _saying_on_interrupt("nothing is measured", _KERNELS_KEPT):
+        from qpc.demo import run
 
-    run(quick=quick)
+        run(quick=quick)
 
 
 @app.command()
@@ -57,7 +100,8 @@ def doctor() -> None:
 
     from qpc.doctor import diagnose
 
-    checks = diagnose()
+    with _saying_on_interrupt("not everything was looked at"):
+        checks = diagnose()
     table = Table("", "check", "found", box=None)
     for check in checks:
         mark = Text("ok", "green") if check.ok else Text("no", "bold red")
@@ -89,19 +133,45 @@ def bench(
     json: Annotated[Path | None, typer.Option(help="Write the result to this file, too.")] = None,
 ) -> None:
     """Compare a model's speed with other runtimes, in turns, on the same threads."""
-    from json import dumps
+    from qpc.bench.request import Request
 
-    from qpc.bench.command import Request, run
+    request = Request(model, graph, threads, batch, rounds, list(dict.fromkeys(peer or ())) or None)
+    request.check()
+    if json is not None:
+        _check_writable(json)
+    with _saying_on_interrupt("nothing is measured yet", _KERNELS_KEPT):
+        from qpc.bench.command import run
 
-    if json is not None and (json.is_dir() or not os.access(json.parent, os.W_OK)):
-        # Said before minutes of measurement, not after.
-        raise typer.BadParameter(f"cannot write to {str(json)!r}", param_hint="--json")
-    answer = run(Request(model, graph, threads, batch, rounds, peer or None))
+        answer = run(request)
     typer.echo(answer.text)
     for note in answer.notes:
         typer.echo(note, err=True)
     if json is not None:
-        json.write_text(dumps(answer.data, indent=2) + "\n", encoding="utf-8")
+        _write_json(json, answer.data)
+
+
+def _check_writable(file: Path) -> None:
+    """Say before minutes of measurement, not after, that a file cannot be written."""
+    try:
+        if file.exists():
+            with file.open("a"):
+                return
+        with tempfile.TemporaryFile(dir=file.parent):
+            return
+    except OSError as error:
+        why = error.strerror or error
+        hint = "--json"
+        raise typer.BadParameter(f"cannot write to {str(file)!r}: {why}", param_hint=hint) from None
+
+
+def _write_json(file: Path, data: dict[str, Any]) -> None:
+    from json import dumps
+
+    try:
+        file.write_text(dumps(data, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        typer.echo(f"error: cannot write to {str(file)!r}: {error.strerror or error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()

@@ -9,13 +9,10 @@ from __future__ import annotations
 import os
 import platform
 import re
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
+from qpc.children import run_module
 from qpc.errors import UnsupportedTargetError
 from qpc.target import Target
 
@@ -120,26 +117,12 @@ def _check_tvm_packages() -> list[Check]:
 
 def _check_tvm_works() -> Check:
     name = "tvm compiles"
-    # The child sees the packages that this process sees, whatever lies in the current folder (-P).
-    folders = [str(Path(__file__).parent.parent), *filter(None, sys.path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "qpc.backends.tvm.selftest"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    done = run_module("qpc.backends.tvm.selftest", timeout=120)
+    if done.status is None:
         return Check(name, False, "no answer within 120 s", _REPLACE_TVM)
-    if done.returncode < 0:
-        crash = signal.Signals(-done.returncode).name
-        return Check(name, False, f"crashed with {crash}", _REPLACE_TVM)
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    text = lines[-1] if lines else f"exit code {done.returncode}"
-    return Check(name, done.returncode == 0, text, _REPLACE_TVM)
+    if done.status != 0:
+        return Check(name, False, done.last_words, _REPLACE_TVM)
+    return Check(name, True, done.output.strip())
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -198,7 +198,7 @@ def _nearest(plain: str, known: list[str]) -> str | None:
         return _ALSO_CALLED[plain]
     ends = [name for name in names if plain and name.endswith(f"-{plain}")]
     close = difflib.get_close_matches(plain, names, n=1)
-    return (ends or close or [None])[0]
+    return next(iter(ends or close), None)
 
 
 def _check_name(name: object) -> None:

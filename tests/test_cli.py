@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from qpc import cli
+from qpc.bench.request import Request
 from qpc.doctor import Check
 from qpc.errors import QPCError
 
@@ -35,8 +37,10 @@ print(*{"torch", "tvm", "numpy", "networkx", "pydantic"} & set(sys.modules))
     assert done.stdout.split() == []
 
 
-def test_version_prints_the_version() -> None:
-    assert CliRunner().invoke(cli.app, ["version"]).output == "qpc 0.1.0\n"
+@pytest.mark.parametrize("argument", ["version", "--version"])
+def test_version_prints_the_version(argument: str) -> None:
+    result = CliRunner().invoke(cli.app, [argument])
+    assert (result.exit_code, result.output) == (0, "qpc 0.1.0\n")
 
 
 def test_demo_runs_the_demonstration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,35 +53,115 @@ def test_demo_runs_the_demonstration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [False, True]
 
 
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    """Run `qpc bench` on a folder, with `answer` in place of a measurement."""
+
+    def invoke(answer: Callable[[Request], object], *options: str) -> Result:
+        module = ModuleType("qpc.bench.command")
+        monkeypatch.setattr(module, "run", answer, raising=False)
+        monkeypatch.setitem(sys.modules, "qpc.bench.command", module)
+        monkeypatch.setattr(Request, "check", lambda request: None)
+        return CliRunner().invoke(cli.app, ["bench", str(tmp_path), *options])
+
+    return invoke
+
+
+def answer(request: Request) -> object:
+    return SimpleNamespace(text="a table", data={"rounds": request.rounds}, notes=("a note",))
+
+
 def test_bench_hands_on_what_is_asked_and_prints_the_answer(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bench: Callable[..., Result], tmp_path: Path
 ) -> None:
-    asked: list[object] = []
-    module = ModuleType("qpc.bench.command")
-    answer = SimpleNamespace(text="a table", data={"ratio": 0.5}, notes=("a note",))
+    asked: list[Request] = []
 
-    def run(request: object) -> object:
+    def run(request: Request) -> object:
         asked.append(request)
-        return answer
+        return answer(request)
 
-    monkeypatch.setattr(module, "Request", lambda *request: request, raising=False)
-    monkeypatch.setattr(module, "run", run, raising=False)
-    monkeypatch.setitem(sys.modules, "qpc.bench.command", module)
-    file = tmp_path / "answer.json"
-    options = ["--peer", "onnxruntime", "--threads", "2", "--rounds", "3", "--json", str(file)]
-    result = CliRunner().invoke(cli.app, ["bench", "model", *options])
+    peers = ["--peer", "torch", "--peer", "openvino", "--peer", "torch"]
+    result = bench(run, *peers, "--threads", "2", "--rounds", "3", "--json", str(tmp_path / "json"))
     assert result.exit_code == 0
-    assert asked == [(Path("model"), None, 2, 1, 3, ["onnxruntime"])]
+    assert asked == [Request(tmp_path, None, 2, 1, 3, ["torch", "openvino"])]
     assert "a table" in result.output
     assert "a note" in result.output
-    assert json.loads(file.read_text()) == {"ratio": 0.5}
+    assert json.loads((tmp_path / "json").read_text()) == {"rounds": 3}
 
 
-@pytest.mark.parametrize("place", ["missing/answer.json", "."])
-def test_bench_measures_nothing_that_it_could_not_write(place: str, tmp_path: Path) -> None:
-    result = CliRunner().invoke(cli.app, ["bench", "nowhere", "--json", str(tmp_path / place)])
+def test_bench_says_at_once_what_cannot_be_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["qpc", "bench", "nowhere", "--peer", "tensorrt"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert capsys.readouterr().err.startswith(
+        "error: unknown runtime 'tensorrt'\n  fix: use one of"
+    )
+
+
+@pytest.mark.parametrize("place", ["missing/answer.json", ".", "/proc/answer.json"])
+def test_bench_measures_nothing_that_it_could_not_write(
+    bench: Callable[..., Result], place: str, tmp_path: Path
+) -> None:
+    result = bench(pytest.fail, "--json", str(tmp_path / place))
     assert result.exit_code == 2
     assert "Invalid value for --json: cannot write to" in result.output
+
+
+def test_bench_prints_its_answer_even_if_it_cannot_write_it(bench: Callable[..., Result]) -> None:
+    result = bench(answer, "--json", "/dev/full")
+    assert result.exit_code == 1
+    assert "a table" in result.output
+    assert "error: cannot write to '/dev/full': No space left on device" in result.output
+    assert bench(answer, "--json", "/dev/null").exit_code == 0
+
+
+def interrupted(*notes: str) -> Callable[..., object]:
+    """What is interrupted when it is called; each note says what was lost."""
+
+    def run(*_: object, **__: object) -> object:
+        error = KeyboardInterrupt()
+        for note in notes:
+            error.add_note(note)
+        raise error
+
+    return run
+
+
+def test_an_interrupt_of_bench_says_what_was_lost_and_what_is_kept(
+    bench: Callable[..., Result],
+) -> None:
+    kept = "kernels that were compiled are kept for the next time"
+    result = bench(interrupted())
+    assert result.exit_code == 130
+    assert result.output == f"interrupted: nothing is measured yet; {kept}\n"
+    result = bench(interrupted("3 of 50 rounds were measured, and are lost"))
+    assert result.output == f"interrupted: 3 of 50 rounds were measured, and are lost; {kept}\n"
+
+
+def test_an_interrupt_that_an_import_turned_into_its_own_error_is_one(
+    bench: Callable[..., Result],
+) -> None:
+    def run(request: Request) -> object:
+        try:
+            return interrupted()()
+        except KeyboardInterrupt as e:
+            raise ImportError("numpy is broken") from e
+
+    assert bench(run).exit_code == 130
+
+
+def test_every_command_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qpc.doctor.diagnose", interrupted())
+    result = CliRunner().invoke(cli.app, ["doctor"])
+    assert (result.exit_code, result.output) == (130, "interrupted: not everything was looked at\n")
+    module = ModuleType("qpc.demo")
+    monkeypatch.setattr(module, "run", interrupted(), raising=False)
+    monkeypatch.setitem(sys.modules, "qpc.demo", module)
+    result = CliRunner().invoke(cli.app, ["demo"])
+    assert result.exit_code == 130
+    assert result.output.startswith("interrupted: nothing is measured; kernels")
 
 
 def test_doctor_succeeds_when_every_check_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,3 +203,16 @@ def test_any_other_error_is_left_to_python(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cli, "app", fail)
     with pytest.raises(KeyError, match="a bug"):
         cli.main()
+
+
+def test_a_package_that_is_missing_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError("No module named 'torch'")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    text = "error: No module named 'torch'\n  fix: `qpc doctor` says what to install\n"
+    assert capsys.readouterr().err == text

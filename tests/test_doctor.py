@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qpc import doctor, target
+from qpc.children import Ended
 from qpc.doctor import Check, diagnose
 from qpc.errors import UnsupportedTargetError
 
@@ -30,10 +30,8 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch, **changes: str | None) ->
 def pretend_self_test(
     monkeypatch: pytest.MonkeyPatch, returncode: int, stdout: str = "", stderr: str = ""
 ) -> None:
-    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, returncode, stdout, stderr)
-
-    monkeypatch.setattr(subprocess, "run", run)
+    ended = Ended(returncode, stdout, stderr)
+    monkeypatch.setattr(doctor, "run_module", lambda module, timeout: ended)
 
 
 def by_name(checks: list[Check]) -> Mapping[str, Check]:
@@ -118,7 +116,7 @@ def test_without_tvm_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (-11, "", "crashed with SIGSEGV"),
         (1, "Traceback\nImportError: no tirx\n", "ImportError: no tirx"),
-        (3, "", "exit code 3"),
+        (3, "", "exit status 3"),
     ],
 )
 def test_a_tvm_that_fails_its_self_test_is_reported(
@@ -131,11 +129,8 @@ def test_a_tvm_that_fails_its_self_test_is_reported(
 
 
 def test_a_tvm_that_hangs_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hang(command: list[str], *, timeout: float, **options: object) -> None:
-        raise subprocess.TimeoutExpired(command, timeout)
-
     pretend_installed(monkeypatch)
-    monkeypatch.setattr(subprocess, "run", hang)
+    monkeypatch.setattr(doctor, "run_module", lambda module, timeout: Ended(None))
     assert by_name(diagnose())["tvm compiles"].found == "no answer within 120 s"
 
 

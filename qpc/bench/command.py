@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,33 +10,16 @@ import numpy as np
 import torch
 from torch.fx import GraphModule
 
+from qpc.backends.compiled import signature_of
 from qpc.backends.tvm.model import CompiledModel
 from qpc.bench.compare import compare, table
-from qpc.bench.peers import Array, installed_peers, usable_peers
+from qpc.bench.peers import Array, usable_peers
+from qpc.bench.request import Request, holds_graph, installed_peers
 from qpc.compiler import compile, load
-from qpc.errors import ArtifactError, BackendError
+from qpc.errors import BackendError
 from qpc.ops.views import qpc_ops
 from qpc.recipes import to_integer
 from qpc.storage import load_graph
-
-
-@dataclass(frozen=True)
-class Request:
-    """One measurement.
-
-    model: folder of a saved compiled model or of a saved quantized graph.
-    graph: the saved graph that a compiled model was made from, without which other runtimes have
-    nothing to run.
-    threads: None for as many as the compiled model was made for, or one.
-    peers: packages of other runtimes; None for all that are installed.
-    """
-
-    model: Path
-    graph: Path | None = None
-    threads: int | None = None
-    batch: int = 1
-    rounds: int = 50
-    peers: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,12 +34,13 @@ class Answer:
 def run(request: Request) -> Answer:
     """Measure a saved model.
 
-    Raises ArtifactError for a path that holds nothing to measure, BackendError for a request that
-    does not fit the model, MissingDependencyError for a runtime that is asked for and missing.
+    Raises like `Request.check`, ArtifactError for damage, and BackendError for a request that does
+    not fit the model.
     """
+    request.check()
     compiled, graph = _opened(request)
     inputs = _inputs(compiled, request.batch)
-    name = request.model.name
+    name = request.model.resolve().name
     if graph is None:
         measured = compiled.benchmark(inputs, repeats=request.rounds)
         note = "other runtimes need the graph: pass its folder with --graph"
@@ -81,21 +64,24 @@ def run(request: Request) -> Answer:
 
 def _opened(request: Request) -> tuple[CompiledModel, GraphModule | None]:
     """The compiled model, and the integer graph if there is one."""
-    if (request.model / "graph.json").is_file():
+    if holds_graph(request.model):
         graph = _integer_graph(request.model)
         return compile(graph, threads=request.threads or 1, batch_sizes=(request.batch,)), graph
-    if not (request.model / "manifest.json").is_file():
-        raise ArtifactError(
-            f"{str(request.model)!r} holds neither a saved graph nor a compiled model",
-            fix="pass a folder that qpc.save_graph or .save(path) of a compiled model wrote",
-        )
     compiled = load(request.model)
     if request.threads not in (None, compiled.threads):
         raise BackendError(
             f"the model was compiled for {compiled.threads} thread(s), not {request.threads}",
             fix="compile it with threads=..., or leave --threads out",
         )
-    return compiled, None if request.graph is None else _integer_graph(request.graph)
+    if request.graph is None:
+        return compiled, None
+    graph = _integer_graph(request.graph)
+    if signature_of(graph, compiled.batch_sizes) != compiled.signature:
+        raise BackendError(
+            f"{str(request.model)!r} was not made from the graph in {str(request.graph)!r}",
+            fix="pass the graph that it was compiled from",
+        )
+    return compiled, graph
 
 
 def _integer_graph(path: Path) -> GraphModule:

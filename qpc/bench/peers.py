@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,8 +16,10 @@ import torch
 from torch.fx import GraphModule
 
 from qpc.bench.qdq import to_qdq
+from qpc.bench.request import check_peers
 from qpc.bench.torch_peer import FloatModel
-from qpc.errors import BackendError, MissingDependencyError, UnsupportedOpError
+from qpc.children import run_module
+from qpc.errors import BackendError, UnsupportedOpError
 from qpc.meta import label
 
 if TYPE_CHECKING:
@@ -151,28 +149,9 @@ PEERS: Mapping[str, Callable[[Any, list[Array], int], Peer]] = {
     "openvino": openvino_peer,
     "torch": torch_peer,
 }
-"""By the name of the package that is needed."""
+"""How to make each of `qpc.bench.request.RUNTIMES`."""
 INT8_PEERS = ("onnxruntime", "openvino")
 """Those that run the layers in integers, too."""
-
-
-def installed_peers() -> list[str]:
-    """Names of the runtimes that are installed and that a model can be handed to."""
-    if importlib.util.find_spec("onnx") is None:
-        return []
-    return [name for name in PEERS if importlib.util.find_spec(name) is not None]
-
-
-def check_peers(names: Sequence[str]) -> None:
-    """Raise for a runtime that is unknown or not installed."""
-    for name in names:
-        if name not in PEERS:
-            raise BackendError(f"unknown runtime {name!r}", fix=f"one of {', '.join(PEERS)}")
-        for package in (name, "onnx"):
-            if importlib.util.find_spec(package) is None:
-                raise MissingDependencyError(
-                    f"{package} is not installed", fix="pip install 'qpc[bench]'"
-                )
 
 
 def signal_to_noise_db(reference: Sequence[Array], found: Sequence[Array]) -> float:
@@ -203,16 +182,10 @@ def usable_peers(
         file = Path(folder, "model.onnx")
         file.write_bytes(model.SerializeToString())
         for name in names:
-            command = [sys.executable, "-m", "qpc.bench.try_peer", name, str(file), str(threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
+            arguments = name, str(file), str(threads)
+            done = run_module("qpc.bench.try_peer", *arguments, temporary=Path(folder))
+            if done.status == 0:
                 usable.append(name)
             else:
-                failures[name] = _last_words(done)
+                failures[name] = done.last_words
     return usable, failures
-
-
-def _last_words(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode < 0:
-        return f"crashes with {signal.Signals(-done.returncode).name}"
-    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]

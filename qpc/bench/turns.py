@@ -75,7 +75,8 @@ def in_turns(
 ) -> dict[str, list[Block]]:
     """Blocks of at least `count` timed calls and `block_s` seconds, one of each in every round.
 
-    The order rotates from round to round. Every call runs a few times before the first round.
+    The order rotates from round to round. Every call runs a few times before the first round. An
+    interrupt has a note that says what was lost.
     """
     names = list(calls)
     counts = {}
@@ -85,8 +86,12 @@ def in_turns(
     found: dict[str, list[Block]] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names)
-        for name in names[first:] + names[:first]:
-            found[name].append(block(calls[name], counts[name], pause_s))
+        try:
+            for name in names[first:] + names[:first]:
+                found[name].append(block(calls[name], counts[name], pause_s))
+        except KeyboardInterrupt as e:
+            e.add_note(f"{number} of {rounds} rounds were measured, and are lost")
+            raise
     return found
 
 

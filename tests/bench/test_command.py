@@ -8,8 +8,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 import qpc
-from qpc.bench.command import Request, run
-from qpc.bench.peers import installed_peers
+from qpc.bench.command import run
+from qpc.bench.request import Request, installed_peers
 from qpc.errors import ArtifactError, BackendError
 from tests.quantizing import Parts, fake_quantized, integer
 
@@ -76,6 +76,13 @@ def test_without_any_other_runtime_it_says_so(graph: Path, monkeypatch: pytest.M
 def test_a_folder_that_holds_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="neither a saved graph nor a compiled model"):
         run(Request(tmp_path))
+
+
+def test_a_graph_of_another_model_is_refused(compiled: Path, tmp_path: Path) -> None:
+    model = Parts(lambda m, x: m.conv(x), conv=nn.Conv2d(3, 5, 3))
+    qpc.save_graph(integer(fake_quantized(model, torch.randn(2, 3, 9, 9))), tmp_path / "other")
+    with pytest.raises(BackendError, match=r"compiled' was not made from the graph in '.*other'"):
+        run(Request(compiled, tmp_path / "other"))
 
 
 def test_a_float_graph_is_refused(tmp_path: Path) -> None:

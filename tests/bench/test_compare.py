@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 import qpc
 from qpc.bench.compare import Comparison, compare, table
-from qpc.bench.peers import installed_peers
+from qpc.bench.request import installed_peers
 from tests.quantizing import Parts, fake_quantized, integer
 
 pytestmark = pytest.mark.tvm

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -14,13 +10,12 @@ from qpc.bench import peers
 from qpc.bench.peers import (
     INT8_PEERS,
     PEERS,
-    check_peers,
-    installed_peers,
     signal_to_noise_db,
     usable_peers,
 )
 from qpc.bench.qdq import to_qdq
-from qpc.errors import BackendError, MissingDependencyError
+from qpc.bench.request import RUNTIMES
+from qpc.children import Ended
 from tests.quantizing import Parts, fake_quantized, integer
 
 
@@ -43,17 +38,12 @@ def test_a_peer_runs_the_layers_in_integers_if_it_can(name: str) -> None:
 
 def test_a_peer_that_crashes_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnx")
-    returned = iter([(0, ""), (-11, ""), (1, "Traceback\nRuntimeError: no such thing\n")])
-
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        status, text = next(returned)
-        return subprocess.CompletedProcess(command, status, "", text)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(peers, "PEERS", {"onnx": None, "numpy": None, "torch": None})
-    usable, failures = usable_peers(["onnx", "numpy", "torch"], graph(), 1, 1)
-    assert usable == ["onnx"]
-    assert failures == {"numpy": "crashes with SIGSEGV", "torch": "RuntimeError: no such thing"}
+    ended = iter([Ended(0), Ended(-11), Ended(1, "", "Traceback\nRuntimeError: no such thing\n")])
+    monkeypatch.setattr(peers, "run_module", lambda *_, **__: next(ended))
+    monkeypatch.setattr(peers, "check_peers", lambda names: None)
+    usable, failures = usable_peers(["onnxruntime", "openvino", "torch"], graph(), 1, 1)
+    assert usable == ["onnxruntime"]
+    assert failures == {"openvino": "crashed with SIGSEGV", "torch": "RuntimeError: no such thing"}
 
 
 def test_transposed_convolutions_count_as_layers() -> None:
@@ -87,18 +77,8 @@ def test_a_peer_is_tried_in_another_process() -> None:
     assert usable_peers(["onnxruntime"], graph(), 1, 1) == (["onnxruntime"], {})
 
 
-def test_unknown_and_missing_peers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match="unknown runtime 'tflite'") as caught:
-        check_peers(["tflite"])
-    assert caught.value.fix == "one of onnxruntime, openvino, torch"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match="openvino is not installed"):
-        check_peers(["openvino"])
-    assert installed_peers() == []
-
-
-def test_the_installed_peers_are_some_of_the_known() -> None:
-    assert set(installed_peers()) <= set(PEERS)
+def test_every_runtime_that_can_be_asked_for_can_be_made() -> None:
+    assert set(PEERS) == set(RUNTIMES)
 
 
 def test_signal_to_noise() -> None:

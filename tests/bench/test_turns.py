@@ -51,3 +51,18 @@ def test_the_ratio_is_taken_within_a_round() -> None:
 @pytest.mark.parametrize(("threads", "expected"), [(1, 0.5), (2, 0.25)])
 def test_the_share_of_the_cores(threads: int, expected: float) -> None:
     assert cpu_share({"a": [Block((2.0, 2.0), 1.0)]}, threads) == expected
+
+
+def test_an_interrupt_says_how_many_rounds_are_lost() -> None:
+    calls = 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 26:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        in_turns({"a": call}, rounds=9, count=5, block_s=0, pause_s=0)
+    # 4 calls to see how fast it is, and 7 in each round
+    assert caught.value.__notes__ == ["3 of 9 rounds were measured, and are lost"]

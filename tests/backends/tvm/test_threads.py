@@ -74,7 +74,7 @@ def test_threads_of_a_model_are_on_different_cores() -> None:
 def test_a_core_that_is_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "by_core", lambda cpus: [[4000], [4001]])
     _worker, made = _made()
-    assert len(made) == 2
+    assert len(made) == min(2, len(os.sched_getaffinity(0)))
     assert all(os.sched_getaffinity(t) == os.sched_getaffinity(0) for t in made)
 
 

@@ -1,0 +1,105 @@
+"""What is asked of `qpc bench`, and what can be said of it before the heavy imports."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qpc.backends.tvm._compat import require_tvm
+from qpc.errors import ArtifactError, BackendError, MissingDependencyError
+
+RUNTIMES = ("onnxruntime", "openvino", "torch")
+"""Other runtimes, by the name of the package that is needed; `qpc.bench.peers` runs them."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One measurement.
+
+    model: folder of a saved compiled model or of a saved quantized graph.
+    graph: the saved graph that a compiled model was made from, without which other runtimes have
+    nothing to run.
+    threads: None for as many as the compiled model was made for, or one.
+    peers: packages of other runtimes; None for all that are installed.
+    """
+
+    model: Path
+    graph: Path | None = None
+    threads: int | None = None
+    batch: int = 1
+    rounds: int = 50
+    peers: Sequence[str] | None = None
+
+    def check(self) -> None:
+        """Raise for what cannot be done.
+
+        ArtifactError for paths that hold nothing to measure, BackendError for what does not fit
+        together, MissingDependencyError without TVM or a runtime that is asked for.
+        """
+        require_tvm()
+        if self.peers is not None:
+            check_peers(self.peers)
+        alone = not holds_graph(self.model)
+        if alone and not (self.model / "manifest.json").is_file():
+            raise ArtifactError(
+                f"{_about(self.model)} holds neither a saved graph nor a compiled model",
+                fix="pass a folder that qpc.save_graph or .save(path) of a compiled model wrote",
+            )
+        if self.graph is None:
+            if alone and self.peers:
+                raise BackendError(
+                    f"other runtimes cannot run a compiled model: {', '.join(self.peers)}",
+                    fix="pass the graph that it was made from: --graph FOLDER",
+                )
+            return
+        if not alone:
+            raise BackendError(
+                f"{str(self.model)!r} is a graph itself: it needs no other one",
+                fix="leave --graph out, or pass the compiled model in its place",
+            )
+        if not holds_graph(self.graph):
+            raise ArtifactError(
+                f"{_about(self.graph)} holds no saved graph",
+                fix="pass a folder that qpc.save_graph wrote",
+            )
+
+
+def holds_graph(path: Path) -> bool:
+    """Whether a folder looks like a saved graph."""
+    return (path / "graph.json").is_file()
+
+
+def installed_peers() -> list[str]:
+    """Names of the runtimes that are installed and that a model can be handed to."""
+    if importlib.util.find_spec("onnx") is None:
+        return []
+    return [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
+
+
+def check_peers(names: Sequence[str]) -> None:
+    """Raise for a runtime that is unknown or not installed."""
+    for name in names:
+        if name not in RUNTIMES:
+            near = difflib.get_close_matches(name, RUNTIMES, n=1, cutoff=0.5)
+            known = f"use one of: {', '.join(RUNTIMES)}"
+            raise BackendError(
+                f"unknown runtime {name!r}",
+                fix=f"{near[0]!r} may be meant; else {known}" if near else known,
+            )
+        for package in (name, "onnx"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingDependencyError(
+                    f"{package} is not installed", fix="pip install 'qpc[bench]'"
+                )
+
+
+def _about(path: Path) -> str:
+    """The path, and what may be wrong with it."""
+    if not path.exists():
+        return f"{str(path)!r} does not exist and"
+    if not path.is_dir():
+        return f"{str(path)!r} is no folder and"
+    return repr(str(path))
