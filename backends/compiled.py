@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.errors import BackendError
 from qpc.meta import info
-from qpc.shapes import TensorType, resolve
+from qpc.shapes import TensorType, dtype_name, resolve
 
 Array = Tensor | np.ndarray[Any, Any]
 Structure = int | list["Structure"] | dict[str, Any] | None
@@ -54,7 +54,7 @@ class Signature:
     def _check_dtypes(self, tensors: Sequence[Tensor], types: Sequence[TensorType]) -> None:
         for name, tensor, expected in zip(self.names, tensors, types, strict=True):
             if tensor.dtype != expected.dtype:
-                wanted, got = _dtype_name(expected.dtype), _dtype_name(tensor.dtype)
+                wanted, got = dtype_name(expected.dtype), dtype_name(tensor.dtype)
                 raise BackendError(
                     f"input {name!r} is {got}, expected {wanted}",
                     fix=f"convert it with .to(torch.{wanted}) or .astype({wanted!r})",
@@ -278,7 +278,3 @@ def _as_tensor(value: object, name: str) -> Tensor:
             f"input {name!r} is a {value.layout} tensor", fix="make it dense with .to_dense()"
         )
     return value.detach().contiguous()
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

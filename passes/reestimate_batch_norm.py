@@ -12,7 +12,6 @@ pruning.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -23,7 +22,7 @@ from qpc.base import Pass, PassContext
 from qpc.batches import Batch, inputs_of
 from qpc.errors import CalibrationError
 from qpc.facts import CORE_FORM
-from qpc.meta import attribute
+from qpc.meta import attribute, copied
 from qpc.ops import views
 
 
@@ -34,7 +33,7 @@ class ReestimateBatchNorm(Pass, name="reestimate-batch-norm", requires={CORE_FOR
     batches: Iterable[Batch] = field(repr=False)
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
-        trial = copy.deepcopy(gm)  # so that a failure leaves the statistics as they were
+        trial = copied(gm)  # so that a failure leaves the statistics as they were
         norms = [n for n in map(views.BatchNorm.of, trial.graph.nodes) if n and n.running_mean]
         for node in gm.graph.nodes:
             if (norm := views.BatchNorm.of(node)) and norm.running_mean is None:

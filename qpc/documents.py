@@ -59,7 +59,7 @@ SAVED_GRAPH = Kind(
     "qpc-graph",
     2,
     "qpc.load_graph",
-    "save the graph again with qpc.save_graph",
+    "convert it: qpc.storage.convert_graph(path, new_path); a newer format needs a newer QPC",
     "copy the folder again, or save the graph again with qpc.save_graph",
 )
 COMPILED_MODEL = Kind(

@@ -6,12 +6,13 @@ never changed. This module is the only place that touches the key in `node.meta`
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qpc.shapes import Shape
@@ -80,7 +81,15 @@ def value_name(node: Node) -> str | None:
     return about.value or (None if about.origin else node.name)
 
 
-def attribute(gm: GraphModule, name: str) -> Tensor:
+def copied(gm: GraphModule) -> GraphModule:
+    """A copy that shares nothing with `gm` but the records of its nodes, which never change."""
+    made = copy.deepcopy(gm)
+    # GraphModule makes the buffers at its top persistent when it is copied.
+    made._non_persistent_buffers_set = set(gm._non_persistent_buffers_set)
+    return made
+
+
+def attribute(gm: nn.Module, name: str) -> Tensor:
     """The parameter or buffer that a `get_attr` node names."""
     owner, _, leaf = name.rpartition(".")
     value = getattr(gm.get_submodule(owner), leaf)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch.fx import GraphModule
 from qpc.base import Pass, PassContext
 from qpc.errors import ConfigError, InvariantError, PassError, PipelineOrderError, QPCError
 from qpc.facts import CORE_FORM, Fact, require_graph
+from qpc.meta import copied
 from qpc.shapes import infer_shapes
 
 
@@ -63,7 +63,7 @@ class Pipeline:
                     fix="start from qpc.trace(model, example_inputs), "
                     "or from what the earlier passes returned",
                 )
-        gm = _copy(gm)
+        gm = copied(gm)
         for pass_ in self.passes:
             changed = _run_one(pass_, gm, ctx)
             known = _after(pass_, known)
@@ -72,13 +72,6 @@ class Pipeline:
             if changed:
                 gm.recompile()
         return gm
-
-
-def _copy(gm: GraphModule) -> GraphModule:
-    made = copy.deepcopy(gm)
-    # GraphModule makes the buffers at its top persistent when it is copied
-    made._non_persistent_buffers_set = set(gm._non_persistent_buffers_set)
-    return made
 
 
 def _after(pass_: Pass, known: set[Fact]) -> set[Fact]:

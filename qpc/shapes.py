@@ -7,20 +7,20 @@ fitting a line through the results, so that no operator needs a shape rule of it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
 )
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -55,6 +55,27 @@ class TensorType:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        *(torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
+        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+        *(torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2),
+    )
+}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype without its module, as numpy, TVM and files write it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """The dtype of this name, or None if no tensor in a graph has it."""
+    return _DTYPES.get(name)
 
 
 Concrete = TensorType | int | float | bool | tuple["Concrete", ...] | None
@@ -126,6 +147,28 @@ def infer_node(gm: GraphModule, node: Node) -> None:
     _infer(gm, [node], trust_info=True)
 
 
+def probed_shapes(
+    graph: Graph, root: nn.Module, before: Callable[[Node, Mapping[Node, Any]], None]
+) -> Iterator[tuple[Node, Shape | None, torch.dtype | None]]:
+    """Shape and dtype of every node of a graph of which no GraphModule was made yet.
+
+    Placeholders must carry theirs in their node info, and `root` hold the tensors. `before` sees
+    every node with the values of the nodes before it, which have no data; what it raises is raised.
+    Nothing is computed: an operator that cannot tell its shape otherwise is refused.
+
+    Raises PassError at the first node whose operator refuses its inputs.
+    """
+    with _fake_mode(fallback=False) as mode:
+        runners = [_Runner(root, mode, batch) for batch in _PROBES]
+        for node in graph.nodes:
+            before(node, runners[-1].known)
+            small, large = (runner.value(node) for runner in runners)
+            if isinstance(small, Tensor) and isinstance(large, Tensor):
+                yield node, _fit(tuple(small.shape), tuple(large.shape), node), small.dtype
+            else:
+                yield node, None, None
+
+
 def _infer(gm: GraphModule, wanted: Sequence[Node], *, trust_info: bool) -> None:
     from qpc.meta import update_info
 
@@ -144,10 +187,15 @@ class _Runner:
     """Evaluates nodes on fake tensors at one batch size, each at most once."""
 
     def __init__(
-        self, gm: GraphModule, mode: FakeTensorMode, batch: int, *, trust_info: bool = False
+        self, root: nn.Module, mode: FakeTensorMode, batch: int, *, trust_info: bool = False
     ) -> None:
-        self._gm, self._mode, self._batch, self._trust_info = gm, mode, batch, trust_info
+        self._root, self._mode, self._batch, self._trust_info = root, mode, batch, trust_info
         self._values: dict[Node, Any] = {}
+
+    @property
+    def known(self) -> Mapping[Node, Any]:
+        """The values that were evaluated."""
+        return self._values
 
     def value(self, node: Node) -> object:
         if node not in self._values:
@@ -186,7 +234,7 @@ class _Runner:
                 return None
             return torch.empty(resolve(known.shape, self._batch), dtype=known.dtype)
         if node.op == "get_attr":
-            tensor = attribute(self._gm, str(node.target))
+            tensor = attribute(self._root, str(node.target))
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
         args = map_arg(node.args, self._values.__getitem__)
         kwargs = map_arg(node.kwargs, self._values.__getitem__)
@@ -206,8 +254,10 @@ class _Runner:
 
 
 @contextmanager
-def _fake_mode() -> Iterator[FakeTensorMode]:
-    with _disable_current_modes(), FakeTensorMode() as mode, torch.no_grad():
+def _fake_mode(*, fallback: bool = True) -> Iterator[FakeTensorMode]:
+    """fallback: run operators on real zeros where they have no rule for tensors without data."""
+    kind = FakeTensorMode(allow_fallback_kernels=fallback)
+    with _disable_current_modes(), kind as mode, torch.no_grad():
         yield mode
 
 

@@ -30,6 +30,7 @@ from qpc.capture import trace
 from qpc.errors import ConfigError, InvariantError, PassError
 from qpc.facts import CORE_FORM
 from qpc.hashing import fingerprint
+from qpc.meta import copied
 from qpc.pipeline import Pipeline
 from qpc.printer import format_graph
 
@@ -187,7 +188,7 @@ def _check_declines(pass_: Pass, context: PassContext, expected: Iterable[str]) 
 
 
 def _check_idempotent(pass_: Pass, result: GraphModule) -> None:
-    again = copy.deepcopy(result)
+    again = copied(result)
     changed = pass_.apply(again, PassContext())
     if changed or fingerprint(again) != fingerprint(result):
         raise AssertionError(

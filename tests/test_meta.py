@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import pytest
@@ -11,6 +10,7 @@ from torch.fx import Graph, GraphModule, Node
 from qpc.meta import (
     NodeInfo,
     attribute,
+    copied,
     info,
     inherit,
     label,
@@ -46,9 +46,22 @@ def test_copies_of_a_graph_do_not_see_each_others_updates() -> None:
     graph.output(x)
     update_info(x, module_path="before")
     gm = GraphModule(nn.Module(), graph)
-    twin = copy.deepcopy(gm)
+    twin = copied(gm)
     update_info(next(iter(twin.graph.nodes)), module_path="after")
     assert info(next(iter(gm.graph.nodes))).module_path == "before"
+
+
+def test_a_copy_shares_no_tensor_and_leaves_the_same_buffers_out_of_state_dictionaries() -> None:
+    root, graph = nn.Module(), Graph()
+    root.register_buffer("kept", torch.zeros(1))
+    root.register_buffer("transient", torch.zeros(1), persistent=False)
+    graph.output([graph.get_attr("kept"), graph.get_attr("transient")])
+    gm = GraphModule(root, graph)
+    gm._non_persistent_buffers_set = {"transient"}
+    twin = copied(gm)
+    assert list(twin.state_dict()) == list(gm.state_dict()) == ["kept"]
+    attribute(twin, "transient").add_(1)
+    assert attribute(gm, "transient").item() == 0
 
 
 def test_unknown_fields_are_refused() -> None:

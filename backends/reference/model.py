@@ -5,7 +5,6 @@ It defines the right integer answer; every other backend must return the same bi
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +13,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.backends.compiled import CallableModel, Signature, output_nodes, signature_of
-from qpc.meta import attribute
+from qpc.meta import attribute, copied
 
 
 class ReferenceModel(CallableModel):
@@ -32,7 +31,7 @@ class ReferenceModel(CallableModel):
 
 def compile_graph(gm: GraphModule, *, batch_sizes: Sequence[int] = (1,)) -> ReferenceModel:
     """Return `gm` as a model for these batch sizes, called as those of other backends are."""
-    return ReferenceModel(copy.deepcopy(gm), signature_of(gm, batch_sizes))
+    return ReferenceModel(copied(gm), signature_of(gm, batch_sizes))
 
 
 def _evaluate(gm: GraphModule, inputs: Sequence[Tensor]) -> dict[Node, Tensor]:

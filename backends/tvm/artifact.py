@@ -28,7 +28,7 @@ from qpc.backends.tvm.model import CompiledModel, Parts
 from qpc.backends.tvm.report import KernelUse, Report
 from qpc.documents import COMPILED_MODEL
 from qpc.errors import ArtifactError
-from qpc.shapes import TensorType
+from qpc.shapes import TensorType, dtype_name
 from qpc.target import Target
 from qpc.version import VERSION
 
@@ -113,7 +113,7 @@ def _encode_entry(entry: EntryPoint) -> dict[str, Any]:
 
 
 def _encode_type(tensor: TensorType) -> dict[str, Any]:
-    return {"shape": list(tensor.shape), "dtype": _dtype_name(tensor.dtype)}
+    return {"shape": list(tensor.shape), "dtype": dtype_name(tensor.dtype)}
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -175,7 +175,3 @@ def _decode_entry(data: Mapping[str, Any]) -> EntryPoint:
 
 def _decode_type(data: Mapping[str, Any]) -> TensorType:
     return TensorType(tuple(data["shape"]), getattr(torch, data["dtype"]))
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

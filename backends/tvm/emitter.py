@@ -21,6 +21,7 @@ from qpc.backends.tvm.layout import NHWC, Order, Slice, Value, identity, permute
 from qpc.backends.tvm.report import KernelUse, OtherUse
 from qpc.backends.tvm.work import multiply_accumulates
 from qpc.meta import label
+from qpc.shapes import dtype_name
 
 _OPAQUE = 8  # operator fusion must leave the kernels alone
 
@@ -157,11 +158,6 @@ class Emitter:
 def kernel_type(value: Value) -> KernelType:
     """The type of a value as kernels see it."""
     return KernelType(value.physical_shape, dtype_name(value.dtype))
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """TVM's name of a dtype."""
-    return str(dtype).removeprefix("torch.")
 
 
 def _writable(array: Array) -> Tensor:

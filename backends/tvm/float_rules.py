@@ -14,6 +14,7 @@ import numpy as np
 from tvm import relax
 
 from qpc.ops.views import aten
+from qpc.shapes import dtype_name
 
 Rule = Callable[[Mapping[str, Any]], "relax.Expr | None"]
 
@@ -169,7 +170,7 @@ def _softmax(operator: Callable[..., relax.Expr]) -> Rule:
         x = args["self"]
         wanted = args["dtype"]
         if wanted is not None:
-            x = relax.op.astype(x, str(wanted).removeprefix("torch."))
+            x = relax.op.astype(x, dtype_name(wanted))
         return operator(x, axis=args["dim"])
 
     return rule

@@ -22,7 +22,7 @@ from qpc.backends.tvm.decompose import decompose, evaluate, is_constant
 from qpc.backends.tvm.float_rules import OWN_RULES
 from qpc.errors import BackendError, UnsupportedOpError
 from qpc.ops.views import arguments
-from qpc.shapes import Concrete, TensorType
+from qpc.shapes import Concrete, TensorType, dtype_name
 
 _FIX = "express it with other operators, or use the reference backend"
 
@@ -160,7 +160,7 @@ class FloatOperators:
         shape = getattr(made, "shape", None)
         sizes = None if shape is None else tuple(int(d) for d in shape)
         dtype = str(getattr(getattr(made, "dtype", None), "dtype", None))
-        wanted = str(expected.dtype).removeprefix("torch.")
+        wanted = dtype_name(expected.dtype)
         if (sizes, dtype) != (expected.shape, wanted):
             raise BackendError(
                 f"TVM translates operator {node.target} to {dtype} {sizes}, PyTorch computes"

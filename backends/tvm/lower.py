@@ -22,7 +22,7 @@ from qpc.backends.compiled import output_nodes
 from qpc.backends.tvm import integers, movement
 from qpc.backends.tvm.borders import NO_BORDER, find_borders
 from qpc.backends.tvm.decompose import evaluate, is_constant
-from qpc.backends.tvm.emitter import Emitter, dtype_name
+from qpc.backends.tvm.emitter import Emitter
 from qpc.backends.tvm.floats import FloatOperators
 from qpc.backends.tvm.fuse import Group, find_groups
 from qpc.backends.tvm.layout import NHWC, Order, Slice, Value, channels_last, identity
@@ -39,7 +39,7 @@ from qpc.backends.tvm.slots import (
 from qpc.errors import BackendError
 from qpc.meta import attribute
 from qpc.ops.views import arguments, aten, qpc_ops
-from qpc.shapes import Concrete, TensorType, noted_shapes
+from qpc.shapes import Concrete, TensorType, dtype_name, noted_shapes
 
 _CONSTANTS = ("weight", "bias", "multiplier", "table", "rows", "columns")
 

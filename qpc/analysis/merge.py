@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch.fx import GraphModule
 
 from qpc.errors import CalibrationError
 from qpc.facts import observer_state, require_graph
-from qpc.meta import info
+from qpc.meta import copied, info
 from qpc.ops.views import qpc_ops
 from qpc.printer import format_graph
 
@@ -23,7 +21,7 @@ def merge_calibration(first: GraphModule, *others: GraphModule) -> GraphModule:
     Raises CalibrationError if the graphs differ.
     """
     require_graph(first, "merge_calibration")
-    merged = copy.deepcopy(first)
+    merged = copied(first)
     for position, other in enumerate(others, start=1):
         require_graph(other, "merge_calibration")
         if format_graph(other) != format_graph(first):

@@ -19,6 +19,7 @@ from qpc.compiler import compile, load
 from qpc.errors import BackendError
 from qpc.ops.views import qpc_ops
 from qpc.recipes import to_integer
+from qpc.shapes import dtype_name
 from qpc.storage import load_graph
 
 
@@ -103,5 +104,5 @@ def _inputs(compiled: CompiledModel, batch: int) -> list[Array]:
         sizes = ", ".join(map(str, compiled.batch_sizes))
         raise BackendError(f"the model takes batches of {sizes}, not {batch}", fix="see --batch")
     rng = np.random.default_rng(0)
-    dtypes = [str(t.dtype).removeprefix("torch.") for t in types]
+    dtypes = [dtype_name(t.dtype) for t in types]
     return [rng.random(t.shape).astype(d) for t, d in zip(types, dtypes, strict=True)]

@@ -15,7 +15,7 @@ from qpc.errors import BackendError, UnsupportedOpError
 from qpc.meta import attribute, info
 from qpc.ops.views import arguments
 from qpc.quant.grid import QParams
-from qpc.shapes import TensorType, concrete_shapes
+from qpc.shapes import TensorType, concrete_shapes, dtype_name
 
 if TYPE_CHECKING:
     import onnx
@@ -113,7 +113,7 @@ class Exporter:
         return self.emit("DequantizeLinear", [integer, *ends])
 
     def _ends(self, grid: QParams) -> list[str]:
-        zero_point = np.array(grid.zero_point, str(grid.dtype).removeprefix("torch."))
+        zero_point = np.array(grid.zero_point, dtype_name(grid.dtype))
         return [self.constant(np.float32(grid.scale)), self.constant(zero_point)]
 
     def dequantized(self, integer: Tensor, scales: Tensor, axis: int = 0) -> str:
@@ -162,7 +162,7 @@ class Exporter:
 
         found = self.types[node]
         assert isinstance(found, TensorType)
-        dtype = np.dtype(str(found.dtype).removeprefix("torch."))
+        dtype = np.dtype(dtype_name(found.dtype))
         kind = helper.np_dtype_to_tensor_dtype(dtype)
         if node in self.names and found.dtype in (torch.uint8, torch.int8):
             raise BackendError("no ONNX form for a model that returns integers", node=node)

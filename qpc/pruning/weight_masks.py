@@ -13,16 +13,16 @@ zero, which is true of SGD and Adam with and without weight decay. The second al
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils.hooks import RemovableHandle
 
+from qpc.bits import pack_mask as pack_mask
+from qpc.bits import unpack_mask as unpack_mask
 from qpc.companions import WEIGHT_MASKS
 from qpc.edit import Editor
 from qpc.errors import ConfigError
@@ -106,25 +106,6 @@ def mask_gradients(gm: GraphModule) -> MaskedGradients:
     return MaskedGradients(
         tuple(p.register_hook(_hook(gm, name)) for name, p in masked if p.requires_grad)
     )
-
-
-def pack_mask(mask: Tensor) -> Tensor:
-    """A bool tensor as uint8[ceil(elements / 8)]: element 8 * i + j is bit j of byte i."""
-    if mask.dtype != torch.bool:
-        raise ConfigError(f"a mask must be bool, got {mask.dtype}")
-    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1), bitorder="little"))
-
-
-def unpack_mask(packed: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
-    """The bool tensor of this shape that `pack_mask` packed."""
-    count = math.prod(shape)
-    if packed.dtype != torch.uint8 or packed.shape != (-(-count // 8),):
-        raise ConfigError(
-            f"a packed mask of {count} elements must be uint8[{-(-count // 8)}], "
-            f"got {packed.dtype} of shape {list(packed.shape)}"
-        )
-    bits = np.unpackbits(packed.cpu().numpy(), count=count, bitorder="little")
-    return torch.from_numpy(bits.astype(np.bool_)).reshape(shape)
 
 
 def _zero(parameter: Tensor, keep: Tensor) -> bool:

@@ -1,0 +1,177 @@
+"""The document of a saved graph: what may stand in it, declared.
+
+Names end up in Python source that `torch.fx` makes of a graph, so they are identifiers and nothing
+else; names of tensors are paths of identifiers, numbers and plain signs.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
+from torch.fx import GraphModule
+
+from qpc.settings import first_problem
+
+_LARGEST = 2**40  # elements along one axis
+_TAKEN = frozenset({"self", "torch", "device", "inf", "nan", "NoneType", "operator", "_operator"})
+_PATH_PART = re.compile(r"[\w\-+ :/@=,#]+")  # what a part of a module's path may hold
+
+
+def _word(text: str) -> str:
+    plain = text.isidentifier() and text == unicodedata.normalize("NFKC", text)
+    if not plain or keyword.iskeyword(text) or text.startswith("__"):
+        raise ValueError("it is no name")
+    return text
+
+
+def _name(text: str) -> str:
+    if text in _TAKEN:
+        raise ValueError("it is no name")
+    return _word(text)
+
+
+def _path(text: str) -> str:
+    first, *others = text.split(".")
+    if not all(_PATH_PART.fullmatch(part) for part in (first, *others)):
+        raise ValueError("it is no path of a tensor")
+    if first in _OF_GRAPHS or any(part in _OF_MODULES for part in others):
+        raise ValueError("it is the name of something else")
+    return text
+
+
+_OF_GRAPHS = frozenset(dir(GraphModule)) | frozenset(vars(nn.Module()))
+_OF_MODULES = frozenset(dir(nn.Module)) | frozenset(vars(nn.Module()))
+
+Name = Annotated[str, Field(max_length=500), AfterValidator(_name)]
+Word = Annotated[str, Field(max_length=500), AfterValidator(_word)]
+Path = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_path)]
+Text = Annotated[str, Field(max_length=100_000)]
+Size = Annotated[int, Field(ge=0, le=_LARGEST)]
+Growing = Annotated[
+    list[Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)]], Field(min_length=2, max_length=2)
+]
+"""A dimension of `factor * N + offset`, where N is the batch size."""
+
+
+class _Part(BaseModel):
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TensorEntry(_Part):
+    """A parameter or buffer.
+
+    names: all of those it has; the first is its name in the file of tensors. transient: those that
+    are left out of state dictionaries. bits_of: the shape of truth values, which are packed.
+    """
+
+    names: Annotated[list[Path], Field(min_length=1)]
+    parameter: bool
+    requires_grad: bool
+    transient: list[Path] = []
+    bits_of: list[Size] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not set(self.transient) <= set(self.names) or (self.parameter and self.transient):
+            raise ValueError("it cannot be transient")
+        return self
+
+
+class GridEntry(_Part):
+    """A grid; `QParams` checks the rest."""
+
+    scale: Annotated[float, Field(allow_inf_nan=False)]
+    zero_point: int
+    lo: int
+    hi: int
+    dtype: Literal["int8", "uint8"]
+
+
+class _Node(_Part):
+    """What all nodes have; fields of node info are as in `qpc.meta.NodeInfo`."""
+
+    name: Name
+    stack_trace: Text = ""
+    shape: list[Size | Growing] | None = None
+    dtype: str | None = None
+    module_path: Text = ""
+    origin: Text = ""
+    value: Text = ""
+    declined: Text = ""
+    integer: bool = False
+    observer: Text | None = None
+    config: dict[str, Any] | None = None
+    qparams: GridEntry | None = None
+
+
+class Placeholder(_Node):
+    """An input; `target` is the name by which it is passed."""
+
+    op: Literal["placeholder"]
+    target: Name
+
+
+class GetAttr(_Node):
+    """A tensor."""
+
+    op: Literal["get_attr"]
+    target: Path
+
+
+class Call(_Node):
+    """A call of an operator; arguments are as `values.py` writes them."""
+
+    op: Literal["call_function"]
+    target: Annotated[str, Field(max_length=200)]
+    args: list[Any]
+    kwargs: dict[Word, Any] = {}
+
+
+class Output(_Node):
+    """What the graph returns."""
+
+    op: Literal["output"]
+    result: Any
+
+
+Entry = Annotated[Placeholder | GetAttr | Call | Output, Field(discriminator="op")]
+
+
+class Document(_Part):
+    """The whole of `graph.json`, but for its own hash."""
+
+    format: Literal["qpc-graph"]
+    format_version: Literal[2]
+    qpc: Annotated[str, Field(max_length=100)]
+    files: dict[str, Any]  # see qpc.documents
+    tensors: list[TensorEntry]
+    nodes: Annotated[list[Entry], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        inputs = [node.target for node in self.nodes if isinstance(node, Placeholder)]
+        names = [node.name for node in self.nodes]
+        tensors = [name for tensor in self.tensors for name in tensor.names]
+        for kind, found in (("node", names), ("input", inputs), ("tensor", tensors)):
+            if len(set(found)) != len(found):
+                raise ValueError(f"two {kind}s have one name")
+        outputs = [node for node in self.nodes if isinstance(node, Output)]
+        if len(outputs) != 1 or self.nodes[-1] is not outputs[0]:
+            raise ValueError("there is not one output, at the end")
+        return self
+
+
+def validated(document: Mapping[str, Any]) -> Document:
+    """The document, with everything in its place. Raises ValueError."""
+    try:
+        return Document.model_validate(
+            {key: value for key, value in document.items() if key != "sha256"}
+        )
+    except ValidationError as e:
+        raise ValueError(first_problem(e)[:300]) from e

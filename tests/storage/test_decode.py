@@ -1,0 +1,228 @@
+"""A forged graph is refused before any source is made of it, whatever was forged."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qpc
+from qpc import storage
+from qpc.errors import ArtifactError
+from tests.forging import Edit, forged
+
+EVIL = "__import__('os').system('touch owned')"
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(self.conv(x)).sum((2, 3))
+
+
+@cache
+def content() -> dict[str, bytes]:
+    return storage._encoded(qpc.trace(Small(), torch.randn(2, 1, 3, 3)))
+
+
+@cache
+def quantized() -> dict[str, bytes]:
+    x = torch.randn(2, 1, 3, 3)
+    return storage._encoded(qpc.quantize(qpc.trace(Small(), x), [x]))
+
+
+def node(document: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(n for n in document["nodes"] if n["name"].startswith(name))
+    return found
+
+
+def change(which: str, /, **changes: object) -> Edit:
+    return lambda document: node(document, which).update(changes)
+
+
+def call(target: str, *args: object, **kwargs: object) -> Edit:
+    return change("relu", target=target, args=list(args), kwargs=kwargs)
+
+
+X = {"node": "x"}
+
+
+def rename(document: dict[str, Any]) -> None:
+    node(document, "relu")["name"] = "x"
+
+
+def move(document: dict[str, Any]) -> None:
+    document["nodes"].insert(0, document["nodes"].pop(-2))
+
+
+def without_output(document: dict[str, Any]) -> None:
+    document["nodes"].pop()
+
+
+def another_input(document: dict[str, Any]) -> None:
+    document["nodes"].insert(0, {**node(document, "x"), "name": "y"})
+
+
+def twice(document: dict[str, Any]) -> None:
+    document["tensors"][1]["names"] = document["tensors"][0]["names"]
+
+
+def tensor(**changes: object) -> Edit:
+    return lambda document: document["tensors"][0].update(changes)
+
+
+def endless(document: dict[str, Any]) -> None:
+    change("x", shape=[1_000_000])(document)
+    change("conv2d", target="aten.unbind.int", args=[X, 0])(document)
+
+
+CASES: dict[str, tuple[Edit, str]] = {
+    # names, all of which end up in source
+    "an input's name": (change("x", target=f"x={EVIL}"), r"nodes.*target: it is no name"),
+    "a node's name": (change("x", name=f"x;{EVIL}"), r"name: it is no name"),
+    "a keyword": (change("x", name="lambda"), r"name: it is no name"),
+    "a name of the source": (change("x", target="torch"), r"target: it is no name"),
+    "an argument's name": (
+        change("conv2d", kwargs={f"bias={EVIL} or None, weight": X}),
+        r"kwargs.*it is no name",
+    ),
+    "a tensor's name": (change("conv_weight", target='a"' + EVIL), "it is no path of a tensor"),
+    "a tensor that is a method": (change("conv_weight", target="forward"), "name of something el"),
+    "no tensor": (change("conv_weight", target="conv.none"), "there is no tensor 'conv.none'"),
+    "a built-in name": (change("x", name="sum"), "no node can be called 'sum'"),
+    # operators
+    "a method": (change("relu", op="call_method", target="tofile"), "does not match any of the"),
+    "a module": (change("relu", op="call_module", target="conv"), "does not match any of the"),
+    "a function": (call("os.system", EVIL), "'os.system' is no operator that a saved graph may"),
+    "arithmetic": (call("operator.attrgetter", "x"), "is no arithmetic on sizes"),
+    "a file": (call("aten.from_file.default", "owned", True, 8), "from_file.* is no operator"),
+    "foreign memory": (
+        call("inductor._reinterpret_tensor.default", X, [99], [1]),
+        "is no operator that",
+    ),
+    "more than a tensor": (call("aten.as_strided.default", X, [9], [1]), "is no operator that"),
+    "unset memory": (call("aten.empty.memory_format", [9]), "is no operator that"),
+    "in place": (call("aten.relu_.default", X), "is no operator that"),
+    "into another": (call("aten.add.out", X, X, out=X), "writes to its arguments"),
+    "a generator": (call("aten.rand.generator", [2], generator=None), "takes or returns"),
+    "no overload": (call("aten.relu.nonsense", X), "is no operator that"),
+    # arguments
+    "too few": (call("aten.relu.default"), "is not given 'self'"),
+    "too many": (call("aten.relu.default", X, X), "takes 1 arguments by position"),
+    "twice": (call("aten.relu.default", X, self=X), "is given 'self' twice"),
+    "unknown": (call("aten.relu.default", X, other=X), "takes no argument 'other'"),
+    "another type": (call("aten.relu.default", "x"), "takes Tensor for 'self'"),
+    "a truth value as a number": (
+        call("aten.softmax.int", X, True),
+        "takes int for 'dim'",
+    ),
+    "a huge number": (call("aten.softmax.int", X, 2**63), "takes int for 'dim'"),
+    "a long word": (call("aten.gelu.default", X, approximate="\n" + EVIL), "takes str for"),
+    "a node that comes later": (
+        change("conv2d", args=[{"node": "relu"}, X]),
+        "no node 'relu' stands before it",
+    ),
+    "a value of no kind": (call("aten.relu.default", {"eval": EVIL}), "unknown value of kind"),
+    "two kinds": (call("aten.relu.default", {"node": "x", "a": 1}), "a value has one kind"),
+    "a deep value": (
+        call("aten.relu.default", [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]),
+        "too deeply",
+    ),
+    "sizes": (call("operator.add", X), "operator.add takes 2 sizes"),
+    # shapes
+    "a wrong shape": (change("relu", shape=[[1, 0], 3, 3, 3]), r"its shape is \(N, 2, 3, 3\), not"),
+    "no shape": (change("x", shape=None), "an input has a shape and a dtype"),
+    "a negative size": (change("relu", shape=[-1]), "shape.*greater than or equal to 0"),
+    "a wrong dtype": (change("relu", dtype="int8"), "its value is torch.float32, not torch.int8"),
+    "no dtype": (change("relu", dtype="evil"), "there is no dtype 'evil'"),
+    "inputs that do not fit": (change("x", shape=[[1, 0], 5, 3, 3]), "does not accept its inputs"),
+    "pieces without end": (
+        endless,
+        "would make more than 4096 pieces",
+    ),
+    # the whole
+    "two nodes of one name": (rename, "two nodes have one name"),
+    "a node before its arguments": (move, "stands before it"),
+    "no output": (without_output, "there is not one output, at the end"),
+    "two inputs of one name": (another_input, "two inputs have one name"),
+    "two tensors of one name": (twice, "two tensors have one name"),
+    "an output that is no value": (
+        change("output", result={"dtype": "int8"}),
+        "a graph does not return dtype",
+    ),
+    "an entry that nobody knows": (lambda d: d.update(hook=EVIL), "hook: Extra inputs are not"),
+    "a field that nobody knows": (change("relu", hook=EVIL), "hook: Extra inputs are not"),
+    "no nodes": (lambda d: d.update(nodes=[]), "nodes: List should have at least 1 item"),
+    "no list": (lambda d: d.update(nodes={}), "nodes: Input should be a valid list"),
+    # tensors
+    "a parameter that is left out": (tensor(transient=["conv.weight"]), "it cannot be transient"),
+    "packed numbers": (tensor(bits_of=[2, 1, 1, 1]), "a packed mask of 2 elements must be"),
+    "a truth value that is none": (tensor(parameter=1), "parameter: Input should be a valid bool"),
+    "another tensor": (tensor(names=["other"]), "the file of tensors holds others"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_forged_graph_is_refused(case: str) -> None:
+    edit, message = CASES[case]
+    _check_refused(content(), edit, message)
+
+
+def quantize(number: int, value: object) -> Edit:
+    def edit(document: dict[str, Any]) -> None:
+        node(document, "quantize")["args"][number] = value
+
+    return edit
+
+
+QUANTIZED: dict[str, tuple[Edit, str]] = {
+    "a scale that is no number": (quantize(1, {"float": "nan"}), "takes no nan for 'scale'"),
+    "a scale without end": (quantize(1, 1e300), "takes no 1e.300 for 'scale'"),
+    "a zero point beyond the grid": (quantize(2, 2**40), "takes no .* for 'zero_point'"),
+    "a grid without points": (quantize(4, -1), "is given the empty range from 0 to -1"),
+    "a stored grid": (
+        lambda d: next(n for n in d["nodes"] if "qparams" in n)["qparams"].update(scale=-1.0),
+        "scale must be from",
+    ),
+    "settings": (
+        lambda d: next(n for n in d["nodes"] if "config" in n)["config"].update(evil=1),
+        "LayerConfig: evil",
+    ),
+    "settings of another kind": (
+        lambda d: next(n for n in d["nodes"] if "config" in n).update(config=[]),
+        "config: Input should be a valid dictionary",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", QUANTIZED)
+def test_a_forged_integer_graph_is_refused(case: str) -> None:
+    edit, message = QUANTIZED[case]
+    _check_refused(quantized(), edit, message)
+
+
+def test_an_observer_that_is_not_there_is_refused() -> None:
+    x = torch.randn(2, 1, 3, 3)
+    observed = storage._encoded(qpc.recipes.prepare().run(qpc.trace(Small(), x)))
+
+    def edit(document: dict[str, Any]) -> None:
+        node(document, "observe")["args"][1] = "nobody"
+
+    _check_refused(observed, edit, "there is no observer 'nobody'")
+
+
+def _check_refused(files: dict[str, bytes], edit: Edit, message: str) -> None:
+    assert storage._decoded(files, "it") is not None
+    changed = forged(files, "graph.json", edit)
+    assert changed["graph.json"] != files["graph.json"]
+    with pytest.raises(
+        ArtifactError, match=re.compile(f"graph.json of it is damaged: .*{message}", re.S)
+    ):
+        storage._decoded(changed, "it")
