@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types layers format bench bench-suite wheel doctor clean
+.PHONY: help demo test test-slow mutants lint types layers format bench bench-suite wheel doctor clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -28,6 +28,9 @@ test: $(VENV)/.installed-models  ## Run the tests with coverage (ARGS="-k word" 
 
 test-slow: $(VENV)/.installed-models  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout=1800 $(ARGS)
+
+mutants: $(VENV)/.installed-models  ## Look for holes in the tests: mutants that none notices (ARGS="--count 40")
+	$(BIN)/python -m tests.mutation.mutants $(ARGS)
 
 lint: $(VENV)/.installed  ## Check style and format
 	$(BIN)/ruff check .

@@ -142,6 +142,11 @@ class Allocation(ABC):
     ) -> Callable[[Sequence[int]], float]:
         """The share of the model that has gone once each group has lost so many units."""
         total = self.baseline.cost.of(measure) if self.baseline else model.total(measure)
+        if total == 0:
+            raise PassError(
+                f"the graph has no {measure}, of which {self.amount:.1%} should go",
+                fix='give the amount in other terms, such as of="parameters" or of="units"',
+            )
         return lambda counts: 1 - model.total(measure, _units(groups, counts)) / total
 
     def _search(

@@ -328,3 +328,13 @@ def test_amounts_are_relative_to_the_baseline() -> None:
     choice = choose(Uniform(0.75, of="macs", baseline=twice))
     assert macs_gone(choice) == pytest.approx(0.5, abs=2 * STEP)
     assert choice.reached == pytest.approx(0.75, abs=STEP)
+
+
+def test_a_share_of_nothing_is_an_error_that_says_so() -> None:
+    gm = traced(nn.Embedding(11, 8), torch.randint(0, 11, (2, 4)))
+    analysis = analyze_channels(gm)
+    groups = score_groups(gm, analysis, L1())
+    with pytest.raises(PassError, match=r"has no macs, of which 50.0% should go") as caught:
+        Global(0.5, of="macs").choose(groups, CostModel(gm, analysis))
+    assert caught.value.fix is not None
+    assert 'of="units"' in caught.value.fix
