@@ -13,22 +13,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import safetensors.torch
-import torch
 
 from qpc import documents
-from qpc.backends.compiled import Signature
 from qpc.backends.tvm._compat import FFI_VERSION, TVM_VERSION
-from qpc.backends.tvm.build import Code, EntryPoint
+from qpc.backends.tvm.build import Code
 from qpc.backends.tvm.compact import compact, spread
+from qpc.backends.tvm.manifest import (
+    Manifest,
+    encode_entry,
+    encode_signature,
+    interface,
+    validated,
+)
 from qpc.backends.tvm.model import CompiledModel, Parts
-from qpc.backends.tvm.report import KernelUse, Report
+from qpc.backends.tvm.seal import is_sealed
 from qpc.documents import COMPILED_MODEL
-from qpc.errors import ArtifactError
-from qpc.shapes import TensorType, dtype_name
+from qpc.errors import ArtifactError, UnsupportedTargetError
 from qpc.target import Target
 from qpc.version import VERSION
 
@@ -58,15 +61,19 @@ def decode(content: Mapping[str, bytes], where: str) -> Parts:
 
     Raises ArtifactError if they are not what `encode` gave, for this version and a CPU like this.
     """
-    manifest = documents.verified(content, COMPILED_MODEL, where)
+    document = documents.verified(content, COMPILED_MODEL, where)
+    _check_versions(document.get("versions"), where)
     try:
-        return _checked_parts(content, manifest, where)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        manifest = validated(document)
+        target = _target(manifest, where)
+        parts = _parts(manifest, target, content)
+    except ArtifactError:
+        raise
+    except Exception as e:  # whatever pydantic and safetensors say is about the file
         raise documents.damaged(
-            f"{MANIFEST} of {where}",
-            f"it has a wrong or missing entry ({e})",
-            COMPILED_MODEL.damaged,
+            f"{MANIFEST} of {where}", str(e)[:500], COMPILED_MODEL.damaged
         ) from e
+    return parts
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -89,8 +96,8 @@ def _manifest(
             "isa": target.isa,
         },
         "threads": parts.threads,
-        "signature": _encode_signature(parts.signature),
-        "entries": {str(b): _encode_entry(entry) for b, entry in parts.code.entries.items()},
+        "signature": encode_signature(parts.signature),
+        "entries": {str(b): encode_entry(entry) for b, entry in parts.code.entries.items()},
         "places": dict(places),
         "report": parts.report.to_json(),
         "files": documents.described(files),
@@ -101,77 +108,39 @@ def _versions() -> dict[str, str]:
     return {"qpc": VERSION, "apache-tvm": TVM_VERSION, "apache-tvm-ffi": FFI_VERSION}
 
 
-def _encode_signature(signature: Signature) -> dict[str, Any]:
-    inputs = {
-        str(batch): [_encode_type(t) for t in types] for batch, types in signature.inputs.items()
-    }
-    return {"names": list(signature.names), "inputs": inputs, "outputs": signature.outputs}
-
-
-def _encode_entry(entry: EntryPoint) -> dict[str, Any]:
-    return asdict(entry) | {"outputs": [_encode_type(t) for t in entry.outputs]}
-
-
-def _encode_type(tensor: TensorType) -> dict[str, Any]:
-    return {"shape": list(tensor.shape), "dtype": dtype_name(tensor.dtype)}
-
-
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _checked_parts(content: Mapping[str, bytes], manifest: Mapping[str, Any], where: str) -> Parts:
-    _check_versions(manifest, where)
-    target = _checked_target(manifest, where)
-    entries = {int(batch): _decode_entry(e) for batch, e in manifest["entries"].items()}
-    return Parts(
-        signature=_decode_signature(manifest["signature"]),
-        target=target,
-        threads=manifest["threads"],
-        code=Code(content[_LIBRARY], entries),
-        weights=spread(safetensors.torch.load(content[_WEIGHTS]), manifest["places"]),
-        report=Report.from_json(manifest["report"]),
-    )
-
-
-def _check_versions(manifest: Mapping[str, Any], where: str) -> None:
-    for package, wanted in _versions().items():
-        found = manifest["versions"].get(package)
-        if found != wanted:
-            raise ArtifactError(
-                f"{where} was saved with {package} {found}, this is {package} {wanted}",
-                fix=f"{COMPILED_MODEL.outdated}, or install {package}=={found}",
-            )
-
-
-def _checked_target(manifest: Mapping[str, Any], where: str) -> Target:
-    data = manifest["target"]
-    lists = {key: tuple(data[key]) for key in ("features", "tuning")}
-    target = Target(**(data | lists))
-    reason = target.runs_here()
+def _target(manifest: Manifest, where: str) -> Target:
+    """The target, if its code runs here."""
+    try:
+        target = manifest.target.decoded()
+        reason = target.runs_here()
+    except UnsupportedTargetError as e:
+        reason = e.what
     if reason is not None:
         raise ArtifactError(
-            f"{where} was compiled for {target.name!r}: {reason}",
+            f"{where} was compiled for {manifest.target.name!r}: {reason}",
             fix="compile it for this machine with target='native'",
         )
     return target
 
 
-def _decode_signature(data: Mapping[str, Any]) -> Signature:
-    inputs = {
-        int(batch): tuple(_decode_type(t) for t in types) for batch, types in data["inputs"].items()
-    }
-    return Signature(tuple(data["names"]), inputs, data["outputs"])
+def _parts(manifest: Manifest, target: Target, content: Mapping[str, bytes]) -> Parts:
+    signature, entries = manifest.decoded_signature(), manifest.decoded_entries()
+    library = content[_LIBRARY]
+    weights = spread(safetensors.torch.load(content[_WEIGHTS]), manifest.places)
+    if not is_sealed(library, interface(signature, manifest.threads, entries, weights)):
+        raise ValueError(f"{_LIBRARY} was made for other inputs, outputs, weights or memory")
+    code = Code(library, entries)
+    return Parts(signature, target, manifest.threads, code, weights, manifest.report.decoded())
 
 
-def _decode_entry(data: Mapping[str, Any]) -> EntryPoint:
-    return EntryPoint(
-        data["name"],
-        tuple(data["weights"]),
-        tuple(_decode_type(t) for t in data["outputs"]),
-        data["arena"],
-        tuple(KernelUse.from_json(step) for step in data["steps"]),
-    )
-
-
-def _decode_type(data: Mapping[str, Any]) -> TensorType:
-    return TensorType(tuple(data["shape"]), getattr(torch, data["dtype"]))
+def _check_versions(versions: object, where: str) -> None:
+    for package, wanted in _versions().items():
+        found = versions.get(package) if isinstance(versions, dict) else None
+        if found != wanted:
+            raise ArtifactError(
+                f"{where} was saved with {package} {found}, this is {package} {wanted}",
+                fix=f"{COMPILED_MODEL.outdated}, or install {package}=={found}",
+            )

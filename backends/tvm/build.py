@@ -19,6 +19,7 @@ from qpc.backends.tvm.lower import LoweredFunction
 from qpc.backends.tvm.objects import CODEGEN_OPTIONS, entry_code, kernel_code
 from qpc.backends.tvm.report import KernelUse
 from qpc.backends.tvm.schedule import Schedule, schedule
+from qpc.backends.tvm.seal import BLANK_NAME
 from qpc.backends.tvm.stopwatch import Stopwatch
 from qpc.errors import UnsupportedTargetError
 from qpc.shapes import TensorType
@@ -92,7 +93,7 @@ def build(
         cache.trim()
         with clock.stage("link"):
             objects = [*(kernel.code for kernel in kernels), caller]
-            return Code(link_shared(objects, "qpc_kernels.so"), entries)
+            return Code(link_shared(objects, BLANK_NAME), entries)
 
 
 def _entries(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch.fx import GraphModule
 from tvm import relax
@@ -14,8 +15,10 @@ from qpc.backends.tvm.emitter import Emitter, Weights
 from qpc.backends.tvm.kernels.isa import isa_for
 from qpc.backends.tvm.kernels.tiling import Tuner
 from qpc.backends.tvm.lower import lower
+from qpc.backends.tvm.manifest import interface
 from qpc.backends.tvm.model import CompiledModel, Parts
 from qpc.backends.tvm.report import Report
+from qpc.backends.tvm.seal import sealed
 from qpc.backends.tvm.stopwatch import Stopwatch
 from qpc.errors import BackendError, QPCError
 from qpc.target import Target
@@ -52,4 +55,6 @@ def compile_graph(
     # All batch sizes make the same choices: the report is about one of them.
     uses = tuple(use for use in emit.kernel_uses if use.nodes)
     report = Report(uses, tuple(emit.other_uses), clock.seconds)
+    about = interface(signature, threads, code.entries, weights.tensors)
+    code = replace(code, library=sealed(code.library, about))
     return CompiledModel(Parts(signature, chosen, threads, code, weights.tensors, report))

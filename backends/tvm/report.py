@@ -35,11 +35,6 @@ class KernelUse:
         saves = f" (saves {self.saved:.0%}, minimal filtering)" if self.saved else ""
         return f"{self.kernel}: {' + '.join(self.nodes)}{skips}{saves}"
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> KernelUse:
-        """The use that `asdict` gave."""
-        return cls(**{**data, "nodes": tuple(data["nodes"])})
-
 
 @dataclass(frozen=True)
 class OtherUse:
@@ -73,12 +68,3 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Report:
-        """The report that `to_json` gave."""
-        return cls(
-            tuple(KernelUse.from_json(k) for k in data["kernels"]),
-            tuple(OtherUse(**o) for o in data["others"]),
-            dict(data["seconds"]),
-        )

@@ -215,7 +215,7 @@ def test_code_for_a_stronger_cpu_is_refused(saved: Path) -> None:
 def test_code_for_another_architecture_is_refused(saved: Path) -> None:
     target = json.loads((saved / "manifest.json").read_text())["target"]
     _rewrite(saved, target=target | {"triple": "riscv64-unknown-linux-gnu"})
-    with pytest.raises(ArtifactError, match="code is for riscv64, this machine is x86_64"):
+    with pytest.raises(ArtifactError, match=r"was compiled for .*: no code for 'riscv64"):
         tvm.load(saved)
 
 
