@@ -17,13 +17,14 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.coverage import kind_of, layers_with_weights
 from qpc.analysis.quantization import role_of
 from qpc.base import Pass, PassContext
 from qpc.edit import Editor
 from qpc.errors import UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
 from qpc.meta import info, label, update_info, value_name
-from qpc.ops.registry import Role, op_name
+from qpc.ops.registry import op_name
 from qpc.ops.views import qpc_ops
 from qpc.passes._integer_forms import FORMS, IntegerForm
 from qpc.quant.grid import QParams
@@ -40,11 +41,11 @@ class ConvertToInteger(
     """Turn every operator that was planned to be integer into one."""
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
-        layers = [n for n in gm.graph.nodes if role_of(n) is Role.COMPUTE]
+        layers = layers_with_weights(gm)
         left = [n for n in layers if not info(n).integer]
         reasons = "; ".join(f"{label(n)}: {info(n).declined or 'not planned'}" for n in left)
         changed = _Conversion(gm, self.name).run()
-        done = f"{len(layers) - len(left)} of {len(layers)} convolution and linear layers quantized"
+        done = f"{len(layers) - len(left)} of {len(layers)} {kind_of(layers)} quantized"
         ctx.summarize(f"{done}, the others stay in float ({reasons})" if left else done)
         return changed
 

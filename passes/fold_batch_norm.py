@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.affine import ChannelAffine
+from qpc.analysis.origins import computed
 from qpc.base import Pass, PassContext
 from qpc.edit import Editor, reads
 from qpc.facts import CORE_FORM
@@ -78,7 +79,7 @@ class LayerThenBatchNorm(Rule[_Found]):
             if part is None:
                 continue
             if part.op != "get_attr":
-                return f"{part.name} is computed, not a parameter"
+                return computed(part)
             if reads(gm, part) > 1:
                 return f"{part.target!r} is shared by {reads(gm, part)} nodes"
         return None

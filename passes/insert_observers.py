@@ -6,7 +6,8 @@ Keeps:   the output, bit for bit
 Leaves:  operators without an integer form, or kept in float by the configuration, with the reason
 Cost:    one walk over the graph
 
-Reports "N of M convolution and linear layers will be quantized".
+Reports "N of M convolution and linear layers will be quantized", warns of those that stay in float
+although the configuration would quantize them, and raises PassError if no layer could be quantized.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from dataclasses import dataclass, field
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.quantization import QuantizationPlan, plan_quantization, role_of
+from qpc.analysis.coverage import (
+    kind_of,
+    layers_with_weights,
+    left_unwillingly,
+    reasons_of,
+    require_some,
+)
+from qpc.analysis.quantization import QuantizationPlan, plan_quantization
 from qpc.base import Pass, PassContext
 from qpc.edit import Editor
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM, OBSERVED
 from qpc.meta import info, update_info
-from qpc.ops.registry import Role
 from qpc.ops.views import qpc_ops
 from qpc.quant.config import QuantConfig
 from qpc.settings import require_kind
@@ -50,6 +57,7 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
                 f"the configuration's override {unmatched[0]!r} matches nothing in this graph",
                 fix="look at the module paths in print(qpc.format_graph(gm))",
             )
+        require_some(layers_with_weights(gm), plan)
         for node, why in plan.declined.items():
             ctx.decline(node, why)
         news = {n: why for n, why in plan.declined.items() if info(n).declined != why}
@@ -106,6 +114,10 @@ def _last_placeholder(carrier: Node) -> Node:
 
 
 def _summarize(gm: GraphModule, ctx: PassContext) -> None:
-    layers = [n for n in gm.graph.nodes if role_of(n) is Role.COMPUTE]
+    layers = layers_with_weights(gm)
     done = sum(info(n).integer for n in layers)
-    ctx.summarize(f"{done} of {len(layers)} convolution and linear layers will be quantized")
+    count = f"of {len(layers)} {kind_of(layers)}"
+    ctx.summarize(f"{done} {count} will be quantized")
+    if left := left_unwillingly(layers):
+        stay = "stays" if len(left) == 1 else "stay"
+        ctx.warn("the model", f"{len(left)} {count} {stay} in float ({reasons_of(left)})")

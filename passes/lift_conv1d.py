@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.origins import computed
 from qpc.base import Pass, PassContext
 from qpc.companions import elementwise_companions
 from qpc.edit import Editor
@@ -40,7 +41,7 @@ class Conv1dOfABatch(Rule[views.Conv1d]):
         if reason := _refuse_shape(found.node):
             return reason
         if found.weight.op != "get_attr":
-            return f"its weight {found.weight.name} is computed, not a parameter"
+            return f"its weight {computed(found.weight)}"
         getters = _getters(gm, found.weight)
         readers = [user for n in getters for user in n.users]
         others = [n for n in readers if not _reads_as_weight(n, getters)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Set as AbstractSet
@@ -13,6 +14,7 @@ from torch.fx import GraphModule, Node
 from qpc.facts import Fact
 from qpc.meta import label
 
+_log = logging.getLogger(__name__)
 _KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -29,7 +31,7 @@ class Remark:
 
 @dataclass(frozen=True)
 class PassReport:
-    """What one pass did: seconds, whether the graph changed, its changes and its declines."""
+    """What one pass did: seconds, whether the graph changed, its changes, declines and warnings."""
 
     name: str
     options: str
@@ -38,12 +40,14 @@ class PassReport:
     changes: tuple[Remark, ...]
     declines: tuple[Remark, ...]
     summary: str = ""
+    warnings: tuple[Remark, ...] = ()
 
     def __str__(self) -> str:
         count = f"{len(self.changes)} change{'s' if len(self.changes) > 1 else ''}"
         done = (count if self.changes else "changed") if self.changed else "nothing changed"
         head = f"{self.name}: {done}, {len(self.declines)} declined, {self.seconds:.3f} s"
         lines = [f"{head}. {self.summary}" if self.summary else head]
+        lines += [f"  warning {remark}" for remark in self.warnings]
         lines += [f"  declined {remark}" for remark in self.declines]
         return "\n".join(lines)
 
@@ -62,6 +66,7 @@ class PassContext:
     reports: list[PassReport] = field(default_factory=list)
     _changes: list[Remark] = field(default_factory=list)
     _declines: list[Remark] = field(default_factory=list)
+    _warnings: list[Remark] = field(default_factory=list)
     _summary: str = ""
 
     def change(self, node: Node, what: str) -> None:
@@ -73,6 +78,16 @@ class PassContext:
         remark = Remark(label(node) if isinstance(node, Node) else node, why)
         if remark not in self._declines:
             self._declines.append(remark)
+
+    def warn(self, node: Node | str, what: str) -> None:
+        """Record what a user must know even who reads no report: it is logged at once.
+
+        The logger is `qpc.base`, a child of `qpc`, at the level WARNING.
+        """
+        remark = Remark(label(node) if isinstance(node, Node) else node, what)
+        if remark not in self._warnings:
+            self._warnings.append(remark)
+            _log.warning("%s", remark)
 
     def summarize(self, text: str) -> None:
         """Give the pass a one-sentence result in the report."""
@@ -94,9 +109,10 @@ class PassContext:
             tuple(self._changes),
             tuple(self._declines),
             self._summary,
+            tuple(self._warnings),
         )
         self.reports.append(report)
-        self._changes, self._declines, self._summary = [], [], ""
+        self._changes, self._declines, self._warnings, self._summary = [], [], [], ""
         return report
 
     def __str__(self) -> str:

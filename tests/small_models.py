@@ -26,6 +26,18 @@ class Call(nn.Module):
         return self.function(x, *others, **dict(self.named_buffers()))
 
 
+class Recurrent(nn.Module):
+    """An LSTM over sequences[N, steps, 8], and a linear layer `head` on each step if wanted."""
+
+    def __init__(self, *, head: bool = True) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(8, 8, batch_first=True)
+        self.head: nn.Module = nn.Linear(8, 4) if head else nn.Identity()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.rnn(x)[0])
+
+
 def graph_of(
     build: Callable[[Graph, Node], object],
     *sizes: int,

@@ -100,6 +100,26 @@ def test_the_same_decline_counts_once() -> None:
     assert [remark.text for remark in ctx.declined] == ["a", "b"]
 
 
+def test_warnings_are_logged_at_once_and_kept_for_the_report(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ctx = PassContext()
+    for _ in range(2):  # the same one counts once
+        ctx.warn(node("conv", "layer1.0"), "an outlier")
+    assert [(r.levelname, r.name, r.message) for r in caplog.records] == [
+        ("WARNING", "qpc.base", "layer1.0 (conv): an outlier")
+    ]
+    ctx.warn("the model", "2 layers stay in float")
+    report = ctx.finish(Idle(), seconds=0.0, changed=False)
+    assert [remark.node for remark in report.warnings] == ["layer1.0 (conv)", "the model"]
+    assert str(report) == (
+        "idle: nothing changed, 0 declined, 0.000 s\n"
+        "  warning layer1.0 (conv): an outlier\n"
+        "  warning the model: 2 layers stay in float"
+    )
+    assert ctx.finish(Idle(), seconds=0.0, changed=False).warnings == ()
+
+
 def test_finishing_a_pass_makes_its_report_and_starts_afresh() -> None:
     ctx = PassContext()
     ctx.change(node(), "was changed")

@@ -6,6 +6,7 @@ from torch.fx import Node
 
 from qpc.analysis.atoms import Labels, nothing, spread, varying_axes
 from qpc.analysis.flow import Flow, describe, pin_inputs
+from qpc.analysis.origins import computed
 from qpc.ops import views
 from qpc.ops.views import arguments
 
@@ -26,7 +27,7 @@ def layer(flow: Flow, node: Node) -> Labels:
     if isinstance(view, views.Linear):
         return _linear(flow, node, view)
     if flow.parameter(view.weight) is None:
-        return _computed_weight(flow, node)
+        return _computed_weight(flow, node, view.weight)
     incoming = flow.line(node, view.input, 1)
     groups = int(arguments(node)["groups"])
     if groups > 1:
@@ -47,7 +48,7 @@ def _linear(flow: Flow, node: Node, view: views.Linear) -> Labels:
     elif (transposed := flow.matrix(view.weight)) is not None:
         weight, (outer, inner) = transposed
     else:
-        return _computed_weight(flow, node)
+        return _computed_weight(flow, node, view.weight)
     if (passing := passing_by(flow, view.input)) is not None:
         return apart(flow, node, weight, outer, passing)
     incoming = flow.line(node, view.input, -1)
@@ -57,11 +58,10 @@ def _linear(flow: Flow, node: Node, view: views.Linear) -> Labels:
     return spread(outgoing, -1, flow.shape(node))
 
 
-def _computed_weight(flow: Flow, node: Node) -> Labels:
+def _computed_weight(flow: Flow, node: Node, weight: Node) -> Labels:
     """A layer without a weight of its own makes no channels, which is worth a word in itself."""
-    reason = f"{describe(node)} computes its weight"
-    flow.declined.setdefault(node, reason)
-    return pin_inputs(flow, node, reason)
+    flow.declined.setdefault(node, f"its weight {computed(weight)}")
+    return pin_inputs(flow, node, f"{describe(node)} computes its weight")
 
 
 def passing_by(flow: Flow, value: Node, axis: int = -1) -> tuple[int, Labels] | None:

@@ -18,6 +18,13 @@ import torch
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.affine import ChannelAffine
+from qpc.analysis.origins import (
+    activations,
+    computed,
+    maker,
+    multiplies_by_parameter,
+    reported_calls,
+)
 from qpc.meta import info, label
 from qpc.ops import views
 from qpc.ops.integer import MOST_SUMMED
@@ -25,6 +32,9 @@ from qpc.ops.layers import float_layer
 from qpc.ops.registry import Role, op_name, spec_of
 from qpc.ops.views import aten
 from qpc.quant.config import LayerConfig, QuantConfig, Site
+
+KEPT_IN_FLOAT = "kept in float by the configuration"
+"""The reason of operators that could be integer."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,10 @@ def plan_quantization(gm: GraphModule, config: QuantConfig) -> QuantizationPlan:
     _drop_unfed(candidates, reasons, configs)
     _drop_without_layer(candidates, reasons)
     carrier, owner = _share_grids(gm, candidates)
-    activations = _float_activations(gm)
+    reported = reported_calls(gm)
     return QuantizationPlan(
         integer=frozenset(candidates),
-        declined={n: why for n, why in reasons.items() if n in activations},
+        declined={n: why for n, why in reasons.items() if n in reported},
         carrier=carrier,
         configs={n: c for n in candidates if (c := configs.of(n)) is not None},
         grid_configs={c: configs.of(o) or config.default for c, o in owner.items()},
@@ -110,7 +120,7 @@ def _constant_arithmetic(node: Node) -> bool:
     if node.target not in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor):
         return False
     constants = [n for n in node.all_input_nodes if n.op == "get_attr"]
-    return len(_activations(node)) == 1 and all(_is_one_number(n) for n in constants)
+    return len(activations(node)) == 1 and all(_is_one_number(n) for n in constants)
 
 
 def _is_one_number(node: Node) -> bool:
@@ -123,8 +133,9 @@ def _is_one_number(node: Node) -> bool:
 def _why_float(node: Node, configs: _Configs) -> str | None:
     """Why one operator must stay in float, by itself; None if it can be an integer operator."""
     role = role_of(node)
-    if role is Role.FLOAT:
-        return f"{op_name(node)} has no integer form"
+    if role in (Role.FLOAT, Role.RECURRENT):
+        hint = "; nn.Linear has one" if multiplies_by_parameter(node) else ""
+        return f"{op_name(node)} has no integer form{hint}"
     if info(node).dtype is not torch.float32:
         return f"{op_name(node)} works on {info(node).dtype}"
     tensors = [n for n in node.all_input_nodes if n.op != "get_attr"]
@@ -134,7 +145,7 @@ def _why_float(node: Node, configs: _Configs) -> str | None:
         return "an input is not float32"
     if why := _REFUSALS[role](node):
         return why
-    return None if configs.of(node) is not None else "kept in float by the configuration"
+    return None if configs.of(node) is not None else KEPT_IN_FLOAT
 
 
 def _refuse_compute(node: Node) -> str | None:
@@ -142,9 +153,9 @@ def _refuse_compute(node: Node) -> str | None:
     if layer is None:
         return f"{op_name(node)} has no integer form yet"
     if layer.weight.op != "get_attr":
-        return f"its weight {layer.weight.name} is computed, not a parameter"
+        return f"its weight {computed(layer.weight)}"
     if layer.bias is not None and layer.bias.op != "get_attr":
-        return f"its bias {layer.bias.name} is computed, not a parameter"
+        return f"its bias {computed(layer.bias)}"
     if layer.input.op == "get_attr":
         return "its input is a parameter"
     if not isinstance(layer, views.Linear) and len(info(node).shape or ()) != 4:
@@ -154,8 +165,8 @@ def _refuse_compute(node: Node) -> str | None:
 
 def _refuse_affine(node: Node) -> str | None:
     source = node
-    while len(_activations(source)) == 1 and role_of(source) is not Role.COMPUTE:
-        source = _activations(source)[0]
+    while len(activations(source)) == 1 and role_of(source) is not Role.COMPUTE:
+        source = activations(source)[0]
     if source.op == "placeholder":
         return "it reads an input of the model, whose channels may differ too much for one grid"
     shape = info(node).shape or ()
@@ -216,12 +227,12 @@ def _refuse_move(node: Node) -> str | None:
 
 
 def _refuse_pointwise(node: Node) -> str | None:
-    if len(_activations(node)) != 1:
+    if len(activations(node)) != 1:
         return "it has more than one tensor input"
     for constant in node.all_input_nodes:
         if constant.op == "get_attr" and not _is_one_number(constant):
             return f"its parameter {constant.target} has more than one number"
-    if len(info(node).shape or ()) != len(info(_activations(node)[0]).shape or ()):
+    if len(info(node).shape or ()) != len(info(activations(node)[0]).shape or ()):
         return "its parameter adds axes"
     return None
 
@@ -248,12 +259,12 @@ def _drop_unfed(candidates: set[Node], reasons: dict[Node, str], configs: _Confi
         node = pending.pop(0)
         if node not in candidates:
             continue
-        for source in _activations(node):
+        for source in activations(node):
             if source in candidates or _quantizable_source(node, source, configs):
                 continue
             candidates.discard(node)
             kept = "is kept" if role_of(node) is Role.COMPUTE else "stays"
-            reasons[node] = f"its input {label(source)} {kept} in float"
+            reasons[node] = f"its input {label(maker(source))} {kept} in float"
             pending += [u for u in node.users if u in candidates]
             break
 
@@ -264,10 +275,6 @@ def _quantizable_source(node: Node, source: Node, configs: _Configs) -> bool:
     return False
 
 
-def _activations(node: Node) -> list[Node]:
-    return [n for n in node.all_input_nodes if n.op != "get_attr"]
-
-
 def _drop_without_layer(candidates: set[Node], reasons: dict[Node, str]) -> None:
     """Drop connected groups of integer operators that hold no convolution or linear layer."""
     unseen = set(candidates)
@@ -276,7 +283,7 @@ def _drop_without_layer(candidates: set[Node], reasons: dict[Node, str]) -> None
         while pending:
             node = pending.pop()
             group.add(node)
-            near = {*_activations(node), *node.users} & unseen
+            near = {*activations(node), *node.users} & unseen
             unseen -= near
             pending += near
         if not any(role_of(n) is Role.COMPUTE for n in group):
@@ -294,7 +301,7 @@ def _share_grids(gm: GraphModule, integer: set[Node]) -> tuple[dict[Node, Node],
     for node in gm.graph.nodes:
         if node not in integer:
             continue
-        sources = _activations(node)
+        sources = activations(node)
         for source in sources:
             grids.add(source)
         role = role_of(node)
@@ -323,11 +330,11 @@ def _adopts(value: Node, integer: set[Node], grids: _Grids) -> bool:
             return False
         keeps_grid = value in integer and (
             role_of(value) is Role.MOVE
-            or (role_of(value) is Role.CLAMP and grids.same(value, _activations(value)[0]))
+            or (role_of(value) is Role.CLAMP and grids.same(value, activations(value)[0]))
         )
         if not keeps_grid:
             return True
-        value = _activations(value)[0]
+        value = activations(value)[0]
 
 
 class _Grids:
@@ -386,7 +393,7 @@ def _positions(gm: GraphModule) -> dict[Node, str]:
                 found[_last_layer(value)] = "output"
     leading: set[Node] = set()
     for node in gm.graph.nodes:
-        sources = _activations(node)
+        sources = activations(node)
         if node.op == "placeholder" or (len(sources) == 1 and sources[0] in leading):
             found[node] = "input"
             if role_of(node) is not Role.COMPUTE:
@@ -396,15 +403,6 @@ def _positions(gm: GraphModule) -> dict[Node, str]:
 
 def _last_layer(value: Node) -> Node:
     """The layer that makes an output value, seen through operators of one tensor."""
-    while role_of(value) is not Role.COMPUTE and len(_activations(value)) == 1:
-        value = _activations(value)[0]
+    while role_of(value) is not Role.COMPUTE and len(activations(value)) == 1:
+        value = activations(value)[0]
     return value
-
-
-def _float_activations(gm: GraphModule) -> set[Node]:
-    """Values worth reporting on: not sizes, nor what is computed from parameters alone."""
-    dependent: set[Node] = set()
-    for node in gm.graph.nodes:
-        if node.op == "placeholder" or any(n in dependent for n in node.all_input_nodes):
-            dependent.add(node)
-    return {n for n in dependent if (dtype := info(n).dtype) and dtype.is_floating_point}

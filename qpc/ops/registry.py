@@ -28,6 +28,7 @@ class Role(Enum):
     CLAMP = "clamps; its producer can do it"
     MOVE = "moves values without changing them; keeps the grid"
     INTERPOLATE = "mixes neighbouring values, by weights with the sum 1; keeps the grid"
+    RECURRENT = "multiplies by its own weights step by step; has no integer form"
     FLOAT = "has no integer form"
 
 
@@ -124,6 +125,10 @@ def _register_core() -> None:
     for view, name, role in viewed:
         for target in view.targets:
             register(OpSpec(target, name, role, view))
+    recurrent = (
+        "lstm.input gru.input rnn_tanh.input rnn_relu.input "
+        "lstm_cell.default gru_cell.default rnn_tanh_cell.default rnn_relu_cell.default"
+    )
     moves = (
         "permute.default slice.Tensor select.int flip.default roll.default pixel_shuffle.default "
         "pixel_unshuffle.default channel_shuffle.default"
@@ -138,7 +143,8 @@ def _register_core() -> None:
         "atan.default sinh.default cosh.default floor.default ceil.default round.default "
         "trunc.default sign.default"
     )
-    for names, role in ((moves, Role.MOVE), (pointwise, Role.POINTWISE)):
+    roles = ((recurrent, Role.RECURRENT), (moves, Role.MOVE), (pointwise, Role.POINTWISE))
+    for names, role in roles:
         for full in names.split():
             packet, _, overload = full.partition(".")
             register(OpSpec(getattr(getattr(aten, packet), overload), packet, role))

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.origins import computed
 from qpc.meta import attribute, info
 from qpc.ops import views
 from qpc.ops.layers import outputs_first, own_layout
@@ -81,7 +82,7 @@ def float_layers(gm: GraphModule, scope: Scope) -> Iterator[tuple[Node, LayerWei
             continue
         source = _parameter(layer.weight)
         if source is None:
-            yield node, f"its weight {layer.weight.name} is computed, not a parameter"
+            yield node, f"its weight {computed(layer.weight)}"
             continue
         name = names[str(source.target)]
         if attribute(gm, name).dim() < 2:

@@ -20,7 +20,7 @@ from qpc.ops.views import aten, qpc_ops
 from qpc.passes import ConvertToInteger
 from qpc.pipeline import Pipeline
 from qpc.quant.config import Override, QuantConfig
-from qpc.testing import check_pass
+from qpc.testing import check_pass, traced
 from tests.quantizing import (
     Parts,
     converted,
@@ -30,7 +30,7 @@ from tests.quantizing import (
     output_grid,
     steps_apart,
 )
-from tests.small_models import nodes_of, only
+from tests.small_models import Recurrent, nodes_of, only
 
 IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -618,6 +618,15 @@ def test_reports_which_layers_stay_in_float() -> None:
     )
 
 
+def test_reports_a_recurrent_layer_that_stays_in_float() -> None:
+    ctx = PassContext()
+    converted(fake_quantized(Recurrent(), torch.randn(2, 5, 8)), ctx)
+    assert ctx.reports[0].summary == (
+        "1 of 2 layers with weights quantized, "
+        "the others stay in float (rnn (lstm): lstm has no integer form)"
+    )
+
+
 def test_reports_that_all_layers_are_quantized() -> None:
     ctx = PassContext()
     converted(fake_quantized(conv(), IMAGE), ctx)
@@ -682,7 +691,7 @@ def test_an_operator_without_an_integer_form_is_an_error() -> None:
 
 
 def test_a_float_graph_is_left_alone() -> None:
-    gm = fake_quantized(nn.Softmax(1), IMAGE)
+    gm = traced(nn.Softmax(1), IMAGE)
     ctx = PassContext()
     assert not ConvertToInteger().apply(gm, ctx)
     assert FAKE_QUANTIZED.check(gm) is None

@@ -220,4 +220,7 @@ def test_layers_that_make_no_channels_are_named() -> None:
     gm = traced(nn.Sequential(standardised, nn.Linear(4, 2), nn.Linear(2, 2)), torch.randn(1, 3))
     Pipeline((CreateMasks(L1(), Uniform(0.5)),)).run(gm, ctx)
     declined = [str(line) for line in ctx.declined]
-    assert "0 (linear): linear of 0 (linear) computes its weight" in declined
+    assert (
+        "0 (linear): its weight _weight_norm is computed, not a parameter; "
+        "run qpc.passes.FoldWeights() first to make it one" in declined
+    )

@@ -220,7 +220,10 @@ def test_declines_a_weight_that_is_computed() -> None:
         FoldBatchNorm(),
         traced(randomized(ComputedWeight()), IMAGE),
         IMAGE,
-        declines=["bn (batch_norm): mul is computed, not a parameter"],
+        declines=[
+            "bn (batch_norm): mul is computed, not a parameter; "
+            "run qpc.passes.FoldWeights() first to make it one"
+        ],
     )
 
 

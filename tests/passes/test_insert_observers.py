@@ -4,17 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from qpc.base import PassContext
+from qpc.base import PassContext, Remark
 from qpc.errors import ConfigError, PassError
 from qpc.facts import OBSERVED
 from qpc.meta import info
 from qpc.ops.views import aten, qpc_ops
 from qpc.passes import InsertObservers
+from qpc.pipeline import Pipeline
 from qpc.quant.config import Override, QuantConfig
 from qpc.quant.observers import MovingAverage
 from qpc.testing import check_pass, traced
 from tests.quantizing import Parts, converted, fake_quantized, min_max
-from tests.small_models import nodes_of, only
+from tests.small_models import Recurrent, nodes_of, only
 
 IMAGE = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -132,14 +133,31 @@ def test_a_graph_with_observers_is_left_alone() -> None:
     assert report.summary == "observers are there already"
 
 
-def test_a_graph_without_layers_is_left_alone() -> None:
-    check_pass(
-        InsertObservers(),
-        traced(nn.ReLU(), IMAGE),
-        IMAGE,
-        declines=["relu: no quantized convolution or linear layer is next to it"],
-        exact=True,
-    )
+def test_a_graph_without_a_layer_to_quantize_is_an_error() -> None:
+    with pytest.raises(PassError, match="the graph has no layer with weights"):
+        InsertObservers().apply(traced(nn.ReLU(), IMAGE), PassContext())
+
+
+def test_layers_that_stay_in_float_are_counted_and_warned_of_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ctx = PassContext()
+    gm = traced(Recurrent(), torch.zeros(2, 5, 8))
+    check = Pipeline((InsertObservers(min_max()),)).run(gm, ctx)
+    assert ctx.reports[0].summary == "1 of 2 layers with weights will be quantized"
+    assert [str(r) for r in ctx.declined] == ["rnn (lstm): lstm has no integer form"]
+    text = "1 of 2 layers with weights stays in float (rnn (lstm): lstm has no integer form)"
+    assert ctx.reports[0].warnings == (Remark("the model", text),)
+    assert [r.message for r in caplog.records if r.name == "qpc.base"] == [f"the model: {text}"]
+    assert OBSERVED.check(check) is None
+
+
+def test_what_the_configuration_keeps_in_float_is_no_warning() -> None:
+    ctx = PassContext()
+    config = min_max(overrides=(Override(module="1", use="float"),))
+    Pipeline((InsertObservers(config),)).run(traced(nn.Sequential(conv(), conv()), IMAGE), ctx)
+    assert ctx.reports[0].summary == "1 of 2 convolution and linear layers will be quantized"
+    assert ctx.reports[0].warnings == ()
 
 
 def test_an_override_that_matches_nothing_is_an_error() -> None:

@@ -107,7 +107,7 @@ class AddsItsWeight(nn.Module):
         (
             Call(weight_is_an_input),
             (X, torch.ones(2, 4, 3)),
-            "conv1d: its weight mul is computed, not a parameter",
+            "conv1d: its weight mul is computed from the input others_0",
         ),
         (AddsItsWeight(), (X,), "conv (conv1d): its weight is read by sum_1 too"),
     ],

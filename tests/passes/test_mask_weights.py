@@ -162,7 +162,8 @@ def test_declines_layers_in_which_nothing_is_masked_and_computed_weights() -> No
         IMAGE,
         declines=[
             "depthwise (conv2d): the rule masks no weight here",
-            "linear: its weight mul is computed, not a parameter",
+            "linear: its weight mul is computed, not a parameter; "
+            "run qpc.passes.FoldWeights() first to make it one",
         ],
     )
 
