@@ -25,28 +25,35 @@ from qpc.errors import PassError
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, clear_masks, masks, set_mask
 from qpc.pruning.allocation import Allocation, Choice
-from qpc.pruning.criteria import Criterion
+from qpc.pruning.criteria import Judge
 from qpc.pruning.scored_groups import ScoredGroup, score_groups
+from qpc.settings import require_kind, require_patterns
 
 
 @dataclass(frozen=True)
 class CreateMasks(Pass, name="create-masks", requires={CORE_FORM}, establishes={MASKED}):
     """Choose what to prune.
 
-    criterion: what channels are worth, such as `L1()`.
+    criterion: what channels are worth, such as `L1()`, or any object with its method `scores`.
     allocation: how many go where, such as `Uniform(0.5)` or `Global(0.5, of="macs")`.
     heads: as in `PropagateMasks`, with which it must agree.
     """
 
-    criterion: Criterion
+    criterion: Judge
     allocation: Allocation
-    heads: tuple[str, ...] = ()
+    heads: str | tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_kind(
+            "criterion", self.criterion, Judge, "an object with a method `scores`", fix="L1()"
+        )
+        require_kind("allocation", self.allocation, Allocation, "an Allocation", fix="Global(0.5)")
+        require_patterns("heads", self.heads)
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         before = _state(gm)
         analysis = analyze_channels(gm, heads=self.heads)
-        if not analysis.groups:
-            raise PassError("the graph has no channels to prune: no layer makes any")
+        _require_channels(analysis)
         groups = score_groups(gm, analysis, self.criterion, self.allocation.baseline)
         if any(scored.unknown for scored in groups) and not any(s.order for s in groups):
             raise PassError(f"{self.criterion!r} can judge no channel of this graph")
@@ -56,6 +63,20 @@ class CreateMasks(Pass, name="create-masks", requires={CORE_FORM}, establishes={
         _report(groups, choice, self.allocation, ctx)
         _report_outside(analysis, ctx)
         return before != _state(gm)
+
+
+def _require_channels(analysis: ChannelAnalysis) -> None:
+    """Raise PassError with the reasons if no channel may go."""
+    if any(group.prunable for group in analysis.groups):
+        return
+    pinned = Counter(unit.pinned for group in analysis.groups for unit in group.units)
+    stay = [f"{count} must stay: {why}" for why, count in pinned.most_common()]
+    reasons = list(dict.fromkeys([*stay, *analysis.declined.values()]))
+    shown = "; ".join(reasons[:_MOST]) or "no layer makes any"
+    raise PassError(
+        f"the graph has no channels to prune: {shown}",
+        fix="prune models in which convolution or linear layers follow each other",
+    )
 
 
 def _state(gm: GraphModule) -> dict[tuple[str, int], list[bool]]:
@@ -93,11 +114,13 @@ def _report(
     if choice.reached is not None:
         text += f"; {choice.reached:.1%} of the {allocation.of} go"
         if abs(allocation.amount - choice.reached) > _TOLERANCE:
-            ctx.decline(
+            ctx.warn(
                 "the model",
                 f"{choice.reached:.1%} of its {allocation.of} go, not {allocation.amount:.1%}: "
                 "no nearer with what may go in whole units",
             )
+    elif allocation.amount and not choice.removed and not any(s.gone for s in groups):
+        ctx.warn("the model", "nothing is pruned: see what was declined, and the allocation")
     ctx.summarize(text)
 
 
@@ -109,4 +132,5 @@ def _report_outside(analysis: ChannelAnalysis, ctx: PassContext) -> None:
             ctx.decline(node, why)
 
 
+_MOST = 3  # reasons in an error
 _TOLERANCE = 0.01  # of the model's total

@@ -24,6 +24,7 @@ from qpc.masks import (
     masks,
     spared_units,
 )
+from qpc.settings import require_patterns
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,11 @@ class PropagateMasks(
     prune_outputs: let channels go that reach the output of the graph.
     """
 
-    heads: tuple[str, ...] = ()
+    heads: str | tuple[str, ...] = ()
     prune_outputs: bool = False
+
+    def __post_init__(self) -> None:
+        require_patterns("heads", self.heads)
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         before = {(name, axis): mask.tolist() for name, axis, mask in masks(gm)}

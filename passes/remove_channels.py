@@ -25,6 +25,7 @@ from qpc.base import Pass, PassContext
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, MASKS_PROPAGATED, clear_masks, masked_atoms, masks, unit_masks
+from qpc.settings import require_patterns
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,11 @@ class RemoveChannels(
     heads, prune_outputs: as in `PropagateMasks`, with which they must agree.
     """
 
-    heads: tuple[str, ...] = ()
+    heads: str | tuple[str, ...] = ()
     prune_outputs: bool = False
+
+    def __post_init__(self) -> None:
+        require_patterns("heads", self.heads)
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         analysis = analyze_channels(gm, heads=self.heads, prune_outputs=self.prune_outputs)

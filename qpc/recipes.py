@@ -28,7 +28,7 @@ from qpc.passes import (
 )
 from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Allocation
-from qpc.pruning.criteria import Criterion
+from qpc.pruning.criteria import Judge
 from qpc.quant.config import QuantConfig
 
 _SAMPLES = CorrectBias([]).samples
@@ -92,6 +92,9 @@ def quantize(
 
     batches: any iterable of batches as `qpc.passes.Calibrate` takes them.
     ctx: collects the reports: which layers are quantized, and why others are not.
+
+    Raises PassError if no layer could be quantized. Layers that stay in float although `config`
+    would quantize them are logged as a warning, with or without `ctx`.
     """
     fake = post_training_quantization(batches, config).run(gm, ctx)
     return to_integer().run(fake, ctx)
@@ -99,17 +102,21 @@ def quantize(
 
 def prune(
     gm: GraphModule,
-    criterion: Criterion,
+    criterion: Judge,
     allocation: Allocation,
     *,
-    heads: tuple[str, ...] = (),
+    heads: str | tuple[str, ...] = (),
     ctx: PassContext | None = None,
 ) -> GraphModule:
     """Return `gm`, a core-form graph, without the channels that are worth least.
 
-    criterion: what channels are worth, such as `qpc.pruning.magnitude.L1()`.
+    criterion: what channels are worth, such as `qpc.pruning.magnitude.L1()`, or any object with a
+    method `scores` as `qpc.pruning.criteria.Judge` has it.
     allocation: how many go, such as `qpc.pruning.allocation.Global(0.5, of="macs")`.
     heads: shell patterns of modules in which attention is pruned by whole heads.
+
+    Raises PassError if no channel may go. What the allocation asked for and could not be had is
+    logged as a warning; `ctx` collects the reports.
     """
     masks = CreateMasks(criterion, allocation, heads)
     return Pipeline((masks, PropagateMasks(heads), RemoveChannels(heads))).run(gm, ctx)

@@ -116,6 +116,13 @@ def require_kind(
     raise ConfigError(f"{name} must be {what}, got {got}", fix=fix)
 
 
+def require_patterns(name: str, value: object) -> None:
+    """Raise ConfigError unless `value` is a shell pattern or a tuple of such."""
+    parts = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(part, str) for part in parts):
+        raise ConfigError(f"{name} must be a pattern or a tuple of patterns, got {value!r}")
+
+
 def _is(value: object, kind: type) -> bool:
     """Whether `value` is a number of a kind; a truth value is none."""
     return isinstance(value, kind) and not isinstance(value, bool)

@@ -1,11 +1,14 @@
-"""Train a traced graph: fine-tuning after pruning, quantization-aware training."""
+"""Train a traced graph: fine-tuning, before or after pruning, until it is quantized."""
 
 from __future__ import annotations
 
+from torch._ops import OpOverload
 from torch.fx import GraphModule
 
+from qpc.errors import PassError
 from qpc.facts import require_graph
 from qpc.ops import views
+from qpc.ops.views import qpc_ops
 
 
 def set_training(gm: GraphModule, mode: bool = True) -> GraphModule:  # as nn.Module.train
@@ -14,8 +17,13 @@ def set_training(gm: GraphModule, mode: bool = True) -> GraphModule:  # as nn.Mo
     In training, batch norms normalise with the statistics of the batch and update their running
     ones, and dropout drops. Core form stands for inference: switch back before running passes,
     compiling or saving.
+
+    Raises PassError if a graph that rounds, fake-quantized or integer, is to be trained: rounding
+    has no gradient that it could learn from. Observers do not round.
     """
     require_graph(gm, "set_training")
+    if mode:
+        _refuse_rounding(gm)
     for node in gm.graph.nodes:
         if norm := views.BatchNorm.of(node):
             norm.training = mode and norm.running_mean is not None
@@ -24,3 +32,18 @@ def set_training(gm: GraphModule, mode: bool = True) -> GraphModule:  # as nn.Mo
     gm.recompile()
     gm.train(mode)
     return gm
+
+
+def _refuse_rounding(gm: GraphModule) -> None:
+    for node in gm.graph.nodes:
+        target = node.target
+        if (
+            isinstance(target, OpOverload)
+            and target.namespace == "qpc"
+            and target is not qpc_ops.observe.default
+        ):
+            raise PassError(
+                f"a quantized graph cannot be trained yet: {target} has no gradient",
+                node=node,
+                fix="train the float graph that qpc.trace returned, then quantize it",
+            )

@@ -13,6 +13,7 @@ from qpc.settings import (
     require_count,
     require_kind,
     require_number,
+    require_patterns,
 )
 
 
@@ -116,3 +117,11 @@ def test_a_class_in_place_of_its_object_is_told_apart() -> None:
     with pytest.raises(ConfigError, match="inner must be an Inner, got the class Inner") as caught:
         require_kind("inner", Inner, Inner, "an Inner", fix="Inner()")
     assert caught.value.fix == "make one: Inner(...)"
+
+
+def test_patterns_are_texts() -> None:
+    require_patterns("heads", "*.attention")
+    require_patterns("heads", ("a", "b"))
+    for value in (None, ["a"], ("a", 3)):
+        with pytest.raises(ConfigError, match="heads must be a pattern or a tuple of patterns"):
+            require_patterns("heads", value)

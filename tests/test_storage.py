@@ -43,6 +43,13 @@ class Net(nn.Module):
         return self.head(y.flatten(1)), {"mean": y.mean((2, 3)).clamp(min=-float("inf"))}
 
 
+class Chain(nn.Sequential):
+    """Layers of which the first can lose channels."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+
 class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +67,7 @@ def stages() -> dict[str, GraphModule]:
     fake = recipes.post_training_quantization([X]).run(gm)
     return {
         "float": gm,
-        "pruned": qpc.prune(gm, L1(), Uniform(0.5)),
+        "pruned": qpc.prune(qpc.trace(Chain(), X), L1(), Uniform(0.5)),
         "observed": observed,
         "fake": fake,
         "integer": recipes.to_integer().run(fake),

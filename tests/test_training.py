@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import qpc
+from qpc.errors import PassError
+from tests.quantizing import converted, fake_quantized, observed
 
 X = torch.randn(16, 3, 8, 8)
 
@@ -54,3 +57,23 @@ def test_gradient_steps_lower_the_loss() -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_graph_that_rounds_is_not_trained_without_a_word() -> None:
+    fake = fake_quantized(nn.Linear(8, 4), X)
+    for gm, operator in ((fake, "qpc.fake_quantize"), (converted(fake), "qpc.quantize")):
+        with pytest.raises(PassError, match=f"cannot be trained yet: {operator}.default") as caught:
+            qpc.set_training(gm)
+        assert caught.value.fix == (
+            "train the float graph that qpc.trace returned, then quantize it"
+        )
+        assert not qpc.set_training(gm, mode=False).training
+
+
+def test_an_observed_graph_trains_as_the_float_one() -> None:
+    layer = nn.Linear(8, 4)
+    gm = qpc.set_training(observed(layer, X))
+    gm(X).square().sum().backward()
+    layer(X).square().sum().backward()
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(gm.get_parameter("weight").grad, layer.weight.grad)

@@ -28,15 +28,17 @@ def layer(flow: Flow, node: Node) -> Labels:
         return _linear(flow, node, view)
     if flow.parameter(view.weight) is None:
         return _computed_weight(flow, node, view.weight)
-    incoming = flow.line(node, view.input, 1)
+    shape = flow.shape(node)
+    axis = len(shape) - len(flow.shape(view.weight)) + 1  # 1, or 0 without an axis for the batch
+    incoming = flow.line(node, view.input, axis)
     groups = int(arguments(node)["groups"])
     if groups > 1:
-        outgoing = _grouped(flow, view, incoming, groups)
+        outgoing = _grouped(flow, view, incoming, groups, shape[axis] // groups)
     else:
         flow.consume(view.weight, 1 - view.output_axis, incoming)
         outgoing = flow.produce(view.weight, view.output_axis)
     flow.attach(node, view.bias, 0, outgoing)
-    return spread(outgoing, 1, flow.shape(node))
+    return spread(outgoing, axis, shape)
 
 
 def _linear(flow: Flow, node: Node, view: views.Linear) -> Labels:
@@ -83,14 +85,16 @@ def apart(
     return spread(line, axis, flow.shape(node))
 
 
-def _grouped(flow: Flow, view: views.Weighted, incoming: Labels, groups: int) -> Labels:
+def _grouped(
+    flow: Flow, view: views.Weighted, incoming: Labels, groups: int, outputs: int
+) -> Labels:
     """Keep the groups equal: whole groups go, or the same channels of every group.
 
-    What leaves more units is chosen. Whole groups tie a group's inputs and outputs into one unit.
+    outputs: of each group. What leaves more units is chosen. Whole groups tie a group's inputs and
+    outputs into one unit.
     """
     why = f"{describe(view.node)} has {groups} groups"
     per_group = incoming.reshape(groups, -1)
-    outputs = flow.shape(view.node)[1] // groups
     whole = per_group.shape[1] == 1 or groups >= per_group.shape[1] + outputs
     atoms = flow.atoms
     atoms.unite(per_group, per_group[:, :1] if whole else per_group[:1], why)

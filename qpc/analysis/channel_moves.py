@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.analysis.atoms import (
+    NONE,
     Labels,
     along,
     compact,
@@ -96,8 +97,10 @@ def cat(flow: Flow, node: Node) -> Labels:
     lines = [flow.line_of(node, piece, axis) for piece in pieces]
     if axis == dim:
         return spread(torch.cat(lines), dim, flow.shape(node))
+    fixed = any(bool((line == NONE).all()) for line in lines)
+    why = "meets a tensor whose size is fixed" if fixed else "needs equal sizes"
     for line in lines[1:]:
-        flow.atoms.unite(lines[0], line, f"{describe(node)} needs equal sizes")
+        flow.atoms.unite(lines[0], line, f"{describe(node)} {why}")
     return spread(flow.atoms.find(lines[0]), axis, flow.shape(node))
 
 

@@ -17,6 +17,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import networkx as nx
 import numpy as np
@@ -27,6 +28,8 @@ from torch.fx import GraphModule, Node
 from qpc.analysis.atoms import NONE, Atoms, Labels, along, compact, nothing, varying_axes
 from qpc.analysis.channel_rules import RULES
 from qpc.analysis.flow import Flow, ParameterAxis
+from qpc.errors import PassError
+from qpc.meta import info
 from qpc.ops.registry import is_shape_arithmetic
 
 
@@ -120,9 +123,12 @@ def analyze_channels(
     are to be pruned as whole heads.
     prune_outputs: let channels go that reach the output of the graph.
 
-    Cost: one run of the graph's data movement on labels; linear in the graph.
+    Raises PassError if a pattern matches no module. Cost: one run of the graph's data movement on
+    labels; linear in the graph.
     """
-    flow = Flow(gm, RULES, (heads,) if isinstance(heads, str) else tuple(heads))
+    patterns = (heads,) if isinstance(heads, str) else tuple(heads)
+    _require_matches(gm, patterns)
+    flow = Flow(gm, RULES, patterns)
     for node in gm.graph.nodes:
         if node.op == "output":
             for value in node.all_input_nodes:
@@ -139,6 +145,16 @@ def analyze_channels(
         ):
             flow.visit(node)
     return _summary(flow)
+
+
+def _require_matches(gm: GraphModule, heads: Sequence[str]) -> None:
+    paths = dict.fromkeys(info(node).module_path for node in gm.graph.nodes)
+    for pattern in heads:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            raise PassError(
+                f"the pattern {pattern!r} of heads matches no module of the graph",
+                fix="look at the module paths in print(qpc.format_graph(gm))",
+            )
 
 
 def _summary(flow: Flow) -> ChannelAnalysis:
@@ -194,7 +210,7 @@ def _group_ids(flow: Flow) -> Labels:
 
 def _runs(axis: ParameterAxis, group_ids: Labels) -> Iterator[ChannelSlice]:
     """An axis cut into runs of channels of the same group; channels that cannot go are left out."""
-    ids = torch.where(axis.labels == NONE, NONE, group_ids[axis.labels])
+    ids = torch.cat([group_ids, torch.tensor([NONE])])[axis.labels]  # NONE is -1: the last
     cuts = (torch.nonzero(torch.diff(ids)).flatten() + 1).tolist()
     for start, stop in itertools.pairwise([0, *cuts, len(ids)]):
         if int(ids[start]) != NONE:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qpc.errors import OverflowProofError, PassError
+from qpc.ops import gradients
 
 _NAMESPACE = "qpc"
 POSITIONS = 2048
@@ -538,6 +539,7 @@ def _define() -> torch.library.Library:
         library.define(schema)
         library.impl(name, body, "CPU")
         torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=library)
+    gradients.register(library)
     return library
 
 

@@ -21,7 +21,7 @@ from qpc.analysis.channels import ChannelAnalysis, Group
 from qpc.batches import Batch, inputs_of
 from qpc.ops import views
 from qpc.ops.views import aten
-from qpc.pruning.criteria import Criterion, Joining, Measured, require_batches
+from qpc.pruning.criteria import Joining, Judge, Measured, require_batches
 
 _LAYERS: tuple[type[views.Weighted], ...] = (
     views.Conv1d,
@@ -58,7 +58,7 @@ class ActivationCriterion(Joining):
         None if values of this shape say nothing.
         """
 
-    def prepared(self, gm: GraphModule, analysis: ChannelAnalysis) -> Criterion:
+    def prepared(self, gm: GraphModule, analysis: ChannelAnalysis) -> Judge:
         watcher = _Watcher(gm, analysis, self)
         count = 0
         with torch.no_grad():

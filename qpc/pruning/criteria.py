@@ -1,9 +1,9 @@
 """What channels are worth: the protocol of pruning criteria, and what they share.
 
 A criterion gives every prunable unit of a group a score; units of low score go first. Nothing else
-is asked of it, so any object with a `scores` method will do. Most criteria judge single channels of
-single parameters: they derive from `ParameterCriterion`, which joins the scores of the channels
-that make up a unit and brings the scores of a group to a common scale.
+is asked of it, so any object with a `scores` method will do (`Judge`). Most criteria judge single
+channels of single parameters: they derive from `ParameterCriterion`, which joins the scores of the
+channels that make up a unit and brings the scores of a group to a common scale.
 
     @dataclass(frozen=True)
     class LargestWeight(ParameterCriterion):
@@ -19,7 +19,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,6 +43,14 @@ UNKNOWN = math.nan
 """The score of a unit that a criterion cannot judge. It is never pruned."""
 
 
+@runtime_checkable
+class Judge(Protocol):
+    """All that is asked of a criterion."""
+
+    def scores(self, gm: GraphModule, analysis: ChannelAnalysis, group: Group) -> Tensor:
+        """Float64, one score for each of `group.prunable`, or `UNKNOWN`."""
+
+
 class Criterion(ABC):
     """Scores of units; the lower, the less a unit is worth."""
 
@@ -50,7 +58,7 @@ class Criterion(ABC):
     def scores(self, gm: GraphModule, analysis: ChannelAnalysis, group: Group) -> Tensor:
         """Float64, one score for each of `group.prunable`, or `UNKNOWN`."""
 
-    def prepared(self, gm: GraphModule, analysis: ChannelAnalysis) -> Criterion:
+    def prepared(self, gm: GraphModule, analysis: ChannelAnalysis) -> Judge:
         """A criterion with the same scores that has done the work which all groups share.
 
         Criteria that run data through the graph do so here, once for all groups.

@@ -17,7 +17,7 @@ from qpc.analysis.channels import ChannelAnalysis, Group
 from qpc.batches import Batch, inputs_of
 from qpc.errors import PassError
 from qpc.meta import attribute
-from qpc.pruning.criteria import Criterion, Measured, OfWeights, require_batches, rows
+from qpc.pruning.criteria import Judge, Measured, OfWeights, require_batches, rows
 from qpc.settings import require_count
 
 Loss = Callable[[Any, Any], Tensor]
@@ -46,7 +46,7 @@ class GradientCriterion(OfWeights):
         """The scores of channels on one batch, from importance[channel, everything else]."""
         return importance.sum(1)
 
-    def prepared(self, gm: GraphModule, analysis: ChannelAnalysis) -> Criterion:
+    def prepared(self, gm: GraphModule, analysis: ChannelAnalysis) -> Judge:
         axes = [
             axis for axis in self.axes(analysis) if attribute(gm, axis.name).is_floating_point()
         ]

@@ -15,7 +15,7 @@ from qpc.errors import PassError
 from qpc.meta import attribute
 from qpc.ops.registry import op_name
 from qpc.ops.views import arguments
-from qpc.pruning.criteria import Criterion
+from qpc.pruning.criteria import Criterion, Judge
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class ScoredGroup:
 def score_groups(
     gm: GraphModule,
     analysis: ChannelAnalysis,
-    criterion: Criterion,
+    criterion: Judge,
     baseline: Baseline | None = None,
 ) -> tuple[ScoredGroup, ...]:
     """Score all groups of a graph.
@@ -85,7 +85,7 @@ def score_groups(
                 fix="measure it on this graph before pruning, with the same heads",
             )
         originals = baseline.units
-    ready = criterion.prepared(gm, analysis)
+    ready = criterion.prepared(gm, analysis) if isinstance(criterion, Criterion) else criterion
     scores = [_scores(group, ready, gm, analysis) for group in analysis.groups]
     staying = _staying(analysis, scores)
     readers = _readers(gm)
@@ -119,13 +119,14 @@ def score_groups(
 
 
 def _scores(
-    group: Group, criterion: Criterion, gm: GraphModule, analysis: ChannelAnalysis
+    group: Group, criterion: Judge, gm: GraphModule, analysis: ChannelAnalysis
 ) -> dict[int, float]:
     """The score of each unit that may go, without those that the criterion cannot judge."""
     units = [unit.atom for unit in group.prunable]
     if not units:
         return {}
-    scores = criterion.scores(gm, analysis, group).detach().double()
+    found = criterion.scores(gm, analysis, group)
+    scores = torch.as_tensor(found).detach().double()
     if scores.shape != (len(units),) or bool(scores.isinf().any()):
         raise PassError(
             f"{criterion!r} gives no finite score for each of the {len(units)} units of "

@@ -8,8 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qpc.analysis.channels import analyze_channels
-from qpc.testing import traced
+from qpc.masks import masked_atoms
+from qpc.passes import CreateMasks, PropagateMasks, RemoveChannels
+from qpc.pipeline import Pipeline
+from qpc.pruning.allocation import Global
+from qpc.pruning.magnitude import L1
+from qpc.testing import randomized, traced
 from tests.analysis.channel_labels import Forward, flowed, image_graph, reasons, seen, token_graph
+from tests.pruning_oracle import masked_output
 
 
 def axes(gm: torch.fx.GraphModule, name: str) -> dict[int, str]:
@@ -108,3 +114,27 @@ def test_the_features_of_an_embedding_are_channels_and_its_rows_stay() -> None:
 def test_layers_that_compute_a_parameter_say_so(function: Forward, reason: str) -> None:
     parts = {"w": torch.randn(2, 4, 1, 1), "v": torch.randn(2, 4)}
     assert reason in reasons(image_graph(function, **parts))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "last", "sizes"),
+    [
+        (nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3, groups=2), nn.Conv2d(6, 2, 1), (3, 8, 8)),
+        (nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 6, 3), nn.Conv2d(6, 2, 1), (3, 8, 8)),
+        (nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 6, 3, groups=2), nn.Conv2d(6, 2, 1), (3, 8, 8)),
+        (nn.Conv1d(3, 4, 3), nn.ConvTranspose1d(4, 6, 3), nn.Conv1d(6, 2, 1), (3, 8)),
+        (nn.Conv3d(3, 4, 3), nn.Conv3d(4, 6, 1), nn.Conv3d(6, 2, 1), (3, 4, 4, 4)),
+    ],
+)
+def test_layers_without_a_batch_lose_channels_like_those_with_one(
+    first: nn.Module, second: nn.Module, last: nn.Module, sizes: tuple[int, ...]
+) -> None:
+    x = torch.randn(sizes)
+    gm = traced(randomized(nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)), x)
+    masked = Pipeline((CreateMasks(L1(), Global(0.5)), PropagateMasks())).run(gm)
+    analysis = analyze_channels(masked)
+    units = masked_atoms(masked, analysis)
+    assert units
+    pruned = Pipeline((RemoveChannels(),), RemoveChannels.requires).run(masked)
+    expected = masked_output(masked, analysis, units, [x])
+    torch.testing.assert_close(pruned(x), expected, rtol=1e-5, atol=1e-5)

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from qpc.analysis.channels import analyze_channels
+from qpc.testing import traced
 from tests.analysis.channel_labels import Forward, image_graph, reasons, seen, token_graph
+from tests.quantizing import Parts
 
 MOVES: dict[str, tuple[Forward, tuple[int | None, str]]] = {
     "permute": (lambda m, x: m.a(x).permute(0, 2, 3, 1), (3, "abcd")),
@@ -91,3 +95,12 @@ def test_heads_are_split_off_but_channels_inside_them_go() -> None:
         return F.scaled_dot_product_attention(y, y, y)
 
     assert seen(token_graph(forward)) == (3, "ab")
+
+
+def test_a_concat_along_another_axis_says_what_fixes_the_channels() -> None:
+    layers = {"a": nn.Conv2d(3, 3, 1), "b": nn.Conv2d(3, 2, 1)}
+    model = Parts(lambda m, x: m.b(torch.cat([m.a(x), x], 2)), **layers)
+    first = analyze_channels(traced(model, torch.zeros(1, 3, 4, 4))).groups[0]
+    assert {unit.pinned for unit in first.units} == {
+        "cat of cat meets a tensor whose size is fixed"
+    }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import networkx as nx
+import pytest
 import torch
 from torch import Tensor, nn
 
 from qpc.analysis.channels import ChannelAnalysis, ChannelSlice, Group, analyze_channels
+from qpc.errors import PassError
 from qpc.testing import traced
 
 IMAGE = torch.randn(1, 3, 4, 4)
@@ -112,3 +114,11 @@ def test_it_is_drawn_with_a_box_around_each_group() -> None:
     assert sum("subgraph" in line for line in lines) == 3
     assert sum(" -- " in line for line in lines) == 2 + 2 + 1
     assert lines[-1] == "}"
+
+
+def test_a_pattern_of_heads_that_matches_no_module_is_an_error() -> None:
+    gm = traced(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), torch.zeros(1, 4))
+    assert analyze_channels(gm, heads="0").groups
+    with pytest.raises(PassError, match="the pattern 'atention' of heads matches no") as caught:
+        analyze_channels(gm, heads=("0", "atention"))
+    assert caught.value.fix == "look at the module paths in print(qpc.format_graph(gm))"

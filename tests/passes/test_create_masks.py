@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,17 +11,18 @@ from torch.fx import GraphModule
 from qpc.analysis.channels import ChannelAnalysis, Group, analyze_channels
 from qpc.analysis.cost import cost
 from qpc.base import PassContext
-from qpc.errors import PassError
+from qpc.errors import ConfigError, PassError
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, MASKS_PROPAGATED, masked_atoms, masks
 from qpc.passes import CreateMasks, PropagateMasks, RemoveChannels
 from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Counts, Global, Uniform
-from qpc.pruning.criteria import Criterion
+from qpc.pruning.criteria import Criterion, Judge
 from qpc.pruning.magnitude import L1, BatchNormScale
 from qpc.pruning.weight_layers import Scope
 from qpc.testing import check_pass, traced
 from tests.pruning_oracle import masked_output
+from tests.small_models import Recurrent
 
 X = torch.randn(2, 3, 6, 6)
 PINNED = "2: 2 of 2 units must stay: it reaches the output of the graph"
@@ -129,15 +131,19 @@ def test_channels_that_the_criterion_cannot_judge_stay() -> None:
 
 
 def test_an_amount_that_cannot_be_reached_is_reported() -> None:
-    check_pass(
-        CreateMasks(L1(), Uniform(0.9, of="macs")),
-        convs(),
-        X,
-        declines=[
-            PINNED,
-            "the model: 75.0% of its macs go, not 90.0%: no nearer with what may go in whole units",
-        ],
-    )
+    ctx = PassContext()
+    Pipeline((CreateMasks(L1(), Uniform(0.9, of="macs")),)).run(convs(), ctx)
+    assert [str(remark) for remark in ctx.reports[0].declines] == [PINNED]
+    assert [str(remark) for remark in ctx.reports[0].warnings] == [
+        "the model: 75.0% of its macs go, not 90.0%: no nearer with what may go in whole units"
+    ]
+
+
+def test_an_amount_of_which_nothing_comes_is_warned_of() -> None:
+    for amount, expected in ((0.1, ["the model: nothing is pruned"]), (0.0, [])):
+        ctx = PassContext()
+        Pipeline((CreateMasks(L1(), Uniform(amount)),)).run(convs(), ctx)
+        assert [str(remark)[:28] for remark in ctx.reports[0].warnings] == expected
 
 
 def test_units_that_no_layer_makes_are_masked_on_the_first_axis_that_has_them() -> None:
@@ -199,9 +205,52 @@ def test_the_pruned_graph_is_the_masked_one_without_the_zeros() -> None:
     assert torch.allclose(pruned(x), expected, atol=1e-6)
 
 
-def test_a_graph_without_layers_has_nothing_to_prune() -> None:
-    with pytest.raises(PassError, match="the graph has no channels to prune: no layer makes any"):
-        run(CreateMasks(L1(), Uniform(0.5)), traced(nn.ReLU(), X))
+@pytest.mark.parametrize(
+    ("model", "inputs", "reason"),
+    [
+        (nn.ReLU(), X, "no layer makes any"),
+        (nn.Sequential(nn.Flatten(1), nn.LayerNorm(108)), X, "no layer makes any"),
+        (nn.Conv2d(3, 4, 1), X, "4 must stay: it reaches the output of the graph"),
+        (Recurrent(head=False), torch.zeros(1, 5, 8), "lstm of rnn (lstm) is not understood"),
+    ],
+)
+def test_a_graph_in_which_nothing_may_go_is_an_error_with_the_reason(
+    model: nn.Module, inputs: Tensor, reason: str
+) -> None:
+    with pytest.raises(PassError) as caught:
+        run(CreateMasks(L1(), Uniform(0.5)), traced(model, inputs))
+    assert caught.value.what == f"the graph has no channels to prune: {reason}"
+    assert caught.value.fix == (
+        "prune models in which convolution or linear layers follow each other"
+    )
+
+
+class FirstIsLeast:
+    """A criterion that derives from nothing."""
+
+    def scores(self, gm: GraphModule, analysis: ChannelAnalysis, group: Group) -> list[float]:
+        return [float(place) for place in range(len(group.prunable))]
+
+
+def test_a_criterion_needs_nothing_but_its_method_scores() -> None:
+    gm, _ = run(CreateMasks(cast(Judge, FirstIsLeast()), Uniform(0.5)))
+    assert marked(gm)["0.weight", 0] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"criterion": L1}, "criterion must be an object with a method `scores`, got the class L1"),
+        ({"criterion": "l1"}, "criterion must be an object with a method `scores`, got str"),
+        ({"allocation": 0.5}, "allocation must be an Allocation, got float"),
+        ({"allocation": Uniform}, "allocation must be an Allocation, got the class Uniform"),
+        ({"heads": 3}, "heads must be a pattern or a tuple of patterns, got 3"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        CreateMasks(**{"criterion": L1(), "allocation": Uniform(0.5)} | options)
+    assert str(caught.value) == message
 
 
 def test_a_criterion_that_judges_nothing_is_an_error() -> None:
