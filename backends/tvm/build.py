@@ -139,9 +139,9 @@ def _described(planned: Schedule, uses: Sequence[KernelUse]) -> Iterator[KernelU
     for step in planned.steps:
         known = waiting[step.kernel]
         use = known.popleft() if known else KernelUse(step.kernel, ())
-        pieces = sum(piece.size for piece in (*step.inputs, *step.outputs))
+        touched = sum(memory.size for memory in (*step.inputs, *step.outputs))
         yield replace(
-            use, bytes=use.bytes + pieces
+            use, bytes=use.bytes + touched
         )  # it was less than nothing for what is not used
 
 

@@ -33,7 +33,7 @@ from tvm.tirx.buffer import is_buffer_var
 
 from qpc.backends.tvm.kernels.emit import FLAT
 from qpc.backends.tvm.memory import Lifetime, Plan, aligned, plan
-from qpc.backends.tvm.schedule import Memory, Piece, Schedule
+from qpc.backends.tvm.schedule import Memory, Schedule
 
 _PACKED_API = [
     "tirx.MakePackedAPI",
@@ -147,17 +147,14 @@ def lay_out(schedule: Schedule, scratch_of: Mapping[str, int]) -> Layout:
     """Decide where tensors and scratch memory lie; `scratch_of` has the bytes by kernel."""
     outputs: dict[Memory, int] = {}
     for i, result in enumerate(schedule.results):
-        if result.whole and result.memory.kind == "made":
-            outputs.setdefault(result.memory, i)
+        if result.kind == "made":
+            outputs.setdefault(result, i)
     lives: dict[Memory, tuple[int, int]] = {}
     for number, step in enumerate(schedule.steps):
-        for piece in (*step.inputs, *step.outputs):
-            if piece.memory.kind == "made" and piece.memory not in outputs:
-                first, _ = lives.get(piece.memory, (number, number))
-                lives[piece.memory] = (first, number)
-    for result in schedule.results:  # the copies to the outputs come last
-        if result.memory in lives:
-            lives[result.memory] = (lives[result.memory][0], len(schedule.steps))
+        for memory in (*step.inputs, *step.outputs):
+            if memory.kind == "made" and memory not in outputs:
+                first, _ = lives.get(memory, (number, number))
+                lives[memory] = (first, number)
     scratch = [scratch_of[step.kernel] for step in schedule.steps]
     planned = plan(
         [
@@ -191,14 +188,14 @@ def entry_point(
     if timed:
         body += [table.times(), table.note_time(0)]
     for number, step in enumerate(layout.schedule.steps):
-        arguments = [address(piece) for piece in (*step.inputs, *step.outputs)]
+        arguments = [address(memory) for memory in (*step.inputs, *step.outputs)]
         if (scratch := layout.scratch[number]) is not None:
             arguments.append(table.arena(scratch))
         body += _checked(tirx.call_extern("int32", step.kernel, *arguments), number)
         if timed:
             body.append(table.note_time(number + 1))
     for i, result in enumerate(results):
-        if layout.outputs.get(result.memory) != i and result.size:
+        if layout.outputs.get(result) != i and result.size:
             source, size = address(result), tirx.IntImm("int64", result.size)
             copy = tirx.call_extern(_POINTER, "memcpy", table.output(i), source, size)
             body.append(tirx.Evaluate(copy))
@@ -258,20 +255,19 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Addresses:
-    """The address of any piece."""
+    """The address of any memory."""
 
     table: _Table
     layout: Layout
 
-    def __call__(self, piece: Piece) -> Any:
-        memory = piece.memory
+    def __call__(self, memory: Memory) -> Any:
         if memory.kind == "input":
-            return _moved(self.table.input(memory.index), piece.offset)
+            return self.table.input(memory.index)
         if memory.kind == "weight":
-            return _moved(self.table.weight(memory.index), piece.offset)
+            return self.table.weight(memory.index)
         if memory in self.layout.outputs:
-            return _moved(self.table.output(self.layout.outputs[memory]), piece.offset)
-        return self.table.arena(self.layout.places[memory] + piece.offset)
+            return self.table.output(self.layout.outputs[memory])
+        return self.table.arena(self.layout.places[memory])
 
 
 def _moved(address: Any, offset: int, pointer: PointerType = _POINTER) -> Any:

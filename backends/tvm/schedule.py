@@ -1,8 +1,8 @@
-"""From a Relax function to a schedule: which kernel to call when, on which pieces of memory.
+"""From a Relax function to a schedule: which kernel to call when, on which memory.
 
 After fusion a Relax function is a list of kernel calls and of views. Here it becomes steps over
-*pieces*, bytes of a tensor that a step makes, of an input or of a constant. Views are pieces of the
-same tensor, and cost nothing.
+*memories*, the bytes of a tensor that a step makes, of an input or of a constant. Views are the
+memory of their tensor, and cost nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _VIEWS = frozenset({"relax.reshape", "relax.expand_dims", "relax.squeeze", "rela
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """Bytes that belong together.
+    """`size` bytes that belong together.
 
     kind: "input", "weight" or "made" (by a step); index: which of the inputs or weights.
     """
@@ -33,26 +33,12 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """`size` bytes of a memory from `offset` on."""
-
-    memory: Memory
-    offset: int
-    size: int
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is all of its memory."""
-        return self.offset == 0 and self.size == self.memory.size
-
-
-@dataclass(frozen=True)
 class Step:
     """One call of a kernel: it reads the inputs and writes all of the outputs."""
 
     kernel: str
-    inputs: tuple[Piece, ...]
-    outputs: tuple[Piece, ...]
+    inputs: tuple[Memory, ...]
+    outputs: tuple[Memory, ...]
 
 
 @dataclass
@@ -60,7 +46,7 @@ class Schedule:
     """The steps of a function, in order, and where what it returns lies."""
 
     steps: list[Step] = field(default_factory=list)
-    results: list[Piece] = field(default_factory=list)
+    results: list[Memory] = field(default_factory=list)
 
 
 def schedule(
@@ -86,7 +72,7 @@ class _Reader:
         self._schedule = Schedule()
         for i, parameter in enumerate(function.params):
             kind, index = ("input", i) if i < inputs else ("weight", i - inputs)
-            self._found[parameter] = _whole(kind, index, size_in_bytes(parameter.ty))
+            self._found[parameter] = Memory(kind, index, size_in_bytes(parameter.ty))
 
     def read(self) -> Schedule:
         body = self._function.body
@@ -98,7 +84,7 @@ class _Reader:
         return self._schedule
 
     def _value(self, expr: Any) -> Any:
-        """The piece, or the nested tuple of pieces, that an expression stands for."""
+        """The memory, or the nested tuple of memories, that an expression stands for."""
         if isinstance(expr, relax.Var):
             return self._found[expr]
         if isinstance(expr, relax.Tuple):
@@ -107,7 +93,7 @@ class _Reader:
             return self._value(expr.tuple_value)[expr.index]
         if isinstance(expr, tvm.ir.GenericConst):
             index = self._constant(expr.value)
-            return _whole("weight", index, size_in_bytes(expr.ty))
+            return Memory("weight", index, size_in_bytes(expr.ty))
         if isinstance(expr, relax.Call):
             return self._call(expr)
         raise BackendError(f"cannot schedule {type(expr).__name__}: {expr}")
@@ -123,14 +109,14 @@ class _Reader:
         inputs = tuple(self._value(argument) for argument in call.args[1].fields)
         made = call.ty_args[0]
         types = list(made.fields) if isinstance(made, relax.TupleType) else [made]
-        outputs = tuple(_whole("made", -1, size_in_bytes(t)) for t in types)
+        outputs = tuple(Memory("made", -1, size_in_bytes(t)) for t in types)
         self._schedule.steps.append(Step(call.args[0].name_hint, inputs, outputs))
         return outputs if isinstance(made, relax.TupleType) else outputs[0]
 
-    def _call_in_place(self, call: relax.Call) -> Piece:
+    def _call_in_place(self, call: relax.Call) -> Memory:
         """A call that writes a part of its last argument, which then is its result."""
         *inputs, result = (self._value(argument) for argument in call.args[1].fields)
-        assert isinstance(result, Piece)
+        assert isinstance(result, Memory)
         self._schedule.steps.append(Step(call.args[0].name_hint, tuple(inputs), (result,)))
         return result
 
@@ -142,11 +128,7 @@ def size_in_bytes(tensor: relax.TensorType) -> int:
     return count * ((bits + 7) // 8)
 
 
-def _whole(kind: str, index: int, size: int) -> Piece:
-    return Piece(Memory(kind, index, size), 0, size)
-
-
-def _flat(value: Any) -> list[Piece]:
-    if isinstance(value, Piece):
+def _flat(value: Any) -> list[Memory]:
+    if isinstance(value, Memory):
         return [value]
-    return [piece for item in value for piece in _flat(item)]
+    return [memory for item in value for memory in _flat(item)]

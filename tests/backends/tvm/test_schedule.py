@@ -47,9 +47,9 @@ def _double(builder: Any, *values: Any, made: Any = TENSOR) -> Any:
 def test_a_call_reads_inputs_and_weights_and_makes_memory() -> None:
     found = _read(lambda b, x, w: _double(b, _double(b, x, w), w))
     first, second = found.steps
-    assert [p.memory.kind for p in first.inputs] == ["input", "weight"]
-    assert second.inputs[0].memory is first.outputs[0].memory
-    assert second.inputs[1].memory is first.inputs[1].memory
+    assert [m.kind for m in first.inputs] == ["input", "weight"]
+    assert second.inputs[0] is first.outputs[0]
+    assert second.inputs[1] is first.inputs[1]
     assert found.results == [second.outputs[0]]
     assert second.outputs[0].size == 64
 
@@ -66,7 +66,7 @@ def test_a_reshape_is_the_same_memory() -> None:
 def test_a_constant_is_one_more_weight() -> None:
     found = _read(lambda b, x, w: _double(b, relax.const(np.ones(SHAPE, np.float32))))
     (step,) = found.steps
-    assert (step.inputs[0].memory.kind, step.inputs[0].memory.index) == ("weight", 7)
+    assert (step.inputs[0].kind, step.inputs[0].index) == ("weight", 7)
 
 
 def test_a_kernel_may_have_several_outputs() -> None:
