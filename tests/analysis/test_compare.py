@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -43,6 +44,37 @@ def test_float_fake_quantized_and_integer_have_the_layers_in_common() -> None:
         assert all(row.sqnr_db > 25 for row in result.layers)
         assert all(row.cosine > 0.99 for row in result.layers)
     assert qpc.compare(fake, integer, DATA).outputs[0].sqnr_db > 40
+
+
+class Scaled(nn.Module):
+    """A linear layer without a bias, and things that are no tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4, bias=False)
+
+    def forward(self, x: Tensor) -> object:
+        return {"y": self.fc(x), "nothing": None, "x": x}
+
+
+def test_an_error_of_a_tenth_is_twenty_decibels_and_no_angle() -> None:
+    gm = qpc.trace(Scaled(), torch.randn(5, 3))
+    other = copy.deepcopy(gm)
+    other.get_parameter("fc.weight").data *= 1.1
+    x = torch.randn(5, 3)
+    (row,) = qpc.compare(gm, other, x).layers
+    assert (row.name, row.op) == ("fc (linear)", "linear")
+    assert row.sqnr_db == pytest.approx(20, abs=1e-4)
+    assert row.cosine == pytest.approx(1, abs=1e-6)
+    largest = float(gm(x)["y"].detach().abs().max())
+    assert row.max_error == pytest.approx(0.1 * largest, rel=1e-4)
+
+
+def test_outputs_that_are_no_tensors_are_not_compared() -> None:
+    gm = qpc.trace(Scaled(), torch.randn(5, 3))
+    result = qpc.compare(gm, gm, torch.randn(5, 3))
+    assert [row.name for row in result.outputs] == ["output 0", "output 1"]
+    assert "nothing" not in str(result)
 
 
 def test_the_worst_layer_comes_first() -> None:

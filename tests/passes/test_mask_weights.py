@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from qpc.base import PassContext
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, set_mask
@@ -140,6 +141,19 @@ def test_masks_compose_and_a_ratio_counts_what_is_masked_already() -> None:
     gm = Pipeline(rules).run(linear(weight))
     assert gm.get_parameter("weight").tolist() == [[0, 0, 3, 4, 0, 0, 7, 8], [0] * 8]
     assert sparsity_report(gm).total.masked == 12
+
+
+def test_a_mask_that_is_there_already_is_no_change_and_is_not_said_to_mask_nothing() -> None:
+    rule = MaskWeights(Threshold(2))
+    ctx = PassContext()
+    gm = masked(rule, linear())
+    again = Pipeline((rule,)).run(gm, ctx)
+    (report,) = ctx.reports
+    assert not report.changed
+    assert report.declines == report.changes == ()
+    gone = int((W < 2).sum())
+    assert report.summary == f"{gone} of {W.numel()} weights are masked"
+    assert torch.equal(again.get_parameter("weight"), gm.get_parameter("weight"))
 
 
 def test_weights_that_have_moved_are_masked_again() -> None:

@@ -72,6 +72,15 @@ def test_an_operator_writes_to_its_place(member: str, threads: int) -> None:
     assert not {"place", "concatenate"} & set(kernels(compiled))
 
 
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_linear_layers_of_images_are_joined_along_any_axis(dim: int) -> None:
+    """Their channels are the last axis, those of images the second."""
+    g = IntegerGraph()
+    q = g.quantize(g.input(5, 4, 6))
+    joined = g.cat(g.linear(q, 9), g.linear(q, 9), g.lookup(g.linear(q, 9)), dim=dim)
+    assert_same_bits(g.module(joined, g.mean(joined, (2, 3))), batch_sizes=(1, 3))
+
+
 def test_upsampling_joins_a_finer_map_without_copies() -> None:
     """As in U-Net: a transposed convolution, then a concat with what was there before."""
     g = IntegerGraph()
