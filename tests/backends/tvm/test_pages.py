@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import re
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,26 @@ def test_memory_is_zero_and_begins_at_a_page(size: int) -> None:
 def test_a_system_without_large_pages_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mmap, "MADV_HUGEPAGE", -1)  # no advice that any kernel knows
     assert allocate(1 << 22).shape == (1 << 22,)
+
+
+@pytest.mark.parametrize("size", [1 << 12, 1 << 23])
+def test_memory_is_private_and_large_pages_are_asked_for(size: int) -> None:
+    memory = allocate(size)
+    flags = _flags_of_the_mapping_at(memory.data_ptr())
+    assert "rd" in flags
+    assert "sh" not in flags  # shared with forked processes
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        assert ("hg" in flags) == (size > 1 << 21)
+
+
+def _flags_of_the_mapping_at(address: int) -> list[str]:
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise AssertionError("no mapping has this address")
 
 
 def test_tensors_are_moved_side_by_side() -> None:
