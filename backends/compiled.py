@@ -1,4 +1,4 @@
-"""What all compiled models have in common: checking inputs, converting arrays, measuring time."""
+"""What all compiled models have in common: checking inputs, nesting outputs, measuring time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.backends.inputs import plain_tensor
 from qpc.errors import BackendError
 from qpc.meta import info
 from qpc.shapes import TensorType, dtype_name, resolve
@@ -126,12 +127,13 @@ class CallableModel(ABC):
             return _nest(self.signature.outputs, results)
         given = self._ordered(inputs, named)
         tensors = [
-            _as_tensor(value, name) for value, name in zip(given, self._names(given), strict=False)
+            plain_tensor(value, name)
+            for value, name in zip(given, self._names(given), strict=False)
         ]
         batch = self.signature.batch_of(tensors)
         results = self._run(batch, tensors)
         as_numpy = bool(given) and all(isinstance(value, np.ndarray) for value in given)
-        return _nest(self.signature.outputs, [r.numpy() if as_numpy else r for r in results])
+        return _nest(self.signature.outputs, [_array(r) if as_numpy else r for r in results])
 
     def benchmark(
         self, inputs: Array | Sequence[Array] | None = None, *, warmup: int = 5, repeats: int = 50
@@ -152,7 +154,7 @@ class CallableModel(ABC):
         if isinstance(inputs, Tensor | np.ndarray):
             inputs = [inputs]
         chosen = list(inputs) if inputs is not None else self._example_inputs()
-        tensors = [_as_tensor(v, n) for v, n in zip(chosen, self._names(chosen), strict=False)]
+        tensors = [plain_tensor(v, n) for v, n in zip(chosen, self._names(chosen), strict=False)]
         return self.signature.batch_of(tensors), tensors
 
     def _example_inputs(self) -> list[Tensor]:
@@ -262,19 +264,11 @@ def _nest(structure: Structure, flat: Sequence[object]) -> Any:
     return {k: _nest(s, flat) for k, s in structure["dict"].items()}
 
 
-def _as_tensor(value: object, name: str) -> Tensor:
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fiub":
-            raise BackendError(f"input {name!r} is a numpy array of {value.dtype}, not of numbers")
-        native = value.astype(value.dtype.newbyteorder("="), copy=False)
-        return torch.from_numpy(np.require(native, requirements=["C", "W", "A"]))
-    if not isinstance(value, Tensor):
-        kind = type(value).__name__
-        raise BackendError(f"input {name!r} is a {kind}, expected a torch tensor or a numpy array")
-    if value.device.type != "cpu":
-        raise BackendError(f"input {name!r} is on {value.device}", fix="move it with .cpu()")
-    if value.layout is not torch.strided:
+def _array(result: Tensor) -> np.ndarray[Any, Any]:
+    try:
+        return result.numpy()
+    except TypeError as e:
         raise BackendError(
-            f"input {name!r} is a {value.layout} tensor", fix="make it dense with .to_dense()"
-        )
-    return value.detach().contiguous()
+            f"numpy has no type for an output, which is {dtype_name(result.dtype)}",
+            fix="pass torch tensors: then outputs are tensors too",
+        ) from e

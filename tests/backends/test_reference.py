@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,11 @@ import torch
 from qpc.backends import reference
 from qpc.errors import BackendError
 from tests.generators import IntegerGraph, random_graph, random_inputs
+
+
+def _pickled(model: reference.ReferenceModel) -> reference.ReferenceModel:
+    found: reference.ReferenceModel = pickle.loads(pickle.dumps(model))
+    return found
 
 
 def _doubler() -> reference.ReferenceModel:
@@ -164,6 +173,27 @@ def test_arrays_of_another_byte_order_are_fine() -> None:
 def test_benchmarks_one_array_without_a_list_around_it() -> None:
     for value in (torch.ones(1, 3), np.ones((1, 3), np.float32)):
         assert _doubler().benchmark(value, repeats=1).runs == 1
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, _pickled])
+def test_models_can_be_copied_and_pickled(
+    copied: Callable[[reference.ReferenceModel], reference.ReferenceModel],
+) -> None:
+    for seed in range(3):
+        gm = random_graph(seed)
+        model = reference.compile_graph(gm, batch_sizes=(2,))
+        inputs = random_inputs(gm, batch=2)
+        for got, wanted in zip(copied(model)(*inputs), model(*inputs), strict=True):
+            assert torch.equal(got, wanted)
+
+
+def test_numpy_arrays_in_need_outputs_that_numpy_knows() -> None:
+    g = IntegerGraph()
+    gm = g.module(g.call(torch.ops.aten.to.dtype, g.input(2), torch.bfloat16))
+    model = reference.compile_graph(gm)
+    assert model(torch.ones(1, 2)).dtype is torch.bfloat16
+    with pytest.raises(BackendError, match="numpy has no type for an output, which is bfloat16"):
+        model(np.ones((1, 2), np.float32))
 
 
 def test_refuses_a_sparse_tensor() -> None:
