@@ -1,10 +1,16 @@
-"""The versions of TVM that this backend is written for, checked before TVM is imported."""
+"""The import of TVM: in the versions that this backend is written for, and never half of it.
+
+Its modules register types and functions with its C++ side, which cannot be done twice. An import
+that was interrupted would leave a process in which TVM cannot be imported any more.
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib
 from importlib import metadata
 
+from qpc.backends.tvm.interrupts import deferred_signals
 from qpc.errors import MissingDependencyError
 
 TVM_VERSION = "0.27.0.post1"
@@ -16,9 +22,40 @@ _WANTED = {"apache-tvm": TVM_VERSION, "apache-tvm-ffi": FFI_VERSION}
 _INSTALL = "pip install 'qpc[tvm]'"
 
 
+_MODULES = ("tvm", "tvm.relax.frontend.torch")
+"""All that is ever imported of it: the first brings most of the rest along."""
+_ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
 @functools.cache
 def require_tvm() -> None:
-    """Raise MissingDependencyError, with the pip command, unless the right TVM is installed."""
+    """Import TVM, with signals such as Ctrl-C waiting for the end of it.
+
+    Raises MissingDependencyError, with the pip command, unless the right TVM is installed.
+    """
+    _check_versions()
+    with deferred_signals():
+        try:
+            for name in _MODULES:
+                importlib.import_module(name)
+        except Exception as e:
+            raise MissingDependencyError(
+                f"TVM cannot be imported: {type(e).__name__}: {e}",
+                fix="restart Python, as an earlier import may have been interrupted; if that does"
+                f" not help: {_INSTALL} --force-reinstall",
+            ) from e
+        _let_endings_pass()
+
+
+def _let_endings_pass() -> None:
+    """Ctrl-C in a function that TVM calls stays what it is; TVM would make it a RuntimeError."""
+    from tvm_ffi import register_error
+
+    for ending in _ENDINGS:
+        register_error(ending.__name__, ending)
+
+
+def _check_versions() -> None:
     for package, wanted in _WANTED.items():
         found = installed_version(package)
         if found is None:

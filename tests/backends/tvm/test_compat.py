@@ -58,6 +58,58 @@ def test_versions_are_read_without_an_import() -> None:
     assert _compat.installed_version("no-such-package") is None
 
 
+def test_ctrl_c_during_the_import_waits_for_its_end() -> None:
+    done = subprocess.run([sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\nwhole\nKeyboardInterrupt\n")
+
+
+_INTERRUPTED = """
+import builtins, signal
+from qpc.backends.tvm._compat import require_tvm
+
+imported, original = [], builtins.__import__
+
+def interrupting(name, *args, **kwargs):
+    if name.startswith("tvm"):
+        imported.append(name)
+        if len(imported) in (3, 30, 300):  # at any depth
+            signal.raise_signal(signal.SIGINT)
+    return original(name, *args, **kwargs)
+
+builtins.__import__ = interrupting
+try:
+    require_tvm()
+except KeyboardInterrupt:
+    assert len(imported) > 300
+    print("interrupted")
+builtins.__import__ = original
+
+require_tvm()
+from tvm import relax, tirx, ir
+import tvm_ffi
+print("whole")
+
+def stop():
+    raise KeyboardInterrupt
+
+try:
+    tvm_ffi.convert(stop)()  # in a function that TVM calls
+except KeyboardInterrupt as e:
+    print(type(e).__name__)
+"""
+
+
+def test_a_broken_tvm_is_an_error_that_says_to_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise AttributeError("partially initialized module")
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    wanted = "TVM cannot be imported: AttributeError: partially initialized module"
+    with pytest.raises(MissingDependencyError, match=wanted) as caught:
+        _compat.require_tvm()
+    assert str(caught.value.fix).startswith("restart Python")
+
+
 def test_importing_the_backend_does_not_import_tvm() -> None:
     code = "import sys, qpc.backends.tvm; print('tvm' in sys.modules or 'tvm_ffi' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
