@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qpc.backends.tvm._compat import require_tvm
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qpc.backends.tvm.model import CompiledModel
     from qpc.target import Target
 
-__all__ = ["compile_graph", "load"]
+__all__ = ["compile_graph", "load", "unpickled"]
 
 
 def compile_graph(
@@ -63,3 +63,14 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     from qpc.backends.tvm import artifact
 
     return artifact.load(path)
+
+
+def unpickled(files: Mapping[str, bytes]) -> CompiledModel:
+    """What pickles of compiled models call: the model in the files that `.save` would write.
+
+    Raises ArtifactError as `load` does.
+    """
+    require_tvm()
+    from qpc.backends.tvm import artifact
+
+    return artifact.from_files(files)

@@ -49,6 +49,11 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     return CompiledModel(decode(documents.read(path, COMPILED_MODEL), repr(str(path))))
 
 
+def from_files(content: Mapping[str, bytes]) -> CompiledModel:
+    """The compiled model in the files that `encode` gave, which a pickle holds."""
+    return CompiledModel(decode(content, "a pickle"))
+
+
 def encode(parts: Parts) -> dict[str, bytes]:
     """The files of a compiled model, by name."""
     weights, places = compact(parts.weights)

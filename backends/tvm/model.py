@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from qpc.backends.compiled import Array, CallableModel, Signature
 from qpc.backends.profile import Profile
 from qpc.backends.tvm.build import Code
-from qpc.backends.tvm.program import Program
+from qpc.backends.tvm.program import Loaded, Program
 from qpc.backends.tvm.report import Report
 from qpc.errors import UnsupportedTargetError
 from qpc.target import Target
@@ -37,18 +37,17 @@ class Parts:
 class CompiledModel(CallableModel):
     """Machine code for one model; call it with torch tensors or numpy arrays.
 
-    Several threads may call the same model: calls wait for each other.
+    Several threads may call the same model: calls wait for each other. Clones do not wait. In a
+    forked process the model works as before, on memory of its own.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, loaded: Loaded | None = None) -> None:
+        """loaded: the code and weights of the parts, if another model has loaded them."""
         super().__init__(parts.signature)
-        self._parts = parts
-        self._program: Program | None = None
-        if parts.target.runs_here() is None:
-            self._program = Program(
-                parts.code, parts.signature.inputs, parts.weights, parts.threads
-            )
-            self._parts = replace(parts, weights=self._program.weights)
+        if loaded is None and parts.target.runs_here() is None:
+            loaded = Loaded.of(parts.code, parts.signature.inputs, parts.weights)
+        self._parts = parts if loaded is None else replace(parts, weights=loaded.weights)
+        self._program = None if loaded is None else Program(loaded, parts.threads)
 
     @property
     def target(self) -> Target:
@@ -64,6 +63,27 @@ class CompiledModel(CallableModel):
     def report(self) -> Report:
         """What the compiler did."""
         return self._parts.report
+
+    def clone(self) -> CompiledModel:
+        """The same model, to be called at the same time: by another thread of a server, say.
+
+        Code and weights are shared. A clone has its own memory for activations, and its own threads
+        if it uses any.
+        """
+        return CompiledModel(self._parts, None if self._program is None else self._program.loaded)
+
+    def __copy__(self) -> CompiledModel:
+        return self.clone()
+
+    def __deepcopy__(self, memo: Mapping[int, object]) -> CompiledModel:
+        return self.clone()  # nothing of what they share ever changes
+
+    def __reduce__(self) -> tuple[Callable[..., CompiledModel], tuple[Mapping[str, bytes]]]:
+        """A pickle holds the files of the saved model, and is checked as they are."""
+        from qpc.backends.tvm import unpickled
+        from qpc.backends.tvm.artifact import encode
+
+        return unpickled, (encode(self._parts),)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to the folder `path`, which must not exist or hold a saved model.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from qpc.backends.tvm import entry
 from qpc.backends.tvm._compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.cache import KernelCache
 from qpc.backends.tvm.entry import lower_kernels, scratch_bytes
+from qpc.backends.tvm.scratch import in_scratch_file
 from qpc.version import VERSION
 
 CODEGEN_OPTIONS = {"tirx.disable_assert": True}
@@ -27,6 +27,7 @@ _LOWERING = hashlib.sha256(inspect.getsource(entry).encode()).hexdigest()
 
 _Functions = Mapping[tvm.ir.GlobalVar, tirx.PrimFunc]
 _NUMBER_BYTES = 8
+_ROOM = 16 << 20  # bytes that LLVM may need for an object file; it ends the process without them
 _CALLS_ANOTHER = '"ir.GlobalVar"'
 
 
@@ -97,7 +98,9 @@ def _compiled_kernels(kernels: _Functions, target: tvm.target.Target) -> KernelC
 
 def _object_file(functions: _Functions, target: tvm.target.Target) -> bytes:
     compiled = tvm.get_global_func("target.build.llvm")(tvm.IRModule(dict(functions)), target)
-    with tempfile.TemporaryDirectory(prefix="qpc-") as folder:
-        file = Path(folder, "code.o")
-        compiled.write_to_file(str(file))
-        return file.read_bytes()
+
+    def written(path: str) -> bytes:
+        compiled.write_to_file(path, "o")
+        return Path(path).read_bytes()
+
+    return in_scratch_file(b"", written, room=_ROOM)

@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import queue
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import tvm
+
+from qpc.backends.tvm.forks import renew_in_forks
+from qpc.backends.tvm.interrupts import deferred_signals
+from qpc.backends.tvm.library import LAUNCHER
+from qpc.errors import BackendError
 
 THREAD_NAME = "qpc-model"
 _SHARE_ALL_CORES = -3  # TVM's ThreadGroup::kSpecifyThreadShareAllCore
@@ -30,7 +35,7 @@ _SPINS = 2000
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 _TASK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 
-_Tasks: TypeAlias = "queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]"
+_Tasks: TypeAlias = "queue.SimpleQueue[_Task | None]"
 
 
 class Worker:
@@ -38,29 +43,102 @@ class Worker:
 
     threads: how many they are together, at most; no more than CPUs that the process may use.
 
+    A forked process has none of its parent's threads: there it starts new ones when it is used. One
+    thread at a time may use it.
+
     The environment variable TVM_THREAD_POOL_SPIN_COUNT says how often workers look for work before
     they sleep; it is read once in a process, and set here if it is not.
     """
 
     def __init__(self, threads: int) -> None:
-        self._tasks: _Tasks = queue.SimpleQueue()
-        thread = threading.Thread(
-            target=_work, args=(self._tasks, threads), name=THREAD_NAME, daemon=True
-        )
-        thread.start()
-        weakref.finalize(self, self._tasks.put, None)
+        self._threads = threads
+        self._thread: threading.Thread | None = None
+        self._task: _Task | None = None  # what the caller waits for
+        self._start()
+        renew_in_forks(self)
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Run `work` in the thread, and wait for it.
+
+        Where waiting is interrupted, the thread goes on, and later work waits for its end.
+        """
+        if self._thread is None:
+            self._start()
+        task = _Task(work)
+        try:
+            self._task = task
+            self._tasks.put(task)
+            task.done.acquire()
+        finally:
+            self._task = None
+        if task.error is not None:
+            raise task.error
+
+    def runs_in(self, thread: int) -> bool:
+        """Whether it is this thread, given by `threading.get_ident()`."""
+        return self._thread is not None and self._thread.ident == thread
+
+    def renew(self) -> None:
+        """Forget the threads of the process from which this one was forked."""
+        self._thread = None
+        self._end.detach()
+        if self._task is not None and self._task.done.locked():
+            self._task.error = BackendError(
+                "the process was forked while the model ran, and only its parent has the result",
+                fix="call the model again",
+            )
+            self._task.done.release()
+
+    def _start(self) -> None:
+        ready = _Task(functools.partial(_make_pool, self._threads))
         # Workers run Python once, to settle, which would abort the process if it ended meanwhile.
-        self.run(lambda: None)
+        with deferred_signals():
+            self._tasks: _Tasks = queue.SimpleQueue()
+            self._end = weakref.finalize(self, self._tasks.put, None)
+            thread = threading.Thread(
+                target=_work, args=(self._tasks,), name=THREAD_NAME, daemon=True
+            )
+            try:
+                thread.start()
+                self._tasks.put(ready)
+                ready.done.acquire()
+            except RuntimeError as e:
+                ready.error = e
+            if ready.error is None:
+                self._thread = thread
+                return
+        self._end()
+        raise BackendError(
+            f"cannot start the threads of the model: {ready.error}",
+            fix="allow more threads (see ulimit -u), or compile it with threads=1",
+        ) from ready.error
 
-    def run(self, task: Callable[[], object]) -> None:
-        """Run `task` in the thread, and wait for it."""
-        future: Future[object] = Future()
-        self._tasks.put((future, task))
-        future.result()
+
+class _Task:
+    """Something to do, a lock that is free when it is done, and what went wrong."""
+
+    __slots__ = ("done", "error", "work")
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.work = work
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.error: BaseException | None = None
 
 
-def _work(tasks: _Tasks, threads: int) -> None:
+def _work(tasks: _Tasks) -> None:
     """Run tasks until None comes; without a reference to the worker, which keeps it alive."""
+    while (task := tasks.get()) is not None:
+        try:
+            task.work()
+        except BaseException as e:
+            task.error = e
+        task.done.release()
+        del task
+
+
+def _make_pool(threads: int) -> None:
+    """Give the calling thread a pool of so many workers, each on its share of the cores."""
     os.environ.setdefault(_SPIN, str(_SPINS))
     cpus = sorted(os.sched_getaffinity(0))
     threads = min(threads, len(cpus))  # more would only take turns; results are the same
@@ -68,13 +146,6 @@ def _work(tasks: _Tasks, threads: int) -> None:
     named = [str(cpu) for cpu in cpus[:threads]]
     tvm.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CORES, threads, named)
     _settle(deal(by_core(cpus), threads))
-    while (entry := tasks.get()) is not None:
-        future, task = entry
-        try:
-            future.set_result(task())
-        except BaseException as e:
-            future.set_exception(e)
-        del entry, future, task
 
 
 def _settle(shares: Sequence[Sequence[int]]) -> None:
@@ -85,8 +156,7 @@ def _settle(shares: Sequence[Sequence[int]]) -> None:
             os.sched_setaffinity(0, shares[number % len(shares)])
         return 0
 
-    launch = ctypes.CDLL(None).TVMBackendParallelLaunch  # TVM makes its symbols global
-    launch(_TASK(settle), None, 0)  # 0: in all threads
+    ctypes.CDLL(None)[LAUNCHER](_TASK(settle), None, 0)  # 0: in all threads
 
 
 def by_core(cpus: Sequence[int]) -> list[list[int]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ import torch
 from qpc.backends import reference, tvm
 from qpc.backends.tvm import threads
 from qpc.backends.tvm.model import CompiledModel
-from qpc.errors import BackendError, UnsupportedTargetError
+from qpc.errors import ArtifactError, BackendError, UnsupportedTargetError
 from qpc.target import TARGETS, Target
 from tests.backends.tvm.checking import assert_same_bits
 from tests.generators import IntegerGraph, random_graph, random_inputs
@@ -91,6 +95,109 @@ def test_calls_from_several_threads_do_not_disturb_each_other(threads: int) -> N
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda x: compiled(x)[0], inputs * 4))
     assert all(torch.equal(a, b) for a, b in zip(results, wanted * 4, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_clones_run_at_the_same_time_on_the_same_weights(threads: int) -> None:
+    compiled, expected = _network(threads)
+    clones = [compiled.clone() for _ in range(3)]
+    inputs = [torch.randn((1, 4)[i % 2], 3, 12, 12) for i in range(24)]
+    wanted = [expected(x)[0] for x in inputs]
+    models = [compiled, *clones]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda i: models[i % 4](inputs[i])[0], range(24)))
+    assert all(torch.equal(a, b) for a, b in zip(results, wanted, strict=True))
+    for clone in clones:
+        assert clone._parts.weights is compiled._parts.weights
+        assert clone._parts.code is compiled._parts.code
+        assert (clone.threads, clone.target, clone.report) == (
+            threads,
+            compiled.target,
+            compiled.report,
+        )
+    arenas = {model._program._calls[1]._kept[0].data_ptr() for model in models if model._program}
+    assert len(arenas) == 4
+
+
+def test_clones_are_measured_as_models_are(models: Models) -> None:
+    clone = models[0].clone()
+    assert clone.benchmark(repeats=1).runs == 1
+    assert len(clone.profile(repeats=1).calls) == len(models[0].profile(repeats=1).calls)
+
+
+def test_a_clone_outlives_its_model() -> None:
+    compiled, expected = _network()
+    clone = compiled.clone()
+    del compiled
+    gc.collect()
+    x = torch.randn(1, 3, 12, 12)
+    assert torch.equal(clone(x)[0], expected(x)[0])
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_is_a_clone(
+    models: Models, copied: Callable[[CompiledModel], CompiledModel]
+) -> None:
+    compiled, expected = models
+    found, x = copied(compiled), torch.randn(1, 3, 12, 12)
+    assert found is not compiled
+    assert found._program is not compiled._program
+    assert torch.equal(found(x)[0], expected(x)[0])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pickles_hold_the_files_of_the_model(threads: int) -> None:
+    compiled, expected = _network(threads)
+    found, x = pickle.loads(pickle.dumps(compiled)), torch.randn(4, 3, 12, 12)
+    assert torch.equal(found(x)[0], expected(x)[0])
+    assert found.threads == threads
+
+
+def test_a_damaged_pickle_is_noticed(models: Models) -> None:
+    make, (files,) = models[0].__reduce__()
+    damaged = dict(files) | {"kernels.so": files["kernels.so"][:-1] + b"."}
+    with pytest.raises(ArtifactError, match=r"kernels\.so.* a pickle"):
+        make(damaged)
+
+
+def test_code_for_another_cpu_is_cloned_and_copied_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Target, "runs_here", lambda self: "this CPU lacks magic")
+    g = IntegerGraph()
+    clone = copy.copy(tvm.compile_graph(g.module(g.linear(g.image(8), 4)), TARGETS[-1]))
+    with pytest.raises(UnsupportedTargetError, match="this CPU lacks magic"):
+        clone(torch.zeros(1, 8, dtype=torch.uint8))
+
+
+class Liar:
+    """An array in all but memory."""
+
+    shape, dtype = (1, 3, 12, 12), np.dtype(np.float32)
+    flags = np.zeros(1).flags
+    __array_interface__ = {"data": (8, False)}  # noqa: RUF012
+
+
+class Subclass(np.ndarray[Any, Any]):
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {"data": (8, False)}
+
+
+def test_the_address_of_an_array_is_not_believed_from_anyone(models: Models) -> None:
+    compiled, expected = models
+    with pytest.raises(BackendError, match="input 'x' is a Liar, expected a torch tensor or"):
+        compiled(Liar())  # type: ignore[arg-type]  # wrong on purpose
+    x = np.ones((1, 3, 12, 12), np.float32)
+    assert (compiled(x.view(Subclass))[0] == expected(x)[0]).all()
+    with pytest.raises(BackendError, match="input 'x' is a int, expected a torch tensor or"):
+        compiled(3)  # type: ignore[arg-type]  # likewise
+
+
+def test_outputs_are_in_memory_whatever_the_default_device_is(models: Models) -> None:
+    compiled, expected = models
+    x = torch.randn(1, 3, 12, 12)
+    wanted = expected(x)[0]
+    with torch.device("meta"):
+        assert compiled(x)[0].tolist() == wanted.tolist()
 
 
 def test_models_with_different_numbers_of_threads_work_side_by_side() -> None:

@@ -4,7 +4,10 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 import time
+import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ pytest.importorskip("tvm")
 
 from qpc.backends.tvm import threads
 from qpc.backends.tvm.threads import Worker, by_core, deal
+from qpc.errors import BackendError
 
 pytestmark = pytest.mark.tvm
 
@@ -99,6 +103,39 @@ def test_how_long_workers_wait_can_be_set_from_outside(monkeypatch: pytest.Monke
     monkeypatch.delenv("TVM_THREAD_POOL_SPIN_COUNT")
     Worker(2).run(lambda: None)
     assert os.environ["TVM_THREAD_POOL_SPIN_COUNT"] == "2000"
+
+
+def test_without_threads_there_is_an_error_and_the_next_try_is_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def no_pool(count: int) -> None:
+        raise OSError("no pool")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(BackendError, match="cannot start the threads of the model: can't"):
+            Worker(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "_make_pool", no_pool)
+        with pytest.raises(BackendError, match="threads of the model: no pool") as caught:
+            Worker(2)
+    assert "compile it with threads=1" in str(caught.value.fix)
+    Worker(2).run(lambda: None)
+
+
+def test_what_a_worker_was_given_is_freed() -> None:
+    class Big:
+        pass
+
+    worker, big = Worker(2), Big()
+    watched = weakref.ref(big)
+    worker.run(partial(id, big))
+    del big
+    worker.run(lambda: None)  # the thread has let go of the first before it takes the second
+    assert watched() is None
 
 
 def _made(count: int = 2) -> tuple[Worker, set[int]]:
