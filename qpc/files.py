@@ -19,6 +19,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from qpc.errors import ArtifactError
 from qpc.staging import FRESH, clean_up, created, exchange, locked_file, rename_to_nothing, staged
@@ -141,15 +142,20 @@ def _flush_folder(folder: Path) -> None:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_regular(path: Path, limit: int) -> bytes:
+WhyNot: TypeAlias = Callable[[os.stat_result, Path], str | None]
+"""Says of a file that is open why it must not be read, or None if it may be."""
+
+
+def read_regular(path: Path, limit: int, *, why_not: WhyNot | None = None) -> bytes:
     """The content of a file of at most `limit` bytes; symbolic links are followed.
 
-    Whatever is no regular file (a folder, a pipe, a device) is refused, not waited for.
+    Whatever is no regular file (a folder, a pipe, a device) is refused, not waited for, and so is
+    what `why_not` has a reason against.
 
     Raises ArtifactError if there is none, or it is larger or cannot be read.
     """
     try:
-        return _read(path, path, limit)
+        return _read(path, path, limit, why_not=why_not)
     except OSError as e:
         raise ArtifactError(f"cannot read {str(path)!r}: {e.strerror or e}") from e
 
@@ -200,13 +206,21 @@ def _is_open(handle: int, folder: Path) -> bool:
         return False
 
 
-def _read(path: str | Path, shown: Path, limit: int, folder: int | None = None) -> bytes:
+def _read(
+    path: str | Path,
+    shown: Path,
+    limit: int,
+    folder: int | None = None,
+    why_not: WhyNot | None = None,
+) -> bytes:
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     file = os.open(path, flags, dir_fd=folder)
     try:
         about = os.fstat(file)
         if not stat.S_ISREG(about.st_mode):
             raise ArtifactError(f"{str(shown)!r} is no regular file")
+        if why_not is not None and (reason := why_not(about, shown)):
+            raise ArtifactError(f"{str(shown)!r} is not read: {reason}")
         if about.st_size > limit:
             raise ArtifactError(
                 f"{str(shown)!r} has {about.st_size} bytes, at most {limit} are expected"

@@ -230,6 +230,18 @@ def test_only_regular_files_within_the_limit_are_read(tmp_path: Path) -> None:
         read_regular(tmp_path / "none", 5)
 
 
+def test_a_file_may_be_looked_at_before_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+
+    def why_not(about: os.stat_result, path: Path) -> str | None:
+        return f"{path.name} has {about.st_size} bytes" if path.name == "link" else None
+
+    assert read_regular(tmp_path / "file", 10, why_not=why_not) == b"content"
+    with pytest.raises(ArtifactError, match="link' is not read: link has 7 bytes"):
+        read_regular(tmp_path / "link", 10, why_not=why_not)
+
+
 def test_a_file_that_grows_is_not_read_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

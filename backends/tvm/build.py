@@ -11,7 +11,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.target.codegen import llvm_get_cpu_features
 
-from qpc.backends.tvm.cache import KernelCache
+from qpc.backends.tvm.cache import KernelCache, say_once
 from qpc.backends.tvm.elf import link_shared
 from qpc.backends.tvm.emitter import Weights
 from qpc.backends.tvm.entry import entry_point, lay_out
@@ -82,18 +82,38 @@ def build(
     with chosen, tvm.transform.PassContext(opt_level=3, config=CODEGEN_OPTIONS):
         with clock.stage("float operators"):
             mod = _FLOAT_PASSES(mod)
-        prim_funcs = {gv: f for gv, f in mod.functions_items() if isinstance(f, tirx.PrimFunc)}
-        with clock.stage("kernels"):
-            kernels = kernel_code(prim_funcs, chosen, cache)
-        scratch = {name: size for kernel in kernels for name, size in kernel.scratch.items()}
-        with clock.stage("memory plan"):
-            entries, callers = _entries(mod, functions, weights, scratch, chosen)
-        with clock.stage("entry points"):
-            caller = entry_code(callers, chosen, cache)
-        cache.trim()
-        with clock.stage("link"):
-            objects = [*(kernel.code for kernel in kernels), caller]
-            return Code(link_shared(objects, BLANK_NAME), entries)
+        try:
+            return _linked(mod, functions, weights, chosen, clock, cache)
+        except Exception as e:  # whatever comes up in a file that is not what it should be
+            if not cache.found:
+                raise
+            failure = e
+        code = _linked(mod, functions, weights, chosen, clock, cache.renewed())
+        say_once(f"kernels that were kept do not fit together, and were made again: {failure}")
+        return code
+
+
+def _linked(
+    mod: tvm.IRModule,
+    functions: Mapping[int, LoweredFunction],
+    weights: Weights,
+    target: tvm.target.Target,
+    clock: Stopwatch,
+    cache: KernelCache,
+) -> Code:
+    """Kernels and entry points, made or found in the cache, as one library."""
+    prim_funcs = {gv: f for gv, f in mod.functions_items() if isinstance(f, tirx.PrimFunc)}
+    with clock.stage("kernels"):
+        kernels = kernel_code(prim_funcs, target, cache)
+    scratch = {name: size for kernel in kernels for name, size in kernel.scratch.items()}
+    with clock.stage("memory plan"):
+        entries, callers = _entries(mod, functions, weights, scratch, target)
+    with clock.stage("entry points"):
+        caller = entry_code(callers, target, cache)
+    cache.trim()
+    with clock.stage("link"):
+        objects = [*(kernel.code for kernel in kernels), caller]
+        return Code(link_shared(objects, BLANK_NAME), entries)
 
 
 def _entries(

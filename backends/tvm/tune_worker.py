@@ -1,4 +1,4 @@
-"""Measure variants of a graph: `python -m qpc.backends.tvm.tune_worker GRAPH TARGET ...`.
+"""Measure variants of a graph: `python -m qpc.backends.tvm.tune_worker REQUEST`.
 
 The process of its own that `qpc.backends.tvm.tuning` starts.
 """
@@ -11,46 +11,45 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch.fx import GraphModule
-
 from qpc.backends.tvm.compile import compile_graph
-from qpc.backends.tvm.kernels.tiling import Tile
+from qpc.backends.tvm.kernels.tiling import Tile, Tuner
 from qpc.backends.tvm.model import CompiledModel
-from qpc.backends.tvm.tuning import VARIANTS, Measured, append_results, read_results
+from qpc.backends.tvm.tuning import VARIANTS, Measured, Request, append_results
 from qpc.storage import load_graph
-from qpc.target import Target
 
 _TURNS, _REPEATS = 5, 3
 
 
-def main(graph: str, target: str, batch: str, threads: str, seconds: str, results: str) -> None:
+def main(request: str) -> None:
     """Measure one variant after the other, until all are measured or the time is over."""
-    measure(
-        load_graph(graph),
-        Target.parse(target),
-        batch=int(batch),
-        threads=int(threads),
-        seconds=float(seconds),
-        file=Path(results),
-    )
+    measure(Request.from_json(Path(request).read_text(encoding="utf-8")))
 
 
-def measure(
-    gm: GraphModule, target: Target, *, batch: int, threads: int, seconds: float, file: Path
-) -> None:
-    """See `main`; results are added to `file` variant by variant."""
-    end = time.monotonic() + seconds
+def measure(request: Request) -> None:
+    """See `main`; results are added to their file variant by variant."""
+    end = time.monotonic() + request.seconds
+    gm = load_graph(request.graph)
+    known = {(result.kernel, result.tile) for result in request.known}
+
+    def compiled(tuner: Tuner | None) -> CompiledModel:
+        return compile_graph(
+            gm,
+            request.target,
+            batch_sizes=(request.batch,),
+            threads=request.threads,
+            cache=request.cache,
+            tuner=tuner,
+        )
+
     plain: CompiledModel | None = None
     for rank in range(1, VARIANTS + 1):
         if time.monotonic() >= end:
             return
-        variant = _Variant(rank, {(r.kernel, r.tile) for r in read_results(file)})
-        model = compile_graph(
-            gm, target, batch_sizes=(batch,), threads=threads, tuner=variant.choose
-        )
+        variant = _Variant(rank, known)
+        model = compiled(variant.choose)
         if variant.tiles:
-            plain = plain or compile_graph(gm, target, batch_sizes=(batch,), threads=threads)
-            append_results(file, _compare(plain, model, variant.tiles))
+            plain = plain or compiled(None)
+            append_results(Path(request.results), _compare(plain, model, variant.tiles))
 
 
 class _Variant:

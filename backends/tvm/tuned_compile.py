@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch.fx import GraphModule
 
 from qpc.backends.tvm import compile as plain
-from qpc.backends.tvm.cache import Cache
+from qpc.backends.tvm.cache import Cache, folder_of
 from qpc.backends.tvm.kernels.tiling import Tuner
 from qpc.backends.tvm.model import CompiledModel
 from qpc.backends.tvm.tuning import better_tiles, is_faster, seconds_of, tuner_of
@@ -25,6 +25,7 @@ def compile_graph(
 ) -> CompiledModel:
     """See `qpc.backends.tvm.compile_graph`."""
     seconds = seconds_of(tune)
+    folder_of(cache)  # rather than after the graph was lowered
     chosen = target if isinstance(target, Target) else Target.parse(target)
 
     def compiled(tuner: Tuner | None = None) -> CompiledModel:

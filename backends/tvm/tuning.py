@@ -3,8 +3,8 @@
 The tiles of all layers are varied at once: in the first variant every layer has the tile that the
 cost model puts second, then third, and so on. So every tile is measured where it stands, in the
 whole model, in turns with the model that the cost model chooses. This happens in another process,
-which may crash or be killed; what it has measured by then is kept in a file, and not measured
-again. The result is taken only if the whole model is faster with it.
+which may crash or be killed; what it has measured by then is kept beside the kernels, under the
+same rules, and not measured again. The result is taken only if the whole model is faster with it.
 """
 
 from __future__ import annotations
@@ -12,27 +12,40 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, get_args
 
 from torch.fx import GraphModule
 
 from qpc.backends.tvm._compat import TVM_VERSION
-from qpc.backends.tvm.cache import Cache, default_folder
-from qpc.backends.tvm.kernels.tiling import Tile, Tuner
+from qpc.backends.tvm.cache import (
+    Cache,
+    folder_of,
+    is_private,
+    make_private,
+    say_not_kept,
+    say_why_not,
+)
+from qpc.backends.tvm.kernels.tiling import ALL_KEPT, Kind, Tile, Tuner
 from qpc.backends.tvm.model import CompiledModel
-from qpc.errors import BackendError, UnsupportedTargetError
+from qpc.children import Ended, run_module
+from qpc.errors import ArtifactError, BackendError, UnsupportedTargetError
+from qpc.files import read_regular
 from qpc.storage import save_graph
 from qpc.target import Target
 from qpc.version import VERSION
 
 DEFAULT_SECONDS = 60.0
+_MOST_SECONDS = 7 * 24 * 3600
+_MOST_BYTES = 64 * 2**20  # of a file of results, each of which has some hundred
 VARIANTS = 5  # tiles that are measured for each layer, besides the cost model's
 CLEARLY = 0.97  # of the time of the cost model's tile, for another one to be taken
 _MODEL_CLEARLY = 0.99  # of the time of the whole model
@@ -52,8 +65,11 @@ def seconds_of(tune: object) -> float:
     """The time that a `tune=` argument allows."""
     if isinstance(tune, bool):
         return DEFAULT_SECONDS if tune else 0.0
-    if not isinstance(tune, int | float) or not tune > 0:
-        raise BackendError(f"tune must be a positive number of seconds or a bool, got {tune!r}")
+    if not isinstance(tune, int | float) or not 0 < tune <= _MOST_SECONDS:
+        raise BackendError(
+            f"tune must be a positive number of seconds or a bool, got {tune!r}",
+            fix=f"tune=True for {DEFAULT_SECONDS:g} seconds; {_MOST_SECONDS} at the most",
+        )
     return float(tune)
 
 
@@ -68,22 +84,53 @@ def better_tiles(
 ) -> dict[str, Tile]:
     """The tiles that are clearly faster, by the names of the kernels that the cost model chooses.
 
-    Measures for so many seconds at the most. Raises UnsupportedTargetError if code for `target`
-    cannot run here.
+    Measures for so many seconds at the most. Warns if the measuring process fails, or its time is
+    over before it has measured anything. Raises UnsupportedTargetError if code for `target` cannot
+    run here, BackendError if there is no place for temporary files.
     """
     if reason := target.runs_here():
         raise UnsupportedTargetError(
             f"cannot tune for {target.name!r}: {reason}", fix="tune on such a machine"
         )
-    with tempfile.TemporaryDirectory(prefix="qpc-tune-") as folder:
-        graph = Path(folder, "graph")
+    file = _results_file(target, cache)
+    known = [] if file is None else read_results(file)
+    with _temporary_folder() as folder:
+        graph, results = str(folder / "graph"), str(folder / "new")
+        request = Request(graph, target, batch, threads, seconds, cache, known, results)
         save_graph(gm, graph)
-        file = _results_file(target, cache, Path(folder))
-        command = [sys.executable, "-m", "qpc.backends.tvm.tune_worker"]
-        command += [str(graph), target.name, str(batch), str(threads), str(seconds), str(file)]
-        with contextlib.suppress(subprocess.TimeoutExpired):  # what it has measured counts
-            subprocess.run(command, check=False, timeout=seconds)
-        return chosen(read_results(file))
+        (folder / "request").write_text(request.to_json(), encoding="utf-8")
+        try:
+            arguments = "qpc.backends.tvm.tune_worker", str(folder / "request")
+            ended = run_module(*arguments, timeout=seconds, temporary=folder)
+        finally:  # what it has measured counts, however it ended
+            new = read_results(Path(request.results))
+            if file is not None and new:
+                _keep(file, new)
+    _warn_of_failure(ended, seconds, bool(new))
+    return chosen([*known, *new])
+
+
+def _warn_of_failure(ended: Ended, seconds: float, measured: bool) -> None:
+    if ended.status is None and not measured:
+        text = f"tuning measured nothing within {seconds:g} s: allow more with tune=SECONDS"
+    elif ended.status:
+        text = f"tuning ended early, the process that measures failed: {ended.last_words}"
+    else:
+        return
+    warnings.warn(text, stacklevel=2)
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="qpc-tune-", ignore_cleanup_errors=True)
+    except OSError as e:
+        raise BackendError(
+            f"cannot tune without a folder for temporary files: {e.strerror or e}",
+            fix="set TMPDIR to a folder with space that can be written to",
+        ) from e
+    with folder as path:
+        yield Path(path)
 
 
 def chosen(results: Sequence[Measured]) -> dict[str, Tile]:
@@ -119,40 +166,95 @@ def is_faster(tuned: CompiledModel, plain: CompiledModel, threads: int) -> bool:
     return statistics.median(ratios) < _MODEL_CLEARLY
 
 
+# --- what the measuring process is told -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure: `known` is not measured again, results are added to the file `results`."""
+
+    graph: str
+    target: Target
+    batch: int
+    threads: int
+    seconds: float
+    cache: Cache
+    known: Sequence[Measured]
+    results: str
+
+    def to_json(self) -> str:
+        """The request as text."""
+        cache = self.cache if isinstance(self.cache, bool) else os.path.abspath(self.cache)
+        return json.dumps(asdict(replace(self, cache=cache)))
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """The request that `to_json` wrote."""
+        data = json.loads(text)
+        target: dict[str, Any] = data["target"]
+        target |= {name: tuple(target[name]) for name in ("features", "tuning")}
+        known = [_measured(each) for each in data["known"]]
+        return cls(**data | {"target": Target(**target), "known": known})
+
+
 # --- results on disk ------------------------------------------------------------------------------
 
 
 def append_results(file: Path, results: Sequence[Measured]) -> None:
-    """Add lines to a file that other processes may be adding to."""
-    lines = "".join(json.dumps(asdict(result)) + "\n" for result in results)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(lines)
+    """Add lines to a file that other processes may be adding to; raises OSError.
+
+    All are written at once, and behind a new line, in case somebody died in the middle of one.
+    """
+    lines = "".join("\n" + json.dumps(asdict(result)) for result in results) + "\n"
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    stream = os.open(file, flags, 0o600)
+    try:
+        os.write(stream, lines.encode())
+    finally:
+        os.close(stream)
 
 
 def read_results(file: Path) -> list[Measured]:
-    """The results in a file; lines that are cut off are left out."""
+    """The results in a file, without lines that are damaged or cut off; none if it is not ours."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except OSError:
+        content = read_regular(file, _MOST_BYTES, why_not=say_why_not)
+    except ArtifactError:
         return []
-    return list(_parsed(text))
+    return list(_parsed(content))
 
 
-def _parsed(text: str) -> Iterator[Measured]:
-    for line in text.splitlines():
-        try:
-            data = json.loads(line)
-            yield Measured(data["kernel"], Tile(**data["tile"]), float(data["ratio"]))
-        except (ValueError, KeyError, TypeError):
-            continue
+def _parsed(content: bytes) -> Iterator[Measured]:
+    for line in filter(None, content.split(b"\n")):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            yield _measured(json.loads(line))
 
 
-def _results_file(target: Target, cache: Cache, temporary: Path) -> Path:
-    """One file for each kind of CPU and each version; a temporary one without a cache."""
-    if cache is False:
-        return temporary / "tuned.jsonl"
-    folder = default_folder() if cache is True else Path(cache)
+def _measured(data: Any) -> Measured:
+    """A result from JSON values; raises ValueError, KeyError or TypeError if they are none."""
+    kernel, tile, ratio = data["kernel"], Tile(**data["tile"]), data["ratio"]
+    counts = tile.pixels, tile.vectors, tile.kept
+    if not isinstance(kernel, str) or tile.kind not in get_args(Kind):
+        raise ValueError("no kernel, or none of that kind")
+    if any(type(n) is not int or n < 1 for n in counts) or tile.kept > ALL_KEPT:
+        raise ValueError("no tile")
+    if type(ratio) is not float or not 0 < ratio < math.inf:
+        raise ValueError("no ratio")
+    return Measured(kernel, tile, ratio)
+
+
+def _keep(file: Path, results: Sequence[Measured]) -> None:
+    try:
+        make_private(file.parent)
+        append_results(file, results)
+    except OSError as e:
+        say_not_kept("what tuning has measured is not kept", file.parent, e)
+
+
+def _results_file(target: Target, cache: Cache) -> Path | None:
+    """One file for each kind of CPU and each version; None if nothing is to be kept."""
+    folder = folder_of(cache)
+    if folder is None or not is_private(folder / "tuned"):
+        return None
     about = repr((target, _cpu_model(), VERSION, TVM_VERSION))
     name = hashlib.sha256(about.encode()).hexdigest()[:16]
     return folder / "tuned" / f"{name}.jsonl"
@@ -160,7 +262,7 @@ def _results_file(target: Target, cache: Cache, temporary: Path) -> Path:
 
 def _cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     return next((line for line in lines if line.startswith("model name")), "")

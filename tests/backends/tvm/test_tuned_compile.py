@@ -57,3 +57,8 @@ def test_nothing_better_is_the_plain_model(
 def test_a_wrong_time_is_refused_before_anything_is_compiled(graph: GraphModule) -> None:
     with pytest.raises(BackendError, match="tune must be a positive number"):
         tvm.compile_graph(graph, tune=-1)
+
+
+def test_a_wrong_cache_is_refused_before_anything_is_compiled(graph: GraphModule) -> None:
+    with pytest.raises(BackendError, match="cache must be a bool or the path of a folder, got b"):
+        tvm.compile_graph(graph, cache=b"folder")  # type: ignore[arg-type]
