@@ -92,6 +92,8 @@ def _unfinished(gm: GraphModule) -> Node | None:
 def load(path: str | os.PathLike[str]) -> CompiledModel:
     """Return the compiled model that `.save(path)` wrote; all is checked before any of it is used.
 
+    A compiled model is a program: load only what you trust. The checks find damage, not intent.
+
     Raises ArtifactError if it is damaged, or made for another version or CPU.
     """
     return tvm.load(path)

@@ -35,7 +35,8 @@ def compile_graph(
     batch_sizes: the model takes these, and no others.
     threads: how many threads a call uses.
     cache: whether to keep the machine code of kernels for the next time, or the folder for it. The
-    folder is `$QPC_CACHE_DIR`, or `qpc` in `$XDG_CACHE_HOME`, or `~/.cache/qpc`.
+    folder is `$QPC_CACHE_DIR`, or `qpc` in `$XDG_CACHE_HOME`, or `~/.cache/qpc`. What is in it is
+    run, so it is used only if it belongs to this user or root and nobody else may write to it.
     tune: whether to measure other tiles of the kernels than those that the cost model chooses, for
     the first of the batch sizes, or how many seconds at the most (60). What was measured is kept
     next to the kernels, and not measured again. The model is never slower for it.
@@ -55,7 +56,8 @@ def compile_graph(
 def load(path: str | os.PathLike[str]) -> CompiledModel:
     """Return the model that was saved to the folder `path`.
 
-    Everything is checked before any of it is used. Raises ArtifactError if the folder is not a
+    Everything is checked before any of it is used. The checks find damage, not intent: a compiled
+    model is a program, so load only what you trust. Raises ArtifactError if the folder is not a
     saved model, is damaged or incomplete, or was made by another version of QPC or TVM or for
     another CPU.
     """
