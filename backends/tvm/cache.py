@@ -118,18 +118,25 @@ class KernelCache:
 
     def put(self, key: str, data: bytes) -> None:
         """Keep an entry, in place of one that may be there."""
-        if self._folder is None or not self._writes:
+        for last in (False, False, True):
+            if self._folder is None or not self._writes:
+                return
+            try:
+                self._put(self._folder, key, data)
+            except OSError as e:
+                if isinstance(e, FileNotFoundError) and not last:
+                    continue  # somebody clears the cache just now
+                say_not_kept("kernels are not kept", self._folder, e)
+                self._writes = False
             return
-        try:
-            make_private(self._folder)
-            self._give_up_if_not_trusted()
-            if self._folder is not None:
-                file = self._folder / f"{key}{_SUFFIX}"
-                replace_file(file, _digest(key, data) + data, mode=0o600, quick=True)
-                self._wrote = True
-        except OSError as e:
-            say_not_kept("kernels are not kept", self._folder, e)
-            self._writes = False
+
+    def _put(self, folder: Path, key: str, data: bytes) -> None:
+        make_private(folder)
+        self._give_up_if_not_trusted()
+        if self._folder is not None:
+            content = _digest(key, data) + data
+            replace_file(folder / f"{key}{_SUFFIX}", content, mode=0o600, quick=True)
+            self._wrote = True
 
     def renewed(self) -> KernelCache:
         """The same folder, whose entries are all made anew."""
