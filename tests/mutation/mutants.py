@@ -7,7 +7,7 @@ was. Prints the survivors at the end: each is a hole in the tests, or makes no d
 
 Which tests run which lines is found out first, by one run of the default suite under coverage (it
 takes as long as the suite does), and kept for the commit. Without it (`--no-coverage`) a mutant
-meets the test file of its module's name, then the rest of its folder, then the tests that name it.
+meets the test file of its module's name, those of the modules that import it, and of its folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).parents[2]
 _PRODUCT = ("qpc", "passes", "backends")
+_FAR = 3  # from a mutated module to those that import it, and theirs
 _COPY = "copy-of-the-tree"
 _PYTEST = (sys.executable, "-m", "pytest", "-q", "--no-cov", "-x", "-p", "no:cacheprovider")
 
@@ -111,28 +113,52 @@ def _inside(file: str) -> str:
     return str(Path(*parts[parts.index(_COPY) + 1 :]))
 
 
+def _product(root: Path) -> list[str]:
+    """The files of the product, by their paths inside the root; `qpc/passes` is a link."""
+    files = {p for folder in _PRODUCT for p in (root / folder).rglob("*.py")}
+    real = sorted({Path(os.path.realpath(p)) for p in files})
+    return [str(p.relative_to(os.path.realpath(root))) for p in real]
+
+
 def candidates(root: Path) -> Iterator[Mutant]:
     """All mutants of the product, in a fixed order."""
-    files = {p for folder in _PRODUCT for p in (root / folder).rglob("*.py")}
-    real = {Path(os.path.realpath(p)) for p in files}  # `qpc/passes` is a link
-    for file in sorted(real):
-        path = str(file.relative_to(os.path.realpath(root)))
-        for mutation in mutations(file.read_text()):
-            yield Mutant(path, mutation)
+    for file in _product(root):
+        for mutation in mutations((root / file).read_text()):
+            yield Mutant(file, mutation)
 
 
 def near_tests(root: Path, file: str) -> list[str]:
-    """Test files for a module: of its name, of its folder, and those that name it."""
-    path = Path(file)
-    inside = Path(*path.parts[1:]) if path.parts[0] == "qpc" else path
-    folder = Path("tests") / inside.parent
-    named = folder / f"test_{path.stem.strip('_')}.py"
-    module = ".".join(["qpc", *inside.with_suffix("").parts])
-    all_tests = sorted((root / "tests").rglob("test_*.py"))
-    mentioning = [str(t.relative_to(root)) for t in all_tests if module in t.read_text()]
+    """Test files for a module: of its name, of those that import it, theirs, and of its folder."""
+    importers = _importers(root)
+    found: dict[str, None] = {}
+    near, seen = [_module(file)], {_module(file)}
+    for _ in range(_FAR):
+        for module in near:
+            test = Path("tests", *module.split(".")[1:-1], f"test_{module.split('.')[-1]}.py")
+            test = test.with_name(test.name.replace("test__", "test_"))
+            if (root / test).exists():
+                found[str(test)] = None
+        near = sorted({m for module in near for m in importers[module]} - seen)
+        seen |= set(near)
+    folder = Path("tests", *_module(file).split(".")[1:-1])
     beside = sorted(str(t.relative_to(root)) for t in (root / folder).glob("test_*.py"))
-    first = [str(named)] if (root / named).exists() else []
-    return list(dict.fromkeys([*first, *mentioning, *beside]))
+    return list(dict.fromkeys([*found, *beside]))
+
+
+def _importers(root: Path) -> dict[str, set[str]]:
+    """The modules that import each module."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in _product(root):
+        text = (root / path).read_text()
+        for imported in re.findall(r"^ *(?:from|import) (qpc[\w.]*)", text, re.MULTILINE):
+            found[imported].add(_module(path))
+    return found
+
+
+def _module(file: str) -> str:
+    """`passes/calibrate.py` is `qpc.passes.calibrate`."""
+    parts = Path(file).with_suffix("").parts
+    return ".".join(parts if parts[0] == "qpc" else ("qpc", *parts))
 
 
 def judge(copy: Path, mutant: Mutant, tests: Sequence[str], limit_s: float) -> Result:
