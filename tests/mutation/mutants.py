@@ -257,6 +257,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=_ROOT / "build" / "mutants")
     parser.add_argument("--no-coverage", action="store_true", help="choose tests by name")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the copy goes
     head = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.check_output(head, cwd=_ROOT, text=True).strip()
     with copy_of(commit) as copy:

@@ -31,7 +31,13 @@ from tests.pruning.running import CHOICES, TOLERANCE, mark, wrong_shapes
 from tests.pruning_oracle import masked_output, worst_error
 from tests.quantizing import min_max
 from tests.robustness.outcome import DifferenceError, may_refuse
-from tests.robustness.segments import BOUND, check_pieces, check_same, with_steps_as_outputs
+from tests.robustness.segments import (
+    BOUND,
+    check_pieces,
+    check_same,
+    largest,
+    with_steps_as_outputs,
+)
 from tests.robustness.writer import RandomModule
 
 _TARGETS = ("native", "native", "x86-64", "x86-64-sse4", "x86-64-avx2")
@@ -108,7 +114,8 @@ def _traced(module: RandomModule, batch: int, choose: random.Random) -> Traced:
             got = pytree.tree_leaves(gm(*_copied(given)))
         for i, (ours, theirs) in enumerate(zip(got, expected, strict=True)):
             if isinstance(theirs, Tensor):
-                check_same(ours, theirs, BOUND, f"the traced graph, {kind}, output {i}")
+                slack = BOUND * largest(theirs)
+                check_same(ours, theirs, slack, f"the traced graph, {kind}, output {i}")
     return net
 
 

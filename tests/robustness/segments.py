@@ -22,7 +22,9 @@ from qpc.ops.views import aten, qpc_ops
 from tests.robustness.outcome import DifferenceError
 
 BOUND = 1e-4
-"""How far float values may be apart, as a part of the largest one in the tensor."""
+"""How far float values may be apart, as a part of the largest one in the tensor ..."""
+CANCELLED = 1e-6
+"""... and in addition of the largest one that they are computed from, which sums may cancel."""
 
 _COMPARISONS = frozenset(
     getattr(getattr(aten, name), overload)
@@ -95,7 +97,8 @@ def check_pieces(
         if isinstance(node, Node):
             wanted = reference.results[node]
             all_bits = node in exact or node in steps or not wanted.is_floating_point()
-            check_same(got, wanted, 0.0 if all_bits else BOUND, f"{what}, output {node.name}")
+            slack = 0.0 if all_bits else reference.slack(node)
+            check_same(got, wanted, slack, f"{what}, output {node.name}")
 
 
 class _Pieces(Interpreter):
@@ -105,6 +108,11 @@ class _Pieces(Interpreter):
         super().__init__(gm)
         self._steps, self._what = steps, what
         self.results: dict[Node, Tensor] = {}
+        self._largest: dict[Node, float] = {}  # that there is on the way to a value
+
+    def slack(self, node: Node) -> float:
+        """How far the other side's value may be away."""
+        return BOUND * largest(self.results[node]) + CANCELLED * self._largest[node]
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
@@ -113,6 +121,8 @@ class _Pieces(Interpreter):
             value = theirs
         if isinstance(value, Tensor):
             self.results[n] = value
+            sources = (self._largest.get(source, 0.0) for source in n.all_input_nodes)
+            self._largest[n] = max(largest(value), *sources, 0.0)
         return value
 
     def _check_step(self, node: Node, ours: Tensor, theirs: Tensor) -> None:
@@ -136,32 +146,29 @@ class _Pieces(Interpreter):
 
     def _near_an_edge(self, node: Node) -> Tensor:
         operands: list[Any] = [self.env[a] if isinstance(a, Node) else a for a in node.args]
-        x = operands[0]
+        x, source = operands[0], node.all_input_nodes[0]
         if node.target in _COMPARISONS:
             both = [torch.as_tensor(o, dtype=x.dtype) for o in operands[:2]]
-            return (both[0] - both[1]).abs() <= sum(_slack(o) for o in both)
+            return (both[0] - both[1]).abs() <= sum(map(self.slack, node.all_input_nodes))
         scale = operands[1] if node.target is qpc_ops.quantize.default else 1.0
         place = x.double() / scale
         if node.target in (aten.round.default, qpc_ops.quantize.default):
             place = place + 0.5
-        slack = _slack(x) / scale + 1e-5
+        slack = self.slack(source) / scale + 1e-5
         near: Tensor = (place - place.round()).abs() <= slack
         return near
 
 
-def _slack(x: Tensor) -> float:
-    return BOUND * _largest(x)
-
-
-def _largest(x: Tensor) -> float:
+def largest(x: Tensor) -> float:
+    """The largest finite magnitude."""
     finite = x[x.isfinite()] if x.is_floating_point() else x
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
-def check_same(got: Tensor, wanted: Tensor, bound: float, what: str) -> None:
+def check_same(got: Tensor, wanted: Tensor, slack: float, what: str) -> None:
     """Raise DifferenceError for another shape, dtype or value; NaN equals NaN.
 
-    bound: as a part of the largest finite value wanted; 0 for equal bits.
+    slack: how far finite values may be apart; 0 for equal bits.
     """
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
         raise DifferenceError(
@@ -173,7 +180,7 @@ def check_same(got: Tensor, wanted: Tensor, bound: float, what: str) -> None:
         if not torch.equal(got.isnan(), wanted.isnan()):
             count = int((got.isnan() != wanted.isnan()).sum())
             raise DifferenceError(f"{what}: {count} of {got.numel()} values are NaN on one side")
-        near = (got - wanted).abs() <= bound * _largest(wanted)
+        near = (got - wanted).abs() <= slack
         wrong = ~(near | (got == wanted) | wanted.isnan())
     if count := int(wrong.sum()):
         i = tuple(wrong.nonzero()[0].tolist())
