@@ -151,7 +151,8 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, ast.AST]]:
             yield "return", ast.Return(ast.Constant(None))
     elif isinstance(node, ast.Call) and len(node.args) >= 2 and not _starred(node):
         swapped = [node.args[1], node.args[0], *node.args[2:]]
-        yield "swapped arguments", _replaced(node, args=swapped)
+        if ast.dump(node.args[0]) != ast.dump(node.args[1]):
+            yield "swapped arguments", _replaced(node, args=swapped)
     elif isinstance(node, ast.Expr | ast.AugAssign | ast.Continue | ast.Break):
         yield "deleted statement", ast.Pass()
 

@@ -43,6 +43,7 @@ def test_conditions_are_negated_and_returns_emptied() -> None:
         'raise ValueError(f"{1 + 2}")',
         "@f(1)\ndef g(a: int | str) -> int | None: ...",
         "class A(B, name=1): ...",
+        "x = f(a, a)",
     ],
 )
 def test_what_no_test_can_be_about_is_left_alone(source: str) -> None:

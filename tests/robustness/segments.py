@@ -161,7 +161,7 @@ class _Pieces(Interpreter):
 
 def largest(x: Tensor) -> float:
     """The largest finite magnitude."""
-    finite = x[x.isfinite()] if x.is_floating_point() else x
+    finite = x[x.isfinite()].double()
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
