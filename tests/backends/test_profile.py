@@ -32,6 +32,7 @@ def test_the_limit_is_what_alone_takes_the_longest(
 def test_the_share_is_of_the_peak() -> None:
     assert call(20.0, 1_000_000).share == pytest.approx(0.5)
     assert call(0.0, 0).share == 0
+    assert call(0.0, 100).share == pytest.approx(1.0)  # 1 ns, in a call that the clock did not see
 
 
 def test_bytes_go_at_the_speed_of_the_cache_that_they_fit() -> None:

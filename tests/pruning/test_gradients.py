@@ -151,6 +151,13 @@ def test_an_operator_without_second_derivative_is_an_error() -> None:
         scores(HessianDiagonal(batches=[x], loss=squares), gm)
 
 
+@pytest.mark.parametrize("kind", [Taylor, HessianDiagonal])
+def test_how_channels_are_joined_is_checked(kind: Any) -> None:
+    for wrong in ({"aggregate": "median"}, {"normalize": "l2"}, {"role": "reading"}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            kind(batches=[], loss=total, **wrong)
+
+
 def test_no_batches_are_an_error() -> None:
     with pytest.raises(CalibrationError, match="there are no batches to judge channels by"):
         scores(Taylor(batches=[], loss=total), small())

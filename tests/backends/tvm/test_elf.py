@@ -54,6 +54,16 @@ def test_a_library_exports_its_functions_and_imports_the_rest(tmp_path: Path) ->
         library["no_such_function"]
 
 
+def test_a_library_says_that_it_has_segments_and_no_sections(tmp_path: Path) -> None:
+    library = elf.link_shared([_object(tmp_path)], "kernels.so")
+    *_, size, phentsize, segments, shentsize, sections, names = struct.unpack_from(
+        "<HHIQQQIHHHHHH", library, 16
+    )
+    assert (size, phentsize, shentsize, sections, names) == (64, 56, 0, 0, 0)
+    kinds = [struct.unpack_from("<I", library, 64 + 56 * i)[0] for i in range(segments)]
+    assert {1, 2} <= set(kinds)  # what is loaded, and how it is linked
+
+
 def test_objects_find_each_other(tmp_path: Path) -> None:
     """One object points to what another defines; what both define is there once."""
     empty = elf._Section("", 0, 0, b"", 0, 1, 0, 0)
