@@ -23,7 +23,7 @@ from qpc.version import VERSION
 LIMIT_BYTES = 64 * 2**20
 """The largest document that is read; that of a network of 1,000 operators has some 1.5 MB."""
 _LIMIT_FILE = 2**36  # bytes, of a file whose size is not known
-_LIMIT_VALUES = 4_000_000  # each takes some 100 bytes of memory
+_LIMIT_VALUES = 3_000_000  # each takes some 100 bytes of memory
 _SEAL = "sha256"
 
 
@@ -246,7 +246,10 @@ def verified(content: Mapping[str, bytes], kind: Kind, where: str) -> dict[str, 
     data = content.get(kind.document, b"")
     document = parse(data, f"{kind.document} of {where}", kind.damaged)
     if not kind.is_marked(document):
-        raise ArtifactError(f"{where} is not {kind.name}: {kind.document} is about something else")
+        raise ArtifactError(
+            f"{where} is not {kind.name}: {kind.document} is about something else",
+            fix=f"pass what {kind.load} can read",
+        )
     if document.get("format") != kind.mark or document.get("format_version") != kind.version:
         found = document.get("format_version", document.get("format"))
         raise ArtifactError(

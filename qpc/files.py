@@ -157,7 +157,9 @@ def read_regular(path: Path, limit: int, *, why_not: WhyNot | None = None) -> by
     try:
         return _read(path, path, limit, why_not=why_not)
     except OSError as e:
-        raise ArtifactError(f"cannot read {str(path)!r}: {e.strerror or e}") from e
+        raise ArtifactError(
+            f"cannot read {str(path)!r}: {e.strerror or e}", fix="check the path"
+        ) from e
 
 
 def read_folder(
@@ -218,19 +220,24 @@ def _read(
     try:
         about = os.fstat(file)
         if not stat.S_ISREG(about.st_mode):
-            raise ArtifactError(f"{str(shown)!r} is no regular file")
+            raise ArtifactError(
+                f"{str(shown)!r} is no regular file", fix="put the file itself there"
+            )
         if why_not is not None and (reason := why_not(about, shown)):
             raise ArtifactError(f"{str(shown)!r} is not read: {reason}")
         if about.st_size > limit:
             raise ArtifactError(
-                f"{str(shown)!r} has {about.st_size} bytes, at most {limit} are expected"
+                f"{str(shown)!r} has {about.st_size} bytes, at most {limit} are expected",
+                fix="copy it again from where it is whole",
             )
         parts, left = [], about.st_size + 1  # one more, to notice that it grows
         while part := os.read(file, min(left, _CHUNK)):
             parts.append(part)
             left -= len(part)
             if not left:
-                raise ArtifactError(f"{str(shown)!r} grows while it is read")
+                raise ArtifactError(
+                    f"{str(shown)!r} grows while it is read", fix="wait until it is written"
+                )
         return b"".join(parts)
     finally:
         os.close(file)

@@ -7,6 +7,7 @@ fitting a line through the results, so that no operator needs a shape rule of it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def probed_shapes(
 
     Raises PassError at the first node whose operator refuses its inputs.
     """
-    with _fake_mode(fallback=False) as mode:
+    with _quiet(), _fake_mode(fallback=False) as mode:
         runners = [_Runner(root, mode, batch) for batch in _PROBES]
         for node in graph.nodes:
             before(node, runners[-1].known)
@@ -259,6 +260,18 @@ def _fake_mode(*, fallback: bool = True) -> Iterator[FakeTensorMode]:
     kind = FakeTensorMode(allow_fallback_kernels=fallback)
     with _disable_current_modes(), kind as mode, torch.no_grad():
         yield mode
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """PyTorch does not log why an operator refuses its inputs: the error says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _concrete(value: object) -> Concrete:

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 
 from qpc.settings import first_problem
 
+_MOST = 100_000  # nodes, and tensors; networks of 1,000 layers have some 10,000
 _LARGEST = 2**40  # elements along one axis
 _TAKEN = frozenset({"self", "torch", "device", "inf", "nan", "NoneType", "operator", "_operator"})
 _PATH_PART = re.compile(r"[\w\-+ :/@=,#]+")  # what a part of a module's path may hold
@@ -70,11 +71,11 @@ class TensorEntry(_Part):
     are left out of state dictionaries. bits_of: the shape of truth values, which are packed.
     """
 
-    names: Annotated[list[Path], Field(min_length=1)]
+    names: Annotated[list[Path], Field(min_length=1, max_length=1000)]
     parameter: bool
     requires_grad: bool
-    transient: list[Path] = []
-    bits_of: list[Size] | None = None
+    transient: Annotated[list[Path], Field(max_length=1000)] = []
+    bits_of: Annotated[list[Size], Field(max_length=64)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -98,7 +99,7 @@ class _Node(_Part):
 
     name: Name
     stack_trace: Text = ""
-    shape: list[Size | Growing] | None = None
+    shape: Annotated[list[Size | Growing], Field(max_length=64)] | None = None
     dtype: str | None = None
     module_path: Text = ""
     origin: Text = ""
@@ -150,8 +151,8 @@ class Document(_Part):
     format_version: Literal[2]
     qpc: Annotated[str, Field(max_length=100)]
     files: dict[str, Any]  # see qpc.documents
-    tensors: list[TensorEntry]
-    nodes: Annotated[list[Entry], Field(min_length=1)]
+    tensors: Annotated[list[TensorEntry], Field(max_length=_MOST)]
+    nodes: Annotated[list[Entry], Field(min_length=1, max_length=_MOST)]
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

@@ -1,0 +1,142 @@
+"""The child of `artifacts.py`: breaks folders, loads them, and prints a line for each."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import traceback
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import qpc
+from qpc.documents import COMPILED_MODEL, SAVED_GRAPH, Kind
+from qpc.errors import ArtifactError
+from tests.robustness.damage import damage
+from tests.robustness.forgery import MARK, forge
+
+_MOST_BYTES = 2**30
+_FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.dlopen", "pty.", "urllib.")
+_ALLOWED = ("os.listdir", "os.scandir", "os.putenv", "os.unsetenv", "os.walk", "os.fwalk")
+_OF_MODELS = ("ctypes.dlopen", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.memfd")
+
+
+class _Watch:
+    """Sees what the interpreter does while a folder is loaded."""
+
+    def __init__(self, kind: str) -> None:
+        self.armed, self.seen = False, list[str]()
+        self._of_models = kind == "model"
+        sys.addaudithook(self._note)
+
+    def _note(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.armed and (problem := self._problem(event, args)):
+            self.seen.append(problem)
+
+    def _problem(self, event: str, args: tuple[Any, ...]) -> str | None:
+        if event == "compile" and MARK in str(args[0]):
+            return f"compiles {str(args[0])[:200]!r}"
+        if event == "exec" and isinstance(args[0], types.CodeType):
+            return f"runs {args[0].co_names}" if MARK in str(args[0].co_consts) else None
+        if event == "import" and MARK in str(args[0]):
+            return f"imports {args[0]}"
+        if event == "open":
+            path, _, flags = args
+            writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            own = self._of_models and str(path).startswith(tempfile.gettempdir())
+            return f"writes to {path}" if writes and not own else None
+        if self._of_models and event.startswith(_OF_MODELS):
+            return None
+        if event.startswith(_FORBIDDEN) and not event.startswith(_ALLOWED):
+            return f"{event} {str(args)[:100]}"
+        return None
+
+
+def main(kind_name: str, first: int, stop: int, bases: Path) -> None:
+    """Break a folder for each seed."""
+    kind = SAVED_GRAPH if kind_name == "graph" else COMPILED_MODEL
+    load = qpc.load_graph if kind_name == "graph" else qpc.load
+    watch = _Watch(kind_name)
+    folders = sorted(bases.iterdir())
+    values = {(folder / kind.document).read_bytes(): _value(load(folder)) for folder in folders}
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (held + 2 * _MOST_BYTES,) * 2)
+    print("ready", flush=True)  # noqa: T201
+    for seed in range(first, stop):
+        with tempfile.TemporaryDirectory(prefix="qpc-try-") as place:
+            outcome, what = _outcome(seed, folders, Path(place) / "it", kind, load, values, watch)
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if used > max(_MOST_BYTES, held + _MOST_BYTES // 2):
+            outcome, held = f"takes {used >> 20} MB ({outcome})", used
+        line = f"{outcome}\t{what}".encode("ascii", "backslashreplace").decode()
+        print(line.replace("\n", " ")[:2000], flush=True)  # noqa: T201
+
+
+def _outcome(
+    seed: int,
+    folders: list[Path],
+    folder: Path,
+    kind: Kind,
+    load: Callable[[Path], Any],
+    values: dict[bytes, str],
+    watch: _Watch,
+) -> tuple[str, str]:
+    rng = random.Random(seed)
+    base = rng.choice(folders)
+    shutil.copytree(base, folder)
+    forged = rng.random() < 0.6
+    what = f"{base.name}: " + (
+        forge(rng, folder, folders, kind) if forged else damage(rng, folder, folders)
+    )
+    watch.seen.clear()
+    watch.armed = True
+    try:
+        loaded = load(folder)
+        watch.armed = False
+        outcome = "loaded" if forged else _judge(folder, kind, _value(loaded), values)
+    except ArtifactError as e:
+        watch.armed = False
+        outcome = "error" if e.fix and not _out_of_memory(e) else f"no fix: {e}"
+        what += f" -> {e.what[:200]}"
+    except BaseException:
+        watch.armed = False
+        outcome = "raw error: " + " | ".join(traceback.format_exc().splitlines()[-3:])
+    if watch.seen:
+        outcome = f"runs code: {watch.seen}"
+    return outcome, what
+
+
+def _judge(folder: Path, kind: Kind, value: str, values: dict[bytes, str]) -> str:
+    """Damage that loads must be none: all files are those of one version."""
+    expected = values.get((folder / kind.document).read_bytes())
+    return "loaded" if value == expected else "a different value"
+
+
+def _value(loaded: Any) -> str:
+    """Something that is equal only for equal models."""
+    if isinstance(loaded, torch.fx.GraphModule):
+        return qpc.fingerprint(loaded)
+    answers = []
+    for (wanted,) in loaded.signature.inputs.values():
+        x = torch.linspace(-1, 1, torch.Size(wanted.shape).numel()).reshape(wanted.shape)
+        answers.append([y.tolist() for y in loaded(x)])
+    return repr(answers)
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, MemoryError) or "not enough memory" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
