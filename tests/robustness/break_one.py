@@ -50,7 +50,8 @@ class _Watch:
         if event == "open":
             path, _, flags = args
             writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-            own = self._of_models and str(path).startswith(tempfile.gettempdir())
+            in_memory = isinstance(path, int)  # an open file, as libraries are loaded from
+            own = self._of_models and (in_memory or path.startswith(tempfile.gettempdir()))
             return f"writes to {path}" if writes and not own else None
         if self._of_models and event.startswith(_OF_MODELS):
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import random
@@ -69,7 +68,7 @@ def _delete(rng: random.Random, document: dict[str, Any]) -> str:
 
 def _copy(rng: random.Random, document: dict[str, Any]) -> str:
     (source, old), (owner, key) = _place(rng, document), _place(rng, document)
-    owner[key] = copy.deepcopy(source[old])
+    owner[key] = json.loads(json.dumps(source[old]))
     return f"{key} = that of {old}"
 
 

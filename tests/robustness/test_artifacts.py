@@ -1,0 +1,103 @@
+"""Broken folders are one clear error, or what they were. `artifacts.py` tries many more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.robustness.artifact_bases import write_bases
+from tests.robustness.artifacts import Try, tries
+
+
+def _check(kind: str, seeds: range, folder: Path) -> None:
+    write_bases(kind, folder)
+    found = list(tries(kind, seeds, folder))
+    assert [str(one) for one in found if one.fault] == []
+    assert len(found) == len(seeds)
+    assert {one.outcome for one in found} == {"error", "loaded"}
+
+
+def test_broken_graphs(tmp_path: Path) -> None:
+    _check("graph", range(80), tmp_path)
+
+
+@pytest.mark.tvm
+def test_broken_models(tmp_path: Path) -> None:
+    pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+    _check("model", range(80), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_many_broken_graphs(tmp_path: Path) -> None:
+    _check("graph", range(100_000, 103_000), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.tvm
+@pytest.mark.timeout(3600)
+def test_many_broken_models(tmp_path: Path) -> None:
+    pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+    _check("model", range(100_000, 103_000), tmp_path)
+
+
+def test_a_fault_says_how_to_repeat_it() -> None:
+    fault = Try("graph", 7, "hangs", "the process that loaded it")
+    assert fault.fault
+    assert str(fault).endswith(
+        "repeat with: python -m tests.robustness.artifacts --kind graph --tries 1 --seed 7"
+    )
+    assert not Try("graph", 7, "error", "").fault
+
+
+# A loader that does everything that must not be, one after the other.
+_BAD_LOADER = """
+import os, sys
+from pathlib import Path
+import qpc
+from tests.robustness import break_one
+from tests.robustness.forgery import MARK
+load = qpc.load_graph
+count = 0
+def bad(path):
+    global count
+    count += 1
+    if count <= 5:
+        return load(path)  # those that are whole
+    kind = count - 6
+    if kind == 0: exec(f"x = '{MARK}'")
+    if kind == 1: os.system("true")
+    if kind == 2: open(MARK, "w").close()
+    if kind == 3: raise KeyError("raw")
+    if kind == 4: raise qpc.errors.ArtifactError("no way out")
+    if kind == 5: os.abort()
+qpc.load_graph = bad
+break_one.main("graph", 0, 6, Path(sys.argv[1]))
+"""
+
+
+def test_the_fuzzer_notices_what_must_not_be(tmp_path: Path) -> None:
+    bases, empty = tmp_path / "bases", tmp_path / "empty"
+    empty.mkdir()
+    write_bases("graph", bases)
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path)))
+    done = subprocess.run(
+        [sys.executable, "-c", _BAD_LOADER, str(bases)],
+        capture_output=True,
+        text=True,
+        cwd=empty,
+        env=environment,
+        check=False,
+    )
+    outcomes = [line.partition("\t")[0] for line in done.stdout.splitlines()[1:]]
+    for outcome, seen in zip(outcomes, ("compiles", "os.system", "writes to"), strict=False):
+        assert outcome.startswith("runs code: ")
+        assert seen in outcome
+    assert outcomes[3].startswith("raw error: ")
+    assert outcomes[4].startswith("no fix: ")
+    assert (len(outcomes), done.returncode) == (5, -6)
+    assert os.listdir(empty) == ["OWNED"]
