@@ -18,11 +18,12 @@ from rich.progress import track
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from qpc.analysis.origins import maker
 from qpc.base import Pass, PassContext
 from qpc.batches import Batch, checked_batches, inputs_of
 from qpc.errors import CalibrationError
 from qpc.facts import CALIBRATED, OBSERVED, observer_state
-from qpc.meta import info
+from qpc.meta import info, label
 from qpc.ops.views import qpc_ops
 
 
@@ -79,7 +80,7 @@ class _Watcher(Interpreter):
         try:
             self.states[n] = config.activation.observer.update(self.states[n], args[0])
         except CalibrationError as e:
-            raise CalibrationError(e.what, node=n, fix=e.fix) from e
+            raise CalibrationError(f"{_describe(n)}: {e.what}", node=n, fix=e.fix) from e
         return args[0]
 
     def check_samples(self) -> None:
@@ -100,6 +101,14 @@ class _Watcher(Interpreter):
             module = self._graph_module.get_submodule(str(node.args[1]))
             for key, value in state.items():
                 module.register_buffer(key, value)
+
+
+def _describe(observer: Node) -> str:
+    """What an observer watches, in the user's words."""
+    (value,) = observer.all_input_nodes
+    if value.op == "placeholder":
+        return f"the input {value.name!r}"
+    return f"the values of {label(maker(value))}"
 
 
 def _with_progress(batches: Iterable[Batch], ctx: PassContext) -> Iterator[Batch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -17,13 +18,24 @@ Batch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 
 def checked_batches(batches: object) -> Iterable[Batch]:
-    """`batches`, which must be iterable; raises CalibrationError if they are not."""
-    if not isinstance(batches, Iterable):
-        raise CalibrationError(
-            f"calibration needs an iterable of batches, got {type(batches).__name__}",
-            fix="pass a list of tensors or a DataLoader",
-        )
-    return batches
+    """`batches`, which must be an iterable of batches, not one of them.
+
+    Raises CalibrationError for anything else.
+    """
+    fix = "pass a list of tensors or a DataLoader"
+    if isinstance(batches, Tensor | np.ndarray):
+        what = "tensor" if isinstance(batches, Tensor) else "array"
+        got = f"one {what} of shape {tuple(batches.shape)}"
+        fix = "pass [batch], or batch.split(32) for many samples"
+        if not isinstance(batches, Tensor):
+            fix = "pass [torch.from_numpy(batch)]"
+    elif isinstance(batches, Mapping):
+        got, fix = f"one mapping of {', '.join(map(repr, batches))}", "pass [batch]"
+    elif isinstance(batches, str | bytes) or not isinstance(batches, Iterable):
+        got = type(batches).__name__
+    else:
+        return batches
+    raise CalibrationError(f"calibration needs an iterable of batches, got {got}", fix=fix)
 
 
 def inputs_of(gm: GraphModule, batch: Batch, number: int) -> list[Tensor]:
@@ -44,32 +56,56 @@ def inputs_of(gm: GraphModule, batch: Batch, number: int) -> list[Tensor]:
     elif isinstance(batch, Sequence):
         given = list(batch)
     else:
-        raise _misfit(number, f"is {type(batch).__name__}", "tensors")
+        raise _misfit(number, f"is {type(batch).__name__}", "tensors", fix=_fix_kind(batch))
     if len(wanted) == 1 and not isinstance(batch, Mapping):
         given = given[:1]
     if len(given) != len(wanted):
         raise _misfit(number, f"has {len(given)} tensors", f"{len(wanted)} inputs {names}")
     own = next((t.device for t in [*gm.parameters(), *gm.buffers()]), None)
-    return [_fitting(node, value, number, own) for node, value in zip(wanted, given, strict=True)]
+    found = [_fitting(node, value, number, own) for node, value in zip(wanted, given, strict=True)]
+    _check_equal_lengths(wanted, found, number)
+    return found
 
 
 def _fitting(node: Node, value: object, number: int, device: torch.device | None) -> Tensor:
     about = info(node)
     if not isinstance(value, Tensor):
-        raise _misfit(number, f"holds {type(value).__name__} for {node.name!r}", "a tensor")
+        what = f"holds {type(value).__name__} for {node.name!r}"
+        raise _misfit(number, what, "a tensor", fix=_fix_kind(value))
     if about.shape is not None and not _fits(tuple(value.shape), about.shape):
+        alone = _fits((1, *value.shape), about.shape)
         raise _misfit(
             number,
             f"has shape {tuple(value.shape)} for {node.name!r}",
             f"{format_shape(about.shape)}, where N is any batch size"
             if any(isinstance(d, BatchDim) for d in about.shape)
             else format_shape(about.shape),
+            fix="give it an axis for the batch: x[None], or stack several" if alone else None,
         )
     if device is not None and value.device != device:
         raise _misfit(number, f"is on {value.device} for {node.name!r}", f"tensors on {device}")
     if value.dtype is not about.dtype:
-        raise _misfit(number, f"has {value.dtype} for {node.name!r}", str(about.dtype))
+        fix = None if about.dtype is None else f"convert it: x.to({about.dtype})"
+        if about.dtype is torch.float32 and not value.is_floating_point():
+            fix = None  # pixels, perhaps, which are to be normalised
+        raise _misfit(number, f"has {value.dtype} for {node.name!r}", str(about.dtype), fix=fix)
     return value
+
+
+def _check_equal_lengths(inputs: Sequence[Node], values: Sequence[Tensor], number: int) -> None:
+    """Inputs whose first axis is the batch must agree on its size."""
+    lengths = {
+        node.name: len(value)
+        for node, value in zip(inputs, values, strict=True)
+        if (shape := info(node).shape) and shape[0] == BatchDim()
+    }
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{length} for {name!r}" for name, length in lengths.items())
+        raise _misfit(number, f"has different numbers of samples, {found}", "equal ones")
+
+
+def _fix_kind(value: object) -> str | None:
+    return "torch.from_numpy(array)" if isinstance(value, np.ndarray) else None
 
 
 def _fits(actual: tuple[int, ...], wanted: Shape) -> bool:
@@ -78,10 +114,10 @@ def _fits(actual: tuple[int, ...], wanted: Shape) -> bool:
     )
 
 
-def _misfit(number: int, found: str, wanted: str) -> CalibrationError:
+def _misfit(number: int, found: str, wanted: str, *, fix: str | None = None) -> CalibrationError:
     return CalibrationError(
         f"batch {number} {found}; the graph takes {wanted}",
-        fix="preprocess the data exactly like the model's inputs",
+        fix=fix or "preprocess the data exactly like the model's inputs",
     )
 
 

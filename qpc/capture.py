@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from qpc.errors import PassError, QPCError, TraceError, user_line
 from qpc.functionalize import fold_constants, replace_in_place
+from qpc.modes import ordinary_torch
 from qpc.normalize import normalize
 from qpc.shapes import BatchDim, infer_shapes
 from qpc.unlift import drop_unused_constants, unlift
@@ -29,6 +30,7 @@ ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 _TOLERANCE = 1e-4  # of the largest output: a capture error is far above it, float noise far below
 
 
+@ordinary_torch()
 def trace(model: nn.Module, example_inputs: ExampleInputs, *, check: bool = True) -> GraphModule:
     """Return `model` as a functional `torch.fx` graph in core form, with inference semantics.
 
@@ -115,6 +117,11 @@ def _check_weights(model: nn.Module) -> None:
             raise TraceError(
                 f"{name!r} is on the device 'meta' and holds no values",
                 fix="load the weights first, onto the CPU",
+            )
+        if tensor.is_inference():
+            raise TraceError(
+                f"{name!r} was made in inference mode, in which nothing can be traced",
+                fix="make the model outside torch.inference_mode(), or pass copy.deepcopy(model)",
             )
         if not tensor.is_floating_point() or tensor.numel() == 0:
             continue

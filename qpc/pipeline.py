@@ -12,6 +12,8 @@ from qpc.base import Pass, PassContext
 from qpc.errors import ConfigError, InvariantError, PassError, PipelineOrderError, QPCError
 from qpc.facts import CORE_FORM, Fact, require_graph
 from qpc.meta import copied
+from qpc.modes import ordinary_torch
+from qpc.settings import require_kind
 from qpc.shapes import infer_shapes
 
 
@@ -51,10 +53,12 @@ class Pipeline:
         """The passes of both, the other's after this one's."""
         return Pipeline(self.passes + other.passes, self.assume)
 
+    @ordinary_torch()
     def run(self, gm: GraphModule, ctx: PassContext | None = None) -> GraphModule:
         """Return a transformed copy of `gm`, which is never touched. `ctx` collects the reports."""
         require_graph(gm, "a pipeline")
         ctx = ctx if ctx is not None else PassContext()
+        require_kind("ctx", ctx, PassContext, "a PassContext", fix="ctx = qpc.PassContext()")
         known = set(self.assume)
         for fact in sorted(known, key=lambda f: f.name):
             if broken := fact.check(gm):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import qpc
-from qpc.batches import Batch, batch_length, inputs_of
+from qpc.batches import Batch, batch_length, checked_batches, inputs_of
 from qpc.errors import CalibrationError
 
 
@@ -63,3 +66,57 @@ def test_a_misfit_is_named(batch: Batch, message: str) -> None:
 
 def test_length_is_that_of_the_first_tensor() -> None:
     assert [batch_length(b) for b in (X, [X, Y], {"x": X}, [])] == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("batches", "got", "fix"),
+    [
+        (X, "one tensor of shape (2, 3)", "pass [batch], or batch.split(32) for many samples"),
+        (np.zeros((2, 3)), "one array of shape (2, 3)", "pass [torch.from_numpy(batch)]"),
+        ({"x": X, "y": Y}, "one mapping of 'x', 'y'", "pass [batch]"),
+        ("data", "str", "pass a list of tensors or a DataLoader"),
+        (3, "int", "pass a list of tensors or a DataLoader"),
+    ],
+)
+def test_one_batch_is_told_from_many(batches: Any, got: str, fix: str) -> None:
+    with pytest.raises(CalibrationError) as caught:
+        checked_batches(batches)
+    assert caught.value.what == f"calibration needs an iterable of batches, got {got}"
+    assert caught.value.fix == fix
+
+
+def test_what_is_iterable_is_taken_as_it_is() -> None:
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y))
+    for batches in ([X], (X,), (x for x in [X]), loader, X.split(1)):
+        assert checked_batches(batches) is batches
+
+
+@pytest.mark.parametrize(
+    ("batch", "message", "fix"),
+    [
+        (
+            X[0],
+            "has shape (3,) for 'x'",
+            "give it an axis for the batch: x[None]",
+        ),
+        (np.zeros((2, 3), np.float32), "is ndarray", "torch.from_numpy(array)"),
+        ([np.zeros((2, 3))], "holds ndarray for 'x'", "torch.from_numpy(array)"),
+        ([[1.0, 2.0, 3.0]], "holds list for 'x'", "preprocess the data exactly like the"),
+        (X.half(), "has torch.float16 for 'x'", "convert it: x.to(torch.float32)"),
+        (X.byte(), "has torch.uint8 for 'x'", "preprocess the data exactly like the"),
+    ],
+)
+def test_a_misfit_comes_with_what_mends_it(batch: Any, message: str, fix: str) -> None:
+    with pytest.raises(CalibrationError) as caught:
+        inputs_of(qpc.trace(One(), X), batch, 0)
+    assert caught.value.what.startswith(f"batch 0 {message}; the graph takes ")
+    assert (caught.value.fix or "").startswith(fix)
+
+
+def test_inputs_of_different_lengths_are_refused_before_anything_runs() -> None:
+    with pytest.raises(CalibrationError) as caught:
+        inputs_of(qpc.trace(Two(), (X, Y)), (X, Y[:1]), 3)
+    assert caught.value.what == (
+        "batch 3 has different numbers of samples, 2 for 'left', 1 for 'right'; "
+        "the graph takes equal ones"
+    )

@@ -14,6 +14,7 @@ from qpc.batches import Batch, inputs_of
 from qpc.errors import PassError
 from qpc.facts import require_graph
 from qpc.meta import info, label, value_name
+from qpc.modes import ordinary_torch
 from qpc.ops.registry import op_name
 from qpc.ops.views import qpc_ops
 
@@ -56,6 +57,7 @@ class Comparison:
         return "\n".join([head, *(_format(row, width) for row in rows)])
 
 
+@ordinary_torch()
 def compare(
     reference: GraphModule,
     other: GraphModule,

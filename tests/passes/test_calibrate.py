@@ -196,7 +196,7 @@ def test_refuses_another_shape_and_names_the_batch() -> None:
         "batch 1 has shape (4, 5) for 'input_1'; "
         f"the graph takes (N, 3), where N is any batch size{FIX}"
     )
-    assert message(one_input(), BATCHES[0]).startswith("batch 0 has shape (3,)")
+    assert message(one_input(), [BATCHES[0][0]]).startswith("batch 0 has shape (3,)")
 
 
 class Reshaped(nn.Module):
@@ -213,7 +213,8 @@ def test_names_a_fixed_shape_as_it_is() -> None:
 
 def test_refuses_another_dtype() -> None:
     assert message(one_input(), [torch.zeros(4, 3, dtype=torch.float64)]) == (
-        "batch 0 has torch.float64 for 'input_1'; the graph takes torch.float32" + FIX
+        "batch 0 has torch.float64 for 'input_1'; the graph takes torch.float32"
+        "\n  fix: convert it: x.to(torch.float32)"
     )
 
 
@@ -243,8 +244,26 @@ def test_refuses_data_that_is_no_number_and_names_the_node(
     batch = BATCHES[1].clone()
     batch[2, 1] = bad
     text = message(one_input(observer), [BATCHES[0], batch])
+    assert text.startswith("the input 'input_1': the calibration data holds NaN or infinite values")
     assert "at node: %observe_default" in text
     assert text.endswith("in calibration batch 1")
+
+
+def test_a_value_that_becomes_no_number_is_named_by_its_module() -> None:
+    first = nn.Linear(3, 3)
+    nn.init.constant_(first.weight, 10.0)
+    gm = observed(nn.Sequential(first, nn.Linear(3, 3)), BATCHES[0])
+    text = message(gm, [torch.full((2, 3), 3e38)])
+    assert text.startswith("the values of 0 (linear): the calibration data holds NaN or infinite")
+
+
+def test_autocast_and_inference_mode_of_the_caller_do_not_matter() -> None:
+    calibrated, gm = Pipeline((Calibrate(BATCHES),), Calibrate.requires), one_input()
+    expected = fingerprint(calibrated.run(gm))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fingerprint(calibrated.run(gm)) == expected
+    with torch.inference_mode():
+        assert fingerprint(calibrated.run(gm)) == expected
 
 
 def test_a_failing_iterable_leaves_the_observers_as_they_were() -> None:

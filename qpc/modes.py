@@ -1,0 +1,29 @@
+"""PyTorch without the modes that a caller may be in.
+
+Under autocast a graph computes in other types than it says, tensors made in inference mode cannot
+be trained afterwards, and what passes make would go to another default device or type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+@contextmanager
+def ordinary_torch() -> Iterator[None]:
+    """No autocast, no inference mode, the CPU and float32 as defaults; as they were afterwards."""
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())  # as it was there
+        if torch.is_autocast_enabled("cpu"):
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        yield
