@@ -17,10 +17,10 @@ Batch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """A tensor, tensors in the order of the graph's inputs, or tensors by input name."""
 
 
-def checked_batches(batches: object) -> Iterable[Batch]:
+def checked_batches(batches: object, what: str = "calibration") -> Iterable[Batch]:
     """`batches`, which must be an iterable of batches, not one of them.
 
-    Raises CalibrationError for anything else.
+    what: needs them, for messages. Raises CalibrationError for anything else.
     """
     fix = "pass a list of tensors or a DataLoader"
     if isinstance(batches, Tensor | np.ndarray):
@@ -35,7 +35,7 @@ def checked_batches(batches: object) -> Iterable[Batch]:
         got = type(batches).__name__
     else:
         return batches
-    raise CalibrationError(f"calibration needs an iterable of batches, got {got}", fix=fix)
+    raise CalibrationError(f"{what} needs an iterable of batches, got {got}", fix=fix)
 
 
 def inputs_of(gm: GraphModule, batch: Batch, number: int) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from qpc.batches import Batch, inputs_of
+from qpc.batches import Batch, checked_batches, inputs_of
 from qpc.errors import PassError
 from qpc.facts import require_graph
 from qpc.meta import info, label, value_name
@@ -83,16 +83,24 @@ def compare(
             "the two graphs have no value in common", fix="compare stages of the same traced model"
         )
     outputs: list[_Sums] = []
-    for number, batch in enumerate([batches] if isinstance(batches, Tensor) else batches):
+    given = [batches] if isinstance(batches, Tensor) else checked_batches(batches, "compare")
+    for number, batch in enumerate(given):
         inputs = inputs_of(reference, batch, number)
         ours, our_outputs = _values(reference, inputs, common)
         theirs, their_outputs = _values(other, inputs, common)
         for name in ours.keys() & theirs.keys():
             _check_same_shape(ours[name], theirs[name], label(nodes[name]))
             sums.setdefault(name, _Sums()).add(ours[name], theirs[name])
+        if len(our_outputs) != len(their_outputs):
+            raise PassError(
+                f"one graph has {len(our_outputs)} outputs that are tensors, "
+                f"the other {len(their_outputs)}",
+                fix="compare stages of the same traced model",
+            )
         outputs = outputs or [_Sums() for _ in our_outputs]
-        for total, a, b in zip(outputs, our_outputs, their_outputs, strict=True):
-            total.add(a, b)
+        for place, (a, b) in enumerate(zip(our_outputs, their_outputs, strict=True)):
+            _check_same_shape(a, b, f"output {place}")
+            outputs[place].add(a, b)
     if not outputs:
         raise PassError("there are no batches to compare on")
     layers = [

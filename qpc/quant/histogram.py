@@ -119,6 +119,19 @@ class Histogram:
         left, right = self.edges()[index : index + 2]
         return float(left + (right - left) * min(max(inside, 0.0), 1.0))
 
+    def central(self, share: float) -> tuple[float, float]:
+        """Return the range that holds this share of the values other than 0, widened to contain 0.
+
+        The rest lies half at each end. The zero bin does not count, since every grid has 0 exactly
+        and most of a value may be 0. The range is (0, 0) if there is nothing else.
+        """
+        counts = self.counts.clone()
+        counts[ZERO_BIN] = 0
+        if not bool(counts.any()):
+            return 0.0, 0.0
+        others, tail = Histogram(counts, self.extent), (1.0 - share) / 2.0
+        return min(others.quantile(tail), 0.0), max(others.quantile(1.0 - tail), 0.0)
+
     def side(self, sign: int) -> Density:
         """Return the density of |x| over the elements of one sign, without the zero bin."""
         counts, edges = self.counts.numpy(), self.edges()

@@ -53,6 +53,10 @@ class BaseObserver(Settings, ABC):
         It is called only when there was data.
         """
 
+    def central(self, state: State, share: float) -> tuple[float, float] | None:
+        """Return the range of this share of the values other than 0; None if it is not known."""
+        return None
+
     def range(self, state: State, grid: Grid, symmetric: bool) -> tuple[float, float]:
         """Return the range of reals to quantize: inside the observed one, widened to contain 0.
 
@@ -151,6 +155,9 @@ class _HistogramObserver(BaseObserver):
 
     def observed(self, state: State) -> tuple[float, float]:
         return float(state["extent"][0]), float(state["extent"][1])
+
+    def central(self, state: State, share: float) -> tuple[float, float] | None:
+        return _histogram(state).central(share)
 
 
 class Percentile(_HistogramObserver):

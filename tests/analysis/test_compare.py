@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 import qpc
 from qpc import recipes
@@ -121,3 +123,83 @@ def test_refuses_graphs_of_different_models_and_batches_that_do_not_fit() -> Non
 def test_labels_beside_the_images_are_ignored() -> None:
     gm = qpc.trace(Net(), DATA[0])
     assert qpc.compare(gm, gm, [(DATA[0], torch.zeros(4))]).outputs[0].max_error == 0.0
+
+
+# --- the figures that are reported ----------------------------------------------------------------
+
+
+class Scaled(nn.Module):
+    """Twice the input beside other outputs, of which one is no tensor."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int, dict[str, Tensor]]:
+        y = x * 2.0
+        return y, 7, {"negative": -y}
+
+
+def scaled_by(factor: float) -> GraphModule:
+    """The graph of `Scaled`, with another factor."""
+    gm = qpc.trace(Scaled(), torch.zeros(1, 2))
+    (node,) = (n for n in gm.graph.nodes if n.name == "mul")
+    node.args = (node.args[0], factor)
+    gm.recompile()
+    return gm
+
+
+def test_figures_are_those_of_the_definitions() -> None:
+    batches = [torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])]
+    result = qpc.compare(scaled_by(2.0), scaled_by(1.5), batches)
+    # sum r^2 = 36 + 64 and sum (r - t)^2 = 2.25 + 4; both point the same way
+    mul = next(row for row in result.layers if row.name == "mul")
+    assert (mul.op, mul.max_error) == ("mul", 2.0)
+    assert mul.sqnr_db == pytest.approx(10 * math.log10(100 / 6.25))
+    assert mul.cosine == pytest.approx(1.0)
+    assert [(row.name, row.op) for row in result.outputs] == [
+        ("output 0", "output"),
+        ("output 1", "output"),
+    ]
+    assert [row.sqnr_db for row in result.outputs] == [mul.sqnr_db] * 2
+
+
+def test_opposite_and_vanishing_values_have_their_figures_too() -> None:
+    x = [torch.tensor([[3.0, 4.0]])]
+    opposite = qpc.compare(scaled_by(2.0), scaled_by(-2.0), x).outputs[0]
+    assert opposite.cosine == pytest.approx(-1.0)
+    assert opposite.sqnr_db == pytest.approx(10 * math.log10(1 / 4))
+    assert opposite.max_error == 16.0
+    gone = qpc.compare(scaled_by(2.0), scaled_by(0.0), x).outputs[0]
+    assert (gone.sqnr_db, gone.cosine) == (0.0, 0.0)
+    grown = qpc.compare(scaled_by(0.0), scaled_by(2.0), x).outputs[0]
+    assert (grown.sqnr_db, grown.cosine, grown.max_error) == (-math.inf, 0.0, 8.0)
+
+
+def test_the_table_prints_the_figures() -> None:
+    table = str(qpc.compare(scaled_by(2.0), scaled_by(1.5), [torch.tensor([[3.0, 4.0]])]))
+    assert table.splitlines() == [
+        "layer     operator       SQNR dB     cosine   max error",
+        "mul       mul              12.04   1.000000           2",
+        "neg       neg              12.04   1.000000           2",
+        "output 0  output           12.04   1.000000           2",
+        "output 1  output           12.04   1.000000           2",
+    ]
+
+
+def test_equal_errors_are_in_the_order_of_names_and_most_counts_layers() -> None:
+    result = qpc.compare(scaled_by(2.0), scaled_by(1.5), [torch.tensor([[3.0, 4.0]])])
+    assert [row.name for row in result.layers] == ["mul", "neg"]
+    assert len(result.table(most=1).splitlines()) == 1 + 1 + 2
+
+
+def test_graphs_of_other_outputs_and_one_batch_in_place_of_many_are_refused() -> None:
+    x = torch.tensor([[3.0, 4.0]])
+
+    def one() -> GraphModule:
+        gm = scaled_by(2.0)
+        (output,) = (n for n in gm.graph.nodes if n.op == "output")
+        output.args = (output.args[0][0],)
+        gm.recompile()
+        return gm
+
+    with pytest.raises(PassError, match="one graph has 2 outputs that are tensors, the other 1"):
+        qpc.compare(scaled_by(2.0), one(), [x])
+    with pytest.raises(CalibrationError, match="compare needs an iterable of batches, got one map"):
+        qpc.compare(one(), one(), cast(Any, {"x": x}))

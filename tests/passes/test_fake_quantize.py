@@ -12,9 +12,10 @@ from qpc.meta import info
 from qpc.ops.views import aten, qpc_ops
 from qpc.passes import Calibrate, FakeQuantize
 from qpc.pipeline import Pipeline
-from qpc.quant.config import QuantConfig
+from qpc.quant.config import ActivationConfig, LayerConfig, QuantConfig
 from qpc.quant.fixedpoint import weight_scales
 from qpc.quant.grid import QParams
+from qpc.quant.observers import MSE, ActivationObserver, MinMax, Percentile
 from qpc.testing import check_pass, randomized
 from tests.quantizing import Parts, fake_quantized, min_max, observed
 from tests.small_models import nodes_of, only
@@ -230,3 +231,57 @@ def test_reports_how_many_grids_are_fixed() -> None:
     ctx = PassContext()
     Pipeline((FakeQuantize(),), FACTS).run(calibrated(nn.Conv2d(3, 3, 1)), ctx)
     assert ctx.reports[0].summary == "2 grids fixed"
+
+
+# --- outliers -------------------------------------------------------------------------------------
+
+
+def warnings_for(batch: Tensor, observer: ActivationObserver) -> list[str]:
+    config = QuantConfig(default=LayerConfig(activation=ActivationConfig(observer=observer)))
+    gm = observed(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), batch, config=config)
+    for name, value in (("0.weight", 1.0), ("0.bias", 0.0)):
+        nn.init.constant_(gm.get_parameter(name), value)
+    ctx = PassContext()
+    Pipeline((Calibrate([batch]), FakeQuantize()), Calibrate.requires).run(gm, ctx)
+    return [str(remark) for remark in ctx.reports[1].warnings]
+
+
+def uniform_with_outlier(value: float) -> Tensor:
+    batch = torch.linspace(-1, 1, 2 * 256 * 256).reshape(2, 1, 256, 256).clone()
+    batch[1, 0, 3, 4] = value
+    return batch
+
+
+def test_an_outlier_that_spoils_a_grid_is_warned_of_with_where_and_what_to_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (text,) = warnings_for(uniform_with_outlier(1e4), MSE())
+    assert text == (
+        "input_1: 99.99% of its values other than 0 lie from -0.9999 to 0.9999, which is 0.02% of "
+        "the range of its grid, 0 to 1e+04: it is rounded coarsely for the sake of outliers "
+        "(as 1 after it); check the calibration data, or cut outliers off with "
+        "ActivationConfig(observer=Percentile(percent=99.9))"
+    )
+    assert [r.message for r in caplog.records if r.name == "qpc.base"] == [text]
+
+
+@pytest.mark.parametrize(
+    ("value", "observer"),
+    [
+        (1.0, MSE()),
+        (9.0, MSE()),  # a fifth of the grid is left for the others
+        (1e4, Percentile(percent=99.9)),  # which cuts it off
+        (1e4, MinMax()),  # which keeps no histogram
+    ],
+)
+def test_a_grid_that_fits_nearly_all_values_is_not_warned_of(
+    value: float, observer: ActivationObserver
+) -> None:
+    assert warnings_for(uniform_with_outlier(value), observer) == []
+
+
+def test_zeros_are_not_taken_for_the_values_that_count() -> None:
+    sparse = torch.zeros(2, 1, 128, 128)
+    sparse[:, :, ::64, ::64] = torch.arange(1.0, 9.0).reshape(2, 1, 2, 2)
+    assert warnings_for(sparse, MSE()) == []
+    assert warnings_for(torch.zeros(1, 1, 4, 4), MSE()) == []

@@ -169,3 +169,18 @@ def test_moments_below_are_integrals_of_the_density() -> None:
 def test_moments_of_nothing_are_zero() -> None:
     density = histogram(torch.zeros(1)).side(+1)
     assert density.moments_below(np.ones((2, 2))).tolist() == np.zeros((3, 2, 2)).tolist()
+
+
+def test_the_central_range_leaves_tails_out_and_zeros_out_of_account() -> None:
+    data = torch.cat([torch.zeros(10**6), torch.linspace(1.0, 2.0, 10_000), torch.tensor([1e4])])
+    lo, hi = Histogram.empty().add(data).central(0.99)
+    assert lo == 0.0
+    assert hi == pytest.approx(1.995, rel=2e-3)  # a bin is 0.2 % wide
+    lo, hi = Histogram.empty().add(-data).central(0.99)
+    assert lo == pytest.approx(-1.995, rel=2e-3)
+    assert hi == 0.0
+
+
+def test_a_histogram_of_zeros_has_no_width() -> None:
+    assert Histogram.empty().add(torch.zeros(5)).central(0.99) == (0.0, 0.0)
+    assert Histogram.empty().central(0.99) == (0.0, 0.0)
