@@ -24,6 +24,7 @@ from qpc.base import Pass, PassContext
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, clear_masks, masks, set_mask
+from qpc.ops.layers import integer_layer
 from qpc.pruning.allocation import Allocation, Choice
 from qpc.pruning.criteria import Judge
 from qpc.pruning.scored_groups import ScoredGroup, score_groups
@@ -53,7 +54,7 @@ class CreateMasks(Pass, name="create-masks", requires={CORE_FORM}, establishes={
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         before = _state(gm)
         analysis = analyze_channels(gm, heads=self.heads)
-        _require_channels(analysis)
+        _require_channels(gm, analysis)
         groups = score_groups(gm, analysis, self.criterion, self.allocation.baseline)
         if any(scored.unknown for scored in groups) and not any(s.order for s in groups):
             raise PassError(f"{self.criterion!r} can judge no channel of this graph")
@@ -65,10 +66,15 @@ class CreateMasks(Pass, name="create-masks", requires={CORE_FORM}, establishes={
         return before != _state(gm)
 
 
-def _require_channels(analysis: ChannelAnalysis) -> None:
+def _require_channels(gm: GraphModule, analysis: ChannelAnalysis) -> None:
     """Raise PassError with the reasons if no channel may go."""
     if any(group.prunable for group in analysis.groups):
         return
+    if any(integer_layer(node) is not None for node in gm.graph.nodes):
+        raise PassError(
+            "the graph has no channels to prune: its layers are integer operators",
+            fix="prune the float graph that qpc.trace returned, then quantize it",
+        )
     pinned = Counter(unit.pinned for group in analysis.groups for unit in group.units)
     stay = [f"{count} must stay: {why}" for why, count in pinned.most_common()]
     reasons = list(dict.fromkeys([*stay, *analysis.declined.values()]))

@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from qpc.base import Pass, PassContext
-from qpc.errors import PassError
+from qpc.errors import ConfigError, PassError
 from qpc.facts import CORE_FORM
 from qpc.meta import attribute
 from qpc.pruning.granularity import Elements, Granularity
 from qpc.pruning.weight_layers import LayerWeight, Scope, float_layers
 from qpc.pruning.weight_masks import WEIGHTS_MASKED, add_weight_mask, weight_mask
 from qpc.pruning.weight_rules import MASKED_ALREADY, WeightRule
+from qpc.settings import require_kind
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,16 @@ class MaskWeights(Pass, name="mask-weights", requires={CORE_FORM}, establishes={
     rule: WeightRule
     granularity: Granularity = field(default_factory=Elements)
     scope: Scope = field(default_factory=Scope)
+
+    def __post_init__(self) -> None:
+        for name, method in (("rule", "keep"), ("granularity", "scores")):
+            if not callable(getattr(getattr(self, name), method, None)):
+                raise ConfigError(
+                    f"{name} must be an object with a method `{method}`, got "
+                    f"{getattr(self, name)!r}",
+                    fix="MaskWeights(Ratio(0.5), Blocks(16, 4))",
+                )
+        require_kind("scope", self.scope, Scope, "a Scope", fix='Scope(module="layer1")')
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         layers: list[LayerWeight] = []

@@ -24,8 +24,8 @@ def checked_batches(batches: object, what: str = "calibration") -> Iterable[Batc
     """
     fix = "pass a list of tensors or a DataLoader"
     if isinstance(batches, Tensor | np.ndarray):
-        what = "tensor" if isinstance(batches, Tensor) else "array"
-        got = f"one {what} of shape {tuple(batches.shape)}"
+        kind = "tensor" if isinstance(batches, Tensor) else "array"
+        got = f"one {kind} of shape {tuple(batches.shape)}"
         fix = "pass [batch], or batch.split(32) for many samples"
         if not isinstance(batches, Tensor):
             fix = "pass [torch.from_numpy(batch)]"
@@ -50,9 +50,15 @@ def inputs_of(gm: GraphModule, batch: Batch, number: int) -> list[Tensor]:
     if isinstance(batch, Tensor):
         given: list[object] = [batch]
     elif isinstance(batch, Mapping):
-        if missing := [name for name in names if name not in batch]:
-            raise _misfit(number, f"has no {missing[0]!r}", f"inputs {names}")
-        given = [batch[name] for name in names]
+        keys = [n.target if n.target in batch else n.name for n in wanted]
+        if missing := [key for key in keys if key not in batch]:
+            raise _misfit(
+                number,
+                f"has no {missing[0]!r}",
+                f"inputs {names}",
+                fix=f"name the tensors so: {{{', '.join(f'{name!r}: ...' for name in names)}}}",
+            )
+        given = [batch[str(key)] for key in keys]
     elif isinstance(batch, Sequence):
         given = list(batch)
     else:

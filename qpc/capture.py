@@ -102,8 +102,21 @@ def _validated(
             )
     if not args and not kwargs:
         raise TraceError("no example inputs", fix="pass a tensor of the shape the model expects")
+    _check_modules(model)
     _check_weights(model)
     return args, kwargs
+
+
+def _check_modules(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith(_QUANTIZED_MODULES):
+            raise TraceError(
+                f"{name or type(module).__name__!r} is quantized by PyTorch already",
+                fix="trace the float model, and quantize it with qpc.quantize",
+            )
+
+
+_QUANTIZED_MODULES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
 def _check_weights(model: nn.Module) -> None:
@@ -138,7 +151,13 @@ def _check_weights(model: nn.Module) -> None:
 @contextmanager
 def _inference_mode(model: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
-    model.eval()
+    try:
+        model.eval()
+    except NotImplementedError as e:  # what `torch.export` returns stands for one mode only
+        raise TraceError(
+            f"trace needs a model that can be switched to inference: {_first_line(e)}",
+            fix="pass the Python model that was exported, not what torch.export made of it",
+        ) from e
     try:
         yield
     finally:

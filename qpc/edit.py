@@ -68,9 +68,12 @@ class Editor:
             owner.register_buffer(leaf, value.detach(), persistent=persistent)
 
     def free_name(self, wanted: str) -> str:
-        """`wanted`, or `wanted_1`, `wanted_2`, ... if the model has something of that name."""
+        """`wanted`, or `wanted_1`, `wanted_2`, ... if the model has something of that name.
+
+        Names of `nn.Module`'s own methods, such as `to`, are never free.
+        """
         name, number = wanted, 0
-        while _exists(self.gm, name):
+        while _exists(self.gm, name) or hasattr(nn.Module, name.rpartition(".")[2]):
             number += 1
             name = f"{wanted}_{number}"
         return name

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from qpc.errors import PassError
+from qpc.errors import ConfigError, PassError
 from qpc.meta import attribute, info
 from qpc.ops.aliasing import written_argument
 from qpc.ops.registry import is_shape_arithmetic
@@ -34,6 +34,17 @@ def require_graph(gm: object, what: str) -> None:
             f"{what} needs a traced graph, got {type(gm).__name__}",
             fix="gm = qpc.trace(model, example_inputs)",
         )
+
+
+def named_tensor(gm: GraphModule, name: object) -> Tensor:
+    """The parameter or buffer of this name; raises ConfigError if the graph has none."""
+    try:
+        return attribute(gm, str(name))
+    except (AttributeError, TypeError) as e:
+        raise ConfigError(
+            f"the graph has no parameter or buffer {name!r}",
+            fix="see dict(gm.named_parameters()) for the names",
+        ) from e
 
 
 def _core_form(gm: GraphModule) -> str | None:

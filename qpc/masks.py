@@ -17,8 +17,8 @@ from qpc.analysis.atoms import NONE, collapse
 from qpc.analysis.channels import ChannelAnalysis
 from qpc.companions import CHANNEL_MASKS
 from qpc.errors import ConfigError
-from qpc.facts import Fact
-from qpc.meta import attribute
+from qpc.facts import Fact, named_tensor, require_graph
+from qpc.settings import require_count, require_kind
 
 _AXIS = "axis_"
 
@@ -28,7 +28,13 @@ def set_mask(gm: GraphModule, name: str, axis: int, remove: Tensor) -> None:
 
     Raises ConfigError if the mask does not fit the axis.
     """
-    size = attribute(gm, name).shape[axis]
+    require_graph(gm, "set_mask")
+    tensor = named_tensor(gm, name)
+    require_count("axis", axis, 0)
+    if axis >= tensor.dim():
+        raise ConfigError(f"axis must be from 0 to {tensor.dim() - 1} for {name!r}, got {axis!r}")
+    require_kind("remove", remove, Tensor, "a tensor of bool", fix="torch.tensor([True, ...])")
+    size = tensor.shape[axis]
     if remove.dtype != torch.bool or remove.shape != (size,):
         raise ConfigError(
             f"the mask of {name!r} along axis {axis} must be bool[{size}], "

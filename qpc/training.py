@@ -9,6 +9,7 @@ from qpc.errors import PassError
 from qpc.facts import require_graph
 from qpc.ops import views
 from qpc.ops.views import qpc_ops
+from qpc.settings import require_kind
 
 
 def set_training(gm: GraphModule, mode: bool = True) -> GraphModule:  # as nn.Module.train
@@ -22,6 +23,7 @@ def set_training(gm: GraphModule, mode: bool = True) -> GraphModule:  # as nn.Mo
     has no gradient that it could learn from. Observers do not round.
     """
     require_graph(gm, "set_training")
+    require_kind("mode", mode, bool, "True or False")
     if mode:
         _refuse_rounding(gm)
     for node in gm.graph.nodes:

@@ -120,3 +120,12 @@ def test_inputs_of_different_lengths_are_refused_before_anything_runs() -> None:
         "batch 3 has different numbers of samples, 2 for 'left', 1 for 'right'; "
         "the graph takes equal ones"
     )
+
+
+def test_a_mapping_may_use_the_name_that_the_user_wrote() -> None:
+    gm = qpc.trace(nn.ReLU(), X)  # whose input torch names `input`, and the graph `input_1`
+    for name in ("input", "input_1"):
+        assert inputs_of(gm, {name: X}, 0)[0] is X
+    with pytest.raises(CalibrationError, match="batch 0 has no 'input_1'") as caught:
+        inputs_of(gm, {"image": X}, 0)
+    assert caught.value.fix == "name the tensors so: {'input_1': ...}"

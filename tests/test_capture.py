@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.prune import l1_unstructured
 from torch.utils import _pytree as pytree
 
 from qpc.capture import batch_is_dynamic, trace
@@ -524,3 +525,36 @@ def test_refuses_results_that_depend_on_values_and_says_where(
         f"cannot capture Call: what {operator} yields depends on the values in a tensor\n"
     )
     assert re.search(r"written: File .*small_models.py\", line \d+, in forward", text)
+
+
+# --- models that went through other tools ---------------------------------------------------------
+
+
+def test_what_export_made_of_a_model_is_refused_with_what_to_pass() -> None:
+    x = torch.zeros(2, 3)
+    exported = torch.export.export(nn.Linear(3, 2).eval(), (x,)).module()
+    with pytest.raises(TraceError, match="a model that can be switched to inference") as caught:
+        trace(exported, x)
+    assert caught.value.fix == (
+        "pass the Python model that was exported, not what torch.export made of it"
+    )
+
+
+def test_a_model_that_pytorch_quantized_is_refused_with_the_module() -> None:
+    model = nn.Sequential(nn.ReLU(), torch.ao.nn.quantized.Quantize(0.5, 3, torch.quint8))
+    with pytest.raises(TraceError, match="'1' is quantized by PyTorch already") as caught:
+        trace(model, torch.zeros(2, 3))
+    assert caught.value.fix == "trace the float model, and quantize it with qpc.quantize"
+
+
+def test_a_model_that_pytorch_pruned_is_traced() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    l1_unstructured(model[0], "weight", 0.5)
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(trace(model, x)(x), model(x))
+
+
+def test_a_wrapper_of_a_model_is_seen_through() -> None:
+    x = torch.randn(2, 3)
+    model = nn.Linear(3, 2)
+    assert torch.equal(trace(nn.DataParallel(model), x)(x), model(x))

@@ -192,3 +192,10 @@ def test_clearing_up_keeps_a_tensor_under_the_name_that_is_read() -> None:
     gm.register_buffer("twin", gm.get_buffer("a"))
     Editor(gm, "some-pass").drop_unused()
     assert list(gm.state_dict()) == ["a"]
+
+
+def test_names_of_methods_of_modules_are_never_free() -> None:
+    editor = Editor(traced(nn.Linear(3, 2), torch.zeros(1, 3)), "test")
+    assert editor.free_name("_constants.to") == "_constants.to_1"
+    assert editor.free_name("half") == "half_1"
+    assert editor.free_name("constant") == "constant"

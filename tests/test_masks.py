@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import qpc
 from qpc.analysis.channels import analyze_channels
+from qpc.errors import ConfigError, PassError
 from qpc.masks import (
     MASKED,
     clear_masks,
@@ -19,6 +21,7 @@ from qpc.masks import (
     set_mask,
     spared_units,
 )
+from qpc.testing import traced
 
 
 class Pair(nn.Module):
@@ -82,3 +85,26 @@ def test_one_unit_is_spared_where_all_would_go() -> None:
     units = {unit.atom for group in analysis.groups for unit in group.prunable}
     assert spared_units(analysis, units) == [min(units)]
     assert spared_units(analysis, units - {max(units)}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "remove", "message"),
+    [
+        ("nope", 0, torch.zeros(4, dtype=torch.bool), "has no parameter or buffer 'nope'"),
+        (
+            "weight",
+            2,
+            torch.zeros(4, dtype=torch.bool),
+            "axis must be from 0 to 1 for .*, got 2",
+        ),
+        ("weight", 0, [True, False], "remove must be a tensor of bool, got list"),
+    ],
+)
+def test_a_mask_of_the_wrong_kind_is_refused(
+    name: str, axis: int, remove: Any, message: str
+) -> None:
+    gm = traced(nn.Linear(3, 4), torch.zeros(1, 3))
+    with pytest.raises(ConfigError, match=message):
+        set_mask(gm, name, axis, remove)
+    with pytest.raises(PassError, match="set_mask needs a traced graph, got Linear"):
+        set_mask(cast(Any, nn.Linear(3, 4)), "weight", 0, torch.zeros(4, dtype=torch.bool))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import qpc
-from qpc.errors import PassError
+from qpc.errors import ConfigError, PassError
 from tests.quantizing import converted, fake_quantized, observed
 
 X = torch.randn(16, 3, 8, 8)
@@ -77,3 +79,8 @@ def test_an_observed_graph_trains_as_the_float_one() -> None:
     layer(X).square().sum().backward()
     assert layer.weight.grad is not None
     torch.testing.assert_close(gm.get_parameter("weight").grad, layer.weight.grad)
+
+
+def test_a_mode_is_true_or_false() -> None:
+    with pytest.raises(ConfigError, match="mode must be True or False, got str"):
+        qpc.set_training(qpc.trace(nn.Linear(8, 4), X), cast(Any, "train"))

@@ -61,7 +61,10 @@ def reported_calls(gm: GraphModule) -> set[Node]:
         n
         for n in carrying
         if n.target is not operator.getitem
-        and any((dtype := info(v).dtype) and dtype.is_floating_point for v in _results(n))
+        and any(
+            (dtype := info(v).dtype) and (dtype.is_floating_point or dtype.is_complex)
+            for v in _results(n)
+        )
     }
 
 

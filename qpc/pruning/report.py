@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 
 from qpc.analysis.channels import ChannelAnalysis, analyze_channels
 from qpc.analysis.cost import Cost, LayerCost, cost
+from qpc.facts import require_graph
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ class PruningReport:
 
 
 def pruning_report(
-    before: GraphModule, after: GraphModule, *, heads: tuple[str, ...] = ()
+    before: GraphModule, after: GraphModule, *, heads: str | tuple[str, ...] = ()
 ) -> PruningReport:
     """Compare a core-form graph with what pruning has made of it.
 
     heads: as in `PropagateMasks`. Layers are matched by their modules, which pruning keeps.
     """
+    require_graph(before, "pruning_report")
+    require_graph(after, "pruning_report")
     analysis = analyze_channels(before, heads=heads)
     old, new = cost(before), cost(after)
     left = {(row.layer, row.op): row for row in new.layers}

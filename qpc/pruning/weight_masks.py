@@ -26,8 +26,9 @@ from qpc.bits import unpack_mask as unpack_mask
 from qpc.companions import WEIGHT_MASKS
 from qpc.edit import Editor
 from qpc.errors import ConfigError
-from qpc.facts import Fact
+from qpc.facts import Fact, named_tensor
 from qpc.meta import attribute
+from qpc.settings import require_kind
 
 
 def weight_masks(gm: GraphModule) -> Iterator[tuple[str, Tensor]]:
@@ -51,7 +52,8 @@ def add_weight_mask(gm: GraphModule, name: str, keep: Tensor) -> bool:
     keep: bool of the parameter's shape, True where a weight stays. The others become zero at once.
     Raises ConfigError if the mask does not fit.
     """
-    parameter, old = attribute(gm, name), weight_mask(gm, name)
+    parameter, old = named_tensor(gm, name), weight_mask(gm, name)
+    require_kind("keep", keep, Tensor, "a tensor of bool", fix="torch.tensor([True, ...])")
     if keep.dtype != torch.bool or keep.shape != parameter.shape:
         raise ConfigError(
             f"the weight mask of {name!r} must be bool{list(parameter.shape)}, "

@@ -128,7 +128,7 @@ def test_labels_beside_the_images_are_ignored() -> None:
 # --- the figures that are reported ----------------------------------------------------------------
 
 
-class Scaled(nn.Module):
+class Doubled(nn.Module):
     """Twice the input beside other outputs, of which one is no tensor."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, int, dict[str, Tensor]]:
@@ -137,8 +137,8 @@ class Scaled(nn.Module):
 
 
 def scaled_by(factor: float) -> GraphModule:
-    """The graph of `Scaled`, with another factor."""
-    gm = qpc.trace(Scaled(), torch.zeros(1, 2))
+    """The graph of `Doubled`, with another factor."""
+    gm = qpc.trace(Doubled(), torch.zeros(1, 2))
     (node,) = (n for n in gm.graph.nodes if n.name == "mul")
     node.args = (node.args[0], factor)
     gm.recompile()

@@ -22,6 +22,7 @@ from qpc.pruning.magnitude import L1, BatchNormScale
 from qpc.pruning.weight_layers import Scope
 from qpc.testing import check_pass, traced
 from tests.pruning_oracle import masked_output
+from tests.quantizing import converted, fake_quantized
 from tests.small_models import Recurrent
 
 X = torch.randn(2, 3, 6, 6)
@@ -223,6 +224,13 @@ def test_a_graph_in_which_nothing_may_go_is_an_error_with_the_reason(
     assert caught.value.fix == (
         "prune models in which convolution or linear layers follow each other"
     )
+
+
+def test_an_integer_graph_is_refused_with_what_to_do() -> None:
+    integer = converted(fake_quantized(nn.Conv2d(3, 4, 1), X))
+    with pytest.raises(PassError, match="its layers are integer operators") as caught:
+        run(CreateMasks(L1(), Uniform(0.5)), integer)
+    assert caught.value.fix == "prune the float graph that qpc.trace returned, then quantize it"
 
 
 class FirstIsLeast:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from qpc.base import PassContext
-from qpc.errors import PassError
+from qpc.errors import ConfigError, PassError
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, set_mask
 from qpc.passes import (
@@ -248,3 +250,19 @@ def test_removing_channels_takes_their_masks_along() -> None:
     shapes = [layer.shape for layer in sparsity_report(pruned).layers]
     assert shapes == [(5, 4, 3, 3), (7, 5, 3, 3), (3, 28)]
     add_weight_mask(pruned, "4.weight", after)  # fits
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": 0.5}, "rule must be an object with a method `keep`, got 0.5"),
+        (
+            {"granularity": "rows"},
+            "granularity must be an object with a method `scores`",
+        ),
+        ({"scope": "0"}, "scope must be a Scope, got str"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MaskWeights(**{"rule": Ratio(0.5)} | options)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 import qpc
+from qpc.errors import PassError
 from qpc.pruning.allocation import Uniform
 from qpc.pruning.magnitude import L1
 
@@ -42,3 +46,10 @@ def test_the_table_shows_changes_and_totals() -> None:
     assert "8 -> 4" in lines[1]
     assert lines[3].endswith("it reaches the output of the graph")
     assert lines[-1].startswith("total")
+
+
+def test_a_model_that_was_not_traced_is_refused() -> None:
+    gm = qpc.trace(nn.Linear(3, 4), torch.zeros(1, 3))
+    for pair in ((gm, nn.Linear(3, 4)), (nn.Linear(3, 4), gm)):
+        with pytest.raises(PassError, match="pruning_report needs a traced graph, got Linear"):
+            qpc.pruning_report(*cast(Any, pair))

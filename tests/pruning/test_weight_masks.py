@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from qpc.bits import unpack_mask
+from qpc.errors import ConfigError
 from qpc.pruning.weight_masks import (
     WEIGHTS_MASKED,
     add_weight_mask,
@@ -152,3 +154,12 @@ def test_a_mask_that_lost_its_weight_is_noticed() -> None:
     assert WEIGHTS_MASKED.check(gm) == (
         "'0.weight' has a weight mask, but is no tensor of the graph"
     )
+
+
+def test_a_weight_mask_of_no_parameter_or_of_no_tensor_is_refused() -> None:
+    gm = traced(nn.Linear(3, 4), torch.zeros(1, 3))
+    with pytest.raises(ConfigError, match="the graph has no parameter or buffer 'nope'") as caught:
+        add_weight_mask(gm, "nope", torch.zeros(4, 3, dtype=torch.bool))
+    assert caught.value.fix == "see dict(gm.named_parameters()) for the names"
+    with pytest.raises(ConfigError, match="keep must be a tensor of bool, got list"):
+        add_weight_mask(gm, "weight", cast(Any, [True]))
