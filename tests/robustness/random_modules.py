@@ -8,8 +8,10 @@ at the end the refusals by reason. Exits with 1 if there was a fault.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -160,7 +162,11 @@ def _campaign(jobs: list[Job], workers: int, seconds: float) -> int:
     verdicts: Counter[str] = Counter()
     refusals: Counter[str] = Counter()
     faults: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="qpc-random-") as cache:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was found is said in any case
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        tempfile.TemporaryDirectory(prefix="qpc-random-") as cache,
+    ):
         os.environ["QPC_CACHE_DIR"] = cache
         in_time = (job for job in jobs if time.monotonic() - start < seconds)
         for job, outcome in outcomes(in_time, workers):
