@@ -191,11 +191,31 @@ def _group_norm(args: Mapping[str, Any]) -> relax.Expr | None:
     x = args["input"]
     if _dtype(x) not in ("float32", "float16"):
         return None
-    channels, weight, bias = int(x.ty.shape[1]), args["weight"], args["bias"]
-    weight = relax.op.ones([channels], _dtype(x)) if weight is None else weight
-    bias = relax.op.zeros([channels], _dtype(x)) if bias is None else bias
-    spatial = list(range(2, x.ty.ndim))
-    return relax.op.nn.group_norm(x, weight, bias, args["num_groups"], 1, spatial, args["eps"])
+    return _normalized_groups(x, args["num_groups"], args["weight"], args["bias"], args["eps"])
+
+
+def _normalized_groups(
+    x: relax.Expr,
+    groups: int,
+    weight: relax.Expr | None,
+    bias: relax.Expr | None,
+    epsilon: float,
+) -> relax.Expr:
+    """Layer norms of the groups of channels, then weight and bias of each channel.
+
+    TVM's own group norm takes the variance from the sum of squares: where the mean is a thousand
+    deviations, nothing of it is left in float32.
+    """
+    sizes = [int(size) for size in x.ty.shape]
+    members = prod(sizes[1:]) // groups
+    ones, zeros = relax.op.ones([members], _dtype(x)), relax.op.zeros([members], _dtype(x))
+    apart = relax.op.reshape(x, [sizes[0], groups, members])
+    result = relax.op.nn.layer_norm(apart, ones, zeros, axes=[-1], epsilon=epsilon)
+    result = relax.op.reshape(result, sizes)
+    per_channel = (sizes[1], *(1,) * (len(sizes) - 2))
+    if weight is not None:
+        result = relax.op.multiply(result, relax.op.reshape(weight, per_channel))
+    return result if bias is None else relax.op.add(result, relax.op.reshape(bias, per_channel))
 
 
 def _avg_pool2d(args: Mapping[str, Any]) -> relax.Expr | None:
@@ -331,16 +351,12 @@ def _batch_norm(args: Mapping[str, Any]) -> relax.Expr | None:
 
 
 def _instance_norm(args: Mapping[str, Any]) -> relax.Expr | None:
-    """One group per channel; without weight and bias they are one and zero."""
+    """One group per channel."""
     x = args["input"]
     if not args["use_input_stats"]:
         return None
-    channels, dtype = int(x.ty.shape[1]), str(x.ty.dtype.dtype)
-    weight, bias = args["weight"], args["bias"]
-    weight = relax.op.ones((channels,), dtype) if weight is None else weight
-    bias = relax.op.zeros((channels,), dtype) if bias is None else bias
-    spatial = list(range(2, x.ty.ndim))
-    return relax.op.nn.group_norm(x, weight, bias, channels, 1, spatial, args["eps"])
+    channels = int(x.ty.shape[1])
+    return _normalized_groups(x, channels, args["weight"], args["bias"], args["eps"])
 
 
 OWN_RULES: dict[Any, Rule] = {

@@ -453,3 +453,13 @@ def test_random_operators_are_refused() -> None:
     gm = g.module(g.call(aten.add.Tensor, x, g.call(aten.rand_like.default, x)))
     with pytest.raises(UnsupportedOpError, match=r"no rule for operator aten\.rand_like\.default"):
         tvm_backend.compile_graph(gm)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(48), nn.GroupNorm(1, 3), nn.InstanceNorm2d(3)])
+def test_norms_keep_what_little_varies_around_a_large_mean(norm: nn.Module) -> None:
+    x = torch.randn(2, 3, 6, 8) + 1000
+    x = x.flatten(2) if isinstance(norm, nn.LayerNorm) else x
+    expected = norm.double()(x.double()).float()
+    compiled = tvm_backend.compile_graph(trace(norm.float().eval(), x), batch_sizes=(2,))
+    # A value near 1000 is known to 6e-5, and so is its distance from the mean in deviations of 1.
+    torch.testing.assert_close(compiled(x), expected, rtol=0, atol=1e-3)
