@@ -24,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from tests.robustness.modules import random_module
 from tests.robustness.outcome import Outcome
 
-_PATIENCE_S = 180.0  # for one network; a hang is a fault
+_PATIENCE_S = 600.0  # for one network; a hang is a fault
 
 
 @dataclass(frozen=True)
