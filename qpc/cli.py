@@ -140,6 +140,9 @@ def bench(
     if json is not None:
         _check_writable(json)
     with _saying_on_interrupt("nothing is measured yet", _KERNELS_KEPT):
+        from qpc.backends.tvm._compat import require_tvm
+
+        require_tvm()  # first, as this import must not be interrupted
         from qpc.bench.command import run
 
         answer = run(request)

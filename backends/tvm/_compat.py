@@ -33,7 +33,7 @@ def require_tvm() -> None:
 
     Raises MissingDependencyError, with the pip command, unless the right TVM is installed.
     """
-    _check_versions()
+    check_versions()
     with deferred_signals():
         try:
             for name in _MODULES:
@@ -55,7 +55,8 @@ def _let_endings_pass() -> None:
         register_error(ending.__name__, ending)
 
 
-def _check_versions() -> None:
+def check_versions() -> None:
+    """Raise MissingDependencyError unless the right TVM is installed; imports nothing of it."""
     for package, wanted in _WANTED.items():
         found = installed_version(package)
         if found is None:

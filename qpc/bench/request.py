@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qpc.backends.tvm._compat import require_tvm
+from qpc.backends.tvm._compat import check_versions
 from qpc.errors import ArtifactError, BackendError, MissingDependencyError
 
 RUNTIMES = ("onnxruntime", "openvino", "torch")
@@ -39,7 +39,7 @@ class Request:
         ArtifactError for paths that hold nothing to measure, BackendError for what does not fit
         together, MissingDependencyError without TVM or a runtime that is asked for.
         """
-        require_tvm()
+        check_versions()
         if self.peers is not None:
             check_peers(self.peers)
         alone = not holds_graph(self.model)

@@ -75,7 +75,7 @@ def test_without_tvm_it_says_what_to_install(graph: Path, monkeypatch: pytest.Mo
     def missing() -> None:
         raise MissingDependencyError("apache-tvm is not installed", fix=_compat._INSTALL)
 
-    monkeypatch.setattr(module, "require_tvm", missing)
+    monkeypatch.setattr(module, "check_versions", missing)
     with pytest.raises(MissingDependencyError, match="apache-tvm is not installed") as caught:
         Request(graph).check()
     assert caught.value.fix == "pip install 'qpc[tvm]'"
