@@ -16,6 +16,7 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 from qpc.backends.tvm.kernels import depthwise
 from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, Part, Plan, _plans, _price, plan_for
 from qpc.backends.tvm.kernels.dense_plan import DensePlan
+from qpc.backends.tvm.kernels.geometry import Share
 from qpc.backends.tvm.kernels.isa import isa_for
 from qpc.backends.tvm.kernels.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.winograd_plan import WinogradPlan
@@ -60,6 +61,7 @@ LAYERS = {
     "3x3, images": part_of(layer(7, 128, 128, n=8)),
     "3x3, groups": part_of(layer(28, 64, 64, groups=4)),
     "1x1, many pixels": part_of(layer(56, 64, 256, 1)),
+    "1x1, large inputs": part_of(layer(56, 256, 64, 1)),
     "1x1, many channels": part_of(layer(7, 960, 160, 1)),
     "1x1, of a microsecond": part_of(layer(7, 32, 32, 1)),
     "linear": part_of(layer(1, 512, 1000, 1)),
@@ -71,6 +73,7 @@ LAYERS = {
 DEPTHWISE = {
     "depthwise 3x3": layer(56, 96, 96, groups=96),
     "depthwise 5x5, stride": layer(14, 480, 480, 5, 2, groups=480),
+    "depthwise 3x3, into a slice": layer(7, 16, 16, groups=16).placed(Share(8, 40)),
     "depthwise, of microseconds": layer(7, 32, 32, groups=32),
 }
 
