@@ -87,9 +87,11 @@ def _from_tensor(value: Tensor, name: str) -> Tensor:
     _check_memory(value, name, kind)
     try:
         plain = value.detach().resolve_conj().resolve_neg().contiguous()
-    except Exception as e:  # of a subclass or mode: there is no knowing what it does
+    except Exception as e:
+        # Subclasses and modes of torch may raise anything.
         raise BackendError(
-            f"input {name!r} is a {kind} that cannot be read: {e}", fix="pass a plain torch.Tensor"
+            f"input {name!r} is a {kind} that cannot be read: {e}",
+            fix="pass a plain torch.Tensor, outside of modes of fake tensors",
         ) from e
     if plain is not value:
         _check_memory(plain, name, kind)

@@ -160,7 +160,14 @@ class _Call:
 
     def empty_outputs(self) -> list[Tensor]:
         """Tensors to write the outputs to."""
-        return [torch.empty(t.shape, dtype=t.dtype, device="cpu") for t in self.entry.outputs]
+        made = [torch.empty(t.shape, dtype=t.dtype, device="cpu") for t in self.entry.outputs]
+        if any(type(tensor) is not Tensor for tensor in made):
+            raise BackendError(
+                "the model is called inside a mode of torch in which tensors have no memory, such"
+                " as FakeTensorMode",
+                fix="call it outside of the mode",
+            )
+        return made
 
     def run(self, places: Sequence[int], stamps: int = 0) -> None:
         """Run it on inputs and outputs at these addresses.
