@@ -37,6 +37,7 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd,
     ast.Pow: ast.Mult,
 }
+_COMMUTATIVE = frozenset({"min", "max", "minimum", "maximum", "gcd", "lcm", "equal", "hypot"})
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, ast.AST]]:
             yield "return", ast.Return(ast.Constant(None))
     elif isinstance(node, ast.Call) and len(node.args) >= 2 and not _starred(node):
         swapped = [node.args[1], node.args[0], *node.args[2:]]
-        if ast.dump(node.args[0]) != ast.dump(node.args[1]):
+        same = ast.dump(node.args[0]) == ast.dump(node.args[1])
+        if not same and ast.unparse(node.func).rpartition(".")[2] not in _COMMUTATIVE:
             yield "swapped arguments", _replaced(node, args=swapped)
     elif isinstance(node, ast.Expr | ast.AugAssign | ast.Continue | ast.Break):
         yield "deleted statement", ast.Pass()

@@ -44,6 +44,7 @@ def test_conditions_are_negated_and_returns_emptied() -> None:
         "@f(1)\ndef g(a: int | str) -> int | None: ...",
         "class A(B, name=1): ...",
         "x = f(a, a)",
+        "x = torch.maximum(a, b)",
     ],
 )
 def test_what_no_test_can_be_about_is_left_alone(source: str) -> None:
