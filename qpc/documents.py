@@ -21,10 +21,10 @@ from qpc.files import read_folder, read_regular, replace_folder
 from qpc.version import VERSION
 
 LIMIT_BYTES = 64 * 2**20
-"""The largest document that is read; that of a network of 1,000 operators has some 1.5 MB."""
+"""The largest document that is read; that of DenseNet-121, with 1,035 nodes, has 0.7 MB."""
 _LIMIT_FILE = 2**36  # bytes, of a file whose size is not known
-_LIMIT_VALUES = 3_000_000  # each takes some 100 bytes of memory
-_SEAL = "sha256"
+_LIMIT_VALUES = 1_000_000  # a node of a graph has some 20
+_SEAL, _END = "sha256", b"\n}\n"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def seal(document: Mapping[str, Any]) -> bytes:
 
     Raises ValueError for what JSON cannot say, NaN and infinity among it.
     """
-    return _spelled({**document, _SEAL: sha256(_spelled(document))})
+    text = _spelled(document)
+    return text[: -len(_END)] + f',\n"{_SEAL}": "{sha256(text)}"'.encode() + _END
 
 
 def parse(data: bytes, where: str, fix: str) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def damaged(where: str, why: str, fix: str) -> ArtifactError:
 def _spelled(document: Mapping[str, Any]) -> bytes:
     """A line for each entry, and for each element of those that are lists."""
     entries = [f"{_json(key)}: {_lines(value)}" for key, value in document.items()]
-    return ("{\n" + ",\n".join(entries) + "\n}\n").encode("ascii")
+    return ("{\n" + ",\n".join(entries)).encode("ascii") + _END
 
 
 def _lines(value: object) -> str:
@@ -141,8 +142,7 @@ def _lines(value: object) -> str:
     return _json(value)
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, allow_nan=False)
+_json = json.JSONEncoder(allow_nan=False).encode
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
