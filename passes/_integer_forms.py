@@ -321,7 +321,7 @@ def _pointwise(form: IntegerForm) -> Node:
 
         args = map_arg(form.node.args, operand)
         result: Tensor = form.node.target(*args, **form.node.kwargs)  # type: ignore[operator]
-        return result.nan_to_num(nan=0.0)
+        return result
 
     table = lookup_table(function, form.grid_of(value), form.grid)
     return form.lookup(form.integers[value], table)

@@ -6,30 +6,19 @@ returns a Relax expression, or None for arguments that it does not cover.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import prod, sqrt
 from typing import Any
 
 import numpy as np
 from tvm import relax
 
+from qpc.backends.tvm import extremes
+from qpc.backends.tvm.relax_values import Rule, dtype_of, is_float, like, per_axis
 from qpc.ops.views import aten
 from qpc.shapes import dtype_name
 
-Rule = Callable[[Mapping[str, Any]], "relax.Expr | None"]
-
-
 # --- functions of one value -----------------------------------------------------------------------
-
-
-def _elu(args: Mapping[str, Any]) -> relax.Expr:
-    # TVM's importer does not look at the two scales, which make SELU of it.
-    x = args["self"]
-    inside = relax.op.multiply(relax.op.minimum(x, _like(0, x)), _like(args["input_scale"], x))
-    falling = relax.op.subtract(relax.op.exp(inside), _like(1, x))
-    low = relax.op.multiply(falling, _like(args["alpha"] * args["scale"], x))
-    rising = relax.op.maximum(x, _like(0, x))
-    return relax.op.add(relax.op.multiply(rising, _like(args["scale"], x)), low)
 
 
 def _where(args: Mapping[str, Any]) -> relax.Expr | None:
@@ -37,13 +26,13 @@ def _where(args: Mapping[str, Any]) -> relax.Expr | None:
     a, b = args["self"], args["other"]
     if isinstance(a, int | float) and isinstance(b, int | float):
         return None
-    a = _like(a, b) if isinstance(a, int | float) else a
-    b = _like(b, a) if isinstance(b, int | float) else b
-    if _dtype(a) != _dtype(b):  # the one without axes adapts
+    a = like(a, b) if isinstance(a, int | float) else a
+    b = like(b, a) if isinstance(b, int | float) else b
+    if dtype_of(a) != dtype_of(b):  # the one without axes adapts
         if a.ty.ndim and b.ty.ndim:
             return None
-        a = a if a.ty.ndim else relax.op.astype(a, _dtype(b))
-        b = relax.op.astype(b, _dtype(a))
+        a = a if a.ty.ndim else relax.op.astype(a, dtype_of(b))
+        b = relax.op.astype(b, dtype_of(a))
     return relax.op.where(args["condition"], a, b)
 
 
@@ -54,34 +43,27 @@ def _power(args: Mapping[str, Any]) -> relax.Expr:
         square = relax.op.multiply(x, x)
         factors = {2: (x, x), 3: (square, x), 4: (square, square)}
         return relax.op.multiply(*factors[int(exponent)])
-    return relax.op.power(x, _like(exponent, x))
+    return relax.op.power(x, like(exponent, x))
 
 
 def _remainder(args: Mapping[str, Any]) -> relax.Expr | None:
     """A - floor(a / b) * b: has the sign of b."""
     a, b = args["self"], args["other"]
-    b = _like(b, a) if isinstance(b, int | float) else b
-    if not _is_float(a) or not _is_float(b):
-        return relax.op.floor_mod(a, b) if str(_dtype(a)) == str(_dtype(b)) else None
+    b = like(b, a) if isinstance(b, int | float) else b
+    if not is_float(a) or not is_float(b):
+        return relax.op.floor_mod(a, b) if str(dtype_of(a)) == str(dtype_of(b)) else None
     whole = relax.op.floor(relax.op.divide(a, b))
     return relax.op.subtract(a, relax.op.multiply(whole, b))
 
 
 def _rounded_division(args: Mapping[str, Any]) -> relax.Expr | None:
     a, b = args["self"], args["other"]
-    b = _like(b, a) if isinstance(b, int | float) else b
-    if not _is_float(a) or not _is_float(b):
+    b = like(b, a) if isinstance(b, int | float) else b
+    if not is_float(a) or not is_float(b):
         return None
     rounding = {"floor": relax.op.floor, "trunc": relax.op.trunc, None: None}[args["rounding_mode"]]
     quotient = relax.op.divide(a, b)
     return quotient if rounding is None else rounding(quotient)
-
-
-def _clamp_by_tensors(args: Mapping[str, Any]) -> relax.Expr:
-    x = args["self"]
-    if args["min"] is not None:
-        x = relax.op.maximum(x, args["min"])
-    return x if args["max"] is None else relax.op.minimum(x, args["max"])
 
 
 # --- layers ---------------------------------------------------------------------------------------
@@ -96,15 +78,15 @@ def _conv(call: Callable[..., relax.Expr]) -> Rule:
             return None
         named = {}
         if "output_padding" in args:
-            named["output_padding"] = _per_axis(args["output_padding"], x)
+            named["output_padding"] = per_axis(args["output_padding"], x)
         made = call(
             x,
             args["weight"],
-            strides=_per_axis(args["stride"], x),
-            padding=_per_axis(args["padding"], x),
-            dilation=_per_axis(args["dilation"], x),
+            strides=per_axis(args["stride"], x),
+            padding=per_axis(args["padding"], x),
+            dilation=per_axis(args["dilation"], x),
             groups=args["groups"],
-            out_dtype=_dtype(x),
+            out_dtype=dtype_of(x),
             **named,
         )
         if args["bias"] is None:
@@ -116,7 +98,7 @@ def _conv(call: Callable[..., relax.Expr]) -> Rule:
 
 
 def _linear(args: Mapping[str, Any]) -> relax.Expr:
-    dtype = _dtype(args["input"])
+    dtype = dtype_of(args["input"])
     made = _product(args["input"], relax.op.permute_dims(args["weight"]), dtype)
     return made if args["bias"] is None else relax.op.add(made, args["bias"])
 
@@ -127,14 +109,14 @@ def _product(a: relax.Expr, b: relax.Expr, dtype: str) -> relax.Expr:
 
 
 def _matmul(a: str, b: str) -> Rule:
-    return lambda args: _product(args[a], args[b], _dtype(args[a]))
+    return lambda args: _product(args[a], args[b], dtype_of(args[a]))
 
 
 def _added_product(a: str, b: str) -> Rule:
     """Beta * self + alpha * (a @ b)."""
 
     def rule(args: Mapping[str, Any]) -> relax.Expr:
-        dtype = _dtype(args[a])
+        dtype = dtype_of(args[a])
         made = _scaled(_product(args[a], args[b], dtype), args["alpha"], dtype)
         return relax.op.add(_scaled(args["self"], args["beta"], dtype), made)
 
@@ -149,7 +131,7 @@ def _attention(args: Mapping[str, Any]) -> relax.Expr:
     # TVM's importer looks neither at the scale nor at whether heads share keys and values.
     query, key, value, mask = (args[n] for n in ("query", "key", "value", "attn_mask"))
     scale = args["scale"] if args["scale"] is not None else 1 / sqrt(int(query.ty.shape[-1]))
-    dtype, rank = _dtype(query), key.ty.ndim
+    dtype, rank = dtype_of(query), key.ty.ndim
     lengths = [int(query.ty.shape[-2]), int(key.ty.shape[-2])]
     if args["enable_gqa"]:
         sharing = int(query.ty.shape[-3]) // int(key.ty.shape[-3])
@@ -158,8 +140,8 @@ def _attention(args: Mapping[str, Any]) -> relax.Expr:
     scores = _product(_scaled(query, scale, dtype), turned, dtype)
     if args["is_causal"]:
         mask = relax.const(np.tril(np.ones(lengths, bool)))
-    if mask is not None and (args["is_causal"] or _dtype(mask) == "bool"):
-        scores = relax.op.where(mask, scores, _like(float("-inf"), query))
+    if mask is not None and (args["is_causal"] or dtype_of(mask) == "bool"):
+        scores = relax.op.where(mask, scores, like(float("-inf"), query))
     elif mask is not None:
         scores = relax.op.add(scores, mask)
     return _product(relax.op.nn.softmax(scores, axis=-1), value, dtype)
@@ -178,18 +160,18 @@ def _softmax(operator: Callable[..., relax.Expr]) -> Rule:
 
 def _layer_norm(args: Mapping[str, Any]) -> relax.Expr | None:
     x, sizes = args["input"], list(args["normalized_shape"])
-    if _dtype(x) not in ("float32", "float16"):
+    if dtype_of(x) not in ("float32", "float16"):
         return None
     weight, bias = args["weight"], args["bias"]
-    weight = relax.op.ones(sizes, _dtype(x)) if weight is None else weight
-    bias = relax.op.zeros(sizes, _dtype(x)) if bias is None else bias
+    weight = relax.op.ones(sizes, dtype_of(x)) if weight is None else weight
+    bias = relax.op.zeros(sizes, dtype_of(x)) if bias is None else bias
     axes = [d - len(sizes) for d in range(len(sizes))]
     return relax.op.nn.layer_norm(x, weight, bias, axes=axes, epsilon=args["eps"])
 
 
 def _group_norm(args: Mapping[str, Any]) -> relax.Expr | None:
     x = args["input"]
-    if _dtype(x) not in ("float32", "float16"):
+    if dtype_of(x) not in ("float32", "float16"):
         return None
     return _normalized_groups(x, args["num_groups"], args["weight"], args["bias"], args["eps"])
 
@@ -208,7 +190,7 @@ def _normalized_groups(
     """
     sizes = [int(size) for size in x.ty.shape]
     members = prod(sizes[1:]) // groups
-    ones, zeros = relax.op.ones([members], _dtype(x)), relax.op.zeros([members], _dtype(x))
+    ones, zeros = relax.op.ones([members], dtype_of(x)), relax.op.zeros([members], dtype_of(x))
     apart = relax.op.reshape(x, [sizes[0], groups, members])
     result = relax.op.nn.layer_norm(apart, ones, zeros, axes=[-1], epsilon=epsilon)
     result = relax.op.reshape(result, sizes)
@@ -223,16 +205,16 @@ def _avg_pool2d(args: Mapping[str, Any]) -> relax.Expr | None:
     x, divisor = args["self"], args["divisor_override"]
     if x.ty.ndim != 4 or (divisor is not None and args["ceil_mode"]):
         return None
-    window = _per_axis(args["kernel_size"], x)
+    window = per_axis(args["kernel_size"], x)
     made = relax.op.nn.avg_pool2d(
         x,
         window,
-        strides=_per_axis(args["stride"], x) if args["stride"] else window,
-        padding=_per_axis(args["padding"], x),
+        strides=per_axis(args["stride"], x) if args["stride"] else window,
+        padding=per_axis(args["padding"], x),
         ceil_mode=args["ceil_mode"],
         count_include_pad=args["count_include_pad"] or divisor is not None,
     )
-    return made if divisor is None else _scaled(made, prod(window) / divisor, _dtype(x))
+    return made if divisor is None else _scaled(made, prod(window) / divisor, dtype_of(x))
 
 
 def _pool3d(call: Callable[..., relax.Expr]) -> Rule:
@@ -240,15 +222,15 @@ def _pool3d(call: Callable[..., relax.Expr]) -> Rule:
         x = args["self"]
         if args.get("divisor_override") is not None or x.ty.ndim != 5:
             return None
-        window = _per_axis(args["kernel_size"], x)
+        window = per_axis(args["kernel_size"], x)
         named = {key: args[key] for key in ("count_include_pad",) if key in args}
         if "dilation" in args:
-            named["dilation"] = _per_axis(args["dilation"], x)
+            named["dilation"] = per_axis(args["dilation"], x)
         return call(
             x,
             window,
-            strides=_per_axis(args["stride"], x) if args["stride"] else window,
-            padding=_per_axis(args["padding"], x),
+            strides=per_axis(args["stride"], x) if args["stride"] else window,
+            padding=per_axis(args["padding"], x),
             ceil_mode=args["ceil_mode"],
             **named,
         )
@@ -288,7 +270,7 @@ def _strided_scatter(x: relax.Expr, source: relax.Expr, axis: int, replaced: ran
 def _copy(args: Mapping[str, Any]) -> relax.Expr:
     """A value in the shape and type of the tensor that it overwrites."""
     x, source = args["self"], args["src"]
-    return relax.op.broadcast_to(relax.op.astype(source, _dtype(x)), list(map(int, x.ty.shape)))
+    return relax.op.broadcast_to(relax.op.astype(source, dtype_of(x)), list(map(int, x.ty.shape)))
 
 
 def _index_select(args: Mapping[str, Any]) -> relax.Expr:
@@ -327,15 +309,6 @@ def _select(args: Mapping[str, Any]) -> relax.Expr:
     return relax.op.squeeze(relax.op.strided_slice(x, [axis], [start], [start + 1]), [axis])
 
 
-def _extreme(operator: Callable[..., relax.Expr]) -> Rule:
-    def rule(args: Mapping[str, Any]) -> relax.Expr:
-        return operator(
-            args["self"], axis=list(args["dim"]) or None, keepdims=bool(args["keepdim"])
-        )
-
-    return rule
-
-
 def _batch_norm(args: Mapping[str, Any]) -> relax.Expr | None:
     x, weight, bias = args["input"], args["weight"], args["bias"]
     if args["training"]:
@@ -359,16 +332,13 @@ def _instance_norm(args: Mapping[str, Any]) -> relax.Expr | None:
     return _normalized_groups(x, channels, args["weight"], args["bias"], args["eps"])
 
 
-OWN_RULES: dict[Any, Rule] = {
+OWN_RULES: dict[Any, Rule] = extremes.RULES | {
     aten.embedding.default: _embedding,
     aten.index.Tensor: _index,
     aten._unsafe_index.Tensor: _index,
     aten.select.int: _select,
-    aten.amax.default: _extreme(relax.op.max),
-    aten.amin.default: _extreme(relax.op.min),
     aten.batch_norm.default: _batch_norm,
     aten.instance_norm.default: _instance_norm,
-    aten.elu.default: _elu,
     aten.where.self: _where,
     aten.where.ScalarOther: _where,
     aten.where.ScalarSelf: _where,
@@ -376,7 +346,6 @@ OWN_RULES: dict[Any, Rule] = {
     aten.remainder.Scalar: _remainder,
     aten.remainder.Tensor: _remainder,
     aten.div.Tensor_mode: _rounded_division,
-    aten.clamp.Tensor: _clamp_by_tensors,
     aten.conv1d.default: _conv(relax.op.nn.conv1d),
     aten.conv2d.default: _conv(relax.op.nn.conv2d),
     aten.conv3d.default: _conv(relax.op.nn.conv3d),
@@ -384,7 +353,6 @@ OWN_RULES: dict[Any, Rule] = {
     aten.conv_transpose2d.input: _conv(relax.op.nn.conv2d_transpose),
     aten.conv_transpose3d.input: _conv(relax.op.nn.conv3d_transpose),
     aten.avg_pool3d.default: _pool3d(relax.op.nn.avg_pool3d),
-    aten.max_pool3d.default: _pool3d(relax.op.nn.max_pool3d),
     aten.linear.default: _linear,
     aten.matmul.default: _matmul("self", "other"),
     aten.mm.default: _matmul("self", "mat2"),
@@ -399,29 +367,9 @@ OWN_RULES: dict[Any, Rule] = {
     aten.avg_pool2d.default: _avg_pool2d,
     aten.pow.Tensor_Scalar: _power,
     aten.pow.Scalar: lambda args: relax.op.power(
-        _like(args["self"], args["exponent"]), args["exponent"]
+        like(args["self"], args["exponent"]), args["exponent"]
     ),
     aten.copy.default: _copy,
     aten.slice_scatter.default: _slice_scatter,
     aten.index_select.default: _index_select,
 }
-
-
-def _dtype(x: relax.Expr) -> str:
-    return str(x.ty.dtype.dtype)
-
-
-def _is_float(x: relax.Expr) -> bool:
-    return "float" in _dtype(x)
-
-
-def _like(value: float, x: relax.Expr) -> relax.Expr:
-    """A number as a constant of the type of `x`."""
-    return relax.const(value, _dtype(x))
-
-
-def _per_axis(value: int | Sequence[int], x: relax.Expr) -> list[int]:
-    """One number for each axis behind batch and channels."""
-    axes = int(x.ty.ndim) - 2
-    given = [value] if isinstance(value, int) else list(value)
-    return given * axes if len(given) == 1 else given

@@ -19,6 +19,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from qpc.backends.tvm.decompose import decompose, evaluate, is_constant
+from qpc.backends.tvm.extremes import BUILDER_RULES
 from qpc.backends.tvm.float_rules import OWN_RULES
 from qpc.errors import BackendError, UnsupportedOpError
 from qpc.ops.views import arguments
@@ -96,6 +97,12 @@ class FloatOperators:
             found = {k: map_arg(v, value) for k, v in arguments(node).items()}
             emitted = rule(found)
             return None if emitted is None else self._builder.emit(emitted)
+        writes = BUILDER_RULES.get(node.target)
+        if writes is not None:
+            found = {k: map_arg(v, value) for k, v in arguments(node).items()}
+            emitted = writes(self._builder, found)
+            if emitted is not None:
+                return self._builder.emit(emitted)
         name = getattr(node.target, "__name__", str(node.target))
         converter = self._importer.convert_map.get(name)
         if name not in VERIFIED or converter is None:
@@ -171,7 +178,7 @@ class FloatOperators:
 
 
 def _is_known(operator: OpOverload) -> bool:
-    return operator.__name__ in VERIFIED or operator in OWN_RULES
+    return operator.__name__ in VERIFIED or operator in OWN_RULES or operator in BUILDER_RULES
 
 
 def _normal_arguments(

@@ -1,0 +1,327 @@
+"""Maxima, minima and what is made of them, as PyTorch has them: NaN stays NaN.
+
+TVM's own select whatever a comparison with NaN leaves over, and begin with the least finite number,
+which is more than minus infinity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tvm import relax, te, tirx
+
+from qpc.backends.tvm.relax_values import Rule, dtype_of, is_float, like, per_axis
+from qpc.ops.views import aten
+
+Builder = relax.BlockBuilder
+BuilderRule = Callable[[Builder, Mapping[str, Any]], "relax.Expr | None"]
+"""A rule that needs the builder: it writes a function of its own."""
+
+
+# --- one value at a time --------------------------------------------------------------------------
+
+
+def clamped(
+    x: relax.Expr, least: float | None, greatest: float | None, *, of: relax.Expr | None = None
+) -> relax.Expr:
+    """A value that is neither less nor more stays, and so does NaN.
+
+    of: a tensor of the type of `x`, if that is not known yet.
+    """
+    typed = x if of is None else of
+    if least is not None:
+        low = like(least, typed)
+        x = relax.op.where(relax.op.less(x, low), low, x)
+    if greatest is not None:
+        high = like(greatest, typed)
+        x = relax.op.where(relax.op.greater(x, high), high, x)
+    return x
+
+
+def larger(a: relax.Expr, b: relax.Expr) -> relax.Expr:
+    """The maximum of two tensors; NaN if either is."""
+    return _picked(relax.op.greater(a, b), a, b)
+
+
+def smaller(a: relax.Expr, b: relax.Expr) -> relax.Expr:
+    """The minimum of two tensors; NaN if either is."""
+    return _picked(relax.op.less(a, b), a, b)
+
+
+def _picked(first: relax.Expr, a: relax.Expr, b: relax.Expr) -> relax.Expr:
+    return relax.op.where(relax.op.logical_or(first, relax.op.isnan(a)), a, b)
+
+
+def _clamp(lowest: str | float | None, highest: str | float | None) -> Rule:
+    """Between numbers, or arguments of these names."""
+
+    def rule(args: Mapping[str, Any]) -> relax.Expr | None:
+        x = args["self"]
+        low, high = (args[v] if isinstance(v, str) else v for v in (lowest, highest))
+        return clamped(x, low, high) if is_float(x) else None
+
+    return rule
+
+
+def _hardsigmoid(args: Mapping[str, Any]) -> relax.Expr | None:
+    x = args["self"]
+    if not is_float(x):
+        return None
+    return relax.op.divide(clamped(relax.op.add(x, like(3, x)), 0, 6, of=x), like(6, x))
+
+
+def _elu(args: Mapping[str, Any]) -> relax.Expr:
+    # TVM's importer does not look at the two scales, which make SELU of it.
+    x = args["self"]
+    inside = relax.op.multiply(clamped(x, None, 0), like(args["input_scale"], x))
+    falling = relax.op.subtract(relax.op.exp(inside), like(1, x))
+    low = relax.op.multiply(falling, like(args["alpha"] * args["scale"], x))
+    return relax.op.add(relax.op.multiply(clamped(x, 0, None), like(args["scale"], x)), low)
+
+
+def _of_two(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Rule:
+    def rule(args: Mapping[str, Any]) -> relax.Expr | None:
+        a, b = args["self"], args["other"]
+        same = dtype_of(a) == dtype_of(b)
+        return operator(a, b) if same and is_float(a) else None
+
+    return rule
+
+
+def _clamp_by_tensors(args: Mapping[str, Any]) -> relax.Expr | None:
+    x = args["self"]
+    if not all(is_float(v) for v in (x, args["min"], args["max"]) if v is not None):
+        return None
+    if args["min"] is not None:
+        x = larger(x, args["min"])
+    return x if args["max"] is None else smaller(x, args["max"])
+
+
+def _differ(args: Mapping[str, Any]) -> relax.Expr:
+    """NaN differs from everything, itself included."""
+    a, b = args["self"], args["other"]
+    b = like(b, a) if isinstance(b, int | float) else b
+    return relax.op.logical_not(relax.op.equal(a, b))
+
+
+RULES: dict[Any, Rule] = {
+    aten.relu.default: _clamp(0, None),
+    aten.relu6.default: _clamp(0, 6),
+    aten.clamp.default: _clamp("min", "max"),
+    aten.clamp_min.default: _clamp("min", None),
+    aten.clamp_max.default: _clamp(None, "max"),
+    aten.hardtanh.default: _clamp("min_val", "max_val"),
+    aten.hardsigmoid.default: _hardsigmoid,
+    aten.elu.default: _elu,
+    aten.maximum.default: _of_two(larger),
+    aten.minimum.default: _of_two(smaller),
+    aten.clamp.Tensor: _clamp_by_tensors,
+    aten.ne.Scalar: _differ,
+    aten.ne.Tensor: _differ,
+}
+
+
+# --- many values ----------------------------------------------------------------------------------
+
+
+def _worst(dtype: str, *, least: bool) -> tirx.Expr:
+    infinity = tirx.infinity(dtype)
+    return infinity if least else -infinity
+
+
+def _extreme(*, least: bool) -> Any:
+    """A reduction to the greatest value, or to the least; to NaN if there is one."""
+
+    def combine(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+        better = a < b if least else a > b
+        return tirx.Select(tirx.Or(better, tirx.isnan(a)), a, b)
+
+    return te.comm_reducer(combine, lambda dtype: _worst(dtype, least=least))
+
+
+def _place(*, least: bool) -> Any:
+    """A reduction to the place of the greatest or least value, and to the value: the first such."""
+
+    def combine(a: Sequence[tirx.Expr], b: Sequence[tirx.Expr]) -> tuple[tirx.Expr, tirx.Expr]:
+        (at, x), (other, y) = a, b
+        better = x < y if least else x > y
+        beats = tirx.Or(better, tirx.And(tirx.isnan(x), tirx.Not(tirx.isnan(y))))
+        same = tirx.Or(x == y, tirx.And(tirx.isnan(x), tirx.isnan(y)))
+        first = tirx.Or(beats, tirx.And(same, at < other))
+        return tirx.Select(first, at, other), tirx.Select(first, x, y)
+
+    def identity(place: str, dtype: str) -> tuple[tirx.Expr, tirx.Expr]:
+        return tirx.max_value(place), _worst(dtype, least=least)
+
+    return te.comm_reducer(combine, identity)
+
+
+def _axes(dims: Sequence[int], rank: int) -> list[int]:
+    return sorted(d % rank for d in dims) or list(range(rank))
+
+
+def _kept(shape: Sequence[int], axes: Sequence[int], *, keepdim: bool) -> list[int]:
+    sizes = [1 if i in axes else size for i, size in enumerate(shape)]
+    return [size for i, size in enumerate(sizes) if keepdim or i not in axes]
+
+
+def _walk(
+    shape: Sequence[int], axes: Sequence[int], *, keepdim: bool
+) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
+    """Reduction axes, and from the indices of a result to those of the input."""
+    reduced = {axis: te.reduce_axis((0, shape[axis])) for axis in axes}
+
+    def index(place: Sequence[Any]) -> list[Any]:
+        left = iter(place)
+        found = []
+        for axis in range(len(shape)):
+            at = next(left) if keepdim or axis not in reduced else None
+            found.append(reduced.get(axis, at))
+        return found
+
+    return list(reduced.values()), index
+
+
+def _reduced(*, least: bool) -> BuilderRule:
+    def rule(builder: Builder, args: Mapping[str, Any]) -> relax.Expr | None:
+        x = args["self"]
+        if not is_float(x):
+            return None
+        shape, keepdim = _shape(x), bool(args["keepdim"])
+        axes = _axes(args["dim"], len(shape))
+
+        def compute(data: te.Tensor) -> te.Tensor:
+            over, index = _walk(shape, axes, keepdim=keepdim)
+            reduce = _extreme(least=least)
+            sizes = _kept(shape, axes, keepdim=keepdim)
+            return te.compute(sizes, lambda *at: reduce(data[tuple(index(at))], axis=over))
+
+        return builder.call_te(compute, x)
+
+    return rule
+
+
+def _found(builder: Builder, x: relax.Expr, axis: int, *, keepdim: bool, least: bool) -> relax.Expr:
+    """A tuple of places (int64) and values along one axis."""
+    shape = _shape(x)
+
+    def compute(data: te.Tensor) -> list[te.Tensor]:
+        over, index = _walk(shape, [axis], keepdim=keepdim)
+        reduce = _place(least=least)
+
+        def of(*at: Any) -> Any:
+            place = index(at)
+            return reduce((tirx.Cast("int64", place[axis]), data[tuple(place)]), axis=over)
+
+        return list(te.compute(_kept(shape, [axis], keepdim=keepdim), of))
+
+    return builder.emit(builder.call_te(compute, x))
+
+
+def _arg(*, least: bool) -> BuilderRule:
+    def rule(builder: Builder, args: Mapping[str, Any]) -> relax.Expr | None:
+        x, dim, keepdim = args["self"], args["dim"], bool(args["keepdim"])
+        if not is_float(x) or (dim is None and keepdim):
+            return None
+        if dim is None:
+            x, dim = builder.emit(relax.op.reshape(x, [-1])), 0
+        found = _found(builder, x, dim % len(_shape(x)), keepdim=keepdim, least=least)
+        return relax.TupleGetItem(found, 0)
+
+    return rule
+
+
+def _max_with_places(builder: Builder, args: Mapping[str, Any]) -> relax.Expr | None:
+    x = args["self"]
+    if not is_float(x):
+        return None
+    axis = args["dim"] % len(_shape(x))
+    found = _found(builder, x, axis, keepdim=bool(args["keepdim"]), least=False)
+    return relax.Tuple([relax.TupleGetItem(found, 1), relax.TupleGetItem(found, 0)])
+
+
+def _topk(builder: Builder, args: Mapping[str, Any]) -> relax.Expr | None:
+    """NaN counts as the greatest."""
+    x = args["self"]
+    if not is_float(x):
+        return None
+    axis = args["dim"] % len(_shape(x))
+    known = relax.op.where(relax.op.isnan(x), like(float("inf"), x), x)
+    places = relax.op.topk(known, args["k"], axis, "indices", args["largest"], "int64")
+    places = builder.emit(places)
+    return relax.Tuple([relax.op.gather_elements(x, places, axis), places])
+
+
+def _max_pool(builder: Builder, args: Mapping[str, Any]) -> relax.Expr | None:
+    """Over any number of axes; padding never wins."""
+    x = args["self"]
+    if not is_float(x):
+        return None
+    shape = _shape(x)
+    axes = {"kernel_size": 0, "stride": 0, "padding": 0, "dilation": 0}
+    given = {name: per_axis(args[name], x) if args[name] else None for name in axes}
+    kernel = given["kernel_size"]
+    if kernel is None or len(kernel) != len(shape) - 2:
+        return None
+    stride = given["stride"] or kernel
+    padding, dilation = (
+        given["padding"] or [0] * len(kernel),
+        given["dilation"] or [1] * len(kernel),
+    )
+    windows = [
+        _windows(*numbers, ceil_mode=bool(args["ceil_mode"]))
+        for numbers in zip(shape[2:], kernel, stride, padding, dilation, strict=True)
+    ]
+
+    def compute(data: te.Tensor) -> te.Tensor:
+        taps = [te.reduce_axis((0, size)) for size in kernel]
+        reduce, nothing = _extreme(least=False), _worst(data.dtype, least=False)
+
+        def of(*at: Any) -> Any:
+            places = [
+                i * s - p + tap * d
+                for i, s, p, tap, d in zip(at[2:], stride, padding, taps, dilation, strict=True)
+            ]
+            inside: tirx.Expr | None = None
+            for place, size, w, k, s, p, d in zip(
+                places, shape[2:], windows, kernel, stride, padding, dilation, strict=True
+            ):
+                conditions = [place >= 0] if p else []
+                conditions += [place < size] if (w - 1) * s - p + (k - 1) * d >= size else []
+                for condition in conditions:
+                    inside = condition if inside is None else tirx.all(inside, condition)
+            value = data[(*at[:2], *places)]
+            value = value if inside is None else tirx.if_then_else(inside, value, nothing)
+            return reduce(value, axis=taps)
+
+        return te.compute([*shape[:2], *windows], of)
+
+    return builder.call_te(compute, x)
+
+
+def _windows(
+    size: int, kernel: int, stride: int, padding: int, dilation: int, *, ceil_mode: bool
+) -> int:
+    """Number of windows along an axis."""
+    steps, rest = divmod(size + 2 * padding - (kernel - 1) * dilation - 1, stride)
+    # A window of ceil mode must begin inside the input or the padding before it.
+    extra = ceil_mode and rest > 0 and (steps + 1) * stride < size + padding
+    return steps + 1 + extra
+
+
+def _shape(x: relax.Expr) -> list[int]:
+    return [int(size) for size in x.ty.shape]
+
+
+BUILDER_RULES: dict[Any, BuilderRule] = {
+    aten.amax.default: _reduced(least=False),
+    aten.amin.default: _reduced(least=True),
+    aten.argmax.default: _arg(least=False),
+    aten.argmin.default: _arg(least=True),
+    aten.max.dim: _max_with_places,
+    aten.topk.default: _topk,
+    aten.max_pool1d.default: _max_pool,
+    aten.max_pool2d.default: _max_pool,
+    aten.max_pool3d.default: _max_pool,
+}
