@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch.fx import GraphModule
 from tvm import relax
 
+from qpc.analysis.exactness import exactness
 from qpc.backends.compiled import is_count, signature_of
 from qpc.backends.tvm.build import build
 from qpc.backends.tvm.cache import Cache, open_cache
@@ -54,7 +55,7 @@ def compile_graph(
         ) from e
     # All batch sizes make the same choices: the report is about one of them.
     uses = tuple(use for use in emit.kernel_uses if use.nodes)
-    report = Report(uses, tuple(emit.other_uses), clock.seconds)
+    report = Report(uses, tuple(emit.other_uses), exactness(gm), clock.seconds)
     about = interface(signature, threads, code.entries, weights.tensors)
     code = replace(code, library=sealed(code.library, about))
     return CompiledModel(Parts(signature, chosen, threads, code, weights.tensors, report))

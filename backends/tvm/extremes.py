@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from tvm import relax, te, tirx
 
 from qpc.backends.tvm.relax_values import Rule, dtype_of, is_float, like, per_axis
 from qpc.ops.views import aten
 
-Builder = relax.BlockBuilder
-BuilderRule = Callable[[Builder, Mapping[str, Any]], "relax.Expr | None"]
+BuilderRule = Callable[[relax.BlockBuilder, Mapping[str, Any]], "relax.Expr | None"]
 """A rule that needs the builder: it writes a function of its own."""
 
 
@@ -50,7 +50,9 @@ def smaller(a: relax.Expr, b: relax.Expr) -> relax.Expr:
 
 
 def _picked(first: relax.Expr, a: relax.Expr, b: relax.Expr) -> relax.Expr:
-    return relax.op.where(relax.op.logical_or(first, relax.op.isnan(a)), a, b)
+    if is_float(a):
+        first = relax.op.logical_or(first, relax.op.isnan(a))
+    return relax.op.where(first, a, b)
 
 
 def _clamp(lowest: str | float | None, highest: str | float | None) -> Rule:
@@ -58,16 +60,15 @@ def _clamp(lowest: str | float | None, highest: str | float | None) -> Rule:
 
     def rule(args: Mapping[str, Any]) -> relax.Expr | None:
         x = args["self"]
-        low, high = (args[v] if isinstance(v, str) else v for v in (lowest, highest))
-        return clamped(x, low, high) if is_float(x) else None
+        bounds = [args[v] if isinstance(v, str) else v for v in (lowest, highest)]
+        fits = is_float(x) or not any(isinstance(bound, float) for bound in bounds)
+        return clamped(x, *bounds) if fits else None
 
     return rule
 
 
-def _hardsigmoid(args: Mapping[str, Any]) -> relax.Expr | None:
+def _hardsigmoid(args: Mapping[str, Any]) -> relax.Expr:
     x = args["self"]
-    if not is_float(x):
-        return None
     return relax.op.divide(clamped(relax.op.add(x, like(3, x)), 0, 6, of=x), like(6, x))
 
 
@@ -83,19 +84,24 @@ def _elu(args: Mapping[str, Any]) -> relax.Expr:
 def _of_two(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Rule:
     def rule(args: Mapping[str, Any]) -> relax.Expr | None:
         a, b = args["self"], args["other"]
-        same = dtype_of(a) == dtype_of(b)
-        return operator(a, b) if same and is_float(a) else None
+        return operator(a, b) if dtype_of(a) == dtype_of(b) else None
 
     return rule
 
 
 def _clamp_by_tensors(args: Mapping[str, Any]) -> relax.Expr | None:
-    x = args["self"]
-    if not all(is_float(v) for v in (x, args["min"], args["max"]) if v is not None):
+    x, least, greatest = args["self"], args["min"], args["max"]
+    if any(dtype_of(bound) != dtype_of(x) for bound in (least, greatest) if bound is not None):
         return None
-    if args["min"] is not None:
-        x = larger(x, args["min"])
-    return x if args["max"] is None else smaller(x, args["max"])
+    return _between(x, least, greatest)
+
+
+def _between(x: relax.Expr, least: relax.Expr | None, greatest: relax.Expr | None) -> relax.Expr:
+    if greatest is None:
+        return larger(x, least)
+    if least is None:
+        return smaller(x, greatest)
+    return smaller(greatest, larger(x, least))  # what is known about the first is asked for
 
 
 def _differ(args: Mapping[str, Any]) -> relax.Expr:
@@ -125,34 +131,41 @@ RULES: dict[Any, Rule] = {
 # --- many values ----------------------------------------------------------------------------------
 
 
+def _isnan(x: tirx.Expr, dtype: str) -> tirx.Expr:
+    return tirx.isnan(x) if "float" in dtype else tirx.const(False, "bool")
+
+
 def _worst(dtype: str, *, least: bool) -> tirx.Expr:
+    """What any other value beats: infinity, where there is one."""
+    if "float" not in dtype:
+        return tirx.max_value(dtype) if least else tirx.min_value(dtype)
     infinity = tirx.infinity(dtype)
     return infinity if least else -infinity
 
 
-def _extreme(*, least: bool) -> Any:
+def _extreme(dtype: str, *, least: bool) -> Any:
     """A reduction to the greatest value, or to the least; to NaN if there is one."""
 
     def combine(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
         better = a < b if least else a > b
-        return tirx.Select(tirx.Or(better, tirx.isnan(a)), a, b)
+        return tirx.Select(tirx.Or(better, _isnan(a, dtype)), a, b)
 
-    return te.comm_reducer(combine, lambda dtype: _worst(dtype, least=least))
+    return te.comm_reducer(combine, lambda _: _worst(dtype, least=least))
 
 
-def _place(*, least: bool) -> Any:
+def _place(dtype: str, *, least: bool) -> Any:
     """A reduction to the place of the greatest or least value, and to the value: the first such."""
 
     def combine(a: Sequence[tirx.Expr], b: Sequence[tirx.Expr]) -> tuple[tirx.Expr, tirx.Expr]:
         (at, x), (other, y) = a, b
         better = x < y if least else x > y
-        beats = tirx.Or(better, tirx.And(tirx.isnan(x), tirx.Not(tirx.isnan(y))))
-        same = tirx.Or(x == y, tirx.And(tirx.isnan(x), tirx.isnan(y)))
+        beats = tirx.Or(better, tirx.And(_isnan(x, dtype), tirx.Not(_isnan(y, dtype))))
+        same = tirx.Or(x == y, tirx.And(_isnan(x, dtype), _isnan(y, dtype)))
         first = tirx.Or(beats, tirx.And(same, at < other))
         return tirx.Select(first, at, other), tirx.Select(first, x, y)
 
-    def identity(place: str, dtype: str) -> tuple[tirx.Expr, tirx.Expr]:
-        return tirx.max_value(place), _worst(dtype, least=least)
+    def identity(*_: object) -> tuple[tirx.Expr, tirx.Expr]:
+        return tirx.max_value("int64"), _worst(dtype, least=least)
 
     return te.comm_reducer(combine, identity)
 
@@ -184,16 +197,14 @@ def _walk(
 
 
 def _reduced(*, least: bool) -> BuilderRule:
-    def rule(builder: Builder, args: Mapping[str, Any]) -> relax.Expr | None:
+    def rule(builder: relax.BlockBuilder, args: Mapping[str, Any]) -> relax.Expr | None:
         x = args["self"]
-        if not is_float(x):
-            return None
         shape, keepdim = _shape(x), bool(args["keepdim"])
         axes = _axes(args["dim"], len(shape))
 
         def compute(data: te.Tensor) -> te.Tensor:
             over, index = _walk(shape, axes, keepdim=keepdim)
-            reduce = _extreme(least=least)
+            reduce = _extreme(dtype_of(x), least=least)
             sizes = _kept(shape, axes, keepdim=keepdim)
             return te.compute(sizes, lambda *at: reduce(data[tuple(index(at))], axis=over))
 
@@ -202,13 +213,15 @@ def _reduced(*, least: bool) -> BuilderRule:
     return rule
 
 
-def _found(builder: Builder, x: relax.Expr, axis: int, *, keepdim: bool, least: bool) -> relax.Expr:
+def _found(
+    builder: relax.BlockBuilder, x: relax.Expr, axis: int, *, keepdim: bool, least: bool
+) -> relax.Expr:
     """A tuple of places (int64) and values along one axis."""
     shape = _shape(x)
 
     def compute(data: te.Tensor) -> list[te.Tensor]:
         over, index = _walk(shape, [axis], keepdim=keepdim)
-        reduce = _place(least=least)
+        reduce = _place(dtype_of(x), least=least)
 
         def of(*at: Any) -> Any:
             place = index(at)
@@ -220,9 +233,9 @@ def _found(builder: Builder, x: relax.Expr, axis: int, *, keepdim: bool, least: 
 
 
 def _arg(*, least: bool) -> BuilderRule:
-    def rule(builder: Builder, args: Mapping[str, Any]) -> relax.Expr | None:
+    def rule(builder: relax.BlockBuilder, args: Mapping[str, Any]) -> relax.Expr | None:
         x, dim, keepdim = args["self"], args["dim"], bool(args["keepdim"])
-        if not is_float(x) or (dim is None and keepdim):
+        if dim is None and keepdim:
             return None
         if dim is None:
             x, dim = builder.emit(relax.op.reshape(x, [-1])), 0
@@ -232,28 +245,27 @@ def _arg(*, least: bool) -> BuilderRule:
     return rule
 
 
-def _max_with_places(builder: Builder, args: Mapping[str, Any]) -> relax.Expr | None:
+def _max_with_places(builder: relax.BlockBuilder, args: Mapping[str, Any]) -> relax.Expr:
     x = args["self"]
-    if not is_float(x):
-        return None
     axis = args["dim"] % len(_shape(x))
     found = _found(builder, x, axis, keepdim=bool(args["keepdim"]), least=False)
     return relax.Tuple([relax.TupleGetItem(found, 1), relax.TupleGetItem(found, 0)])
 
 
-def _topk(builder: Builder, args: Mapping[str, Any]) -> relax.Expr | None:
-    """NaN counts as the greatest."""
+def _topk(builder: relax.BlockBuilder, args: Mapping[str, Any]) -> relax.Expr:
+    """NaN counts as the greatest, before infinity."""
     x = args["self"]
-    if not is_float(x):
-        return None
-    axis = args["dim"] % len(_shape(x))
-    known = relax.op.where(relax.op.isnan(x), like(float("inf"), x), x)
+    axis, known = args["dim"] % len(_shape(x)), x
+    if is_float(x):
+        infinite, largest = like(float("inf"), x), like(float(np.finfo(dtype_of(x)).max), x)
+        known = relax.op.where(relax.op.equal(x, infinite), largest, x)
+        known = relax.op.where(relax.op.isnan(x), infinite, known)
     places = relax.op.topk(known, args["k"], axis, "indices", args["largest"], "int64")
     places = builder.emit(places)
     return relax.Tuple([relax.op.gather_elements(x, places, axis), places])
 
 
-def _max_pool(builder: Builder, args: Mapping[str, Any]) -> relax.Expr | None:
+def _max_pool(builder: relax.BlockBuilder, args: Mapping[str, Any]) -> relax.Expr | None:
     """Over any number of axes; padding never wins."""
     x = args["self"]
     if not is_float(x):
@@ -276,7 +288,8 @@ def _max_pool(builder: Builder, args: Mapping[str, Any]) -> relax.Expr | None:
 
     def compute(data: te.Tensor) -> te.Tensor:
         taps = [te.reduce_axis((0, size)) for size in kernel]
-        reduce, nothing = _extreme(least=False), _worst(data.dtype, least=False)
+        dtype = dtype_of(x)
+        reduce, nothing = _extreme(dtype, least=False), _worst(dtype, least=False)
 
         def of(*at: Any) -> Any:
             places = [

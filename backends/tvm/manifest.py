@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from qpc.analysis.exactness import Exactness
 from qpc.backends.compiled import Signature, Structure
 from qpc.backends.tvm.build import EntryPoint
 from qpc.backends.tvm.report import KernelUse, OtherUse, Report
@@ -58,14 +59,25 @@ class _Other(_Part):
     reason: _Text
 
 
+class _Output(_Part):
+    output: _Text
+    rounded: list[_Text]
+
+    def decoded(self) -> Exactness:
+        return Exactness(self.output, tuple(self.rounded))
+
+
 class _Report(_Part):
     kernels: list[_Use]
     others: list[_Other]
+    outputs: list[_Output]
     seconds: dict[_Text, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
     def decoded(self) -> Report:
         others = tuple(OtherUse(**other.model_dump()) for other in self.others)
-        return Report(tuple(use.decoded() for use in self.kernels), others, dict(self.seconds))
+        uses = tuple(use.decoded() for use in self.kernels)
+        outputs = tuple(output.decoded() for output in self.outputs)
+        return Report(uses, others, outputs, dict(self.seconds))
 
 
 class _Entry(_Part):

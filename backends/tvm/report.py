@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qpc.analysis.exactness import Exactness
+
 
 @dataclass(frozen=True)
 class KernelUse:
@@ -47,10 +49,15 @@ class OtherUse:
 
 @dataclass(frozen=True)
 class Report:
-    """What runs as an integer kernel, what does not, and where compile time went."""
+    """What runs as an integer kernel, what does not, and where compile time went.
+
+    outputs: of each distinct output, whether it is the same bits everywhere, and if not, which
+    float operators it depends on.
+    """
 
     kernels: tuple[KernelUse, ...] = ()
     others: tuple[OtherUse, ...] = ()
+    outputs: tuple[Exactness, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -62,6 +69,7 @@ class Report:
         lines = [f"{len(self.kernels)} integer kernels, {len(self.others)} other operators"]
         lines += [f"  int8   {use}" for use in self.kernels]
         lines += [f"  other  {use.operator} {use.node}: {use.reason}" for use in self.others]
+        lines += [f"  output {output}" for output in self.outputs]
         stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.seconds.items())
         return "\n".join([*lines, f"compile time: {stages}"])
 

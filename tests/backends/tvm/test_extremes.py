@@ -90,6 +90,11 @@ def test_other_types_are_compared_too(dtype: torch.dtype) -> None:
         g.call(aten.relu.default, x),
         g.call(aten.maximum.default, x, x),
         g.call(aten.ne.Scalar, x, 2),
+        g.call(aten.clamp.default, x, -1, 3),
+        g.call(aten.argmin.default, x, 2),
+        g.call(getitem, g.call(aten.topk.default, x, 2, 1), 0),
+        g.call(aten.clamp.Tensor, x, None, g.call(aten.neg.default, x)),
+        g.call(aten.clamp.Tensor, x, g.call(aten.neg.default, x), x),
     ]
     gm = g.module(*made)
     data = torch.tensor([[[1, -2, 3, 2], [2, 2, 2, -5], [0, 1, 9, 4]]]).to(dtype)

@@ -6,14 +6,17 @@ from torch import nn
 from torch.fx import GraphModule
 
 import qpc
+from qpc.ops.views import aten
 from qpc.passes import MaskWeights
 from qpc.pruning.granularity import Blocks
 from qpc.pruning.weight_layers import Scope
 from qpc.pruning.weight_rules import Ratio
 from qpc.testing import randomized, traced
 from tests.backends.tvm.checking import assert_same_bits
+from tests.generators import IntegerGraph
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+from qpc.backends.tvm import compile_graph
 from qpc.backends.tvm.report import KernelUse
 
 pytestmark = pytest.mark.tvm
@@ -43,6 +46,19 @@ def test_zero_blocks_survive_quantization_and_are_skipped() -> None:
     assert list(skipped.values()) == [0, 0.75, 0]
     text = str(compiled.report)
     assert text.count("zero weights)") == 1
+
+
+def test_every_output_says_whether_it_is_exact() -> None:
+    g = IntegerGraph()
+    q = g.conv2d(g.quantize(g.input(3, 6, 6)), 4)
+    rounded = g.quantize(g.call(aten.softmax.int, g.dequantize(q), 1))
+    report = compile_graph(g.module(q, g.dequantize(g.conv2d(rounded, 5)), q)).report
+    assert [output.exact for output in report.outputs] == [True, False]
+    assert report.outputs[1].rounded == ("softmax_int",)
+    text = str(report)
+    assert "output conv2d_default: exact, the same bits on every target" in text
+    assert "rounded by float operators before it: softmax_int" in text
+    assert report.to_json()["outputs"][1]["rounded"] == ("softmax_int",)
 
 
 def test_a_kernel_says_what_it_skips() -> None:
