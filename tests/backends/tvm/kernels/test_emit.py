@@ -16,10 +16,15 @@ from tvm.tirx import Expr
 from qpc.backends.tvm.build import tvm_target
 from qpc.backends.tvm.entry import lower_kernels
 from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.elementwise import add, lookup
 from qpc.backends.tvm.kernels.emit import Flat, Wrapping, prim_func, wrapped_sum
+from qpc.backends.tvm.kernels.epilogue import AddTensor, Requantize
+from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa import isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
+from qpc.backends.tvm.kernels.layout import quantize
 from qpc.backends.tvm.kernels.linear import LinearDesc, linear
+from qpc.backends.tvm.kernels.pooling import mean
 from qpc.backends.tvm.kernels.winograd_plan import WinogradPlan
 from qpc.backends.tvm.objects import CODEGEN_OPTIONS
 from qpc.target import TARGETS, Target
@@ -92,6 +97,22 @@ def test_a_dot_may_wrap(target: Target) -> None:
         given = [TensorType((size,), dots.x_type), TensorType((size,), dots.w_type)]
         text = llvm_ir(prim_func("f", [sums, *given, sums], body), target)
         assert {promise.split()[0] for promise in promises(text)} <= {"mul"}
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_llvm_knows_the_instructions_of_every_target(target: Target) -> None:
+    """Whether they do what they should is seen by the interpreter, and where the CPU has them."""
+    isa = isa_for(target)
+    row = View((1, 4 * isa.lanes))
+    sums = AddTensor(0, 0, 1, 1, 1, 0)
+    kernels = (
+        lookup(isa, row, bytes(256)),
+        add(isa, row, row, sums),
+        quantize(isa, row.shape, (0, 1), 0.1, 3),
+        mean(isa, (4, 4 * isa.lanes), (0,), Requantize(3, 0.1, 4)),
+    )
+    for kernel in kernels:
+        assert "<" in llvm_ir(kernel.func, target)  # vectors
 
 
 def _conv(target: Target, groups: int, weight: int, out: int | None = None) -> Kernel:
