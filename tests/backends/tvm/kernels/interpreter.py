@@ -214,7 +214,8 @@ def _pmaddwd(a: Array, b: Array) -> Array:
 
 def _pmaddubsw(a: Array, b: Array) -> Array:
     sums = (a.view(np.uint8).astype(np.int32) * b.astype(np.int32)).reshape(-1, 2).sum(1)
-    return sums.clip(-(2**15), 2**15 - 1).astype(np.int16)
+    found: Array = sums.clip(-(2**15), 2**15 - 1).astype(np.int16)
+    return found
 
 
 def _vpdpbusd(acc: Array, x: Array, w: Array) -> Array:
@@ -245,7 +246,9 @@ def _pshufb(table: Array, index: Array) -> Array:
 
 
 def _vpermi2b(first: Array, index: Array, second: Array) -> Array:
-    return np.concatenate([first, second])[index.view(np.uint8) & (2 * first.size - 1)]
+    both: Array = np.concatenate([first, second])
+    found: Array = both[index.view(np.uint8) & (2 * first.size - 1)]
+    return found
 
 
 def _cvtps2dq(value: Array, *_: object) -> Array:

@@ -16,10 +16,12 @@ import torch
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
+from tvm.tirx import Expr
+
 from qpc.backends.tvm.kernels import nibbles
 from qpc.backends.tvm.kernels.conv2d import Conv2dDesc
 from qpc.backends.tvm.kernels.elementwise import add, clamp, lookup, mul
-from qpc.backends.tvm.kernels.emit import Flat, loop, prim_func
+from qpc.backends.tvm.kernels.emit import Flat, loop, prim_func, shuffle
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Requantize
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa import Isa, isa_for
@@ -102,8 +104,8 @@ def test_a_layer(isa: Isa, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 def test_a_layer_with_small_weights(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
     plans(monkeypatch, None)
-    for changes in ({}, {"groups": 8, "o": 8}):
-        layer = Layer(replace(BASE, **changes))
+    for desc in (BASE, replace(BASE, groups=8, o=8)):
+        layer = Layer(desc)
         layer.weight = (layer.weight // 2).astype(np.int8)
         np.testing.assert_array_equal(layer.run(isa, interpret), layer.expected())
 
@@ -219,7 +221,11 @@ def test_a_broken_byte_permutation_is_seen(isa: Isa, monkeypatch: pytest.MonkeyP
     if not isinstance(isa, DotProducts):
         pytest.skip("it packs bytes in another way")
     layer = Layer(replace(BASE, kernel=(1, 1), c=12, o=64, padding=(0, 0, 0, 0)))
-    monkeypatch.setattr(DotProducts, "_in_order", lambda isa, packed, count: packed)
+
+    def as_packed(isa: DotProducts, packed: Expr, count: int) -> Expr:
+        return shuffle([packed], range(count * isa.lanes))
+
+    monkeypatch.setattr(DotProducts, "_in_order", as_packed)
     assert not np.array_equal(layer.run(isa, interpret), layer.expected())
 
 
