@@ -113,6 +113,7 @@ IMAGE_FUNCTIONS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "corners": ("Resize", lambda x: F.interpolate(x, (9, 4), mode="bilinear", align_corners=True)),
     "reflection": ("Gather", lambda x: F.pad(x, (1, 2, 2, 1), mode="reflect")),
     "difference": ("Sub", lambda x: x[:, :6] - x[:, 6:]),
+    "clamp": ("Clip", lambda x: torch.cat([x.clamp(-0.5, 0.5), x], 1)),
     "sum": ("Mul", lambda x: x.sum((2, 3))),
     "average with a divisor": ("Mul", lambda x: F.avg_pool2d(x, 2, divisor_override=3)),
     "global maximum": ("MaxPool", lambda x: F.adaptive_max_pool2d(x, 1)),
