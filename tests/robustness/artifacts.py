@@ -26,7 +26,7 @@ from pathlib import Path
 PATIENCE_S = 10.0
 """A try may compute as long, or wait for anything for _WAIT_S."""
 _WAIT_S = 120.0
-_START_S = 300.0  # for imports, on a machine that has other things to do
+_START_S = 900.0  # for imports, on a machine that has other things to do
 _BATCH = 2000  # tries in one child
 KINDS = ("graph", "model")
 
@@ -99,7 +99,7 @@ def _batch(kind: str, seeds: range, bases: Path) -> Iterator[Try]:
 def _line(child: subprocess.Popen[str], patience: float) -> str:
     """The next line that the child prints; empty if it ends or says nothing for too long."""
     assert child.stdout is not None
-    until, computed = time.monotonic() + _WAIT_S, _seconds(child)
+    until, computed = time.monotonic() + max(_WAIT_S, patience), _seconds(child)
     while time.monotonic() < until and _seconds(child) - computed < patience:
         ready, _, _ = select.select([child.stdout], [], [], 1.0)
         if ready:
