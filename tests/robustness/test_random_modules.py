@@ -34,6 +34,12 @@ def test_a_random_network_is_the_same_pruned_and_masked(seed: int) -> None:
     _check(Job(seed, steps=10, prune=True))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3001, 3051))
+def test_many_random_networks_are_the_same_pruned_and_masked(seed: int) -> None:
+    _check(Job(seed, steps=10, prune=True))
+
+
 # --- the generator --------------------------------------------------------------------------------
 
 
