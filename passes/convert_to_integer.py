@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.coverage import kind_of, layers_with_weights
+from qpc.analysis.fixed_sizes import fixed_sizes
 from qpc.analysis.quantization import role_of
 from qpc.base import Pass, PassContext
 from qpc.edit import Editor
@@ -25,7 +26,7 @@ from qpc.errors import UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
 from qpc.meta import info, label, update_info, value_name
 from qpc.ops.registry import op_name
-from qpc.ops.views import qpc_ops
+from qpc.ops.views import qpc_ops, set_arguments
 from qpc.passes._integer_forms import FORMS, IntegerForm
 from qpc.quant.grid import QParams
 
@@ -68,6 +69,8 @@ class _Conversion:
         self.editor.drop_unused()
         self.editor.promote("integers")  # integer tensors take the names of the float ones
         self.editor.drop_unused()
+        for node, sizes in fixed_sizes(self.gm).items():
+            set_arguments(node, sizes=list(sizes))
         return bool(self.integers)
 
     def _convert_rounding(self, node: Node) -> None:

@@ -189,7 +189,7 @@ def write(path: str | os.PathLike[str], content: Mapping[str, bytes], kind: Kind
 
     Raises ArtifactError if there is something else, or it cannot be written.
     """
-    replace_folder(Path(path), content, lambda there: why_not(there, kind))
+    replace_folder(_path(path), content, lambda there: why_not(there, kind))
 
 
 def read(path: str | os.PathLike[str], kind: Kind) -> dict[str, bytes]:
@@ -197,7 +197,7 @@ def read(path: str | os.PathLike[str], kind: Kind) -> dict[str, bytes]:
 
     Raises ArtifactError if the folder is something else, or files are larger than it says.
     """
-    folder = Path(path)
+    folder = _path(path)
     if not folder.exists():
         raise ArtifactError(f"{str(folder)!r} does not exist", fix="check the path")
     if not folder.is_dir():
@@ -219,6 +219,13 @@ def read(path: str | os.PathLike[str], kind: Kind) -> dict[str, bytes]:
     if kind.document not in content:
         raise _another_kind(folder, kind)
     return content
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path)
+    except TypeError as e:
+        raise ArtifactError(f"a path is a str or a pathlib.Path, got {type(path).__name__}") from e
 
 
 def _declared_size(files: object, name: str) -> int:

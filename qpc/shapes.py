@@ -104,6 +104,19 @@ def concrete_shapes(gm: GraphModule, batch: int) -> dict[Node, Concrete]:
         return {node: _concrete(runner.value(node)) for node in gm.graph.nodes}
 
 
+def shapes_of(gm: GraphModule, inputs: Mapping[Node, tuple[int, ...]]) -> dict[Node, Concrete]:
+    """What nodes yield for inputs of other shapes, up to the first that refuses them."""
+    found: dict[Node, Concrete] = {}
+    with _quiet(), _fake_mode() as mode:
+        runner = _Runner(gm, mode, _PROBES[0], inputs=inputs)
+        for node in gm.graph.nodes:
+            try:
+                found[node] = _concrete(runner.value(node))
+            except PassError:
+                break
+    return found
+
+
 def noted_shapes(gm: GraphModule, batch: int) -> dict[Node, Concrete]:
     """What `concrete_shapes` gives, read from the node info where that has it.
 
@@ -188,9 +201,16 @@ class _Runner:
     """Evaluates nodes on fake tensors at one batch size, each at most once."""
 
     def __init__(
-        self, root: nn.Module, mode: FakeTensorMode, batch: int, *, trust_info: bool = False
+        self,
+        root: nn.Module,
+        mode: FakeTensorMode,
+        batch: int,
+        *,
+        trust_info: bool = False,
+        inputs: Mapping[Node, tuple[int, ...]] | None = None,
     ) -> None:
         self._root, self._mode, self._batch, self._trust_info = root, mode, batch, trust_info
+        self._inputs = inputs or {}
         self._values: dict[Node, Any] = {}
 
     @property
@@ -233,7 +253,8 @@ class _Runner:
         if self._known(node):
             if known.shape is None or known.dtype is None:
                 return None
-            return torch.empty(resolve(known.shape, self._batch), dtype=known.dtype)
+            shape = self._inputs.get(node) or resolve(known.shape, self._batch)
+            return torch.empty(shape, dtype=known.dtype)
         if node.op == "get_attr":
             tensor = attribute(self._root, str(node.target))
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,6 +165,14 @@ def test_only_folders_of_the_kind_with_nothing_else_are_replaced(
     with pytest.raises(ArtifactError, match=f"thing' exists and cannot be replaced: {why}"):
         documents.write(folder, files(), KIND)
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("path", [None, 3, object()], ids=["none", "number", "object"])
+def test_what_is_no_path_is_one_error(path: Any) -> None:
+    with pytest.raises(ArtifactError, match=r"a path is a str or a pathlib\.Path, got "):
+        documents.read(path, SAVED_GRAPH)
+    with pytest.raises(ArtifactError, match=r"a path is a str or a pathlib\.Path, got "):
+        documents.write(path, {}, SAVED_GRAPH)
 
 
 def test_a_graph_of_the_first_format_may_be_replaced(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ property of the network.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -87,9 +88,13 @@ class Comparison:
         return min(self.peers, key=lambda peer: peer.times.median_ms, default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as JSON values."""
+        """The comparison as JSON values, which know no infinity: equal outputs agree to null dB."""
         fastest = self.fastest
-        return asdict(self) | {
+        values = asdict(self)
+        for peer in values["peers"]:
+            if math.isinf(peer["agreement_db"]):
+                peer["agreement_db"] = None
+        return values | {
             "fastest": fastest and fastest.name,
             "ratio_to_fastest": fastest and fastest.ratio.median,
         }

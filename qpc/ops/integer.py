@@ -93,8 +93,16 @@ def reduced_axes(dims: Sequence[int], rank: int) -> set[int]:
 
 
 def _quantize(
-    x: Tensor, scale: float, zero_point: int, lo: int, hi: int, dtype: torch.dtype
+    x: Tensor,
+    scale: float,
+    zero_point: int,
+    lo: int,
+    hi: int,
+    dtype: torch.dtype,
+    sizes: Sequence[int] | None = None,
 ) -> Tensor:
+    """`sizes`: of the axes behind the first, where the graph is right for no others."""
+    _require_sizes(x, sizes)
     return _clamp_round(x * _float32(reciprocal(scale)), zero_point, lo, hi).to(dtype)
 
 
@@ -292,6 +300,20 @@ def _resize2d(q: Tensor, rows: Tensor, columns: Tensor, input_size: Sequence[int
     return ((total + (1 << (shift - 1))) >> shift).to(q.dtype)
 
 
+def _require_sizes(x: Tensor, sizes: Sequence[int] | None) -> None:
+    """-1 stands for any size."""
+    found = tuple(x.shape[1:])
+    if sizes is None or (
+        len(found) == len(sizes) and all(s in (-1, d) for s, d in zip(sizes, found, strict=True))
+    ):
+        return
+    wanted = ", ".join("any" if size == -1 else str(size) for size in sizes)
+    raise PassError(
+        f"the graph was made for inputs of the sizes (N, {wanted}), not of {tuple(x.shape)}",
+        fix="trace and quantize the model at the size at which it is used",
+    )
+
+
 def _require_size(q: Tensor, size: Sequence[int]) -> None:
     if tuple(q.shape[-2:]) != tuple(size):
         raise PassError(
@@ -354,8 +376,15 @@ def _fake_lookup(q: Tensor, table: Tensor) -> Tensor:
 
 
 def _fake_quantize(
-    x: Tensor, scale: float, zero_point: int, lo: int, hi: int, dtype: torch.dtype
+    x: Tensor,
+    scale: float,
+    zero_point: int,
+    lo: int,
+    hi: int,
+    dtype: torch.dtype,
+    sizes: Sequence[int] | None = None,
 ) -> Tensor:
+    _require_sizes(x, sizes)
     return torch.empty_like(x, dtype=dtype)
 
 
@@ -450,8 +479,8 @@ def _fake_resize2d(q: Tensor, rows: Tensor, columns: Tensor, input_size: Sequenc
 _GRID = "int output_zero_point, int lo, int hi"
 _DEFINITIONS: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ...] = (
     (
-        "quantize(Tensor x, float scale, int zero_point, int lo, int hi, ScalarType dtype)"
-        " -> Tensor",
+        "quantize(Tensor x, float scale, int zero_point, int lo, int hi, ScalarType dtype,"
+        " int[]? sizes=None) -> Tensor",
         _quantize,
         _fake_quantize,
     ),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,15 @@ def test_the_table_warns_where_other_programs_had_the_cores(comparison: Comparis
     calm = table(replace(comparison, cpu_share=0.99))
     assert "other programs" not in calm
     assert all(peer.name in calm for peer in comparison.peers)
+
+
+def test_outputs_that_agree_exactly_are_null_in_json(comparison: Comparison) -> None:
+    if not comparison.peers:
+        pytest.skip("needs another runtime")
+    same = replace(comparison.peers[0], agreement_db=math.inf)
+    data = replace(comparison, peers=(same,)).to_json()
+    assert data["peers"][0]["agreement_db"] is None
+    json.dumps(data, allow_nan=False)
 
 
 def test_the_table_warns_of_a_runtime_that_computes_something_else(comparison: Comparison) -> None:

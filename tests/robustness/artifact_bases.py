@@ -17,6 +17,8 @@ from tests.generators import IntegerGraph
 class _Images(nn.Module):
     """A batch norm, a residual, several outputs, and a buffer that no state dictionary has."""
 
+    shift: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)

@@ -128,19 +128,24 @@ def _varied(rng: random.Random, value: Any) -> Any:
 
 
 def _nasty(rng: random.Random) -> Any:
-    make = rng.choice(
-        (
-            lambda: rng.choice(_WORDS),
-            lambda: rng.choice(_WORDS),
-            lambda: rng.choice(_NUMBERS),
-            lambda: rng.choice((None, True, False, [], {}, [[]], "", {"": 0})),
-            lambda: {rng.choice(_KINDS): rng.choice((*_WORDS, *_NUMBERS))},
-            lambda: functools.reduce(lambda inner, _: [inner], range(rng.choice((20, 900))), 0),
-            lambda: [rng.choice(_NUMBERS)] * rng.choice((2, 100, 10_000)),
-            lambda: {rng.choice(_WORDS): rng.choice(_NUMBERS)},
-        )
+    makers: tuple[Callable[[], Any], ...] = (
+        lambda: rng.choice(_WORDS),
+        lambda: rng.choice(_WORDS),
+        lambda: rng.choice(_NUMBERS),
+        lambda: rng.choice((None, True, False, [], {}, [[]], "", {"": 0})),
+        lambda: {rng.choice(_KINDS): rng.choice((*_WORDS, *_NUMBERS))},
+        lambda: _nested(rng.choice((20, 900))),
+        lambda: [rng.choice(_NUMBERS)] * rng.choice((2, 100, 10_000)),
+        lambda: {rng.choice(_WORDS): rng.choice(_NUMBERS)},
     )
-    return make()
+    return rng.choice(makers)()
+
+
+def _nested(depth: int) -> Any:
+    value: Any = 0
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 _NUMBERS = (-1, 0, 1, 2, 255, 256, 2**31, -(2**31), 2**32, 2**62, 2**63, 2**64, 10**30, 1e308, 0.5)

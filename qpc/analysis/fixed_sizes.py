@@ -1,0 +1,113 @@
+"""Which inputs a graph must have the traced sizes of, besides the batch, to give the right answer.
+
+Tracing writes sizes down as numbers: where a reshape ends, how far a slice goes, how large the
+windows of an adaptive pool are. A graph with such a number refuses most other sizes by itself, as
+shapes no longer fit. Some it would take, and give a wrong answer without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+
+import torch
+from torch.fx import GraphModule, Node
+
+from qpc.meta import info
+from qpc.ops.views import arguments, aten, qpc_ops
+from qpc.shapes import Concrete, TensorType, resolve, shapes_of
+
+_BATCH = 3
+_END = torch.iinfo(torch.int64).max
+_POOLS = (
+    aten.avg_pool1d.default,
+    aten.avg_pool2d.default,
+    aten.avg_pool3d.default,
+    aten.max_pool1d.default,
+    aten.max_pool2d.default,
+    aten.max_pool3d.default,
+    qpc_ops.avg_pool2d.default,
+    qpc_ops.max_pool2d.default,
+)
+
+Shapes = Mapping[Node, Concrete]
+
+
+def fixed_sizes(gm: GraphModule) -> dict[Node, tuple[int, ...]]:
+    """For every `qpc::quantize`, the sizes that its input must have behind the first axis.
+
+    -1 stands for any size, which is what is left out of the result. Found by running the graph on
+    shapes alone, with each axis of the inputs twice as long.
+    """
+    inputs = {
+        node: resolve(shape, _BATCH)
+        for node in gm.graph.nodes
+        if node.op == "placeholder" and (shape := info(node).shape) is not None
+    }
+    traced = shapes_of(gm, inputs)
+    fixed: dict[Node, set[int]] = {}
+    for axes in _variants(max(map(len, inputs.values()), default=0)):
+        if len(axes) > 1 and fixed:
+            break  # it is known which of them it is
+        found = shapes_of(gm, {node: _longer(shape, axes) for node, shape in inputs.items()})
+        if any(_keeps_a_size(node, traced, found) for node in found):
+            for node in _quantizations(found):
+                fixed.setdefault(node, set()).update(_differing(node, traced, found))
+    return {
+        node: tuple(size if axis in axes else -1 for axis, size in enumerate(sizes, 1))
+        for node, axes in fixed.items()
+        if axes and (sizes := _shape(_source(node), traced)[1:])
+    }
+
+
+def _variants(rank: int) -> Iterator[set[int]]:
+    """One axis after the other, then all that images and volumes lie along."""
+    yield from ({axis} for axis in range(1, rank))
+    yield set(range(2, rank))
+
+
+def _longer(shape: tuple[int, ...], axes: Set[int]) -> tuple[int, ...]:
+    return tuple(2 * size if axis in axes else size for axis, size in enumerate(shape))
+
+
+def _quantizations(found: Shapes) -> list[Node]:
+    return [node for node in found if node.target is qpc_ops.quantize.default]
+
+
+def _source(node: Node) -> Node:
+    source = node.all_input_nodes[0]
+    assert isinstance(source, Node)
+    return source
+
+
+def _shape(node: Node, shapes: Shapes) -> tuple[int, ...]:
+    found = shapes.get(node)
+    return found.shape if isinstance(found, TensorType) else ()
+
+
+def _differing(node: Node, traced: Shapes, found: Shapes) -> set[int]:
+    """The axes along which the input of a node is of another size."""
+    pairs = zip(_shape(_source(node), traced), _shape(_source(node), found), strict=False)
+    return {axis for axis, (a, b) in enumerate(pairs) if a != b}
+
+
+def _keeps_a_size(node: Node, traced: Shapes, found: Shapes) -> bool:
+    """Whether a number among the arguments may be the size of an input that now has another one."""
+    if node.op != "call_function" or not node.all_input_nodes:
+        return False
+    before, now = (_shape(_source(node), shapes) for shapes in (traced, found))
+    if before == now:
+        return False
+    given = arguments(node) if hasattr(node.target, "_schema") else {}
+    if node.target is aten.reshape.default:  # what is too much would go to the batch
+        return bool(given["shape"]) and given["shape"][0] == -1
+    if node.target is aten.slice.Tensor:
+        axis, end = given["dim"] % len(before), given["end"]
+        return before[axis] != now[axis] and isinstance(end, int) and 0 < end < _END
+    if node.target in _POOLS:  # an adaptive pool was one of windows side by side
+        return _side_by_side(given)
+    return "upsample" in str(node.target)
+
+
+def _side_by_side(given: Mapping[str, object]) -> bool:
+    kernel, stride, padding = (given[name] for name in ("kernel_size", "stride", "padding"))
+    return kernel == (stride or kernel) and padding in (0, [0], [0, 0], [0, 0, 0], (0, 0))
