@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from qpc.backends import reference, tvm
 from qpc.errors import BackendError
 from qpc.facts import CORE_FORM
+from qpc.modes import ordinary_torch
 from qpc.ops.views import qpc_ops
 from qpc.target import Target
 
@@ -38,6 +39,7 @@ def compile(
     cache: bool | str | os.PathLike[str] = True,
     tune: bool | float = False,
 ) -> CompiledModel: ...
+@ordinary_torch()
 def compile(  # the name users type: qpc.compile
     gm: nn.Module,
     target: Target | str = "native",
@@ -89,6 +91,7 @@ def _unfinished(gm: GraphModule) -> Node | None:
     return next((n for n in gm.graph.nodes if n.target in between), None)
 
 
+@ordinary_torch()
 def load(path: str | os.PathLike[str]) -> CompiledModel:
     """Return the compiled model that `.save(path)` wrote; all is checked before any of it is used.
 

@@ -1,7 +1,8 @@
 """PyTorch without the modes that a caller may be in.
 
 Under autocast a graph computes in other types than it says, tensors made in inference mode cannot
-be trained afterwards, and what passes make would go to another default device or type.
+be trained afterwards, and what passes make would go to another default device or type. Other modes
+replace operators: in a FakeTensorMode nothing has values.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 
 @contextmanager
 def ordinary_torch() -> Iterator[None]:
-    """No autocast, no inference mode, the CPU and float32 as defaults; as they were afterwards."""
+    """No autocast, no inference mode, no mode that replaces operators, such as FakeTensorMode, and
+    the CPU and float32 as defaults; all as they were afterwards.
+    """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
+        stack.enter_context(_disable_current_modes())
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())  # as it was there

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import qpc
 from qpc.errors import TraceError
@@ -37,6 +38,7 @@ MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no_grad": torch.no_grad,
     "double": partial(default_dtype, torch.float64),
     "meta": partial(torch.device, "meta"),
+    "fake": FakeTensorMode,
 }
 
 

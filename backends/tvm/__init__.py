@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qpc.backends.tvm._compat import require_tvm
+from qpc.modes import ordinary_torch
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -67,6 +68,7 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     return artifact.load(path)
 
 
+@ordinary_torch()
 def unpickled(files: Mapping[str, bytes]) -> CompiledModel:
     """What pickles of compiled models call: the model in the files that `.save` would write.
 

@@ -92,7 +92,7 @@ class _Lowering:
             try:
                 with builder.dataflow():
                     emitted = [builder.emit_output(r) for r in self._body()]
-            except Exception:
+            except BaseException:  # Ctrl-C, too
                 builder._end_block()  # else TVM complains on standard error
                 raise
             weights = self._emit.parameters

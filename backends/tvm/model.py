@@ -16,6 +16,7 @@ from qpc.backends.tvm.build import Code
 from qpc.backends.tvm.program import Loaded, Program
 from qpc.backends.tvm.report import Report
 from qpc.errors import UnsupportedTargetError
+from qpc.modes import ordinary_torch
 from qpc.target import Target
 
 
@@ -64,6 +65,7 @@ class CompiledModel(CallableModel):
         """What the compiler did."""
         return self._parts.report
 
+    @ordinary_torch()
     def clone(self) -> CompiledModel:
         """The same model, to be called at the same time: by another thread of a server, say.
 
@@ -78,6 +80,7 @@ class CompiledModel(CallableModel):
     def __deepcopy__(self, memo: Mapping[int, object]) -> CompiledModel:
         return self.clone()  # nothing of what they share ever changes
 
+    @ordinary_torch()
     def __reduce__(self) -> tuple[Callable[..., CompiledModel], tuple[Mapping[str, bytes]]]:
         """A pickle holds the files of the saved model, and is checked as they are."""
         from qpc.backends.tvm import unpickled
@@ -85,6 +88,7 @@ class CompiledModel(CallableModel):
 
         return unpickled, (encode(self._parts),)
 
+    @ordinary_torch()
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to the folder `path`, which must not exist or hold a saved model.
 

@@ -20,6 +20,7 @@ from qpc import documents
 from qpc.documents import SAVED_GRAPH, damaged
 from qpc.errors import ArtifactError
 from qpc.facts import CORE_FORM, require_graph
+from qpc.modes import ordinary_torch
 from qpc.storage import tensors
 from qpc.storage.decode import checked_graph, graph_module
 from qpc.storage.encode import document_of
@@ -29,6 +30,7 @@ from qpc.storage.schema import validated
 _GRAPH, (_TENSORS,) = SAVED_GRAPH.document, SAVED_GRAPH.files
 
 
+@ordinary_torch()
 def save_graph(gm: GraphModule, path: str | os.PathLike[str]) -> None:
     """Write a core-form graph to the folder `path`, replacing a graph that was saved there before.
 
@@ -44,6 +46,7 @@ def save_graph(gm: GraphModule, path: str | os.PathLike[str]) -> None:
     documents.write(path, _encoded(gm), SAVED_GRAPH)
 
 
+@ordinary_torch()
 def load_graph(path: str | os.PathLike[str]) -> GraphModule:
     """Return the graph that `save_graph` wrote; everything is checked before it is built.
 
@@ -53,6 +56,7 @@ def load_graph(path: str | os.PathLike[str]) -> GraphModule:
     return _decoded(documents.read(path, SAVED_GRAPH), repr(str(path)))
 
 
+@ordinary_torch()
 def convert_graph(path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
     """Write the graph in the folder `path`, saved in format 1, to the folder `new_path`.
 

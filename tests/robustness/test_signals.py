@@ -269,8 +269,8 @@ class Scenarios:
         return time.perf_counter() - start
 
 
-def campaign(tries: int, seed: int, folder: Path) -> Counter[str]:
-    """How many of the tries were interrupted, by what was."""
+def campaign(tries: int, seed: int, folder: Path, report: int = 0) -> Counter[str]:
+    """How many of the tries were interrupted, by what was; a line of progress every `report`."""
     choose, scenarios = random.Random(seed), Scenarios(folder)
     found: Counter[str] = Counter()
     for number in range(tries):
@@ -285,6 +285,8 @@ def campaign(tries: int, seed: int, folder: Path) -> Counter[str]:
                 f" tests.robustness.test_signals --tries {number + 1} --seed {seed}"
             )
             raise
+        if report and (number + 1) % report == 0:
+            print(f"{number + 1} tries, {found.total()} interrupted", flush=True)  # noqa: T201
     return found
 
 
@@ -304,7 +306,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = campaign(options.tries, options.seed, Path(folder))
+        found = campaign(options.tries, options.seed, Path(folder), report=10)
     print(f"{options}: {found.total()} interrupted: {dict(found)}")  # noqa: T201
 
 

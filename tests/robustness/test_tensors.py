@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+import qpc
 from qpc.backends import reference, tvm
 from qpc.backends.compiled import CallableModel
 from qpc.errors import BackendError
@@ -173,6 +176,26 @@ def test_modes_and_transformations_of_torch_are_noticed_or_do_not_matter(
             model(np.asfortranarray(ARRAY))
     with pytest.raises(BackendError, match="with no memory"):
         torch.vmap(model)(X.expand(3, 2, 24))
+
+
+def test_models_and_graphs_move_in_and_out_of_files_in_any_mode(tmp_path: Path) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    graph = _graph()
+    with FakeTensorMode():
+        model = qpc.compile(graph, batch_sizes=(2,), cache=tmp_path / "cache")
+        model.save(tmp_path / "model")
+        qpc.save_graph(graph, tmp_path / "graph")
+        models = [
+            model,
+            model.clone(),
+            qpc.load(tmp_path / "model"),
+            pickle.loads(pickle.dumps(model)),
+        ]
+        loaded = qpc.load_graph(tmp_path / "graph")
+    wanted = graph(X)
+    assert torch.equal(loaded(X), wanted)
+    assert all(torch.equal(one(X), wanted) for one in models)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
