@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 @contextmanager
 def ordinary_torch() -> Iterator[None]:
-    """No autocast, no inference mode, no mode that replaces operators, such as FakeTensorMode, and
-    the CPU and float32 as defaults; all as they were afterwards.
+    """No autocast, inference mode or mode that replaces operators; the CPU and float32 as defaults.
+
+    All is as it was afterwards.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
