@@ -15,6 +15,7 @@ from qpc.backends.tvm.cache import KernelCache, say_once
 from qpc.backends.tvm.elf import link_shared
 from qpc.backends.tvm.emitter import Weights
 from qpc.backends.tvm.entry import entry_point, lay_out
+from qpc.backends.tvm.float_arithmetic import LEGALIZED
 from qpc.backends.tvm.lower import LoweredFunction
 from qpc.backends.tvm.objects import CODEGEN_OPTIONS, entry_code, kernel_code
 from qpc.backends.tvm.report import KernelUse
@@ -170,7 +171,7 @@ _FLOAT_PASSES = tvm.transform.Sequential(
     [
         relax.backend.DispatchSampling(),
         relax.backend.DispatchSortScan(),
-        relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),
+        relax.transform.LegalizeOps(LEGALIZED, skip_ops=["relax.reshape"]),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),

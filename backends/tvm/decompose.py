@@ -144,7 +144,6 @@ def _decompositions() -> dict[OpOverload, Callable[..., Any]]:
 
 # Core operators by PyTorch's definition, which TVM's importer does not have.
 _BEYOND_CORE = (
-    aten.adaptive_max_pool2d.default,
     aten.gru.input,
     aten.lstm.input,
     aten.rnn_relu.input,
@@ -157,7 +156,6 @@ _BEYOND_CORE = (
     aten.native_layer_norm.default,
     aten.upsample_bicubic2d.default,
     aten.upsample_bilinear2d.default,
-    aten.var_mean.correction,
 )
 
 

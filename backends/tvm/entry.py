@@ -20,7 +20,7 @@ every tensor of every call at run time; here all of that is known when the model
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -31,6 +31,7 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx.buffer import is_buffer_var
 
+from qpc.backends.tvm.float_arithmetic import hidden, shown
 from qpc.backends.tvm.kernels.emit import FLAT
 from qpc.backends.tvm.memory import Lifetime, Plan, aligned, plan
 from qpc.backends.tvm.schedule import Memory, Schedule
@@ -82,9 +83,15 @@ def lower_kernels(kernels: tvm.IRModule, target: tvm.target.Target) -> tvm.IRMod
         pipeline = _PARALLEL_PIPELINE if parallel else _FLAT_PIPELINE
     config = tvm.transform.PassContext.current().config
     with tvm.transform.PassContext(opt_level=3, config=config, disabled_pass=_PACKED_API):
-        module = pipeline(module)
-    lowered = {gv: _on_pointers(function) for gv, function in module.functions_items()}
+        module = pipeline(_each(module, hidden))
+    lowered = {gv: _on_pointers(f) for gv, f in _each(module, shown).functions_items()}
     return finalize()(tvm.IRModule(lowered))
+
+
+def _each(module: tvm.IRModule, change: Callable[[tirx.PrimFunc], tirx.PrimFunc]) -> tvm.IRModule:
+    """With `change` applied to kernels that TVM wrote; the others need no care."""
+    functions = module.functions_items()
+    return tvm.IRModule({gv: f if FLAT in f.attrs else change(f) for gv, f in functions})
 
 
 def _runs_in_threads(function: tirx.PrimFunc) -> bool:

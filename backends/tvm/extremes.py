@@ -104,13 +104,6 @@ def _between(x: relax.Expr, least: relax.Expr | None, greatest: relax.Expr | Non
     return smaller(greatest, larger(x, least))  # what is known about the first is asked for
 
 
-def _differ(args: Mapping[str, Any]) -> relax.Expr:
-    """NaN differs from everything, itself included."""
-    a, b = args["self"], args["other"]
-    b = like(b, a) if isinstance(b, int | float) else b
-    return relax.op.logical_not(relax.op.equal(a, b))
-
-
 RULES: dict[Any, Rule] = {
     aten.relu.default: _clamp(0, None),
     aten.relu6.default: _clamp(0, 6),
@@ -123,8 +116,6 @@ RULES: dict[Any, Rule] = {
     aten.maximum.default: _of_two(larger),
     aten.minimum.default: _of_two(smaller),
     aten.clamp.Tensor: _clamp_by_tensors,
-    aten.ne.Scalar: _differ,
-    aten.ne.Tensor: _differ,
 }
 
 

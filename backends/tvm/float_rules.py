@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from qpc.backends.tvm import extremes
+from qpc.backends.tvm import extremes, logic, variance
 from qpc.backends.tvm.relax_values import Rule, dtype_of, is_float, like, per_axis
 from qpc.ops.views import aten
 from qpc.shapes import dtype_name
@@ -39,6 +39,8 @@ def _where(args: Mapping[str, Any]) -> relax.Expr | None:
 def _power(args: Mapping[str, Any]) -> relax.Expr:
     # TVM warns on standard error about other forms of small powers.
     x, exponent = args["self"], args["exponent"]
+    if exponent in (0.5, -0.5) and is_float(x):  # NaN of minus infinity, as powers are not
+        return relax.op.sqrt(x) if exponent > 0 else relax.op.rsqrt(x)
     if exponent in (2, 3, 4):
         square = relax.op.multiply(x, x)
         factors = {2: (x, x), 3: (square, x), 4: (square, square)}
@@ -332,44 +334,48 @@ def _instance_norm(args: Mapping[str, Any]) -> relax.Expr | None:
     return _normalized_groups(x, channels, args["weight"], args["bias"], args["eps"])
 
 
-OWN_RULES: dict[Any, Rule] = extremes.RULES | {
-    aten.embedding.default: _embedding,
-    aten.index.Tensor: _index,
-    aten._unsafe_index.Tensor: _index,
-    aten.select.int: _select,
-    aten.batch_norm.default: _batch_norm,
-    aten.instance_norm.default: _instance_norm,
-    aten.where.self: _where,
-    aten.where.ScalarOther: _where,
-    aten.where.ScalarSelf: _where,
-    aten.isnan.default: lambda args: relax.op.isnan(args["self"]),
-    aten.remainder.Scalar: _remainder,
-    aten.remainder.Tensor: _remainder,
-    aten.div.Tensor_mode: _rounded_division,
-    aten.conv1d.default: _conv(relax.op.nn.conv1d),
-    aten.conv2d.default: _conv(relax.op.nn.conv2d),
-    aten.conv3d.default: _conv(relax.op.nn.conv3d),
-    aten.conv_transpose1d.default: _conv(relax.op.nn.conv1d_transpose),
-    aten.conv_transpose2d.input: _conv(relax.op.nn.conv2d_transpose),
-    aten.conv_transpose3d.input: _conv(relax.op.nn.conv3d_transpose),
-    aten.avg_pool3d.default: _pool3d(relax.op.nn.avg_pool3d),
-    aten.linear.default: _linear,
-    aten.matmul.default: _matmul("self", "other"),
-    aten.mm.default: _matmul("self", "mat2"),
-    aten.bmm.default: _matmul("self", "mat2"),
-    aten.addmm.default: _added_product("mat1", "mat2"),
-    aten.baddbmm.default: _added_product("batch1", "batch2"),
-    aten.scaled_dot_product_attention.default: _attention,
-    aten.softmax.int: _softmax(relax.op.nn.softmax),
-    aten.log_softmax.int: _softmax(relax.op.nn.log_softmax),
-    aten.layer_norm.default: _layer_norm,
-    aten.group_norm.default: _group_norm,
-    aten.avg_pool2d.default: _avg_pool2d,
-    aten.pow.Tensor_Scalar: _power,
-    aten.pow.Scalar: lambda args: relax.op.power(
-        like(args["self"], args["exponent"]), args["exponent"]
-    ),
-    aten.copy.default: _copy,
-    aten.slice_scatter.default: _slice_scatter,
-    aten.index_select.default: _index_select,
-}
+OWN_RULES: dict[Any, Rule] = (
+    extremes.RULES
+    | logic.RULES
+    | variance.RULES
+    | {
+        aten.embedding.default: _embedding,
+        aten.index.Tensor: _index,
+        aten._unsafe_index.Tensor: _index,
+        aten.select.int: _select,
+        aten.batch_norm.default: _batch_norm,
+        aten.instance_norm.default: _instance_norm,
+        aten.where.self: _where,
+        aten.where.ScalarOther: _where,
+        aten.where.ScalarSelf: _where,
+        aten.remainder.Scalar: _remainder,
+        aten.remainder.Tensor: _remainder,
+        aten.div.Tensor_mode: _rounded_division,
+        aten.conv1d.default: _conv(relax.op.nn.conv1d),
+        aten.conv2d.default: _conv(relax.op.nn.conv2d),
+        aten.conv3d.default: _conv(relax.op.nn.conv3d),
+        aten.conv_transpose1d.default: _conv(relax.op.nn.conv1d_transpose),
+        aten.conv_transpose2d.input: _conv(relax.op.nn.conv2d_transpose),
+        aten.conv_transpose3d.input: _conv(relax.op.nn.conv3d_transpose),
+        aten.avg_pool3d.default: _pool3d(relax.op.nn.avg_pool3d),
+        aten.linear.default: _linear,
+        aten.matmul.default: _matmul("self", "other"),
+        aten.mm.default: _matmul("self", "mat2"),
+        aten.bmm.default: _matmul("self", "mat2"),
+        aten.addmm.default: _added_product("mat1", "mat2"),
+        aten.baddbmm.default: _added_product("batch1", "batch2"),
+        aten.scaled_dot_product_attention.default: _attention,
+        aten.softmax.int: _softmax(relax.op.nn.softmax),
+        aten.log_softmax.int: _softmax(relax.op.nn.log_softmax),
+        aten.layer_norm.default: _layer_norm,
+        aten.group_norm.default: _group_norm,
+        aten.avg_pool2d.default: _avg_pool2d,
+        aten.pow.Tensor_Scalar: _power,
+        aten.pow.Scalar: lambda args: relax.op.power(
+            like(args["self"], args["exponent"]), args["exponent"]
+        ),
+        aten.copy.default: _copy,
+        aten.slice_scatter.default: _slice_scatter,
+        aten.index_select.default: _index_select,
+    }
+)

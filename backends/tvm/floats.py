@@ -18,12 +18,14 @@ from torch.fx.node import map_arg
 from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
+from qpc.backends.tvm import extremes, logic, windows
 from qpc.backends.tvm.decompose import decompose, evaluate, is_constant
-from qpc.backends.tvm.extremes import BUILDER_RULES
 from qpc.backends.tvm.float_rules import OWN_RULES
 from qpc.errors import BackendError, UnsupportedOpError
 from qpc.ops.views import arguments
 from qpc.shapes import Concrete, TensorType, dtype_name
+
+BUILDER_RULES = extremes.BUILDER_RULES | windows.RULES
 
 _FIX = "express it with other operators, or use the reference backend"
 
@@ -50,7 +52,7 @@ VERIFIED = frozenset(
     softplus.default split_with_sizes.default sqrt.default square.default squeeze.dim
     squeeze.dims stack.default sub.Tensor sub.Scalar sum.dim_IntList tan.default tanh.default
     topk.default tril.default triu.default trunc.default unsqueeze.default
-    upsample_bilinear2d.vec var.correction view.default where.self zeros_like.default
+    upsample_bilinear2d.vec view.default where.self zeros_like.default
     """.split()  # noqa: SIM905  (a list would fill two pages)
 )
 """Operators that TVM's importer translates correctly, by name and overload."""
@@ -92,15 +94,15 @@ class FloatOperators:
         return result
 
     def _direct(self, node: Node, value: Values, type_of: Callable[[Node], Concrete]) -> Any:
-        rule = OWN_RULES.get(node.target)
-        if rule is not None:
-            found = {k: map_arg(v, value) for k, v in arguments(node).items()}
-            emitted = rule(found)
+        if (truths := logic.OF_TRUTHS.get(node.target)) is not None:
+            emitted = truths(_given(node, value))
+            if emitted is not None:
+                return self._builder.emit(emitted)
+        if (rule := OWN_RULES.get(node.target)) is not None:
+            emitted = rule(_given(node, value))
             return None if emitted is None else self._builder.emit(emitted)
-        writes = BUILDER_RULES.get(node.target)
-        if writes is not None:
-            found = {k: map_arg(v, value) for k, v in arguments(node).items()}
-            emitted = writes(self._builder, found)
+        if (writes := BUILDER_RULES.get(node.target)) is not None:
+            emitted = writes(self._builder, _given(node, value))
             if emitted is not None:
                 return self._builder.emit(emitted)
         name = getattr(node.target, "__name__", str(node.target))
@@ -177,8 +179,14 @@ class FloatOperators:
             )
 
 
+def _given(node: Node, value: Values) -> dict[str, Any]:
+    """The arguments of a call by their names in its schema, as Relax has them."""
+    return {k: map_arg(v, value) for k, v in arguments(node).items()}
+
+
 def _is_known(operator: OpOverload) -> bool:
-    return operator.__name__ in VERIFIED or operator in OWN_RULES or operator in BUILDER_RULES
+    tables = (OWN_RULES, BUILDER_RULES, logic.OF_TRUTHS)
+    return operator.__name__ in VERIFIED or any(operator in table for table in tables)
 
 
 def _normal_arguments(

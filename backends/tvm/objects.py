@@ -12,7 +12,7 @@ from pathlib import Path
 import tvm
 from tvm import tirx
 
-from qpc.backends.tvm import entry
+from qpc.backends.tvm import entry, float_arithmetic
 from qpc.backends.tvm._compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.cache import KernelCache
 from qpc.backends.tvm.entry import lower_kernels, scratch_bytes
@@ -22,7 +22,8 @@ from qpc.version import VERSION
 CODEGEN_OPTIONS = {"tirx.disable_assert": True}
 """What functions are compiled with, besides the target."""
 
-_LOWERING = hashlib.sha256(inspect.getsource(entry).encode()).hexdigest()
+_SOURCES = "".join(map(inspect.getsource, (entry, float_arithmetic)))
+_LOWERING = hashlib.sha256(_SOURCES.encode()).hexdigest()
 """A kernel's text is what it was before lowering, so how that is done belongs to its key."""
 
 _Functions = Mapping[tvm.ir.GlobalVar, tirx.PrimFunc]
