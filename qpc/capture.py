@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from qpc.errors import PassError, QPCError, TraceError, user_line
 from qpc.functionalize import fold_constants, replace_in_place
 from qpc.modes import ordinary_torch
+from qpc.names import why_no_path
 from qpc.normalize import normalize
 from qpc.shapes import BatchDim, infer_shapes
 from qpc.unlift import drop_unused_constants, unlift
@@ -121,6 +122,11 @@ _QUANTIZED_MODULES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized"
 
 def _check_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if why := why_no_path(name):
+            raise TraceError(
+                f"no graph can have a tensor {name[:100]!r}: {why}",
+                fix="give it another name in the model",
+            )
         if is_lazy(tensor):
             raise TraceError(
                 f"{name!r} has no shape yet: its module is lazy",

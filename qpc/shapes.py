@@ -162,21 +162,27 @@ def infer_node(gm: GraphModule, node: Node) -> None:
 
 
 def probed_shapes(
-    graph: Graph, root: nn.Module, before: Callable[[Node, Mapping[Node, Any]], None]
+    graph: Graph,
+    root: nn.Module,
+    before: Callable[[Node, Mapping[Node, Any]], None],
+    *,
+    most: int,
 ) -> Iterator[tuple[Node, Shape | None, torch.dtype | None]]:
     """Shape and dtype of every node of a graph of which no GraphModule was made yet.
 
     Placeholders must carry theirs in their node info, and `root` hold the tensors. `before` sees
     every node with the values of the nodes before it, which have no data; what it raises is raised.
-    Nothing is computed: an operator that cannot tell its shape otherwise is refused.
+    Nothing is computed: an operator that cannot tell its shape otherwise is refused. `most` limits
+    the steps that all of the operators take together, as some take one for each element of a list.
 
-    Raises PassError at the first node whose operator refuses its inputs.
+    Raises PassError at the first node whose operator refuses its inputs, or takes too many steps.
     """
-    with _quiet(), _fake_mode(fallback=False) as mode:
-        runners = [_Runner(root, mode, batch) for batch in _PROBES]
+    with _quiet(), _fake_mode(_Counting(most)) as mode:
+        first, second = (_Runner(root, mode, batch) for batch in _PROBES)
         for node in graph.nodes:
-            before(node, runners[-1].known)
-            small, large = (runner.value(node) for runner in runners)
+            before(node, second.known)
+            small = first.value(node)
+            large = second.value(node, same_as=first)
             if isinstance(small, Tensor) and isinstance(large, Tensor):
                 yield node, _fit(tuple(small.shape), tuple(large.shape), node), small.dtype
             else:
@@ -218,10 +224,17 @@ class _Runner:
         """The values that were evaluated."""
         return self._values
 
-    def value(self, node: Node) -> object:
-        if node not in self._values:
-            for pending in self._unevaluated(node):
-                self._values[pending] = self._evaluate(pending)
+    def value(self, node: Node, *, same_as: _Runner | None = None) -> object:
+        """What a node yields; that of `same_as` if the inputs are the very same there."""
+        if node in self._values:
+            return self._values[node]
+        if same_as is not None and node.op != "placeholder":
+            theirs, inputs = same_as.known, node.all_input_nodes
+            if all(self._values.get(n, self) is theirs.get(n) for n in inputs):
+                self._values[node] = theirs[node]
+                return theirs[node]
+        for pending in self._unevaluated(node):
+            self._values[pending] = self._evaluate(pending)
         return self._values[node]
 
     def _unevaluated(self, node: Node) -> list[Node]:
@@ -276,11 +289,33 @@ class _Runner:
 
 
 @contextmanager
-def _fake_mode(*, fallback: bool = True) -> Iterator[FakeTensorMode]:
-    """fallback: run operators on real zeros where they have no rule for tensors without data."""
-    kind = FakeTensorMode(allow_fallback_kernels=fallback)
-    with _disable_current_modes(), kind as mode, torch.no_grad():
+def _fake_mode(kind: FakeTensorMode | None = None) -> Iterator[FakeTensorMode]:
+    """Without a `kind`, operators run on real zeros where they have no rule for fake tensors."""
+    with _disable_current_modes(), kind or FakeTensorMode() as mode, torch.no_grad():
         yield mode
+
+
+class _Counting(FakeTensorMode):
+    """Runs at most so many operators, those that others are made of included, none on real data."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(allow_fallback_kernels=False)
+        self._left = most
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise RuntimeError("the graph takes too many steps")
+        result = super().__torch_dispatch__(func, types, args, kwargs or {})
+        if isinstance(result, list | tuple):
+            self._left -= len(result)
+        return result
 
 
 @contextmanager

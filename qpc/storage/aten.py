@@ -35,8 +35,8 @@ linalg_matmul linalg_norm linalg_vector_norm linear linspace log log10 log1p log
 log_softmax logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit
 logspace logsumexp lstm lstm_cell lt mH mT masked_fill masked_scatter matmul matrix_H matrix_exp
 matrix_power max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices
-maximum mean median meshgrid min minimum mish mm moveaxis movedim mul multiply mv mvlgamma
-nan_to_num nanmean nansum narrow native_batch_norm native_channel_shuffle native_dropout
+maximum mean median meshgrid min minimum mish mm moveaxis movedim mul multiply mv
+nan_to_num nanmean nansum narrow native_batch_norm native_dropout
 native_group_norm native_layer_norm native_norm ne neg negative new_full new_ones new_zeros norm
 not_equal numpy_T one_hot ones ones_like outer pad pairwise_distance permute pixel_shuffle
 pixel_unshuffle polar polygamma positive pow prelu prod rad2deg rand rand_like randn randn_like

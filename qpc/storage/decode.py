@@ -7,6 +7,7 @@ were seen to fit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +21,14 @@ from qpc.meta import info, update_info
 from qpc.ops.views import arguments, qpc_ops
 from qpc.quant.config import LayerConfig
 from qpc.quant.grid import QParams
-from qpc.shapes import BatchDim, Dim, dtype_of, format_shape, probed_shapes
+from qpc.shapes import BatchDim, Dim, Shape, dtype_of, format_shape, probed_shapes, resolve
 from qpc.storage import operators, tensors, values
-from qpc.storage.operators import check_pieces
+from qpc.storage.operands import check_operands
 from qpc.storage.schema import Call, Document, Entry, GetAttr, GridEntry, Output, Placeholder
+
+_MOST_STEPS = 24_000  # operators run to find all shapes, those within others included
+_MOST_AXES = 64  # as many as PyTorch computes on
+_MOST_ELEMENTS = 2**33  # of one value for one image
 
 
 def graph_module(document: Document, stored: Mapping[str, Tensor]) -> GraphModule:
@@ -128,10 +133,11 @@ def _dim(dim: int | list[int]) -> Dim:
 
 def _check_observers(graph: Graph, root: nn.Module) -> None:
     """Observers keep their statistics in a module, which they name."""
+    modules = {name for name, _ in root.named_modules(remove_duplicate=False)}
     for node in graph.nodes:
         if node.target is qpc_ops.observe.default:
             name = arguments(node)["observer"]
-            if name not in dict(root.named_modules()):
+            if name not in modules:
                 raise ValueError(f"node {node.name!r}: there is no observer {name!r}")
 
 
@@ -141,8 +147,10 @@ def _check_shapes(graph: Graph, root: nn.Module) -> None:
         if node.op == "placeholder" and (info(node).shape is None or info(node).dtype is None):
             raise ValueError(f"node {node.name!r}: an input has a shape and a dtype")
     try:
-        for node, shape, dtype in probed_shapes(graph, root, _check_before):
+        for node, shape, dtype in probed_shapes(graph, root, _check_before, most=_MOST_STEPS):
             about = info(node)
+            if shape is not None:
+                _check_size(node, shape)
             if about.shape is not None and shape is not None and about.shape != shape:
                 raise ValueError(
                     f"node {node.name!r}: its shape is {format_shape(shape)}, "
@@ -154,8 +162,15 @@ def _check_shapes(graph: Graph, root: nn.Module) -> None:
         raise ValueError(e.full_text) from e
 
 
+def _check_size(node: Node, shape: Shape) -> None:
+    if len(shape) > _MOST_AXES:
+        raise ValueError(f"node {node.name!r}: its value has {len(shape)} axes")
+    if math.prod(resolve(shape, 1)) > _MOST_ELEMENTS:
+        raise ValueError(f"node {node.name!r}: a value of shape {format_shape(shape)} is too large")
+
+
 def _check_before(node: Node, known: Mapping[Node, Any]) -> None:
     if node.op == "call_function":
         args: Any = map_arg(node.args, known.__getitem__)
         kwargs: Any = map_arg(node.kwargs, known.__getitem__)
-        check_pieces(node.target, args, kwargs)
+        check_operands(node.target, args, kwargs)

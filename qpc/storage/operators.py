@@ -20,21 +20,8 @@ from torch.fx import Node
 from qpc.ops.registry import SHAPE_ARITHMETIC, registered
 from qpc.storage.aten import ATEN
 
-_PIECES = frozenset(
-    {
-        "chunk",
-        "split",
-        "split_with_sizes",
-        "tensor_split",
-        "unbind",
-        "unsafe_chunk",
-        "unsafe_split",
-        "unsafe_split_with_sizes",
-        "meshgrid",
-        "broadcast_tensors",
-    }
-)
-_MOST_PIECES = 4096  # of a value that is split; a tensor object for each is made when it is loaded
+MOST_ELEMENTS = 4096
+"""Of a list, and pieces of a value that is split."""
 _WORDS = re.compile(r"[\w\-.,> ]{0,200}")  # of modes, einsum's equations, and names of observers
 _NUMBER_LIMIT = 2**63
 
@@ -50,14 +37,14 @@ def find(name: str) -> Callable[..., Any]:
         if rest in _ARITHMETIC:
             return _ARITHMETIC[rest]
         raise RefusedCallError(f"{name!r} is no arithmetic on sizes")
-    for spec in registered():
-        if str(spec.target) == name:
-            return _checked(spec.target)
     packet, _, overload = rest.partition(".")
     if namespace == "qpc" or (namespace == "aten" and packet in ATEN):
         found = getattr(getattr(torch.ops, namespace), packet, None)
         if isinstance(found, torch._ops.OpOverloadPacket) and overload in found.overloads():
             return _checked(getattr(found, overload))
+    for spec in registered():
+        if str(spec.target) == name:
+            return _checked(spec.target)
     raise RefusedCallError(f"{name!r} is no operator that a saved graph may call")
 
 
@@ -91,25 +78,6 @@ def check_call(target: object, args: Sequence[object], kwargs: Mapping[str, obje
             raise RefusedCallError(f"{target} takes {p.real_type} for {p.name!r}")
     if target.namespace == "qpc":
         _check_numbers(target, given)
-
-
-def check_pieces(target: object, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-    """Raise RefusedCallError if a call splits tensors into very many pieces.
-
-    The tensors are here without data; each of the pieces would still be an object.
-    """
-    if not isinstance(target, OpOverload) or target._schema.name.partition("::")[2] not in _PIECES:
-        return
-    given = dict(zip((p.name for p in target._schema.arguments), args, strict=False)) | dict(kwargs)
-    source, dim = given.get("self"), given.get("dim", 0)
-    if not isinstance(source, torch.Tensor) or not isinstance(dim, int) or not source.dim():
-        return
-    length = source.shape[dim] if -source.dim() <= dim < source.dim() else 0
-    size, count = given.get("split_size"), given.get("chunks", given.get("sections", length))
-    if isinstance(size, int):
-        count = length // max(size, 1)
-    if isinstance(count, int) and min(count, length) > _MOST_PIECES:
-        raise RefusedCallError(f"{target} would make more than {_MOST_PIECES} pieces")
 
 
 # --- operators ------------------------------------------------------------------------------------
@@ -155,7 +123,7 @@ def _fits(value: object, kind: str, count: int | None = None) -> bool:
     if kind.startswith("List["):
         inner = kind[len("List[") : -1]
         if isinstance(value, list | tuple):
-            return all(_fits(v, inner) for v in value)
+            return len(value) <= MOST_ELEMENTS and all(_fits(v, inner) for v in value)
         return count is not None and _fits(value, inner)  # int[2] takes one number for both
     return kind in _CHECKS and _CHECKS[kind](value)
 

@@ -6,48 +6,37 @@ else; names of tensors are paths of identifiers, numbers and plain signs.
 
 from __future__ import annotations
 
-import keyword
-import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import nn
-from torch.fx import GraphModule
 
+from qpc.names import is_plain_name, why_no_path
 from qpc.settings import first_problem
 
-_MOST = 100_000  # nodes, and tensors; networks of 1,000 layers have some 10,000
+_MOST = 20_000  # nodes, and tensors; networks of 1,000 layers have some 10,000
+_MOST_PARTS = 200_000  # of all names of tensors; modules are made of them
 _LARGEST = 2**40  # elements along one axis
-_TAKEN = frozenset({"self", "torch", "device", "inf", "nan", "NoneType", "operator", "_operator"})
-_PATH_PART = re.compile(r"[\w\-+ :/@=,#]+")  # what a part of a module's path may hold
+_TAKEN = frozenset({"self", "torch", "device", "inf", "nan", "NoneType", "operator", "fx_pytree"})
 
 
 def _word(text: str) -> str:
-    plain = text.isidentifier() and text == unicodedata.normalize("NFKC", text)
-    if not plain or keyword.iskeyword(text) or text.startswith("__"):
+    if not is_plain_name(text) or text.startswith("__"):
         raise ValueError("it is no name")
     return text
 
 
 def _name(text: str) -> str:
-    if text in _TAKEN:
+    if text in _TAKEN or text.startswith("_operator"):
         raise ValueError("it is no name")
     return _word(text)
 
 
 def _path(text: str) -> str:
-    first, *others = text.split(".")
-    if not all(_PATH_PART.fullmatch(part) for part in (first, *others)):
-        raise ValueError("it is no path of a tensor")
-    if first in _OF_GRAPHS or any(part in _OF_MODULES for part in others):
-        raise ValueError("it is the name of something else")
+    if why := why_no_path(text):
+        raise ValueError(f"it is no path of a tensor: {why}")
     return text
 
-
-_OF_GRAPHS = frozenset(dir(GraphModule)) | frozenset(vars(nn.Module()))
-_OF_MODULES = frozenset(dir(nn.Module)) | frozenset(vars(nn.Module()))
 
 Name = Annotated[str, Field(max_length=500), AfterValidator(_name)]
 Word = Annotated[str, Field(max_length=500), AfterValidator(_word)]
@@ -158,11 +147,18 @@ class Document(_Part):
     def _names_are_unique(self) -> Self:
         inputs = [node.target for node in self.nodes if isinstance(node, Placeholder)]
         names = [node.name for node in self.nodes]
+        before: set[str] = set()
+        for node in self.nodes:
+            if isinstance(node, Placeholder) and node.target in before:
+                raise ValueError(f"the input {node.target!r} has the name of a node before it")
+            before.add(node.name)
         tensors = [name for tensor in self.tensors for name in tensor.names]
         for kind, found in (("node", names), ("input", inputs), ("tensor", tensors)):
             if len(set(found)) != len(found):
                 raise ValueError(f"two {kind}s have one name")
         outputs = [node for node in self.nodes if isinstance(node, Output)]
+        if sum(name.count(".") + 1 for name in tensors) > _MOST_PARTS:
+            raise ValueError("there are too many names of tensors")
         if len(outputs) != 1 or self.nodes[-1] is not outputs[0]:
             raise ValueError("there is not one output, at the end")
         return self

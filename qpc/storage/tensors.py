@@ -73,8 +73,9 @@ def attach_all(
     Raises KeyError if something else has one of the names.
     """
     for entry in described:
+        transient = set(entry.transient)
         for name in entry.names:
-            _attach(root, name, tensors[entry.names[0]], persistent=name not in entry.transient)
+            _attach(root, name, tensors[entry.names[0]], persistent=name not in transient)
 
 
 def _attach(root: nn.Module, name: str, tensor: Tensor, *, persistent: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -78,6 +79,54 @@ def tensor(**changes: object) -> Edit:
     return lambda document: document["tensors"][0].update(changes)
 
 
+def channels(size: int, target: str, *args: object) -> Edit:
+    """`x` and `other` go into an operator, whose first result is used."""
+
+    def edit(document: dict[str, Any]) -> None:
+        other = {**node(document, "x"), "name": "other", "target": "other", "shape": [size]}
+        at = document["nodes"].index(node(document, "x")) + 1
+        document["nodes"].insert(at, other)
+        made = {**node(document, "relu"), "name": "made", "target": target, "args": list(args)}
+        del made["shape"], made["dtype"]
+        document["nodes"].insert(at + 1, made)
+
+    return edit
+
+
+def sizes(*calls: tuple[str, Sequence[object]]) -> Edit:
+    def edit(document: dict[str, Any]) -> None:
+        first = document["nodes"].index(node(document, "x")) + 1
+        for number, (target, args) in enumerate(calls):
+            made = {"op": "call_function", "target": target, "args": [*args], "name": f"n{number}"}
+            document["nodes"].insert(first + number, made)
+
+    return edit
+
+
+def squares(document: dict[str, Any]) -> None:
+    sizes(
+        ("aten.sym_size.int", [X, 1]),
+        ("operator.add", [N0, 2**40]),
+        *(("operator.mul", [{"node": f"n{i}"}] * 2) for i in range(1, 70)),
+    )(document)
+
+
+def unbound(document: dict[str, Any]) -> None:
+    sizes(("aten.zeros.default", [[4000]]), *[("aten.unbind.int", [N0])] * 10)(document)
+
+
+def shadowed(document: dict[str, Any]) -> None:
+    document["nodes"].insert(-1, {**node(document, "x"), "name": "late", "target": "conv2d"})
+
+
+def deep_paths(document: dict[str, Any]) -> None:
+    names = [f"a{i}" + ".a" * 240 for i in range(900)]
+    document["tensors"][0]["names"] = names
+
+
+N0, OTHER = {"node": "n0"}, {"node": "other"}
+
+
 def endless(document: dict[str, Any]) -> None:
     change("x", shape=[1_000_000])(document)
     change("conv2d", target="aten.unbind.int", args=[X, 0])(document)
@@ -87,6 +136,21 @@ CASES: dict[str, tuple[Edit, str]] = {
     # names, all of which end up in source
     "an input's name": (change("x", target=f"x={EVIL}"), r"nodes.*target: it is no name"),
     "a node's name": (change("x", name=f"x;{EVIL}"), r"name: it is no name"),
+    "a name that Python reads as another": (
+        change("x", name="\uff4f\uff53"),
+        r"name: it is no name",
+    ),
+    "a name of operators": (change("x", target="_operator_add"), r"target: it is no name"),
+    "an input over a node": (shadowed, "the input 'conv2d' has the name of a node before it"),
+    "a tensor that Python reads as another": (
+        change("conv_weight", target="\uff4f\uff53.weight"),
+        "'\uff4f\uff53' cannot be written in Python",
+    ),
+    "a tensor that is a keyword": (
+        change("conv_weight", target="lambda.weight"),
+        "'lambda' cannot be written in Python",
+    ),
+    "modules without end": (deep_paths, "there are too many names of tensors"),
     "a keyword": (change("x", name="lambda"), r"name: it is no name"),
     "a name of the source": (change("x", target="torch"), r"target: it is no name"),
     "an argument's name": (
@@ -94,7 +158,10 @@ CASES: dict[str, tuple[Edit, str]] = {
         r"kwargs.*it is no name",
     ),
     "a tensor's name": (change("conv_weight", target='a"' + EVIL), "it is no path of a tensor"),
-    "a tensor that is a method": (change("conv_weight", target="forward"), "name of something el"),
+    "a tensor that is a method": (
+        change("conv_weight", target="forward"),
+        "'forward' is an attribute of every graph",
+    ),
     "no tensor": (change("conv_weight", target="conv.none"), "there is no tensor 'conv.none'"),
     "a built-in name": (change("x", name="sum"), "no node can be called 'sum'"),
     # operators
@@ -136,6 +203,57 @@ CASES: dict[str, tuple[Edit, str]] = {
         "too deeply",
     ),
     "sizes": (call("operator.add", X), "operator.add takes 2 sizes"),
+    "a list without end": (
+        call("aten.repeat.default", X, [1] * 5000),
+        r"takes List\[int\] for 'repeats'",
+    ),
+    # sizes that PyTorch takes, although they reach beyond a tensor
+    "too few statistics": (
+        channels(2, "aten.native_batch_norm.default", X, *[OTHER] * 4, False, 0.1, 1e-5),
+        "takes one number for each channel for 'weight'",
+    ),
+    "too few statistics for inference": (
+        channels(
+            3,
+            "aten._native_batch_norm_legit_no_training.default",
+            *(X, None, None, OTHER, OTHER, 0.1, 1e-5),
+        ),
+        "takes one number for each channel for 'running_mean'",
+    ),
+    "too few norms": (
+        channels(2, "aten._weight_norm_interface.default", X, OTHER, 2),
+        "takes one number for each slice of 'v' for 'g'",
+    ),
+    "a norm of no axis": (
+        channels(2, "aten._weight_norm.default", X, OTHER, 9),
+        "takes an axis of 'v' for 'dim'",
+    ),
+    "a scale beyond all numbers": (
+        call("aten.upsample_nearest2d.default", X, [8, 8], 1e-30, 1e-30),
+        "takes no 1e-30 for 'scales_h'",
+    ),
+    "numbers without end": (squares, "arithmetic takes sizes that fit into 64 bits"),
+    "a tuple many times": (
+        sizes(("aten.unbind.int", [X]), ("operator.mul", [N0, 2**27])),
+        "arithmetic takes sizes",
+    ),
+    "a part of a tensor": (
+        sizes(("operator.getitem", [X, 0])),
+        "operator.getitem takes what returns several values",
+    ),
+    "steps without end": (
+        unbound,
+        "the graph takes too many steps",
+    ),
+    "differences without end": (
+        sizes(("aten.zeros.default", [[2**30]]), ("aten.diff.default", [N0, 2**29])),
+        "the graph takes too many steps",
+    ),
+    "a value without end": (
+        sizes(("aten.zeros.default", [[2**40]])),
+        r"a value of shape \(1099511627776,\) is too large",
+    ),
+    "axes without end": (sizes(("aten.ones.default", [[1] * 65])), "its value has 65 axes"),
     # shapes
     "a wrong shape": (change("relu", shape=[[1, 0], 3, 3, 3]), r"its shape is \(N, 2, 3, 3\), not"),
     "no shape": (change("x", shape=None), "an input has a shape and a dtype"),
