@@ -94,13 +94,13 @@ def demo(
 @app.command()
 def doctor() -> None:
     """Say what this machine has, what is missing, and how to mend it."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from qpc.doctor import diagnose
-
     with _saying_on_interrupt("not everything was looked at"):
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        from qpc.doctor import diagnose
+
         checks = diagnose()
     table = Table("", "check", "found", box=None)
     for check in checks:
@@ -133,13 +133,14 @@ def bench(
     json: Annotated[Path | None, typer.Option(help="Write the result to this file, too.")] = None,
 ) -> None:
     """Compare a model's speed with other runtimes, in turns, on the same threads."""
-    from qpc.bench.request import Request
-
-    request = Request(model, graph, threads, batch, rounds, list(dict.fromkeys(peer or ())) or None)
-    request.check()
-    if json is not None:
-        _check_writable(json)
     with _saying_on_interrupt("nothing is measured yet", _KERNELS_KEPT):
+        from qpc.bench.request import Request
+
+        peers = list(dict.fromkeys(peer or ())) or None
+        request = Request(model, graph, threads, batch, rounds, peers)
+        request.check()
+        if json is not None:
+            _check_writable(json)
         from qpc.backends.tvm._compat import require_tvm
 
         require_tvm()  # first, as this import must not be interrupted

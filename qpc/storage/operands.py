@@ -97,10 +97,9 @@ def _check_weight_norm(target: OpOverload, given: Mapping[str, Any]) -> None:
     if not isinstance(v, Tensor) or not isinstance(g, Tensor):
         raise RefusedCallError(f"{target} takes tensors")
     rank = v.dim()
-    if not rank or not -rank <= dim < rank:  # -1 is the norm of all, in one number
-        raise RefusedCallError(f"{target} takes an axis of 'v' for 'dim'")
-    wanted = {v.shape[dim]} if dim >= 0 else {1, v.shape[dim]}
-    if g.numel() not in wanted or (dim == -1 and g.numel() != 1):
+    if not rank or not -1 <= dim < rank:  # -1 is the norm of all, in one number
+        raise RefusedCallError(f"{target} takes an axis of 'v' for 'dim', or -1")
+    if g.numel() != (1 if dim == -1 else v.shape[dim]):
         raise RefusedCallError(f"{target} takes one number for each slice of 'v' for 'g'")
 
 

@@ -8,7 +8,7 @@ from torch._ops import OpOverload
 
 from qpc.analysis import channel_layers, channel_moves
 from qpc.analysis.channel_rules import RULES
-from qpc.ops.registry import registered
+from qpc.ops.registry import Role, registered
 from qpc.ops.views import aten
 
 
@@ -22,4 +22,5 @@ def test_spellings_of_one_kind_share_a_rule() -> None:
 
 
 def test_every_operator_that_can_be_quantized_has_a_rule() -> None:
-    assert [spec.name for spec in registered() if spec.target not in RULES] == []
+    quantized = [spec for spec in registered() if spec.role is not Role.RECURRENT]
+    assert [spec.name for spec in quantized if spec.target not in RULES] == []

@@ -47,6 +47,24 @@ def test_the_shards_stay_as_they_are() -> None:
     assert qpc.fingerprint(first) == before
 
 
+def test_buffers_that_no_state_dictionary_has_stay_so() -> None:
+    class Shifted(nn.Module):
+        shift: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3)
+            self.register_buffer("shift", torch.ones(1), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.conv(x)) + self.shift
+
+    gm = recipes.prepare().run(qpc.trace(Shifted(), DATA[0]))
+    merged = qpc.merge_calibration(calibrate(gm, DATA[:1]), calibrate(gm, DATA[1:]))
+    assert "shift" in dict(merged.named_buffers())
+    assert "shift" not in merged.state_dict()
+
+
 def test_refuses_graphs_that_differ() -> None:
     first = calibrate(observed(MinMax()), DATA)
     other = calibrate(recipes.prepare().run(qpc.trace(nn.Linear(8, 2), DATA[0])), DATA)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
@@ -11,6 +12,7 @@ import tempfile
 import traceback
 import types
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ import torch
 import qpc
 from qpc.documents import COMPILED_MODEL, SAVED_GRAPH, Kind
 from qpc.errors import ArtifactError
+from qpc.meta import info
+from qpc.shapes import resolve
 from tests.robustness.damage import damage
 from tests.robustness.forgery import MARK, forge
 
 _MOST_BYTES = 2**30
+_MOST_CALLED = 2**20  # elements of a value; what is larger is not called, as it may take long
 _FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.dlopen", "pty.", "urllib.")
 _ALLOWED = ("os.listdir", "os.scandir", "os.putenv", "os.unsetenv", "os.walk", "os.fwalk")
 _OF_MODELS = ("ctypes.dlopen", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.memfd")
@@ -100,6 +105,8 @@ def _outcome(
     watch.armed = True
     try:
         loaded = load(folder)
+        if forged and isinstance(loaded, torch.fx.GraphModule):
+            _call(loaded)
         watch.armed = False
         outcome = "loaded" if forged else _judge(folder, kind, _value(loaded), values)
     except ArtifactError as e:
@@ -118,6 +125,21 @@ def _judge(folder: Path, kind: Kind, value: str, values: dict[bytes, str]) -> st
     """Damage that loads must be none: all files are those of one version."""
     expected = values.get((folder / kind.document).read_bytes())
     return "loaded" if value == expected else "a different value"
+
+
+def _call(gm: torch.fx.GraphModule) -> None:
+    """A forged graph computes what it says, or raises; it reads and writes no foreign memory."""
+    nodes = [(node, info(node)) for node in gm.graph.nodes]
+    shapes = [resolve(known.shape, 2) for _, known in nodes if known.shape is not None]
+    if any(prod(shape) > _MOST_CALLED for shape in shapes):
+        return
+    inputs = [
+        torch.zeros(resolve(known.shape or (), 2), dtype=known.dtype)
+        for node, known in nodes
+        if node.op == "placeholder"
+    ]
+    with contextlib.suppress(Exception), torch.no_grad():
+        gm(*inputs)
 
 
 def _value(loaded: Any) -> str:
