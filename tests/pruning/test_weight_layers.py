@@ -35,7 +35,8 @@ def test_a_shared_weight_comes_once() -> None:
 def test_says_why_a_weight_cannot_be_changed() -> None:
     scaled = Parts(lambda m, x: nn.functional.linear(x, m.a.weight * 2), a=nn.Linear(4, 3))
     assert found(traced(scaled, torch.randn(2, 4))) == [
-        "its weight mul is computed, not a parameter"
+        "its weight mul is computed, not a parameter; "
+        "run qpc.passes.FoldWeights() first to make it one"
     ]
     flat = Call(nn.functional.linear, weight=torch.randn(4))
     assert found(traced(flat, torch.randn(2, 4))) == ["its weight 'weight' has no input channels"]
