@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import torch
-from torch.utils._python_dispatch import _disable_current_modes
-
 
 @contextmanager
 def ordinary_torch() -> Iterator[None]:
@@ -20,6 +17,9 @@ def ordinary_torch() -> Iterator[None]:
 
     All is as it was afterwards.
     """
+    import torch  # when it is needed: what is wrong with a path can be said without
+    from torch.utils._python_dispatch import _disable_current_modes
+
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
         stack.enter_context(_disable_current_modes())

@@ -82,8 +82,9 @@ def test_04_loads_what_it_saved_and_refuses_what_was_damaged(tmp_path: Path) -> 
     assert "same bits as before saving: True\n" in output
     assert "same bits as the integer graph in PyTorch: True\n" in output
     assert "it sees: ankle boot, pullover, trouser, trouser\n" in output
+    assert "\nkernels.so of '" in output
     assert output.endswith(
-        "fashion-int8' is damaged: kernels.so does not match its hash\n"
+        "fashion-int8' is damaged: it does not match its hash\n"
         "  fix: copy the folder again, or compile and save the model again\n"
     )
 
