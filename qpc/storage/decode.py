@@ -26,7 +26,9 @@ from qpc.storage import operators, tensors, values
 from qpc.storage.operands import check_operands
 from qpc.storage.schema import Call, Document, Entry, GetAttr, GridEntry, Output, Placeholder
 
-_MOST_STEPS = 24_000  # operators run to find all shapes, those within others included
+# Operators run to find all shapes, those within others included: in all, for any graph, and more
+# for each of its nodes.
+_MOST_STEPS, _STEPS_OF_ANY, _STEPS_OF_A_NODE = 24_000, 4_000, 8
 _MOST_AXES = 64  # as many as PyTorch computes on
 _MOST_ELEMENTS = 2**33  # of one value for one image
 
@@ -146,8 +148,9 @@ def _check_shapes(graph: Graph, root: nn.Module) -> None:
     for node in graph.nodes:
         if node.op == "placeholder" and (info(node).shape is None or info(node).dtype is None):
             raise ValueError(f"node {node.name!r}: an input has a shape and a dtype")
+    most = min(_MOST_STEPS, _STEPS_OF_ANY + _STEPS_OF_A_NODE * len(graph.nodes))
     try:
-        for node, shape, dtype in probed_shapes(graph, root, _check_before, most=_MOST_STEPS):
+        for node, shape, dtype in probed_shapes(graph, root, _check_before, most=most):
             about = info(node)
             if shape is not None:
                 _check_size(node, shape)

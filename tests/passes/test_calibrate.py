@@ -225,7 +225,8 @@ def test_refuses_another_number_of_tensors() -> None:
             f"batch 0 has {found} tensors; the graph takes {names}{FIX}"
         )
     assert message(two_inputs(), [{"x": BATCHES[0]}]) == (
-        f"batch 0 has no 'scale'; the graph takes inputs ['x', 'scale']{FIX}"
+        "batch 0 has no 'scale'; the graph takes inputs ['x', 'scale']"
+        "\n  fix: name the tensors so: {'x': ..., 'scale': ...}"
     )
 
 
