@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.meta import info
 from qpc.ops.views import arguments, aten, qpc_ops
-from qpc.shapes import Concrete, TensorType, resolve, shapes_of
+from qpc.shapes import Concrete, TensorType, noted_shapes, resolve, shapes_of
 
 _BATCH = 3
 _END = torch.iinfo(torch.int64).max
@@ -43,7 +43,7 @@ def fixed_sizes(gm: GraphModule) -> dict[Node, tuple[int, ...]]:
         for node in gm.graph.nodes
         if node.op == "placeholder" and (shape := info(node).shape) is not None
     }
-    traced = shapes_of(gm, inputs)
+    traced = noted_shapes(gm, _BATCH)
     fixed: dict[Node, set[int]] = {}
     for axes in _variants(max(map(len, inputs.values()), default=0)):
         if len(axes) > 1 and fixed:
@@ -55,7 +55,7 @@ def fixed_sizes(gm: GraphModule) -> dict[Node, tuple[int, ...]]:
     return {
         node: tuple(size if axis in axes else -1 for axis, size in enumerate(sizes, 1))
         for node, axes in fixed.items()
-        if axes and (sizes := _shape(_source(node), traced)[1:])
+        if axes and (sizes := _shape(node.all_input_nodes[0], traced)[1:])
     }
 
 
@@ -73,12 +73,6 @@ def _quantizations(found: Shapes) -> list[Node]:
     return [node for node in found if node.target is qpc_ops.quantize.default]
 
 
-def _source(node: Node) -> Node:
-    source = node.all_input_nodes[0]
-    assert isinstance(source, Node)
-    return source
-
-
 def _shape(node: Node, shapes: Shapes) -> tuple[int, ...]:
     found = shapes.get(node)
     return found.shape if isinstance(found, TensorType) else ()
@@ -86,7 +80,11 @@ def _shape(node: Node, shapes: Shapes) -> tuple[int, ...]:
 
 def _differing(node: Node, traced: Shapes, found: Shapes) -> set[int]:
     """The axes along which the input of a node is of another size."""
-    pairs = zip(_shape(_source(node), traced), _shape(_source(node), found), strict=False)
+    pairs = zip(
+        _shape(node.all_input_nodes[0], traced),
+        _shape(node.all_input_nodes[0], found),
+        strict=False,
+    )
     return {axis for axis, (a, b) in enumerate(pairs) if a != b}
 
 
@@ -94,7 +92,7 @@ def _keeps_a_size(node: Node, traced: Shapes, found: Shapes) -> bool:
     """Whether a number among the arguments may be the size of an input that now has another one."""
     if node.op != "call_function" or not node.all_input_nodes:
         return False
-    before, now = (_shape(_source(node), shapes) for shapes in (traced, found))
+    before, now = (_shape(node.all_input_nodes[0], shapes) for shapes in (traced, found))
     if before == now:
         return False
     given = arguments(node) if hasattr(node.target, "_schema") else {}
