@@ -1,4 +1,4 @@
-"""Express one operator call through simpler operators, by PyTorch's own decompositions."""
+"""Express one operator call through simpler operators, mostly by PyTorch's own decompositions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
+from qpc.backends.tvm import interpolation
 from qpc.ops.views import aten
 from qpc.shapes import Concrete, TensorType
 
@@ -139,6 +140,7 @@ def _decompositions() -> dict[OpOverload, Callable[..., Any]]:
     from torch._decomp import core_aten_decompositions, get_decompositions
 
     found = dict(core_aten_decompositions()) | get_decompositions(_BEYOND_CORE)
+    found.update(interpolation.decompositions())
     return {k: v for k, v in found.items() if isinstance(k, OpOverload)}
 
 
@@ -155,7 +157,6 @@ _BEYOND_CORE = (
     aten.native_group_norm.default,
     aten.native_layer_norm.default,
     aten.upsample_bicubic2d.default,
-    aten.upsample_bilinear2d.default,
 )
 
 

@@ -52,7 +52,7 @@ VERIFIED = frozenset(
     softplus.default split_with_sizes.default sqrt.default square.default squeeze.dim
     squeeze.dims stack.default sub.Tensor sub.Scalar sum.dim_IntList tan.default tanh.default
     topk.default tril.default triu.default trunc.default unsqueeze.default
-    upsample_bilinear2d.vec view.default where.self zeros_like.default
+    view.default where.self zeros_like.default
     """.split()  # noqa: SIM905  (a list would fill two pages)
 )
 """Operators that TVM's importer translates correctly, by name and overload."""
