@@ -16,7 +16,7 @@ from torch import Tensor
 
 import qpc
 from benchmarks.networks import NETWORKS
-from qpc.backends.tvm.model import CompiledModel
+from qpc.backends.tvm.runtime.model import CompiledModel
 
 
 def calls_per_second(models: Sequence[CompiledModel], x: Tensor, calls: int) -> float:

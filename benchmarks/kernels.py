@@ -22,10 +22,10 @@ from math import prod
 import numpy as np
 import tvm
 
-from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, conv2d
-from qpc.backends.tvm.kernels.isa import Isa, isa_for
-from qpc.backends.tvm.kernels.linear import LinearDesc, linear
-from qpc.backends.tvm.peak import peak
+from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
+from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
+from qpc.backends.tvm.measure.peak import peak
 from qpc.target import Target
 
 

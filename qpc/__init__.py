@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qpc.analysis.merge import merge_calibration as merge_calibration
     from qpc.base import Pass as Pass
     from qpc.base import PassContext as PassContext
-    from qpc.capture import trace as trace
+    from qpc.capture.trace import trace as trace
     from qpc.compiler import compile as compile
     from qpc.compiler import load as load
     from qpc.errors import QPCError as QPCError
@@ -52,7 +52,7 @@ _HOMES = {
     "quantize": "qpc.recipes",
     "save_graph": "qpc.storage",
     "set_training": "qpc.training",
-    "trace": "qpc.capture",
+    "trace": "qpc.capture.trace",
 }
 
 __all__ = [

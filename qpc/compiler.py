@@ -18,7 +18,7 @@ from qpc.target import Target
 
 if TYPE_CHECKING:
     from qpc.backends.reference.model import ReferenceModel
-    from qpc.backends.tvm.model import CompiledModel
+    from qpc.backends.tvm.runtime.model import CompiledModel
 
 
 @overload

@@ -26,7 +26,7 @@ from qpc.backends.compiled import measure
 from qpc.backends.tvm import compile_graph
 from qpc.backends.tvm._compat import require_tvm
 from qpc.base import PassContext
-from qpc.capture import trace
+from qpc.capture.trace import trace
 from qpc.errors import BackendError
 from qpc.models import resnet18
 from qpc.passes import ConvertToInteger

@@ -26,7 +26,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from qpc.base import Pass, PassContext
-from qpc.capture import trace
+from qpc.capture.trace import trace
 from qpc.errors import ConfigError, InvariantError, PassError
 from qpc.facts import CORE_FORM
 from qpc.hashing import fingerprint

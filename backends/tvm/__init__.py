@@ -12,7 +12,7 @@ from qpc.modes import ordinary_torch
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-    from qpc.backends.tvm.model import CompiledModel
+    from qpc.backends.tvm.runtime.model import CompiledModel
     from qpc.target import Target
 
 __all__ = ["compile_graph", "load", "unpickled"]
@@ -63,7 +63,7 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     another CPU.
     """
     require_tvm()
-    from qpc.backends.tvm import artifact
+    from qpc.backends.tvm.runtime import artifact
 
     return artifact.load(path)
 
@@ -75,6 +75,6 @@ def unpickled(files: Mapping[str, bytes]) -> CompiledModel:
     Raises ArtifactError as `load` does.
     """
     require_tvm()
-    from qpc.backends.tvm import artifact
+    from qpc.backends.tvm.runtime import artifact
 
     return artifact.from_files(files)

@@ -10,16 +10,16 @@ from tvm import relax
 
 from qpc.analysis.exactness import exactness
 from qpc.backends.compiled import is_count, signature_of
-from qpc.backends.tvm.build import build
-from qpc.backends.tvm.cache import Cache, open_cache
-from qpc.backends.tvm.emitter import Emitter, Weights
-from qpc.backends.tvm.kernels.isa import isa_for
-from qpc.backends.tvm.kernels.tiling import Tuner
-from qpc.backends.tvm.lower import lower
-from qpc.backends.tvm.manifest import interface
-from qpc.backends.tvm.model import CompiledModel, Parts
+from qpc.backends.tvm.codegen.build import build
+from qpc.backends.tvm.codegen.cache import Cache, open_cache
+from qpc.backends.tvm.lowering.emitter import Emitter, Weights
+from qpc.backends.tvm.kernels.isa.choose import isa_for
+from qpc.backends.tvm.kernels.conv.tiling import Tuner
+from qpc.backends.tvm.lowering.lower import lower
+from qpc.backends.tvm.runtime.manifest import interface
+from qpc.backends.tvm.runtime.model import CompiledModel, Parts
 from qpc.backends.tvm.report import Report
-from qpc.backends.tvm.seal import sealed
+from qpc.backends.tvm.runtime.seal import sealed
 from qpc.backends.tvm.stopwatch import Stopwatch
 from qpc.errors import BackendError, QPCError
 from qpc.target import Target

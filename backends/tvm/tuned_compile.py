@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from torch.fx import GraphModule
 
 from qpc.backends.tvm import compile as plain
-from qpc.backends.tvm.cache import Cache, folder_of
-from qpc.backends.tvm.kernels.tiling import Tuner
-from qpc.backends.tvm.model import CompiledModel
-from qpc.backends.tvm.tuning import better_tiles, is_faster, seconds_of, tuner_of
+from qpc.backends.tvm.codegen.cache import Cache, folder_of
+from qpc.backends.tvm.kernels.conv.tiling import Tuner
+from qpc.backends.tvm.runtime.model import CompiledModel
+from qpc.backends.tvm.measure.tuning import better_tiles, is_faster, seconds_of, tuner_of
 from qpc.target import Target
 
 

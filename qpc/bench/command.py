@@ -11,7 +11,7 @@ import torch
 from torch.fx import GraphModule
 
 from qpc.backends.compiled import signature_of
-from qpc.backends.tvm.model import CompiledModel
+from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.bench.compare import compare, table
 from qpc.bench.peers import Array, usable_peers
 from qpc.bench.request import Request, holds_graph, installed_peers

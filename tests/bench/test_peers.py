@@ -13,7 +13,7 @@ from qpc.bench.peers import (
     signal_to_noise_db,
     usable_peers,
 )
-from qpc.bench.qdq import to_qdq
+from qpc.backends.onnx.qdq import to_qdq
 from qpc.bench.request import RUNTIMES
 from qpc.children import Ended
 from tests.quantizing import Parts, fake_quantized, integer

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qpc.bench import try_peer
-from qpc.bench.qdq import to_qdq
+from qpc.backends.onnx.qdq import to_qdq
 from tests.quantizing import Parts, fake_quantized, integer
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule
 
 from qpc.analysis.channels import ChannelAnalysis, analyze_channels
-from qpc.capture import trace
+from qpc.capture.trace import trace
 from qpc.masks import spared_units
 from qpc.meta import attribute
 from tests.models.test_trace_torchvision import IMAGE_SIZE, LEFT_OUT, QUICK, SLOW, network

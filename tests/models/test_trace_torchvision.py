@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qpc.capture import batch_is_dynamic, trace
+from qpc.capture.trace import batch_is_dynamic, trace
 from qpc.facts import CORE_FORM
 
 pytestmark = pytest.mark.models

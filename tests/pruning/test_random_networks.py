@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qpc.analysis.channels import analyze_channels
-from qpc.capture import trace
+from qpc.capture.trace import trace
 from tests.pruning.random_networks import random_network
 from tests.pruning.running import CHOICES, TOLERANCE, prune, wrong_shapes
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qpc.backends.tvm import cache as module
-from qpc.backends.tvm.cache import Cache, KernelCache
+from qpc.backends.tvm.codegen import cache as module
+from qpc.backends.tvm.codegen.cache import Cache, KernelCache
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 import qpc
 from qpc.analysis.channels import analyze_channels
 from qpc.base import PassContext
-from qpc.capture import batch_is_dynamic, trace
+from qpc.capture.trace import batch_is_dynamic, trace
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, masked_atoms
 from qpc.passes.create_masks import CreateMasks
@@ -163,7 +163,7 @@ def _config(choose: random.Random) -> QuantConfig | None:
 @contextmanager
 def _sharing(*, free: bool) -> Iterator[None]:
     """Let small layers be shared among threads, if sharing is to cost nothing."""
-    from qpc.backends.tvm.kernels.tiling import Sharing
+    from qpc.backends.tvm.kernels.conv.tiling import Sharing
 
     cost = (lambda sharing, tasks, threads: 0) if free else Sharing.cost
     with mock.patch.object(Sharing, "cost", cost):

@@ -15,7 +15,7 @@ from qpc.backends import reference, tvm
 from tests.generators import IntegerGraph
 
 if TYPE_CHECKING:
-    from qpc.backends.tvm.model import CompiledModel
+    from qpc.backends.tvm.runtime.model import CompiledModel
 
 SHAPE = (3, 12, 12)
 
@@ -31,7 +31,7 @@ def small_graph() -> GraphModule:
 @contextmanager
 def sharing_is_free() -> Iterator[None]:
     """Kernels of tests are small: at its real cost, none would be shared among threads."""
-    from qpc.backends.tvm.kernels.tiling import Sharing
+    from qpc.backends.tvm.kernels.conv.tiling import Sharing
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sharing, "cost", lambda sharing, tasks, threads: 0)

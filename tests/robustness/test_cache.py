@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 
-from qpc.backends.tvm import cache as module
-from qpc.backends.tvm.cache import KernelCache, why_not_private
+from qpc.backends.tvm.codegen import cache as module
+from qpc.backends.tvm.codegen.cache import KernelCache, why_not_private
 from tests.robustness.cache_entries import Compilations, check_entries, small_model
 
 pytestmark = pytest.mark.tvm
@@ -179,7 +179,7 @@ def test_a_disk_that_turns_read_only_is_read(tiny_disk: Path) -> None:
 
 BUSY = """
 import hashlib, os, pathlib, random, sys
-from qpc.backends.tvm.cache import KernelCache
+from qpc.backends.tvm.codegen.cache import KernelCache
 folder, seed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 rng = random.Random(seed)
 for turn in range(150):

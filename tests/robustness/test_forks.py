@@ -19,7 +19,7 @@ import pytest
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 
-from qpc.backends.tvm.model import CompiledModel
+from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.errors import BackendError
 from tests.robustness.small_models import Answers, small_model
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
-from qpc.capture import trace
+from qpc.capture.trace import trace
 from qpc.errors import InvariantError, PassError, TraceError
 from qpc.recipes import quantize
 from tests.quantizing import min_max

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 import qpc
-from qpc.backends.tvm.model import CompiledModel
+from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.errors import BackendError
 from tests.robustness.small_models import Answers, sharing_is_free, small_model
 
@@ -159,7 +159,7 @@ def test_what_a_thread_still_writes_to_is_kept_when_the_caller_is_interrupted(
     x = answers.inputs[0].numpy().copy()
     kept.append(weakref.ref(x))
     with during_a_call(model, interrupt_and_wait), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qpc.backends.tvm.program.np.empty", watched)
+        patch.setattr("qpc.backends.tvm.runtime.program.np.empty", watched)
         with pytest.raises(KeyboardInterrupt):
             model(x)
         interrupted.set()

@@ -19,8 +19,9 @@ from qpc.backends.tvm.kernels.epilogue import (
     requantize_constants,
     requantized,
 )
-from qpc.backends.tvm.kernels.geometry import Share, View
-from qpc.backends.tvm.kernels.instructions import Isa
+from qpc.backends.tvm.kernels.geometry import View
+from qpc.backends.common.share import Share
+from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, broadcast_strides, for_each_vector
 

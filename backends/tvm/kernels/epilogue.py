@@ -23,7 +23,7 @@ from qpc.backends.tvm.kernels.emit import (
     reinterpret,
     splat,
 )
-from qpc.backends.tvm.kernels.instructions import Isa
+from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
 
 ROUNDING = 0x4B400000  # bits of 1.5 * 2**23: adding it to a small float rounds it, half to even

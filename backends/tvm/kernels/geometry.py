@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Self
 
+from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.emit import Index, smaller
 from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.backends.tvm.kernels.loops import contiguous_strides
@@ -26,18 +27,6 @@ class Places:
     def follow(self, oh: int, ow: int) -> bool:
         """Whether all pixels of images of that size are equally far apart."""
         return self.row == ow * self.column and self.image == oh * self.row
-
-
-@dataclass(frozen=True)
-class Share:
-    """Channels from `first` on of images that have `channels` of them."""
-
-    first: int
-    channels: int
-
-    def part(self, first: int) -> Share:
-        """The share that begins `first` channels later."""
-        return Share(self.first + first, self.channels)
 
 
 @dataclass(frozen=True)

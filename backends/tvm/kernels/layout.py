@@ -19,7 +19,7 @@ from qpc.backends.tvm.kernels.emit import (
     splat,
 )
 from qpc.backends.tvm.kernels.epilogue import requantize_constants, rounded
-from qpc.backends.tvm.kernels.instructions import Isa
+from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, contiguous_strides, for_each_vector
 

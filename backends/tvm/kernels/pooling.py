@@ -26,8 +26,9 @@ from qpc.backends.tvm.kernels.emit import (
     when,
 )
 from qpc.backends.tvm.kernels.epilogue import Requantize, requantize_constants, requantized
-from qpc.backends.tvm.kernels.geometry import Share, View
-from qpc.backends.tvm.kernels.instructions import Isa
+from qpc.backends.tvm.kernels.geometry import View
+from qpc.backends.common.share import Share
+from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, contiguous_strides, for_each_vector, outer_indices
 

@@ -21,8 +21,9 @@ from qpc.backends.tvm.kernels.emit import (
     prim_func,
     splat,
 )
-from qpc.backends.tvm.kernels.geometry import Share, View
-from qpc.backends.tvm.kernels.instructions import Isa
+from qpc.backends.tvm.kernels.geometry import View
+from qpc.backends.common.share import Share
+from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import outer_indices
 from qpc.ops.integer import POSITIONS

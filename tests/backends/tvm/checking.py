@@ -14,7 +14,7 @@ from qpc.backends import reference, tvm
 from tests.generators import random_inputs
 
 if TYPE_CHECKING:
-    from qpc.backends.tvm.model import CompiledModel
+    from qpc.backends.tvm.runtime.model import CompiledModel
 
 
 def assert_same_bits(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from qpc.backends import tvm
-from qpc.capture import trace
+from qpc.capture.trace import trace
 from tests.small_models import Call
 
 NAN, INF = torch.nan, torch.inf

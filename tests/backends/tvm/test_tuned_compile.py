@@ -11,7 +11,7 @@ pytest.importorskip("tvm")
 
 from qpc.backends import tvm
 from qpc.backends.tvm import tuned_compile
-from qpc.backends.tvm.kernels.tiling import Tile
+from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.errors import BackendError
 from tests.quantizing import Parts, fake_quantized, integer
 

@@ -14,7 +14,7 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 import tvm
 from _pytest.mark.structures import ParameterSet
 
-from qpc.backends.tvm.kernels.isa import Isa, isa_for
+from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.target import Target
 

@@ -13,20 +13,20 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 import tvm
 from tvm.tirx import Expr
 
-from qpc.backends.tvm.build import tvm_target
-from qpc.backends.tvm.entry import lower_kernels
-from qpc.backends.tvm.kernels.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.codegen.build import tvm_target
+from qpc.backends.tvm.codegen.entry import lower_kernels
+from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
 from qpc.backends.tvm.kernels.elementwise import add, lookup
 from qpc.backends.tvm.kernels.emit import Flat, Wrapping, prim_func, wrapped_sum
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Requantize
 from qpc.backends.tvm.kernels.geometry import View
-from qpc.backends.tvm.kernels.isa import isa_for
+from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 from qpc.backends.tvm.kernels.layout import quantize
-from qpc.backends.tvm.kernels.linear import LinearDesc, linear
+from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.pooling import mean
-from qpc.backends.tvm.kernels.winograd_plan import WinogradPlan
-from qpc.backends.tvm.objects import CODEGEN_OPTIONS
+from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
+from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS
 from qpc.target import TARGETS, Target
 
 pytestmark = pytest.mark.tvm

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.geometry import Conv2dDesc, Places, Share, View
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc, Places, View
+from qpc.backends.common.share import Share
 
 pytestmark = pytest.mark.tvm
 

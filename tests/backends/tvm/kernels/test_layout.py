@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.isa import Isa
+from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.backends.tvm.kernels.layout import dequantize, quantize
 
 pytestmark = pytest.mark.tvm

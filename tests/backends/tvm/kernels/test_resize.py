@@ -10,8 +10,9 @@ import torch
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.geometry import Share, View
-from qpc.backends.tvm.kernels.instructions import Isa
+from qpc.backends.tvm.kernels.geometry import View
+from qpc.backends.common.share import Share
+from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.resize import resize2d
 from qpc.ops.integer import POSITIONS
 from qpc.ops.views import qpc_ops

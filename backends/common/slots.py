@@ -1,0 +1,187 @@
+"""Concats and splits that move nothing.
+
+Values that a concat joins are computed where they lie in the joined tensor, and whatever else reads
+them reads them there. The same goes for concats: one that is a part of another, because this joins
+it or the same values and more, has no tensor of its own. Nor has a slice of channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+
+import torch
+from torch.fx import Node
+
+from qpc.backends.common.fuse import Group
+from qpc.backends.common.share import Share
+from qpc.ops.views import arguments, aten, qpc_ops
+from qpc.shapes import Concrete, TensorType
+
+WINDOWS = (
+    qpc_ops.conv2d.default,
+    qpc_ops.conv_transpose2d.default,
+    qpc_ops.max_pool2d.default,
+    qpc_ops.avg_pool2d.default,
+    qpc_ops.resize2d.default,
+)
+"""Operators that read and write images as NHWC."""
+ELEMENTWISE = (
+    qpc_ops.add.default,
+    qpc_ops.mul.default,
+    qpc_ops.lookup.default,
+    qpc_ops.clamp.default,
+)
+READERS = frozenset((*WINDOWS, *ELEMENTWISE))
+"""Operators whose kernels read channels that are a part of larger images where they are."""
+_IMAGE_AXES, _CHANNELS = 4, 1
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A share of the channels of the images that `cat` makes."""
+
+    cat: Node
+    share: Share
+
+    def part(self, first: int) -> Slot:
+        """The slot that begins `first` channels later."""
+        return replace(self, share=self.share.part(first))
+
+
+def find_slots(
+    nodes: Sequence[Node], groups: Sequence[Group], types: Mapping[Node, Concrete]
+) -> dict[Node, Slot]:
+    """Where values lie that are computed in a concat's tensor; `nodes` are those to be computed.
+
+    Keys are the last nodes of groups, operators that no group has, and concats inside others.
+    """
+    return _Search(nodes, groups, types).run()
+
+
+def home_of(cat: Node, slots: Mapping[Node, Slot], types: Mapping[Node, Concrete]) -> Slot:
+    """Where the result of a concat lies: in another's tensor, or all of its own."""
+    return slots.get(cat) or Slot(cat, Share(0, _channels(cat, types)))
+
+
+def joins_channels(node: Node, types: Mapping[Node, Concrete]) -> bool:
+    """Whether the node is a concat of quantized images along their channels."""
+    result = types.get(node)
+    return (
+        node.target is aten.cat.default
+        and isinstance(result, TensorType)
+        and result.dtype is torch.uint8
+        and len(result.shape) == _IMAGE_AXES
+        and arguments(node)["dim"] % _IMAGE_AXES == _CHANNELS
+    )
+
+
+def members(cat: Node, types: Mapping[Node, Concrete]) -> Iterator[tuple[Node, int]]:
+    """What a concat joins, each with its first channel in the result.
+
+    Slices that together are all channels of one value count as that value.
+    """
+    rest, first = list(arguments(cat)["tensors"]), 0
+    while rest:
+        member, count = _whole(rest, types) or (rest[0], 1)
+        yield member, first
+        first += _channels(member, types)
+        del rest[:count]
+
+
+def _whole(tensors: Sequence[Node], types: Mapping[Node, Concrete]) -> tuple[Node, int] | None:
+    """The value that the first tensors are slices of, and how many are all of it."""
+    source, end = None, 0
+    for count, tensor in enumerate(tensors, 1):
+        if not _slices_channels(tensor):
+            return None
+        given = arguments(tensor)
+        source = source or given["self"]
+        if given["self"] is not source or (given["start"] or 0) != end:
+            return None
+        end += _channels(tensor, types)
+        if end == _channels(source, types):
+            return source, count
+    return None
+
+
+class _Search:
+    def __init__(
+        self, nodes: Sequence[Node], groups: Sequence[Group], types: Mapping[Node, Concrete]
+    ) -> None:
+        self._types = types
+        self._number = {node: i for i, node in enumerate(nodes)}
+        self._cats = [node for node in nodes if joins_channels(node, types)]
+        self._group_of = {stage: group for group in groups for stage in group.stages}
+        windows = {g.last: g for g in groups if g.anchor.target in WINDOWS}
+        alone = {n for n in nodes if n.target in ELEMENTWISE and n not in self._group_of}
+        self._added = {last: list(_added(group)) for last, group in windows.items()}
+        self._placeable = {*self._cats, *windows, *alone}
+        self._slots: dict[Node, Slot] = {}
+
+    def run(self) -> dict[Node, Slot]:
+        for cat in reversed(self._cats):  # those that may hold others first
+            if (shared := self._shared(cat)) is not None:
+                self._slots.setdefault(cat, shared)
+            home = home_of(cat, self._slots, self._types)
+            places = dict(reversed(list(members(cat, self._types))))
+            for member in sorted(places.keys() & self._placeable, key=self._number.__getitem__):
+                if member not in self._slots and self._is_worth_it(member, home, places.keys()):
+                    self._slots[member] = home.part(places[member])
+        return self._slots
+
+    def _shared(self, cat: Node) -> Slot | None:
+        """Where a concat lies if another holds all its members side by side."""
+        found = [(self._slots.get(member), first) for member, first in members(cat, self._types)]
+        start = found[0][0]
+        same = start and all(slot == start.part(first) for slot, first in found)
+        return start if same else None
+
+    def _is_worth_it(self, member: Node, home: Slot, together: Set[Node]) -> bool:
+        """Whether more copies into concats are saved than are made for readers that need their own.
+
+        What a kernel adds before it stores its result must lie in the same tensor as this.
+        """
+        if any(self._tensor(other) is not home.cat for other in self._added.get(member, ())):
+            return False
+        joins = [user for user in member.users if user in self._cats]
+        others = [user for user in member.users if user not in self._cats]
+        return len(joins) > 1 or all(self._reads_slices(user, together) for user in others)
+
+    def _tensor(self, node: Node) -> Node | None:
+        """The concat that a value is computed in."""
+        while _slices_channels(node):
+            node = arguments(node)["self"]
+        slot = self._slots.get(node)
+        return slot.cat if slot else None
+
+    def _reads_slices(self, user: Node, together: Set[Node]) -> bool:
+        """Whether a node can read channels of larger images, if those are the images `together`."""
+        group = self._group_of.get(user)
+        if group is None:
+            return user.target in READERS or _slices_channels(user)
+        return group.last in together
+
+
+def _added(group: Group) -> Iterator[Node]:
+    """What the stages of a group add."""
+    value = group.anchor
+    for stage in group.stages:
+        if stage.target is qpc_ops.add.default:
+            a, b = arguments(stage)["a"], arguments(stage)["b"]
+            yield b if a is value else a
+        value = stage
+
+
+def _slices_channels(node: Node) -> bool:
+    """Whether the node is a slice of consecutive channels, if it is one of images."""
+    if node.target is not aten.slice.Tensor:
+        return False
+    given = arguments(node)
+    return bool(given["dim"] % _IMAGE_AXES == _CHANNELS and given["step"] == 1)
+
+
+def _channels(node: Node, types: Mapping[Node, Concrete]) -> int:
+    known = types[node]
+    assert isinstance(known, TensorType)
+    return known.shape[_CHANNELS]

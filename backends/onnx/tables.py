@@ -1,0 +1,83 @@
+"""The ONNX form of a table: the function that it holds, or a table, too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.nn import functional as F
+
+from qpc.backends.onnx.exporter import Exporter
+from qpc.ops import views
+from qpc.ops.views import arguments
+from qpc.quant.fixedpoint import lookup_table, requant_table
+
+_Form: TypeAlias = Callable[[Exporter, str], str]
+
+
+def lookup(to: Exporter, node: Node) -> str:
+    """`qpc::lookup`: the function is found by making the tables of all that are known.
+
+    Tables of other functions, and of several in a row, are looked up: with a QuantizeLinear for the
+    index, and a Gather.
+    """
+    source = arguments(node)["q"]
+    before, after, table = to.grid(source), to.grid(node), to.tensor(node, "table")
+    if torch.equal(requant_table(before, after), table):
+        # To round the operands of a concat to its grid, or its result, is the same.
+        if all(views.Cat.matches(user) and to.grid(user) == after for user in node.users):
+            to.rounded_later.add(node)
+        return to.names[source]
+    for function, form in _FUNCTIONS:
+        if torch.equal(lookup_table(function, before, after), table):
+            return form(to, to.names[source])
+    index = to.emit("Cast", [to.quantized(to.names[source], before)], to=_INT32)
+    if before.lo:  # tables begin with the least integer
+        index = to.emit("Sub", [index, to.constant(np.int32(before.lo))])
+    return to.emit("Gather", [to.constant(after.dequantize(table).numpy()), index], axis=0)
+
+
+_INT32 = 6  # of onnx.TensorProto.DataType
+
+
+def _operator(kind: str, **attributes: Any) -> _Form:
+    return lambda to, name: to.emit(kind, [name], **attributes)
+
+
+def _gelu(to: Exporter, name: str) -> str:
+    """X / 2 * (1 + erf(x / sqrt(2))): opset 17 has no operator of its own."""
+    scaled = to.emit("Div", [name, to.constant(np.float32(math.sqrt(2)))])
+    grown = to.emit("Add", [to.emit("Erf", [scaled]), to.constant(np.float32(1))])
+    return to.emit("Mul", [to.emit("Mul", [name, grown]), to.constant(np.float32(0.5))])
+
+
+def _mish(to: Exporter, name: str) -> str:
+    return to.emit("Mul", [name, to.emit("Tanh", [to.emit("Softplus", [name])])])
+
+
+_FUNCTIONS: tuple[tuple[Callable[[Tensor], Tensor], _Form], ...] = (
+    (F.relu, _operator("Relu")),
+    (F.hardswish, _operator("HardSwish")),
+    (F.hardsigmoid, _operator("HardSigmoid", alpha=1 / 6, beta=0.5)),
+    (torch.sigmoid, _operator("Sigmoid")),
+    (F.silu, lambda to, name: to.emit("Mul", [name, to.emit("Sigmoid", [name])])),
+    (torch.tanh, _operator("Tanh")),
+    (F.gelu, _gelu),
+    *(
+        (partial(F.leaky_relu, negative_slope=slope), _operator("LeakyRelu", alpha=slope))
+        for slope in (0.01, 0.1, 0.2)
+    ),
+    (F.elu, _operator("Elu")),
+    (F.softplus, _operator("Softplus")),
+    (F.mish, _mish),
+    (torch.exp, _operator("Exp")),
+    (torch.abs, _operator("Abs")),
+    (torch.neg, _operator("Neg")),
+    (torch.erf, _operator("Erf")),
+)

@@ -1,0 +1,1 @@
+"""From TIR to the bytes of a shared library."""

@@ -1,0 +1,108 @@
+"""Kernels and entry points as object files, each kernel by itself, so that it can be kept."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import tvm
+from tvm import tirx
+
+from qpc.backends.tvm.codegen import entry
+from qpc.backends.tvm.lowering import float_arithmetic
+from qpc.backends.tvm._compat import FFI_VERSION, TVM_VERSION
+from qpc.backends.tvm.codegen.cache import KernelCache
+from qpc.backends.tvm.codegen.entry import lower_kernels, scratch_bytes
+from qpc.backends.tvm.scratch import in_scratch_file
+from qpc.version import VERSION
+
+CODEGEN_OPTIONS = {"tirx.disable_assert": True}
+"""What functions are compiled with, besides the target."""
+
+_SOURCES = "".join(map(inspect.getsource, (entry, float_arithmetic)))
+_LOWERING = hashlib.sha256(_SOURCES.encode()).hexdigest()
+"""A kernel's text is what it was before lowering, so how that is done belongs to its key."""
+
+_Functions = Mapping[tvm.ir.GlobalVar, tirx.PrimFunc]
+_NUMBER_BYTES = 8
+_ROOM = 16 << 20  # bytes that LLVM may need for an object file; it ends the process without them
+_CALLS_ANOTHER = '"ir.GlobalVar"'
+
+
+@dataclass(frozen=True)
+class KernelCode:
+    """An object file, and how much scratch memory each of its functions needs, in bytes."""
+
+    code: bytes
+    scratch: Mapping[str, int]
+
+
+def kernel_code(
+    kernels: _Functions, target: tvm.target.Target, cache: KernelCache
+) -> list[KernelCode]:
+    """Object files that together hold all kernels."""
+    by_name = sorted(kernels.items(), key=lambda entry: str(entry[0].name_hint))
+    texts = {gv: tvm.ir.save_json(function) for gv, function in by_name}
+    if any(_CALLS_ANOTHER in text for text in texts.values()):
+        return [_compiled_kernels(kernels, target)]  # an entry could not do without others
+    return [_cached_kernel(gv, f, texts[gv], target, cache) for gv, f in by_name]
+
+
+def entry_code(functions: _Functions, target: tvm.target.Target, cache: KernelCache) -> bytes:
+    """One object file with all entry points, which are functions that need no lowering."""
+    texts = [tvm.ir.save_json(functions[gv]) for gv in sorted(functions, key=str)]
+    return _cached("\n".join(texts), target, cache, lambda: _object_file(functions, target))
+
+
+def _cached_kernel(
+    gv: tvm.ir.GlobalVar,
+    function: tirx.PrimFunc,
+    text: str,
+    target: tvm.target.Target,
+    cache: KernelCache,
+) -> KernelCode:
+    """The entry of a kernel is its scratch memory as a number, and its object file."""
+    name = str(gv.name_hint)
+
+    def make() -> bytes:
+        made = _compiled_kernels({gv: function}, target)
+        return made.scratch[name].to_bytes(_NUMBER_BYTES, "little") + made.code
+
+    kept = _cached(f"{name}\n{text}", target, cache, make)
+    scratch = int.from_bytes(kept[:_NUMBER_BYTES], "little")
+    return KernelCode(kept[_NUMBER_BYTES:], {name: scratch})
+
+
+def _cached(
+    text: str, target: tvm.target.Target, cache: KernelCache, make: Callable[[], bytes]
+) -> bytes:
+    """What the cache has for functions of this text, which `make` makes."""
+    versions = [VERSION, TVM_VERSION, FFI_VERSION]
+    about = json.dumps([versions, _LOWERING, str(target), CODEGEN_OPTIONS], sort_keys=True)
+    key = hashlib.sha256(f"{about}\n{text}".encode()).hexdigest()
+    code = cache.get(key)
+    if code is None:
+        code = make()
+        cache.put(key, code)
+    return code
+
+
+def _compiled_kernels(kernels: _Functions, target: tvm.target.Target) -> KernelCode:
+    lowered = lower_kernels(tvm.IRModule(dict(kernels)), target)
+    functions = dict(lowered.functions_items())
+    scratch = {str(gv.name_hint): scratch_bytes(f) for gv, f in functions.items()}
+    return KernelCode(_object_file(functions, target), scratch)
+
+
+def _object_file(functions: _Functions, target: tvm.target.Target) -> bytes:
+    compiled = tvm.get_global_func("target.build.llvm")(tvm.IRModule(dict(functions)), target)
+
+    def written(path: str) -> bytes:
+        compiled.write_to_file(path, "o")
+        return Path(path).read_bytes()
+
+    return in_scratch_file(b"", written, room=_ROOM)

@@ -1,0 +1,356 @@
+"""How a dense convolution is cut into micro-kernels with registers of matrices.
+
+A register takes pixels that are equally far apart. So output pixels are counted along rows that are
+longer than those of the output, by the *gap* that a window's width leaves, and one register can
+hold the end of a row and the beginning of the next. What is computed in a gap is dropped. With
+strides, the rows of the padded input are sorted by their remainder, so that the rows of consecutive
+windows follow one another in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from math import ceil
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from qpc.backends.tvm.kernels.conv import nibbles
+from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
+from qpc.backends.tvm.kernels.emit import Index
+from qpc.backends.tvm.kernels.kernel import Array, TensorType
+from qpc.backends.tvm.kernels.isa.matrices import DEPTH, TileShape
+from qpc.backends.tvm.kernels.conv.padding import PaddedRows
+from qpc.backends.tvm.kernels.conv.tiling import Cut, Sharing, Tile
+
+# All times are in cycles, measured on a Sapphire Rapids core.
+_DOT = 20  # of full registers, if there are not many loads beside it
+_LOAD, _FAR_LOAD = 9, 36  # of a register, from a cache of the first and of the second level
+_FETCH_PER_BYTE = 1 / 6  # of weights, from far away
+_LATENCY = 52  # of sums that wait for themselves
+_START = 60  # of a micro-kernel
+_PIXEL = 4  # finding the place of one
+_EPILOGUE = {1: 15, 2: 18, 4: 28}  # of a pixel, by the number of vectors
+_COPY_PER_BYTE = 1 / 32  # to scratch memory
+_TASK = 250  # setting registers up
+_SHARING = Sharing(launch=2000, task=2000)
+_DOTS_PER_CYCLE = 1.5  # that kernels of vector instructions reach; there is room for two
+_NEAR_BYTES = 24 * 1024  # what stays in the first-level cache
+_TASK_BYTES = 512 * 1024  # of inputs, so that they stay in the second-level cache
+_MAX_TASKS = 64  # of an image
+BLOCKS = ((2, 2), (4, 1), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1))
+
+_FETCHED_PASSES = 4  # of a unit's pixels; with more, waiting for weights is a small part
+
+LINE = 64
+"""Bytes of a cache line."""
+NOWHERE = -1
+"""The place of a pixel that is dropped."""
+
+
+@dataclass(frozen=True)
+class TilePlan(ConvLayout):
+    """How a convolution is tiled and how its weights are laid out."""
+
+    block: tuple[int, int] | None = None
+    """Parts of pixels and vectors of channels of a micro-kernel, if tuning has chosen them."""
+
+    skipped: ClassVar[float] = 0.0
+    saved: ClassVar[float] = 0.0
+
+    @property
+    def images(self) -> int:
+        """Number of images, or 1 if all pixels form one matrix."""
+        return 1 if self.is_matrix_product else self.shape.n
+
+    @property
+    def rows(self) -> int:
+        """Rows of an image; a matrix of pixels has one in each row."""
+        return self.pixels if self.is_matrix_product else self.shape.oh
+
+    @property
+    def columns(self) -> int:
+        """Pixels of a row that are in the output."""
+        return 1 if self.is_matrix_product else self.shape.ow
+
+    @property
+    def gap(self) -> int:
+        """Pixels between rows that are computed and dropped."""
+        (_, kw), (_, dw) = self.shape.kernel, self.shape.dilation
+        return (kw - 1) * dw // self.shape.stride[1]
+
+    @property
+    def pitch(self) -> int:
+        """Pixels from one row to the next."""
+        return self.columns + self.gap
+
+    @property
+    def x_step(self) -> int:
+        """Bytes from one pixel to the next where the input is read."""
+        return self.shape.stride[1] * (self.shape.images.step if self.in_place else self.shape.c)
+
+    @property
+    def run_steps(self) -> int:
+        """Number of `dot`s per run."""
+        return ceil(self.run_bytes / TileShape.RUN)
+
+    @property
+    def run(self) -> int:
+        """Bytes that a `dot` takes of each pixel."""
+        return ceil(self.run_bytes / self.run_steps / DEPTH) * DEPTH
+
+    @property
+    def run_starts(self) -> npt.NDArray[np.int64]:
+        """Where the bytes of each `dot` begin in a run; those of the last end where the run ends.
+
+        So no `dot` reads beyond a run, unless it is shorter than what the only `dot` takes.
+        """
+        starts = np.arange(self.run_steps) * self.run
+        return np.minimum(starts, max(0, self.run_bytes - self.run))
+
+    @property
+    def steps(self) -> int:
+        """Number of `dot`s per sum."""
+        return self.shape.kernel[0] * self.runs * self.run_steps
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the input is read where it is."""
+        fits = self.run <= self.run_bytes and not any(self.shape.padding)
+        follow = self.shape.w == self.pitch * self.shape.stride[1] and self.shape.source is None
+        rows_follow = self.is_matrix_product or follow
+        return fits and rows_follow and self.shape.stride[0] == 1
+
+    @property
+    def remainders(self) -> list[int]:
+        """Remainders of the numbers of padded input rows that windows see, by the stride."""
+        (kh, _), (dh, _), (sh, _) = self.shape.kernel, self.shape.dilation, self.shape.stride
+        return sorted({row * dh % sh for row in range(kh)})
+
+    def plane(self, rows: int) -> PaddedRows:
+        """The input rows of one remainder that `rows` rows of output see."""
+        (kh, _), (dh, _), (sh, sw) = self.shape.kernel, self.shape.dilation, self.shape.stride
+        return PaddedRows(rows + (kh - 1) * dh // sh, sh, self.pitch * sw)
+
+    def plane_bytes(self, rows: int) -> int:
+        """Size of a plane in scratch memory."""
+        plane = self.plane(rows)
+        return plane.count * plane.columns * self.shape.c
+
+    def positions(self, rows: int) -> int:
+        """Pixels from the first of `rows` rows to the last, with the gaps between rows."""
+        return (rows - 1) * self.pitch + self.columns
+
+    @cached_property
+    def chosen(self) -> tuple[Cut, TileShape]:
+        """The tasks and the registers of the micro-kernel that take the least time."""
+        return min(self._choices(), key=lambda choice: self._cycles(*choice))
+
+    @property
+    def cut(self) -> Cut:
+        """The tasks."""
+        return self.chosen[0]
+
+    @property
+    def tile(self) -> TileShape:
+        """The registers of the micro-kernel."""
+        return self.chosen[1]
+
+    @property
+    def label(self) -> Tile:
+        """What tuning calls this plan."""
+        return Tile(self.tile.parts, self.tile.vectors, kind="matrices")
+
+    def variants(self, weight: npt.NDArray[np.int8]) -> list[TilePlan]:
+        """The plan with each block of registers that it can have, whatever the weights."""
+        plans = [replace(self, block=block) for block in BLOCKS]
+        return [plan for plan in plans if next(plan._choices(), None) is not None]
+
+    def _choices(self) -> Iterator[tuple[Cut, TileShape]]:
+        counts = range(1, min(self.rows, _MAX_TASKS) + 1)
+        sizes = sorted({ceil(self.rows / count) for count in counts}, reverse=True)
+        for rows, (parts, vectors) in product(sizes, [self.block] if self.block else BLOCKS):
+            if self.vectors % vectors or parts > self.positions(rows):
+                continue
+            each = self.positions(rows) / parts
+            pixels = min(int(each) if self.in_place else ceil(each), TileShape.PIXELS)
+            tile = TileShape(parts, vectors, pixels, self.run)
+            units = self.groups * self.vectors // vectors
+            for channel_parts in range(1, self.threads + 1):
+                if units % channel_parts == 0:
+                    for images in self._image_counts(rows):
+                        yield Cut(images, rows, channel_parts), tile
+
+    def _image_counts(self, rows: int) -> list[int]:
+        """How many images a task can have: several only if they are small and it has all rows."""
+        most = self.images if rows == self.rows else 1
+        most = min(most, max(1, _TASK_BYTES // self._input_bytes(rows)))
+        return sorted({1, most, min(most, ceil(self.images / self.threads))})
+
+    def _input_bytes(self, rows: int) -> int:
+        """What a task reads of an image."""
+        planes = 1 if self.in_place else len(self.remainders)
+        return planes * self.plane_bytes(rows)
+
+    def _cycles(self, cut: Cut, tile: TileShape) -> float:
+        """Time of all tasks, one after the other in each thread."""
+        tasks = ceil(self.images / cut.images) * ceil(self.rows / cut.rows) * cut.parts
+        units = self.groups * self.vectors // tile.vectors // cut.parts
+        size = cut.images * self._input_bytes(cut.rows)
+        micro_kernel = self._tile_cycles(tile, size)
+        # Weights come from far away once per task, and may keep the first micro-kernel waiting.
+        fetch = self.steps * tile.vectors * tile.weights_size * _FETCH_PER_BYTE
+        others = cut.images * self._tiles(cut, tile) - 1
+        cycles = units * (max(micro_kernel, fetch) + others * micro_kernel)
+        if not self.in_place:
+            cycles += size * _COPY_PER_BYTE
+        if size > _TASK_BYTES:
+            cycles *= 1.25
+        sharing = _SHARING.cost(tasks, self.threads)
+        return ceil(tasks / self.threads) * (cycles + _TASK) + sharing
+
+    def _tile_cycles(self, tile: TileShape, input_bytes: int) -> float:
+        near = tile.weights_size * tile.vectors * self.steps <= _NEAR_BYTES
+        w_load = _LOAD if near else _FAR_LOAD
+        seen_again = self.shape.kernel != (1, 1) or input_bytes <= _NEAR_BYTES
+        x_load = _LOAD if seen_again else _FAR_LOAD
+        loads = tile.parts * x_load + tile.vectors * w_load
+        sums = self.steps * max(tile.sums * _DOT, loads, _LATENCY)
+        outputs = tile.parts * tile.pixels * (_PIXEL + _EPILOGUE[tile.vectors])
+        # Both at the same time, if there are enough steps to go side by side.
+        return max(sums, outputs) + min(sums, outputs) / 2 + _START
+
+    @property
+    def time(self) -> float:
+        """Time in instructions, `dot`s of vectors; see `DensePlan.time`."""
+        block = self.isa.lanes * self.isa.depth
+        weights = self.groups * self.vectors * self.steps * self.tile.weights_size
+        cycles = self._cycles(*self.chosen)
+        return max(cycles * _DOTS_PER_CYCLE, weights / block * nibbles.FETCH)
+
+    @property
+    def units(self) -> int:
+        """Blocks of output channels, each computed by one micro-kernel per tile of pixels."""
+        return self.groups * self.vectors // self.tile.vectors
+
+    @property
+    def tile_positions(self) -> int:
+        """Pixels of a micro-kernel, with those that are dropped."""
+        return self.tile.parts * self.tile.pixels
+
+    @property
+    def tiles(self) -> int:
+        """Micro-kernels that a task needs for the pixels of one image and one unit."""
+        return self._tiles(self.cut, self.tile)
+
+    def _tiles(self, cut: Cut, tile: TileShape) -> int:
+        return ceil(self.positions(cut.rows) / (tile.parts * tile.pixels))
+
+    @property
+    def unit_weights(self) -> int:
+        """Bytes of weights of a unit."""
+        return self.steps * self.tile.vectors * self.tile.weights_size
+
+    @property
+    def fetched(self) -> int:
+        """Bytes of the next unit's weights that each step fetches into a cache.
+
+        Nothing where enough is computed with each weight to hide the time until the next arrive.
+        """
+        passes = self.cut.images * self.tiles
+        if passes > _FETCHED_PASSES or self.units == self.cut.parts:
+            return 0
+        return ceil(self.unit_weights / (passes * self.steps) / LINE) * LINE
+
+    @property
+    def image_scratch(self) -> int:
+        """Bytes of scratch memory of an image, with what is read for pixels that are dropped."""
+        last = max(self.positions(self.cut.rows), self.tile_positions) - 1
+        group = (self.groups - 1) * self.group_inputs
+        read = last * self.x_step + int(self._term_places.max()) + group + self.run
+        size = max(read, len(self.remainders) * self.plane_bytes(self.cut.rows))
+        return ceil(size / TileShape.RUN) * TileShape.RUN
+
+    def input_offset(self, image: Index, row: Index) -> Index:
+        """Where a row of the input begins that is read in place."""
+        height = self.rows if self.is_matrix_product else self.shape.h
+        return (image * height + row) * (self.pitch * self.x_step) + self.shape.images.first
+
+    def output_offset(self, image: Index, row: Index) -> Index:
+        """Where a row of the output begins."""
+        if self.is_matrix_product:
+            first = self.shape.places.first if self.shape.places else 0
+            return row * self.shape.output_step + first
+        return self.shape.output_offset(image, row)
+
+    @property
+    def follows(self) -> bool:
+        """Whether no pixel is dropped and all are equally far apart in the output."""
+        row = self._output_row == self.columns * self.shape.output_step
+        return self.gap == 0 and row and self.positions(self.cut.rows) >= self.tile_positions
+
+    @property
+    def _output_row(self) -> int:
+        if self.is_matrix_product:
+            return self.shape.output_step
+        return int(self.shape.output_offset(0, 1)) - int(self.shape.output_offset(0, 0))
+
+    @property
+    def pixel_places(self) -> npt.NDArray[np.int32]:
+        """Where each pixel of a task goes, counted from its first output, or `NOWHERE`."""
+        count = self.positions(self.cut.rows)
+        row, column = np.divmod(np.arange(max(count, self.tile_positions)), self.pitch)
+        places = row * self._output_row + column * self.shape.output_step
+        dropped = (column >= self.columns) | (row >= self.cut.rows)
+        return np.where(dropped, NOWHERE, places).astype(np.int32)
+
+    @property
+    def _term_places(self) -> npt.NDArray[np.int64]:
+        """Where the bytes of each `dot` begin, counted from those of the first."""
+        kh, (dh, dw), sh = self.shape.kernel[0], self.shape.dilation, self.shape.stride[0]
+        row, remainder = np.divmod(np.arange(kh) * dh, sh)
+        planes = np.searchsorted(self.remainders, remainder) * self.plane_bytes(self.cut.rows)
+        rows = planes + row * (self.pitch * self.x_step)
+        runs = np.arange(self.runs) * (dw * self.shape.c)
+        places: npt.NDArray[np.int64] = rows[:, None, None] + runs[:, None] + self.run_starts
+        return places.reshape(-1)
+
+    def pack_weight(self, weight: npt.NDArray[np.int8]) -> tuple[Array, ...]:
+        """weight[o, c // groups, kh, kw] -> [unit, step, vector of tile, run / 4, lane, 4].
+
+        With the places of terms and, unless `follows`, of pixels, and what `MatrixTiles.open` asks.
+        """
+        runs = self.runs_of_weights(weight)
+        terms = np.zeros((*runs.shape[:-1], self.run_steps, self.run), np.int8)
+        for step, start in enumerate(self.run_starts):
+            first, end = step * self.run, min((step + 1) * self.run, self.run_bytes)
+            terms[..., step, first - start : end - start] = runs[..., first:end]
+        tile, lanes = self.tile, self.isa.lanes
+        packed = terms.reshape(
+            self.units, tile.vectors, lanes, self.steps, self.run // DEPTH, DEPTH
+        ).transpose(0, 3, 1, 4, 2, 5)
+        assert self.isa.tiles is not None
+        config = self.isa.tiles.config(tile)
+        places = self._term_places.astype(np.int32)
+        pixels = () if self.follows else (self.pixel_places,)
+        return (np.ascontiguousarray(packed), config, places, *pixels)
+
+    @property
+    def param_types(self) -> tuple[TensorType, ...]:
+        """The types of what `pack_weight` gives, bias and multiplier."""
+        tile, lanes = self.tile, self.isa.lanes
+        weight = (self.units, self.steps, tile.vectors, self.run // DEPTH, lanes, DEPTH)
+        pixels = () if self.follows else (TensorType(self.pixel_places.shape, "int32"),)
+        channels = self.units * tile.vectors * lanes
+        return (
+            TensorType(weight, "int8"),
+            TensorType((64,), "uint8"),
+            TensorType((self.steps,), "int32"),
+            *pixels,
+            TensorType((channels,), "int32"),
+            TensorType((channels,), "float32"),
+        )

@@ -1,0 +1,213 @@
+"""Quantized transposed 2-d convolution, exact, on NHWC tensors, as ordinary convolutions.
+
+Outputs whose row and column leave the same rest modulo the stride, a *phase*, meet the same taps of
+the kernel. So every phase is a convolution of stride 1 with these taps, in reverse order, and the
+phases interleave in the output. Neighbouring phases of columns that read the same inputs are one
+convolution with that many times the output channels, since their outputs lie side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, gcd
+
+import numpy as np
+import numpy.typing as npt
+
+from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, Part, dense_parts
+from qpc.backends.tvm.kernels.epilogue import Epilogue
+from qpc.backends.tvm.kernels.geometry import Places, View
+from qpc.backends.common.share import Share
+from qpc.backends.tvm.kernels.isa.choose import Isa
+from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
+from qpc.backends.tvm.kernels.conv.tiling import Tuner
+
+
+@dataclass(frozen=True)
+class TransposedDesc:
+    """A transposed convolution with the numbers of `qpc::conv_transpose2d`; pairs as in torch."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+    o: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    output_padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    input_zero_point: int = 0
+    output_zero_point: int = 0
+    lo: int = 0
+    hi: int = 255
+    source: Share | None = None
+    """Which channels of larger images the inputs are, if they are a part of these."""
+    share: Share | None = None
+    """Which channels of larger images the outputs are, if they are a part of these."""
+
+    def axis(self, i: int) -> Axis:
+        """Rows (0) or columns (1)."""
+        pairs = (self.kernel, self.stride, self.padding, self.output_padding, self.dilation)
+        return Axis((self.h, self.w)[i], *(pair[i] for pair in pairs))
+
+    @property
+    def input(self) -> TensorType:
+        """The tensor that the inputs lie in."""
+        return View((self.n, self.h, self.w, self.c), self.source).type
+
+    @property
+    def output(self) -> TensorType:
+        """The tensor that the outputs go to."""
+        size = self.axis(0).outputs, self.axis(1).outputs
+        return View((self.n, *size, self.o), self.share).type
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Outputs `first`, `first + stride`, ... along an axis, as a convolution of stride 1.
+
+    taps: which taps of the kernel it has, in the order of the inputs they meet; none if no input
+    reaches these outputs. before, after: padding; negative numbers crop.
+    """
+
+    first: int
+    taps: tuple[int, ...]
+    dilation: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A transposed convolution along one axis."""
+
+    inputs: int
+    kernel: int
+    stride: int
+    padding: int
+    output_padding: int
+    dilation: int
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        reach = self.dilation * (self.kernel - 1) + self.output_padding + 1
+        return (self.inputs - 1) * self.stride - 2 * self.padding + reach
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that have outputs."""
+        return tuple(self._phase(first) for first in range(min(self.stride, self.outputs)))
+
+    def _phase(self, first: int) -> Phase:
+        """Output y gets input i through tap k where `y + padding = i * stride + k * dilation`."""
+        count = ceil((self.outputs - first) / self.stride)
+        place = first + self.padding
+        taps = [k for k in range(self.kernel) if (place - k * self.dilation) % self.stride == 0]
+        if not taps:
+            return Phase(first, (), 1, 0, count - self.inputs)
+        # From one tap of a phase to the next, the input that it meets moves by `step`.
+        step = self.dilation // gcd(self.dilation, self.stride)
+        before = (taps[-1] * self.dilation - place) // self.stride
+        reach = (len(taps) - 1) * step + 1
+        after = count - 1 + reach - self.inputs - before
+        return Phase(first, tuple(reversed(taps)), step, before, after)
+
+
+def conv_transpose2d(
+    isa: Isa,
+    desc: TransposedDesc,
+    weight: npt.NDArray[np.int8],
+    bias: npt.NDArray[np.int32],
+    multiplier: npt.NDArray[np.float32],
+    epilogue: Epilogue = (),
+    threads: int = 1,
+    tuner: Tuner | None = None,
+) -> Kernel:
+    """The kernel of `qpc::conv_transpose2d` followed by `epilogue`.
+
+    Inputs are x[n, h, w, c] and the tensors that the epilogue adds, of the output's shape.
+    `weight[c, o // groups, kh, kw]`, `bias[o]` and `multiplier[o]` are packed into the kernel's
+    params.
+    """
+    direct = _outputs_first(weight, desc.groups)
+    columns = _runs(desc)
+    parts = [
+        _part(desc, direct, bias, multiplier, row, run)
+        for row in desc.axis(0).phases
+        for run in columns
+    ]
+    types = desc.input, desc.output
+    return dense_parts("conv_transpose2d", isa, parts, epilogue, threads, types, tuner)
+
+
+def _outputs_first(weight: npt.NDArray[np.int8], groups: int) -> npt.NDArray[np.int8]:
+    """weight[c, o // groups, kh, kw] -> [o, c // groups, kh, kw]."""
+    c, per_group, *kernel = weight.shape
+    split = weight.reshape(groups, c // groups, per_group, *kernel)
+    return split.swapaxes(1, 2).reshape(groups * per_group, c // groups, *kernel)
+
+
+def _runs(desc: TransposedDesc) -> list[list[Phase]]:
+    """The phases of columns, neighbours together if they read the same inputs."""
+    runs: list[list[Phase]] = []
+    for phase in desc.axis(1).phases:
+        alone = desc.groups > 1 or desc.share is not None
+        if runs and not alone and _reads(runs[-1][0]) == _reads(phase):
+            runs[-1].append(phase)
+        else:
+            runs.append([phase])
+    return runs
+
+
+def _reads(phase: Phase) -> tuple[int, int, int, int]:
+    return len(phase.taps), phase.dilation, phase.before, phase.after
+
+
+def _part(
+    desc: TransposedDesc,
+    weight: npt.NDArray[np.int8],
+    bias: npt.NDArray[np.int32],
+    multiplier: npt.NDArray[np.float32],
+    row: Phase,
+    run: Sequence[Phase],
+) -> Part:
+    """The convolution of one phase of rows and of neighbouring phases of columns."""
+    column, count = run[0], len(run)
+    taps = np.concatenate([_taps(weight, row, phase) for phase in run])
+    _, rows, columns, channels = desc.output.shape
+    line, first = columns * channels, desc.share.first if desc.share else 0
+    conv = Conv2dDesc(
+        desc.n,
+        desc.h,
+        desc.w,
+        desc.c,
+        desc.o * count,
+        taps.shape[2:],
+        padding=(row.before, column.before, row.after, column.after),
+        dilation=(row.dilation, column.dilation),
+        groups=desc.groups,
+        source=desc.source,
+        places=Places(
+            row.first * line + column.first * channels + first,
+            rows * line,
+            desc.stride[0] * line,
+            desc.stride[1] * channels,
+        ),
+        input_zero_point=desc.input_zero_point,
+        output_zero_point=desc.output_zero_point,
+        lo=desc.lo,
+        hi=desc.hi,
+    )
+    return Part(conv, taps, np.tile(bias, count), np.tile(multiplier, count))
+
+
+def _taps(weight: npt.NDArray[np.int8], row: Phase, column: Phase) -> npt.NDArray[np.int8]:
+    """The weights of a phase; a single zero along an axis without taps."""
+    if not row.taps or not column.taps:
+        kernel = (max(1, len(row.taps)), max(1, len(column.taps)))
+        return np.zeros((*weight.shape[:2], *kernel), np.int8)
+    return weight[:, :, list(row.taps)][:, :, :, list(column.taps)]

@@ -1,0 +1,1 @@
+"""The instructions that kernels are made of, by family of CPUs."""

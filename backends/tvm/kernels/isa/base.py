@@ -1,0 +1,155 @@
+"""The few instructions that integer kernels are made of, and how data is laid out for them.
+
+A micro-kernel keeps int32 accumulators, one vector per (pixel, group of `lanes` output channels).
+One `dot` adds, in every lane, `depth` products of an activation and a weight. `Isa` itself is plain
+arithmetic that works everywhere; subclasses know what a family of CPUs does better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tvm.target.codegen import llvm_lookup_intrinsic_id
+from tvm.tirx import Expr
+from tvm.tirx.script import builder as T
+
+from qpc.backends.tvm.kernels.emit import Flat, cast, shuffle, splat, wrapped_sum
+from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles
+from qpc.errors import UnsupportedTargetError
+
+
+@dataclass(frozen=True)
+class Isa:
+    """Plain int32 arithmetic, which LLVM turns into the vector instructions of any target.
+
+    `registers` is how many accumulators, weight vectors and broadcast activations may be alive at
+    once, `sums_in_flight` how many independent sums keep the CPU busy, `broadcast_cost` how many
+    loads a broadcast is worth, `dot_instructions` how many a `dot` is made of, and
+    `vectors_per_store` how many vectors of results are best narrowed to bytes together, up to four.
+
+    Activations are uint8 and weights int8 in tensors. `operand` is the type in which `dot` takes
+    them: if it is wider, kernels widen activations while they copy them to scratch memory, once
+    for all output channels, and weights are stored wide.
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    depth: int = 1
+    sums_in_flight: int = 8
+    broadcast_cost: float = 1
+    dot_instructions: int = 1
+    vectors_per_store: int = 1
+    operand: str | None = None
+    tiles: MatrixTiles | None = None
+    """Registers of matrices, if there are any; they have as many lanes."""
+
+    @property
+    def x_type(self) -> str:
+        """Element type of the activations that `dot` takes."""
+        return self.operand or "uint8"
+
+    @property
+    def x_bytes(self) -> int:
+        """Size of an element of `x_type`."""
+        return np.dtype(self.x_type).itemsize
+
+    @property
+    def w_type(self) -> str:
+        """Element type of the weights that `dot` takes."""
+        return self.operand or "int8"
+
+    @property
+    def words(self) -> Isa | None:
+        """The instructions for operands of int16 whose sums wrap around, if there are fast ones.
+
+        They have as many lanes and registers.
+        """
+        return None
+
+    def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
+        """The fastest instructions that are exact for these weights and every activation."""
+        return self
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        """`acc[i] + sum(x[i, d] * w[i, d] for d in range(depth))` for every lane `i`.
+
+        `x` is an `x_type` and `w` a `w_type` vector of `lanes * depth` elements. The sum may wrap
+        around: on the way to a result that fits, and in minimal filtering.
+        """
+        product = cast(x, "int32", self.lanes) * cast(w, "int32", self.lanes)
+        return wrapped_sum(acc, product, self.lanes)
+
+    def broadcast(self, x: Expr) -> Expr:
+        """`depth` elements of `x_type`, repeated in every lane."""
+        return splat(x, self.lanes)
+
+    def interleave(self, rows: Sequence[Expr]) -> list[Expr]:
+        """Transpose `depth` rows of `lanes * depth` channels into vectors for `dot`.
+
+        Lane `i` of vector `v` holds channel `interleaved_channels()[v, i]` of every row.
+        """
+        return list(rows)
+
+    @property
+    def interleave_cost(self) -> int:
+        """Number of instructions of `interleave`."""
+        return 0
+
+    def interleaved_channels(self) -> npt.NDArray[np.int64]:
+        """See `interleave`: the channel of each (vector, lane)."""
+        return np.arange(self.lanes)[None]
+
+    def narrow(self, parts: Sequence[Expr]) -> Expr:
+        """int32 vectors in the order of `interleave`, as one uint8 vector in channel order.
+
+        Every element is in 0..255.
+        """
+        return cast(parts[0], "uint8", self.lanes)
+
+    def narrow_in_order(self, parts: Sequence[Expr]) -> Expr:
+        """One to four int32 vectors, one after the other, as one uint8 vector.
+
+        Every element is in 0..255.
+        """
+        narrow = [cast(part, "uint8", self.lanes) for part in parts]
+        size = self.lanes * len(parts)
+        return narrow[0] if len(parts) == 1 else shuffle(narrow, range(size))
+
+    def rounds_to_bytes(self, count: int) -> bool:
+        """Whether `rounded_to_bytes` is there, and worth while, for `count` vectors."""
+        return False
+
+    def rounded_to_bytes(
+        self, values: Sequence[Expr], zero_point: Expr, lo: Expr, hi: Expr, *, in_order: bool
+    ) -> Expr:
+        """`clamp(rne(value) + zero_point, lo, hi)` of float32 vectors, as one uint8 vector.
+
+        The values fit an int32. They are one to four vectors in order, or `depth` vectors in the
+        order of `interleave`.
+        """
+        raise NotImplementedError
+
+    def added(self, a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
+        """uint8 sum of two uint8 vectors, in fixed point, with the numbers of `add_constants`."""
+        a_multiplier, b_multiplier, offset, shift, zero_point, lo, hi = (
+            splat(constant, lanes) for constant in constants
+        )
+        a, b = cast(a, "int32", lanes), cast(b, "int32", lanes)
+        total = T.shift_right(a * a_multiplier + b * b_multiplier + offset, shift) + zero_point
+        return cast(T.min(T.max(total, lo), hi), "uint8", lanes)
+
+    def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
+        """`table[v]` for every uint8 `v` of a vector; the table has 256 entries."""
+        return table.load_each(cast(values, "int32", lanes))
+
+
+def intrinsic(name: str, dtype: str, *args: Expr) -> Expr:
+    """A call of an LLVM intrinsic without side effects."""
+    number = llvm_lookup_intrinsic_id(name)
+    if number == 0:  # LLVM says 0 for a name that it does not know, and would crash on it later
+        raise UnsupportedTargetError(f"this LLVM has no intrinsic {name!r}")
+    return T.call_llvm_pure_intrin(dtype, T.IntImm("int32", number), *args)

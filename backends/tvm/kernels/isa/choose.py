@@ -1,0 +1,108 @@
+"""Which instructions to use for a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from qpc.backends.tvm.kernels.isa.amx import Amx
+from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
+from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles, TileShape
+from qpc.backends.tvm.kernels.isa.x86 import DotProducts, MultiplyAdd
+from qpc.errors import UnsupportedTargetError
+from qpc.target import Target
+
+__all__ = ["Isa", "intrinsic", "isa_for"]
+
+_VECTORS_PER_STORE = 4  # their bytes fill one vector
+
+
+def isa_for(target: Target) -> Isa:
+    """The instructions to use for a target.
+
+    Raises UnsupportedTargetError if there are none of that name, or the target's vectors or
+    features do not fit them: LLVM would end the process.
+    """
+    kind = _ISAS.get(target.isa)
+    if kind is None:
+        raise UnsupportedTargetError(
+            f"unknown isa {target.isa!r} of target {target.name!r}",
+            fix=f"use one of: {', '.join(_ISAS)}",
+        )
+    if kind.lanes and target.vector_lanes != kind.lanes:
+        raise UnsupportedTargetError(
+            f"isa {target.isa!r} works on vectors of {kind.lanes} lanes, target {target.name!r} "
+            f"has vector_lanes={target.vector_lanes}",
+        )
+    if kind.needs and not any(set(target.features) >= choice for choice in kind.needs):
+        choices = " or ".join(", ".join(sorted(choice)) for choice in kind.needs)
+        raise UnsupportedTargetError(
+            f"isa {target.isa!r} needs the features {choices}, which target {target.name!r} lacks"
+        )
+    return kind.make(target)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How to make an `Isa`, and what a target must have for it.
+
+    lanes: of its vectors; None if all do. needs: sets of features, one of which it must have.
+    """
+
+    make: Callable[[Target], Isa]
+    lanes: int | None = None
+    needs: tuple[frozenset[str], ...] = ()
+
+
+def _generic(target: Target) -> Isa:
+    return Isa(target.isa, target.vector_lanes, registers=12)
+
+
+def _multiply_add(target: Target) -> Isa:
+    # One register holds a product before it is added.
+    return MultiplyAdd(
+        target.isa,
+        target.vector_lanes,
+        registers=_registers(target) - 1,
+        # SSE broadcasts by a shuffle after the load, which takes turns with the products.
+        broadcast_cost=1 if "avx2" in target.features else 1.5,
+        vectors_per_store=_VECTORS_PER_STORE,
+    )
+
+
+def _dot_products(target: Target) -> Isa:
+    has_permute = "avx512vbmi" in target.features and target.vector_lanes == 16
+    return DotProducts(
+        target.isa,
+        target.vector_lanes,
+        registers=_registers(target) - 1,
+        vectors_per_store=_VECTORS_PER_STORE,
+        permute_bytes="llvm.x86.avx512.vpermi2var.qi.512" if has_permute else None,
+    )
+
+
+def _matrices(target: Target) -> Isa:
+    return replace(_dot_products(target), tiles=Amx())
+
+
+def _plain_matrices(target: Target) -> Isa:
+    """What shows on any machine that the kernels with registers of matrices are right."""
+    return Isa(target.isa, TileShape.LANES, registers=12, tiles=MatrixTiles())
+
+
+def _registers(target: Target) -> int:
+    return 32 if "avx512vl" in target.features else 16
+
+
+_WIDE = frozenset({"avx512bw", "avx512vl"})
+_WIDE_DOTS = _WIDE | {"avx512vnni"}
+_ISAS: dict[str, _Kind] = {
+    "generic": _Kind(_generic),
+    "sse4.1": _Kind(_multiply_add, 4, (frozenset({"sse4.1"}),)),
+    "avx2": _Kind(_multiply_add, 8, (frozenset({"avx2"}),)),
+    "avx512": _Kind(_multiply_add, 16, (_WIDE,)),
+    "avx-vnni": _Kind(_dot_products, 8, (frozenset({"avxvnni"}), _WIDE_DOTS)),
+    "avx512-vnni": _Kind(_dot_products, 16, (_WIDE_DOTS,)),
+    "amx": _Kind(_matrices, 16, (_WIDE_DOTS | {"amx-tile", "amx-int8"},)),
+    "plain-matrices": _Kind(_plain_matrices, TileShape.LANES),
+}

@@ -1,0 +1,422 @@
+"""The instructions of x86 CPUs for vectors of 128, 256 and 512 bits.
+
+All of them work on blocks of 16 bytes when they interleave or pack, whatever the width of the
+vector: packing undoes what interleaving did to the order of the channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from math import ceil
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from tvm.tirx import Expr
+from tvm.tirx.script import builder as T
+
+from qpc.backends.tvm.kernels.emit import (
+    Flat,
+    bind,
+    cast,
+    integer,
+    reinterpret,
+    shuffle,
+    splat,
+    vector,
+    wrapped_sum,
+)
+from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
+
+_Vector = TypeVar("_Vector")
+
+_BLOCK_BYTES = 16
+
+# LLVM's names depend on the width of the vector, given here in int32 lanes.
+_DOT_PRODUCT = {8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
+_WORD_PRODUCT = {8: "llvm.x86.avx512.vpdpwssd.256", 16: "llvm.x86.avx512.vpdpwssd.512"}
+_MULTIPLY_ADD = {
+    4: "llvm.x86.sse2.pmadd.wd",
+    8: "llvm.x86.avx2.pmadd.wd",
+    16: "llvm.x86.avx512.pmaddw.d.512",
+}
+_MULTIPLY_ADD_BYTES = {
+    4: "llvm.x86.ssse3.pmadd.ub.sw.128",
+    8: "llvm.x86.avx2.pmadd.ub.sw",
+    16: "llvm.x86.avx512.pmaddubs.w.512",
+}
+_SHUFFLE_BYTES = {  # by the size of the vector in bytes
+    16: "llvm.x86.ssse3.pshuf.b.128",
+    32: "llvm.x86.avx2.pshuf.b",
+    64: "llvm.x86.avx512.pshuf.b.512",
+}
+_PACK_WORDS = {
+    4: "llvm.x86.sse2.packssdw.128",
+    8: "llvm.x86.avx2.packssdw",
+    16: "llvm.x86.avx512.packssdw.512",
+}
+_NEAREST: dict[int, tuple[Any, ...]] = {  # 16 lanes: also what to take where the mask says no
+    4: ("llvm.x86.sse2.cvtps2dq",),
+    8: ("llvm.x86.avx.cvt.ps2dq.256",),
+    16: (
+        "llvm.x86.avx512.mask.cvtps2dq.512",
+        lambda: integer(0, "int32", 16),
+        lambda: integer(-1, "int16"),
+        lambda: integer(4, "int32"),  # round as the control register says
+    ),
+}
+_PACK_BYTES = {
+    4: "llvm.x86.sse2.packuswb.128",
+    8: "llvm.x86.avx2.packuswb",
+    16: "llvm.x86.avx512.packuswb.512",
+}
+
+
+@dataclass(frozen=True)
+class _X86(Isa):
+    """What all x86 vectors have in common; a lane of a vector is `depth` elements of 4 bytes."""
+
+    def broadcast(self, x: Expr) -> Expr:
+        return splat(T.reinterpret("int32", x), self.lanes)
+
+    def interleave(self, rows: Sequence[Expr]) -> list[Expr]:
+        return self._interleave(rows, lambda pair, lanes: bind(shuffle(pair, lanes)))
+
+    @property
+    def interleave_cost(self) -> int:
+        return self.depth * (self.depth.bit_length() - 1)
+
+    def interleaved_channels(self) -> npt.NDArray[np.int64]:
+        channels = np.arange(self.lanes * self.depth)
+        vectors = self._interleave(
+            [channels] * self.depth, lambda pair, lanes: np.concatenate(pair)[lanes]
+        )
+        return np.stack(vectors)[:, :: self.depth]
+
+    def _interleave(
+        self, rows: Sequence[_Vector], take: Callable[[list[_Vector], list[int]], _Vector]
+    ) -> list[_Vector]:
+        """Rows into as many vectors; `take` gathers lanes of two concatenated vectors."""
+        groups, width = [[row] for row in rows], 1
+        while len(groups) > 1:
+            groups = [
+                [
+                    take([a, b], lanes)
+                    for a, b in zip(first, second, strict=True)
+                    for lanes in self._unpack(width)
+                ]
+                for first, second in zip(groups[::2], groups[1::2], strict=True)
+            ]
+            width *= 2
+        return groups[0]
+
+    def _unpack(self, width: int) -> list[list[int]]:
+        """Elements that interleave `width` elements of two vectors each, within blocks."""
+        size = self.lanes * self.depth
+        block_size = _BLOCK_BYTES * self.depth // 4
+        halves = []
+        for half in (0, block_size // 2):
+            starts = range(half, half + block_size // 2, width)
+            halves.append(
+                list(
+                    chain.from_iterable(
+                        range(source + block + start, source + block + start + width)
+                        for block in range(0, size, block_size)
+                        for start in starts
+                        for source in (0, size)
+                    )
+                )
+            )
+        return halves
+
+    def narrow_in_order(self, parts: Sequence[Expr]) -> Expr:
+        if len(parts) == 1:
+            return super().narrow_in_order(parts)
+        return self._in_order(self._packed_bytes(self._words(parts)), len(parts))
+
+    def rounds_to_bytes(self, count: int) -> bool:
+        return count > 1
+
+    def rounded_to_bytes(
+        self, values: Sequence[Expr], zero_point: Expr, lo: Expr, hi: Expr, *, in_order: bool
+    ) -> Expr:
+        integers = [bind(self._nearest(value)) for value in values]
+        # Whatever saturates on the way to a byte is beyond its bounds.
+        words = [bind(self._moved_words(word, zero_point)) for word in self._words(integers)]
+        packed = self._packed_bytes(words)
+        size = 4 * self.lanes
+        low, high = (splat(T.cast(bound, "uint8"), size) for bound in (lo, hi))
+        packed = T.min(T.max(packed, low), high)
+        if in_order:
+            return self._in_order(bind(packed), len(values))
+        return packed if len(values) == 4 else shuffle([packed], _first_words(self.lanes))
+
+    def added(self, a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
+        size = 4 * self.lanes
+        # Vectors of odd lengths, widened and cut several times over, take LLVM minutes.
+        if lanes not in (self.lanes, size // 2, size):
+            return super().added(a, b, constants, lanes)
+        if lanes == self.lanes:
+            return self._added_lanes(a, b, constants)
+        if lanes < size:
+            return self._added_words(a, b, constants)
+        return self._added(a, b, constants)
+
+    def _added_lanes(self, a: Expr, b: Expr, constants: Sequence[Expr]) -> Expr:
+        """`added` of as many values as there are lanes, which stay in one vector of int32."""
+        _, _, offset, shift, zero_point, lo, hi = (splat(c, self.lanes) for c in constants)
+        in_turn = [source + lane for lane in range(self.lanes) for source in (0, self.lanes)]
+        pairs = cast(shuffle([a, b], in_turn), "int16", 2 * self.lanes)
+        product = self._weighted(pairs, self._factors(constants))
+        total = T.shift_right(product + offset, shift) + zero_point
+        return cast(T.min(T.max(total, lo), hi), "uint8", self.lanes)
+
+    def _added_words(self, a: Expr, b: Expr, constants: Sequence[Expr]) -> Expr:
+        """`added` of as many values as fill a vector when they are int16."""
+        _, _, offset, shift, zero_point, lo, hi = constants
+        size = 2 * self.lanes
+        factors = self._factors(constants)
+        wide = [bind(cast(v, "int16", size)) for v in (a, b)]
+        sums = []
+        for lanes in _interleaved(size, _BLOCK_BYTES // 2):
+            total = self._weighted(shuffle(wide, lanes), factors) + splat(offset, self.lanes)
+            sums.append(bind(T.shift_right(total, splat(shift, self.lanes))))
+        moved = self._moved_words(self._words(sums)[0], zero_point)
+        low, high = (splat(T.cast(bound, "int16"), size) for bound in (lo, hi))
+        return cast(T.min(T.max(moved, low), high), "uint8", size)
+
+    def _factors(self, constants: Sequence[Expr]) -> Expr:
+        """Both multipliers of `added`, of 16 bits, in turn."""
+        a_multiplier, b_multiplier, *_ = constants
+        both = T.shift_left(b_multiplier, T.int32(16)) | (a_multiplier & T.int32(0xFFFF))
+        return bind(reinterpret(splat(both, self.lanes), "int16", 2 * self.lanes))
+
+    def _weighted(self, pairs: Expr, factors: Expr) -> Expr:
+        """int32 sums of neighbouring products of int16."""
+        return intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), pairs, factors)
+
+    def _added(self, a: Expr, b: Expr, constants: Sequence[Expr]) -> Expr:
+        """`added` of full vectors: both factors, of 16 bits, in one multiplication."""
+        _, _, offset, shift, zero_point, lo, hi = constants
+        size, words = 4 * self.lanes, 2 * self.lanes
+        factors = self._factors(constants)
+        pairs = [bind(shuffle([a, b], lanes)) for lanes in _interleaved(size, _BLOCK_BYTES)]
+        zero = bind(integer(0, "uint8", size))
+        sums = []
+        for pair in pairs:  # bytes of a and b in turn, widened to words in the same order
+            for lanes in _interleaved(size, _BLOCK_BYTES):
+                wide = reinterpret(shuffle([pair, zero], lanes), "int16", words)
+                total = self._weighted(wide, factors) + splat(offset, self.lanes)
+                sums.append(bind(T.shift_right(total, splat(shift, self.lanes))))
+        moved = [bind(self._moved_words(w, zero_point)) for w in self._words(sums)]
+        packed = self._packed_bytes(moved)
+        low, high = (splat(T.cast(bound, "uint8"), size) for bound in (lo, hi))
+        return T.min(T.max(packed, low), high)
+
+    def _words(self, parts: Sequence[Expr]) -> list[Expr]:
+        """int16 vectors of two int32 vectors each, saturated; an odd one is there twice."""
+        pairs = [parts[at : at + 2] for at in range(0, len(parts), 2)]
+        return [bind(self._packed_words(pair[0], pair[-1])) for pair in pairs]
+
+    def _moved_words(self, words: Expr, by: Expr) -> Expr:
+        """int16 vector plus a scalar, saturated."""
+        size = 2 * self.lanes
+        moved = splat(T.cast(by, "int16"), size)
+        return intrinsic("llvm.sadd.sat", vector("int16", size), words, moved)
+
+    def _nearest(self, value: Expr) -> Expr:
+        """float32 vector rounded to int32, half to even, as the CPU rounds by default."""
+        name, *rest = _NEAREST[self.lanes]
+        return intrinsic(name, vector("int32", self.lanes), value, *(f() for f in rest))
+
+    def _in_order(self, packed: Expr, count: int) -> Expr:
+        """The first `count` int32 vectors' lanes, one vector after the other, of packed bytes."""
+        # Lane `j` of part `i` is now in block `j // 4`, after the lanes of the parts before it.
+        lanes = [
+            (lane // 4) * _BLOCK_BYTES + i * 4 + lane % 4
+            for i in range(count)
+            for lane in range(self.lanes)
+        ]
+        return packed if lanes == list(range(4 * self.lanes)) else shuffle([packed], lanes)
+
+    def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
+        sizes = [size for size in _SHUFFLE_BYTES if lanes <= size <= 4 * self.lanes]
+        # The work is the same for a vector with few values: then values one by one are quicker.
+        if not sizes or 3 * lanes < 2 * sizes[0]:
+            return super().lookup(table, values, lanes)
+        size = sizes[0]
+        index = values if lanes == size else shuffle([values] * ceil(size / lanes), range(size))
+        found = _lookup_bytes(table, bind(reinterpret(index, "int8", size)), size)
+        found = reinterpret(found, "uint8", size)
+        return found if lanes == size else shuffle([found], range(lanes))
+
+    def _packed_bytes(self, words: Sequence[Expr]) -> Expr:
+        """uint8 of two int16 vectors, saturated; a single one is there twice."""
+        size = 4 * self.lanes
+        packed = intrinsic(_PACK_BYTES[self.lanes], vector("int8", size), words[0], words[-1])
+        return reinterpret(packed, "uint8", size)
+
+    def _packed_words(self, first: Expr, second: Expr) -> Expr:
+        """int16 of two int32 vectors."""
+        return intrinsic(_PACK_WORDS[self.lanes], vector("int16", 2 * self.lanes), first, second)
+
+
+@dataclass(frozen=True)
+class _Bytes(_X86):
+    """A lane is four bytes."""
+
+    depth: int = 4
+
+    def narrow(self, parts: Sequence[Expr]) -> Expr:
+        return self._packed_bytes(self._words(parts))
+
+
+@dataclass(frozen=True)
+class DotProducts(_Bytes):
+    """`vpdpbusd`: four products per lane, summed into int32 without saturation."""
+
+    permute_bytes: str | None = None
+
+    @property
+    def words(self) -> Isa:
+        return WordProducts(self.name, self.lanes, self.registers)
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        # LLVM's operand types are int8 for both, although the instruction reads `x` as uint8.
+        return intrinsic(
+            _DOT_PRODUCT[self.lanes],
+            vector("int32", self.lanes),
+            acc,
+            reinterpret(x, "int8", self.lanes * self.depth),
+            w,
+        )
+
+    def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
+        size = 4 * self.lanes
+        if self.permute_bytes is None or lanes > size:
+            return super().lookup(table, values, lanes)
+        index = values if lanes == size else shuffle([values] * ceil(size / lanes), range(size))
+        index = bind(reinterpret(index, "int8", size))
+        quarters = [reinterpret(table.load(at, size), "int8", size) for at in range(0, 256, size)]
+        low, high = (
+            intrinsic(self.permute_bytes, vector("int8", size), first, index, second)
+            for first, second in (quarters[:2], quarters[2:])
+        )
+        found = T.Select(index < integer(0, "int8", size), high, low)
+        found = reinterpret(found, "uint8", size)
+        return found if lanes == size else shuffle([found], range(lanes))
+
+
+@dataclass(frozen=True)
+class MultiplyAdd(_X86):
+    """`pmaddwd`: two products of int16 per lane, exact, and one addition to the sum.
+
+    A product of a uint8 and an int8 times two fits an int32 with room to spare.
+    """
+
+    depth: int = 2
+    dot_instructions: int = 2
+    sums_in_flight: int = 4  # only the addition, of one cycle, waits for the one before
+    operand: str = "int16"
+
+    @property
+    def words(self) -> Isa:
+        return self
+
+    def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
+        if np.abs(weight.astype(np.int16)).max(initial=0) > SmallBytes.MAX_WEIGHT:
+            return self
+        # One more register holds the ones.
+        return SmallBytes(
+            self.name,
+            self.lanes,
+            self.registers - 1,
+            sums_in_flight=self.sums_in_flight,
+            broadcast_cost=self.broadcast_cost,
+            vectors_per_store=self.vectors_per_store,
+        )
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        words = reinterpret(x, "int16", self.lanes * self.depth)
+        sums = intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), words, w)
+        return wrapped_sum(acc, sums, self.lanes)
+
+    def narrow(self, parts: Sequence[Expr]) -> Expr:
+        return shuffle([self._packed_bytes(self._words(parts))], _first_words(self.lanes))
+
+
+@dataclass(frozen=True)
+class WordProducts(_X86):
+    """`vpdpwssd`: two products of int16 per lane, summed into int32 without saturation."""
+
+    depth: int = 2
+    operand: str = "int16"
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        words = reinterpret(x, "int16", self.lanes * self.depth)
+        return intrinsic(_WORD_PRODUCT[self.lanes], vector("int32", self.lanes), acc, words, w)
+
+
+@dataclass(frozen=True)
+class SmallBytes(_Bytes):
+    """`pmaddubsw`: pairs of products summed into int16; then `pmaddwd` sums pairs of those.
+
+    `pmaddubsw` saturates, so this is for small weights only, of seven bits or less: two products of
+    255 and `MAX_WEIGHT` still fit an int16.
+    """
+
+    MAX_WEIGHT: ClassVar[int] = 32767 // (2 * 255)
+
+    dot_instructions: int = 3
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        size = self.lanes * self.depth
+        words = vector("int16", size // 2)
+        pairs = intrinsic(_MULTIPLY_ADD_BYTES[self.lanes], words, reinterpret(x, "int8", size), w)
+        ones = integer(1, "int16", size // 2)
+        sums = intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), pairs, ones)
+        return wrapped_sum(acc, sums, self.lanes)
+
+
+def _interleaved(size: int, block: int) -> list[list[int]]:
+    """Elements that interleave two vectors within blocks: their low halves, their high halves."""
+    return [
+        [
+            source + start + at
+            for start in range(0, size, block)
+            for at in range(half, half + block // 2)
+            for source in (0, size)
+        ]
+        for half in (0, block // 2)
+    ]
+
+
+def _first_words(lanes: int) -> list[int]:
+    """Where bytes are that were packed of one int16 vector and its copy."""
+    return [at for at in range(4 * lanes) if at % _BLOCK_BYTES < _BLOCK_BYTES // 2]
+
+
+def _lookup_bytes(table: Flat, index: Expr, size: int) -> Expr:
+    """`table[index]` of `size` int8, which count as unsigned.
+
+    The low half of an index picks from each of the 16 parts of the table; the high half picks a
+    part, bit by bit, each moved to the sign in turn.
+    """
+    low = bind(index & integer(15, "int8", size))
+    signs = [index]
+    while len(signs) < 4:
+        signs.append(bind(signs[-1] + signs[-1]))
+
+    def pick(first: int, parts: int) -> Expr:
+        if parts == 1:
+            part = reinterpret(table.load(first * 16, 16), "int8", 16)
+            part = part if size == 16 else shuffle([part] * (size // 16), range(size))
+            return intrinsic(_SHUFFLE_BYTES[size], vector("int8", size), part, low)
+        half = parts // 2
+        sign = signs[4 - half.bit_length()]
+        halves = bind(pick(first + half, half)), bind(pick(first, half))
+        return T.Select(sign < integer(0, "int8", size), *halves)
+
+    return pick(0, 16)

@@ -1,0 +1,294 @@
+"""From a core-form graph at one batch size to one Relax function.
+
+Integer operators become calls of our kernels, integer data movement becomes copies or nothing at
+all, and everything else goes through TVM's importer, in logical order. Inputs and outputs are in
+logical order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+from tvm import relax
+
+from qpc.analysis.integer_proofs import check_integers
+from qpc.backends.compiled import output_nodes
+from qpc.backends.tvm.lowering import integers
+from qpc.backends.tvm.lowering import movement
+from qpc.backends.common.borders import NO_BORDER, find_borders
+from qpc.backends.tvm.lowering.decompose import evaluate, is_constant
+from qpc.backends.tvm.lowering.emitter import Emitter
+from qpc.backends.tvm.lowering.floats import FloatOperators
+from qpc.backends.common.fuse import Group, find_groups
+from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value, channels_last, identity
+from qpc.backends.tvm.report import KernelUse
+from qpc.backends.common.slots import (
+    ELEMENTWISE,
+    READERS,
+    WINDOWS,
+    find_slots,
+    home_of,
+    joins_channels,
+    members,
+)
+from qpc.errors import BackendError
+from qpc.meta import attribute
+from qpc.ops.views import arguments, aten, qpc_ops
+from qpc.shapes import Concrete, TensorType, dtype_name, noted_shapes
+
+_CONSTANTS = ("weight", "bias", "multiplier", "table", "rows", "columns")
+
+
+@dataclass(frozen=True)
+class LoweredFunction:
+    """One function of the program: its parameters are the model's inputs, then these weights.
+
+    `kernels` are the calls of integer kernels, in the order in which they run.
+    """
+
+    name: str
+    inputs: int
+    weights: tuple[str, ...]
+    outputs: tuple[TensorType, ...]
+    kernels: tuple[KernelUse, ...] = ()
+
+
+def lower(emit: Emitter, gm: GraphModule, batch: int) -> LoweredFunction:
+    """Add the function for one batch size to the program that `emit` writes."""
+    return _Lowering(emit, gm, batch).run()
+
+
+class _Lowering:
+    def __init__(self, emit: Emitter, gm: GraphModule, batch: int) -> None:
+        self._emit, self._gm, self._batch = emit, gm, batch
+        self._types: Mapping[Node, Concrete] = noted_shapes(gm, batch)
+        _refuse_bfloat16(self._types)
+        check_integers(gm, self._types)
+        self._floats = FloatOperators(emit.builder, self._types)
+        self._values: dict[Node, Any] = {}
+        self._copies: dict[Node, Value] = {}  # of slices, for those that cannot read them
+        self._wanted = _reachable(output_nodes(gm))
+        groups = find_groups(gm, self._types)
+        self._groups = {group.last: group for group in groups}
+        self._inside = {n for g in groups for n in (g.anchor, *g.stages) if n is not g.last}
+        anchors = {group.anchor for group in groups}
+        others = [n for n in gm.graph.nodes if n.target in WINDOWS and n not in anchors]
+        computed = [node for node in gm.graph.nodes if node in self._wanted]
+        groups += [Group(node, ()) for node in others]
+        self._slots = find_slots(computed, groups, self._types)
+        self._borders = find_borders(computed, self._types)
+        self._frames: dict[Node, relax.Expr] = {}  # concats that some of their members have begun
+
+    def run(self) -> LoweredFunction:
+        name, builder = f"run_{self._batch}", self._emit.builder
+        self._emit.start_function(self._gm, self._batch)
+        inputs = self._input_parameters()
+        with builder.function(name):
+            try:
+                with builder.dataflow():
+                    emitted = [builder.emit_output(r) for r in self._body()]
+            except BaseException:  # Ctrl-C, too
+                builder._end_block()  # else TVM complains on standard error
+                raise
+            weights = self._emit.parameters
+            builder.emit_func_output(emitted, params=[*inputs, *weights.values()])
+        outputs = tuple(self._type(node) for node in output_nodes(self._gm))
+        kernels = tuple(self._emit.kernel_uses)
+        return LoweredFunction(name, len(inputs), tuple(weights), outputs, kernels)
+
+    def _body(self) -> list[relax.Expr]:
+        for node in self._gm.graph.nodes:
+            if node in self._wanted and node not in self._inside:
+                self._lower(node)
+        return [self._output(node) for node in output_nodes(self._gm)]
+
+    def _input_parameters(self) -> list[relax.Var]:
+        made = []
+        for node in self._gm.graph.nodes:
+            if node.op == "placeholder":
+                found = self._type(node)
+                var = relax.Var(node.name, relax.TensorType(found.shape, dtype_name(found.dtype)))
+                self._values[node] = Value(
+                    var, found.shape, found.dtype, identity(len(found.shape))
+                )
+                made.append(var)
+        return made
+
+    def _lower(self, node: Node) -> None:
+        if node.op in ("placeholder", "output"):
+            return
+        if node.op == "get_attr":
+            self._values[node] = attribute(self._gm, str(node.target)).detach()
+        elif isinstance(self._types[node], int | float | bool):
+            self._values[node] = self._types[node]
+        elif is_constant(node, self._values):
+            self._values[node] = evaluate(node, self._values)
+        elif node.target in integers.RULES:
+            self._values[node] = self._integer(self._groups.get(node, Group(node, ())))
+        elif node in self._borders:  # its readers add the border
+            self._values[node] = self._given(arguments(node)["self"])
+        elif self._joins_in_place(node):
+            self._values[node] = self._completed(node)
+        elif node.target in movement.RULES and self._moves_integers(node):
+            shape = self._type(node).shape
+            given = self._moved_arguments(node)
+            self._values[node] = movement.RULES[node.target](self._emit, given, shape)
+        else:
+            self._values[node] = self._other(node)
+
+    # --- the three kinds of operators -------------------------------------------------------------
+
+    def _integer(self, group: Group) -> Value | Slice:
+        node, slot = group.anchor, self._slots.get(group.last)
+        call = integers.Call(
+            node,
+            self._integer_arguments(node, sliced=True),
+            tuple((s, self._integer_arguments(s, sliced=slot is not None)) for s in group.stages),
+            self._preferred_order(node),
+            slot.share if slot else None,
+            self._frames.get(slot.cat) if slot else None,
+            self._borders.get(node.all_input_nodes[0], NO_BORDER),
+        )
+        value = integers.lower_call(self._emit, call)
+        if slot:
+            self._frames[slot.cat] = value.expr
+        return value
+
+    def _joins_in_place(self, node: Node) -> bool:
+        """Whether the node is a concat with a place for its result, or one of slices."""
+        if not joins_channels(node, self._types):
+            return False
+        joined = [self._values[member] for member in arguments(node)["tensors"]]
+        return (
+            node in self._slots
+            or node in self._frames
+            or any(isinstance(value, Slice) for value in joined)
+        )
+
+    def _completed(self, cat: Node) -> Value | Slice:
+        """A concat after the members that had to be copied."""
+        shape, home = self._type(cat).shape, home_of(cat, self._slots, self._types)
+        whole = self._type(home.cat).shape
+        rest = {
+            home.part(first).share.first: self._given(member)
+            for member, first in members(cat, self._types)
+            if self._slots.get(member) != home.part(first)
+        }
+        if rest:
+            frame = self._frames.get(home.cat)
+            self._frames[home.cat] = movement.place(self._emit, rest, whole, frame)
+        value = Value(self._frames[home.cat], whole, torch.uint8, NHWC)
+        return value if home.cat is cat else Slice(value, home.share.first, shape)
+
+    def _moves_integers(self, node: Node) -> bool:
+        return self._type(node).dtype in movement.DTYPES
+
+    def _other(self, node: Node) -> Any:
+        found = self._types[node]
+        if isinstance(found, TensorType) and found.dtype not in movement.DTYPES:
+            reason = f"{dtype_name(found.dtype)}, compiled by TVM's own rules"
+        else:
+            reason = "no integer kernel, compiled by TVM's own rules"
+        self._emit.note_other(node, reason)
+        result = self._floats.convert(node, self._logical)
+        if not isinstance(found, TensorType):
+            return result
+        return Value(result, found.shape, found.dtype, identity(len(found.shape)))
+
+    # --- arguments --------------------------------------------------------------------------------
+
+    def _arguments(self, node: Node) -> dict[str, Any]:
+        """Arguments by name, with values for nodes; None for nodes inside a fused group."""
+        return {name: map_arg(v, self._argument) for name, v in arguments(node).items()}
+
+    def _integer_arguments(self, node: Node, *, sliced: bool) -> dict[str, Any]:
+        """The same, but weights and tables are the torch tensors that kernels are built from.
+
+        sliced: whether slices that kernels of the operator can read are left where they are.
+        """
+        found = arguments(node)
+        kept = {name: v for name, v in found.items() if name in _CONSTANTS and isinstance(v, Node)}
+        get = self._given if sliced and node.target in READERS else self._argument
+        moving = {name: map_arg(v, get) for name, v in found.items() if name not in kept}
+        return moving | {name: self._values[constant] for name, constant in kept.items()}
+
+    def _moved_arguments(self, node: Node) -> dict[str, Any]:
+        """Arguments of an operator that moves integers."""
+        get = self._given if node.target is aten.slice.Tensor else self._argument
+        return {name: map_arg(v, get) for name, v in arguments(node).items()}
+
+    def _argument(self, node: Node) -> Any:
+        """The value of a node, with a tensor of its own."""
+        found = self._given(node)
+        if isinstance(found, Slice):
+            if node not in self._copies:
+                self._copies[node] = self._emit.alone(found)
+            return self._copies[node]
+        return found
+
+    def _given(self, node: Node) -> Any:
+        found = self._values.get(node)
+        return self._constant(found) if isinstance(found, Tensor) else found
+
+    def _constant(self, tensor: Tensor) -> Value:
+        shape = tuple(tensor.shape)
+        return Value(self._emit.weight(tensor), shape, tensor.dtype, identity(len(shape)))
+
+    def _logical(self, node: Node) -> Any:
+        found = self._argument(node)
+        return self._emit.logical(found) if isinstance(found, Value) else found
+
+    def _output(self, node: Node) -> relax.Expr:
+        if not isinstance(self._types[node], TensorType):
+            raise BackendError("the model returns something that is not a tensor", node=node)
+        expr: relax.Expr = self._logical(node)
+        return expr
+
+    def _type(self, node: Node) -> TensorType:
+        found = self._types[node]
+        if not isinstance(found, TensorType):
+            raise BackendError("the value is not one tensor", node=node)
+        return found
+
+    def _preferred_order(self, node: Node) -> Order:
+        """The memory order that the readers of a quantized tensor want."""
+        rank = len(self._type(node).shape)
+        seen, pending = {node}, [node]
+        while pending:
+            for user in pending.pop(0).users:
+                if user.target in WINDOWS:
+                    return channels_last(rank)
+                if user.target is qpc_ops.linear.default:
+                    return identity(rank)
+                looked_through = user.target in ELEMENTWISE or user in self._borders
+                if looked_through and user not in seen:
+                    seen.add(user)
+                    pending.append(user)
+        return identity(rank)
+
+
+def _refuse_bfloat16(types: Mapping[Node, Concrete]) -> None:
+    """Its conversions would be calls of a library that compiled models do not have."""
+    for node, found in types.items():
+        if isinstance(found, TensorType) and found.dtype is torch.bfloat16:
+            raise BackendError(
+                f"{node.name} is bfloat16, which compiled models do not compute in",
+                node=node,
+                fix="trace the model in float32: model.float()",
+            )
+
+
+def _reachable(outputs: list[Node]) -> set[Node]:
+    found, pending = set(outputs), list(outputs)
+    while pending:
+        for source in pending.pop().all_input_nodes:
+            if source not in found:
+                found.add(source)
+                pending.append(source)
+    return found

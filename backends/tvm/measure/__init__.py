@@ -1,0 +1,1 @@
+"""Where the time of a compiled model goes, and which kernels are fastest."""

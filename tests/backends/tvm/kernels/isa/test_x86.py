@@ -1,0 +1,113 @@
+"""What the compiler makes of the innermost loop; also for CPUs that this machine is not."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm", reason="needs Apache TVM")
+
+import tvm
+
+from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.epilogue import AddTensor, Epilogue
+from qpc.backends.tvm.kernels.isa.choose import isa_for
+from qpc.target import Target
+
+pytestmark = pytest.mark.tvm
+
+
+def assembly(desc: Conv2dDesc, target: Target, epilogue: Epilogue = (), threads: int = 1) -> str:
+    weight = np.ones((desc.o, desc.c // desc.groups, *desc.kernel), np.int8)
+    bias, multiplier = np.zeros(desc.o, np.int32), np.ones(desc.o, np.float32)
+    kernel = conv2d(isa_for(target), desc, weight, bias, multiplier, epilogue, threads)
+    llvm = {"kind": "llvm", "mtriple": target.triple, "mattr": list(target.mattr)}
+    module = tvm.compile(tvm.IRModule({kernel.name: kernel.func}), target=tvm.target.Target(llvm))
+    return str(module.mod.inspect_source("asm"))
+
+
+def innermost_loops(text: str) -> list[list[str]]:
+    """The instructions from each label that a later line jumps back to, without labels between."""
+    lines = [line.strip() for line in text.split("\n") if not line.startswith(".Ltmp")]
+    loops, start, label = [], 0, ""
+    for number, line in enumerate(lines):
+        if found := re.match(r"(\.LBB\w+):", line):
+            start, label = number + 1, found[1]
+        elif label and re.match(rf"j\w+\s+{re.escape(label)}$", line):
+            loops.append(lines[start : number + 1])
+    return loops
+
+
+@pytest.mark.parametrize("name", ["x86-64-sse4", "x86-64-avx2", "x86-64-avx512"])
+def test_instructions_that_saturate_are_for_small_weights(name: str) -> None:
+    isa = isa_for(Target.parse(name))
+    small, large = np.full(9, -64, np.int8), np.full(9, -64, np.int8)
+    large[5] = -65
+    assert isa.for_weights(small) == isa.for_weights(-small)
+    assert (isa.for_weights(small).depth, isa.for_weights(large)) == (4, isa)
+    assert isa.for_weights(np.array([-128], np.int8)) == isa
+    assert isa.for_weights(np.zeros(0, np.int8)).depth == 4
+
+
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-avx512-vnni"])
+def test_other_instructions_take_any_weights(name: str) -> None:
+    isa = isa_for(Target.parse(name))
+    assert isa.for_weights(np.zeros(1, np.int8)) is isa
+
+
+@pytest.mark.parametrize(
+    ("name", "instruction", "lanes"),
+    [
+        ("x86-64-sse4", "pmaddwd", "xmm"),
+        ("x86-64-avx2", "vpmaddwd", "ymm"),
+        ("x86-64-avx512", "vpmaddwd", "zmm"),
+        ("x86-64-avx-vnni", "{vex}\tvpdpbusd", "ymm"),
+        ("x86-64-avx512-vnni-256", "vpdpbusd", "ymm"),
+        ("x86-64-avx512-vnni", "vpdpbusd", "zmm"),
+    ],
+)
+@pytest.mark.parametrize("filtered", [False, True])
+def test_the_inner_loop_of_a_convolution_is_dots_and_loads(
+    filtered: bool, name: str, instruction: str, lanes: str
+) -> None:
+    target = Target.parse(name)
+    stride = (1, 1) if filtered else (2, 2)  # with a stride, there is no minimal filtering
+    instruction = instruction.replace("dpbusd", "dpwssd") if filtered else instruction
+    desc = Conv2dDesc(
+        n=1, h=28, w=28, c=64, o=64, kernel=(3, 3), padding=(1, 1, 1, 1), stride=stride
+    )
+    loops = [
+        loop for loop in innermost_loops(assembly(desc, target)) if instruction in "\n".join(loop)
+    ]
+    assert loops
+    for loop in loops:
+        dots = [line for line in loop if line.startswith(instruction)]
+        assert len(dots) >= 8
+        assert all(lanes in line for line in dots)
+        spilled = [line for line in loop if "(%rsp" in line or re.match(r"v?mov.*\)$", line)]
+        assert not spilled
+        # Besides the products: additions, loads, copies of registers, and control of the loop.
+        others = [line for line in loop if line not in dots]
+        assert not [line for line in others if re.match(r"v?p(mov|unpck|and|srl|shufb)", line)]
+
+
+@pytest.mark.parametrize(("channels", "threads"), [(80, 2), (81, 1)])
+def test_numbers_of_the_epilogue_leave_registers_to_the_sums(channels: int, threads: int) -> None:
+    """With these, LLVM once kept them in registers from before the sums until after."""
+    desc = Conv2dDesc(n=1, h=28, w=28, c=channels, o=channels, kernel=(3, 3), padding=(1, 1, 1, 1))
+    add = (AddTensor(0, 0, 1, 1, 1, 0),)
+    text = assembly(desc, Target.parse("x86-64-avx512-vnni"), add, threads)
+    loops = [loop for loop in innermost_loops(text) if "vpdpwssd" in "\n".join(loop)]
+    assert loops
+    assert not [line for loop in loops for line in loop if "(%rsp" in line]
+
+
+def test_the_inner_loop_of_matrix_registers_stores_outputs_beside_its_dots() -> None:
+    desc = Conv2dDesc(n=1, h=56, w=56, c=64, o=64, kernel=(3, 3), padding=(1, 1, 1, 1))
+    text = assembly(desc, Target.parse("x86-64-amx"))
+    assert text.count("ldtilecfg") == text.count("tilerelease") == 1
+    blocks = re.split(r"\n\.LBB\w+:", text)
+    counts = [(block.count("tdpbusd"), block.count("tileloadd")) for block in blocks]
+    assert (4, 4) in counts  # two loads of pixels, two of weights

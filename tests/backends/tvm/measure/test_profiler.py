@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("tvm")
+
+import qpc
+from qpc.backends import tvm
+from qpc.backends.tvm.runtime.model import CompiledModel
+from qpc.errors import BackendError, UnsupportedTargetError
+from qpc.target import TARGETS, Target
+from tests.quantizing import Parts, fake_quantized, integer
+
+pytestmark = pytest.mark.tvm
+
+
+def compiled(
+    target: Target | str = "native", batch_sizes: tuple[int, ...] = (1,), threads: int = 1
+) -> CompiledModel:
+    model = Parts(
+        lambda m, x: m.head(m.second(m.first(x).relu()).mean((2, 3))),
+        first=nn.Conv2d(3, 16, 3, padding=1),
+        second=nn.Conv2d(16, 32, 3),
+        head=nn.Linear(32, 10),
+    )
+    gm = integer(fake_quantized(model, torch.randn(2, 3, 64, 64)))
+    return tvm.compile_graph(gm, target, batch_sizes=batch_sizes, threads=threads)
+
+
+@pytest.fixture(scope="module")
+def model() -> CompiledModel:
+    return compiled()
+
+
+def test_every_kernel_is_timed_and_knows_its_layers(model: CompiledModel) -> None:
+    profile = model.profile(repeats=3)
+    assert [call.kernel.rpartition("_")[0] for call in profile.calls] == [
+        "qpc_quantize",
+        "qpc_conv2d",
+        "qpc_conv2d",
+        "qpc_mean",
+        "qpc_conv2d",  # a linear layer is a convolution of one pixel
+        "qpc_dequantize",
+    ]
+    assert [call.macs for call in profile.calls] == [
+        0,
+        64 * 64 * 16 * 27,
+        62 * 62 * 32 * 144,
+        0,
+        320,
+        0,
+    ]
+    assert all(call.us > 0 for call in profile.calls if call.macs)
+    assert profile.calls[1].layers == ("first (conv2d_default)",)
+    assert profile.calls[2].bytes > 62 * 62 * 32 + 64 * 64 * 16
+    assert 0 < profile.share < 4  # minimal filtering takes a quarter of the multiplications
+
+
+def test_the_kernels_take_most_of_the_time(model: CompiledModel) -> None:
+    profile = model.profile(repeats=9)
+    assert 0.4 < profile.kernels_us / profile.total_us < 1.2
+
+
+def test_a_loaded_model_knows_the_same(model: CompiledModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "model")
+    found = qpc.load(tmp_path / "model").profile(repeats=1)
+    assert [(c.kernel, c.layers, c.macs, c.bytes) for c in found.calls] == [
+        (c.kernel, c.layers, c.macs, c.bytes) for c in model.profile(repeats=1).calls
+    ]
+
+
+def test_results_are_the_same_afterwards(model: CompiledModel) -> None:
+    x = torch.randn(1, 3, 64, 64)
+    before = model(x)
+    model.profile([x], repeats=1)
+    assert torch.equal(model(x), before)
+
+
+def test_each_batch_size_has_its_own_calls() -> None:
+    model = compiled(batch_sizes=(1, 2), threads=2)
+    two = model.profile([torch.zeros(2, 3, 64, 64)], repeats=1)
+    assert (two.batch, two.threads) == (2, 2)
+    assert two.calls[1].macs == 2 * model.profile(repeats=1).calls[1].macs
+
+
+def test_wrong_requests_are_refused(model: CompiledModel) -> None:
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        model.profile(repeats=0)
+    with pytest.raises(BackendError, match="has shape"):
+        model.profile([torch.zeros(1, 3, 9, 9)])
+
+
+def test_code_for_another_cpu_has_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Target, "runs_here", lambda self: "this CPU lacks magic")
+    with pytest.raises(UnsupportedTargetError, match="this CPU lacks magic"):
+        compiled(TARGETS[-1]).profile(repeats=1)

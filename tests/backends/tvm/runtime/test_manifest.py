@@ -1,0 +1,109 @@
+"""A manifest that tells another story than the library is refused, hashes or not."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+
+from qpc.backends import tvm
+from qpc.backends.tvm.runtime import artifact
+from qpc.errors import ArtifactError
+from tests.forging import Edit, forged
+from tests.generators import IntegerGraph
+
+pytestmark = pytest.mark.tvm
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, bytes]:
+    g = IntegerGraph()
+    q = g.conv2d(g.quantize(g.input(3, 6, 6)), 5, padding=(1, 1))
+    compiled = tvm.compile_graph(g.module(g.linear(g.mean(q, (2, 3)), 4), q), batch_sizes=(1, 3))
+    return artifact.encode(compiled._parts)
+
+
+def entry(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document["entries"]["1"]
+    return found
+
+
+def signature(**changes: object) -> Edit:
+    return lambda document: document["signature"].update(changes)
+
+
+def inputs(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document["signature"]["inputs"]
+    return found
+
+
+def rename_batch(name: str) -> Edit:
+    def edit(document: dict[str, Any]) -> None:
+        for part in (inputs(document), document["entries"]):
+            part[name] = part.pop("1")
+
+    return edit
+
+
+LIED = "kernels.so was made for other inputs, outputs, weights or memory"
+CASES: dict[str, tuple[Edit, str]] = {
+    "an entry point that is not there": (lambda d: entry(d).update(name="system"), LIED),
+    "a smaller arena": (lambda d: entry(d).update(arena=64), LIED),
+    "a huge arena": (lambda d: entry(d).update(arena=2**39), LIED),
+    "other weights": (lambda d: entry(d)["weights"].reverse(), LIED),
+    "weights that are not there": (lambda d: entry(d).update(weights=["none"]), LIED),
+    "other inputs": (lambda d: inputs(d)["1"][0].update(shape=[1, 3, 99, 99]), LIED),
+    "other outputs": (lambda d: entry(d)["outputs"][0].update(dtype="float64"), LIED),
+    "fewer steps": (lambda d: entry(d)["steps"].pop(), LIED),
+    "more threads": (lambda d: d.update(threads=64), LIED),
+    "exchanged outputs": (signature(outputs=[1, 0]), LIED),
+    "a negative size": (lambda d: inputs(d)["1"][0].update(shape=[-1]), "greater than or equal"),
+    "a negative arena": (lambda d: entry(d).update(arena=-64), "greater than or equal to 0"),
+    "a truth value as a number": (lambda d: d.update(threads=True), "threads: Input should be a v"),
+    "no threads": (lambda d: d.update(threads=0), "greater than or equal to 1"),
+    "no dtype": (lambda d: entry(d)["outputs"][0].update(dtype="Tensor"), "no dtype 'Tensor'"),
+    "no batch size": (rename_batch("01"), "'01' is no batch size"),
+    "a word as batch size": (rename_batch("one"), "'one' is no batch size"),
+    "a huge batch size": (rename_batch("9" * 5000), "is no batch size"),
+    "a batch size less": (lambda d: inputs(d).pop("3"), "are of different batch sizes"),
+    "two equal batch sizes": (
+        lambda d: inputs(d).update({"1": inputs(d)["3"]}),
+        "two batch sizes have the same inputs",
+    ),
+    "inputs without names": (signature(names=[]), "not every input has a name and a type"),
+    "outputs less": (lambda d: entry(d)["outputs"].pop(), "different numbers of outputs"),
+    "an output that is not there": (signature(outputs=[0, 2]), "outputs are not nested like this"),
+    "a word as output": (signature(outputs="all"), "outputs are not nested like this"),
+    "two kinds of outputs": (signature(outputs={"list": [0], "dict": {}}), "are not nested like"),
+    "deep outputs": (signature(outputs=[[[[[[[[[[[[[[[[[[0]]]]]]]]]]]]]]]]]]), "nested too deeply"),
+    "a share of more than all": (
+        lambda d: entry(d)["steps"][0].update(skipped=2.0),
+        "less than or equal to 1",
+    ),
+    "an entry that nobody knows": (lambda d: d.update(hook=1), "hook: Extra inputs are not"),
+    "other places": (lambda d: d.update(places={"none": 3}), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_forged_manifest_is_refused(content: dict[str, bytes], case: str) -> None:
+    edit, message = CASES[case]
+    changed = forged(content, "manifest.json", edit)
+    with pytest.raises(ArtifactError, match=re.escape(message)):
+        artifact.decode(changed, "it")
+
+
+def test_another_library_and_other_weights_are_refused(content: dict[str, bytes]) -> None:
+    assert artifact.decode(content, "it").threads == 1
+    data = bytearray(content["kernels.so"])
+    data[len(data) // 3] ^= 1
+    changed = forged(content | {"kernels.so": bytes(data)}, "manifest.json", lambda _: None)
+    with pytest.raises(ArtifactError, match=LIED):
+        artifact.decode(changed, "it")
+    for name in ("kernels.so", "weights.safetensors"):
+        changed = forged(content | {name: b""}, "manifest.json", lambda _: None)
+        with pytest.raises(ArtifactError, match=r"manifest\.json of it is damaged"):
+            artifact.decode(changed, "it")

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qpc.capture.trace import trace
+from qpc.facts import CORE_FORM
+from qpc.capture.normalize import normalize
+from qpc.ops.views import aten
+from qpc.printer import format_graph
+from qpc.shapes import infer_shapes
+from qpc.testing import randomized
+from tests.small_models import Call, graph_of, nodes_of, only
+
+Function = Callable[[Tensor], Any]
+
+KERNEL = torch.linspace(-1, 1, 4 * 3 * 3 * 3).reshape(4, 3, 3, 3)
+EVEN = torch.linspace(-1, 1, 4 * 3 * 2 * 3).reshape(4, 3, 2, 3)
+LINE = torch.linspace(-1, 1, 4 * 8 * 3).reshape(4, 8, 3)
+CUBE = torch.linspace(-1, 1, 4 * 3 * 27).reshape(4, 3, 3, 3, 3)
+
+# name: (function of x[N, 3, 8, 8], the operators of its core form)
+CASES: dict[str, tuple[Function, list[str]]] = {
+    # shapes
+    "view": (lambda x: x.view(-1, 3, 4, 2, 8), ["aten.reshape(%x, [-1, 3, 4, 2, 8])"]),
+    "flatten": (lambda x: x.flatten(1), ["aten.reshape(%x, [-1, 192])"]),
+    "flatten with the batch": (lambda x: x.flatten(0, 1), ["aten.reshape(%x, [-1, 8, 8])"]),
+    "unflatten": (lambda x: x.unflatten(1, (3, 1)), ["aten.reshape(%x, [-1, 3, 1, 8, 8])"]),
+    "unsqueeze": (lambda x: x[..., None], ["aten.reshape(%x, [-1, 3, 8, 8, 1])"]),
+    "view_as itself": (lambda x: x.view_as(x), []),
+    "reshape_as itself": (lambda x: x.reshape_as(x), []),
+    "reshape to the same": (lambda x: x.reshape(-1, 3, 8, 8), []),
+    "squeeze": (
+        lambda x: x[:, :1].squeeze(1),
+        ["aten.slice.Tensor(%x, 1, 0, 1, 1)", "aten.reshape(%slice_tensor, [-1, 8, 8])"],
+    ),
+    "contiguous, clone, detach": (lambda x: x.contiguous().clone().detach(), []),
+    "cast to its own dtype": (lambda x: x.to(torch.float32).type_as(x), []),
+    "cast": (lambda x: x.double(), ["aten.to.dtype(%x, f64)"]),
+    "expand to its own shape": (lambda x: x.expand(-1, 3, 8, 8), []),
+    "expand_as": (
+        lambda x: x[:, :1].expand_as(x),
+        ["aten.slice.Tensor(%x, 1, 0, 1, 1)", "aten.expand(%slice_tensor, [-1, 3, -1, -1])"],
+    ),
+    # permutations
+    "transpose": (lambda x: x.transpose(1, -1), ["aten.permute(%x, [0, 3, 2, 1])"]),
+    "swapaxes": (lambda x: x.swapaxes(1, 2), ["aten.permute(%x, [0, 2, 1, 3])"]),
+    "mT": (lambda x: x.mT, ["aten.permute(%x, [0, 1, 3, 2])"]),
+    "t": (
+        lambda x: x.flatten(1).t(),
+        ["aten.reshape(%x, [-1, 192])", "aten.permute(%reshape_default, [1, 0])"],
+    ),
+    "movedim": (lambda x: x.movedim(1, -1), ["aten.permute(%x, [0, 2, 3, 1])"]),
+    "moveaxis of two": (lambda x: x.moveaxis((1, 2), (3, 1)), ["aten.permute(%x, [0, 2, 3, 1])"]),
+    "permute from behind": (
+        lambda x: x.permute(0, -2, -1, 1),
+        ["aten.permute(%x, [0, 2, 3, 1])"],
+    ),
+    "permute of nothing": (lambda x: x.permute(0, 1, 2, 3), []),
+    # pieces
+    "chunk": (lambda x: x.chunk(2, 2)[1], ["aten.slice.Tensor(%x, 2, 4, 8, 1)"]),
+    "split": (lambda x: x.split(3, 2)[2], ["aten.slice.Tensor(%x, 2, 6, 8, 1)"]),
+    "split by sizes": (lambda x: x.split([1, 2], 1)[1], ["aten.slice.Tensor(%x, 1, 1, 3, 1)"]),
+    "tensor_split": (lambda x: x.tensor_split(3, 1)[2], ["aten.slice.Tensor(%x, 1, 2, 3, 1)"]),
+    "tensor_split at": (
+        lambda x: x.tensor_split((1,), 1)[1],
+        ["aten.slice.Tensor(%x, 1, 1, 3, 1)"],
+    ),
+    "unbind": (lambda x: x.unbind(1)[2], ["aten.select.int(%x, 1, 2)"]),
+    "narrow": (lambda x: x.narrow(1, 1, 2), ["aten.slice.Tensor(%x, 1, 1, 3, 1)"]),
+    "narrow from behind": (lambda x: x.narrow(1, -2, 1), ["aten.slice.Tensor(%x, 1, 1, 2, 1)"]),
+    "slice to the end": (lambda x: x[:, :, -3:], ["aten.slice.Tensor(%x, 2, 5, 8, 1)"]),
+    "slice past the end": (lambda x: x[:, :, 2:99:3], ["aten.slice.Tensor(%x, 2, 2, 8, 3)"]),
+    "slice of everything": (lambda x: x[:, :, :8], []),
+    "slice of the batch": (lambda x: x[:1], ["aten.slice.Tensor(%x, 0, 0, 1)"]),
+    "narrow batch": (lambda x: x.narrow(0, 0, 1), ["aten.narrow(%x, 0, 0, 1)"]),
+    "stack": (
+        lambda x: torch.stack([x, x], -1),
+        [
+            "aten.reshape(%x, [-1, 3, 8, 8, 1])",
+            "aten.reshape(%x, [-1, 3, 8, 8, 1])",
+            "aten.cat([%reshape_default, %reshape_default_1], 4)",
+        ],
+    ),
+    "cat from behind": (lambda x: torch.cat([x, x], -1), ["aten.cat([%x, %x], 3)"]),
+    "cat of one": (lambda x: torch.concat([x], 1), []),
+    # pooling
+    "rounding up that makes no difference": (
+        lambda x: F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False),
+        ["aten.avg_pool2d(%x, [2, 2], [], [0, 0], False, True, None)"],
+    ),
+    "padding that is not counted": (
+        lambda x: F.avg_pool2d(x, 2, padding=1, ceil_mode=True, count_include_pad=False),
+        ["aten.avg_pool2d(%x, [2, 2], [], [1, 1], False, False, None)"],
+    ),
+    "rounding up": (
+        lambda x: F.avg_pool2d(x, 3, ceil_mode=True),
+        ["aten.avg_pool2d(%x, [3, 3], [], [0, 0], True)"],
+    ),
+    "largest of an image": (
+        lambda x: x.amax((-1, 2)),
+        ["aten.max_pool2d(%x, [8, 8], [8, 8])", "aten.reshape(%max_pool2d_default, [-1, 3])"],
+    ),
+    "largest of an image, axes kept": (
+        lambda x: x.amax((2, 3), keepdim=True),
+        ["aten.max_pool2d(%x, [8, 8], [8, 8])"],
+    ),
+    "largest of the channels": (lambda x: x.amax(1), ["aten.amax(%x, [1])"]),
+    "adaptive max-pooling": (
+        lambda x: F.adaptive_max_pool2d(x, (2, 4)),
+        ["aten.max_pool2d(%x, [4, 2], [4, 2])"],
+    ),
+    # resizing
+    "upsampling by a factor": (
+        lambda x: F.interpolate(x, scale_factor=2),
+        ["aten.upsample_nearest2d(%x, [16, 16], 2.0, 2.0)"],
+    ),
+    "upsampling to a size": (
+        lambda x: F.interpolate(x, (5, 9), mode="nearest-exact"),
+        ["aten._upsample_nearest_exact2d(%x, [5, 9], None, None)"],
+    ),
+    "upsampling, sizes first": (
+        lambda x: F.interpolate(x, scale_factor=1.2, mode="bilinear", recompute_scale_factor=True),
+        ["aten.upsample_bilinear2d(%x, [9, 9], False, None, None)"],
+    ),
+    # arithmetic
+    "relu6": (F.relu6, ["aten.clamp(%x, 0.0, 6.0)"]),
+    "hardtanh": (lambda x: F.hardtanh(x, -2, 2), ["aten.clamp(%x, -2, 2)"]),
+    "clamp_min": (lambda x: x.clamp_min(0.5), ["aten.clamp(%x, 0.5, None)"]),
+    "clamp_max": (lambda x: x.clamp_max(0.5), ["aten.clamp(%x, None, 0.5)"]),
+    "clip": (lambda x: x.clip(0, 1), ["aten.clamp(%x, 0, 1)"]),
+    "alpha of add": (
+        lambda x: torch.add(x, x, alpha=2),
+        ["aten.mul.Tensor(%x, 2)", "aten.add.Tensor(%x, %mul_tensor)"],
+    ),
+    "alpha of sub": (lambda x: torch.sub(x, 3, alpha=2), ["aten.sub.Tensor(%x, 6)"]),
+    "number minus tensor": (
+        lambda x: 1.5 - x,
+        ["aten.neg(%x)", "aten.add.Tensor(%neg_default, 1.5)"],
+    ),
+    "rsub": (lambda x: torch.rsub(x, x.relu()), ["aten.relu(%x)", "aten.sub.Tensor(%relu, %x)"]),
+    "alpha of rsub": (
+        lambda x: torch.rsub(x, 3, alpha=2),
+        ["aten.mul.Tensor(%x, 2)", "aten.neg(%mul_tensor)", "aten.add.Tensor(%neg_default, 3)"],
+    ),
+    "true_divide": (lambda x: torch.true_divide(x, 4), ["aten.div.Tensor(%x, 4)"]),
+    "multiply": (lambda x: torch.multiply(x, x), ["aten.mul.Tensor(%x, %x)"]),
+    # reductions and pooling
+    "mean of all": (lambda x: x.mean(), ["aten.mean.dim(%x, [0, 1, 2, 3], False)"]),
+    "mean from behind": (lambda x: x.mean((-1, -2)), ["aten.mean.dim(%x, [2, 3], False)"]),
+    "mean in float64": (
+        lambda x: x.mean(-1, dtype=torch.float64),
+        ["aten.mean.dim(%x, [3], False, dtype=f64)"],
+    ),
+    "adaptive pooling to 1": (
+        lambda x: F.adaptive_avg_pool2d(x, 1),
+        ["aten.mean.dim(%x, [2, 3], True)"],
+    ),
+    "adaptive pooling that divides": (
+        lambda x: F.adaptive_avg_pool2d(x, (2, 4)),
+        ["aten.avg_pool2d(%x, [4, 2], [4, 2])"],
+    ),
+    "adaptive pooling of one axis": (
+        lambda x: F.adaptive_avg_pool1d(x.flatten(1, 2), 2),
+        ["aten.reshape(%x, [-1, 24, 8])", "aten.avg_pool1d(%reshape_default, [4], [4])"],
+    ),
+    "adaptive pooling of one axis to 1": (
+        lambda x: F.adaptive_avg_pool1d(x.flatten(1, 2), 1),
+        ["aten.reshape(%x, [-1, 24, 8])", "aten.mean.dim(%reshape_default, [2], True)"],
+    ),
+    "adaptive pooling that does not": (
+        lambda x: F.adaptive_avg_pool2d(x, 3),
+        ["aten.adaptive_avg_pool2d(%x, [3, 3])"],
+    ),
+    "adaptive pooling to the same": (lambda x: F.adaptive_avg_pool2d(x, 8), []),
+    # padding
+    "pad": (lambda x: F.pad(x, (1, 2)), ["aten.constant_pad_nd(%x, [1, 2], 0.0)"]),
+    "pad by a value": (
+        lambda x: F.pad(x, (1, 2), value=3.0),
+        ["aten.constant_pad_nd(%x, [1, 2], 3.0)"],
+    ),
+    "pad by nothing": (lambda x: F.pad(x, (0, 0)), []),
+    "pad by reflection": (
+        lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
+        ["aten.pad(%x, [1, 1, 1, 1], 'reflect')"],
+    ),
+    "same padding": (
+        lambda x: F.conv2d(x, KERNEL, padding="same", dilation=2),
+        ["aten.conv2d(%x, @_constants.lifted_tensor_0, None, [1, 1], [2, 2], [2, 2], 1)"],
+    ),
+    "uneven same padding": (
+        lambda x: F.conv2d(x, EVEN, padding="same", dilation=(3, 1)),
+        [
+            "aten.constant_pad_nd(%x, [1, 1, 1, 2], 0.0)",
+            "aten.conv2d(%constant_pad_nd_default, @_constants.lifted_tensor_0, None, [1, 1], "
+            "[0, 0], [3, 1], 1)",
+        ],
+    ),
+    "valid padding": (
+        lambda x: F.conv2d(x, KERNEL, padding="valid", stride=2),
+        ["aten.conv2d(%x, @_constants.lifted_tensor_0, None, [2, 2], [0, 0], [1, 1], 1)"],
+    ),
+    "same padding in 1d": (
+        lambda x: F.conv1d(x[:, 0], LINE, padding="same"),
+        [
+            "aten.select.int(%x, 1, 0)",
+            "aten.conv1d(%select, @_constants.lifted_tensor_0, None, [1], [1], [1], 1)",
+        ],
+    ),
+    "same padding in 3d": (
+        lambda x: F.conv3d(x[:, :, None], CUBE, padding="same"),
+        [
+            "aten.reshape(%x, [-1, 3, 1, 8, 8])",
+            "aten.conv3d(%reshape_default, @_constants.lifted_tensor_0, None, [1, 1, 1], "
+            "[1, 1, 1], [1, 1, 1], 1)",
+        ],
+    ),
+    # dropout
+    "dropout2d": (lambda x: F.dropout2d(x, 0.5, False), ["aten.dropout(%x, 0.5, False)"]),
+    "alpha_dropout": (lambda x: F.alpha_dropout(x, 0.5), ["aten.dropout(%x, 0.5, False)"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_each_spelling_has_one_core_form_that_computes_the_same(name: str) -> None:
+    function, expected = CASES[name]
+    gm = trace(Call(function), torch.randn(2, 3, 8, 8))
+    lines = format_graph(gm).splitlines()[2:-1]
+    assert [line.partition(" = ")[2] for line in lines] == expected
+    assert CORE_FORM.check(gm) is None
+    x = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(gm(x), function(x), rtol=1e-5, atol=1e-5)
+
+
+def test_several_growing_dimensions_stay_as_the_model_wrote_them() -> None:
+    gm = trace(Call(lambda x: (x @ x.t()).reshape(x.shape[0], 1, x.shape[0])), torch.randn(2, 3))
+    assert "reshape" in format_graph(gm)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(gm(x), (x @ x.t())[:, None])
+
+
+def test_a_squeeze_of_the_batch_keeps_the_output_for_the_traced_batch() -> None:
+    gm = trace(Call(lambda x: x.squeeze()), torch.randn(2, 1, 4))
+    assert gm(torch.randn(3, 1, 4)).shape == (3, 4)
+
+
+def test_a_stack_of_values_that_grow_twice_stays() -> None:
+    gm = trace(Call(lambda x: torch.stack([x @ x.t(), x @ x.t()])), torch.randn(2, 3))
+    assert "aten.stack(" in format_graph(gm)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(gm(x), torch.stack([x @ x.t(), x @ x.t()]))
+
+
+def test_bounds_that_are_left_out_are_filled_in() -> None:
+    gm = graph_of(lambda g, x: g.call_function(aten.slice.Tensor, (x, 1, 2)), 5)
+    normalize(gm)
+    assert only(gm, aten.slice.Tensor).args[1:] == (1, 2, 5, 1)
+
+
+class WritesToAView(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(x)
+        y[:, 0] = 1.0
+        return y
+
+
+def test_decomposed_batch_norms_become_whole_again() -> None:
+    model = randomized(WritesToAView()).eval()
+    gm = trace(model, torch.randn(2, 3, 4, 4))
+    assert len(nodes_of(gm, aten.batch_norm.default)) == 1
+    x = torch.randn(3, 3, 4, 4)
+    torch.testing.assert_close(gm(x), model(x))
+
+
+def test_pieces_of_the_batch_stay_pieces() -> None:
+    gm = trace(Call(lambda x: x.unbind(0)[0] + x.chunk(2, 0)[1]), torch.randn(2, 3))
+    x = torch.randn(2, 3)
+    assert torch.equal(gm(x), (x[0] + x[1])[None])
+
+
+def test_an_expansion_over_the_batch_reads_the_batch_size() -> None:
+    token = torch.randn(1, 1, 4)
+    gm = trace(
+        Call(lambda x, token: torch.cat([token.expand_as(x[:, :1]), x], 1), token=token),
+        torch.randn(2, 3, 4),
+    )
+    assert "= aten.sym_size.int(%slice_tensor, 0)" in format_graph(gm)
+    assert gm(torch.randn(5, 3, 4)).shape == (5, 4, 4)
+
+
+def test_every_node_of_the_core_form_knows_its_type() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
+    gm = trace(model, torch.randn(2, 3, 8, 8))
+    before = format_graph(gm)
+    infer_shapes(gm)
+    assert format_graph(gm) == before
+    assert "?" not in before
