@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 from qpc.backends.inputs import plain_tensor
 from qpc.errors import BackendError
 from qpc.meta import info
-from qpc.shapes import TensorType, dtype_name, resolve
+from qpc.types import TensorType, dtype_name, resolve
 
 Array = Tensor | np.ndarray[Any, Any]
 Structure = int | list["Structure"] | dict[str, Any] | None

@@ -17,8 +17,8 @@ import numpy as np
 import tvm
 
 from benchmarks.kernels import compile_function, median_seconds, report
-from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
+from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.target import Target
 
 LAYERS = ((512, 1000), (1280, 1000), (2048, 1000), (4096, 4096))

@@ -58,7 +58,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 
 def with_qpc(name: str) -> Result:
     """Prune with QPC and compare with the masked dense graph."""
-    from qpc.analysis.channels import analyze_channels
+    from qpc.channels.groups import analyze_channels
     from qpc.masks import masked_atoms
     from qpc.passes import CreateMasks, PropagateMasks, RemoveChannels
 

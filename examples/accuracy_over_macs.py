@@ -24,8 +24,8 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 import qpc
-from qpc.analysis.cost import cost
 from qpc.assets import load_demo_model, normalise
+from qpc.channels.cost import cost
 from qpc.passes import ReestimateBatchNorm
 from qpc.pruning.allocation import Allocation, Global, Uniform
 from qpc.pruning.criteria import Criterion

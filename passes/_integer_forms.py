@@ -36,7 +36,7 @@ from qpc.quant.fixedpoint import (
     weight_scales,
 )
 from qpc.quant.grid import QParams
-from qpc.shapes import Shape
+from qpc.types import Shape
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from qpc.ops import views
 from qpc.ops.layers import FloatLayer, float_layer
 from qpc.ops.views import qpc_ops
 from qpc.settings import require_count
-from qpc.shapes import BatchDim
+from qpc.types import BatchDim
 
 
 @dataclass(frozen=True)

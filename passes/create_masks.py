@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, analyze_channels
-from qpc.analysis.cost import CostModel
 from qpc.base import Pass, PassContext
+from qpc.channels.cost import CostModel
+from qpc.channels.groups import ChannelAnalysis, analyze_channels
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, clear_masks, masks, set_mask

@@ -27,7 +27,7 @@ from qpc.meta import attribute, info, update_info
 from qpc.ops import views
 from qpc.ops.views import aten
 from qpc.rewrite import Rule, apply_rules
-from qpc.shapes import BatchDim, Shape
+from qpc.types import BatchDim, Shape
 
 
 @dataclass(frozen=True)

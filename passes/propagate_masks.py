@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import Group, analyze_channels
 from qpc.base import Pass, PassContext
+from qpc.channels.groups import Group, analyze_channels
 from qpc.facts import CORE_FORM
 from qpc.masks import (
     MASKED,

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, analyze_channels
-from qpc.analysis.removal import Removal
 from qpc.base import Pass, PassContext
+from qpc.channels.groups import ChannelAnalysis, analyze_channels
+from qpc.channels.removal import Removal
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, MASKS_PROPAGATED, clear_masks, masked_atoms, masks, unit_masks

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.errors import CalibrationError
 from qpc.meta import info
-from qpc.shapes import BatchDim, Shape, format_shape
+from qpc.types import BatchDim, Shape, format_shape
 
 Batch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """A tensor, tensors in the order of the graph's inputs, or tensors by input name."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.atoms import NONE, collapse
-from qpc.analysis.channels import ChannelAnalysis
+from qpc.channels.atoms import NONE, collapse
+from qpc.channels.groups import ChannelAnalysis
 from qpc.companions import CHANNEL_MASKS
 from qpc.errors import ConfigError
 from qpc.facts import Fact, named_tensor, require_graph

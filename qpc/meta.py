@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from qpc.shapes import Shape
+from qpc.types import Shape
 
 if TYPE_CHECKING:
     from qpc.quant.config import LayerConfig

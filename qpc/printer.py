@@ -11,7 +11,7 @@ from torch.fx.node import map_arg
 
 from qpc.facts import require_graph
 from qpc.meta import NodeInfo, info
-from qpc.shapes import Shape
+from qpc.types import Shape
 
 _DTYPES = {
     torch.float32: "f32",

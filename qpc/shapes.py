@@ -1,7 +1,6 @@
-"""Shapes in terms of the batch size, and how to infer them.
+"""Shapes of all values in terms of the batch size.
 
-A dimension is an int, or a `BatchDim` that grows with the batch: Swin's windows give `64*N`. Shapes
-are found by running operators on fake tensors (no data, no arithmetic) at two batch sizes and
+They are found by running operators on fake tensors (no data, no arithmetic) at two batch sizes and
 fitting a line through the results, so that no operator needs a shape rule of its own.
 """
 
@@ -10,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -26,72 +24,10 @@ from torch.fx.node import map_arg
 from torch.utils._python_dispatch import _disable_current_modes
 
 from qpc.errors import PassError
+from qpc.meta import info, update_info
+from qpc.types import BatchDim, Concrete, Dim, Shape, TensorType, resolve
 
 _PROBES = (3, 5)  # two batch sizes; odd, distinct, and not 1, which broadcasts
-
-
-@dataclass(frozen=True)
-class BatchDim:
-    """A dimension of size `factor * N + offset`, where N is the batch size."""
-
-    factor: int = 1
-    offset: int = 0
-
-    def at(self, batch: int) -> int:
-        """The size at one batch size."""
-        return self.factor * batch + self.offset
-
-    def __str__(self) -> str:
-        scaled = "N" if self.factor == 1 else f"{self.factor}N"
-        return scaled if not self.offset else f"{scaled}{self.offset:+d}"
-
-
-Dim = int | BatchDim
-Shape = tuple[Dim, ...]
-
-
-@dataclass(frozen=True)
-class TensorType:
-    """A concrete shape and a dtype."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-_DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
-        *(torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
-        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
-        *(torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2),
-    )
-}
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a dtype without its module, as numpy, TVM and files write it."""
-    return str(dtype).removeprefix("torch.")
-
-
-def dtype_of(name: str) -> torch.dtype | None:
-    """The dtype of this name, or None if no tensor in a graph has it."""
-    return _DTYPES.get(name)
-
-
-Concrete = TensorType | int | float | bool | tuple["Concrete", ...] | None
-"""What a node yields at one batch size: a tensor's type, a number, or a tuple of these."""
-
-
-def resolve(shape: Shape, batch: int) -> tuple[int, ...]:
-    """`shape` at one batch size."""
-    return tuple(d if isinstance(d, int) else d.at(batch) for d in shape)
-
-
-def format_shape(shape: Shape) -> str:
-    """`(N, 3, 224, 224)`: how reports and the printer write a shape."""
-    inside = ", ".join(str(d) for d in shape)
-    return f"({inside},)" if len(shape) == 1 else f"({inside})"
 
 
 def concrete_shapes(gm: GraphModule, batch: int) -> dict[Node, Concrete]:
@@ -122,8 +58,6 @@ def noted_shapes(gm: GraphModule, batch: int) -> dict[Node, Concrete]:
 
     Quicker by far, most of all in a process that has run no operator on fake tensors yet.
     """
-    from qpc.meta import info
-
     found: dict[Node, Concrete] = {}
     for node in gm.graph.nodes:
         known = info(node)
@@ -145,8 +79,6 @@ def infer_shapes(gm: GraphModule, *, only_missing: bool = False) -> None:
 
     Raises PassError at the first node whose operator refuses its inputs.
     """
-    from qpc.meta import info  # meta builds on this module
-
     wanted = [
         node
         for node in gm.graph.nodes
@@ -190,8 +122,6 @@ def probed_shapes(
 
 
 def _infer(gm: GraphModule, wanted: Sequence[Node], *, trust_info: bool) -> None:
-    from qpc.meta import update_info
-
     if not wanted:
         return
     with _fake_mode() as mode:

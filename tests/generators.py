@@ -20,7 +20,8 @@ from qpc.meta import update_info
 from qpc.ops.integer import POSITIONS
 from qpc.ops.layers import own_layout
 from qpc.ops.views import aten, qpc_ops
-from qpc.shapes import BatchDim, Dim, TensorType, concrete_shapes
+from qpc.shapes import concrete_shapes
+from qpc.types import BatchDim, Dim, TensorType
 
 Pair = tuple[int, int]
 _LARGEST = 20  # images with more rows or columns are not enlarged

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from qpc.meta import update_info
-from qpc.shapes import BatchDim, infer_shapes
+from qpc.shapes import infer_shapes
+from qpc.types import BatchDim
 
 
 class Call(nn.Module):

@@ -10,8 +10,8 @@ from qpc.facts import CORE_FORM
 from qpc.meta import info
 from qpc.ops.views import aten
 from qpc.printer import format_graph
-from qpc.shapes import BatchDim
 from qpc.testing import traced
+from qpc.types import BatchDim
 from tests.quantizing import observed
 from tests.small_models import Call, only
 

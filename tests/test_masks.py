@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import qpc
-from qpc.analysis.channels import analyze_channels
+from qpc.channels.groups import analyze_channels
 from qpc.errors import ConfigError, PassError
 from qpc.masks import (
     MASKED,

@@ -12,8 +12,8 @@ from qpc.meta import update_info
 from qpc.ops.views import aten
 from qpc.printer import format_graph, format_type
 from qpc.quant.grid import QParams
-from qpc.shapes import BatchDim
 from qpc.testing import traced
+from qpc.types import BatchDim
 from tests.conftest import Golden
 from tests.quantizing import fake_quantized, integer, observed
 from tests.small_models import graph_of, only

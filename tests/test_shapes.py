@@ -10,17 +10,9 @@ from torch.fx import Graph, GraphModule, Node
 from qpc.errors import PassError
 from qpc.meta import NodeInfo, info, update_info
 from qpc.ops.views import aten
-from qpc.shapes import (
-    BatchDim,
-    TensorType,
-    concrete_shapes,
-    format_shape,
-    infer_node,
-    infer_shapes,
-    noted_shapes,
-    resolve,
-)
+from qpc.shapes import concrete_shapes, infer_node, infer_shapes, noted_shapes
 from qpc.testing import traced
+from qpc.types import BatchDim, TensorType, format_shape, resolve
 from tests.small_models import Call, graph_of, only
 
 N = BatchDim()

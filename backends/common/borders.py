@@ -12,7 +12,7 @@ from typing import TypeAlias
 from torch.fx import Node
 
 from qpc.ops.views import arguments, aten, qpc_ops
-from qpc.shapes import Concrete, TensorType
+from qpc.types import Concrete, TensorType
 
 Border: TypeAlias = tuple[int, int, int, int]
 """Rows and columns to add: top, left, bottom, right."""

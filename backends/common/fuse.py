@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch.fx import GraphModule, Node
 
 from qpc.ops.views import arguments, qpc_ops
-from qpc.shapes import Concrete
+from qpc.types import Concrete
 
 _ANCHORS = (
     qpc_ops.conv2d.default,

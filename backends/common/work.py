@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 from qpc.meta import attribute, info
 from qpc.ops.registry import op_name
 from qpc.ops.views import arguments
-from qpc.shapes import resolve
+from qpc.types import resolve
 
 
 def multiply_accumulates(gm: GraphModule, node: Node, batch: int) -> int:

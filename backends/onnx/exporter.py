@@ -15,7 +15,8 @@ from qpc.errors import BackendError, UnsupportedOpError
 from qpc.meta import attribute, info
 from qpc.ops.views import arguments
 from qpc.quant.grid import QParams
-from qpc.shapes import TensorType, concrete_shapes, dtype_name
+from qpc.shapes import concrete_shapes
+from qpc.types import TensorType, dtype_name
 
 if TYPE_CHECKING:
     import onnx

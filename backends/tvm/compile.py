@@ -12,13 +12,13 @@ from qpc.analysis.exactness import exactness
 from qpc.backends.compiled import is_count, signature_of
 from qpc.backends.tvm.codegen.build import build
 from qpc.backends.tvm.codegen.cache import Cache, open_cache
-from qpc.backends.tvm.lowering.emitter import Emitter, Weights
-from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
+from qpc.backends.tvm.kernels.isa.choose import isa_for
+from qpc.backends.tvm.lowering.emitter import Emitter, Weights
 from qpc.backends.tvm.lowering.lower import lower
+from qpc.backends.tvm.report import Report
 from qpc.backends.tvm.runtime.manifest import interface
 from qpc.backends.tvm.runtime.model import CompiledModel, Parts
-from qpc.backends.tvm.report import Report
 from qpc.backends.tvm.runtime.seal import sealed
 from qpc.backends.tvm.stopwatch import Stopwatch
 from qpc.errors import BackendError, QPCError

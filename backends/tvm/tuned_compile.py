@@ -9,8 +9,8 @@ from torch.fx import GraphModule
 from qpc.backends.tvm import compile as plain
 from qpc.backends.tvm.codegen.cache import Cache, folder_of
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
-from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.backends.tvm.measure.tuning import better_tiles, is_faster, seconds_of, tuner_of
+from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.target import Target
 
 

@@ -14,7 +14,8 @@ from torch.fx import GraphModule, Node
 
 from qpc.meta import info
 from qpc.ops.views import arguments, aten, qpc_ops
-from qpc.shapes import Concrete, TensorType, noted_shapes, resolve, shapes_of
+from qpc.shapes import noted_shapes, shapes_of
+from qpc.types import Concrete, TensorType, resolve
 
 _BATCH = 3
 _END = torch.iinfo(torch.int64).max

@@ -24,7 +24,7 @@ from qpc.ops.layers import outputs_first
 from qpc.ops.views import arguments, aten, qpc_ops
 from qpc.quant.fixedpoint import INT32_MAX, accumulator_bounds
 from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE
-from qpc.shapes import Concrete, TensorType
+from qpc.types import Concrete, TensorType
 
 _MOST_ELEMENTS = 2**31 - 1
 _MOST_SHIFT = 30

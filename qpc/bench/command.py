@@ -19,8 +19,8 @@ from qpc.compiler import compile, load
 from qpc.errors import BackendError
 from qpc.ops.views import qpc_ops
 from qpc.recipes import to_integer
-from qpc.shapes import dtype_name
 from qpc.storage import load_graph
+from qpc.types import dtype_name
 
 
 @dataclass(frozen=True)

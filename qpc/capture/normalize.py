@@ -17,7 +17,8 @@ from torch.fx import GraphModule, Node
 
 from qpc.meta import info, inherit
 from qpc.ops.views import arguments
-from qpc.shapes import BatchDim, Shape, infer_node, infer_shapes
+from qpc.shapes import infer_node, infer_shapes
+from qpc.types import BatchDim, Shape
 
 aten = torch.ops.aten
 _LAST = 2**63 - 1  # ATen's "up to the end" in slices

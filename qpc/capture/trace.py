@@ -18,13 +18,14 @@ from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from qpc.errors import PassError, QPCError, TraceError, user_line
 from qpc.capture.functionalize import fold_constants, replace_in_place
+from qpc.capture.normalize import normalize
+from qpc.capture.unlift import drop_unused_constants, unlift
+from qpc.errors import PassError, QPCError, TraceError, user_line
 from qpc.modes import ordinary_torch
 from qpc.names import why_no_path
-from qpc.capture.normalize import normalize
-from qpc.shapes import BatchDim, infer_shapes
-from qpc.capture.unlift import drop_unused_constants, unlift
+from qpc.shapes import infer_shapes
+from qpc.types import BatchDim
 
 ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 

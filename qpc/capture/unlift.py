@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from qpc.errors import TraceError
 from qpc.meta import update_info
-from qpc.shapes import BatchDim, Shape
+from qpc.types import BatchDim, Shape
 
 _ASSERTIONS = ("_assert", "sym_constrain_range")
 _PLAIN_REGIONS = (

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from qpc.analysis.atoms import NONE, Labels, along, compact, varying_axes
-from qpc.analysis.channels import ChannelAnalysis, Group
 from qpc.batches import Batch, inputs_of
+from qpc.channels.atoms import NONE, Labels, along, compact, varying_axes
+from qpc.channels.groups import ChannelAnalysis, Group
 from qpc.ops import views
 from qpc.ops.views import aten
 from qpc.pruning.criteria import Joining, Judge, Measured, require_batches

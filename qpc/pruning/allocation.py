@@ -16,7 +16,7 @@ from typing import Literal, Self, TypeVar
 
 import numpy as np
 
-from qpc.analysis.cost import CostModel, Measure
+from qpc.channels.cost import CostModel, Measure
 from qpc.errors import PassError
 from qpc.meta import info
 from qpc.pruning.schedules import Step
@@ -132,7 +132,7 @@ class Allocation(ABC):
             if not any(scope.selects(layer) for layer in layers):
                 raise PassError(
                     f"{scope} selects no layer that makes channels",
-                    fix="see the groups of qpc.analysis.channels.analyze_channels(gm)",
+                    fix="see the groups of qpc.channels.groups.analyze_channels(gm)",
                 )
 
     # --- budgets ----------------------------------------------------------------------------------

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from qpc.analysis.atoms import Labels
-from qpc.analysis.channels import ChannelAnalysis, Group
-from qpc.analysis.flow import ParameterAxis
+from qpc.channels.atoms import Labels
+from qpc.channels.flow import ParameterAxis
+from qpc.channels.groups import ChannelAnalysis, Group
 from qpc.errors import CalibrationError
 from qpc.meta import attribute
 from qpc.settings import require_choice

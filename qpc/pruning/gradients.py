@@ -13,8 +13,8 @@ from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from qpc.analysis.channels import ChannelAnalysis, Group
 from qpc.batches import Batch, inputs_of
+from qpc.channels.groups import ChannelAnalysis, Group
 from qpc.errors import PassError
 from qpc.meta import attribute
 from qpc.pruning.criteria import Judge, Measured, OfWeights, require_batches, rows

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, Group
-from qpc.analysis.flow import ParameterAxis
+from qpc.channels.flow import ParameterAxis
+from qpc.channels.groups import ChannelAnalysis, Group
 from qpc.meta import attribute
 from qpc.ops import views
 from qpc.pruning.criteria import Criterion, Joining, Normalization, ParameterCriterion, rows

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis
+from qpc.channels.groups import ChannelAnalysis
 from qpc.errors import PassError
 from qpc.meta import attribute
 from qpc.pruning.weight_layers import LayerWeight, Scope, float_layers

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, analyze_channels
-from qpc.analysis.cost import Cost, LayerCost, cost
+from qpc.channels.cost import Cost, LayerCost, cost
+from qpc.channels.groups import ChannelAnalysis, analyze_channels
 from qpc.facts import require_graph
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.atoms import collapse
-from qpc.analysis.channels import ChannelAnalysis, Group, analyze_channels
-from qpc.analysis.cost import Cost, CostModel, source_parameter
+from qpc.channels.atoms import collapse
+from qpc.channels.cost import Cost, CostModel, source_parameter
+from qpc.channels.groups import ChannelAnalysis, Group, analyze_channels
 from qpc.errors import PassError
 from qpc.meta import attribute
 from qpc.ops.registry import op_name

@@ -21,10 +21,11 @@ from qpc.meta import info, update_info
 from qpc.ops.views import arguments, qpc_ops
 from qpc.quant.config import LayerConfig
 from qpc.quant.grid import QParams
-from qpc.shapes import BatchDim, Dim, Shape, dtype_of, format_shape, probed_shapes, resolve
+from qpc.shapes import probed_shapes
 from qpc.storage import operators, tensors, values
 from qpc.storage.operands import check_operands
 from qpc.storage.schema import Call, Document, Entry, GetAttr, GridEntry, Output, Placeholder
+from qpc.types import BatchDim, Dim, Shape, dtype_of, format_shape, resolve
 
 # Operators run to find all shapes, those within others included: in all, for any graph, and more
 # for each of its nodes.

@@ -11,9 +11,9 @@ from torch.fx import GraphModule, Node
 from qpc.documents import SAVED_GRAPH, described
 from qpc.meta import info
 from qpc.quant.grid import QParams
-from qpc.shapes import Dim, dtype_name
 from qpc.storage import operators, values
 from qpc.storage.schema import TensorEntry
+from qpc.types import Dim, dtype_name
 from qpc.version import VERSION
 
 _PLAIN = ("module_path", "origin", "value", "declined", "integer", "observer")  # of NodeInfo

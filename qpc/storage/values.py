@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from qpc.shapes import dtype_name, dtype_of
+from qpc.types import dtype_name, dtype_of
 
 _DEPTH = 16  # of lists in lists
 _FORMATS = {

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from qpc.backends.onnx.qdq import to_qdq
 from qpc.bench import peers
 from qpc.bench.peers import (
     INT8_PEERS,
@@ -13,7 +14,6 @@ from qpc.bench.peers import (
     signal_to_noise_db,
     usable_peers,
 )
-from qpc.backends.onnx.qdq import to_qdq
 from qpc.bench.request import RUNTIMES
 from qpc.children import Ended
 from tests.quantizing import Parts, fake_quantized, integer

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qpc.capture.normalize import normalize
 from qpc.capture.trace import trace
 from qpc.facts import CORE_FORM
-from qpc.capture.normalize import normalize
 from qpc.ops.views import aten
 from qpc.printer import format_graph
 from qpc.shapes import infer_shapes

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, analyze_channels
 from qpc.capture.trace import trace
+from qpc.channels.groups import ChannelAnalysis, analyze_channels
 from qpc.masks import spared_units
 from qpc.meta import attribute
 from tests.models.test_trace_torchvision import IMAGE_SIZE, LEFT_OUT, QUICK, SLOW, network

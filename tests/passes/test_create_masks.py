@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, Group, analyze_channels
-from qpc.analysis.cost import cost
 from qpc.base import PassContext
+from qpc.channels.cost import cost
+from qpc.channels.groups import ChannelAnalysis, Group, analyze_channels
 from qpc.errors import ConfigError, PassError
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, MASKS_PROPAGATED, masked_atoms, masks

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qpc
-from qpc.analysis.channels import analyze_channels
+from qpc.channels.groups import analyze_channels
 from qpc.passes import FoldWeights
 from qpc.testing import check_pass, randomized, traced
 

@@ -12,15 +12,16 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from qpc.analysis.channels import ChannelAnalysis, analyze_channels
 from qpc.base import PassContext
+from qpc.channels.groups import ChannelAnalysis, analyze_channels
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, masked_atoms, set_mask
 from qpc.meta import info
 from qpc.passes.propagate_masks import PropagateMasks
 from qpc.passes.remove_channels import RemoveChannels
 from qpc.pipeline import Pipeline
-from qpc.shapes import TensorType, concrete_shapes, resolve
+from qpc.shapes import concrete_shapes
+from qpc.types import TensorType, resolve
 from tests.pruning_oracle import masked_output, random_units, worst_error
 
 TOLERANCE = 1e-5  # of the largest output

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import analyze_channels
+from qpc.channels.groups import analyze_channels
 from qpc.errors import CalibrationError
 from qpc.pruning.activations import APoZ, HRank, MeanActivation
 from qpc.pruning.criteria import Criterion

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, analyze_channels
-from qpc.analysis.cost import CostModel
+from qpc.channels.cost import CostModel
+from qpc.channels.groups import ChannelAnalysis, analyze_channels
 from qpc.errors import PassError
 from qpc.pruning.allocation import (
     Allocation,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, analyze_channels
 from qpc.base import PassContext
 from qpc.capture.trace import batch_is_dynamic, trace
+from qpc.channels.groups import ChannelAnalysis, analyze_channels
 from qpc.facts import CORE_FORM
 from tests.conftest import GOLDEN_FOLDER, Golden
 from tests.pruning.conformance import CASES, Case

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, Group, analyze_channels
-from qpc.analysis.flow import ParameterAxis
+from qpc.channels.flow import ParameterAxis
+from qpc.channels.groups import ChannelAnalysis, Group, analyze_channels
 from qpc.pruning.criteria import (
     Criterion,
     ParameterCriterion,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from qpc.analysis.channels import analyze_channels
+from qpc.channels.groups import analyze_channels
 from qpc.errors import CalibrationError, PassError
 from qpc.hashing import fingerprint
 from qpc.pruning.criteria import Criterion

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import analyze_channels
+from qpc.channels.groups import analyze_channels
 from qpc.pruning.criteria import Criterion
 from qpc.pruning.magnitude import FPGM, L1, L2, LAMP, BatchNormScale, Random
 from qpc.testing import traced

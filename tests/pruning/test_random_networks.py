@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qpc.analysis.channels import analyze_channels
 from qpc.capture.trace import trace
+from qpc.channels.groups import analyze_channels
 from tests.pruning.random_networks import random_network
 from tests.pruning.running import CHOICES, TOLERANCE, prune, wrong_shapes
 

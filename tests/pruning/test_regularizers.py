@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, analyze_channels
+from qpc.channels.groups import ChannelAnalysis, analyze_channels
 from qpc.errors import PassError
 from qpc.masks import masked_atoms, set_mask
 from qpc.pruning.regularizers import L1, L2, GroupLasso, GrowingL2, Regularizer

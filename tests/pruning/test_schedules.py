@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from qpc.analysis.cost import cost
 from qpc.base import Pass, PassContext
+from qpc.channels.cost import cost
 from qpc.meta import attribute
 from qpc.passes import CreateMasks, PropagateMasks, RemoveChannels
 from qpc.pruning.allocation import Allocation, Counts, Global, Uniform

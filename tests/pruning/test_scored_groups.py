@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.channels import ChannelAnalysis, Group, analyze_channels
+from qpc.channels.groups import ChannelAnalysis, Group, analyze_channels
 from qpc.errors import PassError
 from qpc.pruning.criteria import Criterion
 from qpc.pruning.magnitude import L1

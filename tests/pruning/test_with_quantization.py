@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.channels import ChannelAnalysis, analyze_channels
 from qpc.base import Pass
+from qpc.channels.groups import ChannelAnalysis, analyze_channels
 from qpc.facts import CORE_FORM
 from qpc.hashing import fingerprint
 from qpc.masks import MASKED, masked_atoms

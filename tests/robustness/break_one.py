@@ -22,7 +22,7 @@ import qpc
 from qpc.documents import COMPILED_MODEL, SAVED_GRAPH, Kind
 from qpc.errors import ArtifactError
 from qpc.meta import info
-from qpc.shapes import resolve
+from qpc.types import resolve
 from tests.robustness.damage import damage
 from tests.robustness.forgery import MARK, forge
 

@@ -15,9 +15,9 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 import qpc
-from qpc.analysis.channels import analyze_channels
 from qpc.base import PassContext
 from qpc.capture.trace import batch_is_dynamic, trace
+from qpc.channels.groups import analyze_channels
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED, masked_atoms
 from qpc.passes.create_masks import CreateMasks

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._ops import OpOverload
 
-from qpc.analysis import channel_rules
+from qpc.channels import rules as channel_rules
 from qpc.ops.registry import registered
 from qpc.storage.aten import ATEN
 from qpc.storage.operators import RefusedCallError, check_call, find, name_of

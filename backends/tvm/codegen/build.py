@@ -13,18 +13,18 @@ from tvm.target.codegen import llvm_get_cpu_features
 
 from qpc.backends.tvm.codegen.cache import KernelCache, say_once
 from qpc.backends.tvm.codegen.elf import link_shared
-from qpc.backends.tvm.lowering.emitter import Weights
 from qpc.backends.tvm.codegen.entry import entry_point, lay_out
+from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS, entry_code, kernel_code
+from qpc.backends.tvm.codegen.schedule import Schedule, schedule
+from qpc.backends.tvm.lowering.emitter import Weights
 from qpc.backends.tvm.lowering.float_arithmetic import LEGALIZED
 from qpc.backends.tvm.lowering.lower import LoweredFunction
-from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS, entry_code, kernel_code
 from qpc.backends.tvm.report import KernelUse
-from qpc.backends.tvm.codegen.schedule import Schedule, schedule
 from qpc.backends.tvm.runtime.seal import BLANK_NAME
 from qpc.backends.tvm.stopwatch import Stopwatch
 from qpc.errors import UnsupportedTargetError
-from qpc.shapes import TensorType
 from qpc.target import Target
+from qpc.types import TensorType
 
 TIMED = "_timed"
 """What the name of an entry point ends with that notes the time of each step."""

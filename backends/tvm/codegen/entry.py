@@ -31,10 +31,10 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx.buffer import is_buffer_var
 
-from qpc.backends.tvm.lowering.float_arithmetic import hidden, shown
-from qpc.backends.tvm.kernels.emit import FLAT
 from qpc.backends.common.memory import Lifetime, Plan, aligned, plan
 from qpc.backends.tvm.codegen.schedule import Memory, Schedule
+from qpc.backends.tvm.kernels.emit import FLAT
+from qpc.backends.tvm.lowering.float_arithmetic import hidden, shown
 
 _PACKED_API = [
     "tirx.MakePackedAPI",

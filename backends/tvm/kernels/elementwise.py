@@ -10,6 +10,7 @@ import numpy as np
 from tvm.tirx import Expr, PrimFunc
 from tvm.tirx.script import builder as T
 
+from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.emit import Flat, Index, cast, float_bits, prim_func, splat
 from qpc.backends.tvm.kernels.epilogue import (
     AddTensor,
@@ -20,7 +21,6 @@ from qpc.backends.tvm.kernels.epilogue import (
     requantized,
 )
 from qpc.backends.tvm.kernels.geometry import View
-from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, broadcast_strides, for_each_vector

@@ -12,6 +12,7 @@ import numpy as np
 from tvm.tirx import Expr, PrimFunc
 from tvm.tirx.script import builder as T
 
+from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
@@ -27,7 +28,6 @@ from qpc.backends.tvm.kernels.emit import (
 )
 from qpc.backends.tvm.kernels.epilogue import Requantize, requantize_constants, requantized
 from qpc.backends.tvm.kernels.geometry import View
-from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, contiguous_strides, for_each_vector, outer_indices

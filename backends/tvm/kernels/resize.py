@@ -10,6 +10,7 @@ import numpy.typing as npt
 from tvm.tirx import Expr, PrimFunc
 from tvm.tirx.script import builder as T
 
+from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
@@ -22,7 +23,6 @@ from qpc.backends.tvm.kernels.emit import (
     splat,
 )
 from qpc.backends.tvm.kernels.geometry import View
-from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import outer_indices

@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 
 from qpc.backends.tvm.lowering import interpolation
 from qpc.ops.views import aten
-from qpc.shapes import Concrete, TensorType
+from qpc.types import Concrete, TensorType
 
 
 @dataclass(frozen=True)

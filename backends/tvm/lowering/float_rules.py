@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from qpc.backends.tvm.lowering import extremes
-from qpc.backends.tvm.lowering import logic
-from qpc.backends.tvm.lowering import variance
+from qpc.backends.tvm.lowering import extremes, logic, variance
 from qpc.backends.tvm.lowering.relax_values import Rule, dtype_of, is_float, like, per_axis
 from qpc.ops.views import aten
-from qpc.shapes import dtype_name
+from qpc.types import dtype_name
 
 # --- functions of one value -----------------------------------------------------------------------
 

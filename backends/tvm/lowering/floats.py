@@ -18,14 +18,12 @@ from torch.fx.node import map_arg
 from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from qpc.backends.tvm.lowering import extremes
-from qpc.backends.tvm.lowering import logic
-from qpc.backends.tvm.lowering import windows
+from qpc.backends.tvm.lowering import extremes, logic, windows
 from qpc.backends.tvm.lowering.decompose import decompose, evaluate, is_constant
 from qpc.backends.tvm.lowering.float_rules import OWN_RULES
 from qpc.errors import BackendError, UnsupportedOpError
 from qpc.ops.views import arguments
-from qpc.shapes import Concrete, TensorType, dtype_name
+from qpc.types import Concrete, TensorType, dtype_name
 
 BUILDER_RULES = extremes.BUILDER_RULES | windows.RULES
 

@@ -17,16 +17,16 @@ from torch.fx import Node
 from tvm.relax import Expr
 
 from qpc.backends.common.borders import NO_BORDER, Border
-from qpc.backends.tvm.lowering.emitter import Emitter
-from qpc.backends.tvm.kernels.conv import conv2d as conv2d_kernels
+from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels import elementwise, pooling, resize
-from qpc.backends.tvm.kernels.conv import transposed
 from qpc.backends.tvm.kernels import layout as layout_kernels
+from qpc.backends.tvm.kernels.conv import conv2d as conv2d_kernels
 from qpc.backends.tvm.kernels.conv import linear as linear_kernels
+from qpc.backends.tvm.kernels.conv import transposed
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Requantize, Stage
 from qpc.backends.tvm.kernels.geometry import View
-from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.kernel import Kernel
+from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value, identity, significant
 from qpc.backends.tvm.lowering.movement import with_rank
 from qpc.errors import BackendError

@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 from tvm.relax import Expr
 
-from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.common.share import Share
+from qpc.backends.tvm.kernels.geometry import View
 
 Order = tuple[int, ...]
 NHWC: Order = (0, 2, 3, 1)

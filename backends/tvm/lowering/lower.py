@@ -18,16 +18,8 @@ from torch.fx.node import map_arg
 from tvm import relax
 
 from qpc.analysis.integer_proofs import check_integers
-from qpc.backends.compiled import output_nodes
-from qpc.backends.tvm.lowering import integers
-from qpc.backends.tvm.lowering import movement
 from qpc.backends.common.borders import NO_BORDER, find_borders
-from qpc.backends.tvm.lowering.decompose import evaluate, is_constant
-from qpc.backends.tvm.lowering.emitter import Emitter
-from qpc.backends.tvm.lowering.floats import FloatOperators
 from qpc.backends.common.fuse import Group, find_groups
-from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value, channels_last, identity
-from qpc.backends.tvm.report import KernelUse
 from qpc.backends.common.slots import (
     ELEMENTWISE,
     READERS,
@@ -37,10 +29,18 @@ from qpc.backends.common.slots import (
     joins_channels,
     members,
 )
+from qpc.backends.compiled import output_nodes
+from qpc.backends.tvm.lowering import integers, movement
+from qpc.backends.tvm.lowering.decompose import evaluate, is_constant
+from qpc.backends.tvm.lowering.emitter import Emitter
+from qpc.backends.tvm.lowering.floats import FloatOperators
+from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value, channels_last, identity
+from qpc.backends.tvm.report import KernelUse
 from qpc.errors import BackendError
 from qpc.meta import attribute
 from qpc.ops.views import arguments, aten, qpc_ops
-from qpc.shapes import Concrete, TensorType, dtype_name, noted_shapes
+from qpc.shapes import noted_shapes
+from qpc.types import Concrete, TensorType, dtype_name
 
 _CONSTANTS = ("weight", "bias", "multiplier", "table", "rows", "columns")
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from tvm.relax import Expr
 
+from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.backends.tvm.lowering import copies
 from qpc.backends.tvm.lowering.emitter import Emitter, kernel_type
-from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.backends.tvm.lowering.layout import (
     NHWC,
     Order,

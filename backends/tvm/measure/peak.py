@@ -13,8 +13,8 @@ import tvm
 from qpc.backends.tvm.codegen.build import tvm_target
 from qpc.backends.tvm.kernels.emit import Flat, bind, local, loop, prim_func
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
-from qpc.backends.tvm.kernels.kernel import Array, TensorType
 from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles, TileShape
+from qpc.backends.tvm.kernels.kernel import Array, TensorType
 from qpc.target import Target
 
 _POSITIONS, _VECTORS = 64, 3  # groups of pixels that fit the cache, weights in registers

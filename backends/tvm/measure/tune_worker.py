@@ -13,8 +13,8 @@ from pathlib import Path
 
 from qpc.backends.tvm.compile import compile_graph
 from qpc.backends.tvm.kernels.conv.tiling import Tile, Tuner
-from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.backends.tvm.measure.tuning import VARIANTS, Measured, Request, append_results
+from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.storage import load_graph
 
 _TURNS, _REPEATS = 5, 3

@@ -16,8 +16,8 @@ from qpc.backends.compiled import Signature, Structure
 from qpc.backends.tvm.codegen.build import EntryPoint
 from qpc.backends.tvm.report import KernelUse, OtherUse, Report
 from qpc.settings import first_problem
-from qpc.shapes import TensorType, dtype_name, dtype_of
 from qpc.target import Target
+from qpc.types import TensorType, dtype_name, dtype_of
 
 _DEPTH = 16  # of outputs within outputs
 _Text = Annotated[str, Field(max_length=10_000)]

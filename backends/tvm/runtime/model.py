@@ -13,8 +13,8 @@ from torch import Tensor
 from qpc.backends.compiled import Array, CallableModel, Signature
 from qpc.backends.profile import Profile
 from qpc.backends.tvm.codegen.build import Code
-from qpc.backends.tvm.runtime.program import Loaded, Program
 from qpc.backends.tvm.report import Report
+from qpc.backends.tvm.runtime.program import Loaded, Program
 from qpc.errors import UnsupportedTargetError
 from qpc.modes import ordinary_torch
 from qpc.target import Target

@@ -19,7 +19,7 @@ from qpc.backends.tvm.runtime.library import Library
 from qpc.backends.tvm.runtime.pages import allocate, moved_together
 from qpc.backends.tvm.runtime.threads import Worker
 from qpc.errors import BackendError
-from qpc.shapes import TensorType
+from qpc.types import TensorType
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 _ArrayType: TypeAlias = "tuple[tuple[int, ...], np.dtype[Any]]"

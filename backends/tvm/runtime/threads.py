@@ -21,8 +21,8 @@ from typing import TypeAlias
 
 import tvm
 
-from qpc.backends.tvm.runtime.forks import renew_in_forks
 from qpc.backends.tvm.interrupts import deferred_signals
+from qpc.backends.tvm.runtime.forks import renew_in_forks
 from qpc.backends.tvm.runtime.library import LAUNCHER
 from qpc.errors import BackendError
 

@@ -24,6 +24,12 @@ from qpc.backends.tvm.kernels.conv import nibbles
 from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.conv.dense_plan import DensePlan
 from qpc.backends.tvm.kernels.conv.depthwise import depthwise_conv2d
+from qpc.backends.tvm.kernels.conv.padding import copy_padded_rows, copy_pixels
+from qpc.backends.tvm.kernels.conv.tile_conv import TileCode
+from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
+from qpc.backends.tvm.kernels.conv.tiling import Tile, Tuner
+from qpc.backends.tvm.kernels.conv.winograd import WinogradCode
+from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
@@ -43,12 +49,6 @@ from qpc.backends.tvm.kernels.epilogue import Epilogue, EpilogueCode, EpilogueFo
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, tile_start
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
-from qpc.backends.tvm.kernels.conv.padding import copy_padded_rows, copy_pixels
-from qpc.backends.tvm.kernels.conv.tile_conv import TileCode
-from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
-from qpc.backends.tvm.kernels.conv.tiling import Tile, Tuner
-from qpc.backends.tvm.kernels.conv.winograd import WinogradCode
-from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 
 __all__ = ["Conv2dDesc", "conv2d", "dense_conv2d"]
 

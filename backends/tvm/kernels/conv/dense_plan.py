@@ -13,9 +13,6 @@ import numpy.typing as npt
 
 from qpc.backends.tvm.kernels.conv import nibbles
 from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
-from qpc.backends.tvm.kernels.emit import Index
-from qpc.backends.tvm.kernels.geometry import tile_start
-from qpc.backends.tvm.kernels.kernel import Array, TensorType
 from qpc.backends.tvm.kernels.conv.tiling import (
     ALL_KEPT,
     SHARING,
@@ -25,6 +22,9 @@ from qpc.backends.tvm.kernels.conv.tiling import (
     choose_blocks,
 )
 from qpc.backends.tvm.kernels.conv.zero_blocks import TermLists, kept_shares
+from qpc.backends.tvm.kernels.emit import Index
+from qpc.backends.tvm.kernels.geometry import tile_start
+from qpc.backends.tvm.kernels.kernel import Array, TensorType
 
 _FETCHED_PASSES = 32  # of a unit's pixels; with more, waiting for weights is a small part
 

@@ -18,6 +18,8 @@ import numpy.typing as npt
 from tvm.tirx import Expr, PrimFunc
 from tvm.tirx.script import builder as T
 
+from qpc.backends.tvm.kernels.conv.padding import copy_padded_rows
+from qpc.backends.tvm.kernels.conv.tiling import Blocks, choose_blocks
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
@@ -34,8 +36,6 @@ from qpc.backends.tvm.kernels.epilogue import Epilogue, EpilogueCode, EpilogueFo
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, ConvShape, tile_start
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
-from qpc.backends.tvm.kernels.conv.padding import copy_padded_rows
-from qpc.backends.tvm.kernels.conv.tiling import Blocks, choose_blocks
 
 _MAX_MERGED = 8
 _EPILOGUE = 6  # time to requantize one vector of sums, in dots

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, dense_conv2d
+from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.epilogue import Epilogue
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
-from qpc.backends.tvm.kernels.conv.tiling import Tuner
 
 
 @dataclass(frozen=True)

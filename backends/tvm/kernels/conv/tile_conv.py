@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from qpc.backends.tvm.kernels.conv.padding import copy_pixels, copy_rows
+from qpc.backends.tvm.kernels.conv.tile_plan import LINE, TilePlan
 from qpc.backends.tvm.kernels.emit import Flat, Index, bind, loop, scratch, split, tasks, when
 from qpc.backends.tvm.kernels.epilogue import EpilogueCode
 from qpc.backends.tvm.kernels.geometry import tile_start
 from qpc.backends.tvm.kernels.isa.matrices import Registers
-from qpc.backends.tvm.kernels.conv.padding import copy_pixels, copy_rows
-from qpc.backends.tvm.kernels.conv.tile_plan import LINE, TilePlan
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ import numpy.typing as npt
 
 from qpc.backends.tvm.kernels.conv import nibbles
 from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
-from qpc.backends.tvm.kernels.emit import Index
-from qpc.backends.tvm.kernels.kernel import Array, TensorType
-from qpc.backends.tvm.kernels.isa.matrices import DEPTH, TileShape
 from qpc.backends.tvm.kernels.conv.padding import PaddedRows
 from qpc.backends.tvm.kernels.conv.tiling import Cut, Sharing, Tile
+from qpc.backends.tvm.kernels.emit import Index
+from qpc.backends.tvm.kernels.isa.matrices import DEPTH, TileShape
+from qpc.backends.tvm.kernels.kernel import Array, TensorType
 
 # All times are in cycles, measured on a Sapphire Rapids core.
 _DOT = 20  # of full registers, if there are not many loads beside it

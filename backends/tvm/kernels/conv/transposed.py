@@ -15,13 +15,13 @@ from math import ceil, gcd
 import numpy as np
 import numpy.typing as npt
 
+from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, Part, dense_parts
+from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.epilogue import Epilogue
 from qpc.backends.tvm.kernels.geometry import Places, View
-from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
-from qpc.backends.tvm.kernels.conv.tiling import Tuner
 
 
 @dataclass(frozen=True)

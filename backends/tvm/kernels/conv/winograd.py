@@ -9,6 +9,8 @@ from math import ceil
 from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
+from qpc.backends.tvm.kernels.conv.padding import copy_padded_rows
+from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
@@ -25,8 +27,6 @@ from qpc.backends.tvm.kernels.emit import (
 )
 from qpc.backends.tvm.kernels.epilogue import EpilogueCode
 from qpc.backends.tvm.kernels.geometry import tile_start
-from qpc.backends.tvm.kernels.conv.padding import copy_padded_rows
-from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 
 _ZERO = 16  # int32 of a cache line, of which the first is 0
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS, TAPS, Filtering
+from qpc.backends.tvm.kernels.conv.tiling import SHARING, Cut, Kind, Tile, tiles_that_fit
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
-from qpc.backends.tvm.kernels.conv.tiling import SHARING, Cut, Kind, Tile, tiles_that_fit
 
 LINE = 64
 """Bytes of a cache line."""

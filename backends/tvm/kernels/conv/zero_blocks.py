@@ -14,8 +14,8 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
-from qpc.backends.tvm.kernels.kernel import Array
 from qpc.backends.tvm.kernels.conv.tiling import ALL_KEPT
+from qpc.backends.tvm.kernels.kernel import Array
 
 
 def kept_shares(nonzero: npt.NDArray[np.bool_]) -> Mapping[int, int]:

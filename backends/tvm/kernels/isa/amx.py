@@ -12,8 +12,8 @@ from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.kernels.emit import Flat, Index
-from qpc.backends.tvm.kernels.kernel import Array
 from qpc.backends.tvm.kernels.isa.matrices import DEPTH, MatrixTiles, Registers, TileShape
+from qpc.backends.tvm.kernels.kernel import Array
 
 _PALETTE = 1
 _ROW_BYTES = 64

@@ -11,13 +11,13 @@ from tvm import tirx
 from tvm.ir import GlobalVar, IRModule
 
 from qpc.backends import tvm
+from qpc.backends.common.memory import ALIGNMENT
 from qpc.backends.tvm.codegen.build import tvm_target
 from qpc.backends.tvm.codegen.entry import _runs_in_threads, lower_kernels
 from qpc.backends.tvm.kernels.elementwise import lookup
 from qpc.backends.tvm.kernels.emit import FLAT
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.choose import isa_for
-from qpc.backends.common.memory import ALIGNMENT
 from qpc.ops.views import aten
 from qpc.target import Target
 from tests.backends.tvm.checking import assert_same_bits

@@ -11,9 +11,9 @@ import numpy as np
 from tvm import relax
 from tvm.tirx.script import builder as T
 
+from qpc.backends.tvm.codegen.schedule import Schedule, schedule
 from qpc.backends.tvm.kernels.emit import prim_func
 from qpc.backends.tvm.kernels.kernel import TensorType
-from qpc.backends.tvm.codegen.schedule import Schedule, schedule
 from qpc.errors import BackendError
 
 pytestmark = pytest.mark.tvm

@@ -13,13 +13,13 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
+from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.conv import depthwise
 from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, Part, Plan, _plans, _price, plan_for
 from qpc.backends.tvm.kernels.conv.dense_plan import DensePlan
-from qpc.backends.common.share import Share
-from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
+from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.target import TARGETS, Target
 from tests.conftest import Golden
 

@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
+from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.elementwise import MulConstants, add, clamp, lookup, mul
 from qpc.backends.tvm.kernels.epilogue import AddTensor
 from qpc.backends.tvm.kernels.geometry import View
-from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.isa.choose import Isa
 
 pytestmark = pytest.mark.tvm

@@ -15,7 +15,10 @@ from tvm.tirx import Expr
 
 from qpc.backends.tvm.codegen.build import tvm_target
 from qpc.backends.tvm.codegen.entry import lower_kernels
+from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS
 from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
+from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.elementwise import add, lookup
 from qpc.backends.tvm.kernels.emit import Flat, Wrapping, prim_func, wrapped_sum
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Requantize
@@ -23,10 +26,7 @@ from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 from qpc.backends.tvm.kernels.layout import quantize
-from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.pooling import mean
-from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
-from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS
 from qpc.target import TARGETS, Target
 
 pytestmark = pytest.mark.tvm

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.geometry import Conv2dDesc, Places, View
 from qpc.backends.common.share import Share
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc, Places, View
 
 pytestmark = pytest.mark.tvm
 

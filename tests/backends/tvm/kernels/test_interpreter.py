@@ -20,24 +20,24 @@ from tvm.tirx import Expr
 
 from qpc.backends.tvm.kernels.conv import nibbles
 from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc
+from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.elementwise import add, clamp, lookup, mul
 from qpc.backends.tvm.kernels.emit import Flat, loop, prim_func, shuffle
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Requantize
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
+from qpc.backends.tvm.kernels.isa.x86 import DotProducts
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 from qpc.backends.tvm.kernels.layout import dequantize, quantize
 from qpc.backends.tvm.kernels.pooling import PoolWindow, avg_pool2d, max_pool2d, mean
 from qpc.backends.tvm.kernels.resize import resize2d
-from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
-from qpc.backends.tvm.kernels.isa.x86 import DotProducts
 from qpc.ops.views import qpc_ops
 from qpc.target import TARGETS
-from tests.backends.tvm.kernels.interpreter import interpret
 from tests.backends.tvm.kernels.conv.test_conv2d import Layer, added
+from tests.backends.tvm.kernels.conv.test_nibbles import layer_of
+from tests.backends.tvm.kernels.interpreter import interpret
 from tests.backends.tvm.kernels.test_elementwise import ADD, MUL, exact_sum
 from tests.backends.tvm.kernels.test_layout import NHWC, exact
-from tests.backends.tvm.kernels.conv.test_nibbles import layer_of
 
 QUICK = ("x86-64-avx512", "x86-64-avx512-vnni-256", "x86-64-avx512-vnni-vbmi")
 """One for each kind of instructions that few machines run the tests of machine code with."""

@@ -10,9 +10,9 @@ import torch
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
+from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.epilogue import Requantize
 from qpc.backends.tvm.kernels.geometry import View
-from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.backends.tvm.kernels.pooling import PoolWindow, avg_pool2d, max_pool2d, mean
 

@@ -10,8 +10,8 @@ import torch
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.common.share import Share
+from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.resize import resize2d
 from qpc.ops.integer import POSITIONS

@@ -11,8 +11,8 @@ from torch import nn
 pytest.importorskip("tvm")
 
 import qpc
-from qpc.backends.tvm.measure import tune_worker
 from qpc.backends.tvm.kernels.conv.tiling import Tile
+from qpc.backends.tvm.measure import tune_worker
 from qpc.backends.tvm.measure.tuning import VARIANTS, Measured, Request, read_results
 from qpc.target import Target
 from tests.quantizing import Parts, fake_quantized, integer

@@ -13,8 +13,8 @@ from torch.fx import GraphModule
 pytest.importorskip("tvm")
 
 from qpc.backends.tvm.codegen import cache
-from qpc.backends.tvm.measure import tuning
 from qpc.backends.tvm.kernels.conv.tiling import Tile
+from qpc.backends.tvm.measure import tuning
 from qpc.backends.tvm.measure.tuning import (
     DEFAULT_SECONDS,
     Measured,

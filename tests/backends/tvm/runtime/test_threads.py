@@ -92,8 +92,7 @@ def test_workers_sleep_soon_after_a_call() -> None:
 
 def test_a_process_may_end_at_any_time() -> None:
     code = (
-        "from qpc.backends.tvm.runtime.threads import Worker\n"
-        "kept = [Worker(4) for _ in range(5)]"
+        "from qpc.backends.tvm.runtime.threads import Worker\nkept = [Worker(4) for _ in range(5)]"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
-from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Epilogue, Lookup
 from qpc.backends.common.share import Share
-from qpc.backends.tvm.kernels.isa.choose import Isa
-from qpc.backends.tvm.kernels.kernel import Kernel
+from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
+from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Epilogue, Lookup
+from qpc.backends.tvm.kernels.isa.choose import Isa
+from qpc.backends.tvm.kernels.kernel import Kernel
 
 pytestmark = pytest.mark.tvm
 

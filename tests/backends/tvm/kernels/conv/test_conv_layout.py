@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
+from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.geometry import ConvShape
 from qpc.backends.tvm.kernels.isa.choose import isa_for
-from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.target import Target
 
 pytestmark = pytest.mark.tvm

@@ -11,9 +11,9 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.tvm.kernels.conv import nibbles
 from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel
-from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.target import Target
 from tests.backends.tvm.kernels.conv.test_conv2d import Array, Layer, Run
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
+from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.conv import conv2d as conv2d_module
 from qpc.backends.tvm.kernels.conv import tile_plan
 from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc
-from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
-from qpc.backends.common.share import Share
-from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.tiling import Tile
+from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
+from qpc.backends.tvm.kernels.isa.base import Isa
 from tests.backends.tvm.kernels.conftest import MATRIX_TARGETS
 from tests.backends.tvm.kernels.conv.test_conv2d import ADD, Layer, Run, added
 from tests.backends.tvm.kernels.conv.test_transposed import BASE as TRANSPOSED

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
+from qpc.backends.tvm.kernels.conv.tile_plan import NOWHERE, TilePlan
 from qpc.backends.tvm.kernels.geometry import ConvShape, tile_start
 from qpc.backends.tvm.kernels.isa.choose import isa_for
-from qpc.backends.tvm.kernels.conv.tile_plan import NOWHERE, TilePlan
 from qpc.target import Target
 
 pytestmark = pytest.mark.tvm

@@ -4,7 +4,6 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.conv.tiling import (
     SCRATCH_BYTES,
     SHARING,
@@ -12,6 +11,7 @@ from qpc.backends.tvm.kernels.conv.tiling import (
     choose_blocks,
     choose_tile,
 )
+from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.target import Target
 
 pytestmark = pytest.mark.tvm

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.epilogue import AddTensor, Epilogue, Lookup
 from qpc.backends.common.share import Share
-from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.backends.tvm.kernels.conv.transposed import Axis, TransposedDesc, conv_transpose2d
+from qpc.backends.tvm.kernels.epilogue import AddTensor, Epilogue, Lookup
+from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.ops.views import qpc_ops
 
 pytestmark = [

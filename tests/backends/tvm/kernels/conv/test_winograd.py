@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, Part, conv2d, plan_for
-from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
-from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
 from qpc.backends.common.share import Share
-from qpc.backends.tvm.kernels.isa.base import Isa
+from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, Part, conv2d, plan_for
+from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
 from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
+from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
+from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.target import Target
 from tests.backends.tvm.kernels.conftest import TARGETS
 from tests.backends.tvm.kernels.conv.test_conv2d import ADD, Layer, Run, added

@@ -12,10 +12,10 @@ from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, Part, _plans, plan_
 from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.conv.dense_plan import DensePlan
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
-from qpc.backends.tvm.kernels.geometry import ConvShape
-from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.winograd_plan import LINE, WinogradPlan
+from qpc.backends.tvm.kernels.geometry import ConvShape
+from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.target import Target
 
 pytestmark = pytest.mark.tvm

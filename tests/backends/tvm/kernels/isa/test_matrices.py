@@ -5,11 +5,11 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
+from qpc.backends.tvm.kernels.conv.tile_plan import BLOCKS
 from qpc.backends.tvm.kernels.emit import Flat, prim_func
 from qpc.backends.tvm.kernels.isa.base import Isa
-from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 from qpc.backends.tvm.kernels.isa.matrices import TileShape
-from qpc.backends.tvm.kernels.conv.tile_plan import BLOCKS
+from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 from tests.backends.tvm.kernels.conftest import MATRIX_TARGETS
 from tests.backends.tvm.kernels.conv.test_conv2d import Run
 

@@ -6,8 +6,9 @@ import operator
 
 from torch._ops import OpOverload
 
-from qpc.analysis import channel_layers, channel_moves
-from qpc.analysis.channel_rules import RULES
+from qpc.channels import layers as channel_layers
+from qpc.channels import moves as channel_moves
+from qpc.channels.rules import RULES
 from qpc.ops.registry import Role, registered
 from qpc.ops.views import aten
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from qpc.analysis.atoms import (
+from qpc.channels.atoms import (
     NONE,
     Labels,
     along,
@@ -25,7 +25,7 @@ from qpc.analysis.atoms import (
     spread,
     varying_axes,
 )
-from qpc.analysis.flow import LARGEST_FREE, Flow, describe, pin_inputs
+from qpc.channels.flow import LARGEST_FREE, Flow, describe, pin_inputs
 from qpc.meta import attribute
 from qpc.ops import views
 from qpc.ops.views import arguments, aten

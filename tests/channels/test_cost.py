@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qpc
-from qpc.analysis.channels import analyze_channels
-from qpc.analysis.cost import CostModel, LayerCost, cost
-from qpc.analysis.removal import Removal
+from qpc.channels.cost import CostModel, LayerCost, cost
+from qpc.channels.groups import analyze_channels
+from qpc.channels.removal import Removal
 from qpc.masks import spared_units
 from qpc.ops.views import aten
 from qpc.recipes import quantize

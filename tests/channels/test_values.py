@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.analysis.channel_labels import Forward, image_graph, reasons, seen
+from tests.channels.channel_labels import Forward, image_graph, reasons, seen
 
 VALUES: dict[str, tuple[Forward, tuple[int | None, str]]] = {
     "sum of two": (lambda m, x: m.a(x) + m.b(x), (1, "abcd")),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpc.analysis.atoms import (
+from qpc.channels.atoms import (
     NONE,
     Atoms,
     Labels,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from qpc.analysis.atoms import Labels, nothing, spread, varying_axes
-from qpc.analysis.flow import Flow, describe, pin_inputs
 from qpc.analysis.origins import computed
+from qpc.channels.atoms import Labels, nothing, spread, varying_axes
+from qpc.channels.flow import Flow, describe, pin_inputs
 from qpc.ops import views
 from qpc.ops.views import arguments
 

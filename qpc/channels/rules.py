@@ -11,11 +11,11 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from qpc.analysis import channel_layers as layers
-from qpc.analysis import channel_moves as moves
-from qpc.analysis import channel_products as products
-from qpc.analysis import channel_values as values
-from qpc.analysis.flow import Rule
+from qpc.channels import layers as layers
+from qpc.channels import moves as moves
+from qpc.channels import products as products
+from qpc.channels import values as values
+from qpc.channels.flow import Rule
 from qpc.ops.views import aten, qpc_ops
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
-from qpc.analysis.atoms import Labels, varying_axes
-from qpc.analysis.channel_rules import RULES
-from qpc.analysis.channels import ChannelAnalysis, analyze_channels
-from qpc.analysis.flow import Flow, describe, pin_inputs
+from qpc.channels.atoms import Labels, varying_axes
+from qpc.channels.flow import Flow, describe, pin_inputs
+from qpc.channels.groups import ChannelAnalysis, analyze_channels
+from qpc.channels.rules import RULES
 from qpc.testing import traced
 
 TOKENS = torch.randn(1, 6, 4)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from qpc.analysis.channels import analyze_channels
-from qpc.analysis.removal import Removal
+from qpc.channels.groups import analyze_channels
+from qpc.channels.removal import Removal
 from qpc.errors import InvariantError
 from qpc.meta import attribute, info
 from qpc.ops.views import arguments
-from tests.analysis.channel_labels import Forward, image_graph, token_graph
+from tests.channels.channel_labels import Forward, image_graph, token_graph
 
 
 def without(gm: GraphModule, *channels: int, layer: str = "a.weight") -> GraphModule:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qpc.analysis.channel_products import _spelled_out
-from tests.analysis.channel_labels import Forward, flowed, reasons, seen, token_graph
+from qpc.channels.products import _spelled_out
+from tests.channels.channel_labels import Forward, flowed, reasons, seen, token_graph
 
 PRODUCTS: dict[str, tuple[Forward, tuple[int | None, str]]] = {
     "with a parameter": (lambda m, x: m.a(x) @ m.w, (2, "ef")),

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from qpc.analysis.channels import analyze_channels
+from qpc.channels.groups import analyze_channels
 from qpc.testing import traced
-from tests.analysis.channel_labels import Forward, image_graph, reasons, seen, token_graph
+from tests.channels.channel_labels import Forward, image_graph, reasons, seen, token_graph
 from tests.quantizing import Parts
 
 MOVES: dict[str, tuple[Forward, tuple[int | None, str]]] = {

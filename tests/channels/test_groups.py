@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qpc.analysis.channels import ChannelAnalysis, ChannelSlice, Group, analyze_channels
+from qpc.channels.groups import ChannelAnalysis, ChannelSlice, Group, analyze_channels
 from qpc.errors import PassError
 from qpc.testing import traced
 

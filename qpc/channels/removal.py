@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.atoms import Labels, collapse
-from qpc.analysis.channel_moves import constant_index, pad_amounts
-from qpc.analysis.channels import ChannelAnalysis
-from qpc.analysis.flow import describe
+from qpc.channels.atoms import Labels, collapse
+from qpc.channels.flow import describe
+from qpc.channels.groups import ChannelAnalysis
+from qpc.channels.moves import constant_index, pad_amounts
 from qpc.companions import elementwise_companions
 from qpc.edit import Editor
 from qpc.errors import InvariantError
 from qpc.meta import attribute, info, update_info
 from qpc.ops import views
 from qpc.ops.views import arguments, aten, qpc_ops, set_arguments
-from qpc.shapes import BatchDim, infer_shapes
+from qpc.shapes import infer_shapes
+from qpc.types import BatchDim
 
 
 class Removal:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
-from qpc.analysis.atoms import (
+from qpc.channels.atoms import (
     NONE,
     Labels,
     along,
@@ -17,7 +17,7 @@ from qpc.analysis.atoms import (
     spread,
     varying_axes,
 )
-from qpc.analysis.flow import Flow, describe, pin_inputs
+from qpc.channels.flow import Flow, describe, pin_inputs
 from qpc.ops.views import arguments
 
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qpc.analysis.channels import analyze_channels
+from qpc.channels.groups import analyze_channels
 from qpc.masks import masked_atoms
 from qpc.passes import CreateMasks, PropagateMasks, RemoveChannels
 from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Global
 from qpc.pruning.magnitude import L1
 from qpc.testing import randomized, traced
-from tests.analysis.channel_labels import Forward, flowed, image_graph, reasons, seen, token_graph
+from tests.channels.channel_labels import Forward, flowed, image_graph, reasons, seen, token_graph
 from tests.pruning_oracle import masked_output
 
 

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.atoms import (
+from qpc.channels.atoms import (
     NONE,
     Atoms,
     Labels,
@@ -30,7 +30,8 @@ from qpc.analysis.atoms import (
 from qpc.meta import attribute, info, label
 from qpc.ops.registry import op_name
 from qpc.ops.views import arguments, aten, qpc_ops
-from qpc.shapes import TensorType, concrete_shapes
+from qpc.shapes import concrete_shapes
+from qpc.types import TensorType
 
 Rule = Callable[["Flow", Node], Labels]
 """Returns the labels of a call's value."""

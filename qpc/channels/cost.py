@@ -21,14 +21,15 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.atoms import Labels, along, compact, varying_axes
-from qpc.analysis.channels import ChannelAnalysis
+from qpc.channels.atoms import Labels, along, compact, varying_axes
+from qpc.channels.groups import ChannelAnalysis
 from qpc.meta import attribute
 from qpc.ops import views
 from qpc.ops.layers import IntegerLayer
 from qpc.ops.registry import op_name
 from qpc.ops.views import arguments, aten, qpc_ops
-from qpc.shapes import TensorType, concrete_shapes
+from qpc.shapes import concrete_shapes
+from qpc.types import TensorType
 
 Measure = Literal["channels", "parameters", "macs"]
 """What can be counted: output channels of all layers, parameters, or MACs."""

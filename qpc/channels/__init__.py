@@ -1,0 +1,1 @@
+"""Which channels belong together, from what flows through a graph, and how they are removed."""
