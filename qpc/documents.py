@@ -23,7 +23,7 @@ from qpc.version import VERSION
 LIMIT_BYTES = 64 * 2**20
 """The largest document that is read; that of DenseNet-121, with 1,035 nodes, has 0.7 MB."""
 _LIMIT_FILE = 2**36  # bytes, of a file whose size is not known
-_LIMIT_VALUES = 1_000_000  # a node of a graph has some 20
+_LIMIT_VALUES = 500_000  # a node of a graph has some 20
 _SEAL, _END = "sha256", b"\n}\n"
 
 

@@ -196,6 +196,10 @@ CASES: dict[str, tuple[Edit, str]] = {
         change("conv2d", args=[{"node": "relu"}, X]),
         "no node 'relu' stands before it",
     ),
+    "another device": (
+        call("aten.zeros.default", [1], device={"device": "cuda:0"}),
+        "computes on the CPU, not on 'cuda:0'",
+    ),
     "a value of no kind": (call("aten.relu.default", {"eval": EVIL}), "unknown value of kind"),
     "two kinds": (call("aten.relu.default", {"node": "x", "a": 1}), "a value has one kind"),
     "a deep value": (
