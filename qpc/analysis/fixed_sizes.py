@@ -7,7 +7,7 @@ shapes no longer fit. Some it would take, and give a wrong answer without a word
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import torch
 from torch.fx import GraphModule, Node
@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from qpc.meta import info
 from qpc.ops.views import arguments, aten, qpc_ops
 from qpc.shapes import noted_shapes, shapes_of
-from qpc.types import Concrete, TensorType, resolve
+from qpc.types import BatchDim, Concrete, TensorType, resolve
 
 _BATCH = 3
 _END = torch.iinfo(torch.int64).max
@@ -53,11 +53,16 @@ def fixed_sizes(gm: GraphModule) -> dict[Node, tuple[int, ...]]:
         if any(_keeps_a_size(node, traced, found) for node in found):
             for node in _quantizations(found):
                 fixed.setdefault(node, set()).update(_differing(node, traced, found))
-    return {
-        node: tuple(size if axis in axes else -1 for axis, size in enumerate(sizes, 1))
-        for node, axes in fixed.items()
-        if axes and (sizes := _shape(node.all_input_nodes[0], traced)[1:])
-    }
+    sizes = {node: _required(node.all_input_nodes[0], axes) for node, axes in fixed.items()}
+    return {node: wanted for node, wanted in sizes.items() if any(s != -1 for s in wanted)}
+
+
+def _required(x: Node, axes: Set[int]) -> tuple[int, ...]:
+    """The sizes of a value behind its first axis, -1 where `axes` has none or the batch lies."""
+    return tuple(
+        size if axis in axes and isinstance(size, int) else -1
+        for axis, size in enumerate((info(x).shape or ())[1:], 1)
+    )
 
 
 def _variants(rank: int) -> Iterator[set[int]]:
@@ -98,13 +103,19 @@ def _keeps_a_size(node: Node, traced: Shapes, found: Shapes) -> bool:
         return False
     given = arguments(node) if hasattr(node.target, "_schema") else {}
     if node.target is aten.reshape.default:  # what is too much would go to the batch
-        return bool(given["shape"]) and given["shape"][0] == -1
+        return _rest_is_batch(node, given["shape"])
     if node.target is aten.slice.Tensor:
         axis, end = given["dim"] % len(before), given["end"]
         return before[axis] != now[axis] and isinstance(end, int) and 0 < end < _END
     if node.target in _POOLS:  # an adaptive pool was one of windows side by side
         return _side_by_side(given)
     return "upsample" in str(node.target)
+
+
+def _rest_is_batch(node: Node, shape: Sequence[object]) -> bool:
+    noted = info(node).shape or ()
+    pairs = zip(shape, noted, strict=False)
+    return any(given == -1 and isinstance(size, BatchDim) for given, size in pairs)
 
 
 def _side_by_side(given: Mapping[str, object]) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 import qpc
 from qpc.analysis.fixed_sizes import fixed_sizes
 from qpc.errors import PassError
+from qpc.meta import info
 from qpc.ops.views import arguments, qpc_ops
 
 
@@ -104,3 +105,31 @@ def test_a_reshape_that_refuses_other_sizes_itself_needs_no_check() -> None:
     x = torch.randn(2, 3, 8, 8)
     gm = qpc.quantize(qpc.trace(Tokens().eval(), x), [x])
     assert fixed_sizes(gm) == {}
+
+
+class _SequenceFirst(nn.Module):
+    """Images become a sequence of pixels with the batch as its second axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = torch.softmax(self.conv(x).flatten(2), 1).permute(2, 0, 1)
+        found: Tensor = self.linear(pixels)
+        return found
+
+
+def test_the_batch_is_no_size_wherever_it_lies() -> None:
+    torch.manual_seed(0)
+    gm = _quantized(_SequenceFirst())
+    assert all(_batch_is_free(node) for node in gm.graph.nodes if "quantize" in str(node.target))
+    for batch in (1, 2, 5):
+        assert gm(torch.randn(batch, 3, 8, 8)).shape == (64, batch, 2)
+
+
+def _batch_is_free(node: Node) -> bool:
+    sizes = arguments(node).get("sizes") or ()
+    shape = info(node).shape or ()
+    return all(s == -1 or isinstance(d, int) for s, d in zip(sizes, shape[1:], strict=False))
