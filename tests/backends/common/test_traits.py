@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from torch.fx import Graph
 
-from qpc.backends.common.traits import Stage, Traits, traits_of
+from qpc.backends.common.traits import Stage, Traits, TraitTable, traits_of
 from qpc.ops.views import aten, qpc_ops
 
-TABLE = {qpc_ops.clamp.default: Traits(stage=Stage.CLAMP)}
+TABLE: TraitTable = {qpc_ops.clamp.default: Traits(stage=Stage.CLAMP)}
 
 
 def test_traits_belong_to_the_operator_that_a_node_calls() -> None:
