@@ -87,7 +87,8 @@ class KernelTime:
 class Profile:
     """Every call of a kernel, in the order in which they run.
 
-    total_us: median time in microseconds of the whole model, measured by itself.
+    total_us: microseconds of the whole model: the medians of its kernels, and of what the same runs
+    took besides them.
     """
 
     calls: tuple[KernelTime, ...]

@@ -2,7 +2,8 @@
 
 An entry point of its own notes the time stamp counter between the kernels, so that the caches are
 as they are in any run: a kernel that is timed by itself would find its weights in the nearest
-cache.
+cache. What is left between the kernels is measured in the same runs by the same clock: a difference
+of two runs, or of two clocks, would be noise where other programs keep the machine busy.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from qpc.backends.tvm.runtime.program import Program
 from qpc.target import Target
 
 _SIZES = tuple(2**n for n in (14, 17, 20, 23, 26))  # bytes, from the first cache to main memory
-_OWN_TIME = time.thread_time_ns
-"""Leaves out the time that other programs had the core; it cannot see the work of other threads."""
 
 
 def profile(
@@ -36,35 +35,37 @@ def profile(
     threads: int,
     repeats: int,
 ) -> Profile:
-    """Median times over `repeats` rounds; in each the whole program, its steps and the peak."""
+    """Median times over `repeats` rounds; each runs the whole program once, and the peak."""
     loop = peak(target)
-    clock = _OWN_TIME if threads == 1 else time.perf_counter_ns
-    whole, peaks = [], []
+    stamps = program.empty_stamps(batch)
     rounds: list[list[int]] = []
-    moments: list[int] = []
-    for number in range(repeats + 1):
-        total = _us(lambda: program.run(batch, inputs), clock)
+    wholes, peaks, moments = [], [], []
+    for _ in range(repeats + 1):
+        wholes.append(_us(lambda: program.run(batch, inputs, stamps)))
         moments.append(time.perf_counter_ns())
-        rounds.append(program.time_stamps(batch, inputs))
-        if number:  # the first round warms up
-            whole.append(total)
-            peaks.append(_us(loop.run, clock))
-    stamps = np.array(rounds)
-    ns_per_tick = (moments[-1] - moments[0]) / (stamps[-1, 0] - stamps[0, 0])
-    times = np.median(np.diff(stamps[1:], axis=1), axis=0) * ns_per_tick / 1e3
-    speed = loop.macs / statistics.median(peaks) / 1e3 * threads
+        rounds.append(stamps.tolist())
+        peaks.append(_us(loop.run))
+    ticks, whole = np.array(rounds), np.array(wholes)
+    us_per_tick = (moments[-1] - moments[0]) / (ticks[-1, -1] - ticks[0, -1]) / 1e3
+    # The moments may have come late, but no run took less time than its kernels.
+    us_per_tick = min(us_per_tick, *(whole / np.ptp(ticks, axis=1)))
+    kernels = np.diff(ticks[1:], axis=1) * us_per_tick  # the first round warms up
+    others = whole[1:] - kernels.sum(axis=1)
+    times = np.median(kernels, axis=0)
+    total = float(times.sum() + np.median(others))
+    speed = loop.macs / statistics.median(peaks[1:]) / 1e3 * threads
     machine = Machine(speed, _copy_speeds(), float(times.min(initial=np.inf)))
     rows = [
         KernelTime.of(use.kernel, use.nodes, float(us), use.macs, use.bytes, machine, use.done)
         for use, us in zip(uses, times, strict=True)
     ]
-    return Profile(tuple(rows), statistics.median(whole), batch, threads, machine)
+    return Profile(tuple(rows), total, batch, threads, machine)
 
 
-def _us(call: Callable[[], object], clock: Callable[[], int] = _OWN_TIME) -> float:
-    start = clock()
+def _us(call: Callable[[], object]) -> float:
+    start = time.perf_counter_ns()
     call()
-    return (clock() - start) / 1e3
+    return (time.perf_counter_ns() - start) / 1e3
 
 
 @functools.cache

@@ -71,12 +71,24 @@ class Program:
         self.renew()
         renew_in_forks(self)
 
-    def run(self, batch: int, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """The outputs for one batch."""
+    def run(
+        self, batch: int, inputs: Sequence[Tensor], stamps: Tensor | None = None
+    ) -> list[Tensor]:
+        """The outputs for one batch.
+
+        stamps: where to note the CPU's time stamp counter before the first and after every step;
+        see `empty_stamps`.
+        """
         call = self._calls[batch]
         outputs = call.empty_outputs()
-        self._in_turn(_Run(call, inputs, outputs, [t.data_ptr() for t in (*inputs, *outputs)]))
+        places = [t.data_ptr() for t in (*inputs, *outputs)]
+        self._in_turn(_Run(call, inputs, outputs, places, stamps))
         return outputs
+
+    def empty_stamps(self, batch: int) -> Tensor:
+        """Zeros for the time stamps of one run, int64[steps + 1]."""
+        steps = len(self._calls[batch].entry.steps)
+        return torch.zeros(steps + 1, dtype=torch.int64, device="cpu")
 
     def run_arrays(self, inputs: Sequence[object]) -> list[Array] | None:
         """The outputs for contiguous arrays of the shapes and types of a batch size, else None."""
@@ -93,15 +105,6 @@ class Program:
         places = [x.__array_interface__["data"][0] for x in (*arrays, *outputs)]
         self._in_turn(_Run(call, arrays, outputs, places))
         return outputs
-
-    def time_stamps(self, batch: int, inputs: Sequence[Tensor]) -> list[int]:
-        """The CPU's time stamp counter before the first and after every step of one call."""
-        call = self._calls[batch]
-        outputs = call.empty_outputs()
-        stamps = torch.zeros(len(call.entry.steps) + 1, dtype=torch.int64, device="cpu")
-        places = [t.data_ptr() for t in (*inputs, *outputs)]
-        self._in_turn(_Run(call, inputs, outputs, places, stamps))
-        return stamps.tolist()
 
     def renew(self) -> None:
         """A new lock: in a forked process, whoever held the old one is gone."""
