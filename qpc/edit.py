@@ -36,7 +36,7 @@ class Editor:
         graph = self.gm.graph
         place = graph.inserting_after(after) if after else graph.inserting_before(before or like)
         with place:
-            made = graph.call_function(target, args, kwargs)  # type: ignore[arg-type]
+            made = graph.call_function(target, args, kwargs)  # type: ignore[arg-type]  # fx checks what it holds
         inherit(made, like, origin=self.origin)
         infer_node(self.gm, made)
         return made

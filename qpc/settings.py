@@ -27,7 +27,7 @@ class Settings(BaseModel):
             raise ConfigError(f"{type(self).__name__}: {first_problem(e)}") from e
 
     # Settings inside others are then validated in place, and errors know the whole path.
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # functions have any attribute
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise ConfigError(

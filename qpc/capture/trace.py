@@ -7,7 +7,7 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
@@ -15,19 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx import GraphModule
-from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from qpc.capture.checks import ExampleInputs, validated
 from qpc.capture.functionalize import fold_constants, replace_in_place
 from qpc.capture.normalize import normalize
 from qpc.capture.unlift import drop_unused_constants, unlift
 from qpc.errors import PassError, QPCError, TraceError, user_line
+from qpc.meta import info
 from qpc.modes import ordinary_torch
-from qpc.names import why_no_path
 from qpc.shapes import infer_shapes
 from qpc.types import BatchDim
-
-ExampleInputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 _TOLERANCE = 1e-4  # of the largest output: a capture error is far above it, float noise far below
 
@@ -45,7 +43,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, check: bool = True
     The graph owns copies of all parameters and buffers under their names in `model`, which is not
     changed. Raises TraceError if the model cannot be captured, and says where and why.
     """
-    args, kwargs = _validated(model, example_inputs)
+    args, kwargs = validated(model, example_inputs)
     with _inference_mode(model):
         expected = _run_example(model, args, kwargs)
         gm = _any_batch(model, args, kwargs) or _one_batch(model, args, kwargs)
@@ -56,103 +54,11 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, check: bool = True
 
 def batch_is_dynamic(gm: GraphModule) -> bool:
     """Whether a traced graph takes any batch size."""
-    from qpc.meta import info
-
     shapes = [info(n).shape for n in gm.graph.nodes if n.op == "placeholder"]
     return any(isinstance(d, BatchDim) for shape in shapes for d in shape or ())
 
 
-# --- input checks ---------------------------------------------------------------------------------
-
-
-def _validated(
-    model: object, example_inputs: ExampleInputs
-) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TraceError(
-            "trace needs an nn.Module, got a TorchScript module",
-            fix="pass the Python model that it was made from",
-        )
-    if not isinstance(model, nn.Module):
-        what = (
-            f"the class {model.__name__}"
-            if isinstance(model, type)
-            else f"an object of type {type(model).__name__}"
-        )
-        raise TraceError(
-            f"trace needs an nn.Module, got {what}",
-            fix="pass an instance, such as qpc.trace(Net(), example_inputs)",
-        )
-    args: tuple[Tensor, ...] = ()
-    kwargs: dict[str, Tensor] = {}
-    if isinstance(example_inputs, Mapping):
-        kwargs = dict(example_inputs)
-    elif isinstance(example_inputs, Tensor):
-        args = (example_inputs,)
-    elif isinstance(example_inputs, Sequence):
-        args = tuple(example_inputs)
-    else:
-        raise TraceError(
-            f"example inputs are {type(example_inputs).__name__}, not tensors",
-            fix="pass one tensor, a sequence of tensors, or a mapping of keyword tensors",
-        )
-    for name, value in [*enumerate(args), *kwargs.items()]:
-        if not isinstance(value, Tensor):
-            raise TraceError(
-                f"example input {name!r} is {type(value).__name__}, not a tensor",
-                fix="bind other arguments first, for example with a wrapper module",
-            )
-    if not args and not kwargs:
-        raise TraceError("no example inputs", fix="pass a tensor of the shape the model expects")
-    _check_modules(model)
-    _check_weights(model)
-    return args, kwargs
-
-
-def _check_modules(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if type(module).__module__.startswith(_QUANTIZED_MODULES):
-            raise TraceError(
-                f"{name or type(module).__name__!r} is quantized by PyTorch already",
-                fix="trace the float model, and quantize it with qpc.quantize",
-            )
-
-
-_QUANTIZED_MODULES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
-
-
-def _check_weights(model: nn.Module) -> None:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if why := why_no_path(name):
-            raise TraceError(
-                f"no graph can have a tensor {name[:100]!r}: {why}",
-                fix="give it another name in the model",
-            )
-        if is_lazy(tensor):
-            raise TraceError(
-                f"{name!r} has no shape yet: its module is lazy",
-                fix="run the model once on example inputs before tracing it",
-            )
-        if tensor.is_meta:
-            raise TraceError(
-                f"{name!r} is on the device 'meta' and holds no values",
-                fix="load the weights first, onto the CPU",
-            )
-        if tensor.is_inference():
-            raise TraceError(
-                f"{name!r} was made in inference mode, in which nothing can be traced",
-                fix="make the model outside torch.inference_mode(), or pass copy.deepcopy(model)",
-            )
-        if not tensor.is_floating_point() or tensor.numel() == 0:
-            continue
-        bad = tensor.isnan()
-        if isinstance(tensor, nn.Parameter):  # buffers may hold infinities, such as attention masks
-            bad = bad | tensor.isinf()
-        if count := int(bad.sum()):
-            raise TraceError(
-                f"{name!r} holds {count} of {tensor.numel()} values that are NaN or infinite",
-                fix="repair or reload the weights; nothing sensible can be computed from them",
-            )
+# --- the model as it runs in inference ------------------------------------------------------------
 
 
 @contextmanager

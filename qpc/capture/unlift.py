@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,15 +56,17 @@ def _copy(node: Node, graph: Graph, owner: nn.Module, mapping: dict[Node, Any]) 
     """Copy one node of a graph that belongs to `owner`, and note the copy in `mapping`."""
     if any(word in str(node.target) for word in _ASSERTIONS):
         return
-    if node.op == "get_attr" and isinstance(getattr(owner, str(node.target), None), GraphModule):
+    if _body(node, owner) is not None:
         return  # the body of a region, which is copied where the region is called
     if isinstance(node.target, HigherOrderOperator):
         mapping[node] = _copy_region(node, graph, owner, mapping)
         return
-    source = node.args[0] if node.args else None
-    if node.target is operator.getitem and isinstance(mapping.get(source), tuple):  # type: ignore[arg-type]
-        mapping[node] = mapping[source][node.args[1]]  # type: ignore[index]
-        return
+    if node.target is operator.getitem:
+        source: Any = node.args[0]
+        index: Any = node.args[1]
+        if isinstance(mapping.get(source), tuple):
+            mapping[node] = mapping[source][index]
+            return
     mapping[node] = graph.node_copy(node, mapping.__getitem__)
     _keep_own_meta(mapping[node], node)
 
@@ -73,24 +75,24 @@ def _copy_region(
     call: Node, graph: Graph, owner: nn.Module, mapping: dict[Node, Any]
 ) -> tuple[Any, ...]:
     """Copy what is inside a region such as `with torch.no_grad()`; return what it yields."""
-    bodies = [i for i, a in enumerate(call.args) if _is_body(a, owner)]
+    bodies = {i: b for i, a in enumerate(call.args) if (b := _body(a, owner)) is not None}
     name = str(call.target)
     autocast = "autocast" in name and call.args[_AUTOCAST_ENABLED]
     if len(bodies) != 1 or autocast or not any(known in name for known in _PLAIN_REGIONS):
         what = "torch.autocast" if autocast else f"the control-flow operator {name!r}"
         raise TraceError(
             f"the model uses {what}, which a graph in core form cannot hold",
-            node=_first_call(owner, call, bodies),
+            node=_first_call(bodies.values()) or call,
             fix="take it out of the forward method; precision is quantization's to choose"
             if autocast
             else "compute both branches and choose with torch.where, or move it out of the model",
         )
-    body = getattr(owner, str(call.args[bodies[0]].target))  # type: ignore[union-attr]
-    parameters = iter(call.args[bodies[0] + 1 :])
+    ((place, body),) = bodies.items()
+    parameters: Iterator[Any] = iter(call.args[place + 1 :])
     result: Any = ()
     for node in body.graph.nodes:
         if node.op == "placeholder":
-            mapping[node] = mapping[next(parameters)]  # type: ignore[index]
+            mapping[node] = mapping[next(parameters)]
         elif node.op == "output":
             result = map_arg(node.args[0], mapping.__getitem__)
         else:
@@ -98,22 +100,18 @@ def _copy_region(
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
-def _first_call(owner: nn.Module, call: Node, bodies: Sequence[int]) -> Node:
+def _first_call(bodies: Iterable[GraphModule]) -> Node | None:
     """The first call inside a region: it knows its line in the user's model."""
-    for at in bodies:
-        body = getattr(owner, str(call.args[at].target))  # type: ignore[union-attr]
-        calls: list[Node] = [n for n in body.graph.nodes if n.op == "call_function"]
-        if calls:
-            return calls[0]
-    return call
+    calls = (n for body in bodies for n in body.graph.nodes if n.op == "call_function")
+    return next(calls, None)
 
 
-def _is_body(value: object, owner: nn.Module) -> bool:
-    return (
-        isinstance(value, Node)
-        and value.op == "get_attr"
-        and isinstance(getattr(owner, str(value.target), None), GraphModule)
-    )
+def _body(value: object, owner: nn.Module) -> GraphModule | None:
+    """The body of a region, if that is what a node of a graph of `owner` stands for."""
+    if not isinstance(value, Node) or value.op != "get_attr":
+        return None
+    found = getattr(owner, str(value.target), None)
+    return found if isinstance(found, GraphModule) else None
 
 
 def _parameter_tree(model: nn.Module) -> nn.Module:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qpc.capture.normalize import normalize
+from qpc.capture.normalize import RULES, normalize
+from qpc.capture.rules import arithmetic, permutations, shapes, slices, windows
+from qpc.capture.rules import call as rewriting
 from qpc.capture.trace import trace
 from qpc.facts import CORE_FORM
 from qpc.ops.views import aten
@@ -305,3 +307,18 @@ def test_every_node_of_the_core_form_knows_its_type() -> None:
     infer_shapes(gm)
     assert format_graph(gm) == before
     assert "?" not in before
+
+
+def test_every_operator_has_one_rule() -> None:
+    families = (shapes, permutations, slices, arithmetic, windows)
+    assert len(RULES) == sum(len(family.RULES) for family in families)
+
+
+def test_a_rule_is_found_by_the_names_of_its_operators() -> None:
+    def rule(call: rewriting.Call) -> None:
+        return None
+
+    assert rewriting.table((rule, "view.default t.default")) == {
+        aten.view.default: rule,
+        aten.t.default: rule,
+    }

@@ -1,0 +1,1 @@
+"""Rules of normalisation: one spelling per operator."""

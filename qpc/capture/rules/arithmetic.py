@@ -1,0 +1,91 @@
+"""Arithmetic, clamps and means: one overload each, tensors first."""
+
+from __future__ import annotations
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import Node
+from torch.fx.node import Argument
+
+from qpc.capture.rules.call import Call, Rule, table
+
+aten = torch.ops.aten
+
+
+def _clamp(lo: str | float | None, hi: str | float | None) -> Rule:
+    def rule(call: Call) -> Node | None:
+        low = call.args[lo] if isinstance(lo, str) else lo
+        high = call.args[hi] if isinstance(hi, str) else hi
+        return call.emit(aten.clamp.default, call.source(), low, high)
+
+    return rule
+
+
+def _binary(target: OpOverload, *, swap: bool = False) -> Rule:
+    """add, sub and their scalar and reversed spellings; alpha, a factor of b, is multiplied out."""
+
+    def rule(call: Call) -> Node | None:
+        a, b = call.args["self"], call.args["other"]
+        if swap:
+            a, b = b, a
+        alpha = call.args.get("alpha", 1)
+        if call.target is target and alpha == 1:
+            return None
+        if alpha != 1:
+            b = call.emit(aten.mul.Tensor, b, alpha) if isinstance(b, Node) else b * alpha
+        if not isinstance(a, Node):  # c - x = (-x) + c: core form has tensors first
+            return call.emit(aten.add.Tensor, call.emit(aten.neg.default, b), a)
+        return call.emit(target, a, b)
+
+    return rule
+
+
+def _mean_all(call: Call) -> Node | None:
+    rank = call.rank
+    return call.emit(aten.mean.dim, call.source(), list(range(rank)), False, **_dtype(call))
+
+
+def _mean(call: Call) -> Node | None:
+    rank = call.rank
+    given = call.args["dim"]
+    dims = sorted(d % rank for d in given) if given else list(range(rank))
+    if dims == given:
+        return None
+    return call.emit(aten.mean.dim, call.source(), dims, call.args["keepdim"], **_dtype(call))
+
+
+def _dtype(call: Call) -> dict[str, Argument]:
+    return {} if call.args["dtype"] is None else {"dtype": call.args["dtype"]}
+
+
+def _native_batch_norm(call: Call) -> list[Node]:
+    """The decomposed spelling, which also returns statistics that nobody reads at inference."""
+    names = ("input", "weight", "bias", "running_mean", "running_var")
+    given = [call.args[name] for name in names]
+    ends = (False, call.args["momentum"], call.args["eps"], False)
+    return [call.emit(aten.batch_norm.default, *given, *ends)]
+
+
+def _rename(target: OpOverload) -> Rule:
+    def rule(call: Call) -> Node | None:
+        return call.emit(target, *call.args.values())
+
+    return rule
+
+
+RULES = table(
+    (_clamp(0.0, 6.0), "relu6.default"),
+    (_clamp("min_val", "max_val"), "hardtanh.default"),
+    (_clamp("min", None), "clamp_min.default"),
+    (_clamp(None, "max"), "clamp_max.default"),
+    (_clamp("min", "max"), "clip.default"),
+    (_binary(aten.add.Tensor), "add.Tensor add.Scalar"),
+    (_binary(aten.sub.Tensor), "sub.Tensor sub.Scalar"),
+    (_binary(aten.sub.Tensor, swap=True), "rsub.Tensor rsub.Scalar"),
+    (_binary(aten.mul.Tensor), "mul.Tensor mul.Scalar multiply.Tensor"),
+    (_binary(aten.div.Tensor), "div.Tensor div.Scalar divide.Tensor true_divide.Tensor"),
+    (_mean_all, "mean.default"),
+    (_mean, "mean.dim"),
+    (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),
+    (_rename(aten.dropout.default), "feature_dropout.default alpha_dropout.default"),
+)

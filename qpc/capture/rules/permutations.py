@@ -1,0 +1,66 @@
+"""Operators that reorder axes: one `permute`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from qpc.capture.rules.call import Call, table
+
+aten = torch.ops.aten
+
+
+def _permute(call: Call, order: Sequence[int]) -> Node | None:
+    source = call.source()
+    if list(order) == list(range(len(order))):
+        return source
+    return call.emit(aten.permute.default, source, list(order))
+
+
+def _transpose(call: Call) -> Node | None:
+    rank = call.rank
+    order = list(range(rank))
+    if rank >= 2:
+        first, second = (call.args[n] % rank for n in call.args if n != "self")
+        order[first], order[second] = order[second], order[first]
+    return _permute(call, order)
+
+
+def _reverse(call: Call) -> Node | None:
+    return _permute(call, range(call.rank)[::-1])
+
+
+def _matrix_transpose(call: Call) -> Node | None:
+    rank = call.rank
+    return _permute(call, [*range(rank - 2), rank - 1, rank - 2])
+
+
+def _movedim(call: Call) -> Node | None:
+    rank = call.rank
+
+    def axes(value: Any) -> list[int]:
+        return [v % rank for v in ([value] if isinstance(value, int) else value)]
+
+    source, destination = axes(call.args["source"]), axes(call.args["destination"])
+    rest = iter(a for a in range(rank) if a not in source)
+    where = dict(zip(destination, source, strict=True))
+    return _permute(call, [where[i] if i in where else next(rest) for i in range(rank)])
+
+
+def _normal_permute(call: Call) -> Node | None:
+    order = [d % call.rank for d in call.args["dims"]]
+    if order == list(range(len(order))):
+        return call.source()
+    return None if order == call.args["dims"] else _permute(call, order)
+
+
+RULES = table(
+    (_transpose, "transpose.int swapaxes.default swapdims.default"),
+    (_reverse, "t.default numpy_T.default"),
+    (_matrix_transpose, "mT.default"),
+    (_movedim, "movedim.int movedim.intlist moveaxis.int moveaxis.intlist"),
+    (_normal_permute, "permute.default"),
+)

@@ -1,0 +1,70 @@
+"""Operators that change only the shape: one `reshape`, or nothing; expansions."""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import Node
+
+from qpc.capture.rules.call import Call, shape_of, table
+from qpc.meta import info
+from qpc.types import BatchDim
+
+aten = torch.ops.aten
+
+
+def _as_reshape(call: Call) -> Node | None:
+    source, shape = call.source(), call.shape
+    if shape_of(source) == shape:
+        return source
+    growing = [d for d in shape if isinstance(d, BatchDim)]
+    if len(growing) > 1:
+        return None
+    sizes = [-1 if isinstance(d, BatchDim) else d for d in shape]
+    if call.target is aten.reshape.default and call.args["shape"] == sizes:
+        return None
+    return call.emit(aten.reshape.default, source, sizes)
+
+
+def _as_input(call: Call) -> Node | None:
+    return call.source(next(iter(call.args)))
+
+
+def _cast(call: Call) -> Node | None:
+    source = call.source()
+    return source if info(source).dtype == info(call.node).dtype else None
+
+
+def _expand(call: Call) -> Node | None:
+    source, shape = call.source(), call.shape
+    old = shape_of(source)
+    if shape == old:
+        return source
+    if call.target is aten.expand.default:
+        return None
+    kept: list[int | Node] = []
+    aligned: list[object] = [None] * (len(shape) - len(old)) + list(old)
+    for axis, (before, after) in enumerate(zip(aligned, shape, strict=True)):
+        if before == after:
+            kept.append(-1)
+        elif isinstance(after, int):
+            kept.append(after)
+        else:
+            kept.append(call.emit(aten.sym_size.int, call.args["other"], axis))
+    return call.emit(aten.expand.default, source, kept)
+
+
+RULES = table(
+    (
+        _as_reshape,
+        "view.default reshape.default _unsafe_view.default flatten.using_ints "
+        "unflatten.int squeeze.default squeeze.dim squeeze.dims unsqueeze.default "
+        "view_as.default reshape_as.default",
+    ),
+    (
+        _as_input,
+        "contiguous.default clone.default detach.default alias.default "
+        "lift_fresh_copy.default lift_fresh.default",
+    ),
+    (_cast, "to.dtype to.dtype_layout to.device _to_copy.default type_as.default"),
+    (_expand, "expand.default expand_as.default"),
+)

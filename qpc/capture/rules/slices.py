@@ -1,0 +1,110 @@
+"""Operators that take tensors apart and put them together: slices, `select`, `cat`."""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import Node
+
+from qpc.capture.rules.call import Call, shape_of, table
+from qpc.types import BatchDim
+
+aten = torch.ops.aten
+
+
+_LAST = 2**63 - 1  # ATen's "up to the end" in slices
+
+
+def _pieces(call: Call) -> list[Node] | None:
+    """chunk, split and their kin; the sizes come from running the operator on fake tensors."""
+    source = call.source()
+    shape = shape_of(source)
+    axis = int(call.args["dim"]) % len(shape)
+    if not isinstance(shape[axis], int):
+        return None
+    pieces = call.target(
+        torch.empty([d if isinstance(d, int) else 2 for d in shape], device="meta"),
+        *[v for n, v in call.args.items() if n != "self"],
+    )
+    made, start = [], 0
+    for piece in pieces:
+        stop = start + piece.shape[axis]
+        made.append(call.emit(aten.slice.Tensor, source, axis, start, stop, 1))
+        start = stop
+    return made
+
+
+def _unbind(call: Call) -> list[Node] | None:
+    source = call.source()
+    shape = shape_of(source)
+    axis = int(call.args["dim"]) % len(shape)
+    size = shape[axis]
+    if not isinstance(size, int):
+        return None
+    return [call.emit(aten.select.int, source, axis, i) for i in range(size)]
+
+
+def _slice(call: Call) -> Node | None:
+    """A slice of everything is nothing; other slices get explicit bounds."""
+    source = call.source()
+    shape = shape_of(source)
+    axis = int(call.args["dim"]) % len(shape)
+    size, step = shape[axis], call.args["step"]
+    start, end = call.args["start"] or 0, call.args["end"]
+    if end is None:
+        end = _LAST
+    if step == 1 and start == 0 and isinstance(end, int) and end >= _LAST:
+        return source
+    if not (isinstance(size, int) and isinstance(start, int) and isinstance(end, int)):
+        return None
+    first, last, _ = slice(start, end, step).indices(size)
+    if (first, last, step) == (0, size, 1):
+        return source
+    explicit = (source, axis, first, last, step)
+    return None if call.node.args == explicit else call.emit(aten.slice.Tensor, *explicit)
+
+
+def _narrow(call: Call) -> Node | None:
+    shape, start, length = shape_of(call.source()), call.args["start"], call.args["length"]
+    axis = int(call.args["dim"]) % len(shape)
+    size = shape[axis]
+    if not (isinstance(size, int) and isinstance(start, int) and isinstance(length, int)):
+        return None
+    start += size if start < 0 else 0
+    return call.emit(aten.slice.Tensor, call.source(), axis, start, start + length, 1)
+
+
+def _stack(call: Call) -> Node | None:
+    tensors, axis = call.args["tensors"], call.args["dim"]
+    axis %= len(call.shape)
+    old = shape_of(tensors[0])
+    if sum(isinstance(d, BatchDim) for d in old) > 1:
+        return None
+    sizes: list[int] = [-1 if isinstance(d, BatchDim) else d for d in old]
+    sizes.insert(axis, 1)
+    return call.emit(
+        aten.cat.default, [call.emit(aten.reshape.default, t, sizes) for t in tensors], axis
+    )
+
+
+def _cat(call: Call) -> Node | None:
+    tensors: list[Node] = call.args["tensors"]
+    axis = call.args["dim"] % len(shape_of(tensors[0]))
+    if len(tensors) == 1:
+        return tensors[0]
+    if call.target is aten.cat.default and axis == call.args["dim"]:
+        return None
+    return call.emit(aten.cat.default, list(tensors), axis)
+
+
+RULES = table(
+    (
+        _pieces,
+        "chunk.default split.Tensor split.sizes split_with_sizes.default "
+        "tensor_split.sections tensor_split.indices",
+    ),
+    (_unbind, "unbind.int"),
+    (_slice, "slice.Tensor"),
+    (_narrow, "narrow.default"),
+    (_stack, "stack.default"),
+    (_cat, "cat.default concat.default concatenate.default"),
+)
