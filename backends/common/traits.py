@@ -24,7 +24,7 @@ class MemoryOrder(Enum):
     ANY = "whatever they are: it makes no difference"
 
 
-class Stage(Enum):
+class StageKind(Enum):
     """How a kernel can do an operator to its results, before it stores them (an epilogue)."""
 
     CLAMP = "to the arguments `lo` and `hi`"
@@ -50,7 +50,7 @@ class Traits:
     order: MemoryOrder = MemoryOrder.ANY
     in_place: bool = False
     epilogue: bool = False
-    stage: Stage | None = None
+    stage: StageKind | None = None
     pads_with: str | None = None
     constants: tuple[str, ...] = ()
     moves: bool = False

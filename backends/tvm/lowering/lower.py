@@ -29,12 +29,15 @@ from qpc.backends.common.slots import (
     joins_channels,
     members,
 )
+from qpc.backends.common.traits import traits_of
 from qpc.backends.compiled import output_nodes
-from qpc.backends.tvm.lowering import integers, movement
+from qpc.backends.tvm.lowering.call import Call, Fused, KernelRule
 from qpc.backends.tvm.lowering.decompose import evaluate, is_constant
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.floats import FloatOperators
+from qpc.backends.tvm.lowering.integers.concat import place
 from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value, channels_last, identity
+from qpc.backends.tvm.lowering.rules import KERNELS, TRAITS
 from qpc.backends.tvm.report import KernelUse
 from qpc.errors import BackendError
 from qpc.meta import attribute
@@ -42,7 +45,7 @@ from qpc.ops.views import arguments, aten, qpc_ops
 from qpc.shapes import noted_shapes
 from qpc.types import Concrete, TensorType, dtype_name
 
-_CONSTANTS = ("weight", "bias", "multiplier", "table", "rows", "columns")
+_INTEGERS = (torch.uint8, torch.int8)
 
 
 @dataclass(frozen=True)
@@ -129,36 +132,43 @@ class _Lowering:
             self._values[node] = self._types[node]
         elif is_constant(node, self._values):
             self._values[node] = evaluate(node, self._values)
-        elif node.target in integers.RULES:
-            self._values[node] = self._integer(self._groups.get(node, Group(node, ())))
+        elif (rule := KERNELS.get(node.target)) and not rule.traits.moves:
+            group = self._groups.get(node, Group(node, ()))
+            self._values[node] = self._integer(KERNELS[group.anchor.target], group)
         elif node in self._borders:  # its readers add the border
             self._values[node] = self._given(arguments(node)["self"])
         elif self._joins_in_place(node):
             self._values[node] = self._completed(node)
-        elif node.target in movement.RULES and self._moves_integers(node):
-            shape = self._type(node).shape
-            given = self._moved_arguments(node)
-            self._values[node] = movement.RULES[node.target](self._emit, given, shape)
+        elif rule and self._type(node).dtype in _INTEGERS:
+            call = Call(node, self._moved_arguments(node), self._type(node).shape)
+            self._values[node] = rule.lower(self._emit, call)
         else:
             self._values[node] = self._other(node)
 
     # --- the three kinds of operators -------------------------------------------------------------
 
-    def _integer(self, group: Group) -> Value | Slice:
+    def _integer(self, rule: KernelRule, group: Group) -> Value | Slice:
         node, slot = group.anchor, self._slots.get(group.last)
-        call = integers.Call(
+        call = Call(
             node,
             self._integer_arguments(node, sliced=True),
-            tuple((s, self._integer_arguments(s, sliced=slot is not None)) for s in group.stages),
+            self._type(node).shape,
+            tuple(self._fused(stage, sliced=slot is not None) for stage in group.stages),
             self._preferred_order(node),
             slot.share if slot else None,
             self._frames.get(slot.cat) if slot else None,
             self._borders.get(node.all_input_nodes[0], NO_BORDER),
         )
-        value = integers.lower_call(self._emit, call)
+        _require_unsigned(call)
+        value = rule.lower(self._emit, call)
         if slot:
             self._frames[slot.cat] = value.expr
         return value
+
+    def _fused(self, node: Node, *, sliced: bool) -> Fused:
+        stage = traits_of(node, TRAITS).stage
+        assert stage is not None, "only operators that epilogues can do are fused"
+        return Fused(node, self._integer_arguments(node, sliced=sliced), stage)
 
     def _joins_in_place(self, node: Node) -> bool:
         """Whether the node is a concat with a place for its result, or one of slices."""
@@ -182,16 +192,13 @@ class _Lowering:
         }
         if rest:
             frame = self._frames.get(home.cat)
-            self._frames[home.cat] = movement.place(self._emit, rest, whole, frame)
+            self._frames[home.cat] = place(self._emit, rest, whole, frame)
         value = Value(self._frames[home.cat], whole, torch.uint8, NHWC)
         return value if home.cat is cat else Slice(value, home.share.first, shape)
 
-    def _moves_integers(self, node: Node) -> bool:
-        return self._type(node).dtype in movement.DTYPES
-
     def _other(self, node: Node) -> Any:
         found = self._types[node]
-        if isinstance(found, TensorType) and found.dtype not in movement.DTYPES:
+        if isinstance(found, TensorType) and found.dtype not in _INTEGERS:
             reason = f"{dtype_name(found.dtype)}, compiled by TVM's own rules"
         else:
             reason = "no integer kernel, compiled by TVM's own rules"
@@ -212,8 +219,8 @@ class _Lowering:
 
         sliced: whether slices that kernels of the operator can read are left where they are.
         """
-        found = arguments(node)
-        kept = {name: v for name, v in found.items() if name in _CONSTANTS and isinstance(v, Node)}
+        found, constants = arguments(node), traits_of(node, TRAITS).constants
+        kept = {name: v for name, v in found.items() if name in constants}
         get = self._given if sliced and node.target in READERS else self._argument
         moving = {name: map_arg(v, get) for name, v in found.items() if name not in kept}
         return moving | {name: self._values[constant] for name, constant in kept.items()}
@@ -271,6 +278,17 @@ class _Lowering:
                     seen.add(user)
                     pending.append(user)
         return identity(rank)
+
+
+def _require_unsigned(call: Call) -> None:
+    """Raise BackendError for activations that kernels do not take."""
+    for value in call.args.values():
+        if isinstance(value, Value) and value.dtype not in (torch.uint8, torch.float32):
+            raise BackendError(
+                f"integer kernels take uint8 activations, not {value.dtype}",
+                node=call.node,
+                fix="quantize activations to unsigned grids (signed=False)",
+            )
 
 
 def _refuse_bfloat16(types: Mapping[Node, Concrete]) -> None:

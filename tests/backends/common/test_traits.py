@@ -2,15 +2,15 @@ from __future__ import annotations
 
 from torch.fx import Graph
 
-from qpc.backends.common.traits import Stage, Traits, TraitTable, traits_of
+from qpc.backends.common.traits import StageKind, Traits, TraitTable, traits_of
 from qpc.ops.views import aten, qpc_ops
 
-TABLE: TraitTable = {qpc_ops.clamp.default: Traits(stage=Stage.CLAMP)}
+TABLE: TraitTable = {qpc_ops.clamp.default: Traits(stage=StageKind.CLAMP)}
 
 
 def test_traits_belong_to_the_operator_that_a_node_calls() -> None:
     node = Graph().call_function(qpc_ops.clamp.default)
-    assert traits_of(node, TABLE).stage is Stage.CLAMP
+    assert traits_of(node, TABLE).stage is StageKind.CLAMP
 
 
 def test_nothing_is_assumed_of_other_operators() -> None:

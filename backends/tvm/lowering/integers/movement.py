@@ -1,20 +1,20 @@
 """ATen operators that only move integers: new axes, new order, or a copy.
 
-Every rule takes the call's arguments by schema name and returns a `Value`. Logical axes of the call
-become physical axes through the value's order; what moves no data changes only the order.
+Logical axes of the call become physical axes through the value's order; what moves no data changes
+only the order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from tvm.relax import Expr
 
-from qpc.backends.tvm.kernels.kernel import TensorType
+from qpc.backends.common.traits import Traits
 from qpc.backends.tvm.lowering import copies
+from qpc.backends.tvm.lowering.call import Call, KernelRule, Lower
 from qpc.backends.tvm.lowering.emitter import Emitter, kernel_type
 from qpc.backends.tvm.lowering.layout import (
     NHWC,
@@ -27,12 +27,7 @@ from qpc.backends.tvm.lowering.layout import (
 )
 from qpc.ops.views import aten
 
-Rule = Callable[[Emitter, Mapping[str, Any], tuple[int, ...]], Value | Slice]
-"""(emitter, arguments with values for nodes, shape of the result) -> result"""
-
 _CHANNELS = 1  # the logical axis of images
-
-DTYPES = (torch.uint8, torch.int8)
 
 
 def reshape(emit: Emitter, value: Value, shape: tuple[int, ...]) -> Value:
@@ -53,50 +48,31 @@ def with_rank(emit: Emitter, value: Value, rank: int) -> Value:
     return Value(emit.view(value.expr, permuted(shape, order)), shape, value.dtype, order)
 
 
-def concatenate(emit: Emitter, values: list[Value], axis: int) -> Value:
-    """Join along a logical axis, in the memory order of the largest value."""
-    order = max(values, key=_size).order
-    stored = [emit.stored_as(v, order) for v in values]
-    movement = copies.concatenate([kernel_type(v) for v in stored], order.index(axis))
-    shape = list(values[0].shape)
-    shape[axis] = sum(v.shape[axis] for v in values)
-    return Value(emit.move(movement, stored), tuple(shape), values[0].dtype, order)
-
-
-def place(
-    emit: Emitter, values: Mapping[int, Value | Slice], shape: tuple[int, ...], frame: Expr | None
-) -> Expr:
-    """Images of `shape` with values copied to their first channels; other channels are `frame`'s.
-
-    frame: what layers have computed of these images, if anything.
-    """
-    images = {first: emit.images(value) for first, value in values.items()}
-    target = TensorType(permuted(shape, NHWC), "uint8")
-    movement = copies.place([(first, v.view) for first, v in images.items()], target)
-    return emit.move(movement, list(images.values()), into=frame)
-
-
-def _reshape(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _reshape(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.shape
     return reshape(emit, args["self"], shape)
 
 
-def _same(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
-    return _tensor(args)
+def _same(emit: Emitter, call: Call) -> Value:
+    return _tensor(call.args)
 
 
-def _permute(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _permute(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.shape
     value = _tensor(args)
     return value.with_axes(tuple(d % len(shape) for d in args["dims"]))
 
 
-def _transpose(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _transpose(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.shape
     order = list(identity(len(shape)))
     first, second = args["dim0"] % len(shape), args["dim1"] % len(shape)
     order[first], order[second] = order[second], order[first]
     return _tensor(args).with_axes(tuple(order))
 
 
-def _slice(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value | Slice:
+def _slice(emit: Emitter, call: Call) -> Value | Slice:
+    args, shape = call.args, call.shape
     value: Value | Slice = args["self"]
     axis = args["dim"] % len(shape)
     start = slice(args["start"], args["end"], args["step"]).indices(value.shape[axis])[0]
@@ -113,7 +89,8 @@ def _slice(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Va
     return _strided(emit, value, starts, {axis: args["step"]}, shape)
 
 
-def _select(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _select(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.shape
     value = args["self"]
     axis = args["dim"] % len(value.shape)
     start = args["index"] % value.shape[axis]
@@ -121,29 +98,22 @@ def _select(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> V
     return reshape(emit, _strided(emit, value, {axis: start}, {}, kept), shape)
 
 
-def _flip(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _flip(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.shape
     axes = [d % len(shape) for d in args["dims"]]
     last = {a: shape[a] - 1 for a in axes}
     return _strided(emit, args["self"], last, dict.fromkeys(axes, -1), shape)
 
 
-def _expand(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _expand(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.shape
     value = with_rank(emit, args["self"], len(shape))
     repeated = {a: 0 for a, size in enumerate(shape) if value.shape[a] != size}
     return _strided(emit, value, {}, repeated, shape)
 
 
-def _cat(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
-    return concatenate(emit, list(args["tensors"]), args["dim"] % len(shape))
-
-
-def _stack(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
-    axis = args["dim"] % len(shape)
-    single = (*shape[:axis], 1, *shape[axis + 1 :])
-    return concatenate(emit, [reshape(emit, v, single) for v in args["tensors"]], axis)
-
-
-def _pad(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _pad(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.shape
     value, amounts = _tensor(args), args["pad"]
     before, after = [0] * len(shape), [0] * len(shape)
     for i in range(len(amounts) // 2):
@@ -162,7 +132,8 @@ def _shuffled(
     return reshape(emit, reshape(emit, value, apart).with_axes(order), shape)
 
 
-def _pixel_shuffle(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _pixel_shuffle(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.shape
     *outer, _, height, width = args["self"].shape
     factor, rank = args["upscale_factor"], len(outer)
     apart = (*outer, shape[-3], factor, factor, height, width)
@@ -170,7 +141,8 @@ def _pixel_shuffle(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...
     return _shuffled(emit, args["self"], apart, order, shape)
 
 
-def _pixel_unshuffle(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _pixel_unshuffle(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.shape
     *outer, channels, _, _ = args["self"].shape
     factor, rank = args["downscale_factor"], len(outer)
     apart = (*outer, channels, shape[-2], factor, shape[-1], factor)
@@ -178,17 +150,19 @@ def _pixel_unshuffle(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, .
     return _shuffled(emit, args["self"], apart, order, shape)
 
 
-def _channel_shuffle(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _channel_shuffle(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.shape
     batch, channels, *rest = shape
     apart = (batch, args["groups"], channels // args["groups"], *rest)
     order = (0, 2, 1, *range(3, len(apart)))
     return _shuffled(emit, args["self"], apart, order, shape)
 
 
-def _roll(emit: Emitter, args: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+def _roll(emit: Emitter, call: Call) -> Value:
+    args, shape = call.args, call.shape
     value, dims, shifts = _tensor(args), list(args["dims"]), list(args["shifts"])
     if not dims:  # rolls the flattened tensor
-        flat = reshape(emit, value, (_size(value),))
+        flat = reshape(emit, value, (size_of(value),))
         movement = copies.roll(kernel_type(flat), {0: shifts[0]})
         return reshape(emit, replace(flat, expr=emit.move(movement, [flat])), shape)
     physical: dict[int, int] = {}
@@ -225,11 +199,12 @@ def _tensor(args: Mapping[str, Any]) -> Value:
     return value
 
 
-def _size(value: Value) -> int:
+def size_of(value: Value) -> int:
+    """Number of elements."""
     return int(torch.Size(value.shape).numel())
 
 
-RULES: dict[object, Rule] = {
+_MOVES: dict[object, Lower] = {
     **dict.fromkeys(
         (
             aten.reshape.default,
@@ -260,12 +235,13 @@ RULES: dict[object, Rule] = {
     aten.select.int: _select,
     aten.flip.default: _flip,
     aten.expand.default: _expand,
-    aten.cat.default: _cat,
-    aten.stack.default: _stack,
     aten.constant_pad_nd.default: _pad,
     aten.roll.default: _roll,
     aten.pixel_shuffle.default: _pixel_shuffle,
     aten.pixel_unshuffle.default: _pixel_unshuffle,
     aten.channel_shuffle.default: _channel_shuffle,
 }
-"""Operators that have the same meaning for every element type."""
+
+RULES: dict[object, KernelRule] = {
+    target: KernelRule(lower, Traits(moves=True)) for target, lower in _MOVES.items()
+}

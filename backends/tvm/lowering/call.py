@@ -1,0 +1,114 @@
+"""One call of an integer operator on its way to a kernel, and what rules return for it.
+
+Every rule gets the call's arguments by schema name, with a `Value` for each tensor that is computed
+and a torch tensor for each constant, and returns a `Value`. Shapes of kernels are physical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from tvm.relax import Expr
+
+from qpc.backends.common.borders import NO_BORDER, Border
+from qpc.backends.common.share import Share
+from qpc.backends.common.traits import StageKind, Traits
+from qpc.backends.tvm.kernels.epilogue import Requantize
+from qpc.backends.tvm.kernels.kernel import Kernel
+from qpc.backends.tvm.lowering.emitter import Emitter
+from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value
+
+Arguments = Mapping[str, Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """An operator that the kernel of the layer before it does, and how."""
+
+    node: Node
+    args: Arguments
+    stage: StageKind
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a `qpc::` operator and what is fused behind it."""
+
+    node: Node
+    args: Arguments
+    shape: Shape
+    """The logical shape of the operator's result."""
+    stages: tuple[Fused, ...] = ()
+    preferred: Order | None = None
+    """The memory order that readers of a quantized value want."""
+    share: Share | None = None
+    frame: Expr | None = None
+    """Where the result goes in a concat, and the concat's tensor if others have begun it."""
+    border: Border = NO_BORDER
+    """What a convolution adds to its own padding."""
+
+    def tensor(self, name: str) -> Value | Slice:
+        """The argument of that name, which is a computed tensor."""
+        value = self.args[name]
+        assert isinstance(value, Value | Slice)
+        return value
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The graph nodes that the call computes."""
+        return (self.node, *(fused.node for fused in self.stages))
+
+
+Lower = Callable[[Emitter, Call], Value | Slice]
+"""Emits the kernel of a call; the result is a slice if the call has a share of a concat."""
+
+
+@dataclass(frozen=True)
+class KernelRule:
+    """How an integer operator becomes a call of a kernel, and what else is known of that kernel."""
+
+    lower: Lower
+    traits: Traits
+
+
+def emitted(
+    emit: Emitter, call: Call, kernel: Kernel, inputs: Sequence[Value | Slice], shape: Shape
+) -> Value | Slice:
+    """Images of logical `shape` that a kernel computes."""
+    exprs = [value.expr for value in inputs]
+    others = sum(v.view.others for v in inputs) + kernel.output.size - prod(shape)
+    expr = emit.kernel(kernel, exprs, nodes=call.nodes, into=call.frame, others=others)
+    if call.share is None:
+        return Value(expr, shape, torch.uint8, NHWC)
+    n, _, h, w = shape
+    whole = Value(expr, (n, call.share.channels, h, w), torch.uint8, NHWC)
+    return Slice(whole, call.share.first, shape)
+
+
+def grid_arguments(args: Arguments, *zero_points: str) -> dict[str, Any]:
+    """The constants of a grid under the names that kernels have for them."""
+    return {k: args[k] for k in (*zero_points, "output_zero_point", "lo", "hi")}
+
+
+def requantize_of(args: Arguments) -> Requantize:
+    """The requantization that a call asks for."""
+    return Requantize(multiplier=args["multiplier"], **grid_arguments(args, "input_zero_point"))
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """One number for each of two axes."""
+    if isinstance(value, int):
+        return (value, value)
+    return (int(value[0]), int(value[-1]))
+
+
+def table_bytes(table: Tensor) -> bytes:
+    """The bytes of a table, which begins with the least integer."""
+    return table.to(torch.uint8).numpy().tobytes()

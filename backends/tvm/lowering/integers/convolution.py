@@ -1,0 +1,94 @@
+"""Convolutions of integers, with what follows them done before the result is stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qpc.backends.common.borders import Border
+from qpc.backends.common.traits import MemoryOrder, Traits
+from qpc.backends.tvm.kernels.conv import conv2d as conv2d_kernels
+from qpc.backends.tvm.kernels.conv import transposed
+from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted, grid_arguments, pair
+from qpc.backends.tvm.lowering.emitter import Emitter
+from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of
+from qpc.backends.tvm.lowering.layout import NHWC, Slice, Value
+from qpc.ops.views import qpc_ops
+
+
+def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
+    args = call.args
+    x = emit.images(args["q"])
+    n, c, h, w = x.shape
+    o, _, *kernel = args["weight"].shape
+    top, left = pair(args["padding"])
+    desc = conv2d_kernels.Conv2dDesc(
+        n,
+        h,
+        w,
+        c,
+        o,
+        (kernel[0], kernel[1]),
+        stride=pair(args["stride"]),
+        padding=_border(call, (top, left, top, left)),
+        dilation=pair(args["dilation"]),
+        groups=args["groups"],
+        source=x.view.share,
+        **grid_arguments(args, "input_zero_point"),
+    )
+    if call.share is not None:
+        desc = desc.placed(call.share)
+    epilogue, others = epilogue_of(emit, call, NHWC)
+    weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
+    made = conv2d_kernels.conv2d(
+        emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads, emit.tuner
+    )
+    return emitted(emit, call, made, [x, *others], (n, o, desc.oh, desc.ow))
+
+
+def _border(call: Call, padding: Border) -> Border:
+    """The padding of a convolution, with the border that it adds."""
+    top, left, bottom, right = (a + b for a, b in zip(padding, call.border, strict=True))
+    return top, left, bottom, right
+
+
+def _conv_transpose2d(emit: Emitter, call: Call) -> Value | Slice:
+    args = call.args
+    x = emit.images(args["q"])
+    n, c, h, w = x.shape
+    _, per_group, *kernel = args["weight"].shape
+    desc = transposed.TransposedDesc(
+        n,
+        h,
+        w,
+        c,
+        per_group * args["groups"],
+        (kernel[0], kernel[1]),
+        stride=pair(args["stride"]),
+        padding=pair(args["padding"]),
+        output_padding=pair(args["output_padding"]),
+        dilation=pair(args["dilation"]),
+        groups=args["groups"],
+        source=x.view.share,
+        share=call.share,
+        **grid_arguments(args, "input_zero_point"),
+    )
+    epilogue, others = epilogue_of(emit, call, NHWC)
+    weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
+    made = transposed.conv_transpose2d(
+        emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads, emit.tuner
+    )
+    size = desc.axis(0).outputs, desc.axis(1).outputs
+    return emitted(emit, call, made, [x, *others], (n, desc.o, *size))
+
+
+_LAYER = Traits(
+    order=MemoryOrder.IMAGES,
+    in_place=True,
+    epilogue=True,
+    constants=("weight", "bias", "multiplier"),
+)
+
+RULES: dict[object, KernelRule] = {
+    qpc_ops.conv2d.default: KernelRule(_conv2d, replace(_LAYER, pads_with="input_zero_point")),
+    qpc_ops.conv_transpose2d.default: KernelRule(_conv_transpose2d, _LAYER),
+}

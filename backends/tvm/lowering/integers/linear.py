@@ -1,0 +1,47 @@
+"""Matrix products of integers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from qpc.backends.common.traits import MemoryOrder, Traits
+from qpc.backends.tvm.kernels.conv import linear as linear_kernels
+from qpc.backends.tvm.lowering.call import Call, KernelRule, grid_arguments
+from qpc.backends.tvm.lowering.emitter import Emitter
+from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of
+from qpc.backends.tvm.lowering.layout import Value, identity, significant
+from qpc.ops.views import qpc_ops
+
+
+def _linear(emit: Emitter, call: Call) -> Value:
+    args, x = call.args, call.args["q"]
+    features = len(x.shape) - 1
+    if x.shape[-1] != 1 and significant(x.shape, x.order)[-1] != features:
+        x = emit.stored_as(x, identity(len(x.shape)))
+    order = (*(axis for axis in x.order if axis != features), features)
+    o, k = args["weight"].shape
+    shape = (*x.shape[:-1], o)
+    rows = prod(x.shape[:-1])
+    desc = linear_kernels.LinearDesc(rows, k, o, **grid_arguments(args, "input_zero_point"))
+    epilogue, others = epilogue_of(emit, call, order)
+    weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
+    made = linear_kernels.linear(
+        emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads, emit.tuner
+    )
+    inputs = [emit.view(x.expr, (rows, k)), *(emit.view(v.expr, (rows, o)) for v in others)]
+    expr = emit.kernel(made, inputs, nodes=call.nodes)
+    result = Value(expr, shape, x.dtype, order)
+    return replace(result, expr=emit.view(expr, result.physical_shape))
+
+
+RULES: dict[object, KernelRule] = {
+    qpc_ops.linear.default: KernelRule(
+        _linear,
+        Traits(
+            order=MemoryOrder.LOGICAL,
+            epilogue=True,
+            constants=("weight", "bias", "multiplier"),
+        ),
+    ),
+}

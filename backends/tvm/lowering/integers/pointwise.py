@@ -1,0 +1,41 @@
+"""Functions of one integer, as tables (lookup tables)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from qpc.backends.common.traits import MemoryOrder, StageKind, Traits
+from qpc.backends.tvm.kernels import elementwise
+from qpc.backends.tvm.kernels.geometry import View
+from qpc.backends.tvm.kernels.kernel import Kernel
+from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted, table_bytes
+from qpc.backends.tvm.lowering.emitter import Emitter
+from qpc.backends.tvm.lowering.layout import Slice, Value
+from qpc.ops.views import qpc_ops
+
+
+def _lookup(emit: Emitter, call: Call) -> Value | Slice:
+    table = table_bytes(call.args["table"])
+
+    def build(x: View) -> Kernel:
+        return elementwise.lookup(emit.isa, x, table, emit.threads, call.share)
+
+    return unary(emit, call, build)
+
+
+def unary(emit: Emitter, call: Call, build: Callable[[View], Kernel]) -> Value | Slice:
+    """In the memory order of the operand, unless it or the result is a slice."""
+    x = call.tensor("q")
+    if call.share is None and isinstance(x, Value):
+        return replace(x, expr=emit.kernel(build(x.view), [x.expr], nodes=call.nodes))
+    x = emit.images(x)
+    return emitted(emit, call, build(x.view), [x], x.shape)
+
+
+RULES: dict[object, KernelRule] = {
+    qpc_ops.lookup.default: KernelRule(
+        _lookup,
+        Traits(order=MemoryOrder.KEPT, in_place=True, stage=StageKind.TABLE, constants=("table",)),
+    ),
+}

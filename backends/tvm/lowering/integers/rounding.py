@@ -1,0 +1,43 @@
+"""From floats to integers, and back."""
+
+from __future__ import annotations
+
+import torch
+
+from qpc.backends.common.traits import Traits
+from qpc.backends.tvm.kernels import layout as layout_kernels
+from qpc.backends.tvm.lowering.call import Call, KernelRule
+from qpc.backends.tvm.lowering.emitter import Emitter
+from qpc.backends.tvm.lowering.layout import Value, identity
+from qpc.errors import BackendError
+from qpc.ops.views import qpc_ops
+
+
+def _quantize(emit: Emitter, call: Call) -> Value:
+    args, x = call.args, call.args["x"]
+    if args["dtype"] is not torch.uint8 or x.dtype is not torch.float32:
+        raise BackendError(
+            f"integer kernels quantize float32 to uint8, not {x.dtype} to {args['dtype']}",
+            node=call.node,
+            fix="quantize activations to unsigned grids (signed=False)",
+        )
+    order = call.preferred or identity(len(x.shape))
+    grid = (args["scale"], args["zero_point"], args["lo"], args["hi"])
+    made = layout_kernels.quantize(emit.isa, x.shape, order, *grid, emit.threads)
+    expr = emit.kernel(made, [emit.logical(x)], nodes=call.nodes)
+    return Value(expr, x.shape, torch.uint8, order)
+
+
+def _dequantize(emit: Emitter, call: Call) -> Value:
+    args, q = call.args, call.args["q"]
+    made = layout_kernels.dequantize(
+        emit.isa, q.shape, q.order, args["scale"], args["zero_point"], emit.threads
+    )
+    expr = emit.kernel(made, [q.expr], nodes=call.nodes)
+    return Value(expr, q.shape, torch.float32, identity(len(q.shape)))
+
+
+RULES: dict[object, KernelRule] = {
+    qpc_ops.quantize.default: KernelRule(_quantize, Traits()),
+    qpc_ops.dequantize.default: KernelRule(_dequantize, Traits()),
+}
