@@ -31,7 +31,7 @@ from benchmarks.real_models import (
     calibration_images,
     labelled_images,
 )
-from qpc.ops.layers import integer_layer
+from qpc.layers import integer_layer
 from qpc.quant.config import ActivationConfig, LayerConfig, QuantConfig
 from qpc.quant.observers import MSE, MinMax, Percentile
 

@@ -15,29 +15,30 @@ from torch.fx import GraphModule, Node
 import qpc
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM
-from qpc.ops import views
+from qpc.ops.convolution import Conv2d
+from qpc.ops.padding import Pad
 from qpc.rewrite import Rule, apply_rules
 
 
 @dataclass(frozen=True)
-class PadThenConv(Rule[views.Conv2d]):
+class PadThenConv(Rule[Conv2d]):
     """A convolution that reads padded values."""
 
-    def match(self, gm: GraphModule, node: Node) -> views.Conv2d | None:
+    def match(self, gm: GraphModule, node: Node) -> Conv2d | None:
         """Return what is found at `node`, the last one of the pattern."""
-        conv = views.Conv2d.of(node)
-        return conv if conv is not None and views.Pad.matches(conv.input) else None
+        conv = Conv2d.of(node)
+        return conv if conv is not None and Pad.matches(conv.input) else None
 
-    def refuse(self, gm: GraphModule, found: views.Conv2d) -> str | None:
+    def refuse(self, gm: GraphModule, found: Conv2d) -> str | None:
         """Say what is in the way, if anything is."""
-        pad = views.Pad(found.input)
+        pad = Pad(found.input)
         left, right, top, bottom = (*pad.pad, 0, 0, 0, 0)[:4]
         even = len(pad.pad) <= 4 and left == right and top == bottom and min(left, top) >= 0
         return None if even and pad.value == 0 else f"pads by {pad.pad} with {pad.value:g}"
 
-    def replace(self, editor: Editor, found: views.Conv2d) -> str:
+    def replace(self, editor: Editor, found: Conv2d) -> str:
         """Let the convolution pad, and read what was padded."""
-        pad, (height, width) = views.Pad(found.input), found.padding
+        pad, (height, width) = Pad(found.input), found.padding
         left, _, top, _ = (*pad.pad, 0, 0)[:4]
         found.padding, found.input = (height + top, width + left), pad.input
         return f"pads by {found.padding} itself"

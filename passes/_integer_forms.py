@@ -13,14 +13,21 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from qpc.analysis.affine import ChannelAffine
+from qpc.calls import aten, qpc_ops
 from qpc.edit import Editor
 from qpc.errors import OverflowProofError, QPCError
+from qpc.layers import float_layer, outputs_first, own_layout
 from qpc.meta import attribute, info, label, update_info
-from qpc.ops import views
-from qpc.ops.integer import POSITIONS, average_multiplier
-from qpc.ops.layers import float_layer, groups_of, outputs_first, own_layout
-from qpc.ops.registry import Role, op_name
-from qpc.ops.views import aten, qpc_ops
+from qpc.ops.arithmetic import Add, Mul, Sub
+from qpc.ops.clamp import Clamp
+from qpc.ops.concat import Cat
+from qpc.ops.convolution import Conv2d, ConvTranspose2d
+from qpc.ops.linear import Linear
+from qpc.ops.padding import Pad, PadByValues
+from qpc.ops.pooling import AvgPool2d, MaxPool2d
+from qpc.ops.reduction import Mean, Sum
+from qpc.ops.resize import POSITIONS, UpsampleNearest2d
+from qpc.quant.arithmetic import average_multiplier
 from qpc.quant.config import WeightConfig
 from qpc.quant.fixedpoint import (
     INT32_MAX,
@@ -36,6 +43,7 @@ from qpc.quant.fixedpoint import (
     weight_scales,
 )
 from qpc.quant.grid import QParams
+from qpc.registry import Role, op_name
 from qpc.types import Shape
 
 
@@ -79,7 +87,7 @@ def _compute(form: IntegerForm) -> Node:
     rounded = layer.weight  # fake_quantize(weight, scale, zero_point, lo, hi, axis)
     name = str(rounded.args[0].target)  # type: ignore[union-attr]
     scales = attribute(gm, str(rounded.args[1].target))  # type: ignore[union-attr]
-    layout = (layer.output_axis, groups_of(layer))
+    layout = (layer.output_axis, layer.groups)
     real_weight = outputs_first(attribute(gm, name).detach(), *layout)
     weight = quantize_weight(real_weight, scales, _weight_bits(form.node))
     bias = torch.zeros(weight.shape[0])
@@ -88,10 +96,11 @@ def _compute(form: IntegerForm) -> Node:
     attributes = _attributes(form, name, source, weight, scales, bias, layout)
     ends = (source.zero_point, grid.zero_point, grid.lo, grid.hi)
     x = form.integers[layer.input]
-    if isinstance(layer, views.Linear):
+    if isinstance(layer, Linear):
         return form.call(qpc_ops.linear.default, x, *attributes, *ends)
+    assert isinstance(layer, Conv2d | ConvTranspose2d)
     window, dilation = [list(layer.stride), list(layer.padding)], list(layer.dilation)
-    if isinstance(layer, views.ConvTranspose2d):
+    if isinstance(layer, ConvTranspose2d):
         geometry = [*window, list(layer.output_padding), layer.groups, dilation]
         return form.call(qpc_ops.conv_transpose2d.default, x, *attributes, *geometry, *ends)
     geometry = [*window, dilation, layer.groups]
@@ -201,23 +210,23 @@ def _prove_no_overflow(node: Node, weight: Tensor, bias: Tensor, source: QParams
 
 
 def _combine(form: IntegerForm) -> Node:
-    if views.Cat.matches(form.node):
+    if Cat.matches(form.node):
         return _cat(form)
-    view = views.Add.of(form.node) or views.Sub.of(form.node) or views.Mul(form.node)
+    view = Add.of(form.node) or Sub.of(form.node) or Mul(form.node)
     assert isinstance(view.b, Node)
     a, b, grid = form.grid_of(view.a), form.grid_of(view.b), form.grid
     operands = (form.integers[view.a], form.integers[view.b], a.zero_point, b.zero_point)
     ends = (grid.zero_point, grid.lo, grid.hi)
-    if not isinstance(view, views.Mul):
+    if not isinstance(view, Mul):
         plus, other, shift = add_multipliers((a.scale, b.scale), grid.scale)
-        other = -other if isinstance(view, views.Sub) else other
+        other = -other if isinstance(view, Sub) else other
         return form.call(qpc_ops.add.default, *operands, plus, other, shift, *ends)
     factor = _multiplier(form, a.scale * b.scale)
     return form.call(qpc_ops.mul.default, *operands, factor, *ends)
 
 
 def _cat(form: IntegerForm) -> Node:
-    view = views.Cat(form.node)
+    view = Cat(form.node)
     pieces = []
     for value in view.tensors:
         piece, grid = form.integers[value], form.grid_of(value)
@@ -229,16 +238,16 @@ def _cat(form: IntegerForm) -> Node:
 def _reduce(form: IntegerForm) -> Node:
     grid = form.grid
     ends = (grid.zero_point, grid.lo, grid.hi)
-    if mean := views.Mean.of(form.node):
+    if mean := Mean.of(form.node):
         source, value = form.grid_of(mean.input), form.integers[mean.input]
         numbers = (source.zero_point, source.scale, grid.scale, *ends)
         return form.call(qpc_ops.mean.default, value, list(mean.dims), mean.keepdim, *numbers)
-    if total := views.Sum.of(form.node):
+    if total := Sum.of(form.node):
         source, value = form.grid_of(total.input), form.integers[total.input]
         count, how = 1, [list(total.dims), total.keepdim]
         target = qpc_ops.sum.default
     else:
-        pool = views.AvgPool2d(form.node)
+        pool = AvgPool2d(form.node)
         source, value = form.grid_of(pool.input), form.integers[pool.input]
         count = pool.divisor_override or math.prod(pool.kernel_size)
         how = [list(pool.kernel_size), list(pool.stride), list(pool.padding)]
@@ -263,7 +272,7 @@ def _clamp(form: IntegerForm) -> Node:
         return _pointwise(form)
     lo: float | None = 0.0
     hi: float | None = None
-    if clamp := views.Clamp.of(form.node):
+    if clamp := Clamp.of(form.node):
         lo, hi = clamp.min, clamp.max
     ends = (_grid_point(form.grid, lo, form.grid.lo), _grid_point(form.grid, hi, form.grid.hi))
     return form.call(qpc_ops.clamp.default, form.integers[value], *ends)
@@ -277,14 +286,14 @@ def _grid_point(grid: QParams, real: float | None, default: int) -> int:
 
 def _move(form: IntegerForm) -> Node:
     value = form.node.all_input_nodes[0]
-    if views.UpsampleNearest2d.matches(form.node) or views.PadByValues.matches(form.node):
+    if UpsampleNearest2d.matches(form.node) or PadByValues.matches(form.node):
         return _resize(form)
-    if pool := views.MaxPool2d.of(form.node):
+    if pool := MaxPool2d.of(form.node):
         window = [pool.kernel_size, pool.stride, pool.padding, pool.dilation]
         return form.call(
             qpc_ops.max_pool2d.default, form.integers[value], *map(list, window), pool.ceil_mode
         )
-    if pad := views.Pad.of(form.node):
+    if pad := Pad.of(form.node):
         zero = form.grid.zero_point
         return form.call(pad.node.target, form.integers[value], list(pad.pad), zero)  # type: ignore[arg-type]
     args = map_arg(form.node.args, lambda n: form.integers[n])

@@ -21,10 +21,10 @@ from torch.fx import GraphModule, Interpreter, Node
 from qpc.analysis.origins import maker
 from qpc.base import Pass, PassContext
 from qpc.batches import Batch, checked_batches, inputs_of
+from qpc.calls import qpc_ops
 from qpc.errors import CalibrationError
 from qpc.facts import CALIBRATED, OBSERVED, observer_state
 from qpc.meta import info, label
-from qpc.ops.views import qpc_ops
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from qpc.analysis.coverage import kind_of, layers_with_weights
 from qpc.analysis.fixed_sizes import fixed_sizes
 from qpc.analysis.quantization import role_of
 from qpc.base import Pass, PassContext
+from qpc.calls import qpc_ops, set_arguments
 from qpc.edit import Editor
 from qpc.errors import UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
 from qpc.meta import info, label, update_info, value_name
-from qpc.ops.registry import op_name
-from qpc.ops.views import qpc_ops, set_arguments
 from qpc.passes._integer_forms import FORMS, IntegerForm
 from qpc.quant.grid import QParams
+from qpc.registry import op_name
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,12 @@ from torch.fx.node import map_arg
 
 from qpc.base import Pass, PassContext
 from qpc.batches import Batch, batch_length, inputs_of
+from qpc.calls import qpc_ops
 from qpc.edit import Editor, reads
 from qpc.errors import CalibrationError
 from qpc.facts import FAKE_QUANTIZED
+from qpc.layers import Weighted, float_layer
 from qpc.meta import attribute, info
-from qpc.ops import views
-from qpc.ops.layers import FloatLayer, float_layer
-from qpc.ops.views import qpc_ops
 from qpc.settings import require_count
 from qpc.types import BatchDim
 
@@ -64,7 +63,7 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
                 if layer.bias is not None and reads(gm, layer.bias) > 1:
                     ctx.decline(node, f"{layer.bias.target!r} is shared")
                     continue
-                _shift(editor, layer, walk.correct(node, _channel_axis(layer)))
+                _shift(editor, layer, walk.correct(node, layer.channel_axis))
                 count += 1
         ctx.summarize(f"{count} biases corrected on {walk.samples} samples")
         return count > 0
@@ -151,11 +150,7 @@ def _call(node: Node, values: Mapping[Node, Any]) -> object:
     return result
 
 
-def _channel_axis(layer: FloatLayer) -> int:
-    return -1 if isinstance(layer, views.Linear) else 1
-
-
-def _shift(editor: Editor, layer: FloatLayer, error: Tensor) -> None:
+def _shift(editor: Editor, layer: Weighted, error: Tensor) -> None:
     """Subtract `error[out]` from the layer's bias, which is made if there is none."""
     if layer.bias is not None:
         name = str(layer.bias.target)

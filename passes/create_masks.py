@@ -23,8 +23,8 @@ from qpc.channels.cost import CostModel
 from qpc.channels.groups import ChannelAnalysis, analyze_channels
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM
+from qpc.layers import integer_layer
 from qpc.masks import MASKED, clear_masks, masks, set_mask
-from qpc.ops.layers import integer_layer
 from qpc.pruning.allocation import Allocation, Choice
 from qpc.pruning.criteria import Judge
 from qpc.pruning.scored_groups import ScoredGroup, score_groups

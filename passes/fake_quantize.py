@@ -23,15 +23,15 @@ from qpc.analysis.joint_grids import Observed, joint_ranges
 from qpc.analysis.origins import maker
 from qpc.analysis.quantization import role_of
 from qpc.base import Pass, PassContext
+from qpc.calls import qpc_ops
 from qpc.edit import Editor
 from qpc.errors import QPCError
 from qpc.facts import CALIBRATED, FAKE_QUANTIZED, OBSERVED, observer_state
+from qpc.layers import Weighted, float_layer, outputs_first
 from qpc.meta import attribute, info, update_info, value_name
-from qpc.ops.layers import FloatLayer, float_layer, groups_of, outputs_first
-from qpc.ops.registry import Role
-from qpc.ops.views import qpc_ops
 from qpc.quant.fixedpoint import floor_scales_for_bias, weight_limit, weight_scales
 from qpc.quant.grid import Grid, QParams
+from qpc.registry import Role
 from qpc.settings import require_kind, require_number
 
 
@@ -193,12 +193,12 @@ def _round_interpolated(editor: Editor, node: Node) -> None:
         reader.replace_input_with(node, made)
 
 
-def _quantize_weight(editor: Editor, layer: FloatLayer) -> None:
+def _quantize_weight(editor: Editor, layer: Weighted) -> None:
     node, gm = layer.node, editor.gm
     config, source = info(node).config, info(layer.input).qparams
     assert config is not None
     assert source is not None
-    groups = groups_of(layer)
+    groups = layer.groups
     weight = attribute(gm, str(layer.weight.target)).detach()
     weight = outputs_first(weight, layer.output_axis, groups)
     scales = weight_scales(weight, config.weight)

@@ -28,27 +28,18 @@ from torch.fx import GraphModule, Node
 from qpc.analysis.affine import ChannelAffine
 from qpc.analysis.origins import computed
 from qpc.base import Pass, PassContext
+from qpc.calls import aten
 from qpc.edit import Editor, reads
 from qpc.facts import CORE_FORM
+from qpc.layers import Weighted, weighted
 from qpc.meta import attribute, info, label, update_info, value_name
-from qpc.ops import views
-from qpc.ops.views import aten
+from qpc.ops.affine import BatchNorm
 from qpc.rewrite import Rule, apply_rules
-
-_LAYERS: tuple[type[views.Weighted], ...] = (
-    views.Conv1d,
-    views.Conv2d,
-    views.Conv3d,
-    views.ConvTranspose1d,
-    views.ConvTranspose2d,
-    views.ConvTranspose3d,
-    views.Linear,
-)
 
 
 @dataclass(frozen=True)
 class _Found:
-    layer: views.Weighted
+    layer: Weighted
     node: Node
 
 
@@ -57,14 +48,14 @@ class LayerThenBatchNorm(Rule[_Found]):
     """A batch norm whose input is a convolution or linear layer."""
 
     def match(self, gm: GraphModule, node: Node) -> _Found | None:
-        norm = views.BatchNorm.of(node) or ChannelAffine.of(node)
+        norm = BatchNorm.of(node) or ChannelAffine.of(node)
         if norm is None:
             return None
-        layer = next((v for kind in _LAYERS if (v := kind.of(norm.input))), None)
+        layer = weighted(norm.input)
         return _Found(layer, node) if layer is not None else None
 
     def refuse(self, gm: GraphModule, found: _Found) -> str | None:
-        layer, norm = found.layer, views.BatchNorm.of(found.node)
+        layer, norm = found.layer, BatchNorm.of(found.node)
         if len(layer.node.users) > 1:
             return f"{label(layer.node)} is read by {len(layer.node.users)} nodes"
         if norm is not None and (norm.running_mean is None or norm.running_var is None):
@@ -149,13 +140,13 @@ class FoldBatchNorm(Pass, name="fold-batch-norm", requires={CORE_FORM}):
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         changed = apply_rules((LayerThenBatchNorm(), AffineThenAffine()), self, gm, ctx)
         for node in gm.graph.nodes:
-            norm = views.BatchNorm.of(node)
-            if norm is not None and not any(kind.matches(norm.input) for kind in _LAYERS):
+            norm = BatchNorm.of(node)
+            if norm is not None and weighted(norm.input) is None:
                 ctx.decline(node, f"batch norm follows {label(norm.input)}, which has no weight")
         return changed
 
 
-def _along_outputs(factor: Tensor, weight: Tensor, layer: views.Weighted) -> Tensor:
+def _along_outputs(factor: Tensor, weight: Tensor, layer: Weighted) -> Tensor:
     """`factor[out]` shaped so that it multiplies `weight` by output channel."""
     trailing = [1] * (weight.dim() - 2)
     if layer.output_axis == 0:

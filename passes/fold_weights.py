@@ -22,22 +22,13 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.base import Pass, PassContext
+from qpc.calls import aten, qpc_ops
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM
+from qpc.layers import weighted
 from qpc.meta import attribute, label
-from qpc.ops import views
-from qpc.ops.views import aten, qpc_ops
 from qpc.rewrite import Rule, apply_rules
 
-_LAYERS: tuple[type[views.Weighted], ...] = (
-    views.Conv1d,
-    views.Conv2d,
-    views.Conv3d,
-    views.ConvTranspose1d,
-    views.ConvTranspose2d,
-    views.ConvTranspose3d,
-    views.Linear,
-)
 _MOVES = frozenset({aten.slice.Tensor, aten.permute.default})
 _LOOKED_THROUGH = frozenset({qpc_ops.observe.default, qpc_ops.fake_quantize.default})
 
@@ -56,7 +47,7 @@ class ComputedWeight(Rule[_Found]):
     """A layer whose weight or bias is no parameter."""
 
     def match(self, gm: GraphModule, node: Node) -> _Found | None:
-        layer = next((v for kind in _LAYERS if (v := kind.of(node))), None)
+        layer = weighted(node)
         if layer is None:
             return None
         for part in (layer.weight, layer.bias):

@@ -26,11 +26,11 @@ from qpc.analysis.coverage import (
 )
 from qpc.analysis.quantization import QuantizationPlan, plan_quantization
 from qpc.base import Pass, PassContext
+from qpc.calls import qpc_ops
 from qpc.edit import Editor
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM, OBSERVED
 from qpc.meta import info, update_info
-from qpc.ops.views import qpc_ops
 from qpc.quant.config import QuantConfig
 from qpc.settings import require_kind
 

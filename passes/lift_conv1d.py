@@ -20,24 +20,25 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.origins import computed
 from qpc.base import Pass, PassContext
+from qpc.calls import aten
 from qpc.companions import elementwise_companions
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM
 from qpc.meta import attribute, info, update_info
-from qpc.ops import views
-from qpc.ops.views import aten
+from qpc.ops.convolution import Conv1d, Conv2d
+from qpc.ops.pooling import AvgPool1d, MaxPool1d
 from qpc.rewrite import Rule, apply_rules
 from qpc.types import BatchDim, Shape
 
 
 @dataclass(frozen=True)
-class Conv1dOfABatch(Rule[views.Conv1d]):
+class Conv1dOfABatch(Rule[Conv1d]):
     """A convolution over one axis."""
 
-    def match(self, gm: GraphModule, node: Node) -> views.Conv1d | None:
-        return views.Conv1d.of(node)
+    def match(self, gm: GraphModule, node: Node) -> Conv1d | None:
+        return Conv1d.of(node)
 
-    def refuse(self, gm: GraphModule, found: views.Conv1d) -> str | None:
+    def refuse(self, gm: GraphModule, found: Conv1d) -> str | None:
         if reason := _refuse_shape(found.node):
             return reason
         if found.weight.op != "get_attr":
@@ -47,7 +48,7 @@ class Conv1dOfABatch(Rule[views.Conv1d]):
         others = [n for n in readers if not _reads_as_weight(n, getters)]
         return f"its weight is read by {others[0].name} too" if others else None
 
-    def replace(self, editor: Editor, found: views.Conv1d) -> str:
+    def replace(self, editor: Editor, found: Conv1d) -> str:
         _insert_height(editor, found.weight)
         made = editor.call(
             aten.conv2d.default,
@@ -64,16 +65,16 @@ class Conv1dOfABatch(Rule[views.Conv1d]):
 
 
 @dataclass(frozen=True)
-class MaxPool1dOfABatch(Rule[views.MaxPool1d]):
+class MaxPool1dOfABatch(Rule[MaxPool1d]):
     """A max-pool over one axis."""
 
-    def match(self, gm: GraphModule, node: Node) -> views.MaxPool1d | None:
-        return views.MaxPool1d.of(node)
+    def match(self, gm: GraphModule, node: Node) -> MaxPool1d | None:
+        return MaxPool1d.of(node)
 
-    def refuse(self, gm: GraphModule, found: views.MaxPool1d) -> str | None:
+    def refuse(self, gm: GraphModule, found: MaxPool1d) -> str | None:
         return _refuse_shape(found.node)
 
-    def replace(self, editor: Editor, found: views.MaxPool1d) -> str:
+    def replace(self, editor: Editor, found: MaxPool1d) -> str:
         made = editor.call(
             aten.max_pool2d.default,
             _with_height(editor, found.input, found.node),
@@ -88,16 +89,16 @@ class MaxPool1dOfABatch(Rule[views.MaxPool1d]):
 
 
 @dataclass(frozen=True)
-class AvgPool1dOfABatch(Rule[views.AvgPool1d]):
+class AvgPool1dOfABatch(Rule[AvgPool1d]):
     """An average pool over one axis."""
 
-    def match(self, gm: GraphModule, node: Node) -> views.AvgPool1d | None:
-        return views.AvgPool1d.of(node)
+    def match(self, gm: GraphModule, node: Node) -> AvgPool1d | None:
+        return AvgPool1d.of(node)
 
-    def refuse(self, gm: GraphModule, found: views.AvgPool1d) -> str | None:
+    def refuse(self, gm: GraphModule, found: AvgPool1d) -> str | None:
         return _refuse_shape(found.node)
 
-    def replace(self, editor: Editor, found: views.AvgPool1d) -> str:
+    def replace(self, editor: Editor, found: AvgPool1d) -> str:
         made = editor.call(
             aten.avg_pool2d.default,
             _with_height(editor, found.input, found.node),
@@ -131,7 +132,7 @@ def _refuse_shape(node: Node) -> str | None:
 
 def _reads_as_weight(node: Node, getters: list[Node]) -> bool:
     """Whether a reader is a convolution over one axis, or was one before this pass."""
-    layer = views.Conv1d.of(node) or views.Conv2d.of(node)
+    layer = Conv1d.of(node) or Conv2d.of(node)
     return layer is not None and layer.weight in getters
 
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from torch.fx import GraphModule, Node
 
 from qpc.base import Pass, PassContext
+from qpc.calls import aten, qpc_ops
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM, INTEGER
 from qpc.meta import label, update_info, value_name
-from qpc.ops import views
-from qpc.ops.views import aten, qpc_ops
+from qpc.ops.clamp import Clamping, IntClamp
 from qpc.rewrite import Rule, apply_rules
 
 _MOVES = frozenset(
@@ -37,7 +37,7 @@ _MOVES = frozenset(
 
 @dataclass(frozen=True)
 class _Found:
-    clamp: views.IntClamp
+    clamp: IntClamp
     producer: Node
 
 
@@ -46,7 +46,7 @@ class ProducerThenClamp(Rule[_Found]):
     """A clamp, and the operator that makes its values."""
 
     def match(self, gm: GraphModule, node: Node) -> _Found | None:
-        clamp = views.IntClamp.of(node)
+        clamp = IntClamp.of(node)
         if clamp is None:
             return None
         producer = clamp.input
@@ -57,12 +57,12 @@ class ProducerThenClamp(Rule[_Found]):
     def refuse(self, gm: GraphModule, found: _Found) -> str | None:
         if len(found.producer.users) > 1:
             return f"{label(found.producer)} is read by {len(found.producer.users)} nodes"
-        if not views.Clamping.matches(found.producer):
+        if not Clamping.matches(found.producer):
             return f"{label(found.producer)} does not clamp"
         return None
 
     def replace(self, editor: Editor, found: _Found) -> str:
-        producer, clamp = views.Clamping(found.producer), found.clamp
+        producer, clamp = Clamping(found.producer), found.clamp
         # clamp(clamp(x, a, b), c, d) = clamp(x, lo, hi) also where [a, b] and [c, d] do not meet
         lo = min(max(producer.lo, clamp.lo), clamp.hi)
         hi = max(min(producer.hi, clamp.hi), clamp.lo)

@@ -19,10 +19,10 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.base import Pass, PassContext
+from qpc.calls import qpc_ops
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM, INTEGER
 from qpc.meta import attribute, info, label, update_info, value_name
-from qpc.ops.views import qpc_ops
 from qpc.rewrite import Rule, apply_rules
 
 _TABLE, _CLAMP = qpc_ops.lookup.default, qpc_ops.clamp.default

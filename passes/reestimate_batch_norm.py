@@ -23,7 +23,7 @@ from qpc.batches import Batch, inputs_of
 from qpc.errors import CalibrationError
 from qpc.facts import CORE_FORM
 from qpc.meta import attribute, copied
-from qpc.ops import views
+from qpc.ops.affine import BatchNorm
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class ReestimateBatchNorm(Pass, name="reestimate-batch-norm", requires={CORE_FOR
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         trial = copied(gm)  # so that a failure leaves the statistics as they were
-        norms = [n for n in map(views.BatchNorm.of, trial.graph.nodes) if n and n.running_mean]
+        norms = [n for n in map(BatchNorm.of, trial.graph.nodes) if n and n.running_mean]
         for node in gm.graph.nodes:
-            if (norm := views.BatchNorm.of(node)) and norm.running_mean is None:
+            if (norm := BatchNorm.of(node)) and norm.running_mean is None:
                 ctx.decline(node, "batch norm keeps no running statistics")
         if not norms:
             return False
@@ -50,7 +50,7 @@ class ReestimateBatchNorm(Pass, name="reestimate-batch-norm", requires={CORE_FOR
         return True
 
 
-def _average(gm: GraphModule, norms: list[views.BatchNorm], batches: Iterable[Batch]) -> int:
+def _average(gm: GraphModule, norms: list[BatchNorm], batches: Iterable[Batch]) -> int:
     """Run batches in training mode; with momentum 1/k at batch k the running values are means."""
     count = 0
     with torch.no_grad():

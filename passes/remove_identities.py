@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from torch.fx import GraphModule, Node
 
 from qpc.base import Pass, PassContext
+from qpc.calls import arguments, aten
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM
 from qpc.meta import info
-from qpc.ops import views
-from qpc.ops.views import arguments, aten
+from qpc.ops.movement import Dropout
+from qpc.ops.padding import Pad
+from qpc.ops.pooling import MaxPool2d
 from qpc.rewrite import Rule, apply_rules
 
 _NEUTRAL = {
@@ -58,14 +60,14 @@ class RemoveIdentities(Pass, name="remove-identities", requires={CORE_FORM}):
 
 
 def _is_trained_dropout(node: Node) -> bool:
-    dropout = views.Dropout.of(node)
+    dropout = Dropout.of(node)
     return dropout is not None and dropout.train and dropout.p > 0
 
 
 def _is_identity(node: Node) -> bool:
     source = node.args[0]
     assert isinstance(source, Node)
-    if views.Dropout.matches(node):
+    if Dropout.matches(node):
         return not _is_trained_dropout(node)
     if node.target in _NEUTRAL:
         other = arguments(node)["other"]
@@ -76,8 +78,8 @@ def _is_identity(node: Node) -> bool:
     if node.target is aten.permute.default:
         dims = list(arguments(node)["dims"])
         return dims == list(range(len(dims)))
-    if pad := views.Pad.of(node):
+    if pad := Pad.of(node):
         return not any(pad.pad)
-    if pool := views.MaxPool2d.of(node):
+    if pool := MaxPool2d.of(node):
         return (pool.kernel_size, pool.stride, pool.padding) == ((1, 1), (1, 1), (0, 0))
     return False

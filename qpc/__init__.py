@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from qpc.homes import all_homes
 from qpc.version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'qpc' has no attribute {name!r}")
+    all_homes()  # so that graphs that were pickled find their operators in torch.ops.qpc
     value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value

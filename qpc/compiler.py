@@ -10,10 +10,10 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from qpc.backends import reference, tvm
+from qpc.calls import qpc_ops
 from qpc.errors import BackendError
 from qpc.facts import CORE_FORM
 from qpc.modes import ordinary_torch
-from qpc.ops.views import qpc_ops
 from qpc.target import Target
 
 if TYPE_CHECKING:

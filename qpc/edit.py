@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from qpc.calls import qpc_ops
 from qpc.companions import parameter_of
 from qpc.meta import attribute, info, inherit, update_info, value_name
 from qpc.shapes import infer_node
@@ -127,7 +127,7 @@ class Editor:
 
 def _observer_prefixes(gm: GraphModule) -> tuple[str, ...]:
     """Observers are named in `observe` calls, not read through `get_attr`."""
-    observe = torch.ops.qpc.observe.default
+    observe = qpc_ops.observe.default
     return tuple(f"{n.args[1]}." for n in gm.graph.nodes if n.target is observe)
 
 

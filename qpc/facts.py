@@ -9,11 +9,10 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
+from qpc.aliasing import written_argument
+from qpc.calls import is_shape_arithmetic, qpc_ops
 from qpc.errors import ConfigError, PassError
 from qpc.meta import attribute, info
-from qpc.ops.aliasing import written_argument
-from qpc.ops.registry import is_shape_arithmetic
-from qpc.ops.views import qpc_ops
 
 
 @dataclass(frozen=True)

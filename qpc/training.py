@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch._ops import OpOverload
 from torch.fx import GraphModule
 
+from qpc.calls import qpc_ops
 from qpc.errors import PassError
 from qpc.facts import require_graph
-from qpc.ops import views
-from qpc.ops.views import qpc_ops
+from qpc.ops.affine import BatchNorm
+from qpc.ops.movement import Dropout
 from qpc.settings import require_kind
 
 
@@ -27,9 +28,9 @@ def set_training(gm: GraphModule, mode: bool = True) -> GraphModule:  # as nn.Mo
     if mode:
         _refuse_rounding(gm)
     for node in gm.graph.nodes:
-        if norm := views.BatchNorm.of(node):
+        if norm := BatchNorm.of(node):
             norm.training = mode and norm.running_mean is not None
-        elif drop := views.Dropout.of(node):
+        elif drop := Dropout.of(node):
             drop.train = mode
     gm.recompile()
     gm.train(mode)

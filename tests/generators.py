@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
+from qpc.calls import aten, qpc_ops
+from qpc.layers import own_layout
 from qpc.meta import update_info
-from qpc.ops.integer import POSITIONS
-from qpc.ops.layers import own_layout
-from qpc.ops.views import aten, qpc_ops
+from qpc.ops.resize import POSITIONS
 from qpc.shapes import concrete_shapes
 from qpc.types import BatchDim, Dim, TensorType
 

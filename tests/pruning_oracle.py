@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
+from qpc.calls import arguments, aten
 from qpc.channels.atoms import varying_axes
 from qpc.channels.groups import ChannelAnalysis
 from qpc.channels.removal import Removal
 from qpc.masks import spared_units
-from qpc.ops.views import arguments, aten
 
 _OVER_CHANNELS = frozenset(
     {

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from qpc.calls import aten
 from qpc.edit import Editor, reads
 from qpc.facts import CORE_FORM
 from qpc.meta import info
-from qpc.ops.views import aten
 from qpc.printer import format_graph
 from qpc.testing import traced
 from qpc.types import BatchDim

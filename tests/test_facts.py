@@ -10,10 +10,10 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node, symbolic_trace
 
 import qpc
+from qpc.calls import aten, qpc_ops
 from qpc.errors import PassError
 from qpc.facts import CALIBRATED, CORE_FORM, FAKE_QUANTIZED, INTEGER, OBSERVED, Fact
 from qpc.meta import update_info
-from qpc.ops.views import aten, qpc_ops
 from qpc.passes import Calibrate, FakeQuantize
 from qpc.pipeline import Pipeline
 from qpc.quant.config import LayerConfig

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from qpc.calls import aten
 from qpc.hashing import fingerprint
 from qpc.meta import update_info
-from qpc.ops.views import aten
 from qpc.quant.config import LayerConfig
 from qpc.quant.grid import QParams
 from qpc.testing import randomized, traced

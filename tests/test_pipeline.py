@@ -9,11 +9,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 from qpc.base import Pass, PassContext
+from qpc.calls import aten
 from qpc.errors import ConfigError, InvariantError, PassError, PipelineOrderError
 from qpc.facts import CORE_FORM, Fact
 from qpc.hashing import fingerprint
 from qpc.meta import info
-from qpc.ops.views import aten
 from qpc.pipeline import Pipeline
 from qpc.testing import traced
 from tests.small_models import only

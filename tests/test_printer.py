@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from qpc.calls import aten
 from qpc.meta import update_info
-from qpc.ops.views import aten
 from qpc.printer import format_graph, format_type
 from qpc.quant.grid import QParams
 from qpc.testing import traced

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from qpc.base import PassContext
+from qpc.calls import aten, qpc_ops
 from qpc.errors import CalibrationError, PassError
 from qpc.facts import CALIBRATED, FAKE_QUANTIZED, INTEGER, OBSERVED
 from qpc.hashing import fingerprint
-from qpc.ops.views import aten, qpc_ops
 from qpc.passes import Calibrate
 from qpc.pipeline import Pipeline
 from qpc.quant.config import Override

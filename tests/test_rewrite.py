@@ -8,9 +8,9 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from qpc.base import Pass, PassContext
+from qpc.calls import aten
 from qpc.edit import Editor
 from qpc.errors import PassError
-from qpc.ops.views import aten
 from qpc.rewrite import Rule, apply_rules
 from qpc.testing import check_pass
 from tests.small_models import graph_of

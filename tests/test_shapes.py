@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
+from qpc.calls import aten
 from qpc.errors import PassError
 from qpc.meta import NodeInfo, info, update_info
-from qpc.ops.views import aten
 from qpc.shapes import concrete_shapes, infer_node, infer_shapes, noted_shapes
 from qpc.testing import traced
 from qpc.types import BatchDim, TensorType, format_shape, resolve

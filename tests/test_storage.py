@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
 import qpc
-from qpc import documents, recipes, storage
+from qpc import documents, recipes, registry, storage
 from qpc.errors import ArtifactError
 from qpc.masks import masks, set_mask
-from qpc.ops import registry
-from qpc.ops.registry import OpSpec, Role
 from qpc.pruning.allocation import Uniform
 from qpc.pruning.magnitude import L1
+from qpc.registry import OpSpec, Role
 from tests.dying import deaths
 from tests.forging import forge
 
@@ -184,7 +183,7 @@ def test_an_operator_of_ones_own_can_be_saved_when_it_is_registered(
             ArtifactError, match=r"'qpctest.double.default' is no operator"
         ) as error:
             qpc.save_graph(gm, tmp_path / "graph")
-        assert "qpc.ops.registry.register" in str(error.value.fix)
+        assert "qpc.registry.register" in str(error.value.fix)
         monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
         registry.register(OpSpec(double, "double", Role.FLOAT))
         qpc.save_graph(gm, tmp_path / "graph")

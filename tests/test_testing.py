@@ -14,9 +14,9 @@ from torch.fx import GraphModule
 
 from qpc import testing
 from qpc.base import Pass, PassContext
+from qpc.calls import aten
 from qpc.errors import PassError
 from qpc.facts import Fact
-from qpc.ops.views import aten
 from qpc.testing import assert_graph, assert_same_output, check_pass, randomized, traced
 from tests.small_models import nodes_of, only
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from torch.fx import Node
 
-from qpc.ops.views import arguments, aten, qpc_ops
+from qpc.calls import arguments, aten, qpc_ops
 from qpc.types import Concrete, TensorType
 
 Border: TypeAlias = tuple[int, int, int, int]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
-from qpc.ops.views import arguments, qpc_ops
+from qpc.calls import arguments, qpc_ops
 from qpc.types import Concrete
 
 _ANCHORS = (

@@ -15,7 +15,7 @@ from torch.fx import Node
 
 from qpc.backends.common.fuse import Group
 from qpc.backends.common.share import Share
-from qpc.ops.views import arguments, aten, qpc_ops
+from qpc.calls import arguments, aten, qpc_ops
 from qpc.types import Concrete, TensorType
 
 WINDOWS = (

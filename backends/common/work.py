@@ -6,9 +6,9 @@ from math import prod
 
 from torch.fx import GraphModule, Node
 
+from qpc.calls import arguments
 from qpc.meta import attribute, info
-from qpc.ops.registry import op_name
-from qpc.ops.views import arguments
+from qpc.registry import op_name
 from qpc.types import resolve
 
 

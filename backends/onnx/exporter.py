@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.calls import arguments
 from qpc.errors import BackendError, UnsupportedOpError
 from qpc.meta import attribute, info
-from qpc.ops.views import arguments
 from qpc.quant.grid import QParams
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType, dtype_name

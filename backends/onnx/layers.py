@@ -7,13 +7,15 @@ from torch import Tensor
 from torch.fx import Node
 
 from qpc.backends.onnx.exporter import Exporter
-from qpc.ops import views
-from qpc.ops.layers import groups_of, integer_layer, outputs_first, own_layout
+from qpc.layers import integer_layer, outputs_first, own_layout
+from qpc.ops.convolution import IntConv2d, IntConvTranspose2d
+from qpc.ops.linear import IntLinear
+from qpc.ops.padding import Pad
 
 
 def conv2d(to: Exporter, node: Node) -> str:
     """`qpc::conv2d`."""
-    view = views.IntConv2d(node)
+    view = IntConv2d(node)
     source, (top, left) = view.input, view.padding
     pads = [top, left, top, left]
     if (extra := zero_padding(to, source)) is not None:
@@ -31,7 +33,7 @@ def conv2d(to: Exporter, node: Node) -> str:
 
 def zero_padding(to: Exporter, node: Node) -> list[int] | None:
     """What a padding by zeros of height and width alone adds: top, left, bottom, right."""
-    pad = views.Pad.of(node)
+    pad = Pad.of(node)
     if pad is None or len(pad.pad) > 4 or pad.value != to.grid(node).zero_point:
         return None
     left, right, top, bottom = (*pad.pad, 0, 0)[:4]
@@ -40,7 +42,7 @@ def zero_padding(to: Exporter, node: Node) -> list[int] | None:
 
 def conv_transpose2d(to: Exporter, node: Node) -> str:
     """`qpc::conv_transpose2d`."""
-    view = views.IntConvTranspose2d(node)
+    view = IntConvTranspose2d(node)
     made = to.emit(
         "ConvTranspose",
         [to.names[view.input], *_weights(to, node)],
@@ -55,7 +57,7 @@ def conv_transpose2d(to: Exporter, node: Node) -> str:
 
 def linear(to: Exporter, node: Node) -> str:
     """`qpc::linear`."""
-    source = views.IntLinear(node).input
+    source = IntLinear(node).input
     rank = len(to.shape(source))
     name, shape = to.names[source], to.shape(node)
     if rank != 2:  # Gemm takes matrices
@@ -74,7 +76,7 @@ def _weights(to: Exporter, node: Node) -> list[str]:
     accumulator = multiplier * to.grid(node).scale  # the product of input scale and weight scale
     scales = (accumulator / to.grid(view.input).scale).to(torch.float32)
     weight, bias = to.tensor(node, "weight"), to.tensor(node, "bias")
-    groups = groups_of(view)
+    groups = view.groups
     if view.output_axis and groups > 1:
         # An index of the axis stands for an output of each group, and has a scale for each.
         name = to.constant(_real(weight, scales, view.output_axis, groups).numpy())

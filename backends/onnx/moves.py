@@ -12,17 +12,19 @@ from torch.nn import functional as F
 
 from qpc.backends.onnx.exporter import Exporter
 from qpc.backends.onnx.layers import zero_padding
+from qpc.calls import Pair, arguments
 from qpc.errors import UnsupportedOpError
-from qpc.ops import views
-from qpc.ops.integer import POSITIONS
-from qpc.ops.views import arguments
+from qpc.ops.concat import Cat
+from qpc.ops.convolution import IntConv2d
+from qpc.ops.padding import Pad
+from qpc.ops.resize import POSITIONS
 
 _LEAST = -(2**63)  # the end of a slice that goes backwards through all of an axis
 
 
 def cat(to: Exporter, node: Node) -> str:
     """`aten.cat`."""
-    view = views.Cat(node)
+    view = Cat(node)
     return to.emit("Concat", [to.names[v] for v in view.tensors], axis=view.dim)
 
 
@@ -117,13 +119,13 @@ def _shuffled(to: Exporter, node: Node, split: tuple[int, ...], order: list[int]
 def max_pool2d(to: Exporter, node: Node) -> str:
     """`qpc::max_pool2d` and `aten.max_pool2d`."""
     given = arguments(node)
-    pairs = {k: views.Pair().decode(given[k]) for k in ("kernel_size", "padding", "dilation")}
+    pairs = {k: Pair().decode(given[k]) for k in ("kernel_size", "padding", "dilation")}
     source = given["q"] if "q" in given else given["self"]
     return to.emit(
         "MaxPool",
         [to.names[source]],
         kernel_shape=pairs["kernel_size"],
-        strides=views.Pair().decode(given["stride"] or pairs["kernel_size"]),
+        strides=Pair().decode(given["stride"] or pairs["kernel_size"]),
         pads=pairs["padding"] * 2,
         dilations=pairs["dilation"],
         ceil_mode=int(given["ceil_mode"]),
@@ -132,10 +134,8 @@ def max_pool2d(to: Exporter, node: Node) -> str:
 
 def pad(to: Exporter, node: Node) -> str:
     """`aten.constant_pad_nd`, unless the convolutions that read it do it."""
-    view = views.Pad(node)
-    if zero_padding(to, node) is not None and all(
-        views.IntConv2d.matches(user) for user in node.users
-    ):
+    view = Pad(node)
+    if zero_padding(to, node) is not None and all(IntConv2d.matches(user) for user in node.users):
         return to.names[view.input]
     rank, value = len(to.shape(node)), view.value
     if to.shape(node) and _is_integer(to, node):

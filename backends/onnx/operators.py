@@ -15,9 +15,9 @@ from qpc.backends.onnx import layers as qdq_layers
 from qpc.backends.onnx import moves as qdq_moves
 from qpc.backends.onnx import tables as qdq_tables
 from qpc.backends.onnx.exporter import Exporter, Rule
-from qpc.ops import views
-from qpc.ops.integer import reduced_axes
-from qpc.ops.views import arguments, aten, qpc_ops
+from qpc.calls import Pair, arguments, aten, qpc_ops
+from qpc.ops.affine import BatchNorm
+from qpc.ops.reduction import Mean, reduced_axes
 
 # --- integer operators ----------------------------------------------------------------------------
 
@@ -45,13 +45,13 @@ def _clamp(to: Exporter, node: Node) -> str:
 
 
 def _avg_pool2d(to: Exporter, node: Node) -> str:
-    window = {k: views.Pair().decode(arguments(node)[k]) for k in ("kernel_size", "padding")}
+    window = {k: Pair().decode(arguments(node)[k]) for k in ("kernel_size", "padding")}
     stride = arguments(node)["stride"] or window["kernel_size"]
     made = to.emit(
         "AveragePool",
         [to.value(node, "q")],
         kernel_shape=window["kernel_size"],
-        strides=views.Pair().decode(stride),
+        strides=Pair().decode(stride),
         pads=window["padding"] * 2,
         count_include_pad=1,
     )
@@ -110,7 +110,7 @@ def _float_batch_norm(to: Exporter, node: Node) -> str:
             names.append(to.constant(to.tensor(node, argument).numpy()))
     statistics = [to.tensor(node, argument) for argument in ("running_mean", "running_var")]
     names += [to.constant(tensor.numpy()) for tensor in statistics]
-    return to.emit("BatchNormalization", names, epsilon=views.BatchNorm(node).eps)
+    return to.emit("BatchNormalization", names, epsilon=BatchNorm(node).eps)
 
 
 def _float_relu(to: Exporter, node: Node) -> str:
@@ -118,7 +118,7 @@ def _float_relu(to: Exporter, node: Node) -> str:
 
 
 def _float_mean(to: Exporter, node: Node) -> str:
-    view = views.Mean(node)
+    view = Mean(node)
     return _average(
         to, to.names[view.input], to.shape(view.input), list(view.dims) or None, view.keepdim
     )

@@ -14,8 +14,8 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 from qpc.backends.onnx.exporter import Exporter
-from qpc.ops import views
-from qpc.ops.views import arguments
+from qpc.calls import arguments
+from qpc.ops.concat import Cat
 from qpc.quant.fixedpoint import lookup_table, requant_table
 
 _Form: TypeAlias = Callable[[Exporter, str], str]
@@ -31,7 +31,7 @@ def lookup(to: Exporter, node: Node) -> str:
     before, after, table = to.grid(source), to.grid(node), to.tensor(node, "table")
     if torch.equal(requant_table(before, after), table):
         # To round the operands of a concat to its grid, or its result, is the same.
-        if all(views.Cat.matches(user) and to.grid(user) == after for user in node.users):
+        if all(Cat.matches(user) and to.grid(user) == after for user in node.users):
             to.rounded_later.add(node)
         return to.names[source]
     for function, form in _FUNCTIONS:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.calls import aten
 from qpc.meta import attribute, info
-from qpc.ops import views
-from qpc.ops.views import aten
+from qpc.ops.affine import BatchNorm
 
 _ARITHMETIC = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 
@@ -35,13 +35,13 @@ class ChannelAffine:
     @staticmethod
     def of(node: Node) -> ChannelAffine | None:
         """The view of such an operator; None for anything else, and for what is not constant."""
-        if norm := views.BatchNorm.of(node):
+        if norm := BatchNorm.of(node):
             return _of_batch_norm(norm)
         return _of_arithmetic(node) if node.target in _ARITHMETIC else None
 
     def coefficients(self, gm: GraphModule) -> tuple[Tensor, Tensor]:
         """Factor and offset, float64[channels] each."""
-        if norm := views.BatchNorm.of(self.node):
+        if norm := BatchNorm.of(self.node):
             return _batch_norm(gm, norm)
         (constant,) = self.constants
         value = attribute(gm, str(constant.target)).detach().double().flatten()
@@ -56,7 +56,7 @@ class ChannelAffine:
         return (one, -value) if self.node.args[0] is self.input else (-one, value)
 
 
-def _batch_norm(gm: GraphModule, norm: views.BatchNorm) -> tuple[Tensor, Tensor]:
+def _batch_norm(gm: GraphModule, norm: BatchNorm) -> tuple[Tensor, Tensor]:
     def tensor(node: Any, default: float, like: Tensor) -> Tensor:
         if node is None:
             return torch.full_like(like, default)
@@ -70,7 +70,7 @@ def _batch_norm(gm: GraphModule, norm: views.BatchNorm) -> tuple[Tensor, Tensor]
     return factor, tensor(norm.bias, 0.0, mean) - mean * factor
 
 
-def _of_batch_norm(norm: views.BatchNorm) -> ChannelAffine | None:
+def _of_batch_norm(norm: BatchNorm) -> ChannelAffine | None:
     if norm.training or norm.running_mean is None or norm.running_var is None:
         return None
     read = (norm.weight, norm.bias, norm.running_mean, norm.running_var)

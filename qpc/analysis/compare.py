@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from qpc.batches import Batch, checked_batches, inputs_of
+from qpc.calls import qpc_ops
 from qpc.errors import PassError
 from qpc.facts import require_graph
 from qpc.meta import info, label, value_name
 from qpc.modes import ordinary_torch
-from qpc.ops.registry import op_name
-from qpc.ops.views import qpc_ops
+from qpc.registry import op_name
 
 _BRIDGES = frozenset({qpc_ops.dequantize.default, qpc_ops.observe.default})
 

@@ -14,9 +14,8 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
+from qpc.calls import aten, is_shape_arithmetic, qpc_ops
 from qpc.meta import label
-from qpc.ops.registry import is_shape_arithmetic
-from qpc.ops.views import aten, qpc_ops
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 import torch
 from torch.fx import GraphModule, Node
 
+from qpc.calls import arguments, aten, qpc_ops
 from qpc.meta import info
-from qpc.ops.views import arguments, aten, qpc_ops
 from qpc.shapes import noted_shapes, shapes_of
 from qpc.types import BatchDim, Concrete, TensorType, resolve
 

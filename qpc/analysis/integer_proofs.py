@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.calls import Pair, arguments, aten, qpc_ops
 from qpc.errors import BackendError, OverflowProofError, QPCError
+from qpc.layers import outputs_first
 from qpc.meta import attribute, label
-from qpc.ops import views
-from qpc.ops.integer import POSITIONS, average_multiplier, reduced_axes, require_sum
-from qpc.ops.layers import outputs_first
-from qpc.ops.views import arguments, aten, qpc_ops
+from qpc.ops.clamp import Clamping
+from qpc.ops.padding import Pad
+from qpc.ops.reduction import reduced_axes
+from qpc.ops.resize import POSITIONS
+from qpc.quant.arithmetic import average_multiplier, require_sum
 from qpc.quant.fixedpoint import INT32_MAX, accumulator_bounds
 from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE
 from qpc.types import Concrete, TensorType
@@ -97,9 +100,9 @@ class _Proof:
             ((least, greatest),) = inputs
             lo, hi = given["lo"], given["hi"]
             return min(max(least, lo), hi), min(max(greatest, lo), hi)
-        if views.Clamping.matches(node):
+        if Clamping.matches(node):
             return given["lo"], given["hi"]
-        if pad := views.Pad.of(node):
+        if pad := Pad.of(node):
             inputs.append((int(pad.value), int(pad.value)))
         if not inputs:
             limits = torch.iinfo(self.type(node).dtype)
@@ -132,7 +135,7 @@ class _Proof:
 
 def _sources(node: Node) -> list[Node]:
     """The values whose integers those of `node` are: none for operators that make new ones."""
-    makes_new = views.Clamping.matches(node) and node.target is not qpc_ops.clamp.default
+    makes_new = Clamping.matches(node) and node.target is not qpc_ops.clamp.default
     if node.op != "call_function" or makes_new or node.target not in _KEEP_INTEGERS:
         return []
     return [n for n in node.all_input_nodes if n.op != "get_attr"]
@@ -174,7 +177,7 @@ def _check_add(proof: _Proof, node: Node) -> None:
 
 
 def _check_pool(proof: _Proof, node: Node) -> None:
-    require_sum(prod(views.Pair().decode(arguments(node)["kernel_size"])))
+    require_sum(prod(Pair().decode(arguments(node)["kernel_size"])))
 
 
 def _check_sum(proof: _Proof, node: Node) -> None:

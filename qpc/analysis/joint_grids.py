@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch.fx import GraphModule
 
 from qpc.meta import info
-from qpc.ops import views
+from qpc.ops.concat import Cat
 from qpc.quant.config import ActivationConfig
 
 Range = tuple[float, float]
@@ -57,7 +57,7 @@ def _neighbours(gm: GraphModule, observed: Mapping[str, Observed]) -> dict[str, 
     near: dict[str, dict[str, None]] = defaultdict(dict)
     for node in gm.graph.nodes:
         result = info(node).observer
-        if not views.Cat.matches(node) or not info(node).integer or result is None:
+        if not Cat.matches(node) or not info(node).integer or result is None:
             continue
         for operand in node.all_input_nodes:
             name = info(operand).observer

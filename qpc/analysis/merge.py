@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch.fx import GraphModule
 
+from qpc.calls import qpc_ops
 from qpc.errors import CalibrationError
 from qpc.facts import observer_state, require_graph
 from qpc.meta import copied, info
-from qpc.ops.views import qpc_ops
 from qpc.printer import format_graph
 
 

@@ -6,8 +6,8 @@ import operator
 
 from torch.fx import GraphModule, Node
 
+from qpc.calls import aten
 from qpc.meta import info
-from qpc.ops.views import aten
 
 
 def activations(node: Node) -> list[Node]:

@@ -25,13 +25,19 @@ from qpc.analysis.origins import (
     multiplies_by_parameter,
     reported_calls,
 )
+from qpc.calls import aten
+from qpc.layers import float_layer
 from qpc.meta import info, label
-from qpc.ops import views
-from qpc.ops.integer import MOST_SUMMED
-from qpc.ops.layers import float_layer
-from qpc.ops.registry import Role, op_name, spec_of
-from qpc.ops.views import aten
+from qpc.ops.clamp import Clamp
+from qpc.ops.concat import Cat
+from qpc.ops.linear import Linear
+from qpc.ops.movement import Dropout
+from qpc.ops.padding import Pad, PadByValues
+from qpc.ops.pooling import AvgPool2d
+from qpc.ops.reduction import Mean, Sum
+from qpc.quant.arithmetic import MOST_SUMMED
 from qpc.quant.config import LayerConfig, QuantConfig, Site
+from qpc.registry import Role, op_name, spec_of
 
 KEPT_IN_FLOAT = "kept in float by the configuration"
 """The reason of operators that could be integer."""
@@ -158,7 +164,7 @@ def _refuse_compute(node: Node) -> str | None:
         return f"its bias {computed(layer.bias)}"
     if layer.input.op == "get_attr":
         return "its input is a parameter"
-    if not isinstance(layer, views.Linear) and len(info(node).shape or ()) != 4:
+    if not isinstance(layer, Linear) and len(info(node).shape or ()) != 4:
         return "the convolution has no batch dimension"
     return None
 
@@ -182,14 +188,14 @@ def _refuse_combine(node: Node) -> str | None:
 
 
 def _refuse_reduce(node: Node) -> str | None:
-    if mean := views.Mean.of(node) or views.Sum.of(node):
+    if mean := Mean.of(node) or Sum.of(node):
         dims = {d % len(info(mean.input).shape or (0,)) for d in mean.dims}
         sizes = [s for d, s in enumerate(info(mean.input).shape or ()) if d in dims]
         fixed = [size for size in sizes if isinstance(size, int)]
         if not dims or 0 in dims or len(fixed) < len(sizes):
             return "it reduces the batch"
         return _refuse_sum(prod(fixed))
-    pool = views.AvgPool2d(node)
+    pool = AvgPool2d(node)
     if pool.ceil_mode:
         return "average pooling with ceil_mode divides by varying counts"
     if pool.padding != (0, 0) and not pool.count_include_pad:
@@ -204,7 +210,7 @@ def _refuse_sum(count: int) -> str | None:
 
 
 def _refuse_clamp(node: Node) -> str | None:
-    clamp = views.Clamp.of(node)
+    clamp = Clamp.of(node)
     if clamp is None:
         return None
     if not all(v is None or isinstance(v, int | float) for v in (clamp.min, clamp.max)):
@@ -213,13 +219,13 @@ def _refuse_clamp(node: Node) -> str | None:
 
 
 def _refuse_move(node: Node) -> str | None:
-    if (pad := views.Pad.of(node)) and pad.value != 0:
+    if (pad := Pad.of(node)) and pad.value != 0:
         return f"it pads with {pad.value}, not with 0"
-    if (pad_by := views.PadByValues.of(node)) and (
+    if (pad_by := PadByValues.of(node)) and (
         len(pad_by.pad) != 4 or len(info(node).shape or ()) != 4
     ):
         return "it pads something else than the rows and columns of images"
-    if (drop := views.Dropout.of(node)) and drop.train:
+    if (drop := Dropout.of(node)) and drop.train:
         return "dropout is in training mode"
     if any(n.op == "get_attr" for n in node.all_input_nodes):
         return "it moves a parameter"
@@ -311,7 +317,7 @@ def _share_grids(gm: GraphModule, integer: set[Node]) -> tuple[dict[Node, Node],
             grids.take_over(node, sources[0], owner=grids.owner_of(sources[0]))
         else:
             grids.add(node)
-            if views.Cat.matches(node):
+            if Cat.matches(node):
                 for source in sources:
                     if _adopts(source, integer, grids):
                         grids.take_over(node, source, owner=node)

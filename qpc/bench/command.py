@@ -15,9 +15,9 @@ from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.bench.compare import compare, table
 from qpc.bench.peers import Array, usable_peers
 from qpc.bench.request import Request, holds_graph, installed_peers
+from qpc.calls import qpc_ops
 from qpc.compiler import compile, load
 from qpc.errors import BackendError
-from qpc.ops.views import qpc_ops
 from qpc.recipes import to_integer
 from qpc.storage import load_graph
 from qpc.types import dtype_name

@@ -16,9 +16,9 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from qpc.aliasing import aliased_inputs, functional_form, written_argument
 from qpc.edit import Editor
 from qpc.meta import attribute, info
-from qpc.ops.aliasing import aliased_inputs, functional_form, written_argument
 
 _CONSTANTS = "_constants"
 

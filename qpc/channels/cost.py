@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
+from qpc.calls import arguments, aten, qpc_ops
 from qpc.channels.atoms import Labels, along, compact, varying_axes
 from qpc.channels.groups import ChannelAnalysis
+from qpc.layers import IntWeighted, Weighted, any_layer
 from qpc.meta import attribute
-from qpc.ops import views
-from qpc.ops.layers import IntegerLayer
-from qpc.ops.registry import op_name
-from qpc.ops.views import arguments, aten, qpc_ops
+from qpc.registry import op_name
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType
 
@@ -211,23 +210,6 @@ class _Layer:
     outputs: dict[int, _Product] = field(default_factory=dict)
 
 
-_Weighted = views.Weighted | IntegerLayer
-_TRANSPOSED = (
-    views.ConvTranspose1d,
-    views.ConvTranspose2d,
-    views.ConvTranspose3d,
-    views.IntConvTranspose2d,
-)
-_LAYERS: tuple[type[_Weighted], ...] = (
-    views.Conv1d,
-    views.Conv2d,
-    views.Conv3d,
-    *_TRANSPOSED,
-    views.Linear,
-    views.IntConv2d,
-    views.IntConvTranspose2d,
-    views.IntLinear,
-)
 _SEEN_THROUGH = (
     aten.permute.default,
     qpc_ops.fake_quantize.default,
@@ -244,7 +226,7 @@ def _layers(gm: GraphModule, sizes: _Sizes) -> Iterator[_Layer]:
         sources = [found for n in node.all_input_nodes if (found := source_parameter(n))]
         owned = [source for source in sources if id(_tensor(gm, source)) in counted]
         parameters = tuple(_Product.of(sizes.parameter(source)) for source in owned)
-        if view := _layer_view(node):
+        if view := any_layer(node):
             yield _weighted(gm, view, sizes, parameters)
         elif (macs := _contraction(node, sizes)) or owned:
             name = _owner(owned[0]) if owned else node.name
@@ -252,14 +234,14 @@ def _layers(gm: GraphModule, sizes: _Sizes) -> Iterator[_Layer]:
 
 
 def _weighted(
-    gm: GraphModule, view: _Weighted, sizes: _Sizes, parameters: tuple[_Product, ...]
+    gm: GraphModule, view: Weighted | IntWeighted, sizes: _Sizes, parameters: tuple[_Product, ...]
 ) -> _Layer:
     """Every element of the weight is used once at every position of the output.
 
     A transposed convolution uses it once at every position of its input.
     """
-    axis = -1 if isinstance(view, views.Linear | views.IntLinear) else 1
-    positions = sizes.value(view.input if isinstance(view, _TRANSPOSED) else view.node)
+    axis = view.channel_axis
+    positions = sizes.value(view.input if view.transposed else view.node)
     del positions[axis]
     macs = (_Product.of([*positions, *sizes.value(view.weight)]),)
     outputs = _Product.of([sizes.value(view.node)[axis]])
@@ -297,10 +279,6 @@ def _contracted(equation: str, operands: list[list[_Line]]) -> list[_Line]:
     return [size for letter, size in found.items() if letter not in result]
 
 
-def _layer_view(node: Node) -> _Weighted | None:
-    return next((view for kind in _LAYERS if (view := kind.of(node))), None)
-
-
 def source_parameter(node: Node) -> Node | None:
     """The `get_attr` node behind a weight; None if the weight is computed."""
     while node.target in _SEEN_THROUGH:
@@ -314,7 +292,7 @@ def _counted(gm: GraphModule) -> dict[int, Node]:
     for node in gm.graph.nodes:
         if node.op == "get_attr" and isinstance(_tensor(gm, node), nn.Parameter):
             found[id(_tensor(gm, node))] = node
-        elif view := _layer_view(node):
+        elif view := any_layer(node):
             for part in (view.weight, view.bias):
                 if part is not None and (source := source_parameter(part)):
                     found[id(_tensor(gm, source))] = source

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch.fx import GraphModule, Node
 
+from qpc.calls import arguments, aten, qpc_ops
 from qpc.channels.atoms import (
     NONE,
     Atoms,
@@ -28,8 +29,7 @@ from qpc.channels.atoms import (
     varying_axes,
 )
 from qpc.meta import attribute, info, label
-from qpc.ops.registry import op_name
-from qpc.ops.views import arguments, aten, qpc_ops
+from qpc.registry import op_name
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType
 

@@ -25,12 +25,12 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
+from qpc.calls import is_shape_arithmetic
 from qpc.channels.atoms import NONE, Atoms, Labels, along, compact, nothing, varying_axes
 from qpc.channels.flow import Flow, ParameterAxis
 from qpc.channels.rules import RULES
 from qpc.errors import PassError
 from qpc.meta import info
-from qpc.ops.registry import is_shape_arithmetic
 
 
 @dataclass(frozen=True)

@@ -5,26 +5,18 @@ from __future__ import annotations
 from torch.fx import Node
 
 from qpc.analysis.origins import computed
+from qpc.calls import arguments
 from qpc.channels.atoms import Labels, nothing, spread, varying_axes
 from qpc.channels.flow import Flow, describe, pin_inputs
-from qpc.ops import views
-from qpc.ops.views import arguments
-
-_WEIGHTED: tuple[type[views.Weighted], ...] = (
-    views.Conv1d,
-    views.Conv2d,
-    views.Conv3d,
-    views.ConvTranspose1d,
-    views.ConvTranspose2d,
-    views.ConvTranspose3d,
-    views.Linear,
-)
+from qpc.layers import Weighted, weighted
+from qpc.ops.linear import Linear
 
 
 def layer(flow: Flow, node: Node) -> Labels:
     """A layer consumes channels on one weight axis and produces on the other."""
-    view = next(v for kind in _WEIGHTED if (v := kind.of(node)))
-    if isinstance(view, views.Linear):
+    view = weighted(node)
+    assert view is not None
+    if isinstance(view, Linear):
         return _linear(flow, node, view)
     if flow.parameter(view.weight) is None:
         return _computed_weight(flow, node, view.weight)
@@ -41,7 +33,7 @@ def layer(flow: Flow, node: Node) -> Labels:
     return spread(outgoing, axis, shape)
 
 
-def _linear(flow: Flow, node: Node, view: views.Linear) -> Labels:
+def _linear(flow: Flow, node: Node, view: Linear) -> Labels:
     """A linear layer mixes the last axis; channels on another axis pass."""
     outer, inner, rows = 0, 1, slice(None)
     if (found := flow.rows(view.weight)) is not None:
@@ -85,9 +77,7 @@ def apart(
     return spread(line, axis, flow.shape(node))
 
 
-def _grouped(
-    flow: Flow, view: views.Weighted, incoming: Labels, groups: int, outputs: int
-) -> Labels:
+def _grouped(flow: Flow, view: Weighted, incoming: Labels, groups: int, outputs: int) -> Labels:
     """Keep the groups equal: whole groups go, or the same channels of every group.
 
     outputs: of each group. What leaves more units is chosen. Whole groups tie a group's inputs and

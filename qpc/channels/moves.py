@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from qpc.calls import arguments, aten
 from qpc.channels.atoms import (
     NONE,
     Labels,
@@ -27,8 +28,8 @@ from qpc.channels.atoms import (
 )
 from qpc.channels.flow import LARGEST_FREE, Flow, describe, pin_inputs
 from qpc.meta import attribute
-from qpc.ops import views
-from qpc.ops.views import arguments, aten
+from qpc.ops.concat import Cat
+from qpc.ops.padding import Pad
 
 
 def move(flow: Flow, node: Node) -> Labels:
@@ -88,7 +89,7 @@ def channel_shuffle(flow: Flow, node: Node) -> Labels:
 
 def cat(flow: Flow, node: Node) -> Labels:
     """Pieces one after the other along the channels, or of equal channels along another axis."""
-    view = views.Cat(node)
+    view = Cat(node)
     pieces = [flow.of(t) for t in view.tensors]
     dim = view.dim % pieces[0].dim()
     axis = _axis_of_pieces(flow, pieces, dim)
@@ -137,7 +138,7 @@ def factory(flow: Flow, node: Node) -> Labels:
 
 def pad(flow: Flow, node: Node) -> Labels:
     """Padding along channels makes channels that hold a constant; they may go like any other."""
-    view = views.Pad(node)
+    view = Pad(node)
     labels, shape = flow.of(view.input), flow.shape(node)
     amounts = pad_amounts(view.pad, len(shape))
     axes = varying_axes(labels)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
+from qpc.calls import arguments
 from qpc.channels.atoms import Labels, along, compact, distinct, nothing, spread, varying_axes
 from qpc.channels.flow import Flow, describe, pin_inputs
 from qpc.channels.layers import apart, passing_by
 from qpc.channels.values import join
-from qpc.ops.views import arguments
 
 
 @dataclass(frozen=True)

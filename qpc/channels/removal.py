@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from qpc.calls import arguments, aten, qpc_ops, set_arguments
 from qpc.channels.atoms import Labels, collapse
 from qpc.channels.flow import describe
 from qpc.channels.groups import ChannelAnalysis
@@ -17,8 +18,7 @@ from qpc.companions import elementwise_companions
 from qpc.edit import Editor
 from qpc.errors import InvariantError
 from qpc.meta import attribute, info, update_info
-from qpc.ops import views
-from qpc.ops.views import arguments, aten, qpc_ops, set_arguments
+from qpc.ops.padding import Pad
 from qpc.shapes import infer_shapes
 from qpc.types import BatchDim
 
@@ -203,7 +203,7 @@ def _attention(removal: Removal, node: Node) -> None:
 
 def _pad(removal: Removal, node: Node) -> None:
     """What is added or cropped along channels counts those kept."""
-    view = views.Pad(node)
+    view = Pad(node)
     source, padded = removal.kept(view.input), removal.kept(node)
     amounts = list(view.pad)
     for axis, (before, after) in pad_amounts(view.pad, len(padded)).items():

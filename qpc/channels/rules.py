@@ -11,12 +11,12 @@ from typing import Any
 
 from torch._ops import OpOverload
 
+from qpc.calls import aten, qpc_ops
 from qpc.channels import layers as layers
 from qpc.channels import moves as moves
 from qpc.channels import products as products
 from qpc.channels import values as values
 from qpc.channels.flow import Rule
-from qpc.ops.views import aten, qpc_ops
 
 
 def _overloads(names: str) -> list[OpOverload]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
+from qpc.calls import arguments
 from qpc.channels.atoms import (
     NONE,
     Labels,
@@ -18,7 +19,6 @@ from qpc.channels.atoms import (
     varying_axes,
 )
 from qpc.channels.flow import Flow, describe, pin_inputs
-from qpc.ops.views import arguments
 
 
 def elementwise(flow: Flow, node: Node) -> Labels:

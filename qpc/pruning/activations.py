@@ -17,21 +17,12 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from qpc.batches import Batch, inputs_of
+from qpc.calls import aten
 from qpc.channels.atoms import NONE, Labels, along, compact, varying_axes
 from qpc.channels.groups import ChannelAnalysis, Group
-from qpc.ops import views
-from qpc.ops.views import aten
+from qpc.layers import weighted
 from qpc.pruning.criteria import Joining, Judge, Measured, require_batches
 
-_LAYERS: tuple[type[views.Weighted], ...] = (
-    views.Conv1d,
-    views.Conv2d,
-    views.Conv3d,
-    views.ConvTranspose1d,
-    views.ConvTranspose2d,
-    views.ConvTranspose3d,
-    views.Linear,
-)
 _PRODUCTS = frozenset(
     {
         aten.matmul.default,
@@ -149,7 +140,7 @@ def _lines(
     """The values to measure, and the labels along each axis that has channels."""
     read: dict[Node, None] = {}
     for node in gm.graph.nodes:
-        layer = next((view for kind in _LAYERS if (view := kind.of(node))), None)
+        layer = weighted(node)
         if layer is not None:
             read[layer.input] = None
         elif node.target in _PRODUCTS:

@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from qpc.channels.flow import ParameterAxis
 from qpc.channels.groups import ChannelAnalysis, Group
 from qpc.meta import attribute
-from qpc.ops import views
+from qpc.ops.affine import BatchNorm
 from qpc.pruning.criteria import Criterion, Joining, Normalization, ParameterCriterion, rows
 
 
@@ -79,7 +79,7 @@ class BatchNormScale(Joining):
         scales = {
             id(attribute(gm, str(norm.weight.target)))
             for node in gm.graph.nodes
-            if (norm := views.BatchNorm.of(node)) and norm.weight is not None
+            if (norm := BatchNorm.of(node)) and norm.weight is not None
         }
         axes = [axis for axis in analysis.axes if id(attribute(gm, axis.name)) in scales]
         return self.join(

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule, Node
 
+from qpc.calls import arguments
 from qpc.channels.atoms import collapse
 from qpc.channels.cost import Cost, CostModel, source_parameter
 from qpc.channels.groups import ChannelAnalysis, Group, analyze_channels
 from qpc.errors import PassError
 from qpc.meta import attribute
-from qpc.ops.registry import op_name
-from qpc.ops.views import arguments
 from qpc.pruning.criteria import Criterion, Judge
+from qpc.registry import op_name
 
 
 @dataclass(frozen=True)

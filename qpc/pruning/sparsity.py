@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
+from qpc.layers import integer_layer
 from qpc.meta import attribute
-from qpc.ops.layers import groups_of, integer_layer
-from qpc.ops.registry import op_name
 from qpc.pruning.weight_layers import LayerWeight, Scope, float_layers
 from qpc.pruning.weight_masks import weight_mask
+from qpc.registry import op_name
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def sparsity_report(gm: GraphModule) -> SparsityReport:
         layer = integer_layer(node)
         if layer is not None and layer.weight.op == "get_attr":
             name = str(layer.weight.target)
-            weights[node] = LayerWeight(node, name, layer.output_axis, groups_of(layer))
+            weights[node] = LayerWeight(node, name, layer.output_axis, layer.groups)
     rows = (weights.get(node) for node in gm.graph.nodes)
     return SparsityReport(tuple(_count(gm, row) for row in rows if isinstance(row, LayerWeight)))
 

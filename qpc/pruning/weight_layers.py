@@ -10,21 +10,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.origins import computed
+from qpc.calls import qpc_ops
+from qpc.layers import outputs_first, own_layout, weighted
 from qpc.meta import attribute, info
-from qpc.ops import views
-from qpc.ops.layers import outputs_first, own_layout
-from qpc.ops.registry import op_name
-from qpc.ops.views import arguments, qpc_ops
-
-_LAYERS: tuple[type[views.Weighted], ...] = (
-    views.Conv1d,
-    views.Conv2d,
-    views.Conv3d,
-    views.ConvTranspose1d,
-    views.ConvTranspose2d,
-    views.ConvTranspose3d,
-    views.Linear,
-)
+from qpc.registry import op_name
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,7 @@ def float_layers(gm: GraphModule, scope: Scope) -> Iterator[tuple[Node, LayerWei
     names = first_names(gm)
     seen: set[str] = set()
     for node in gm.graph.nodes:
-        layer = next((v for kind in _LAYERS if (v := kind.of(node))), None)
+        layer = weighted(node)
         if layer is None or not scope.selects(node):
             continue
         source = _parameter(layer.weight)
@@ -90,8 +79,7 @@ def float_layers(gm: GraphModule, scope: Scope) -> Iterator[tuple[Node, LayerWei
             continue
         if name not in seen:
             seen.add(name)
-            groups = 1 if isinstance(layer, views.Linear) else int(arguments(node)["groups"])
-            yield node, LayerWeight(node, name, layer.output_axis, groups)
+            yield node, LayerWeight(node, name, layer.output_axis, layer.groups)
 
 
 def first_names(gm: GraphModule) -> dict[str, str]:

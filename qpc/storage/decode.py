@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
+from qpc.calls import arguments, qpc_ops
 from qpc.errors import QPCError
 from qpc.meta import info, update_info
-from qpc.ops.views import arguments, qpc_ops
 from qpc.quant.config import LayerConfig
 from qpc.quant.grid import QParams
 from qpc.shapes import probed_shapes

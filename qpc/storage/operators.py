@@ -1,7 +1,7 @@
 """Which operators a saved graph may call, and with which arguments.
 
 The list is closed: `aten.py`, QPC's own, and those that a package registered
-(`qpc.ops.registry`). Of all of these a schema must say that they write to nothing and return
+(`qpc.registry`). Of all of these a schema must say that they write to nothing and return
 tensors and sizes only, and calls are checked against it.
 """
 
@@ -17,7 +17,9 @@ import torch
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from qpc.ops.registry import SHAPE_ARITHMETIC, registered
+from qpc.calls import SHAPE_ARITHMETIC
+from qpc.homes import all_homes
+from qpc.registry import registered
 from qpc.storage.aten import ATEN
 
 MOST_ELEMENTS = 4096
@@ -38,6 +40,7 @@ def find(name: str) -> Callable[..., Any]:
             return _ARITHMETIC[rest]
         raise RefusedCallError(f"{name!r} is no arithmetic on sizes")
     packet, _, overload = rest.partition(".")
+    all_homes()  # defines QPC's own
     if namespace == "qpc" or (namespace == "aten" and packet in ATEN):
         found = getattr(getattr(torch.ops, namespace), packet, None)
         if isinstance(found, torch._ops.OpOverloadPacket) and overload in found.overloads():

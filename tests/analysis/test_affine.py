@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qpc.analysis.affine import ChannelAffine
-from qpc.ops import views
+from qpc.ops.affine import BatchNorm
 from qpc.testing import randomized, traced
 from tests.small_models import Call
 
@@ -77,7 +77,7 @@ def test_anything_else_is_none(name: str) -> None:
 
 def test_a_batch_norm_in_training_is_none() -> None:
     gm = traced(randomized(nn.Sequential(nn.BatchNorm2d(3))), IMAGE)
-    (norm,) = (view for n in gm.graph.nodes if (view := views.BatchNorm.of(n)))
+    (norm,) = (view for n in gm.graph.nodes if (view := BatchNorm.of(n)))
     assert ChannelAffine.of(norm.node) is not None
     norm.training = True
     assert ChannelAffine.of(norm.node) is None

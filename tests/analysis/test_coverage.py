@@ -18,8 +18,8 @@ from qpc.analysis.coverage import (
 from qpc.analysis.quantization import plan_quantization
 from qpc.errors import PassError
 from qpc.meta import update_info
-from qpc.ops.registry import op_name
 from qpc.quant.config import Override, QuantConfig
+from qpc.registry import op_name
 from qpc.testing import traced
 from tests.quantizing import Parts
 from tests.small_models import Call, Recurrent

@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 import qpc
 from qpc.analysis.exactness import Exactness, exactness
-from qpc.ops.views import aten
+from qpc.calls import aten
 from qpc.quant.config import Override, QuantConfig
 from tests.generators import IntegerGraph, random_graph
 from tests.quantizing import Parts

@@ -7,9 +7,9 @@ import torch
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.integer_proofs import check_integers
+from qpc.calls import arguments, aten, qpc_ops, set_arguments
 from qpc.errors import BackendError, OverflowProofError, QPCError
-from qpc.ops.integer import MOST_SUMMED
-from qpc.ops.views import arguments, aten, qpc_ops, set_arguments
+from qpc.quant.arithmetic import MOST_SUMMED
 from qpc.shapes import concrete_shapes
 from tests.generators import IntegerGraph, random_graph
 

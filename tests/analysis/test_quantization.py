@@ -9,10 +9,10 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from qpc.analysis.quantization import QuantizationPlan, plan_quantization, role_of
+from qpc.calls import aten, set_arguments
 from qpc.meta import info, update_info
-from qpc.ops.registry import Role
-from qpc.ops.views import aten, set_arguments
 from qpc.quant.config import ActivationConfig, LayerConfig, Override, QuantConfig
+from qpc.registry import Role
 from qpc.testing import traced
 from tests.small_models import Call, nodes_of, only
 

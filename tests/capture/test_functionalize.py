@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
+from qpc.calls import aten
 from qpc.capture.functionalize import fold_constants, replace_in_place
 from qpc.capture.trace import trace
 from qpc.facts import CORE_FORM
-from qpc.ops.views import aten
 from qpc.printer import format_graph
 from tests.small_models import Call, graph_of
 

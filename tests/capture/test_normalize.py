@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qpc.calls import aten
 from qpc.capture.normalize import RULES, normalize
 from qpc.capture.rules import arithmetic, permutations, shapes, slices, windows
 from qpc.capture.rules import call as rewriting
 from qpc.capture.trace import trace
 from qpc.facts import CORE_FORM
-from qpc.ops.views import aten
 from qpc.printer import format_graph
 from qpc.shapes import infer_shapes
 from qpc.testing import randomized

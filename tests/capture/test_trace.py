@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from torch.nn.utils.prune import l1_unstructured
 from torch.utils import _pytree as pytree
 
+from qpc.calls import aten
 from qpc.capture.trace import batch_is_dynamic, trace
 from qpc.errors import TraceError, user_line
 from qpc.facts import CORE_FORM
 from qpc.meta import info
-from qpc.ops.views import aten
 from qpc.passes import FoldBatchNorm, RemoveIdentities
 from qpc.pipeline import Pipeline
 from qpc.printer import format_graph

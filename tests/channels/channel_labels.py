@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from qpc.calls import is_shape_arithmetic
 from qpc.channels.atoms import along, varying_axes
 from qpc.channels.flow import Flow
 from qpc.channels.rules import RULES
-from qpc.ops.registry import is_shape_arithmetic
 from qpc.testing import traced
 
 Forward = Callable[..., Tensor]

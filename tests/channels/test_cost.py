@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qpc
+from qpc.calls import aten
 from qpc.channels.cost import CostModel, LayerCost, cost
 from qpc.channels.groups import analyze_channels
 from qpc.channels.removal import Removal
 from qpc.masks import spared_units
-from qpc.ops.views import aten
 from qpc.recipes import quantize
 from qpc.testing import traced
 from tests.small_models import Call, graph_of

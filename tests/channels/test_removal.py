@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
+from qpc.calls import arguments
 from qpc.channels.groups import analyze_channels
 from qpc.channels.removal import Removal
 from qpc.errors import InvariantError
 from qpc.meta import attribute, info
-from qpc.ops.views import arguments
 from tests.channels.channel_labels import Forward, image_graph, token_graph
 
 

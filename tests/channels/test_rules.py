@@ -6,11 +6,11 @@ import operator
 
 from torch._ops import OpOverload
 
+from qpc.calls import aten
 from qpc.channels import layers as channel_layers
 from qpc.channels import moves as channel_moves
 from qpc.channels.rules import RULES
-from qpc.ops.registry import Role, registered
-from qpc.ops.views import aten
+from qpc.registry import Role, registered
 
 
 def test_every_rule_is_of_an_operator() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qpc.calls import qpc_ops
 from qpc.errors import PassError
-from qpc.ops.views import qpc_ops
 
 SCALE, ZERO = torch.tensor([0.5]), torch.tensor([3])
 

@@ -12,11 +12,11 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional as F
 
 from qpc.base import PassContext
+from qpc.calls import aten, qpc_ops
 from qpc.errors import OverflowProofError, PassError, UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
 from qpc.meta import info, update_info
-from qpc.ops import views
-from qpc.ops.views import aten, qpc_ops
+from qpc.ops.convolution import IntConv2d
 from qpc.passes import ConvertToInteger
 from qpc.pipeline import Pipeline
 from qpc.quant.config import Override, QuantConfig
@@ -425,7 +425,7 @@ def test_fewer_bits_convert_as_well(bits: int) -> None:
     result = integer(fake)
     assert int(result.get_buffer("0.weight").abs().max()) == 2 ** (bits - 1) - 1
     for node in nodes_of(result, qpc_ops.conv2d.default):
-        assert views.IntConv2d(node).hi <= 2**bits - 1
+        assert IntConv2d(node).hi <= 2**bits - 1
     # the first convolution may be off by one step of its grid, which the second one's weights scale
     assert steps_apart(fake, result, IMAGE) <= 4.0
 

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from qpc.base import PassContext
+from qpc.calls import aten, qpc_ops
 from qpc.errors import OverflowProofError, PassError
 from qpc.facts import CALIBRATED, FAKE_QUANTIZED, OBSERVED
 from qpc.meta import info
-from qpc.ops.views import aten, qpc_ops
 from qpc.passes import Calibrate, FakeQuantize
 from qpc.pipeline import Pipeline
 from qpc.quant.config import ActivationConfig, LayerConfig, QuantConfig

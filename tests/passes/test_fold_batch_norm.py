@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from qpc.base import PassContext
+from qpc.calls import aten
 from qpc.hashing import fingerprint
 from qpc.meta import info
-from qpc.ops import views
-from qpc.ops.views import aten
+from qpc.ops.affine import BatchNorm
 from qpc.passes import FoldBatchNorm
 from qpc.testing import check_pass, randomized, traced
 from tests.small_models import nodes_of
@@ -230,7 +230,7 @@ def test_declines_a_weight_that_is_computed() -> None:
 def test_declines_a_batch_norm_in_training_mode() -> None:
     gm = traced(randomized(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))), IMAGE)
     (node,) = nodes_of(gm, aten.batch_norm.default)
-    views.BatchNorm(node).training = True
+    BatchNorm(node).training = True
     before, ctx = fingerprint(gm), PassContext()
     assert not FoldBatchNorm().apply(gm, ctx)  # check_pass would run the graph, which trains
     assert [str(r) for r in ctx.declined] == ["1 (batch_norm): batch norm is in training mode"]

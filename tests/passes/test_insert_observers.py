@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from qpc.base import PassContext, Remark
+from qpc.calls import aten, qpc_ops
 from qpc.errors import ConfigError, PassError
 from qpc.facts import OBSERVED
 from qpc.meta import info
-from qpc.ops.views import aten, qpc_ops
 from qpc.passes import InsertObservers
 from qpc.pipeline import Pipeline
 from qpc.quant.config import Override, QuantConfig

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import qpc
 from qpc.base import PassContext
-from qpc.ops.views import aten, qpc_ops
+from qpc.calls import aten, qpc_ops
 from qpc.passes import LiftConv1d, MaskWeights
 from qpc.testing import assert_same_output, check_pass, randomized, traced
 from tests.small_models import Call, nodes_of

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from qpc.calls import aten, qpc_ops
 from qpc.meta import info
-from qpc.ops import views
-from qpc.ops.views import aten, qpc_ops
+from qpc.ops.clamp import Clamping
 from qpc.passes import MergeClamps
 from qpc.shapes import infer_shapes
 from qpc.testing import check_pass
@@ -99,7 +99,7 @@ def test_clamps_of_clamps_merge_exactly_even_where_they_do_not_meet(
 
     gm = graph_of(build)
     result = check_pass(MergeClamps(), gm, 4 * X, exact=True)
-    merged = views.Clamping(only(result, qpc_ops.quantize.default))
+    merged = Clamping(only(result, qpc_ops.quantize.default))
     assert 0 <= merged.lo <= merged.hi <= 255
 
 

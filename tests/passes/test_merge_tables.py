@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from qpc.calls import qpc_ops
 from qpc.meta import info
-from qpc.ops.views import qpc_ops
 from qpc.passes import MergeTables
 from qpc.shapes import infer_shapes
 from qpc.testing import check_pass

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qpc.base import PassContext
+from qpc.calls import qpc_ops
 from qpc.capture.trace import batch_is_dynamic
 from qpc.facts import CORE_FORM, INTEGER
-from qpc.ops.views import qpc_ops
 from qpc.passes import Calibrate, FakeQuantize, FoldBatchNorm, InsertObservers, RemoveIdentities
 from qpc.pipeline import Pipeline
 from qpc.recipes import to_integer

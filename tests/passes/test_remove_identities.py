@@ -9,8 +9,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn import functional as F
 
 from qpc.base import PassContext
-from qpc.ops import views
-from qpc.ops.views import aten
+from qpc.calls import aten
+from qpc.ops.movement import Dropout
 from qpc.passes import RemoveIdentities
 from qpc.testing import check_pass, traced
 from tests.small_models import Call, graph_of, only
@@ -118,7 +118,7 @@ def test_an_identity_may_be_the_output() -> None:
 
 def test_declines_dropout_in_training_mode() -> None:
     gm = traced(nn.Sequential(nn.Dropout(0.5)), X)
-    views.Dropout(only(gm, aten.dropout.default)).train = True
+    Dropout(only(gm, aten.dropout.default)).train = True
     ctx = PassContext()
     assert not RemoveIdentities().apply(gm, ctx)  # check_pass would compare random outputs
     assert [str(r) for r in ctx.declined] == ["0 (dropout): dropout is in training mode"]

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qpc.base import Pass
+from qpc.calls import arguments, qpc_ops
 from qpc.channels.groups import ChannelAnalysis, analyze_channels
 from qpc.facts import CORE_FORM
 from qpc.hashing import fingerprint
 from qpc.masks import MASKED, masked_atoms
 from qpc.meta import attribute, info
-from qpc.ops.views import arguments, qpc_ops
 from qpc.passes import (
     Calibrate,
     ConvertToInteger,

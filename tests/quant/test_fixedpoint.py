@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import qpc.ops.integer  # noqa: F401  registers torch.ops.qpc
+from qpc.calls import qpc_ops
 from qpc.errors import OverflowProofError, PassError
 from qpc.quant.config import WeightConfig
 from qpc.quant.fixedpoint import (
@@ -315,7 +315,7 @@ def test_an_addition_with_equal_scales_is_exact() -> None:
     a_multiplier, b_multiplier, shift = add_multipliers((0.1, 0.1), 0.1)
     a = torch.arange(256).to(torch.uint8)[:, None]
     b = torch.arange(256).to(torch.uint8)[None, :]
-    result = torch.ops.qpc.add(a, b, 10, 20, a_multiplier, b_multiplier, shift, 30, 0, 255)
+    result = qpc_ops.add(a, b, 10, 20, a_multiplier, b_multiplier, shift, 30, 0, 255)
     assert torch.equal(result.long(), (a.long() + b.long()).clamp(0, 255))
 
 
@@ -330,7 +330,7 @@ def test_the_identity_table_is_the_identity(qparams: QParams) -> None:
     table = requant_table(qparams, qparams)
     q = torch.arange(qparams.lo, qparams.hi + 1).to(qparams.dtype)
     assert table.dtype == qparams.dtype
-    assert torch.equal(torch.ops.qpc.lookup(q, table), q)
+    assert torch.equal(qpc_ops.lookup(q, table), q)
 
 
 @pytest.mark.parametrize("output", [UNSIGNED, SIGNED], ids=["to uint8", "to int8"])

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import qpc.ops.integer  # noqa: F401  registers torch.ops.qpc
+from qpc.calls import qpc_ops
 from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE, Grid, QParams, nearest_scale
 
 GRIDS = [Grid(bits, signed) for bits, signed in itertools.product(range(2, 9), (False, True))]
@@ -156,12 +156,12 @@ def test_quantize_refuses_other_dtypes() -> None:
 def test_quantize_and_dequantize_are_the_operators(grid: Grid, symmetric: bool) -> None:
     qparams = QParams.from_range(-1.3, 2.9, grid, symmetric=symmetric)
     x = torch.cat([torch.randn(500) * 2, torch.tensor([torch.nan, torch.inf, -torch.inf, 1e38])])
-    q = torch.ops.qpc.quantize(
+    q = qpc_ops.quantize(
         x, qparams.scale, qparams.zero_point, qparams.lo, qparams.hi, qparams.dtype
     )
     assert torch.equal(qparams.quantize(x), q)
     assert torch.equal(
-        qparams.dequantize(q), torch.ops.qpc.dequantize(q, qparams.scale, qparams.zero_point)
+        qparams.dequantize(q), qpc_ops.dequantize(q, qparams.scale, qparams.zero_point)
     )
 
 

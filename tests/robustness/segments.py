@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
-from qpc.ops.registry import Role, is_shape_arithmetic, spec_of
-from qpc.ops.views import aten, qpc_ops
+from qpc.calls import aten, is_shape_arithmetic, qpc_ops
+from qpc.registry import Role, spec_of
 from tests.robustness.outcome import DifferenceError
 
 BOUND = 1e-4

@@ -9,7 +9,7 @@ import torch
 from torch._ops import OpOverload
 
 from qpc.channels import rules as channel_rules
-from qpc.ops.registry import registered
+from qpc.registry import registered
 from qpc.storage.aten import ATEN
 from qpc.storage.operators import RefusedCallError, check_call, find, name_of
 

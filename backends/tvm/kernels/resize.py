@@ -26,7 +26,7 @@ from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import outer_indices
-from qpc.ops.integer import POSITIONS
+from qpc.ops.resize import POSITIONS
 
 _NUMBERS = 3  # for each place of an axis: two offsets into the input, and the second's weight
 _SHIFT = 2 * (POSITIONS.bit_length() - 1)

@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from qpc.backends.tvm.lowering import interpolation
-from qpc.ops.views import aten
+from qpc.calls import aten
 from qpc.types import Concrete, TensorType
 
 

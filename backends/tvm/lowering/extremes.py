@@ -13,7 +13,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from qpc.backends.tvm.lowering.relax_values import Rule, dtype_of, is_float, like, per_axis
-from qpc.ops.views import aten
+from qpc.calls import aten
 
 BuilderRule = Callable[[relax.BlockBuilder, Mapping[str, Any]], "relax.Expr | None"]
 """A rule that needs the builder: it writes a function of its own."""

@@ -15,7 +15,7 @@ from tvm import relax
 
 from qpc.backends.tvm.lowering import extremes, logic, variance
 from qpc.backends.tvm.lowering.relax_values import Rule, dtype_of, is_float, like, per_axis
-from qpc.ops.views import aten
+from qpc.calls import aten
 from qpc.types import dtype_name
 
 # --- functions of one value -----------------------------------------------------------------------

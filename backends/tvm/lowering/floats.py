@@ -21,8 +21,8 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 from qpc.backends.tvm.lowering import extremes, logic, windows
 from qpc.backends.tvm.lowering.decompose import decompose, evaluate, is_constant
 from qpc.backends.tvm.lowering.float_rules import OWN_RULES
+from qpc.calls import arguments
 from qpc.errors import BackendError, UnsupportedOpError
-from qpc.ops.views import arguments
 from qpc.types import Concrete, TensorType, dtype_name
 
 BUILDER_RULES = extremes.BUILDER_RULES | windows.RULES

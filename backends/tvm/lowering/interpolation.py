@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from qpc.ops.views import aten
+from qpc.calls import aten
 
 
 def decompositions() -> Mapping[OpOverload, Callable[..., Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 from tvm import relax
 
 from qpc.backends.tvm.lowering.relax_values import Rule, dtype_of, is_float, like
-from qpc.ops.views import aten
+from qpc.calls import aten
 
 _BOOL = "bool"
 

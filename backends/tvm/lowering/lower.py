@@ -39,9 +39,9 @@ from qpc.backends.tvm.lowering.integers.concat import place
 from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value, channels_last, identity
 from qpc.backends.tvm.lowering.rules import KERNELS, TRAITS
 from qpc.backends.tvm.report import KernelUse
+from qpc.calls import arguments, aten, qpc_ops
 from qpc.errors import BackendError
 from qpc.meta import attribute
-from qpc.ops.views import arguments, aten, qpc_ops
 from qpc.shapes import noted_shapes
 from qpc.types import Concrete, TensorType, dtype_name
 

@@ -9,7 +9,7 @@ from typing import Any
 from tvm import relax
 
 from qpc.backends.tvm.lowering.relax_values import Rule, is_float, like
-from qpc.ops.views import aten
+from qpc.calls import aten
 
 Arguments = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from qpc.backends.tvm.lowering.relax_values import dtype_of, is_float
-from qpc.ops.views import aten
+from qpc.calls import aten
 
 BuilderRule = Callable[[relax.BlockBuilder, Mapping[str, Any]], "relax.Expr | None"]
 

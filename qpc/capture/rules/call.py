@@ -10,8 +10,8 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
+from qpc.calls import arguments
 from qpc.meta import info, inherit
-from qpc.ops.views import arguments
 from qpc.shapes import infer_node
 from qpc.types import Shape
 

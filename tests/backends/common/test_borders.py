@@ -12,7 +12,7 @@ pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 from torch.fx import Node
 
 import qpc
-from qpc.ops.views import aten
+from qpc.calls import aten
 from qpc.testing import traced
 from tests.backends.tvm.checking import assert_same_bits, kernels
 from tests.generators import IntegerGraph

@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from qpc.backends.common.fuse import find_groups
-from qpc.ops.views import qpc_ops
+from qpc.calls import qpc_ops
 from qpc.shapes import concrete_shapes
 from tests.backends.tvm.checking import assert_same_bits
 from tests.generators import IntegerGraph

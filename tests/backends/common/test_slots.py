@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 from torch.fx import Node
 
-from qpc.ops.views import aten
+from qpc.calls import aten
 from tests.backends.tvm.checking import assert_same_bits, kernels
 from tests.generators import IntegerGraph
 

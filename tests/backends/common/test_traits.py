@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch.fx import Graph
 
 from qpc.backends.common.traits import StageKind, Traits, TraitTable, traits_of
-from qpc.ops.views import aten, qpc_ops
+from qpc.calls import aten, qpc_ops
 
 TABLE: TraitTable = {qpc_ops.clamp.default: Traits(stage=StageKind.CLAMP)}
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 import qpc
-from qpc.ops.views import aten
+from qpc.calls import aten
 from qpc.passes import MaskWeights
 from qpc.pruning.granularity import Blocks
 from qpc.pruning.weight_layers import Scope

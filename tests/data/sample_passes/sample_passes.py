@@ -17,7 +17,8 @@ from torch.fx import GraphModule, Node
 import qpc
 from qpc.edit import Editor, reads
 from qpc.meta import attribute, label
-from qpc.ops import views
+from qpc.ops.arithmetic import Mul
+from qpc.ops.linear import Linear
 from qpc.rewrite import Rule, apply_rules
 
 
@@ -25,7 +26,7 @@ from qpc.rewrite import Rule, apply_rules
 class Scaled:
     """A linear layer whose value is multiplied by a number."""
 
-    layer: views.Linear
+    layer: Linear
     product: Node
     factor: float
 
@@ -37,10 +38,10 @@ class Scaled:
 
 def scaled_layer(node: Node) -> Scaled | None:
     """What `node` is the last operator of, if it multiplies a linear layer's value."""
-    product = views.Mul.of(node)
+    product = Mul.of(node)
     if product is None or isinstance(product.b, Node):
         return None
-    layer = views.Linear.of(product.a)
+    layer = Linear.of(product.a)
     return Scaled(layer, node, product.b) if layer is not None else None
 
 
@@ -108,6 +109,6 @@ class CountLayers(qpc.Pass, name="count-layers", requires={SCALE_FREE}):
 
     def apply(self, gm: GraphModule, ctx: qpc.PassContext) -> bool:
         """Count them."""
-        layers = [node for node in gm.graph.nodes if views.Linear.matches(node)]
+        layers = [node for node in gm.graph.nodes if Linear.matches(node)]
         ctx.summarize(f"{len(layers)} linear layers")
         return False

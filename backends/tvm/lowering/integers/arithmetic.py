@@ -16,7 +16,7 @@ from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.epilogue import add_stage
 from qpc.backends.tvm.lowering.integers.movement import with_rank
 from qpc.backends.tvm.lowering.layout import NHWC, Slice, Value
-from qpc.ops.views import qpc_ops
+from qpc.calls import qpc_ops
 
 
 def _add(emit: Emitter, call: Call) -> Value | Slice:

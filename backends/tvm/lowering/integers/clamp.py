@@ -10,7 +10,7 @@ from qpc.backends.tvm.lowering.call import Call, KernelRule
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.pointwise import unary
 from qpc.backends.tvm.lowering.layout import Slice, Value
-from qpc.ops.views import qpc_ops
+from qpc.calls import qpc_ops
 
 
 def _clamp(emit: Emitter, call: Call) -> Value | Slice:

@@ -13,7 +13,7 @@ from qpc.backends.tvm.lowering.call import Call, KernelRule
 from qpc.backends.tvm.lowering.emitter import Emitter, kernel_type
 from qpc.backends.tvm.lowering.integers.movement import reshape, size_of
 from qpc.backends.tvm.lowering.layout import NHWC, Slice, Value, permuted
-from qpc.ops.views import aten
+from qpc.calls import aten
 
 
 def concatenate(emit: Emitter, values: list[Value], axis: int) -> Value:

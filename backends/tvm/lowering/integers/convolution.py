@@ -12,7 +12,7 @@ from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted, grid_argum
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of
 from qpc.backends.tvm.lowering.layout import NHWC, Slice, Value
-from qpc.ops.views import qpc_ops
+from qpc.calls import qpc_ops
 
 
 def _conv2d(emit: Emitter, call: Call) -> Value | Slice:

@@ -9,7 +9,7 @@ from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Stage
 from qpc.backends.tvm.lowering.call import Arguments, Call, table_bytes
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Order, Slice, Value
-from qpc.ops.views import arguments
+from qpc.calls import arguments
 
 
 def epilogue_of(

@@ -11,7 +11,7 @@ from qpc.backends.tvm.lowering.call import Call, KernelRule, grid_arguments
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of
 from qpc.backends.tvm.lowering.layout import Value, identity, significant
-from qpc.ops.views import qpc_ops
+from qpc.calls import qpc_ops
 
 
 def _linear(emit: Emitter, call: Call) -> Value:

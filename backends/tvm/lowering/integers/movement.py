@@ -25,7 +25,7 @@ from qpc.backends.tvm.lowering.layout import (
     permuted,
     plan_reshape,
 )
-from qpc.ops.views import aten
+from qpc.calls import aten
 
 _CHANNELS = 1  # the logical axis of images
 

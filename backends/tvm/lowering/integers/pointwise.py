@@ -12,7 +12,7 @@ from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted, table_bytes
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Slice, Value
-from qpc.ops.views import qpc_ops
+from qpc.calls import qpc_ops
 
 
 def _lookup(emit: Emitter, call: Call) -> Value | Slice:

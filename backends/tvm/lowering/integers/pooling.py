@@ -17,7 +17,7 @@ from qpc.backends.tvm.lowering.call import (
 )
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Slice, Value
-from qpc.ops.views import qpc_ops
+from qpc.calls import qpc_ops
 
 
 def _max_pool2d(emit: Emitter, call: Call) -> Value | Slice:

@@ -11,8 +11,9 @@ from qpc.backends.tvm.kernels.epilogue import Requantize
 from qpc.backends.tvm.lowering.call import Call, KernelRule, grid_arguments, requantize_of
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Value
-from qpc.ops.integer import average_multiplier, reduced_axes
-from qpc.ops.views import qpc_ops
+from qpc.calls import qpc_ops
+from qpc.ops.reduction import reduced_axes
+from qpc.quant.arithmetic import average_multiplier
 
 
 def _sum(emit: Emitter, call: Call) -> Value:

@@ -7,7 +7,7 @@ from qpc.backends.tvm.kernels import resize
 from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Slice, Value
-from qpc.ops.views import qpc_ops
+from qpc.calls import qpc_ops
 
 
 def _resize2d(emit: Emitter, call: Call) -> Value | Slice:

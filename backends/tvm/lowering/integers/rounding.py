@@ -9,8 +9,8 @@ from qpc.backends.tvm.kernels import layout as layout_kernels
 from qpc.backends.tvm.lowering.call import Call, KernelRule
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Value, identity
+from qpc.calls import qpc_ops
 from qpc.errors import BackendError
-from qpc.ops.views import qpc_ops
 
 
 def _quantize(emit: Emitter, call: Call) -> Value:

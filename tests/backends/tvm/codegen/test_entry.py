@@ -18,7 +18,7 @@ from qpc.backends.tvm.kernels.elementwise import lookup
 from qpc.backends.tvm.kernels.emit import FLAT
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.choose import isa_for
-from qpc.ops.views import aten
+from qpc.calls import aten
 from qpc.target import Target
 from tests.backends.tvm.checking import assert_same_bits
 from tests.generators import IntegerGraph

@@ -14,8 +14,8 @@ from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.resize import resize2d
-from qpc.ops.integer import POSITIONS
-from qpc.ops.views import qpc_ops
+from qpc.calls import qpc_ops
+from qpc.ops.resize import POSITIONS
 
 Array = npt.NDArray[Any]
 Run = Callable[..., Array]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from qpc.ops.views import aten
+from qpc.calls import aten
 from tests.generators import IntegerGraph
 
 tvm_backend = pytest.importorskip("qpc.backends.tvm", reason="Apache TVM is not installed")

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn import functional as F
 
+from qpc.calls import aten
 from qpc.capture.trace import trace
 from qpc.errors import BackendError, UnsupportedOpError
-from qpc.ops.views import aten
 from tests.generators import IntegerGraph, random_inputs
 from tests.small_models import Call
 

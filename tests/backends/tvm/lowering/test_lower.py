@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.fx import GraphModule, Node
 
+from qpc.calls import aten, qpc_ops
 from qpc.errors import BackendError, OverflowProofError, UnsupportedTargetError
-from qpc.ops.views import aten, qpc_ops
 from tests.backends.tvm.checking import assert_same_bits, kernels
 from tests.generators import IntegerGraph
 

@@ -19,8 +19,8 @@ import torch
 from qpc import documents
 from qpc.backends import tvm
 from qpc.backends.tvm.runtime.model import CompiledModel
+from qpc.calls import aten
 from qpc.errors import ArtifactError
-from qpc.ops.views import aten
 from qpc.target import Target
 from tests.generators import IntegerGraph
 

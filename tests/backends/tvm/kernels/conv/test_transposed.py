@@ -17,7 +17,7 @@ from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.conv.transposed import Axis, TransposedDesc, conv_transpose2d
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Epilogue, Lookup
 from qpc.backends.tvm.kernels.isa.choose import Isa
-from qpc.ops.views import qpc_ops
+from qpc.calls import qpc_ops
 
 pytestmark = [
     pytest.mark.tvm,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.fx import Graph, Node
 
-from qpc.ops.aliasing import aliased_inputs, functional_form, written_argument
-from qpc.ops.views import aten, qpc_ops
+from qpc.aliasing import aliased_inputs, functional_form, written_argument
+from qpc.calls import aten, qpc_ops
 
 graph = Graph()
 X, Y = graph.placeholder("x"), graph.placeholder("y")

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch.fx import Graph, Node
 
-from qpc.ops import views
-from qpc.ops.views import Arg, OpView, arguments, aten, qpc_ops, set_arguments
+from qpc.calls import Arg, OpView, arguments, aten, qpc_ops, set_arguments
+from qpc.ops.clamp import Clamping, Relu
+from qpc.ops.convolution import Conv2d
+from qpc.ops.pooling import AvgPool2d, MaxPool2d
+from qpc.ops.reduction import Mean
 
 
 def call(target: object, *args: object, **kwargs: object) -> Node:
@@ -55,14 +58,14 @@ def test_set_arguments_refuses_unknown_names() -> None:
 
 
 def test_a_view_reads_arguments_by_name() -> None:
-    conv = views.Conv2d(call(aten.conv2d.default, 1, 2, [3, 4], 5))
+    conv = Conv2d(call(aten.conv2d.default, 1, 2, [3, 4], 5))
     assert isinstance(conv.input, Node)
     assert arguments(conv.node)["weight"] == 1
     assert (conv.stride, conv.padding, conv.dilation, conv.groups) == ((3, 4), (5, 5), (1, 1), 1)
 
 
 def test_a_view_writes_arguments() -> None:
-    conv = views.Conv2d(call(aten.conv2d.default, 1))
+    conv = Conv2d(call(aten.conv2d.default, 1))
     conv.stride = (2, 2)
     conv.bias = conv.input
     assert conv.node.args == (conv.input, 1, conv.input, [2, 2], [0, 0], [1, 1], 1)
@@ -73,40 +76,40 @@ def test_a_view_of_another_operator_is_refused() -> None:
     with pytest.raises(
         TypeError, match=r"^node 'relu_default' calls aten\.relu\.default, not Conv2d$"
     ):
-        views.Conv2d(node)
-    assert views.Conv2d.of(node) is None
-    assert views.Conv2d.of("no node") is None
-    assert isinstance(views.Relu.of(node), views.Relu)
+        Conv2d(node)
+    assert Conv2d.of(node) is None
+    assert Conv2d.of("no node") is None
+    assert isinstance(Relu.of(node), Relu)
 
 
 def test_a_view_of_several_operators_matches_each() -> None:
-    assert views.Clamping.matches(call(qpc_ops.clamp.default, 0, 1))
-    assert views.Clamping.matches(call(qpc_ops.add.default))
-    assert not views.Clamping.matches(call(qpc_ops.max_pool2d.default))
+    assert Clamping.matches(call(qpc_ops.clamp.default, 0, 1))
+    assert Clamping.matches(call(qpc_ops.add.default))
+    assert not Clamping.matches(call(qpc_ops.max_pool2d.default))
 
 
 def test_pairs_are_two_numbers_however_they_are_written() -> None:
     for given, expected in (([3], (3, 3)), ([3, 4], (3, 4)), (2, (2, 2))):
-        assert views.AvgPool2d(call(aten.avg_pool2d.default, given)).kernel_size == expected
+        assert AvgPool2d(call(aten.avg_pool2d.default, given)).kernel_size == expected
 
 
 @pytest.mark.parametrize(
     ("view", "target"),
     [
-        (views.MaxPool2d, aten.max_pool2d.default),
-        (views.AvgPool2d, aten.avg_pool2d.default),
+        (MaxPool2d, aten.max_pool2d.default),
+        (AvgPool2d, aten.avg_pool2d.default),
     ],
 )
 def test_a_pooling_stride_is_the_kernel_size_unless_given(
-    view: type[views.MaxPool2d] | type[views.AvgPool2d], target: object
+    view: type[MaxPool2d] | type[AvgPool2d], target: object
 ) -> None:
     assert view(call(target, [2, 3])).stride == (2, 3)
     assert view(call(target, [2, 3], [1, 2])).stride == (1, 2)
 
 
 def test_a_reduction_without_dimensions_has_none() -> None:
-    assert views.Mean(call(aten.mean.dim, None)).dims == ()
-    assert views.Mean(call(aten.mean.dim, [2, 3])).dims == (2, 3)
+    assert Mean(call(aten.mean.dim, None)).dims == ()
+    assert Mean(call(aten.mean.dim, [2, 3])).dims == (2, 3)
 
 
 def test_other_packages_can_declare_views() -> None:

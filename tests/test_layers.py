@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from qpc.ops import views
-from qpc.ops.layers import float_layer, groups_of, integer_layer, outputs_first, own_layout
+from qpc.layers import float_layer, integer_layer, outputs_first, own_layout
+from qpc.ops.convolution import ConvTranspose2d, IntConv2d, IntConvTranspose2d
+from qpc.ops.linear import IntLinear
 from qpc.testing import traced
 from tests.generators import IntegerGraph
 
@@ -15,8 +16,8 @@ def test_layers_are_told_from_other_operators() -> None:
         nn.Sequential(nn.ConvTranspose2d(4, 6, 2, groups=2), nn.ReLU()), torch.ones(1, 4, 3, 3)
     )
     found = [view for node in gm.graph.nodes if (view := float_layer(node))]
-    assert [type(view) for view in found] == [views.ConvTranspose2d]
-    assert groups_of(found[0]) == 2
+    assert [type(view) for view in found] == [ConvTranspose2d]
+    assert found[0].groups == 2
     assert not any(integer_layer(node) for node in gm.graph.nodes)
 
 
@@ -25,8 +26,8 @@ def test_integer_layers_are_told_from_float_ones() -> None:
     x = g.conv_transpose2d(g.conv2d(g.image(3, 4, 4), 5), 6, (2, 2), stride=(2, 2))
     gm = g.module(g.linear(g.clamp(x), 7))
     found = [view for node in gm.graph.nodes if (view := integer_layer(node))]
-    assert [type(v) for v in found] == [views.IntConv2d, views.IntConvTranspose2d, views.IntLinear]
-    assert groups_of(found[2]) == 1
+    assert [type(v) for v in found] == [IntConv2d, IntConvTranspose2d, IntLinear]
+    assert found[2].groups == 1
     assert not any(float_layer(node) for node in gm.graph.nodes)
 
 

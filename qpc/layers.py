@@ -1,0 +1,98 @@
+"""Layers: operators that multiply by a weight of their own, and how their weights are laid out."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+from torch.fx import Node
+
+from qpc.calls import Arg, OpView, arguments
+from qpc.registry import Role, spec_of
+
+
+class Layer(OpView):
+    """What layers have in common, in float and in integers.
+
+    output_axis: the axis of the weight that runs over output channels, 0 or 1.
+    channel_axis: the axis of the values that runs over channels, in calls with a batch.
+    transposed: whether each weight is used once for each input, not for each output.
+    """
+
+    weight = Arg[Node]()
+    output_axis: ClassVar[int] = 0
+    channel_axis: ClassVar[int] = 1
+    transposed: ClassVar[bool] = False
+
+    @property
+    def groups(self) -> int:
+        """The number of groups; 1 for linear layers."""
+        return int(arguments(self.node).get("groups", 1))
+
+
+class Weighted(Layer):
+    """A float layer."""
+
+    input = Arg[Node]()
+    bias = Arg[Node | None]()
+
+
+class IntWeighted(Layer):
+    """An integer layer: int8 weight, int32 bias[out], float32 multiplier[out]."""
+
+    input = Arg[Node]("q")
+    bias = Arg[Node]()
+    multiplier = Arg[Node]()
+    input_zero_point = Arg[int]()
+    output_zero_point = Arg[int]()
+    lo = Arg[int]()
+    hi = Arg[int]()
+
+
+def weighted(node: Node) -> Weighted | None:
+    """The view of a float layer; None for anything else."""
+    view = _layer(node)
+    return view if isinstance(view, Weighted) else None
+
+
+def float_layer(node: Node) -> Weighted | None:
+    """The view of a float layer that can become an integer layer; None for anything else."""
+    spec = spec_of(node)
+    can = spec is not None and spec.role is Role.COMPUTE and spec.converts
+    return weighted(node) if can else None
+
+
+def integer_layer(node: Node) -> IntWeighted | None:
+    """The view of an integer layer; None for anything else."""
+    view = _layer(node)
+    return view if isinstance(view, IntWeighted) else None
+
+
+def any_layer(node: Node) -> Weighted | IntWeighted | None:
+    """The view of a layer, float or integer; None for anything else."""
+    return weighted(node) or integer_layer(node)
+
+
+def _layer(node: Node) -> OpView | None:
+    spec = spec_of(node)
+    return spec.view(node) if spec is not None and spec.view is not None else None
+
+
+def outputs_first(tensor: Tensor, output_axis: int, groups: int) -> Tensor:
+    """A tensor in the layout of a weight, as [out, in/groups, *kernel].
+
+    `output_axis` is 0, or 1 for the weight[in, out/groups, *kernel] of transposed convolutions.
+    """
+    return _swapped(tensor, groups) if output_axis == 1 else tensor
+
+
+def own_layout(tensor: Tensor, output_axis: int, groups: int) -> Tensor:
+    """What `outputs_first` made, in the weight's own layout again."""
+    return _swapped(tensor, groups) if output_axis == 1 else tensor
+
+
+def _swapped(tensor: Tensor, groups: int) -> Tensor:
+    """[groups * a, b, ...] as [groups * b, a, ...]."""
+    first, second, *kernel = tensor.shape
+    split = tensor.reshape(groups, first // groups, second, *kernel)
+    return split.transpose(1, 2).reshape(groups * second, first // groups, *kernel)
