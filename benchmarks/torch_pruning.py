@@ -59,7 +59,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 def with_qpc(name: str) -> Result:
     """Prune with QPC and compare with the masked dense graph."""
     from qpc.channels.groups import analyze_channels
-    from qpc.masks import masked_atoms
+    from qpc.channels.masks import masked_atoms
     from qpc.passes import CreateMasks, PropagateMasks, RemoveChannels
 
     model, x = build(name)

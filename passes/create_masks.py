@@ -15,16 +15,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import torch
 from torch.fx import GraphModule
 
 from qpc.base import Pass, PassContext
 from qpc.channels.cost import CostModel
 from qpc.channels.groups import ChannelAnalysis, analyze_channels
+from qpc.channels.masks import mask_made_units
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM
 from qpc.layers import integer_layer
-from qpc.masks import MASKED, clear_masks, masks, set_mask
+from qpc.masks import MASKED
 from qpc.pruning.allocation import Allocation, Choice
 from qpc.pruning.criteria import Judge
 from qpc.pruning.scored_groups import ScoredGroup, score_groups
@@ -52,18 +52,15 @@ class CreateMasks(Pass, name="create-masks", requires={CORE_FORM}, establishes={
         require_patterns("heads", self.heads)
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
-        before = _state(gm)
         analysis = analyze_channels(gm, heads=self.heads)
         _require_channels(gm, analysis)
         groups = score_groups(gm, analysis, self.criterion, self.allocation.baseline)
         if any(scored.unknown for scored in groups) and not any(s.order for s in groups):
             raise PassError(f"{self.criterion!r} can judge no channel of this graph")
         choice = self.allocation.choose(groups, CostModel(gm, analysis))
-        clear_masks(gm)
-        _mask(gm, analysis, choice.removed)
         _report(groups, choice, self.allocation, ctx)
         _report_outside(analysis, ctx)
-        return before != _state(gm)
+        return mask_made_units(gm, analysis, choice.removed)
 
 
 def _require_channels(gm: GraphModule, analysis: ChannelAnalysis) -> None:
@@ -83,23 +80,6 @@ def _require_channels(gm: GraphModule, analysis: ChannelAnalysis) -> None:
         f"the graph has no channels to prune: {shown}",
         fix="prune models in which convolution or linear layers follow each other",
     )
-
-
-def _state(gm: GraphModule) -> dict[tuple[str, int], list[bool]]:
-    return {(name, axis): mask.tolist() for name, axis, mask in masks(gm)}
-
-
-def _mask(gm: GraphModule, analysis: ChannelAnalysis, units: frozenset[int]) -> None:
-    """Mask units where they are made; those that no layer makes, on the first axis they are on.
-
-    Axes of layers that lose nothing get a mask that marks nothing.
-    """
-    left = set(units)
-    for axis in sorted(analysis.axes, key=lambda axis: not axis.produces):
-        going = torch.isin(axis.labels, torch.tensor(sorted(left if not axis.produces else units)))
-        if axis.produces or bool(going.any()):
-            set_mask(gm, axis.name, axis.axis, going)
-            left -= set(axis.labels.tolist())
 
 
 def _report(

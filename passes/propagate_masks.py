@@ -15,15 +15,9 @@ from torch.fx import GraphModule
 
 from qpc.base import Pass, PassContext
 from qpc.channels.groups import Group, analyze_channels
+from qpc.channels.masks import MASKS_PROPAGATED, mask_units, masked_atoms, spared_units
 from qpc.facts import CORE_FORM
-from qpc.masks import (
-    MASKED,
-    MASKS_PROPAGATED,
-    mask_units,
-    masked_atoms,
-    masks,
-    spared_units,
-)
+from qpc.masks import MASKED
 from qpc.settings import require_patterns
 
 
@@ -45,7 +39,6 @@ class PropagateMasks(
         require_patterns("heads", self.heads)
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
-        before = {(name, axis): mask.tolist() for name, axis, mask in masks(gm)}
         analysis = analyze_channels(gm, heads=self.heads, prune_outputs=self.prune_outputs)
         wanted = masked_atoms(gm, analysis)
         chosen: set[int] = set()
@@ -54,9 +47,8 @@ class PropagateMasks(
         for unit in spared_units(analysis, chosen):
             chosen.discard(unit)
             ctx.decline(f"unit {unit}", "the last channels of a tensor stay")
-        mask_units(gm, analysis, chosen)
         ctx.summarize(f"{len(chosen)} of {len(wanted)} masked units can go")
-        return before != {(name, axis): mask.tolist() for name, axis, mask in masks(gm)}
+        return mask_units(gm, analysis, chosen)
 
 
 def _allowed(group: Group, wanted: frozenset[int], ctx: PassContext) -> set[int]:

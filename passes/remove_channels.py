@@ -16,15 +16,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch.fx import GraphModule
 
 from qpc.base import Pass, PassContext
-from qpc.channels.groups import ChannelAnalysis, analyze_channels
+from qpc.channels.groups import analyze_channels
+from qpc.channels.masks import MASKS_PROPAGATED, masked_units
 from qpc.channels.removal import Removal
-from qpc.errors import PassError
 from qpc.facts import CORE_FORM
-from qpc.masks import MASKED, MASKS_PROPAGATED, clear_masks, masked_atoms, masks, unit_masks
+from qpc.masks import MASKED, clear_masks
 from qpc.settings import require_patterns
 
 
@@ -48,37 +47,8 @@ class RemoveChannels(
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         analysis = analyze_channels(gm, heads=self.heads, prune_outputs=self.prune_outputs)
-        removed = masked_atoms(gm, analysis)
-        if not removed:
-            marked_nothing = any(True for _ in masks(gm))
-            clear_masks(gm)
-            return marked_nothing
-        _check_whole(gm, analysis, removed)
-        Removal(gm, analysis, removed).run()
-        clear_masks(gm)
-        ctx.summarize(f"{len(removed)} units of channels removed")
-        return True
-
-
-def _check_whole(gm: GraphModule, analysis: ChannelAnalysis, removed: frozenset[int]) -> None:
-    """Masks must be as `PropagateMasks` leaves them under the same options."""
-    pinned = {u.atom: u.pinned for group in analysis.groups for u in group.units if u.pinned}
-    whole = {(name, axis): mask for name, axis, mask in unit_masks(analysis, removed)}
-    for name, axis, mask in masks(gm):
-        goes = whole.pop((name, axis), torch.zeros_like(mask))
-        _require(not bool((goes & ~mask).any()), _INCOMPLETE.format(name, axis))
-        _require(not bool((mask & ~goes).any()), _STAYS.format(name, axis, "it is not prunable"))
-    for name, axis in whole:
-        _require(False, _INCOMPLETE.format(name, axis))
-    for unit in sorted(removed & pinned.keys()):
-        name, axis = next((a.name, a.axis) for a in analysis.axes if bool((a.labels == unit).any()))
-        _require(False, _STAYS.format(name, axis, pinned[unit]))
-
-
-_INCOMPLETE = "channels of {!r} along axis {} would go with masked ones, but are not masked"
-_STAYS = "a masked channel of {!r} along axis {} has to stay: {}"
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise PassError(otherwise, fix="run propagate-masks with the same options just before")
+        units = masked_units(gm, analysis)
+        if units:
+            Removal(gm, analysis, units).run()
+            ctx.summarize(f"{len(units)} units of channels removed")
+        return clear_masks(gm)

@@ -57,6 +57,8 @@ class PassContext:
     """What a pass may use besides the graph: settings in, remarks out.
 
     check: verify the facts that hold so far after every pass.
+    thorough: verify all that these facts say, which takes its time; for tests, and to find the
+    pass that breaks a graph.
     progress: show progress bars in passes that take long.
     reports: one entry for each pass that has run in this context.
     """
@@ -64,6 +66,7 @@ class PassContext:
     check: bool = True
     progress: bool = False
     reports: list[PassReport] = field(default_factory=list)
+    thorough: bool = False
     _changes: list[Remark] = field(default_factory=list)
     _declines: list[Remark] = field(default_factory=list)
     _warnings: list[Remark] = field(default_factory=list)

@@ -14,16 +14,27 @@ from qpc.calls import is_shape_arithmetic, qpc_ops
 from qpc.errors import ConfigError, PassError
 from qpc.meta import attribute, info
 
+Check = Callable[[GraphModule], str | None]
+
 
 @dataclass(frozen=True)
 class Fact:
     """A statement about a graph that a pass may rely on.
 
-    `check` returns the first violation it finds, in words, or None when the fact holds.
+    check: returns the first violation it finds, in words, or None when the fact holds. It runs
+    after every pass, so it is a quick look.
+    proof: the same for all that the statement says, whatever that costs, where `check` leaves
+    something out. Tests run it, and contexts with `thorough=True`.
     """
 
     name: str
-    check: Callable[[GraphModule], str | None] = field(repr=False, compare=False)
+    check: Check = field(repr=False, compare=False)
+    proof: Check | None = field(default=None, repr=False, compare=False)
+
+    def violation(self, gm: GraphModule, *, thorough: bool = False) -> str | None:
+        """What breaks the fact, in words, or None when it holds."""
+        broken = self.check(gm)
+        return self.proof(gm) if thorough and self.proof and broken is None else broken
 
 
 def require_graph(gm: object, what: str) -> None:

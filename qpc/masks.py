@@ -2,19 +2,17 @@
 
 A channel mask is a bool buffer, True where a channel is to be removed, for one axis of one
 parameter. Masks are created on the axes that produce channels, propagated to everything that shares
-these channels, and consumed by removal.
+these channels, and consumed by removal. `qpc.channels.masks` knows which channels those are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.channels.atoms import NONE, collapse
-from qpc.channels.groups import ChannelAnalysis
 from qpc.companions import CHANNEL_MASKS
 from qpc.errors import ConfigError
 from qpc.facts import Fact, named_tensor, require_graph
@@ -56,58 +54,25 @@ def masks(gm: GraphModule) -> Iterator[tuple[str, int, Tensor]]:
             yield name, int(leaf.removeprefix(_AXIS)), buffer
 
 
-def clear_masks(gm: GraphModule) -> None:
-    """Forget all channel masks."""
-    if CHANNEL_MASKS in gm._modules:
-        delattr(gm, CHANNEL_MASKS)
-
-
-def masked_atoms(gm: GraphModule, analysis: ChannelAnalysis) -> frozenset[int]:
-    """The units that have a masked channel anywhere."""
-    marked = {(name, axis): mask for name, axis, mask in masks(gm)}
-    found: set[int] = set()
-    for axis in analysis.axes:
-        mask = marked.get((axis.name, axis.axis))
-        if mask is not None:
-            found.update(torch.unique(axis.labels[mask]).tolist())
-    return frozenset(found - {NONE})
-
-
-def mask_units(gm: GraphModule, analysis: ChannelAnalysis, units: Iterable[int]) -> None:
-    """Replace all masks by those of whole units, on every axis that shares them.
-
-    Without units one axis gets a mask that marks nothing: it is known that nothing is to go.
-    """
+def replace_masks(gm: GraphModule, new: Mapping[tuple[str, int], Tensor]) -> bool:
+    """Set these masks, by parameter name and axis, and no others; whether that changes anything."""
+    before = _marks(gm)
     clear_masks(gm)
-    found = list(unit_masks(analysis, units))
-    if not found and analysis.axes:
-        first = analysis.axes[0]
-        found = [(first.name, first.axis, torch.zeros(len(first.labels), dtype=torch.bool))]
-    for name, axis, remove in found:
+    for (name, axis), remove in new.items():
         set_mask(gm, name, axis, remove)
+    return _marks(gm) != before
 
 
-def unit_masks(
-    analysis: ChannelAnalysis, units: Iterable[int]
-) -> Iterator[tuple[str, int, Tensor]]:
-    """The masks of whole units: parameter name, axis, mask."""
-    gone = analysis.marks(frozenset(units))
-    for axis in analysis.axes:
-        remove = gone[axis.labels]  # NONE is -1, the last of the marks
-        if bool(remove.any()):
-            yield axis.name, axis.axis, remove
+def clear_masks(gm: GraphModule) -> bool:
+    """Forget all channel masks; whether there were any."""
+    there = CHANNEL_MASKS in gm._modules
+    if there:
+        delattr(gm, CHANNEL_MASKS)
+    return there
 
 
-def spared_units(analysis: ChannelAnalysis, units: Iterable[int]) -> list[int]:
-    """Units to take out of `units` so that no tensor loses all its channels: the first of each."""
-    gone, spared = analysis.marks(frozenset(units)), []
-    for labels in (*(a.labels for a in analysis.axes), *analysis.values.values()):
-        core = collapse(labels)[0]
-        if core.numel() and bool(gone[core].all()):
-            first = int(core.min())
-            gone[first] = False
-            spared.append(first)
-    return spared
+def _marks(gm: GraphModule) -> dict[tuple[str, int], list[bool]]:
+    return {(name, axis): mask.tolist() for name, axis, mask in masks(gm)}
 
 
 def _has_masks(gm: GraphModule) -> str | None:
@@ -116,5 +81,3 @@ def _has_masks(gm: GraphModule) -> str | None:
 
 MASKED = Fact("masked", _has_masks)
 """Some channels are marked for removal."""
-MASKS_PROPAGATED = Fact("masks-propagated", _has_masks)
-"""Masks agree on all axes that share channels, mark nothing that must stay, and empty nothing."""

@@ -61,7 +61,7 @@ class Pipeline:
         require_kind("ctx", ctx, PassContext, "a PassContext", fix="ctx = qpc.PassContext()")
         known = set(self.assume)
         for fact in sorted(known, key=lambda f: f.name):
-            if broken := fact.check(gm):
+            if broken := fact.violation(gm, thorough=ctx.thorough):
                 raise PassError(
                     f"the graph is not {fact.name}: {broken}",
                     fix="start from qpc.trace(model, example_inputs), "
@@ -72,7 +72,7 @@ class Pipeline:
             changed = _run_one(pass_, gm, ctx)
             known = _after(pass_, known)
             if ctx.check:
-                _check_facts(gm, known, pass_)
+                _check_facts(gm, known, pass_, ctx)
             if changed:
                 gm.recompile()
         return gm
@@ -103,9 +103,9 @@ def _short(pass_: Pass) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _check_facts(gm: GraphModule, known: set[Fact], after: Pass) -> None:
+def _check_facts(gm: GraphModule, known: set[Fact], after: Pass, ctx: PassContext) -> None:
     for fact in sorted(known, key=lambda f: f.name):
-        if broken := fact.check(gm):
+        if broken := fact.violation(gm, thorough=ctx.thorough):
             raise InvariantError(
                 f"after {after.name!r}, fact {fact.name!r} does not hold: {broken}"
             )

@@ -19,8 +19,8 @@ from torch.utils import _pytree as pytree
 from qpc.calls import arguments, aten
 from qpc.channels.atoms import varying_axes
 from qpc.channels.groups import ChannelAnalysis
+from qpc.channels.masks import spared_units
 from qpc.channels.removal import Removal
-from qpc.masks import spared_units
 
 _OVER_CHANNELS = frozenset(
     {

@@ -10,17 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import qpc
-from qpc.channels.groups import analyze_channels
 from qpc.errors import ConfigError, PassError
-from qpc.masks import (
-    MASKED,
-    clear_masks,
-    mask_units,
-    masked_atoms,
-    masks,
-    set_mask,
-    spared_units,
-)
+from qpc.masks import MASKED, clear_masks, masks, replace_masks, set_mask
 from qpc.testing import traced
 
 
@@ -64,27 +55,21 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
         set_mask(pair(), "a.weight", 0, torch.ones(4, dtype=torch.int64))
 
 
-def test_a_masked_channel_marks_its_unit_on_every_axis() -> None:
+def test_replacing_masks_says_whether_anything_changed() -> None:
     gm = pair()
-    analysis = analyze_channels(gm)
-    set_mask(gm, "b.weight", 0, marked(2))
-    mask_units(gm, analysis, masked_atoms(gm, analysis))
-    found = {(name, axis): mask.nonzero().flatten().tolist() for name, axis, mask in masks(gm)}
-    assert found == {
-        ("a.weight", 0): [2],
-        ("a.bias", 0): [2],
-        ("b.weight", 0): [2],
-        ("b.bias", 0): [2],
-        ("c.weight", 1): [2],
-    }
+    new = {("a.weight", 0): marked(1)}
+    assert replace_masks(gm, new)
+    assert not replace_masks(gm, new)
+    assert replace_masks(gm, {("b.weight", 0): marked(1)})
+    assert [name for name, _, _ in masks(gm)] == ["b.weight"]
 
 
-def test_one_unit_is_spared_where_all_would_go() -> None:
+def test_forgetting_masks_says_whether_there_were_any() -> None:
     gm = pair()
-    analysis = analyze_channels(gm)
-    units = {unit.atom for group in analysis.groups for unit in group.prunable}
-    assert spared_units(analysis, units) == [min(units)]
-    assert spared_units(analysis, units - {max(units)}) == []
+    assert not clear_masks(gm)
+    set_mask(gm, "a.weight", 0, marked())
+    assert clear_masks(gm)
+    assert not list(masks(gm))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import qpc
 from qpc.calls import aten
 from qpc.channels.cost import CostModel, LayerCost, cost
 from qpc.channels.groups import analyze_channels
+from qpc.channels.masks import spared_units
 from qpc.channels.removal import Removal
-from qpc.masks import spared_units
 from qpc.recipes import quantize
 from qpc.testing import traced
 from tests.small_models import Call, graph_of

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qpc.channels.groups import analyze_channels
-from qpc.masks import masked_atoms
+from qpc.channels.masks import masked_atoms
 from qpc.passes import CreateMasks, PropagateMasks, RemoveChannels
 from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Global

@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from qpc.capture.trace import trace
 from qpc.channels.groups import ChannelAnalysis, analyze_channels
-from qpc.masks import spared_units
+from qpc.channels.masks import spared_units
 from qpc.meta import attribute
 from tests.models.test_trace_torchvision import IMAGE_SIZE, LEFT_OUT, QUICK, SLOW, network
 from tests.pruning.running import TOLERANCE, prune

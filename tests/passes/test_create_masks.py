@@ -11,9 +11,10 @@ from torch.fx import GraphModule
 from qpc.base import PassContext
 from qpc.channels.cost import cost
 from qpc.channels.groups import ChannelAnalysis, Group, analyze_channels
+from qpc.channels.masks import MASKS_PROPAGATED, masked_atoms
 from qpc.errors import ConfigError, PassError
 from qpc.facts import CORE_FORM
-from qpc.masks import MASKED, MASKS_PROPAGATED, masked_atoms, masks
+from qpc.masks import MASKED, masks
 from qpc.passes import CreateMasks, PropagateMasks, RemoveChannels
 from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Counts, Global, Uniform

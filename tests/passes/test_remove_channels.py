@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import qpc
+from qpc.channels.masks import MASKS_PROPAGATED
 from qpc.errors import PassError, PipelineOrderError
 from qpc.facts import CORE_FORM
-from qpc.masks import MASKED, MASKS_PROPAGATED, masks, set_mask
+from qpc.masks import MASKED, masks, set_mask
 from qpc.passes import PropagateMasks, RemoveChannels
 from qpc.pruning.allocation import Uniform
 from qpc.pruning.magnitude import L1

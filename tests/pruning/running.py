@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 
 from qpc.base import PassContext
 from qpc.channels.groups import ChannelAnalysis, analyze_channels
+from qpc.channels.masks import masked_atoms
 from qpc.facts import CORE_FORM
-from qpc.masks import MASKED, masked_atoms, set_mask
+from qpc.masks import MASKED, set_mask
 from qpc.meta import info
 from qpc.passes.propagate_masks import PropagateMasks
 from qpc.passes.remove_channels import RemoveChannels

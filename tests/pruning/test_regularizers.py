@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from qpc.channels.groups import ChannelAnalysis, analyze_channels
+from qpc.channels.masks import masked_atoms
 from qpc.errors import PassError
-from qpc.masks import masked_atoms, set_mask
+from qpc.masks import set_mask
 from qpc.pruning.regularizers import L1, L2, GroupLasso, GrowingL2, Regularizer
 from qpc.pruning.weight_layers import Scope
 from qpc.testing import randomized, traced

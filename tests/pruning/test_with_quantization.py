@@ -21,9 +21,10 @@ from torch.fx import GraphModule, Node
 from qpc.base import Pass
 from qpc.calls import arguments, qpc_ops
 from qpc.channels.groups import ChannelAnalysis, analyze_channels
+from qpc.channels.masks import masked_atoms
 from qpc.facts import CORE_FORM
 from qpc.hashing import fingerprint
-from qpc.masks import MASKED, masked_atoms
+from qpc.masks import MASKED
 from qpc.meta import attribute, info
 from qpc.passes import (
     Calibrate,

@@ -18,8 +18,9 @@ import qpc
 from qpc.base import PassContext
 from qpc.capture.trace import batch_is_dynamic, trace
 from qpc.channels.groups import analyze_channels
+from qpc.channels.masks import masked_atoms
 from qpc.facts import CORE_FORM
-from qpc.masks import MASKED, masked_atoms
+from qpc.masks import MASKED
 from qpc.passes.create_masks import CreateMasks
 from qpc.passes.propagate_masks import PropagateMasks
 from qpc.passes.remove_channels import RemoveChannels
