@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qpc.backends.inputs import plain_tensor
+from qpc.backends.options import checked_batch_sizes
 from qpc.errors import BackendError
 from qpc.meta import info
 from qpc.types import TensorType, dtype_name, resolve
@@ -94,16 +95,16 @@ class Benchmark:
 
 
 class CallableModel(ABC):
-    """Checks and converts inputs and outputs around `_run`."""
+    """Checks and converts inputs and outputs around `run_tensors`."""
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
 
     @abstractmethod
-    def _run(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def run_tensors(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """All outputs, flat, for inputs that have been checked."""
 
-    def _run_arrays(self, inputs: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]] | None:
+    def run_arrays(self, inputs: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]] | None:
         """The same for numpy arrays that need neither conversion nor an error, else None.
 
         After a run the caches hold the model, not Python: every line of Python between two runs is
@@ -123,7 +124,7 @@ class CallableModel(ABC):
         inputs is not what the model was compiled for.
         """
         results: Sequence[Array] | None
-        if not named and (results := self._run_arrays(inputs)) is not None:
+        if not named and (results := self.run_arrays(inputs)) is not None:
             return _nest(self.signature.outputs, results)
         given = self._ordered(inputs, named)
         tensors = [
@@ -131,7 +132,7 @@ class CallableModel(ABC):
             for value, name in zip(given, self._names(given), strict=False)
         ]
         batch = self.signature.batch_of(tensors)
-        results = self._run(batch, tensors)
+        results = self.run_tensors(batch, tensors)
         as_numpy = bool(given) and all(isinstance(value, np.ndarray) for value in given)
         return _nest(self.signature.outputs, [_array(r) if as_numpy else r for r in results])
 
@@ -147,7 +148,7 @@ class CallableModel(ABC):
                 f"repeats must be at least 1 and warmup at least 0: {repeats}, {warmup}"
             )
         batch, tensors = self._checked(inputs)
-        return measure(lambda: self._run(batch, tensors), warmup=warmup, repeats=repeats)
+        return measure(lambda: self.run_tensors(batch, tensors), warmup=warmup, repeats=repeats)
 
     def _checked(self, inputs: Array | Sequence[Array] | None) -> tuple[int, list[Tensor]]:
         """The batch size and the tensors of inputs, which are random unless given."""
@@ -200,13 +201,7 @@ def measure(call: Callable[[], object], *, warmup: int, repeats: int) -> Benchma
 
 def signature_of(gm: GraphModule, batch_sizes: Sequence[int]) -> Signature:
     """The signature of a core-form graph for some batch sizes."""
-    if isinstance(batch_sizes, int):
-        raise BackendError(
-            f"batch sizes are several numbers, got {batch_sizes!r}",
-            fix=f"batch_sizes=({batch_sizes},)",
-        )
-    if not batch_sizes or not all(is_count(b) for b in batch_sizes):
-        raise BackendError(f"batch sizes must be positive numbers, got {tuple(batch_sizes)!r}")
+    batch_sizes = checked_batch_sizes(batch_sizes)
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
     inputs: dict[int, tuple[TensorType, ...]] = {}
     for batch in batch_sizes:
@@ -218,11 +213,6 @@ def signature_of(gm: GraphModule, batch_sizes: Sequence[int]) -> Signature:
     (output,) = [n for n in gm.graph.nodes if n.op == "output"]
     names = tuple(str(n.target) for n in placeholders)
     return Signature(names, inputs, _structure(output.args[0], output_nodes(gm)))
-
-
-def is_count(value: object) -> bool:
-    """Whether a value is a positive whole number."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def output_nodes(gm: GraphModule) -> list[Node]:

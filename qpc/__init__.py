@@ -14,6 +14,9 @@ from qpc.version import VERSION as __version__  # noqa: N811
 if TYPE_CHECKING:
     from qpc.analysis.compare import compare as compare
     from qpc.analysis.merge import merge_calibration as merge_calibration
+    from qpc.backends.options import CompileOptions as CompileOptions
+    from qpc.backends.protocol import Backend as Backend
+    from qpc.backends.registry import register_backend as register_backend
     from qpc.base import Pass as Pass
     from qpc.base import PassContext as PassContext
     from qpc.capture.trace import trace as trace
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from qpc.training import set_training as set_training
 
 _HOMES = {
+    "Backend": "qpc.backends.protocol",
+    "CompileOptions": "qpc.backends.options",
     "Fact": "qpc.facts",
     "Pass": "qpc.base",
     "PassContext": "qpc.base",
@@ -51,12 +56,15 @@ _HOMES = {
     "prune": "qpc.recipes",
     "pruning_report": "qpc.pruning.report",
     "quantize": "qpc.recipes",
+    "register_backend": "qpc.backends.registry",
     "save_graph": "qpc.storage",
     "set_training": "qpc.training",
     "trace": "qpc.capture.trace",
 }
 
 __all__ = [
+    "Backend",
+    "CompileOptions",
     "Fact",
     "Pass",
     "PassContext",
@@ -75,6 +83,7 @@ __all__ = [
     "prune",
     "pruning_report",
     "quantize",
+    "register_backend",
     "save_graph",
     "set_training",
     "trace",

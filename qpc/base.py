@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from torch.fx import GraphModule, Node
 
 from qpc.facts import Fact
 from qpc.meta import label
+from qpc.settings import is_kebab_case
 
 _log = logging.getLogger(__name__)
-_KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class Pass(ABC):
         super().__init_subclass__()
         if abstract:
             return
-        if not _KEBAB.fullmatch(name):
+        if not is_kebab_case(name):
             raise TypeError(f"{cls.__qualname__} needs name= in kebab-case, got {name!r}")
         cls.name = name
         cls.requires = frozenset(requires)

@@ -67,7 +67,7 @@ COMPILED_MODEL = Kind(
     "manifest.json",
     ("weights.safetensors", "kernels.so"),
     "qpc-tvm-model",
-    5,
+    6,
     "qpc.load",
     "compile and save the model again",
     "copy the folder again, or compile and save the model again",
@@ -219,6 +219,20 @@ def read(path: str | os.PathLike[str], kind: Kind) -> dict[str, bytes]:
     if kind.document not in content:
         raise _another_kind(folder, kind)
     return content
+
+
+def named_backend(path: str | os.PathLike[str]) -> str | None:
+    """The backend that the manifest in a folder names as the one that opens it.
+
+    None if there is no such manifest, or it names none: whoever reads it next will say what is
+    wrong with it.
+    """
+    try:
+        data = read_regular(_path(path) / COMPILED_MODEL.document, LIMIT_BYTES)
+        name = parse(data, COMPILED_MODEL.document, "").get("backend")
+    except ArtifactError:
+        return None
+    return name if isinstance(name, str) else None
 
 
 def _path(path: str | os.PathLike[str]) -> Path:

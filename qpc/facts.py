@@ -14,6 +14,18 @@ from qpc.calls import is_shape_arithmetic, qpc_ops
 from qpc.errors import ConfigError, PassError
 from qpc.meta import attribute, info
 
+
+class Violation(str):
+    """What breaks a fact, in words, and the node that does, if it is one."""
+
+    node: Node | None
+
+    def __new__(cls, text: str, node: Node | None = None) -> Violation:
+        made = super().__new__(cls, text)
+        made.node = node
+        return made
+
+
 Check = Callable[[GraphModule], str | None]
 
 
@@ -25,16 +37,25 @@ class Fact:
     after every pass, so it is a quick look.
     proof: the same for all that the statement says, whatever that costs, where `check` leaves
     something out. Tests run it, and contexts with `thorough=True`.
+
+    otherwise: how an error says that it does not hold, after "the graph is".
+    fix: what to do then.
     """
 
     name: str
     check: Check = field(repr=False, compare=False)
     proof: Check | None = field(default=None, repr=False, compare=False)
+    otherwise: str = field(default="", repr=False, compare=False)
+    fix: str | None = field(default=None, repr=False, compare=False)
 
-    def violation(self, gm: GraphModule, *, thorough: bool = False) -> str | None:
-        """What breaks the fact, in words, or None when it holds."""
+    def violation(self, gm: GraphModule, *, thorough: bool = False) -> Violation | None:
+        """What breaks the fact, or None when it holds."""
         broken = self.check(gm)
-        return self.proof(gm) if thorough and self.proof and broken is None else broken
+        if broken is None and thorough and self.proof is not None:
+            broken = self.proof(gm)
+        if broken is None or isinstance(broken, Violation):
+            return broken
+        return Violation(broken)
 
 
 def require_graph(gm: object, what: str) -> None:
@@ -126,7 +147,18 @@ def _integer(gm: GraphModule) -> str | None:
     return None
 
 
-CORE_FORM = Fact("core-form", _core_form)
+def _finished(gm: GraphModule) -> Violation | None:
+    between = (qpc_ops.observe.default, qpc_ops.fake_quantize.default)
+    found = next((n for n in gm.graph.nodes if n.target in between), None)
+    return None if found is None else Violation(f"it calls {found.target}", found)
+
+
+CORE_FORM = Fact(
+    "core-form",
+    _core_form,
+    otherwise="not in core form",
+    fix="make graphs with qpc.trace, not with torch.fx.symbolic_trace",
+)
 """Functional calls of operator overloads only; see `docs/where-things-are.md`."""
 OBSERVED = Fact("observed", _observed)
 """Every value that is to be quantized knows its observer."""
@@ -134,5 +166,12 @@ CALIBRATED = Fact("calibrated", _calibrated)
 """Every observer has seen data."""
 FAKE_QUANTIZED = Fact("fake-quantized", _fake_quantized)
 """Every value that is to be quantized knows its grid and is rounded to it in float."""
+FINISHED = Fact(
+    "finished",
+    _finished,
+    otherwise="on its way to integers",
+    fix="finish with qpc.quantize, or qpc.recipes.to_integer() for a fake-quantized graph",
+)
+"""The graph is wholly float, or its quantized values are integers: nothing stands in between."""
 INTEGER = Fact("integer", _integer)
 """No observer and no fake quantization is left: quantized values are integers."""

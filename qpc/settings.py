@@ -7,12 +7,15 @@ it in `__post_init__`.
 from __future__ import annotations
 
 import math
+import re
 from numbers import Integral, Real
 from typing import Any, ClassVar, NoReturn, Self, SupportsFloat, SupportsInt, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qpc.errors import ConfigError
+
+_KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 class Settings(BaseModel):
@@ -121,6 +124,11 @@ def require_patterns(name: str, value: object) -> None:
     parts = value if isinstance(value, tuple) else (value,)
     if not all(isinstance(part, str) for part in parts):
         raise ConfigError(f"{name} must be a pattern or a tuple of patterns, got {value!r}")
+
+
+def is_kebab_case(value: object) -> bool:
+    """Whether a value is a name of small letters and digits, whose words are joined by hyphens."""
+    return isinstance(value, str) and _KEBAB.fullmatch(value) is not None
 
 
 def _is(value: object, kind: type) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 import qpc
 from qpc.errors import InvariantError, PipelineOrderError
 from qpc.testing import check_pass, traced
+from tests.public_names import private_names
 
 PACKAGE = Path(__file__).parent / "data" / "sample_passes"
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -41,14 +41,7 @@ class Shared(Scaled):
 
 
 def test_the_package_uses_public_names_alone() -> None:
-    for path in PACKAGE.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        used = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                used += [*(node.module or "").split("."), *(alias.name for alias in node.names)]
-        private = {name for name in used if name.startswith("_")} - {"__future__"}
-        assert private == set()
+    assert private_names(PACKAGE) == set()
 
 
 @pytest.mark.parametrize("bias", [True, False])

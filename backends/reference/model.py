@@ -23,7 +23,7 @@ class ReferenceModel(CallableModel):
         super().__init__(signature)
         self._gm = gm
 
-    def _run(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def run_tensors(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         with torch.no_grad():
             values = _evaluate(self._gm, inputs)
         return [values[node] for node in output_nodes(self._gm)]

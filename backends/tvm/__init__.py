@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from qpc.backends.tvm._compat import require_tvm
 from qpc.modes import ordinary_torch
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `qpc bench` says what is wrong before it imports torch
     from torch.fx import GraphModule
 
+    from qpc.backends.options import Cache
     from qpc.backends.tvm.runtime.model import CompiledModel
     from qpc.target import Target
 
@@ -24,7 +25,7 @@ def compile_graph(
     *,
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
-    cache: bool | str | os.PathLike[str] = True,
+    cache: Cache = True,
     tune: bool | float = False,
 ) -> CompiledModel:
     """Return `gm`, a core-form graph, as machine code.
@@ -46,12 +47,10 @@ def compile_graph(
     target, UnsupportedOpError for an operator that neither QPC nor TVM can compile, and
     BackendError for other things that the kernels cannot do.
     """
-    require_tvm()
-    from qpc.backends.tvm import tuned_compile
+    from qpc.backends.options import CompileOptions
+    from qpc.backends.tvm.backend import BACKEND
 
-    return tuned_compile.compile_graph(
-        gm, target, batch_sizes=batch_sizes, threads=threads, cache=cache, tune=tune
-    )
+    return BACKEND.compile(gm, target, CompileOptions(batch_sizes, threads, cache, tune))
 
 
 def load(path: str | os.PathLike[str]) -> CompiledModel:
@@ -62,10 +61,9 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     saved model, is damaged or incomplete, or was made by another version of QPC or TVM or for
     another CPU.
     """
-    require_tvm()
-    from qpc.backends.tvm.runtime import artifact
+    from qpc.backends.tvm.backend import BACKEND
 
-    return artifact.load(path)
+    return BACKEND.load(path)
 
 
 @ordinary_torch()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from torch.fx import GraphModule
 from tvm import relax
 
 from qpc.analysis.exactness import exactness
-from qpc.backends.compiled import is_count, signature_of
+from qpc.backends.compiled import signature_of
+from qpc.backends.options import CompileOptions
 from qpc.backends.tvm.codegen.build import build
-from qpc.backends.tvm.codegen.cache import Cache, open_cache
+from qpc.backends.tvm.codegen.cache import open_cache
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.lowering.emitter import Emitter, Weights
@@ -28,24 +28,21 @@ from qpc.target import Target
 def compile_graph(
     gm: GraphModule,
     target: Target | str = "native",
-    *,
-    batch_sizes: Sequence[int] = (1,),
-    threads: int = 1,
-    cache: Cache = True,
+    options: CompileOptions | None = None,
     tuner: Tuner | None = None,
 ) -> CompiledModel:
     """See `qpc.backends.tvm.compile_graph`; the tuner may choose the tiles of kernels."""
+    options = options or CompileOptions()
+    threads = options.threads
     chosen = target if isinstance(target, Target) else Target.parse(target)
-    if not is_count(threads):
-        raise BackendError(f"threads must be a positive number, got {threads!r}")
     clock = Stopwatch()
     with clock.stage("lower"):
-        signature = signature_of(gm, batch_sizes)
+        signature = signature_of(gm, options.batch_sizes)
         builder, weights = relax.BlockBuilder(), Weights()
         emit = Emitter(builder, isa_for(chosen), threads, weights, tuner)
         functions = {batch: lower(emit, gm, batch) for batch in signature.batch_sizes}
     try:
-        code = build(builder.get(), functions, weights, chosen, clock, open_cache(cache))
+        code = build(builder.get(), functions, weights, chosen, clock, open_cache(options.cache))
     except QPCError:
         raise
     except Exception as e:  # TVM's passes raise whatever comes up

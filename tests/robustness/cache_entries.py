@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qpc.backends.options import Cache
 from qpc.backends.tvm.codegen import cache as module
-from qpc.backends.tvm.codegen.cache import Cache, KernelCache
+from qpc.backends.tvm.codegen.cache import KernelCache
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -191,7 +192,7 @@ class Compilations:
     """Compilations of one model, each with a damaged cache."""
 
     def __init__(self, gm: GraphModule) -> None:
-        from qpc.backends.tvm.compile import compile_graph
+        from qpc.backends.tvm import compile_graph
 
         def library(cache: Cache) -> bytes:
             return compile_graph(gm, cache=cache)._parts.code.library

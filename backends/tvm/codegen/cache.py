@@ -20,14 +20,11 @@ import re
 import stat
 import warnings
 from pathlib import Path
-from typing import TypeAlias
 
-from qpc.errors import ArtifactError, BackendError
+from qpc.backends.options import Cache, checked_cache
+from qpc.errors import ArtifactError
 from qpc.files import read_regular, replace_file
 from qpc.staging import clean_up
-
-Cache: TypeAlias = bool | str | os.PathLike[str]
-"""Whether to keep kernels in the default folder, or which folder to keep them in."""
 
 LIMIT_BYTES = 256 * 2**20
 """Above this the entries that were not used for the longest time go; a kernel has some 10 KB."""
@@ -45,16 +42,9 @@ def folder_of(cache: object) -> Path | None:
 
     Raises BackendError for anything but a bool or a path of what is, or could be, a folder.
     """
-    if isinstance(cache, bool):
-        return default_folder() if cache else None
-    path = os.fspath(cache) if isinstance(cache, os.PathLike) else cache
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise BackendError(f"cache must be a bool or the path of a folder, got {cache!r}")
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise BackendError(
-            f"cache must be the path of a folder, but {path!r} is a file",
-            fix="cache=True for the default folder, or another name",
-        )
+    path = checked_cache(cache)
+    if isinstance(path, bool):
+        return default_folder() if path else None
     return Path(path)
 
 

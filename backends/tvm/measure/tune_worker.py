@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from qpc.backends.options import CompileOptions
 from qpc.backends.tvm.compile import compile_graph
 from qpc.backends.tvm.kernels.conv.tiling import Tile, Tuner
 from qpc.backends.tvm.measure.tuning import VARIANTS, Measured, Request, append_results
@@ -35,10 +36,8 @@ def measure(request: Request) -> None:
         return compile_graph(
             gm,
             request.target,
-            batch_sizes=(request.batch,),
-            threads=request.threads,
-            cache=request.cache,
-            tuner=tuner,
+            CompileOptions((request.batch,), request.threads, request.cache),
+            tuner,
         )
 
     plain: CompiledModel | None = None

@@ -25,9 +25,9 @@ from typing import Any, get_args
 
 from torch.fx import GraphModule
 
+from qpc.backends.options import Cache
 from qpc.backends.tvm._compat import TVM_VERSION
 from qpc.backends.tvm.codegen.cache import (
-    Cache,
     folder_of,
     is_private,
     make_private,
@@ -43,8 +43,6 @@ from qpc.storage import save_graph
 from qpc.target import Target
 from qpc.version import VERSION
 
-DEFAULT_SECONDS = 60.0
-_MOST_SECONDS = 7 * 24 * 3600
 _MOST_BYTES = 64 * 2**20  # of a file of results, each of which has some hundred
 VARIANTS = 5  # tiles that are measured for each layer, besides the cost model's
 CLEARLY = 0.97  # of the time of the cost model's tile, for another one to be taken
@@ -59,18 +57,6 @@ class Measured:
     kernel: str
     tile: Tile
     ratio: float
-
-
-def seconds_of(tune: object) -> float:
-    """The time that a `tune=` argument allows."""
-    if isinstance(tune, bool):
-        return DEFAULT_SECONDS if tune else 0.0
-    if not isinstance(tune, int | float) or not 0 < tune <= _MOST_SECONDS:
-        raise BackendError(
-            f"tune must be a positive number of seconds or a bool, got {tune!r}",
-            fix=f"tune=True for {DEFAULT_SECONDS:g} seconds; {_MOST_SECONDS} at the most",
-        )
-    return float(tune)
 
 
 def better_tiles(

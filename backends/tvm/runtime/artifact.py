@@ -91,6 +91,7 @@ def _manifest(
     return {
         "format": COMPILED_MODEL.mark,
         "format_version": COMPILED_MODEL.version,
+        "backend": "tvm",
         "versions": _versions(),
         "target": {
             "name": target.name,

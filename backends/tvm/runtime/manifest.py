@@ -129,6 +129,7 @@ class Manifest(_Part):
 
     format: Literal["qpc-tvm-model"]
     format_version: int
+    backend: Literal["tvm"]
     versions: dict[_Text, _Text]
     target: _Target
     threads: Annotated[int, Field(ge=1, le=4096)]

@@ -125,10 +125,10 @@ class CompiledModel(CallableModel):
             repeats=repeats,
         )
 
-    def _run(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def run_tensors(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return self._runnable().run(batch, inputs)
 
-    def _run_arrays(self, inputs: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]] | None:
+    def run_arrays(self, inputs: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]] | None:
         return None if self._program is None else self._program.run_arrays(inputs)
 
     def _runnable(self) -> Program:

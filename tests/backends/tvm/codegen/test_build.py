@@ -10,11 +10,11 @@ from torch.fx import GraphModule
 
 pytest.importorskip("tvm")
 
+from qpc.backends.tvm import compile_graph
 from qpc.backends.tvm.codegen import build
 from qpc.backends.tvm.codegen import cache as cache_module
 from qpc.backends.tvm.codegen.build import tvm_target
 from qpc.backends.tvm.codegen.cache import KernelCache
-from qpc.backends.tvm.compile import compile_graph
 from qpc.errors import BackendError, UnsupportedTargetError
 from qpc.target import TARGETS, Target
 from tests.quantizing import Parts, fake_quantized, integer

@@ -12,18 +12,17 @@ from torch.fx import GraphModule
 
 pytest.importorskip("tvm")
 
+from qpc.backends.options import DEFAULT_SECONDS, seconds_of
 from qpc.backends.tvm.codegen import cache
 from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.backends.tvm.measure import tuning
 from qpc.backends.tvm.measure.tuning import (
-    DEFAULT_SECONDS,
     Measured,
     append_results,
     better_tiles,
     chosen,
     is_faster,
     read_results,
-    seconds_of,
     tuner_of,
 )
 from qpc.children import Ended

@@ -198,7 +198,7 @@ def test_another_format_version_is_refused(saved: Path) -> None:
     _rewrite(saved, format_version=2)
     with pytest.raises(
         ArtifactError,
-        match=r"was saved by QPC .* in version 2 of the format, .*which reads version 5",
+        match=r"was saved by QPC .* in version 2 of the format, .*which reads version 6",
     ):
         tvm.load(saved)
 

@@ -1,0 +1,98 @@
+"""Which backends there are: QPC's own, those that were registered, those that packages name.
+
+Packages name theirs in their metadata:
+
+    [project.entry-points."qpc.backends"]
+    my-backend = "my_package.module:BACKEND"
+
+Metadata is read only when a name is asked for that QPC does not know, and only the entry of that
+name is loaded: a package that is broken disturbs nobody who does not ask for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+
+from qpc.backends.protocol import Backend
+from qpc.errors import BackendError, ConfigError
+from qpc.settings import is_kebab_case
+
+GROUP = "qpc.backends"
+DEFAULT = "tvm"
+_OWN = {"reference": "qpc.backends.reference.backend", "tvm": "qpc.backends.tvm.backend"}
+_MUST = "must be an object with the members of qpc.Backend, got"
+_registered: dict[str, Backend] = {}
+
+
+def register_backend(backend: Backend) -> Backend:
+    """Make a backend known by its name, and return it.
+
+    Raises ConfigError for what is no backend, and for a name that is taken.
+    """
+    if problem := _problem(backend):
+        raise ConfigError(f"a backend {problem}", fix="see qpc.backends.protocol")
+    if backend.name in _OWN or _registered.get(backend.name, backend) is not backend:
+        raise ConfigError(f"there is a backend {backend.name!r} already", fix="choose another name")
+    _registered[backend.name] = backend
+    return backend
+
+
+def find_backend(name: str) -> Backend | None:
+    """The backend of a name; None if there is none.
+
+    Raises BackendError, which names the package, if that cannot be loaded or has no backend there.
+    """
+    if name in _registered:
+        return _registered[name]
+    if name in _OWN:
+        found: Backend = importlib.import_module(_OWN[name]).BACKEND
+        _registered[name] = found
+        return found
+    entries = list(entry_points(group=GROUP, name=name))
+    if len({entry.value for entry in entries}) > 1:
+        packages = " and ".join(sorted(map(_package, entries)))
+        raise BackendError(
+            f"there are several backends {name!r}: of {packages}",
+            fix="uninstall all but one of these packages",
+        )
+    return _loaded(entries[0]) if entries else None
+
+
+def known_backends() -> tuple[str, ...]:
+    """The names of all backends, those of packages included, none of which are loaded."""
+    named = {entry.name for entry in entry_points(group=GROUP)}
+    return tuple(sorted({*_OWN, *_registered, *named}))
+
+
+def _loaded(entry: EntryPoint) -> Backend:
+    what = f"the backend {entry.name!r} of the package {_package(entry)}"
+    try:
+        backend: Backend = entry.load()
+    except (Exception, SystemExit) as e:  # a module of somebody else's may raise anything
+        raise BackendError(
+            f"{what} cannot be loaded: {type(e).__name__}: {e}",
+            fix="install it anew, or in another version",
+        ) from e
+    problem = _problem(backend)
+    if problem is None and backend.name != entry.name:
+        problem = f"calls itself {backend.name!r}"
+    if problem is not None:
+        raise BackendError(f"{what} {problem}", fix="tell those who made the package")
+    _registered[entry.name] = backend
+    return backend
+
+
+def _package(entry: EntryPoint) -> str:
+    return repr(entry.dist.name) if entry.dist is not None else "an unknown package"
+
+
+def _problem(backend: object) -> str | None:
+    """What is wrong with what is given as a backend; None if nothing is."""
+    if isinstance(backend, type):
+        return f"{_MUST} the class {backend.__name__}"
+    if not isinstance(backend, Backend):
+        return f"{_MUST} {type(backend).__name__}"
+    if not is_kebab_case(backend.name):
+        return f"needs a name in kebab-case, got {backend.name!r}"
+    return None
