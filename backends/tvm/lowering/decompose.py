@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
-from qpc.backends.tvm.lowering import interpolation
+from qpc.backends.tvm.lowering.rules import FLOATS
 from qpc.calls import aten
 from qpc.types import Concrete, TensorType
 
@@ -140,7 +140,7 @@ def _decompositions() -> dict[OpOverload, Callable[..., Any]]:
     from torch._decomp import core_aten_decompositions, get_decompositions
 
     found = dict(core_aten_decompositions()) | get_decompositions(_BEYOND_CORE)
-    found.update(interpolation.decompositions())
+    found.update((k, rule.decomposition) for k, rule in FLOATS.items() if rule.decomposition)
     return {k: v for k, v in found.items() if isinstance(k, OpOverload)}
 
 

@@ -17,7 +17,7 @@ import tvm_ffi
 from tvm import relax, tirx, topi
 from tvm.ir import GenericConst
 
-from qpc.backends.tvm.lowering.relax_values import is_float
+from qpc.backends.tvm.lowering.floats.rule import is_float
 
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Min, tirx.Max)
 _COMPARISONS = (tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE)

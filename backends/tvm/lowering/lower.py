@@ -34,7 +34,7 @@ from qpc.backends.compiled import output_nodes
 from qpc.backends.tvm.lowering.call import Call, Fused, KernelRule
 from qpc.backends.tvm.lowering.decompose import evaluate, is_constant
 from qpc.backends.tvm.lowering.emitter import Emitter
-from qpc.backends.tvm.lowering.floats import FloatOperators
+from qpc.backends.tvm.lowering.floats.translator import FloatOperators
 from qpc.backends.tvm.lowering.integers.concat import place
 from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value, channels_last, identity
 from qpc.backends.tvm.lowering.rules import KERNELS, TRAITS

@@ -1,8 +1,7 @@
 """Operators without an integer kernel, translated to Relax one call at a time.
 
-TVM's importer of PyTorch operators does most of the work. It gets some operators wrong without
-saying so, so only those are used that a test compares with PyTorch (`VERIFIED`); a few have a rule
-here; all others are decomposed by PyTorch into simpler ones.
+The table of rules says of each operator whether TVM's importer of PyTorch operators does it or a
+rule of our own; all others are decomposed by PyTorch into simpler ones.
 """
 
 from __future__ import annotations
@@ -18,44 +17,13 @@ from torch.fx.node import map_arg
 from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from qpc.backends.tvm.lowering import extremes, logic, windows
 from qpc.backends.tvm.lowering.decompose import decompose, evaluate, is_constant
-from qpc.backends.tvm.lowering.float_rules import OWN_RULES
-from qpc.calls import arguments
+from qpc.backends.tvm.lowering.rules import FLOATS
 from qpc.errors import BackendError, UnsupportedOpError
+from qpc.calls import arguments
 from qpc.types import Concrete, TensorType, dtype_name
 
-BUILDER_RULES = extremes.BUILDER_RULES | windows.RULES
-
 _FIX = "express it with other operators, or use the reference backend"
-
-VERIFIED = frozenset(
-    """
-    _adaptive_avg_pool2d.default _softmax.default _log_softmax.default _to_copy.default
-    abs.default add.Tensor add.Scalar addmm.default any.dim argmax.default argmin.default
-    avg_pool1d.default avg_pool2d.default baddbmm.default bitwise_and.Tensor bitwise_not.default
-    bitwise_or.Tensor bmm.default cat.default ceil.default clamp.default clamp_min.default
-    clone.default constant_pad_nd.default conv1d.default conv2d.default conv3d.default
-    conv_transpose1d.default conv_transpose2d.input convolution.default cos.default
-    cumsum.default div.Tensor div.Scalar elu.default eq.Tensor eq.Scalar erf.default exp.default
-    expand.default expm1.default flip.default floor.default full_like.default gather.default
-    ge.Tensor ge.Scalar gelu.default getitem group_norm.default gt.Tensor gt.Scalar
-    hardsigmoid.default hardswish.default hardtanh.default layer_norm.default le.Tensor
-    le.Scalar leaky_relu.default linear.default log.default log1p.default log_softmax.int
-    logical_and.default logical_not.default logical_or.default lt.Tensor lt.Scalar
-    masked_fill.Scalar matmul.default max.dim max_pool1d.default max_pool2d.default
-    maximum.default mean.dim minimum.default mm.default mul.Tensor mul.Scalar ne.Tensor
-    ne.Scalar neg.default ones_like.default permute.default pow.Tensor_Scalar pow.Tensor_Tensor
-    prelu.default reciprocal.default relu.default relu6.default repeat.default reshape.default
-    roll.default round.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default
-    sigmoid.default sign.default silu.default sin.default slice.Tensor softmax.int
-    softplus.default split_with_sizes.default sqrt.default square.default squeeze.dim
-    squeeze.dims stack.default sub.Tensor sub.Scalar sum.dim_IntList tan.default tanh.default
-    topk.default tril.default triu.default trunc.default unsqueeze.default
-    view.default where.self zeros_like.default
-    """.split()  # noqa: SIM905  (a list would fill two pages)
-)
-"""Operators that TVM's importer translates correctly, by name and overload."""
 
 Values = Callable[[Node], Any]
 """Gives the Relax tensor, the tuple or the number that a node stands for."""
@@ -94,23 +62,22 @@ class FloatOperators:
         return result
 
     def _direct(self, node: Node, value: Values, type_of: Callable[[Node], Concrete]) -> Any:
-        if (truths := logic.OF_TRUTHS.get(node.target)) is not None:
-            emitted = truths(_given(node, value))
-            if emitted is not None:
-                return self._builder.emit(emitted)
-        if (rule := OWN_RULES.get(node.target)) is not None:
-            emitted = rule(_given(node, value))
-            return None if emitted is None else self._builder.emit(emitted)
-        if (writes := BUILDER_RULES.get(node.target)) is not None:
-            emitted = writes(self._builder, _given(node, value))
-            if emitted is not None:
-                return self._builder.emit(emitted)
-        name = getattr(node.target, "__name__", str(node.target))
-        converter = self._importer.convert_map.get(name)
-        if name not in VERIFIED or converter is None:
+        rule = FLOATS.get(node.target)
+        if rule is None:
             return None
-        call = self._copy_call(node, value, type_of)
-        return converter(call)
+        given = _given(node, value)
+        emitted = rule.truths(given) if rule.truths else None
+        if emitted is None and rule.own:
+            emitted = rule.own(given)
+        if emitted is None and rule.writes:
+            emitted = rule.writes(self._builder, given)
+        if emitted is not None:
+            return self._builder.emit(emitted)
+        if not rule.importer:
+            return None
+        name = getattr(node.target, "__name__", str(node.target))
+        converter = self._importer.convert_map[name]
+        return converter(self._copy_call(node, value, type_of))
 
     def _copy_call(self, node: Node, value: Values, type_of: Callable[[Node], Concrete]) -> Node:
         """`node` in a graph of its own, with numbers in place of nodes that stand for numbers."""
@@ -185,8 +152,8 @@ def _given(node: Node, value: Values) -> dict[str, Any]:
 
 
 def _is_known(operator: OpOverload) -> bool:
-    tables = (OWN_RULES, BUILDER_RULES, logic.OF_TRUTHS)
-    return operator.__name__ in VERIFIED or any(operator in table for table in tables)
+    rule = FLOATS.get(operator)
+    return rule is not None and rule.decomposition is None
 
 
 def _normal_arguments(

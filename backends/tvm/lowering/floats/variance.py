@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
 from tvm import relax
 
-from qpc.backends.tvm.lowering.relax_values import Rule, is_float, like
+from qpc.backends.tvm.lowering.floats.rule import Arguments, FloatRule, Rule, is_float, like
 from qpc.calls import aten
-
-Arguments = Mapping[str, Any]
 
 
 def _both(
@@ -47,11 +45,11 @@ def _rule(about: Callable[[Arguments], tuple[Any, float]], *, with_mean: bool) -
     return rule
 
 
-RULES: dict[Any, Rule] = {
-    aten.var.default: _rule(_unbiased, with_mean=False),
-    aten.var.dim: _rule(_unbiased, with_mean=False),
-    aten.var.correction: _rule(_corrected, with_mean=False),
-    aten.var_mean.default: _rule(_unbiased, with_mean=True),
-    aten.var_mean.dim: _rule(_unbiased, with_mean=True),
-    aten.var_mean.correction: _rule(_corrected, with_mean=True),
+RULES: dict[object, FloatRule] = {
+    aten.var.default: FloatRule(_rule(_unbiased, with_mean=False)),
+    aten.var.dim: FloatRule(_rule(_unbiased, with_mean=False)),
+    aten.var.correction: FloatRule(_rule(_corrected, with_mean=False)),
+    aten.var_mean.default: FloatRule(_rule(_unbiased, with_mean=True)),
+    aten.var_mean.dim: FloatRule(_rule(_unbiased, with_mean=True)),
+    aten.var_mean.correction: FloatRule(_rule(_corrected, with_mean=True)),
 }

@@ -7,7 +7,7 @@ numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -15,18 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
+from qpc.backends.tvm.lowering.floats.rule import FloatRule
 from qpc.calls import aten
-
-
-def decompositions() -> Mapping[OpOverload, Callable[..., Any]]:
-    """The resizes by linear interpolation, of one to three axes, through simpler operators."""
-    found: dict[OpOverload, Callable[..., Any]] = {}
-    for packet in (aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d):
-        found[packet.default] = _by_scale
-        found[packet.vec] = _by_factors
-    return found
 
 
 def _by_scale(
@@ -94,3 +85,11 @@ class _Axis:
 
 def _single(number: float) -> float:
     return float(np.float32(number))
+
+
+_PACKETS = (aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d)
+
+RULES: dict[object, FloatRule] = {
+    **{packet.default: FloatRule(decomposition=_by_scale) for packet in _PACKETS},
+    **{packet.vec: FloatRule(decomposition=_by_factors) for packet in _PACKETS},
+}

@@ -1,0 +1,88 @@
+"""Arithmetic of two tensors of floats, or of a tensor and a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import relax
+
+from qpc.backends.tvm.lowering.floats.extremes import larger, smaller
+from qpc.backends.tvm.lowering.floats.logic import of_truths
+from qpc.backends.tvm.lowering.floats.rule import (
+    IMPORTED,
+    Arguments,
+    FloatRule,
+    Rule,
+    dtype_of,
+    is_float,
+    like,
+)
+from qpc.calls import aten
+
+
+def _power(args: Arguments) -> relax.Expr:
+    # TVM warns on standard error about other forms of small powers.
+    x, exponent = args["self"], args["exponent"]
+    if exponent in (0.5, -0.5) and is_float(x):  # NaN of minus infinity, as powers are not
+        return relax.op.sqrt(x) if exponent > 0 else relax.op.rsqrt(x)
+    if exponent in (2, 3, 4):
+        square = relax.op.multiply(x, x)
+        factors = {2: (x, x), 3: (square, x), 4: (square, square)}
+        return relax.op.multiply(*factors[int(exponent)])
+    return relax.op.power(x, like(exponent, x))
+
+
+def _remainder(args: Arguments) -> relax.Expr | None:
+    """A - floor(a / b) * b: has the sign of b."""
+    a, b = args["self"], args["other"]
+    b = like(b, a) if isinstance(b, int | float) else b
+    if not is_float(a) or not is_float(b):
+        return relax.op.floor_mod(a, b) if str(dtype_of(a)) == str(dtype_of(b)) else None
+    whole = relax.op.floor(relax.op.divide(a, b))
+    return relax.op.subtract(a, relax.op.multiply(whole, b))
+
+
+def _rounded_division(args: Arguments) -> relax.Expr | None:
+    a, b = args["self"], args["other"]
+    b = like(b, a) if isinstance(b, int | float) else b
+    if not is_float(a) or not is_float(b):
+        return None
+    rounding = {"floor": relax.op.floor, "trunc": relax.op.trunc, None: None}[args["rounding_mode"]]
+    quotient = relax.op.divide(a, b)
+    return quotient if rounding is None else rounding(quotient)
+
+
+def _of_two(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Rule:
+    def rule(args: Arguments) -> relax.Expr | None:
+        a, b = args["self"], args["other"]
+        return operator(a, b) if dtype_of(a) == dtype_of(b) else None
+
+    return rule
+
+
+RULES: dict[object, FloatRule] = {
+    aten.add.Tensor: FloatRule(truths=of_truths(relax.op.logical_or), importer=True),
+    aten.mul.Tensor: FloatRule(truths=of_truths(relax.op.logical_and), importer=True),
+    aten.maximum.default: FloatRule(_of_two(larger), truths=of_truths(relax.op.logical_or)),
+    aten.minimum.default: FloatRule(_of_two(smaller), truths=of_truths(relax.op.logical_and)),
+    aten.pow.Tensor_Scalar: FloatRule(_power),
+    aten.pow.Scalar: FloatRule(
+        lambda args: relax.op.power(like(args["self"], args["exponent"]), args["exponent"])
+    ),
+    aten.remainder.Scalar: FloatRule(_remainder),
+    aten.remainder.Tensor: FloatRule(_remainder),
+    aten.div.Tensor_mode: FloatRule(_rounded_division),
+    **dict.fromkeys(
+        (
+            aten.add.Scalar,
+            aten.sub.Tensor,
+            aten.sub.Scalar,
+            aten.mul.Scalar,
+            aten.div.Tensor,
+            aten.div.Scalar,
+            aten.rsub.Scalar,
+            aten.pow.Tensor_Tensor,
+        ),
+        IMPORTED,
+    ),
+}

@@ -1,0 +1,153 @@
+"""Sums, maxima and the like of many floats, and where they are; NaN stays NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from qpc.backends.tvm.lowering.floats.extremes import extreme_of, isnan, worst
+from qpc.backends.tvm.lowering.floats.rule import (
+    IMPORTED,
+    Arguments,
+    BuilderRule,
+    FloatRule,
+    dtype_of,
+    is_float,
+    like,
+    shape_of,
+)
+from qpc.calls import aten
+
+
+def _place(dtype: str, *, least: bool) -> Any:
+    """A reduction to the place of the greatest or least value, and to the value: the first such."""
+
+    def combine(a: Sequence[tirx.Expr], b: Sequence[tirx.Expr]) -> tuple[tirx.Expr, tirx.Expr]:
+        (at, x), (other, y) = a, b
+        better = x < y if least else x > y
+        beats = tirx.Or(better, tirx.And(isnan(x, dtype), tirx.Not(isnan(y, dtype))))
+        same = tirx.Or(x == y, tirx.And(isnan(x, dtype), isnan(y, dtype)))
+        first = tirx.Or(beats, tirx.And(same, at < other))
+        return tirx.Select(first, at, other), tirx.Select(first, x, y)
+
+    def identity(*_: object) -> tuple[tirx.Expr, tirx.Expr]:
+        return tirx.max_value("int64"), worst(dtype, least=least)
+
+    return te.comm_reducer(combine, identity)
+
+
+def _axes(dims: Sequence[int], rank: int) -> list[int]:
+    return sorted(d % rank for d in dims) or list(range(rank))
+
+
+def _kept(shape: Sequence[int], axes: Sequence[int], *, keepdim: bool) -> list[int]:
+    sizes = [1 if i in axes else size for i, size in enumerate(shape)]
+    return [size for i, size in enumerate(sizes) if keepdim or i not in axes]
+
+
+def _walk(
+    shape: Sequence[int], axes: Sequence[int], *, keepdim: bool
+) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
+    """Reduction axes, and from the indices of a result to those of the input."""
+    reduced = {axis: te.reduce_axis((0, shape[axis])) for axis in axes}
+
+    def index(place: Sequence[Any]) -> list[Any]:
+        left = iter(place)
+        found = []
+        for axis in range(len(shape)):
+            at = next(left) if keepdim or axis not in reduced else None
+            found.append(reduced.get(axis, at))
+        return found
+
+    return list(reduced.values()), index
+
+
+def _reduced(*, least: bool) -> BuilderRule:
+    def rule(builder: relax.BlockBuilder, args: Arguments) -> relax.Expr | None:
+        x = args["self"]
+        shape, keepdim = shape_of(x), bool(args["keepdim"])
+        axes = _axes(args["dim"], len(shape))
+
+        def compute(data: te.Tensor) -> te.Tensor:
+            over, index = _walk(shape, axes, keepdim=keepdim)
+            reduce = extreme_of(dtype_of(x), least=least)
+            sizes = _kept(shape, axes, keepdim=keepdim)
+            return te.compute(sizes, lambda *at: reduce(data[tuple(index(at))], axis=over))
+
+        return builder.call_te(compute, x)
+
+    return rule
+
+
+def _found(
+    builder: relax.BlockBuilder, x: relax.Expr, axis: int, *, keepdim: bool, least: bool
+) -> relax.Expr:
+    """A tuple of places (int64) and values along one axis."""
+    shape = shape_of(x)
+
+    def compute(data: te.Tensor) -> list[te.Tensor]:
+        over, index = _walk(shape, [axis], keepdim=keepdim)
+        reduce = _place(dtype_of(x), least=least)
+
+        def of(*at: Any) -> Any:
+            place = index(at)
+            return reduce((tirx.Cast("int64", place[axis]), data[tuple(place)]), axis=over)
+
+        return list(te.compute(_kept(shape, [axis], keepdim=keepdim), of))
+
+    return builder.emit(builder.call_te(compute, x))
+
+
+def _arg(*, least: bool) -> BuilderRule:
+    def rule(builder: relax.BlockBuilder, args: Arguments) -> relax.Expr | None:
+        x, dim, keepdim = args["self"], args["dim"], bool(args["keepdim"])
+        if dim is None and keepdim:
+            return None
+        if dim is None:
+            x, dim = builder.emit(relax.op.reshape(x, [-1])), 0
+        found = _found(builder, x, dim % len(shape_of(x)), keepdim=keepdim, least=least)
+        return relax.TupleGetItem(found, 0)
+
+    return rule
+
+
+def _max_with_places(builder: relax.BlockBuilder, args: Arguments) -> relax.Expr:
+    x = args["self"]
+    axis = args["dim"] % len(shape_of(x))
+    found = _found(builder, x, axis, keepdim=bool(args["keepdim"]), least=False)
+    return relax.Tuple([relax.TupleGetItem(found, 1), relax.TupleGetItem(found, 0)])
+
+
+def _topk(builder: relax.BlockBuilder, args: Arguments) -> relax.Expr:
+    """NaN counts as the greatest, before infinity."""
+    x = args["self"]
+    axis, known = args["dim"] % len(shape_of(x)), x
+    if is_float(x):
+        infinite, largest = like(float("inf"), x), like(float(np.finfo(dtype_of(x)).max), x)
+        known = relax.op.where(relax.op.equal(x, infinite), largest, x)
+        known = relax.op.where(relax.op.isnan(x), infinite, known)
+    places = relax.op.topk(known, args["k"], axis, "indices", args["largest"], "int64")
+    places = builder.emit(places)
+    return relax.Tuple([relax.op.gather_elements(x, places, axis), places])
+
+
+RULES: dict[object, FloatRule] = {
+    aten.amax.default: FloatRule(writes=_reduced(least=False)),
+    aten.amin.default: FloatRule(writes=_reduced(least=True)),
+    aten.argmax.default: FloatRule(writes=_arg(least=False), importer=True),
+    aten.argmin.default: FloatRule(writes=_arg(least=True), importer=True),
+    aten.max.dim: FloatRule(writes=_max_with_places),
+    aten.topk.default: FloatRule(writes=_topk),
+    **dict.fromkeys(
+        (
+            aten.any.dim,
+            aten.cumsum.default,
+            aten.mean.dim,
+            aten.sum.dim_IntList,
+        ),
+        IMPORTED,
+    ),
+}
