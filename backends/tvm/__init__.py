@@ -6,7 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from qpc.backends.common.traits import MemoryOrder
 from qpc.backends.tvm._compat import require_tvm
+from qpc.backends.tvm.custom import (
+    CustomKernel,
+    KernelRequest,
+    register_decomposition,
+    register_kernel,
+)
 from qpc.modes import ordinary_torch
 
 if TYPE_CHECKING:  # `qpc bench` says what is wrong before it imports torch
@@ -16,7 +23,16 @@ if TYPE_CHECKING:  # `qpc bench` says what is wrong before it imports torch
     from qpc.backends.tvm.runtime.model import CompiledModel
     from qpc.target import Target
 
-__all__ = ["compile_graph", "load", "unpickled"]
+__all__ = [
+    "CustomKernel",
+    "KernelRequest",
+    "MemoryOrder",
+    "compile_graph",
+    "load",
+    "register_decomposition",
+    "register_kernel",
+    "unpickled",
+]
 
 
 def compile_graph(

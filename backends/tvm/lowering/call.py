@@ -23,6 +23,7 @@ from qpc.backends.tvm.kernels.epilogue import Requantize
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value
+from qpc.types import TensorType
 
 Arguments = Mapping[str, Any]
 Shape = tuple[int, ...]
@@ -43,8 +44,8 @@ class Call:
 
     node: Node
     args: Arguments
-    shape: Shape
-    """The logical shape of the operator's result."""
+    result: TensorType
+    """What the operator yields, in logical order."""
     stages: tuple[Fused, ...] = ()
     preferred: Order | None = None
     """The memory order that readers of a quantized value want."""
@@ -53,6 +54,11 @@ class Call:
     """Where the result goes in a concat, and the concat's tensor if others have begun it."""
     border: Border = NO_BORDER
     """What a convolution adds to its own padding."""
+
+    @property
+    def shape(self) -> Shape:
+        """The logical shape of the operator's result."""
+        return self.result.shape
 
     def tensor(self, name: str) -> Value | Slice:
         """The argument of that name, which is a computed tensor."""
@@ -76,6 +82,8 @@ class KernelRule:
 
     lower: Lower
     traits: Traits
+    any_type: bool = False
+    """Whether the kernel takes other types than those of activations and of float32."""
 
 
 def emitted(

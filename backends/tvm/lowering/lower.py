@@ -19,6 +19,8 @@ from tvm import relax
 
 from qpc.analysis.integer_proofs import check_integers
 from qpc.backends.common.borders import NO_BORDER, find_borders
+from qpc.backends.common.decompose import evaluate, is_constant
+from qpc.backends.common.expand import expanded
 from qpc.backends.common.fuse import Group, find_groups
 from qpc.backends.common.slots import (
     ELEMENTWISE,
@@ -31,13 +33,13 @@ from qpc.backends.common.slots import (
 )
 from qpc.backends.common.traits import traits_of
 from qpc.backends.compiled import output_nodes
+from qpc.backends.tvm.custom import registered_decompositions
 from qpc.backends.tvm.lowering.call import Call, Fused, KernelRule
-from qpc.backends.tvm.lowering.decompose import evaluate, is_constant
 from qpc.backends.tvm.lowering.emitter import Emitter
-from qpc.backends.tvm.lowering.floats.translator import FloatOperators
 from qpc.backends.tvm.lowering.integers.concat import place
 from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value, channels_last, identity
-from qpc.backends.tvm.lowering.rules import KERNELS, TRAITS
+from qpc.backends.tvm.lowering.rules import kernel_rules
+from qpc.backends.tvm.lowering.translator import FloatOperators
 from qpc.backends.tvm.report import KernelUse
 from qpc.calls import arguments, aten, qpc_ops
 from qpc.errors import BackendError
@@ -64,12 +66,14 @@ class LoweredFunction:
 
 def lower(emit: Emitter, gm: GraphModule, batch: int) -> LoweredFunction:
     """Add the function for one batch size to the program that `emit` writes."""
-    return _Lowering(emit, gm, batch).run()
+    return _Lowering(emit, expanded(gm, batch, registered_decompositions()), batch).run()
 
 
 class _Lowering:
     def __init__(self, emit: Emitter, gm: GraphModule, batch: int) -> None:
         self._emit, self._gm, self._batch = emit, gm, batch
+        self._rules = kernel_rules()
+        self._traits = {target: rule.traits for target, rule in self._rules.items()}
         self._types: Mapping[Node, Concrete] = noted_shapes(gm, batch)
         _refuse_bfloat16(self._types)
         check_integers(gm, self._types)
@@ -132,15 +136,15 @@ class _Lowering:
             self._values[node] = self._types[node]
         elif is_constant(node, self._values):
             self._values[node] = evaluate(node, self._values)
-        elif (rule := KERNELS.get(node.target)) and not rule.traits.moves:
+        elif (rule := self._rules.get(node.target)) and not rule.traits.moves:
             group = self._groups.get(node, Group(node, ()))
-            self._values[node] = self._integer(KERNELS[group.anchor.target], group)
+            self._values[node] = self._integer(self._rules[group.anchor.target], group)
         elif node in self._borders:  # its readers add the border
             self._values[node] = self._given(arguments(node)["self"])
         elif self._joins_in_place(node):
             self._values[node] = self._completed(node)
         elif rule and self._type(node).dtype in _INTEGERS:
-            call = Call(node, self._moved_arguments(node), self._type(node).shape)
+            call = Call(node, self._moved_arguments(node), self._type(node))
             self._values[node] = rule.lower(self._emit, call)
         else:
             self._values[node] = self._other(node)
@@ -152,21 +156,22 @@ class _Lowering:
         call = Call(
             node,
             self._integer_arguments(node, sliced=True),
-            self._type(node).shape,
+            self._type(node),
             tuple(self._fused(stage, sliced=slot is not None) for stage in group.stages),
             self._preferred_order(node),
             slot.share if slot else None,
             self._frames.get(slot.cat) if slot else None,
             self._borders.get(node.all_input_nodes[0], NO_BORDER),
         )
-        _require_unsigned(call)
+        if not rule.any_type:
+            _require_unsigned(call)
         value = rule.lower(self._emit, call)
         if slot:
             self._frames[slot.cat] = value.expr
         return value
 
     def _fused(self, node: Node, *, sliced: bool) -> Fused:
-        stage = traits_of(node, TRAITS).stage
+        stage = traits_of(node, self._traits).stage
         assert stage is not None, "only operators that epilogues can do are fused"
         return Fused(node, self._integer_arguments(node, sliced=sliced), stage)
 
@@ -219,11 +224,21 @@ class _Lowering:
 
         sliced: whether slices that kernels of the operator can read are left where they are.
         """
-        found, constants = arguments(node), traits_of(node, TRAITS).constants
-        kept = {name: v for name, v in found.items() if name in constants}
+        found, constants = arguments(node), traits_of(node, self._traits).constants
+        kept = {n: v for n, v in found.items() if n in constants and isinstance(v, Node)}
         get = self._given if sliced and node.target in READERS else self._argument
         moving = {name: map_arg(v, get) for name, v in found.items() if name not in kept}
-        return moving | {name: self._values[constant] for name, constant in kept.items()}
+        return moving | {name: self._constant_argument(node, name) for name in kept}
+
+    def _constant_argument(self, node: Node, name: str) -> Tensor:
+        value = self._values[arguments(node)[name]]
+        if not isinstance(value, Tensor):
+            raise BackendError(
+                f"argument {name!r} of {node.target} must be a parameter or buffer, but the model"
+                " computes it",
+                node=node,
+            )
+        return value
 
     def _moved_arguments(self, node: Node) -> dict[str, Any]:
         """Arguments of an operator that moves integers."""

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from qpc.backends.common.families import families, merged
 from qpc.backends.common.traits import TraitTable
-from qpc.backends.tvm.lowering.floats.families import FLOATS
-from qpc.backends.tvm.lowering.integers.families import KERNELS
+from qpc.backends.tvm.custom import registered_kernels
+from qpc.backends.tvm.lowering.call import KernelRule
+from qpc.backends.tvm.lowering.custom_kernel import custom_rule
+from qpc.backends.tvm.lowering.floats.rule import FloatRule
 
-TRAITS: TraitTable = {target: rule.traits for target, rule in KERNELS.items()}
-"""What the kernels of integer operators can do."""
+_HERE = "qpc.backends.tvm.lowering"
 
-__all__ = ["FLOATS", "KERNELS", "TRAITS"]
+KERNELS: Mapping[object, KernelRule] = merged(f.RULES for f in families(f"{_HERE}.integers"))
+"""How QPC's integer operators, and those that move integers, become calls of kernels."""
+
+FLOATS: Mapping[object, FloatRule] = merged(f.RULES for f in families(f"{_HERE}.floats"))
+"""How operators that stay in float become Relax."""
+
+
+def kernel_rules() -> Mapping[object, KernelRule]:
+    """How operators become calls of kernels: QPC's own, and those that packages have registered."""
+    found: dict[object, KernelRule] = dict(KERNELS)
+    found |= {operator: custom_rule(known) for operator, known in registered_kernels().items()}
+    return found
+
+
+def trait_table() -> TraitTable:
+    """What the kernels of all these operators can do."""
+    return {operator: rule.traits for operator, rule in kernel_rules().items()}

@@ -17,10 +17,11 @@ from torch.fx.node import map_arg
 from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from qpc.backends.tvm.lowering.decompose import decompose, evaluate, is_constant
+from qpc.backends.common.decompose import evaluate, is_constant
+from qpc.backends.tvm.lowering.decompose import decompose
 from qpc.backends.tvm.lowering.rules import FLOATS
-from qpc.errors import BackendError, UnsupportedOpError
 from qpc.calls import arguments
+from qpc.errors import BackendError, UnsupportedOpError
 from qpc.types import Concrete, TensorType, dtype_name
 
 _FIX = "express it with other operators, or use the reference backend"
@@ -151,7 +152,7 @@ def _given(node: Node, value: Values) -> dict[str, Any]:
     return {k: map_arg(v, value) for k, v in arguments(node).items()}
 
 
-def _is_known(operator: OpOverload) -> bool:
+def _is_known(operator: object) -> bool:
     rule = FLOATS.get(operator)
     return rule is not None and rule.decomposition is None
 
