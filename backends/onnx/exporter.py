@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qpc.calls import arguments
-from qpc.errors import BackendError, UnsupportedOpError
+from qpc.errors import BackendError, QPCError, UnsupportedOpError
 from qpc.meta import attribute, info
 from qpc.quant.grid import QParams
 from qpc.shapes import concrete_shapes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 Rule = Callable[["Exporter", Node], str]
-"""Emits an operator and returns the name of its float result, which the exporter rounds."""
+"""Emits a call's operator and returns the name of its float result, which the exporter rounds."""
 
 _OPSET, _IR_VERSION = 17, 10  # what other runtimes have known for years
 
@@ -62,13 +62,35 @@ class Exporter:
     def _call(self, node: Node) -> None:
         export = self._rules.get(node.target)
         if export is None:
-            raise UnsupportedOpError(f"no ONNX form for {node.target}", node=node)
-        name = export(self, node)
+            raise UnsupportedOpError(
+                no_form(node),
+                node=node,
+                fix="register one with qpc.backends.onnx.register_export",
+            )
+        name = self._written(node, export)
         found = self.types[node]
         integer = isinstance(found, TensorType) and found.dtype in (torch.uint8, torch.int8)
         if integer and node not in self.rounded_later:
             name = self.round(name, self.grid(node))
         self.names[node] = name
+
+    def _written(self, node: Node, rule: Rule) -> str:
+        try:
+            name = rule(self, node)
+        except QPCError:
+            raise
+        except Exception as e:  # whatever comes up in rules of other packages
+            raise BackendError(
+                f"the ONNX form of operator {node.target} failed with {type(e).__name__}: {e}",
+                node=node,
+            ) from e
+        if not isinstance(name, str):
+            raise BackendError(
+                f"the ONNX form of operator {node.target} returned {type(name).__name__}, not the"
+                " name of its result",
+                node=node,
+            )
+        return name
 
     # --- for the operators ------------------------------------------------------------------------
 
@@ -168,6 +190,11 @@ class Exporter:
         if node in self.names and found.dtype in (torch.uint8, torch.int8):
             raise BackendError("no ONNX form for a model that returns integers", node=node)
         return helper.make_tensor_value_info(self.names[node], kind, found.shape)
+
+
+def no_form(node: Node) -> str:
+    """What is wrong with a call that no rule can write."""
+    return f"no ONNX form for {node.target}"
 
 
 def _real(grid: QParams, point: int) -> np.float32:

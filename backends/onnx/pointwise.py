@@ -1,4 +1,4 @@
-"""The ONNX form of a table: the function that it holds, or a table, too."""
+"""Tables (lookup tables): the functions that they hold, or tables, too."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional as F
 
-from qpc.backends.onnx.exporter import Exporter
-from qpc.calls import arguments
+from qpc.backends.onnx.exporter import Exporter, Rule
+from qpc.calls import arguments, qpc_ops
 from qpc.ops.concat import Cat
 from qpc.quant.fixedpoint import lookup_table, requant_table
 
 _Form: TypeAlias = Callable[[Exporter, str], str]
 
 
-def lookup(to: Exporter, node: Node) -> str:
+def _lookup(to: Exporter, node: Node) -> str:
     """`qpc::lookup`: the function is found by making the tables of all that are known.
 
     Tables of other functions, and of several in a row, are looked up: with a QuantizeLinear for the
@@ -81,3 +81,8 @@ _FUNCTIONS: tuple[tuple[Callable[[Tensor], Tensor], _Form], ...] = (
     (torch.neg, _operator("Neg")),
     (torch.erf, _operator("Erf")),
 )
+
+
+RULES: dict[object, Rule] = {
+    qpc_ops.lookup.default: _lookup,
+}
