@@ -85,7 +85,12 @@ def decomposed(
 def _trace(
     call: Callable[..., Any], table: Mapping[Any, Any], samples: Sequence[Any]
 ) -> GraphModule:
-    made = make_fx(call, decomposition_table=dict(table), tracing_mode="fake")(*samples)
+    made = make_fx(
+        call,
+        decomposition_table=dict(table),
+        tracing_mode="fake",
+        _allow_non_fake_inputs=True,  # tensors that functions of other packages hold
+    )(*samples)
     assert isinstance(made, GraphModule)
     return made
 

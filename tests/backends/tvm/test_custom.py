@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from qpc.backends.tvm.backend import BACKEND
-from qpc.calls import qpc_ops
+from qpc.calls import aten, qpc_ops
 from qpc.errors import BackendError, UnsupportedOpError
 from qpc.shapes import infer_shapes
 from tests.backends.tvm.checking import assert_same_bits
@@ -258,3 +258,23 @@ def test_lists_of_tensors_are_for_decompositions() -> None:
         tvm.compile_graph(g.module(y))
     assert caught.value.fix is not None
     assert "register a decomposition" in caught.value.fix
+
+
+def test_tensors_of_unequally_many_axes_have_no_order_in_common() -> None:
+    tvm.register_kernel(OUTSIDE.weighted.default, weighted_kernel, order=tvm.MemoryOrder.KEPT)
+    g = IntegerGraph()
+    weight = g.constant(torch.arange(5, dtype=torch.uint8))
+    gm = g.module(g.call(OUTSIDE.weighted.default, g.quantize(g.input(5, 6, 7)), weight))
+    with pytest.raises(BackendError, match="its tensors have not equally many of them") as caught:
+        tvm.compile_graph(gm)
+    assert caught.value.fix == "register it with order=MemoryOrder.LOGICAL"
+
+
+def test_what_the_model_computes_is_no_constant() -> None:
+    tvm.register_kernel(OUTSIDE.weighted.default, weighted_kernel, constants=["weight"])
+    g = IntegerGraph()
+    q = g.quantize(g.input(5, 6, 7))
+    weight = g.call(aten.amax.default, q, [0, 2, 3])
+    gm = g.module(g.call(OUTSIDE.weighted.default, q, weight))
+    with pytest.raises(BackendError, match=r"argument 'weight' of .* must be a parameter or buff"):
+        tvm.compile_graph(gm)
