@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from qpc.storage import save_graph as save_graph
     from qpc.target import Target as Target
     from qpc.training import set_training as set_training
+    from qpc.yaml_form import from_yaml as from_yaml
+    from qpc.yaml_form import to_yaml as to_yaml
 
 _HOMES = {
     "Backend": "qpc.backends.protocol",
@@ -50,6 +52,7 @@ _HOMES = {
     "compile": "qpc.compiler",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
+    "from_yaml": "qpc.yaml_form",
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
     "merge_calibration": "qpc.analysis.merge",
@@ -59,6 +62,7 @@ _HOMES = {
     "register_backend": "qpc.backends.registry",
     "save_graph": "qpc.storage",
     "set_training": "qpc.training",
+    "to_yaml": "qpc.yaml_form",
     "trace": "qpc.capture.trace",
 }
 
@@ -77,6 +81,7 @@ __all__ = [
     "compile",
     "fingerprint",
     "format_graph",
+    "from_yaml",
     "load",
     "load_graph",
     "merge_calibration",
@@ -86,6 +91,7 @@ __all__ = [
     "register_backend",
     "save_graph",
     "set_training",
+    "to_yaml",
     "trace",
 ]
 

@@ -21,7 +21,7 @@ from qpc.calls import aten
 from qpc.channels.atoms import NONE, Labels, along, compact, varying_axes
 from qpc.channels.groups import ChannelAnalysis, Group
 from qpc.layers import weighted
-from qpc.pruning.criteria import Joining, Judge, Measured, require_batches
+from qpc.pruning.criteria import CRITERIA, Joining, Judge, Measured, require_batches
 
 _PRODUCTS = frozenset(
     {
@@ -62,6 +62,7 @@ class ActivationCriterion(Joining):
         return self.prepared(gm, analysis).scores(gm, analysis, group)
 
 
+@CRITERIA.named("apoz")
 @dataclass(frozen=True)
 class APoZ(ActivationCriterion):
     """The share of values that are not zero: 1 minus the average percentage of zeros.
@@ -73,6 +74,7 @@ class APoZ(ActivationCriterion):
         return _rows(values, axis).ne(0).double().mean(1)
 
 
+@CRITERIA.named("mean-activation")
 @dataclass(frozen=True)
 class MeanActivation(ActivationCriterion):
     """The mean magnitude of a channel's values.
@@ -85,6 +87,7 @@ class MeanActivation(ActivationCriterion):
         return _rows(values, axis).double().abs().mean(1)
 
 
+@CRITERIA.named("hrank")
 @dataclass(frozen=True)
 class HRank(ActivationCriterion):
     """The average rank of a channel's feature maps, as matrices[height, width].

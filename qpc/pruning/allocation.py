@@ -18,6 +18,7 @@ import numpy as np
 
 from qpc.channels.cost import CostModel, Measure
 from qpc.errors import PassError
+from qpc.families import Family
 from qpc.meta import info
 from qpc.pruning.schedules import Step
 from qpc.pruning.scored_groups import Baseline, ScoredGroup
@@ -184,6 +185,11 @@ class Allocation(ABC):
         return counts
 
 
+ALLOCATIONS = Family("allocation", Allocation)
+"""Allocations by name."""
+
+
+@ALLOCATIONS.named("uniform")
 @dataclass(frozen=True)
 class Uniform(Allocation):
     """Every group loses the same share of its units."""
@@ -192,6 +198,7 @@ class Uniform(Allocation):
         return [round(share * scored.original) for scored in groups]
 
 
+@ALLOCATIONS.named("global")
 @dataclass(frozen=True)
 class Global(Allocation):
     """The units of lowest score go, wherever they are: one threshold for the whole model."""
@@ -200,6 +207,7 @@ class Global(Allocation):
         return _lowest(groups, share)
 
 
+@ALLOCATIONS.named("isomorphic")
 @dataclass(frozen=True)
 class Isomorphic(Allocation):
     """One threshold for each set of groups of the same structure; every set loses the same share.
@@ -220,6 +228,7 @@ class Isomorphic(Allocation):
         return result
 
 
+@ALLOCATIONS.named("per-layer")
 @dataclass(frozen=True)
 class PerLayer(Allocation):
     """Given shares by layer; the amount scales all of them.
@@ -251,6 +260,7 @@ class PerLayer(Allocation):
         return 1 / min((ratio for ratio in self.ratios.values() if ratio > 0), default=1.0)
 
 
+@ALLOCATIONS.named("counts")
 @dataclass(frozen=True)
 class Counts(Allocation):
     """Given numbers of channels to keep; an amount below 1 goes that part of the way.

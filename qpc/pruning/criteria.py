@@ -29,6 +29,7 @@ from qpc.channels.atoms import Labels
 from qpc.channels.flow import ParameterAxis
 from qpc.channels.groups import ChannelAnalysis, Group
 from qpc.errors import CalibrationError
+from qpc.families import Family
 from qpc.meta import attribute
 from qpc.settings import require_choice
 
@@ -49,6 +50,10 @@ class Judge(Protocol):
 
     def scores(self, gm: GraphModule, analysis: ChannelAnalysis, group: Group) -> Tensor:
         """Float64, one score for each of `group.prunable`, or `UNKNOWN`."""
+
+
+CRITERIA = Family("criterion", Judge)
+"""Criteria by name."""
 
 
 class Criterion(ABC):

@@ -17,7 +17,7 @@ from qpc.batches import Batch, inputs_of
 from qpc.channels.groups import ChannelAnalysis, Group
 from qpc.errors import PassError
 from qpc.meta import attribute
-from qpc.pruning.criteria import Judge, Measured, OfWeights, require_batches, rows
+from qpc.pruning.criteria import CRITERIA, Judge, Measured, OfWeights, require_batches, rows
 from qpc.settings import require_count
 
 Loss = Callable[[Any, Any], Tensor]
@@ -67,6 +67,7 @@ class GradientCriterion(OfWeights):
         return self.prepared(gm, analysis).scores(gm, analysis, group)
 
 
+@CRITERIA.named("taylor")
 @dataclass(frozen=True)
 class Taylor(GradientCriterion):
     """The squared change of the loss to first order, were the channel's weights zero.
@@ -88,6 +89,7 @@ class Taylor(GradientCriterion):
         return importance.sum(1).square()
 
 
+@CRITERIA.named("hessian-diagonal")
 @dataclass(frozen=True)
 class HessianDiagonal(GradientCriterion):
     """The change of the loss to second order, by the diagonal of its Hessian: the sum of h w^2 / 2.

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qpc.families import Family
 from qpc.settings import require_choice, require_count
 
 NormName = Literal["l1", "l2"]
@@ -29,6 +30,11 @@ class Granularity(Protocol):
         """Decisions of the shape of the scores, as bool of the weight's shape."""
 
 
+GRANULARITIES = Family("granularity", Granularity)
+"""Granularities by name."""
+
+
+@GRANULARITIES.named("elements")
 @dataclass(frozen=True)
 class Elements:
     """Every weight by itself, scored by its absolute value."""
@@ -40,6 +46,7 @@ class Elements:
         return keep.reshape(shape)
 
 
+@GRANULARITIES.named("blocks")
 @dataclass(frozen=True)
 class Blocks:
     """Blocks of `outputs` x `inputs` channels, as kernels with vector instructions read them.

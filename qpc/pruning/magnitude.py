@@ -12,9 +12,17 @@ from qpc.channels.flow import ParameterAxis
 from qpc.channels.groups import ChannelAnalysis, Group
 from qpc.meta import attribute
 from qpc.ops.affine import BatchNorm
-from qpc.pruning.criteria import Criterion, Joining, Normalization, ParameterCriterion, rows
+from qpc.pruning.criteria import (
+    CRITERIA,
+    Criterion,
+    Joining,
+    Normalization,
+    ParameterCriterion,
+    rows,
+)
 
 
+@CRITERIA.named("l1")
 @dataclass(frozen=True)
 class L1(ParameterCriterion):
     """The sum of the magnitudes of a channel's weights. Li et al. 2017, arXiv:1608.08710."""
@@ -25,6 +33,7 @@ class L1(ParameterCriterion):
         return rows(gm, axis).abs().sum(1)
 
 
+@CRITERIA.named("l2")
 @dataclass(frozen=True)
 class L2(ParameterCriterion):
     """The Euclidean norm of a channel's weights. He et al. 2018, arXiv:1808.06866."""
@@ -35,6 +44,7 @@ class L2(ParameterCriterion):
         return rows(gm, axis).square().sum(1).sqrt()
 
 
+@CRITERIA.named("fpgm")
 @dataclass(frozen=True)
 class FPGM(ParameterCriterion):
     """The sum of the distances to all other channels of the same weight.
@@ -51,6 +61,7 @@ class FPGM(ParameterCriterion):
         return torch.cdist(channels, channels, compute_mode=quick).sum(1)
 
 
+@CRITERIA.named("lamp")
 @dataclass(frozen=True)
 class LAMP(ParameterCriterion):
     """The squared norm of a channel, divided by those of all channels that are not smaller.
@@ -67,6 +78,7 @@ class LAMP(ParameterCriterion):
         return torch.empty_like(relative).index_copy_(0, order, relative)
 
 
+@CRITERIA.named("batch-norm-scale")
 @dataclass(frozen=True)
 class BatchNormScale(Joining):
     """The magnitude of the scale (gamma) that batch normalisation gives a channel.
@@ -87,6 +99,7 @@ class BatchNormScale(Joining):
         )
 
 
+@CRITERIA.named("random")
 @dataclass(frozen=True)
 class Random(Criterion):
     """Random scores, which a criterion has to beat. Mittal et al. 2018, arXiv:1801.10447.

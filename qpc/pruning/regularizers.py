@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 
 from qpc.channels.groups import ChannelAnalysis
 from qpc.errors import PassError
+from qpc.families import Family
 from qpc.meta import attribute
 from qpc.pruning.weight_layers import LayerWeight, Scope, float_layers
 from qpc.settings import require_count, require_number
@@ -30,6 +31,11 @@ class Regularizer(Protocol):
         """The penalty for the graph's parameters as they are, a differentiable scalar."""
 
 
+REGULARIZERS = Family("regularizer", Regularizer)
+"""Regularizers by name."""
+
+
+@REGULARIZERS.named("l1")
 @dataclass(frozen=True)
 class L1:
     """strength * sum of |w| over the weights of convolution and linear layers.
@@ -48,6 +54,7 @@ class L1:
         return self.strength * _total([w.abs().sum() for w in _weights(gm, self.scope)])
 
 
+@REGULARIZERS.named("l2")
 @dataclass(frozen=True)
 class L2:
     """strength * sum of w**2 over the weights of convolution and linear layers.
@@ -66,6 +73,7 @@ class L2:
         return self.strength * _total([w.square().sum() for w in _weights(gm, self.scope)])
 
 
+@REGULARIZERS.named("group-lasso")
 @dataclass(frozen=True, eq=False)
 class GroupLasso:
     """strength * sum over units u of sqrt(size of u) * norm of u.
@@ -96,6 +104,7 @@ class GroupLasso:
         return _members_of(self.analysis, None)
 
 
+@REGULARIZERS.named("growing-l2")
 @dataclass(frozen=True, eq=False)
 class GrowingL2:
     """strength / 2 * sum of w**2 over the given units, with a strength that grows as training goes.

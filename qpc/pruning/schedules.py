@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 from qpc.base import Pass, PassContext
 from qpc.errors import ConfigError
 from qpc.facts import CORE_FORM
+from qpc.families import Family
 from qpc.pipeline import Pipeline
 from qpc.pruning.scored_groups import Baseline
 from qpc.settings import require_count, require_number
@@ -65,6 +66,11 @@ class Schedule(ABC):
         )
 
 
+SCHEDULES = Family("schedule", Schedule)
+"""Schedules by name."""
+
+
+@SCHEDULES.named("one-shot")
 @dataclass(frozen=True)
 class OneShot(Schedule):
     """Everything in the only step."""
@@ -75,6 +81,7 @@ class OneShot(Schedule):
         return 1.0
 
 
+@SCHEDULES.named("linear")
 @dataclass(frozen=True)
 class Linear(Schedule):
     """The same amount in each step."""
@@ -83,6 +90,7 @@ class Linear(Schedule):
         return time
 
 
+@SCHEDULES.named("cubic")
 @dataclass(frozen=True)
 class Cubic(Schedule):
     """Much at first, little in the end, when little is left. Zhu & Gupta 2017, arXiv:1710.01878."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from qpc.errors import ConfigError
+from qpc.families import Family
 from qpc.settings import require_choice, require_count, require_number
 
 MASKED_ALREADY = -1.0
@@ -28,6 +29,11 @@ class WeightRule(Protocol):
         """Where pieces stay, for each tensor of scores."""
 
 
+WEIGHT_RULES = Family("weight rule", WeightRule)
+"""Rules by name."""
+
+
+@WEIGHT_RULES.named("threshold")
 @dataclass(frozen=True)
 class Threshold:
     """What scores less than `value` goes.
@@ -46,6 +52,7 @@ class Threshold:
         return [s >= self.value if self.equal_stays else s > self.value for s in scores]
 
 
+@WEIGHT_RULES.named("ratio")
 @dataclass(frozen=True)
 class Ratio:
     """The given fraction of all pieces goes, those with the lowest scores.
@@ -76,6 +83,7 @@ class Ratio:
         return [k.reshape(s.shape) for k, s in zip(kept, scores, strict=True)]
 
 
+@WEIGHT_RULES.named("n-of-m")
 @dataclass(frozen=True)
 class NOfM:
     """Of every `m` neighbours along the input channels the `n` with the greatest scores stay.
@@ -109,6 +117,7 @@ class NOfM:
         return kept.reshape(*outer, -1)[..., :channels].movedim(-1, 1)
 
 
+@WEIGHT_RULES.named("chosen")
 @dataclass(frozen=True)
 class Chosen:
     """The pieces at the given indices go, in every layer; scores do not matter.

@@ -9,19 +9,28 @@ gives.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from torch import Tensor
 
 from qpc.errors import CalibrationError, ConfigError
+from qpc.families import Family
 from qpc.quant.clipping import least_divergence_range, least_squares_range
 from qpc.quant.grid import Grid, QParams
 from qpc.quant.histogram import Histogram, extent, merge_extents
 from qpc.settings import Settings
 
 State = dict[str, Tensor]
+_C = TypeVar("_C", bound=type)
 
 
 class BaseObserver(Settings, ABC):
@@ -71,11 +80,11 @@ class BaseObserver(Settings, ABC):
         return max(min(lo, 0.0), min(least, 0.0)), min(max(hi, 0.0), max(greatest, 0.0))
 
     def require_nameable(self) -> None:
-        if type(self) not in _CLASSES:
+        if OBSERVERS.name_of(type(self)) is None:
             raise ConfigError(
                 f"an observer of the class {type(self).__name__} cannot be written to a file: "
                 "none could name it when it is read",
-                fix="keep the configuration in Python, or use an observer of qpc.quant.observers",
+                fix="keep the configuration in Python, or name it with OBSERVERS.named",
             )
 
     def qparams(self, state: State, grid: Grid, symmetric: bool) -> QParams:
@@ -84,6 +93,29 @@ class BaseObserver(Settings, ABC):
         return QParams.from_range(lo, hi, grid, symmetric=symmetric)
 
 
+class _Observers(Family):
+    """Observers say their names themselves, as files of settings have them."""
+
+    def named(self, name: str) -> Callable[[_C], _C]:
+        add = super().named(name)
+
+        def checked(cls: _C) -> _C:
+            kind = getattr(cls, "model_fields", {}).get("kind")
+            if kind is None or kind.default != name:
+                raise ConfigError(
+                    f"the observer {cls.__name__} must have a field `kind` with default {name!r}",
+                    fix=f'kind: Literal["{name}"] = "{name}"',
+                )
+            return add(cls)
+
+        return checked
+
+
+OBSERVERS = _Observers("observer", BaseObserver)
+"""Observers by name, which is their `kind`."""
+
+
+@OBSERVERS.named("min-max")
 class MinMax(BaseObserver):
     """The whole observed range. State: `extent` float32[2]."""
 
@@ -105,6 +137,7 @@ class MinMax(BaseObserver):
         return self.observed(state)
 
 
+@OBSERVERS.named("moving-average")
 class MovingAverage(BaseObserver):
     """The exponential moving average of the ranges of the batches.
 
@@ -160,6 +193,7 @@ class _HistogramObserver(BaseObserver):
         return _histogram(state).central(share)
 
 
+@OBSERVERS.named("percentile")
 class Percentile(_HistogramObserver):
     """The range that holds `percent` of the values; the rest is cut off half at each end."""
 
@@ -171,6 +205,7 @@ class Percentile(_HistogramObserver):
         return histogram.quantile(tail), histogram.quantile(1.0 - tail)
 
 
+@OBSERVERS.named("mse")
 class MSE(_HistogramObserver):
     """The range with the least expected squared error, rounding and clipping together.
 
@@ -183,6 +218,7 @@ class MSE(_HistogramObserver):
         return least_squares_range(_histogram(state), grid, symmetric=symmetric)
 
 
+@OBSERVERS.named("entropy")
 class Entropy(_HistogramObserver):
     """The range whose quantized distribution has the least KL divergence from the data's.
 
@@ -202,11 +238,26 @@ def _by_name(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-ActivationObserver = Annotated[
-    MinMax | MovingAverage | Percentile | MSE | Entropy,
-    Field(discriminator="kind"),
-    BeforeValidator(_by_name),
-]
+def _of_any_package(value: Any, validated: ValidatorFunctionWrapHandler) -> Any:
+    """Observers of other classes, by themselves or as data if they have a name."""
+    if isinstance(value, BaseObserver) and type(value) not in _CLASSES:
+        return value
+    data = _by_name(value)
+    kind = data.get("kind") if isinstance(data, dict) else None
+    cls = OBSERVERS.find(kind) if isinstance(kind, str) else None
+    if cls is None or cls in _CLASSES:
+        return validated(data)
+    return cast("type[BaseObserver]", cls).model_validate(data)
+
+
+if TYPE_CHECKING:
+    ActivationObserver: TypeAlias = BaseObserver
+else:
+    ActivationObserver = Annotated[
+        SerializeAsAny[MinMax | MovingAverage | Percentile | MSE | Entropy],
+        Field(discriminator="kind"),
+        WrapValidator(_of_any_package),
+    ]
 """Any observer; as data a mapping with its `kind` and options, or the kind alone."""
 WeightObserver = Annotated[MinMax | MSE, Field(discriminator="kind"), BeforeValidator(_by_name)]
 """The observers that weights, which are all known, can use."""

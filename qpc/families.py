@@ -1,0 +1,80 @@
+"""Families: classes of one kind, each under a name that files and error messages can use.
+
+    @CRITERIA.named("largest-weight")
+    @dataclass(frozen=True)
+    class LargestWeight(ParameterCriterion):
+        ...
+
+A family stands beside the protocol or base class of its kind. `qpc.to_yaml` and `qpc.from_yaml`
+know the families of QPC; packages add classes to them. Passes have their names already, as a class
+keyword.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from qpc.errors import ConfigError
+from qpc.settings import is_kebab_case
+
+_C = TypeVar("_C", bound=type)
+
+
+class Family:
+    """Classes by name.
+
+    name: what one of them is, such as "criterion". base: the class or protocol that all of them
+    have in common, by which the types of fields name the family.
+    """
+
+    def __init__(self, name: str, base: type) -> None:
+        self.name, self.base = name, base
+        self._classes: dict[str, type] = {}
+
+    def __repr__(self) -> str:
+        return f"Family({self.name!r})"
+
+    def named(self, name: str) -> Callable[[_C], _C]:
+        """A decorator that gives a class its name in kebab-case.
+
+        Raises ConfigError for another kind of name, and for one that is taken.
+        """
+        if not is_kebab_case(name):
+            raise ConfigError(f"the name of a {self.name} must be in kebab-case, got {name!r}")
+
+        def add(cls: _C) -> _C:
+            known = self._classes.get(name, cls)
+            if _place(known) != _place(cls):
+                raise ConfigError(
+                    f"there is a {self.name} {name!r} already: {_place(known)}",
+                    fix="choose another name",
+                )
+            self._classes[name] = cls
+            return cls
+
+        return add
+
+    def find(self, name: str) -> type | None:
+        """The class of a name."""
+        return self._classes.get(name)
+
+    def name_of(self, cls: type) -> str | None:
+        """The name of a class; None if it has none."""
+        return next((name for name, known in self._classes.items() if known is cls), None)
+
+    def names(self) -> tuple[str, ...]:
+        """All names, in alphabetical order."""
+        return tuple(sorted(self._classes))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to do about a name that is not known: the nearest one, or all of them."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, 1)
+    return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(choices) or 'none'}"
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
