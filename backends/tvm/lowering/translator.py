@@ -19,6 +19,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from qpc.backends.common.decompose import evaluate, is_constant
 from qpc.backends.tvm.lowering.decompose import decompose
+from qpc.backends.tvm.lowering.floats.rule import FloatRule
 from qpc.backends.tvm.lowering.rules import FLOATS
 from qpc.calls import arguments
 from qpc.errors import BackendError, UnsupportedOpError
@@ -66,12 +67,9 @@ class FloatOperators:
         rule = FLOATS.get(node.target)
         if rule is None:
             return None
-        given = _given(node, value)
-        emitted = rule.truths(given) if rule.truths else None
-        if emitted is None and rule.own:
-            emitted = rule.own(given)
-        if emitted is None and rule.writes:
-            emitted = rule.writes(self._builder, given)
+        emitted = None
+        if rule.truths or rule.own or rule.writes:
+            emitted = self._by_rule(rule, _given(node, value))
         if emitted is not None:
             return self._builder.emit(emitted)
         if not rule.importer:
@@ -79,6 +77,14 @@ class FloatOperators:
         name = getattr(node.target, "__name__", str(node.target))
         converter = self._importer.convert_map[name]
         return converter(self._copy_call(node, value, type_of))
+
+    def _by_rule(self, rule: FloatRule, given: Mapping[str, Any]) -> relax.Expr | None:
+        emitted = rule.truths(given) if rule.truths else None
+        if emitted is None and rule.own:
+            emitted = rule.own(given)
+        if emitted is None and rule.writes:
+            emitted = rule.writes(self._builder, given)
+        return emitted
 
     def _copy_call(self, node: Node, value: Values, type_of: Callable[[Node], Concrete]) -> Node:
         """`node` in a graph of its own, with numbers in place of nodes that stand for numbers."""
