@@ -39,7 +39,9 @@ class Target:
 
     `features` are LLVM feature names that the CPU must have. `tuning` are LLVM attributes that
     change the code but need nothing of the CPU. `vector_lanes` is the number of int32 lanes of one
-    vector register and `isa` names the micro-kernel that multiplies and sums.
+    vector register and `isa` names the micro-kernel that multiplies and sums. `activation` is the
+    type of quantized activations, "uint8" or "int8", which differ by 128 and stand for the same
+    reals: graphs must be quantized for it (`FakeQuantize(signed=True)` for int8).
 
     Raises UnsupportedTargetError for values that no target can have. Whether the micro-kernel can
     do with these features is checked by the compiler.
@@ -51,6 +53,7 @@ class Target:
     vector_lanes: int
     isa: str
     tuning: tuple[str, ...] = ()
+    activation: str = "uint8"
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -64,6 +67,11 @@ class Target:
             )
         if not isinstance(self.isa, str):
             raise UnsupportedTargetError(f"isa of a target must be a name, got {self.isa!r}")
+        if self.activation not in _ACTIVATIONS:
+            raise UnsupportedTargetError(
+                f"activation of a target must be one of {', '.join(_ACTIVATIONS)}, "
+                f"got {self.activation!r}"
+            )
         _check_triple(self.triple)
 
     @classmethod
@@ -151,6 +159,7 @@ def _flags_of_cores() -> list[set[str]] | None:
 _SYSTEM = "Linux"
 _ARCHITECTURES = ("x86_64",)
 _LANES = (1, 2, 4, 8, 16)
+_ACTIVATIONS = ("uint8", "int8")
 _FEATURE = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 # What changes the instructions that may be used is no tuning: nobody would ask the CPU for it.
 _ATTRIBUTE = re.compile(r"[+-](?!s?sse|avx|amx|mmx|x87|fma|f16c|bmi)[a-z0-9][a-z0-9_.-]*")

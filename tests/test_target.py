@@ -184,6 +184,7 @@ ODD_FIELDS = [
     ({"vector_lanes": 8.0}, "vector_lanes of a target must be one of"),
     ({"vector_lanes": True}, "vector_lanes of a target must be one of"),
     ({"isa": None}, "isa of a target must be a name, got None"),
+    ({"activation": "int16"}, "activation of a target must be one of uint8, int8, got 'int16'"),
     ({"triple": "aarch64-unknown-linux-gnu"}, "no code for 'aarch64-unknown-linux-gnu'"),
     ({"triple": "x86_64-pc-windows-msvc"}, "a target is x86_64 with Linux"),
     ({"triple": None}, "no code for None"),

@@ -70,7 +70,7 @@ def joins_channels(node: Node, types: Mapping[Node, Concrete]) -> bool:
     return (
         node.target is aten.cat.default
         and isinstance(result, TensorType)
-        and result.dtype is torch.uint8
+        and result.dtype in (torch.uint8, torch.int8)
         and len(result.shape) == _IMAGE_AXES
         and arguments(node)["dim"] % _IMAGE_AXES == _CHANNELS
     )

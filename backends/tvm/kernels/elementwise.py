@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from tvm.tirx import Expr, PrimFunc
@@ -66,7 +66,7 @@ def mul(
 
 def lookup(isa: Isa, x: View, table: bytes, threads: int = 1, share: Share | None = None) -> Kernel:
     """The kernel of `qpc::lookup`; see `add` for `share`."""
-    values = np.frombuffer(Lookup(table).table, np.uint8)
+    values = np.frombuffer(Lookup(table).table, isa.activation)
     return _unary(isa, "lookup", x, values, threads, share)
 
 
@@ -86,7 +86,7 @@ def _binary(
     threads: int,
     share: Share | None,
 ) -> Kernel:
-    out = View(np.broadcast_shapes(a.shape, b.shape), share)
+    out = View(np.broadcast_shapes(a.shape, b.shape), share, a.dtype)
     name, func = _binary_function(isa, operation, (a, b, out), len(constants), threads)
     params = (np.array(constants, np.int64).astype(np.int32),)
     return Kernel(name, func, (a.type, b.type), params, out.type)
@@ -101,7 +101,7 @@ def _binary_function(
     threads: int,
 ) -> tuple[str, PrimFunc]:
     a_view, b_view, out_view = views
-    emit_value = isa.added if operation == "add" else _multiplied
+    emit_value = isa.added if operation == "add" else partial(_multiplied, isa.activation)
     strides = [broadcast_strides(v.shape, v.strides, out_view.shape) for v in views]
     box = Box.of(out_view.shape, *strides)
 
@@ -128,19 +128,19 @@ def _lanes(isa: Isa, box: Box) -> int:
     return isa.lanes * 4 if max(box.last_strides) <= 1 else 1
 
 
-def _multiplied(a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
+def _multiplied(dtype: str, a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
     a_zero_point, b_zero_point, multiplier, *requantize = constants
     product = (cast(a, "int32", lanes) - splat(a_zero_point, lanes)) * (
         cast(b, "int32", lanes) - splat(b_zero_point, lanes)
     )
     scale = splat(T.reinterpret("float32", multiplier), lanes)
-    return cast(requantized(product, scale, requantize, lanes), "uint8", lanes)
+    return cast(requantized(product, scale, requantize, lanes), dtype, lanes)
 
 
 def _unary(
     isa: Isa, operation: str, x: View, param: Array, threads: int, share: Share | None
 ) -> Kernel:
-    out = View(x.shape, share)
+    out = View(x.shape, share, x.dtype)
     param_type = TensorType(param.shape, str(param.dtype))
     name, func = _unary_function(isa, operation, (x, out), param_type, threads)
     return Kernel(name, func, (x.type,), (param,), out.type)
@@ -162,7 +162,7 @@ def _unary_function(
             if operation == "lookup":
                 value = isa.lookup(numbers, value, lanes)
             else:
-                value = clamped(value, numbers.load(0), numbers.load(1), lanes)
+                value = clamped(value, numbers.load(0), numbers.load(1), isa.activation, lanes)
             out.store(target, value, lanes)
 
         for_each_vector(box, _lanes(isa, box), threads, emit)

@@ -101,7 +101,7 @@ def local(size: int, dtype: str) -> Flat:
     return Flat(buffer, dtype)
 
 
-def scratch(size: int, dtype: str = "uint8") -> Flat:
+def scratch(size: int, dtype: str) -> Flat:
     """A temporary buffer in memory."""
     return Flat(T.alloc_buffer((size,), dtype), dtype)
 

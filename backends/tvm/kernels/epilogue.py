@@ -1,4 +1,4 @@
-"""What happens to an accumulator: requantization to uint8, then optional stages, then the store.
+"""What happens to an accumulator: requantization to 8 bits, then optional stages, then the store.
 
 The code of a kernel depends on the kinds of its stages only; their numbers are arguments. So layers
 of equal shape share code, and compile once.
@@ -31,7 +31,7 @@ ROUNDING = 0x4B400000  # bits of 1.5 * 2**23: adding it to a small float rounds 
 
 @dataclass(frozen=True)
 class Requantize:
-    """int32 to uint8: `clamp(rne(f32(acc) * multiplier) + output_zero_point, lo, hi)`.
+    """int32 to an activation: `clamp(rne(f32(acc) * multiplier) + output_zero_point, lo, hi)`.
 
     `multiplier` is rounded to float32.
     """
@@ -117,15 +117,20 @@ class EpilogueForm:
         """The tensors that are added."""
         return (output,) * self.stages.count(AddTensor)
 
-    def params(self) -> tuple[TensorType, ...]:
-        """The constants, then the tables."""
+    def params(self, activation: str) -> tuple[TensorType, ...]:
+        """The constants, then the tables, whose entries are activations."""
         count = _FIXED + sum(_CONSTANTS[stage] for stage in self.stages)
-        table = TensorType((256,), "uint8")
+        table = TensorType((256,), activation)
         return (TensorType((count,), "int32"), *(table,) * self.stages.count(Lookup))
 
 
 def epilogue_params(
-    input_zero_point: int, output_zero_point: int, lo: int, hi: int, epilogue: Epilogue
+    input_zero_point: int,
+    output_zero_point: int,
+    lo: int,
+    hi: int,
+    epilogue: Epilogue,
+    activation: str,
 ) -> tuple[Array, ...]:
     """The arrays described by `EpilogueForm.params`."""
     values = [
@@ -141,7 +146,7 @@ def epilogue_params(
             case Clamp():
                 values += (stage.lo, stage.hi)
             case Lookup():
-                lookup_tables.append(np.frombuffer(stage.table, np.uint8))
+                lookup_tables.append(np.frombuffer(stage.table, activation))
     return (np.array(values, np.int64).astype(np.int32), *lookup_tables)
 
 
@@ -160,13 +165,13 @@ class EpilogueCode:
         return replace(self, constants=self.constants.part(offset))
 
     def input_zero_point(self) -> Expr:
-        """The uint8 that pads the input."""
-        return T.cast(self.constants.load(0), "uint8")
+        """The activation that pads the input."""
+        return T.cast(self.constants.load(0), self.isa.activation)
 
     def requantized(
         self, accs: Sequence[Expr], multipliers: Sequence[Expr], *, in_order: bool
     ) -> Expr:
-        """One uint8 vector of several int32 vectors, in the order of `interleave` or in order."""
+        """Activations of several int32 vectors, in the order of `interleave` or in order."""
         isa = self.isa
         products = [
             cast(acc, "float32", isa.lanes) * multiplier
@@ -180,7 +185,7 @@ class EpilogueCode:
         return isa.narrow_in_order(parts) if in_order else isa.narrow(parts)
 
     def stages(self, value: Expr, offset: Index, lanes: int) -> Expr:
-        """The stages applied to uint8 `value`, whose place in the output is `offset`."""
+        """The stages applied to activations `value`, whose place in the output is `offset`."""
         added, lookup_tables = zip(self.added, self.form.moved, strict=True), iter(self.tables)
         at = _FIXED
         for stage in self.form.stages:
@@ -193,7 +198,7 @@ class EpilogueCode:
             elif stage is Lookup:
                 value = self.isa.lookup(next(lookup_tables), value, lanes)
             else:
-                value = clamped(value, constants[0], constants[1], lanes)
+                value = clamped(value, constants[0], constants[1], self.isa.activation, lanes)
             value = bind(value)
         return value
 
@@ -205,12 +210,12 @@ def requantize_constants(output_zero_point: int, lo: int, hi: int) -> tuple[int,
 
 
 def requantized(acc: Expr, multiplier: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
-    """int32 in 0..255 of an int32 accumulator."""
+    """int32 in lo..hi of an int32 accumulator."""
     return rounded(cast(acc, "float32", lanes) * multiplier, constants, lanes)
 
 
 def rounded(value: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
-    """int32 in 0..255 of a float: clamped, rounded half to even, moved; NaN becomes lo.
+    """int32 in lo..hi of a float: clamped, rounded half to even, moved; NaN becomes lo.
 
     Clamping first keeps every later step in range, and stands between the multiplication and the
     addition that rounds: fused into one instruction, they would round differently.
@@ -236,7 +241,7 @@ def add_constants(add: AddTensor) -> tuple[int, ...]:
     )
 
 
-def clamped(value: Expr, lo: Expr, hi: Expr, lanes: int) -> Expr:
-    """uint8 `value` clamped to int32 `lo..hi`."""
-    low, high = (splat(T.cast(bound, "uint8"), lanes) for bound in (lo, hi))
+def clamped(value: Expr, lo: Expr, hi: Expr, dtype: str, lanes: int) -> Expr:
+    """`value` of a type of 8 bits clamped to int32 `lo..hi`."""
+    low, high = (splat(T.cast(bound, dtype), lanes) for bound in (lo, hi))
     return T.min(T.max(value, low), high)

@@ -31,15 +31,16 @@ class Places:
 
 @dataclass(frozen=True)
 class View:
-    """Bytes of `shape`, as a tensor of their own or as a share of one with a longer last axis."""
+    """Elements of `shape`, as a tensor of their own or a share of one with a longer last axis."""
 
     shape: tuple[int, ...]
     share: Share | None = None
+    dtype: str = "uint8"
 
     @property
     def type(self) -> TensorType:
         """The tensor that they lie in."""
-        return TensorType((*self.shape[:-1], self.step) if self.share else self.shape, "uint8")
+        return TensorType((*self.shape[:-1], self.step) if self.share else self.shape, self.dtype)
 
     @property
     def step(self) -> int:
@@ -88,6 +89,8 @@ class ConvShape:
     groups: int = 1
     places: Places | None = None
     source: Share | None = None
+    dtype: str = "uint8"
+    """Of inputs and outputs."""
 
     def __post_init__(self) -> None:
         if self.c % self.groups or self.o % self.groups:
@@ -123,12 +126,12 @@ class ConvShape:
     @property
     def images(self) -> View:
         """Where the inputs lie."""
-        return View((self.n, self.h, self.w, self.c), self.source)
+        return View((self.n, self.h, self.w, self.c), self.source, self.dtype)
 
     @property
     def output(self) -> TensorType:
         """The output tensor."""
-        return TensorType((self.n, self.oh, self.ow, self.o), "uint8")
+        return TensorType((self.n, self.oh, self.ow, self.o), self.dtype)
 
     def output_offset(self, image: Index, row: Index) -> Index:
         """Where a row of the output begins, in elements."""
@@ -170,7 +173,7 @@ class Conv2dDesc(ConvShape):
     @property
     def output(self) -> TensorType:
         """The tensor that the outputs go to."""
-        return TensorType((self.n, self.oh, self.ow, self.channels or self.o), "uint8")
+        return TensorType((self.n, self.oh, self.ow, self.channels or self.o), self.dtype)
 
     @property
     def shape(self) -> ConvShape:

@@ -26,6 +26,11 @@ class TensorType:
         return prod(self.shape)
 
 
+def least(dtype: str) -> int:
+    """The smallest integer of a type: what stands first in its tables."""
+    return int(np.iinfo(dtype).min)
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """A PrimFunc and the constant arrays that make it one layer.

@@ -1,4 +1,4 @@
-"""Between float tensors in logical order and uint8 tensors in physical order."""
+"""Between float tensors in logical order and tensors of activations in physical order."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def quantize(
     The result is transposed: its axis `i` is axis `permutation[i]` of x.
     """
     x = TensorType(shape, "float32")
-    out = TensorType(tuple(shape[axis] for axis in permutation), "uint8")
+    out = TensorType(tuple(shape[axis] for axis in permutation), isa.activation)
     name, func = _quantize_function(isa, x, permutation, out, threads)
     inverse = np.float32(1.0 / float(np.float32(scale)))
     numbers = (float_bits(float(inverse)), *requantize_constants(zero_point, lo, hi))
@@ -60,9 +60,9 @@ def dequantize(
 ) -> Kernel:
     """The kernel of `qpc::dequantize` to a float32 tensor of logical `shape`.
 
-    Axis `i` of the uint8 input is axis `permutation[i]` of the result.
+    Axis `i` of the input is axis `permutation[i]` of the result.
     """
-    x = TensorType(tuple(shape[axis] for axis in permutation), "uint8")
+    x = TensorType(tuple(shape[axis] for axis in permutation), isa.activation)
     out = TensorType(shape, "float32")
     name, func = _dequantize_function(isa, x, permutation, out, threads)
     numbers = np.array([float_bits(scale), zero_point], np.int32)
@@ -90,7 +90,7 @@ def _quantize_function(
             values = []
             for channel in range(count):
                 real = x.load(offsets[0] + channel * planes, lanes) * inverse
-                value = cast(rounded(real, constants, lanes), "uint8", lanes)
+                value = cast(rounded(real, constants, lanes), isa.activation, lanes)
                 values.append(bind(value))
             if count == 1:
                 out.store_strided(offsets[1], stride, values[0], lanes)

@@ -29,7 +29,7 @@ from qpc.backends.tvm.kernels.emit import (
 from qpc.backends.tvm.kernels.epilogue import Requantize, requantize_constants, requantized
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.base import Isa
-from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
+from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name, least
 from qpc.backends.tvm.kernels.loops import Box, contiguous_strides, for_each_vector, outer_indices
 
 Shape = tuple[int, ...]
@@ -97,7 +97,7 @@ def mean(
         for axis, extent in enumerate(shape)
         if keepdim or axis not in reduced
     )
-    x, out = TensorType(shape, "uint8"), TensorType(kept, "uint8")
+    x, out = (TensorType(size, isa.activation) for size in (shape, kept))
     name, func = _mean_function(isa, x, frozenset(reduced), out, threads)
     return Kernel(name, func, (x,), (_average_constants(requantize),), out)
 
@@ -114,11 +114,11 @@ def _average_constants(requantize: Requantize) -> Array:
 _AVERAGE_CONSTANTS = TensorType((5,), "int32")
 
 
-def _average(total: Expr, numbers: Flat, lanes: int) -> Expr:
-    """uint8 of a sum from which zero points are subtracted already."""
+def _average(total: Expr, numbers: Flat, dtype: str, lanes: int) -> Expr:
+    """Activations of a sum from which zero points are subtracted already."""
     multiplier = splat(T.reinterpret("float32", numbers.load(1)), lanes)
     constants = [numbers.load(i) for i in range(2, 5)]
-    return cast(requantized(total, multiplier, constants, lanes), "uint8", lanes)
+    return cast(requantized(total, multiplier, constants, lanes), dtype, lanes)
 
 
 def _pool(
@@ -131,7 +131,7 @@ def _pool(
     share: Share | None,
 ) -> Kernel:
     n, h, w, c = x.shape
-    out = View((n, window.output_size(h, 0), window.output_size(w, 1), c), share)
+    out = View((n, window.output_size(h, 0), window.output_size(w, 1), c), share, x.dtype)
     name, func = _pool_function(isa, operation, x, window, out, threads)
     return Kernel(name, func, (x.type,), params, out.type)
 
@@ -147,7 +147,9 @@ def _pool_function(
 ) -> tuple[str, PrimFunc]:
     is_max = operation == "max_pool2d"
     n, oh, ow, c = outputs.shape
-    dtype = "uint8" if is_max else "int32"
+    dtype = images.dtype if is_max else "int32"
+    # The least number never wins against the window's own values.
+    start = least(dtype) if is_max else 0
     size = isa.lanes * 4 if is_max else isa.lanes
 
     def body(x: Flat, *args: Flat) -> None:
@@ -156,8 +158,7 @@ def _pool_function(
         def emit(position: list[Index], channel: Index, lanes: int) -> None:
             image, row, column = position
             state = local(lanes, dtype)
-            # 0 is the least uint8, so it never wins against the window's own values.
-            state.store(0, integer(0, dtype, lanes), lanes)
+            state.store(0, integer(start, dtype, lanes), lanes)
 
             def visit(y: Index, x_column: Index) -> None:
                 value = x.load(images.offset(image, y, x_column) + channel, lanes)
@@ -171,7 +172,7 @@ def _pool_function(
             _for_each_tap(window, images.shape[1:3], (oh, ow), (row, column), visit)
             result = state.load(0, lanes)
             if not is_max:
-                result = _average(result, numbers[0], lanes)
+                result = _average(result, numbers[0], outputs.dtype, lanes)
             out.store(outputs.offset(image, row, column) + channel, result, lanes)
 
         with ExitStack() as stack:
@@ -240,7 +241,8 @@ def _mean_function(
                 )
                 value = cast(x.load(at, lanes), "int32", lanes)
                 total.store(0, total.load(0, lanes) + value, lanes)
-            out.store(target, _average(total.load(0, lanes), numbers, lanes), lanes)
+            average = _average(total.load(0, lanes), numbers, out_type.dtype, lanes)
+            out.store(target, average, lanes)
 
         for_each_vector(box, isa.lanes * 4 if in_vectors else 1, threads, emit)
 

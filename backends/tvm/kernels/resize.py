@@ -45,7 +45,7 @@ def resize2d(
     share: which channels of larger images the outputs are.
     """
     n, h, w, c = x.shape
-    out = View((n, len(rows), len(columns), c), share)
+    out = View((n, len(rows), len(columns), c), share, x.dtype)
     linear = bool((rows % POSITIONS).any() or (columns % POSITIONS).any())
     name, func = _function(isa, linear, x, out, threads)
     axes = _axis(rows, h, w * x.step), _axis(columns, w, x.step)
@@ -92,7 +92,7 @@ def _function(
                     total = total + value * splat(share, lanes)
                 value = T.shift_right(total, integer(_SHIFT, lanes=lanes))
                 place = target + column * outputs.step + channel
-                out.store(place, cast(value, "uint8", lanes), lanes)
+                out.store(place, cast(value, outputs.dtype, lanes), lanes)
 
             whole, rest = divmod(c, isa.lanes)
             if whole:

@@ -94,9 +94,9 @@ def emitted(
     others = sum(v.view.others for v in inputs) + kernel.output.size - prod(shape)
     expr = emit.kernel(kernel, exprs, nodes=call.nodes, into=call.frame, others=others)
     if call.share is None:
-        return Value(expr, shape, torch.uint8, NHWC)
+        return Value(expr, shape, emit.activation, NHWC)
     n, _, h, w = shape
-    whole = Value(expr, (n, call.share.channels, h, w), torch.uint8, NHWC)
+    whole = Value(expr, (n, call.share.channels, h, w), emit.activation, NHWC)
     return Slice(whole, call.share.first, shape)
 
 

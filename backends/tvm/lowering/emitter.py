@@ -21,7 +21,7 @@ from qpc.backends.tvm.lowering import copies
 from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value, identity, permuted
 from qpc.backends.tvm.report import KernelUse, OtherUse
 from qpc.meta import label
-from qpc.types import dtype_name
+from qpc.types import dtype_name, dtype_of
 
 _OPAQUE = 8  # operator fusion must leave the kernels alone
 
@@ -58,6 +58,20 @@ class Emitter:
         self._weights = weights
         self._functions: dict[str, GlobalVar] = {}
         self.start_function(None, 1)
+
+    @property
+    def activation(self) -> torch.dtype:
+        """The type of quantized values."""
+        found = dtype_of(self.isa.activation)
+        assert found is not None
+        return found
+
+    @property
+    def wanted_grids(self) -> str:
+        """What to do where quantized values are of another type."""
+        signed = self.activation is torch.int8
+        kind = "signed" if signed else "unsigned"
+        return f"quantize activations to {kind} grids (signed={signed})"
 
     def start_function(self, gm: GraphModule | None, batch: int) -> None:
         """Forget what belongs to the function before."""

@@ -17,6 +17,7 @@ from tvm.relax import Expr
 
 from qpc.backends.common.share import Share
 from qpc.backends.tvm.kernels.geometry import View
+from qpc.types import dtype_name
 
 Order = tuple[int, ...]
 NHWC: Order = (0, 2, 3, 1)
@@ -39,7 +40,7 @@ class Value:
     @property
     def view(self) -> View:
         """The value as kernels see it."""
-        return View(self.physical_shape)
+        return View(self.physical_shape, dtype=dtype_name(self.dtype))
 
     def stored_as(self, order: Order) -> bool:
         """Whether memory already looks as it would in `order`."""
@@ -79,7 +80,8 @@ class Slice:
     @property
     def view(self) -> View:
         """The value as kernels see it."""
-        return View(permuted(self.shape, NHWC), Share(self.first, self.whole.physical_shape[-1]))
+        share = Share(self.first, self.whole.physical_shape[-1])
+        return View(permuted(self.shape, NHWC), share, dtype_name(self.dtype))
 
 
 def identity(rank: int) -> Order:

@@ -164,7 +164,7 @@ class _Lowering:
             self._borders.get(node.all_input_nodes[0], NO_BORDER),
         )
         if not rule.any_type:
-            _require_unsigned(call)
+            _require_activations(self._emit, call)
         value = rule.lower(self._emit, call)
         if slot:
             self._frames[slot.cat] = value.expr
@@ -198,7 +198,7 @@ class _Lowering:
         if rest:
             frame = self._frames.get(home.cat)
             self._frames[home.cat] = place(self._emit, rest, whole, frame)
-        value = Value(self._frames[home.cat], whole, torch.uint8, NHWC)
+        value = Value(self._frames[home.cat], whole, self._type(home.cat).dtype, NHWC)
         return value if home.cat is cat else Slice(value, home.share.first, shape)
 
     def _other(self, node: Node) -> Any:
@@ -295,14 +295,14 @@ class _Lowering:
         return identity(rank)
 
 
-def _require_unsigned(call: Call) -> None:
+def _require_activations(emit: Emitter, call: Call) -> None:
     """Raise BackendError for activations that kernels do not take."""
     for value in call.args.values():
-        if isinstance(value, Value) and value.dtype not in (torch.uint8, torch.float32):
+        if isinstance(value, Value) and value.dtype not in (emit.activation, torch.float32):
             raise BackendError(
-                f"integer kernels take uint8 activations, not {value.dtype}",
+                f"integer kernels take {emit.isa.activation} activations, not {value.dtype}",
                 node=call.node,
-                fix="quantize activations to unsigned grids (signed=False)",
+                fix=emit.wanted_grids,
             )
 
 

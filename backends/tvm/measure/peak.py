@@ -33,10 +33,10 @@ class Peak:
 def peak(target: Target) -> Peak:
     """The loop for the dot product that the kernels for `target` use."""
     isa = isa_for(target)
-    return _vector_peak(target, isa) if isa.tiles is None else _matrix_peak(target, isa.tiles)
+    return _vector_peak(target, isa) if isa.tiles is None else _matrix_peak(target, isa, isa.tiles)
 
 
-def _matrix_peak(target: Target, tiles: MatrixTiles) -> Peak:
+def _matrix_peak(target: Target, isa: Isa, tiles: MatrixTiles) -> Peak:
     """Full registers, as many sums as a micro-kernel has."""
     shape = TileShape(2, 2, TileShape.PIXELS, TileShape.RUN)
     pairs = list(product(range(shape.parts), range(shape.vectors)))
@@ -55,7 +55,7 @@ def _matrix_peak(target: Target, tiles: MatrixTiles) -> Peak:
         registers.close()
 
     types = (
-        TensorType((shape.pixels * shape.run,), "uint8"),
+        TensorType((shape.pixels * shape.run,), isa.activation),
         TensorType((shape.weights_size,), "int8"),
         TensorType((64,), "uint8"),
         TensorType((TileShape.LANES,), "int32"),

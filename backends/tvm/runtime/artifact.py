@@ -100,6 +100,7 @@ def _manifest(
             "tuning": list(target.tuning),
             "vector_lanes": target.vector_lanes,
             "isa": target.isa,
+            "activation": target.activation,
         },
         "threads": parts.threads,
         "signature": encode_signature(parts.signature),

@@ -118,6 +118,7 @@ class _Target(_Part):
     tuning: list[_Text]
     vector_lanes: Annotated[int, Field(ge=1, le=1024)]
     isa: _Text
+    activation: _Text = "uint8"
 
     def decoded(self) -> Target:
         lists = {"features": tuple(self.features), "tuning": tuple(self.tuning)}

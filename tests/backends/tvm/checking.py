@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from qpc.backends import reference, tvm
+from qpc.target import Target
 from tests.generators import random_inputs
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def assert_same_bits(
     gm: GraphModule,
-    target: str = "native",
+    target: Target | str = "native",
     *,
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,

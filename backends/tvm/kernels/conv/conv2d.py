@@ -142,7 +142,7 @@ def dense_parts(
         )
     desc, (x, out) = parts[0].desc, types
     params += epilogue_params(
-        desc.input_zero_point, desc.output_zero_point, desc.lo, desc.hi, epilogue
+        desc.input_zero_point, desc.output_zero_point, desc.lo, desc.hi, epilogue, isa.activation
     )
     skipped = _mean(plans, [plan.skipped for plan in plans])
     saved = _mean(plans, [plan.saved for plan in plans])
@@ -224,7 +224,7 @@ def _function(
                     _VectorCode(plan, x, weight, bias, multiplier, epilogue, out).emit()
 
     name = kernel_name(operation, plans, form, types)
-    arguments = (x_type, *added, *packed, *form.params(), out_type)
+    arguments = (x_type, *added, *packed, *form.params(plans[0].isa.activation), out_type)
     return name, prim_func(name, arguments, body)
 
 

@@ -156,7 +156,7 @@ class DensePlan(ConvLayout):
         """Whether the input cannot be read in place."""
         apart = self.shape.source is not None and not self.is_matrix_product
         fits = not any(self.shape.padding) and self._slack == 0 and not apart
-        return not fits or self.isa.x_type != "uint8"
+        return not fits or self.isa.x_type != self.isa.activation
 
     @property
     def x_step(self) -> int:

@@ -61,7 +61,14 @@ def depthwise_conv2d(
         # Sums may wrap around in between: the compiler has proved that the accumulator does not.
         plan.pack_channels((bias - zero_point_term).astype(np.int32)),
         plan.pack_channels(multiplier.astype(np.float32)),
-        *epilogue_params(desc.input_zero_point, desc.output_zero_point, desc.lo, desc.hi, epilogue),
+        *epilogue_params(
+            desc.input_zero_point,
+            desc.output_zero_point,
+            desc.lo,
+            desc.hi,
+            epilogue,
+            isa.activation,
+        ),
     )
     inputs = (desc.input, *form.inputs(desc.output))
     return Kernel(name, func, inputs, params, desc.output)
@@ -124,7 +131,7 @@ class _Plan:
     @property
     def _must_copy(self) -> bool:
         """Whether pixels cannot be read where they are."""
-        return any(self.shape.padding) or self.isa.x_type != "uint8"
+        return any(self.shape.padding) or self.isa.x_type != self.isa.activation
 
     def _row_cost(self, tile: _Tile) -> float:
         shape, isa = self.shape, self.isa
@@ -255,7 +262,13 @@ def _function(plan: _Plan, form: EpilogueForm, out_type: TensorType) -> tuple[st
         epilogue = EpilogueCode(plan.isa, form, constants, others, tables)
         _Code(plan, x, weight, bias, multiplier, epilogue, out).emit()
 
-    types = (plan.shape.input, *added, *plan.param_types, *form.params(), out_type)
+    types = (
+        plan.shape.input,
+        *added,
+        *plan.param_types,
+        *form.params(plan.isa.activation),
+        out_type,
+    )
     return name, prim_func(name, types, body)
 
 

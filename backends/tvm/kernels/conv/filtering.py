@@ -95,11 +95,14 @@ class Filtering:
         rows = np.array(self.kernel_rows, np.float32)
         return np.kron(rows, rows)
 
-    def fits(self, weight: npt.NDArray[np.int8]) -> bool:
-        """Whether outputs leave enough bits free, whatever the inputs are."""
+    def fits(self, weight: npt.NDArray[np.int8], activation: str = "uint8") -> bool:
+        """Whether outputs leave enough bits free, whatever the inputs of that type are."""
         wide = weight.astype(np.int64)
         positive, negative = (np.maximum(sign * wide, 0).sum((1, 2, 3)) for sign in (1, -1))
-        largest = 255 * int(np.maximum(positive, negative).max(initial=0))
+        limits = np.iinfo(activation)
+        up, down = int(limits.max), -int(limits.min)
+        sums = np.maximum(up * positive + down * negative, down * positive + up * negative)
+        largest = int(sums.max(initial=0))
         return bool(largest < 2 ** (31 - self.shift))
 
 

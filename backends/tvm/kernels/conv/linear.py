@@ -48,11 +48,12 @@ def linear(
         c=desc.k,
         o=desc.o,
         kernel=(1, 1),
+        dtype=isa.activation,
         input_zero_point=desc.input_zero_point,
         output_zero_point=desc.output_zero_point,
         lo=desc.lo,
         hi=desc.hi,
     )
-    types = (TensorType((desc.m, desc.k), "uint8"), TensorType((desc.m, desc.o), "uint8"))
+    x, out = (TensorType((desc.m, size), isa.activation) for size in (desc.k, desc.o))
     weight = weight.reshape(desc.o, desc.k, 1, 1)
-    return dense_conv2d(isa, conv, weight, bias, multiplier, epilogue, threads, types, tuner)
+    return dense_conv2d(isa, conv, weight, bias, multiplier, epilogue, threads, (x, out), tuner)

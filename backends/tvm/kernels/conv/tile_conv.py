@@ -54,7 +54,7 @@ class TileCode:
         threads = min(plan.threads, count)
         sums_size, x_size = plan.isa.tiles.memory(tile), cut.images * plan.image_scratch
         sums = scratch(threads * sums_size, "int32")
-        source = self.x if plan.in_place else scratch(threads * x_size)
+        source = self.x if plan.in_place else scratch(threads * x_size, plan.isa.activation)
         with tasks(count, threads) as (worker, task):
             block, row_block, part = split(task, image_blocks, row_blocks, cut.parts)
             image = bind(tile_start(block, cut.images, plan.images))

@@ -47,6 +47,8 @@ class TransposedDesc:
     """Which channels of larger images the inputs are, if they are a part of these."""
     share: Share | None = None
     """Which channels of larger images the outputs are, if they are a part of these."""
+    dtype: str = "uint8"
+    """Of inputs and outputs."""
 
     def axis(self, i: int) -> Axis:
         """Rows (0) or columns (1)."""
@@ -56,13 +58,13 @@ class TransposedDesc:
     @property
     def input(self) -> TensorType:
         """The tensor that the inputs lie in."""
-        return View((self.n, self.h, self.w, self.c), self.source).type
+        return View((self.n, self.h, self.w, self.c), self.source, self.dtype).type
 
     @property
     def output(self) -> TensorType:
         """The tensor that the outputs go to."""
         size = self.axis(0).outputs, self.axis(1).outputs
-        return View((self.n, *size, self.o), self.share).type
+        return View((self.n, *size, self.o), self.share, self.dtype).type
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ def _part(
         dilation=(row.dilation, column.dilation),
         groups=desc.groups,
         source=desc.source,
+        dtype=desc.dtype,
         places=Places(
             row.first * line + column.first * channels + first,
             rows * line,

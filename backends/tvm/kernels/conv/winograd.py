@@ -87,7 +87,14 @@ class WinogradCode:
             filtering.size * filtering.out * plan.isa.lanes,
             filtering.out**2 * unit_lanes,
         )
-        types = ("uint8", plan.words.x_type, plan.words.x_type, "int32", "int32", "int32")
+        types = (
+            plan.isa.activation,
+            plan.words.x_type,
+            plan.words.x_type,
+            "int32",
+            "int32",
+            "int32",
+        )
         memory = Memory(*(scratch(threads * n, t) for n, t in zip(sizes, types, strict=True)))
         with tasks(count, threads) as (worker, task):
             block, row_block, part = split(task, image_blocks, row_blocks, cut.parts)

@@ -65,7 +65,7 @@ class WinogradPlan(ConvLayout):
         return [
             cls(layout.isa, shape, layout.threads, out)
             for out, filtering in FILTERINGS.items()
-            if min(shape.oh, shape.ow) >= out and filtering.fits(weight)
+            if min(shape.oh, shape.ow) >= out and filtering.fits(weight, layout.isa.activation)
         ]
 
     @property

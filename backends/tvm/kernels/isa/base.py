@@ -16,8 +16,9 @@ from tvm.target.codegen import llvm_lookup_intrinsic_id
 from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
-from qpc.backends.tvm.kernels.emit import Flat, cast, shuffle, splat, wrapped_sum
+from qpc.backends.tvm.kernels.emit import Flat, cast, integer, shuffle, splat, wrapped_sum
 from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles
+from qpc.backends.tvm.kernels.kernel import least
 from qpc.errors import UnsupportedTargetError
 
 
@@ -30,9 +31,9 @@ class Isa:
     loads a broadcast is worth, `dot_instructions` how many a `dot` is made of, and
     `vectors_per_store` how many vectors of results are best narrowed to bytes together, up to four.
 
-    Activations are uint8 and weights int8 in tensors. `operand` is the type in which `dot` takes
-    them: if it is wider, kernels widen activations while they copy them to scratch memory, once
-    for all output channels, and weights are stored wide.
+    Activations are of type `activation`, uint8 or int8, and weights int8 in tensors. `operand` is
+    the type in which `dot` takes them: if it is wider, kernels widen activations while they copy
+    them to scratch memory, once for all output channels, and weights are stored wide.
     """
 
     name: str
@@ -44,13 +45,14 @@ class Isa:
     dot_instructions: int = 1
     vectors_per_store: int = 1
     operand: str | None = None
+    activation: str = "uint8"
     tiles: MatrixTiles | None = None
     """Registers of matrices, if there are any; they have as many lanes."""
 
     @property
     def x_type(self) -> str:
         """Element type of the activations that `dot` takes."""
-        return self.operand or "uint8"
+        return self.operand or self.activation
 
     @property
     def x_bytes(self) -> int:
@@ -104,18 +106,18 @@ class Isa:
         return np.arange(self.lanes)[None]
 
     def narrow(self, parts: Sequence[Expr]) -> Expr:
-        """int32 vectors in the order of `interleave`, as one uint8 vector in channel order.
+        """int32 vectors in the order of `interleave`, as activations in channel order.
 
-        Every element is in 0..255.
+        Every element fits the type of activations.
         """
-        return cast(parts[0], "uint8", self.lanes)
+        return cast(parts[0], self.activation, self.lanes)
 
     def narrow_in_order(self, parts: Sequence[Expr]) -> Expr:
-        """One to four int32 vectors, one after the other, as one uint8 vector.
+        """One to four int32 vectors, one after the other, as activations.
 
-        Every element is in 0..255.
+        Every element fits the type of activations.
         """
-        narrow = [cast(part, "uint8", self.lanes) for part in parts]
+        narrow = [cast(part, self.activation, self.lanes) for part in parts]
         size = self.lanes * len(parts)
         return narrow[0] if len(parts) == 1 else shuffle(narrow, range(size))
 
@@ -126,7 +128,7 @@ class Isa:
     def rounded_to_bytes(
         self, values: Sequence[Expr], zero_point: Expr, lo: Expr, hi: Expr, *, in_order: bool
     ) -> Expr:
-        """`clamp(rne(value) + zero_point, lo, hi)` of float32 vectors, as one uint8 vector.
+        """`clamp(rne(value) + zero_point, lo, hi)` of float32 vectors, as activations.
 
         The values fit an int32. They are one to four vectors in order, or `depth` vectors in the
         order of `interleave`.
@@ -134,17 +136,18 @@ class Isa:
         raise NotImplementedError
 
     def added(self, a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
-        """uint8 sum of two uint8 vectors, in fixed point, with the numbers of `add_constants`."""
+        """Sum of two vectors of activations, in fixed point; `constants` as in `add_constants`."""
         a_multiplier, b_multiplier, offset, shift, zero_point, lo, hi = (
             splat(constant, lanes) for constant in constants
         )
         a, b = cast(a, "int32", lanes), cast(b, "int32", lanes)
         total = T.shift_right(a * a_multiplier + b * b_multiplier + offset, shift) + zero_point
-        return cast(T.min(T.max(total, lo), hi), "uint8", lanes)
+        return cast(T.min(T.max(total, lo), hi), self.activation, lanes)
 
     def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
-        """`table[v]` for every uint8 `v` of a vector; the table has 256 entries."""
-        return table.load_each(cast(values, "int32", lanes))
+        """The entry of each activation of a vector; the first of 256 is that of the least one."""
+        index, first = cast(values, "int32", lanes), least(self.activation)
+        return table.load_each(index - integer(first, lanes=lanes) if first else index)
 
 
 def intrinsic(name: str, dtype: str, *args: Expr) -> Expr:

@@ -39,6 +39,12 @@ def isa_for(target: Target) -> Isa:
         raise UnsupportedTargetError(
             f"isa {target.isa!r} needs the features {choices}, which target {target.name!r} lacks"
         )
+    if target.activation not in kind.activations:
+        raise UnsupportedTargetError(
+            f"isa {target.isa!r} multiplies {' or '.join(kind.activations)} by int8, target "
+            f"{target.name!r} has activation={target.activation!r}",
+            fix=f"activation={kind.activations[0]!r}, or isa='generic', which takes both",
+        )
     return kind.make(target)
 
 
@@ -47,15 +53,17 @@ class _Kind:
     """How to make an `Isa`, and what a target must have for it.
 
     lanes: of its vectors; None if all do. needs: sets of features, one of which it must have.
+    activations: the types of activations that it multiplies.
     """
 
     make: Callable[[Target], Isa]
     lanes: int | None = None
     needs: tuple[frozenset[str], ...] = ()
+    activations: tuple[str, ...] = ("uint8",)
 
 
 def _generic(target: Target) -> Isa:
-    return Isa(target.isa, target.vector_lanes, registers=12)
+    return Isa(target.isa, target.vector_lanes, registers=12, activation=target.activation)
 
 
 def _multiply_add(target: Target) -> Isa:
@@ -87,7 +95,13 @@ def _matrices(target: Target) -> Isa:
 
 def _plain_matrices(target: Target) -> Isa:
     """What shows on any machine that the kernels with registers of matrices are right."""
-    return Isa(target.isa, TileShape.LANES, registers=12, tiles=MatrixTiles())
+    return Isa(
+        target.isa,
+        TileShape.LANES,
+        registers=12,
+        activation=target.activation,
+        tiles=MatrixTiles(),
+    )
 
 
 def _registers(target: Target) -> int:
@@ -96,13 +110,14 @@ def _registers(target: Target) -> int:
 
 _WIDE = frozenset({"avx512bw", "avx512vl"})
 _WIDE_DOTS = _WIDE | {"avx512vnni"}
+_BOTH = ("uint8", "int8")
 _ISAS: dict[str, _Kind] = {
-    "generic": _Kind(_generic),
+    "generic": _Kind(_generic, activations=_BOTH),
     "sse4.1": _Kind(_multiply_add, 4, (frozenset({"sse4.1"}),)),
     "avx2": _Kind(_multiply_add, 8, (frozenset({"avx2"}),)),
     "avx512": _Kind(_multiply_add, 16, (_WIDE,)),
     "avx-vnni": _Kind(_dot_products, 8, (frozenset({"avxvnni"}), _WIDE_DOTS)),
     "avx512-vnni": _Kind(_dot_products, 16, (_WIDE_DOTS,)),
     "amx": _Kind(_matrices, 16, (_WIDE_DOTS | {"amx-tile", "amx-int8"},)),
-    "plain-matrices": _Kind(_plain_matrices, TileShape.LANES),
+    "plain-matrices": _Kind(_plain_matrices, TileShape.LANES, activations=_BOTH),
 }

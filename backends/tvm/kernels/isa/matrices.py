@@ -34,7 +34,7 @@ class TileShape:
     """The registers of a micro-kernel.
 
     sums: [pixels, lanes] of int32, for every part of the pixels and vector of channels; x: [pixels,
-    run] of uint8; weights: [run / 4, lanes, 4] of int8.
+    run] of activations; weights: [run / 4, lanes, 4] of int8.
     """
 
     parts: int

@@ -14,6 +14,7 @@ from qpc.backends.tvm.lowering.emitter import Emitter, kernel_type
 from qpc.backends.tvm.lowering.integers.movement import reshape, size_of
 from qpc.backends.tvm.lowering.layout import NHWC, Slice, Value, permuted
 from qpc.calls import aten
+from qpc.types import dtype_name
 
 
 def concatenate(emit: Emitter, values: list[Value], axis: int) -> Value:
@@ -34,7 +35,8 @@ def place(
     frame: what layers have computed of these images, if anything.
     """
     images = {first: emit.images(value) for first, value in values.items()}
-    target = KernelType(permuted(shape, NHWC), "uint8")
+    dtype = dtype_name(next(iter(values.values())).dtype)
+    target = KernelType(permuted(shape, NHWC), dtype)
     movement = copies.place([(first, v.view) for first, v in images.items()], target)
     return emit.move(movement, list(images.values()), into=frame)
 

@@ -33,6 +33,7 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
         dilation=pair(args["dilation"]),
         groups=args["groups"],
         source=x.view.share,
+        dtype=emit.isa.activation,
         **grid_arguments(args, "input_zero_point"),
     )
     if call.share is not None:
@@ -69,6 +70,7 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value | Slice:
         dilation=pair(args["dilation"]),
         groups=args["groups"],
         source=x.view.share,
+        dtype=emit.isa.activation,
         share=call.share,
         **grid_arguments(args, "input_zero_point"),
     )

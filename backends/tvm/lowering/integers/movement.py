@@ -84,7 +84,7 @@ def _slice(emit: Emitter, call: Call) -> Value | Slice:
         starts[_CHANNELS] = starts.get(_CHANNELS, 0) + first
         value = value.whole
     channels = value.order == NHWC and axis == _CHANNELS and args["step"] == 1
-    if channels and value.dtype is torch.uint8 and 0 not in shape:
+    if channels and value.dtype in (torch.uint8, torch.int8) and 0 not in shape:
         return Slice(value, starts[_CHANNELS], shape)
     return _strided(emit, value, starts, {axis: args["step"]}, shape)
 

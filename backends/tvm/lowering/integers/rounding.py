@@ -15,17 +15,18 @@ from qpc.errors import BackendError
 
 def _quantize(emit: Emitter, call: Call) -> Value:
     args, x = call.args, call.args["x"]
-    if args["dtype"] is not torch.uint8 or x.dtype is not torch.float32:
+    if args["dtype"] is not emit.activation or x.dtype is not torch.float32:
         raise BackendError(
-            f"integer kernels quantize float32 to uint8, not {x.dtype} to {args['dtype']}",
+            f"integer kernels quantize float32 to {emit.isa.activation}, "
+            f"not {x.dtype} to {args['dtype']}",
             node=call.node,
-            fix="quantize activations to unsigned grids (signed=False)",
+            fix=emit.wanted_grids,
         )
     order = call.preferred or identity(len(x.shape))
     grid = (args["scale"], args["zero_point"], args["lo"], args["hi"])
     made = layout_kernels.quantize(emit.isa, x.shape, order, *grid, emit.threads)
     expr = emit.kernel(made, [emit.logical(x)], nodes=call.nodes)
-    return Value(expr, x.shape, torch.uint8, order)
+    return Value(expr, x.shape, emit.activation, order)
 
 
 def _dequantize(emit: Emitter, call: Call) -> Value:

@@ -82,6 +82,7 @@ def test_transformed_inputs_and_weights_have_16_bits(filtering: Filtering) -> No
     largest = np.multiply.outer(positive, positive) + np.multiply.outer(negative, negative)
     smallest = 2 * np.multiply.outer(positive, negative)
     assert 255 * max(largest.max(), smallest.max()) < 2**15
+    assert 128 * (largest + smallest).max() < 2**15  # the same of int8
 
     kernel = np.abs(np.array(filtering.kernel_rows)).sum(1)
     assert 128 * np.multiply.outer(kernel, kernel).max() < 2**15
@@ -112,3 +113,13 @@ def test_weights_fit_if_outputs_leave_enough_bits(filtering: Filtering) -> None:
     assert not filtering.fits(weight)
     assert not filtering.fits(-weight)
     assert filtering.fits(np.zeros((0, 3, TAPS, TAPS), np.int8))
+
+
+def test_weights_fit_signed_inputs_by_their_largest_magnitude(filtering: Filtering) -> None:
+    most = (2 ** (31 - filtering.shift) - 1) // (128 * 100)
+    weight = np.zeros((1, most // 9 + 1, TAPS, TAPS), np.int8)
+    for number in (100, -100):
+        weight.reshape(-1)[:most], weight.reshape(-1)[most] = number, 0
+        assert filtering.fits(weight, "int8")
+        weight.reshape(-1)[most] = number
+        assert not filtering.fits(weight, "int8")

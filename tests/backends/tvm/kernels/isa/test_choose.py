@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
@@ -53,3 +55,18 @@ def test_a_target_of_the_user_needs_little(target: Target) -> None:
 def test_what_would_end_the_process_inside_of_llvm_is_refused(target: Target, text: str) -> None:
     with pytest.raises(UnsupportedTargetError, match=text):
         isa_for(target)
+
+
+def test_instructions_that_multiply_unsigned_bytes_refuse_signed_activations() -> None:
+    target = replace(own(8, "avx2", "avx2"), activation="int8")
+    message = "isa 'avx2' multiplies uint8 by int8, target 'mine' has activation='int8'"
+    with pytest.raises(UnsupportedTargetError, match=message) as caught:
+        isa_for(target)
+    assert caught.value.fix == "activation='uint8', or isa='generic', which takes both"
+
+
+@pytest.mark.parametrize("isa", ["generic", "plain-matrices"])
+def test_plain_arithmetic_takes_both_types_of_activations(isa: str) -> None:
+    for activation in ("uint8", "int8"):
+        made = isa_for(replace(own(16, isa), activation=activation))
+        assert made.activation == made.x_type == activation
