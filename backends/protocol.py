@@ -34,7 +34,7 @@ from qpc.backends.compiled import CallableModel
 from qpc.backends.options import CompileOptions
 from qpc.base import Pass
 from qpc.facts import Fact
-from qpc.target import Target
+from qpc.targets import Target
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ import tvm
 from benchmarks.kernels import compile_function, median_seconds, report
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.isa.choose import isa_for
-from qpc.target import Target
+from qpc.targets import Target
 
 LAYERS = ((512, 1000), (1280, 1000), (2048, 1000), (4096, 4096))
 """Inputs and outputs: classifiers of ResNet-18, MobileNetV2 and ResNet-50, and a large layer."""

@@ -26,7 +26,7 @@ from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.measure.peak import peak
-from qpc.target import Target
+from qpc.targets import Target
 
 
 @dataclass(frozen=True)

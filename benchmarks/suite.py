@@ -31,7 +31,7 @@ import qpc
 from benchmarks.networks import NETWORKS
 from qpc.bench.compare import compare, table
 from qpc.bench.peers import INT8_PEERS, PEERS, usable_peers
-from qpc.target import Target
+from qpc.targets import Target
 
 ONEDNN_LIMIT = "ONEDNN_MAX_CPU_ISA"
 """What oneDNN, which OpenVINO computes with, reads before its first kernel."""

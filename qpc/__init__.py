@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qpc.recipes import quantize as quantize
     from qpc.storage import load_graph as load_graph
     from qpc.storage import save_graph as save_graph
-    from qpc.target import Target as Target
+    from qpc.targets import Target as Target
     from qpc.training import set_training as set_training
     from qpc.yaml_form import from_yaml as from_yaml
     from qpc.yaml_form import to_yaml as to_yaml
@@ -47,7 +47,7 @@ _HOMES = {
     "Pipeline": "qpc.pipeline",
     "QPCError": "qpc.errors",
     "QuantConfig": "qpc.quant.config",
-    "Target": "qpc.target",
+    "Target": "qpc.targets",
     "compare": "qpc.analysis.compare",
     "compile": "qpc.compiler",
     "fingerprint": "qpc.hashing",

@@ -18,7 +18,7 @@ from qpc.errors import ArtifactError, BackendError
 from qpc.facts import CORE_FORM
 from qpc.modes import ordinary_torch
 from qpc.pipeline import Pipeline
-from qpc.target import TARGETS, Target
+from qpc.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     from qpc.backends.reference.model import ReferenceModel

@@ -14,7 +14,7 @@ from importlib import metadata
 
 from qpc.children import run_module
 from qpc.errors import UnsupportedTargetError
-from qpc.target import Target
+from qpc.targets import Target
 
 TVM_VERSION = "0.27.0.post1"
 TVM_FFI_VERSION = "0.1.14.post1"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from qpc import doctor, target
+from qpc import doctor
 from qpc.children import Ended
 from qpc.doctor import Check, diagnose
 from qpc.errors import UnsupportedTargetError
+from qpc.targets import Target
 
 ROOT = Path(__file__).parents[1]
 PINS = {
@@ -139,7 +140,7 @@ def test_a_machine_without_a_target_is_reported(monkeypatch: pytest.MonkeyPatch)
     def fail() -> None:
         raise UnsupportedTargetError("no target for this machine, a 'vax'")
 
-    monkeypatch.setattr(target.Target, "native", fail)
+    monkeypatch.setattr(Target, "native", fail)
     check = by_name(diagnose())["cpu"]
     assert (check.ok, check.found) == (False, "no target for this machine, a 'vax'")
 

@@ -13,7 +13,7 @@ from qpc.backends.reference.model import ReferenceModel, compile_graph
 from qpc.base import Pass
 from qpc.errors import ArtifactError
 from qpc.facts import CORE_FORM, Fact
-from qpc.target import Target
+from qpc.targets import Target
 
 
 @dataclass(frozen=True)

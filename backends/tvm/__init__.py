@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # `qpc bench` says what is wrong before it imports torch
 
     from qpc.backends.options import Cache
     from qpc.backends.tvm.runtime.model import CompiledModel
-    from qpc.target import Target
+    from qpc.targets import Target
 
 __all__ = [
     "CustomKernel",

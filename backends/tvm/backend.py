@@ -12,7 +12,7 @@ from qpc.backends.options import CompileOptions
 from qpc.backends.tvm._compat import require_tvm
 from qpc.base import Pass
 from qpc.facts import CORE_FORM, FINISHED, Fact
-from qpc.target import Target
+from qpc.targets import Target
 
 if TYPE_CHECKING:  # TVM is imported when it is needed
     from qpc.backends.tvm.runtime.model import CompiledModel

@@ -22,7 +22,7 @@ from qpc.backends.tvm.runtime.model import CompiledModel, Parts
 from qpc.backends.tvm.runtime.seal import sealed
 from qpc.backends.tvm.stopwatch import Stopwatch
 from qpc.errors import BackendError, QPCError
-from qpc.target import Target
+from qpc.targets import Target
 
 
 def compile_graph(

@@ -9,7 +9,7 @@ from qpc.backends.tvm import compile as plain
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.measure.tuning import better_tiles, is_faster, tuner_of
 from qpc.backends.tvm.runtime.model import CompiledModel
-from qpc.target import Target
+from qpc.targets import Target
 
 
 def compile_graph(gm: GraphModule, target: Target | str, options: CompileOptions) -> CompiledModel:

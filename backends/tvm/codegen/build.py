@@ -23,7 +23,7 @@ from qpc.backends.tvm.report import KernelUse
 from qpc.backends.tvm.runtime.seal import BLANK_NAME
 from qpc.backends.tvm.stopwatch import Stopwatch
 from qpc.errors import UnsupportedTargetError
-from qpc.target import Target
+from qpc.targets import Target
 from qpc.types import TensorType
 
 TIMED = "_timed"
@@ -54,13 +54,15 @@ class Code:
 
 
 def tvm_target(target: Target) -> tvm.target.Target:
-    """`target` in TVM's words. Only explicit features count: `mcpu` could bring more of them.
+    """`target` in TVM's words, of which it says every one.
 
     Raises UnsupportedTargetError for features that LLVM does not know, which it would leave out.
     """
-    options = {"kind": "llvm", "mtriple": target.triple, "mcpu": "x86-64", "num-cores": 1}
+    options = {"kind": "llvm", "mtriple": target.triple, "mcpu": target.llvm_cpu, "num-cores": 1}
     if target.mattr:
         options["mattr"] = list(target.mattr)
+    if target.abi is not None:
+        options["mfloat-abi"] = target.abi
     made = tvm.target.Target(options)
     if unknown := set(target.features) - set(map(str, llvm_get_cpu_features(made))):
         raise UnsupportedTargetError(
@@ -84,12 +86,12 @@ def build(
         with clock.stage("float operators"):
             mod = _FLOAT_PASSES(mod)
         try:
-            return _linked(mod, functions, weights, chosen, clock, cache)
+            return _linked(mod, functions, weights, target, clock, cache)
         except Exception as e:  # whatever comes up in a file that is not what it should be
             if not cache.found:
                 raise
             failure = e
-        code = _linked(mod, functions, weights, chosen, clock, cache.renewed())
+        code = _linked(mod, functions, weights, target, clock, cache.renewed())
         say_once(f"kernels that were kept do not fit together, and were made again: {failure}")
         return code
 
@@ -98,19 +100,20 @@ def _linked(
     mod: tvm.IRModule,
     functions: Mapping[int, LoweredFunction],
     weights: Weights,
-    target: tvm.target.Target,
+    target: Target,
     clock: Stopwatch,
     cache: KernelCache,
 ) -> Code:
     """Kernels and entry points, made or found in the cache, as one library."""
     prim_funcs = {gv: f for gv, f in mod.functions_items() if isinstance(f, tirx.PrimFunc)}
+    chosen = tvm_target(target)
     with clock.stage("kernels"):
-        kernels = kernel_code(prim_funcs, target, cache)
+        kernels = kernel_code(prim_funcs, chosen, cache)
     scratch = {name: size for kernel in kernels for name, size in kernel.scratch.items()}
     with clock.stage("memory plan"):
         entries, callers = _entries(mod, functions, weights, scratch, target)
     with clock.stage("entry points"):
-        caller = entry_code(callers, target, cache)
+        caller = entry_code(callers, chosen, cache)
     cache.trim()
     with clock.stage("link"):
         objects = [*(kernel.code for kernel in kernels), caller]
@@ -122,7 +125,7 @@ def _entries(
     functions: Mapping[int, LoweredFunction],
     weights: Weights,
     scratch: Mapping[str, int],
-    target: tvm.target.Target,
+    target: Target,
 ) -> tuple[dict[int, EntryPoint], dict[tvm.ir.GlobalVar, tirx.PrimFunc]]:
     """The entry points, and their functions."""
     code, entries = {}, {}
@@ -135,15 +138,15 @@ def _entries(
 
         planned = schedule(mod[function.name], function.inputs, constant)
         layout = lay_out(planned, scratch)
-        for timed in (False, True):
+        for timed in (False, True) if target.counter else (False,):
             name = function.name + TIMED * timed
             code[tvm.ir.GlobalVar(name)] = entry_point(
                 name,
                 layout,
                 inputs=function.inputs,
                 weights=len(names),
-                target=target,
-                timed=timed,
+                target=tvm_target(target),
+                counter=target.counter if timed else None,
             )
         steps = tuple(_described(planned, function.kernels))
         entries[batch] = EntryPoint(

@@ -185,22 +185,25 @@ def entry_point(
     inputs: int,
     weights: int,
     target: tvm.target.Target,
-    timed: bool = False,
+    counter: str | None = None,
 ) -> tirx.PrimFunc:
-    """The function that runs a schedule; see the module's docstring for its argument."""
+    """The function that runs a schedule; see the module's docstring for its argument.
+
+    counter: the intrinsic that reads a counter of time, to note it before and after every step.
+    """
     results = layout.schedule.results
     table = _Table(inputs, len(results), weights, len(layout.schedule.steps) + 1)
     address = _Addresses(table, layout)
     body: list[Any] = []
-    if timed:
-        body += [table.times(), table.note_time(0)]
+    if counter:
+        body += [table.times(), table.note_time(counter, 0)]
     for number, step in enumerate(layout.schedule.steps):
         arguments = [address(memory) for memory in (*step.inputs, *step.outputs)]
         if (scratch := layout.scratch[number]) is not None:
             arguments.append(table.arena(scratch))
         body += _checked(tirx.call_extern("int32", step.kernel, *arguments), number)
-        if timed:
-            body.append(table.note_time(number + 1))
+        if counter:
+            body.append(table.note_time(counter, number + 1))
     for i, result in enumerate(results):
         if layout.outputs.get(result) != i and result.size:
             source, size = address(result), tirx.IntImm("int64", result.size)
@@ -249,8 +252,8 @@ class _Table:
         address = tvm.ir.Call("tirx.reinterpret", [self._load(self._size)], ret_ty=pointer)
         return tirx.DeclBuffer(self._times, data=address)
 
-    def note_time(self, number: int) -> Any:
-        now = tirx.call_llvm_intrin("int64", "llvm.readcyclecounter")
+    def note_time(self, counter: str, number: int) -> Any:
+        now = tirx.call_llvm_intrin("int64", counter)
         return tirx.BufferStore(self._times, now, [tirx.IntImm("int32", number)])
 
     def _at(self, index: int) -> Any:

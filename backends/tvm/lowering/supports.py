@@ -10,7 +10,7 @@ from qpc.backends.tvm.lowering.emitter import Emitter, Weights
 from qpc.backends.tvm.lowering.lower import lower
 from qpc.errors import BackendError, PassError
 from qpc.meta import info
-from qpc.target import Target
+from qpc.targets import Target
 
 _BATCH = 1
 

@@ -15,7 +15,7 @@ from qpc.backends.tvm.kernels.emit import Flat, bind, local, loop, prim_func
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles, TileShape
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
-from qpc.target import Target
+from qpc.targets import Target
 
 _POSITIONS, _VECTORS = 64, 3  # groups of pixels that fit the cache, weights in registers
 _ROUNDS = 2000  # about half a millisecond where a dot product has 64 products

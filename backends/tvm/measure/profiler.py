@@ -20,7 +20,7 @@ from qpc.backends.profile import KernelTime, Machine, Profile
 from qpc.backends.tvm.measure.peak import peak
 from qpc.backends.tvm.report import KernelUse
 from qpc.backends.tvm.runtime.program import Program
-from qpc.target import Target
+from qpc.targets import Target
 
 _SIZES = tuple(2**n for n in (14, 17, 20, 23, 26))  # bytes, from the first cache to main memory
 

@@ -40,7 +40,7 @@ from qpc.children import Ended, run_module
 from qpc.errors import ArtifactError, BackendError, UnsupportedTargetError
 from qpc.files import read_regular
 from qpc.storage import save_graph
-from qpc.target import Target
+from qpc.targets import Target
 from qpc.version import VERSION
 
 _MOST_BYTES = 64 * 2**20  # of a file of results, each of which has some hundred

@@ -25,6 +25,7 @@ from qpc.backends.tvm.runtime.manifest import (
     Manifest,
     encode_entry,
     encode_signature,
+    encode_target,
     interface,
     validated,
 )
@@ -32,7 +33,7 @@ from qpc.backends.tvm.runtime.model import CompiledModel, Parts
 from qpc.backends.tvm.runtime.seal import is_sealed
 from qpc.documents import COMPILED_MODEL
 from qpc.errors import ArtifactError, UnsupportedTargetError
-from qpc.target import Target
+from qpc.targets import Target
 from qpc.version import VERSION
 
 MANIFEST = COMPILED_MODEL.document
@@ -87,21 +88,12 @@ def decode(content: Mapping[str, bytes], where: str) -> Parts:
 def _manifest(
     parts: Parts, places: Mapping[str, int], files: Mapping[str, bytes]
 ) -> dict[str, Any]:
-    target = parts.target
     return {
         "format": COMPILED_MODEL.mark,
         "format_version": COMPILED_MODEL.version,
         "backend": "tvm",
         "versions": _versions(),
-        "target": {
-            "name": target.name,
-            "triple": target.triple,
-            "features": list(target.features),
-            "tuning": list(target.tuning),
-            "vector_lanes": target.vector_lanes,
-            "isa": target.isa,
-            "activation": target.activation,
-        },
+        "target": encode_target(parts.target),
         "threads": parts.threads,
         "signature": encode_signature(parts.signature),
         "entries": {str(b): encode_entry(entry) for b, entry in parts.code.entries.items()},

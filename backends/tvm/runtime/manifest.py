@@ -16,7 +16,7 @@ from qpc.backends.compiled import Signature, Structure
 from qpc.backends.tvm.codegen.build import EntryPoint
 from qpc.backends.tvm.report import KernelUse, OtherUse, Report
 from qpc.settings import first_problem
-from qpc.target import Target
+from qpc.targets import Target
 from qpc.types import TensorType, dtype_name, dtype_of
 
 _DEPTH = 16  # of outputs within outputs
@@ -118,11 +118,17 @@ class _Target(_Part):
     tuning: list[_Text]
     vector_lanes: Annotated[int, Field(ge=1, le=1024)]
     isa: _Text
-    activation: _Text = "uint8"
+    activation: _Text
+    cpu: _Text | None
+    abi: _Text | None
+    object_format: _Text
+    libraries: list[_Text]
+    counter: _Text | None
 
     def decoded(self) -> Target:
-        lists = {"features": tuple(self.features), "tuning": tuple(self.tuning)}
-        return Target(**self.model_dump() | lists)
+        values = self.model_dump()
+        lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+        return Target(**values | lists)
 
 
 class Manifest(_Part):
@@ -169,6 +175,12 @@ def encode_signature(signature: Signature) -> dict[str, Any]:
         str(batch): [encode_type(t) for t in types] for batch, types in signature.inputs.items()
     }
     return {"names": list(signature.names), "inputs": inputs, "outputs": signature.outputs}
+
+
+def encode_target(target: Target) -> dict[str, Any]:
+    """A target as JSON values."""
+    fields = asdict(target).items()
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in fields}
 
 
 def encode_entry(entry: EntryPoint) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from qpc.backends.profile import Profile
 from qpc.backends.tvm.codegen.build import Code
 from qpc.backends.tvm.report import Report
 from qpc.backends.tvm.runtime.program import Loaded, Program
-from qpc.errors import UnsupportedTargetError
+from qpc.errors import BackendError, UnsupportedTargetError
 from qpc.modes import ordinary_torch
-from qpc.target import Target
+from qpc.targets import Target
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,11 @@ class CompiledModel(CallableModel):
 
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats}")
+        if self.target.counter is None:
+            raise BackendError(
+                f"target {self.target.name!r} has no counter of time, so kernels cannot be timed",
+                fix="compiled.benchmark() measures whole calls",
+            )
         batch, tensors = self._checked(inputs)
         return profile(
             self._runnable(),

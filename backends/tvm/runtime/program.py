@@ -7,6 +7,7 @@ import threading
 from array import array
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -154,12 +155,17 @@ class _Call:
         self.entry = entry
         self.output_types = [_array_type(t) for t in entry.outputs]
         self._run = loaded.library.function(entry.name)
-        self._run_timed = loaded.library.function(entry.name + TIMED)
+        self._library = loaded.library
         self._kept = [arena, *(loaded.weights[name] for name in entry.weights)]
         first, *others = [tensor.data_ptr() for tensor in self._kept]
         changing = [0] * (inputs + len(entry.outputs))
         self._table = array("Q", [first, *changing, *others, 0])
         self._address = ctypes.c_void_p(self._table.buffer_info()[0])
+
+    @cached_property
+    def _run_timed(self) -> Callable[[ctypes.c_void_p], int]:
+        """The entry point that notes times, which not all targets have."""
+        return self._library.function(self.entry.name + TIMED)
 
     def empty_outputs(self) -> list[Tensor]:
         """Tensors to write the outputs to."""

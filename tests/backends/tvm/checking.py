@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from qpc.backends import reference, tvm
-from qpc.target import Target
+from qpc.targets import Target
 from tests.generators import random_inputs
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
-from qpc.target import Target
+from qpc.targets import Target
 from tests.backends.tvm.checking import assert_same_bits
 from tests.generators import random_graph
 

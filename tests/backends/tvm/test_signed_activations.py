@@ -12,7 +12,7 @@ pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 from qpc.backends import reference, tvm
 from qpc.calls import aten, qpc_ops
 from qpc.errors import BackendError
-from qpc.target import Target
+from qpc.targets import Target
 from tests.backends.tvm.checking import assert_same_bits
 from tests.generators import IntegerGraph, random_graph, random_inputs
 from tests.quantizing import fake_quantized, integer

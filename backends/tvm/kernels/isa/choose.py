@@ -10,7 +10,7 @@ from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
 from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles, TileShape
 from qpc.backends.tvm.kernels.isa.x86 import DotProducts, MultiplyAdd
 from qpc.errors import UnsupportedTargetError
-from qpc.target import Target
+from qpc.targets import Target
 
 __all__ = ["Isa", "intrinsic", "isa_for"]
 

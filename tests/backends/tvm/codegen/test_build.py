@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from qpc.backends.tvm.codegen import cache as cache_module
 from qpc.backends.tvm.codegen.build import tvm_target
 from qpc.backends.tvm.codegen.cache import KernelCache
 from qpc.errors import BackendError, UnsupportedTargetError
-from qpc.target import TARGETS, Target
+from qpc.targets import TARGETS, Target
 from tests.quantizing import Parts, fake_quantized, integer
 
 pytestmark = pytest.mark.tvm
@@ -78,3 +79,21 @@ def test_an_error_in_linking_what_was_just_made_is_an_error(
     monkeypatch.setattr(build, "link_shared", fail)
     with pytest.raises(BackendError, match="cannot link"):
         compile_graph(graph, cache=tmp_path)
+
+
+def test_cpu_and_abi_are_those_of_the_target() -> None:
+    assert tvm_target(Target.parse("x86-64-avx2")).attrs["mcpu"] == "x86-64"
+    assert "mfloat-abi" not in tvm_target(Target.parse("x86-64-avx2")).attrs
+    mine = replace(Target.parse("x86-64"), name="mine", cpu="haswell", abi="hard")
+    assert tvm_target(mine).attrs["mcpu"] == "haswell"
+    assert tvm_target(mine).attrs["mfloat-abi"] == "hard"
+
+
+def test_a_target_without_a_counter_has_no_timed_entry_points(graph: GraphModule) -> None:
+    target = replace(Target.parse("x86-64"), name="mine", counter=None)
+    compiled = compile_graph(graph, target)
+    assert b"run_1_timed" not in compiled._parts.code.library
+    assert compiled(torch.randn(1, 8)).shape == (1, 16)
+    with pytest.raises(BackendError, match="target 'mine' has no counter of time") as caught:
+        compiled.profile()
+    assert caught.value.fix == "compiled.benchmark() measures whole calls"

@@ -19,7 +19,7 @@ from qpc.backends.tvm.kernels.emit import FLAT
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.calls import aten
-from qpc.target import Target
+from qpc.targets import Target
 from tests.backends.tvm.checking import assert_same_bits
 from tests.generators import IntegerGraph
 

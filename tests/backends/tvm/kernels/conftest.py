@@ -16,7 +16,7 @@ from _pytest.mark.structures import ParameterSet
 
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel
-from qpc.target import Target
+from qpc.targets import Target
 
 Array = npt.NDArray[Any]
 Run = Callable[..., Array]

@@ -20,7 +20,7 @@ from qpc.backends.tvm.kernels.conv.dense_plan import DensePlan
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.isa.choose import isa_for
-from qpc.target import TARGETS, Target
+from qpc.targets import TARGETS, Target
 from tests.conftest import Golden
 
 pytestmark = pytest.mark.tvm

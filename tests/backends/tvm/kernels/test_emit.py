@@ -27,7 +27,7 @@ from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 from qpc.backends.tvm.kernels.layout import quantize
 from qpc.backends.tvm.kernels.pooling import mean
-from qpc.target import TARGETS, Target
+from qpc.targets import TARGETS, Target
 
 pytestmark = pytest.mark.tvm
 

@@ -32,7 +32,7 @@ from qpc.backends.tvm.kernels.layout import dequantize, quantize
 from qpc.backends.tvm.kernels.pooling import PoolWindow, avg_pool2d, max_pool2d, mean
 from qpc.backends.tvm.kernels.resize import resize2d
 from qpc.calls import qpc_ops
-from qpc.target import TARGETS
+from qpc.targets import TARGETS
 from tests.backends.tvm.kernels.conv.test_conv2d import Layer, added
 from tests.backends.tvm.kernels.conv.test_nibbles import layer_of
 from tests.backends.tvm.kernels.interpreter import interpret

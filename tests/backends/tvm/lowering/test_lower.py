@@ -15,7 +15,7 @@ from tests.generators import IntegerGraph
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 from qpc.backends import tvm
-from qpc.target import Target
+from qpc.targets import Target
 
 pytestmark = pytest.mark.tvm
 

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("tvm")
 
 from qpc.backends.tvm.measure.peak import peak
-from qpc.target import Target
+from qpc.targets import Target
 
 pytestmark = pytest.mark.tvm
 

@@ -19,7 +19,7 @@ from qpc.backends.tvm.report import KernelUse
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.backends.tvm.runtime.program import Program
 from qpc.errors import BackendError, UnsupportedTargetError
-from qpc.target import TARGETS, Target
+from qpc.targets import TARGETS, Target
 from tests.quantizing import Parts, fake_quantized, integer
 
 pytestmark = pytest.mark.tvm

@@ -14,7 +14,7 @@ import qpc
 from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.backends.tvm.measure import tune_worker
 from qpc.backends.tvm.measure.tuning import VARIANTS, Measured, Request, read_results
-from qpc.target import Target
+from qpc.targets import Target
 from tests.quantizing import Parts, fake_quantized, integer
 
 pytestmark = pytest.mark.tvm

@@ -27,7 +27,7 @@ from qpc.backends.tvm.measure.tuning import (
 )
 from qpc.children import Ended
 from qpc.errors import BackendError, UnsupportedTargetError
-from qpc.target import Target
+from qpc.targets import Target
 from tests.dying import deaths
 from tests.quantizing import Parts, fake_quantized, integer
 

@@ -21,7 +21,7 @@ from qpc.backends import tvm
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.calls import aten
 from qpc.errors import ArtifactError
-from qpc.target import Target
+from qpc.targets import Target
 from tests.generators import IntegerGraph
 
 pytestmark = pytest.mark.tvm

@@ -11,7 +11,7 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 from qpc.backends import tvm
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
 from qpc.backends.tvm.runtime.compact import compact, spread
-from qpc.target import Target
+from qpc.targets import Target
 from tests.generators import IntegerGraph
 
 pytestmark = pytest.mark.tvm

@@ -21,7 +21,7 @@ from qpc.backends import reference, tvm
 from qpc.backends.tvm.runtime import threads
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.errors import ArtifactError, BackendError, UnsupportedTargetError
-from qpc.target import TARGETS, Target
+from qpc.targets import TARGETS, Target
 from tests.backends.tvm.checking import assert_same_bits
 from tests.generators import IntegerGraph, random_graph, random_inputs
 

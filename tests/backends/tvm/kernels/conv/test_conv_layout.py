@@ -9,7 +9,7 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.geometry import ConvShape
 from qpc.backends.tvm.kernels.isa.choose import isa_for
-from qpc.target import Target
+from qpc.targets import Target
 
 pytestmark = pytest.mark.tvm
 

@@ -14,7 +14,7 @@ from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel
-from qpc.target import Target
+from qpc.targets import Target
 from tests.backends.tvm.kernels.conv.test_conv2d import Array, Layer, Run
 
 pytestmark = pytest.mark.tvm

@@ -15,7 +15,7 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 from qpc.backends.tvm.kernels.conv.tile_plan import NOWHERE, TilePlan
 from qpc.backends.tvm.kernels.geometry import ConvShape, tile_start
 from qpc.backends.tvm.kernels.isa.choose import isa_for
-from qpc.target import Target
+from qpc.targets import Target
 
 pytestmark = pytest.mark.tvm
 

@@ -12,7 +12,7 @@ from qpc.backends.tvm.kernels.conv.tiling import (
     choose_tile,
 )
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
-from qpc.target import Target
+from qpc.targets import Target
 
 pytestmark = pytest.mark.tvm
 

@@ -17,7 +17,7 @@ from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
 from qpc.backends.tvm.kernels.isa.base import Isa
-from qpc.target import Target
+from qpc.targets import Target
 from tests.backends.tvm.kernels.conftest import TARGETS
 from tests.backends.tvm.kernels.conv.test_conv2d import ADD, Layer, Run, added
 

@@ -16,7 +16,7 @@ from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.winograd_plan import LINE, WinogradPlan
 from qpc.backends.tvm.kernels.geometry import ConvShape
 from qpc.backends.tvm.kernels.isa.choose import isa_for
-from qpc.target import Target
+from qpc.targets import Target
 
 pytestmark = pytest.mark.tvm
 

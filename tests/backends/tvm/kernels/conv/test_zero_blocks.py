@@ -16,7 +16,7 @@ from qpc.backends.tvm.kernels.conv.tiling import ALL_KEPT, Tile, best_tiles
 from qpc.backends.tvm.kernels.conv.zero_blocks import TermLists, kept_shares
 from qpc.backends.tvm.kernels.epilogue import Lookup
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
-from qpc.target import Target
+from qpc.targets import Target
 from tests.backends.tvm.kernels.conv.test_conv2d import Array, Layer, Run
 
 pytestmark = pytest.mark.tvm

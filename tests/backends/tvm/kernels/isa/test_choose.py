@@ -8,7 +8,7 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.errors import UnsupportedTargetError
-from qpc.target import TARGETS, Target
+from qpc.targets import TARGETS, Target
 
 pytestmark = pytest.mark.tvm
 

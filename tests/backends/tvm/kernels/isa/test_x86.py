@@ -14,7 +14,7 @@ import tvm
 from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Epilogue
 from qpc.backends.tvm.kernels.isa.choose import isa_for
-from qpc.target import Target
+from qpc.targets import Target
 
 pytestmark = pytest.mark.tvm
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from qpc.errors import UnsupportedTargetError
-from qpc.target import TARGETS, Target, cpu_features
+from qpc.targets import TARGETS, Target, cpu_features
 
 _SSE4_FLAGS = "cx16 popcnt pni ssse3 sse4_1 sse4_2"
 _AVX2_FLAGS = f"{_SSE4_FLAGS} avx avx2 bmi1 bmi2 f16c fma abm movbe"
@@ -28,10 +28,10 @@ class _Machine:
     @classmethod
     def has(cls, *flags_of_each_core: str, architecture: str = "x86_64") -> None:
         cls.cpuinfo.write_text("".join(f"model : x\nflags\t\t: {f}\n" for f in flags_of_each_core))
-        cls.monkeypatch.setattr("qpc.target._CPUINFO", cls.cpuinfo)
+        cls.monkeypatch.setattr("qpc.targets.host._CPUINFO", cls.cpuinfo)
         cls.monkeypatch.setattr("platform.machine", lambda: architecture)
         cls.monkeypatch.setattr("platform.system", lambda: "Linux")
-        cls.monkeypatch.setattr("qpc.target._may_use_matrices", lambda: cls.gives_matrices)
+        cls.monkeypatch.setattr("qpc.targets.x86_64._may_use_matrices", lambda: cls.gives_matrices)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +188,11 @@ ODD_FIELDS = [
     ({"triple": "aarch64-unknown-linux-gnu"}, "no code for 'aarch64-unknown-linux-gnu'"),
     ({"triple": "x86_64-pc-windows-msvc"}, "a target is x86_64 with Linux"),
     ({"triple": None}, "no code for None"),
+    ({"cpu": 3}, "cpu of a target must be a name or None, got 3"),
+    ({"abi": 1}, "abi of a target must be a name or None, got 1"),
+    ({"counter": ()}, r"counter of a target must be a name or None, got \(\)"),
+    ({"object_format": "pe"}, "object_format of a target must be one of elf, got 'pe'"),
+    ({"libraries": ["libc.so.6"]}, "libraries of a target must be a tuple of file names"),
 ]
 
 

@@ -1,0 +1,38 @@
+"""What Linux says about the CPU, in the words of each architecture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class CpuInfo:
+    """`/proc/cpuinfo`, which lists the features of each core.
+
+    key: what the line with features begins with. spellings: how the kernel spells an LLVM feature,
+    where the two differ.
+    """
+
+    key: str
+    spellings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The file."""
+        return str(_CPUINFO)
+
+    def available(self, features: Set[str]) -> Set[str] | None:
+        """Those of the LLVM features that every core has; None if the file cannot be read."""
+        try:
+            text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        lines = re.findall(rf"^{re.escape(self.key)}\s*:(.*)$", text, re.MULTILINE)
+        cores = [set(line.split()) for line in lines]
+        common = set.intersection(*cores) if cores else set()
+        return {name for name in features if self.spellings.get(name, name) in common}
