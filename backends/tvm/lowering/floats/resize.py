@@ -78,7 +78,8 @@ class _Axis:
         # one rounding, as PyTorch's fused multiplication and addition in single precision
         source = source.float().reshape(size, *[1] * trailing)
         low = source.to(torch.int64).clamp(max=n - 1)
-        self.places = (low, (low + 1).clamp(max=n - 1))
+        kept = n == size  # PyTorch then reads no neighbour, be its weight 0
+        self.places = (low, low if kept else (low + 1).clamp(max=n - 1))
         far = (source - low).clamp(0.0, 1.0)
         self.weights = (1 - far, far)
 
