@@ -10,7 +10,9 @@ from qpc.passes.create_masks import CreateMasks
 from qpc.passes.fake_quantize import FakeQuantize
 from qpc.passes.fold_batch_norm import FoldBatchNorm
 from qpc.passes.fold_weights import FoldWeights
+from qpc.passes.freeze_grids import FreezeGrids
 from qpc.passes.insert_observers import InsertObservers
+from qpc.passes.learn_grids import LearnGrids
 from qpc.passes.lift_conv1d import LiftConv1d
 from qpc.passes.make_masks_permanent import MakeMasksPermanent
 from qpc.passes.mask_weights import MaskWeights
@@ -29,7 +31,9 @@ __all__ = [
     "FakeQuantize",
     "FoldBatchNorm",
     "FoldWeights",
+    "FreezeGrids",
     "InsertObservers",
+    "LearnGrids",
     "LiftConv1d",
     "MakeMasksPermanent",
     "MaskWeights",

@@ -23,10 +23,11 @@ from qpc.analysis.quantization import role_of
 from qpc.base import Pass, PassContext
 from qpc.calls import qpc_ops, set_arguments
 from qpc.edit import Editor
-from qpc.errors import UnsupportedOpError
+from qpc.errors import PassError, UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
 from qpc.meta import info, label, update_info, value_name
 from qpc.passes._integer_forms import FORMS, IntegerForm
+from qpc.passes.freeze_grids import grids_are_frozen
 from qpc.quant.grid import QParams
 from qpc.registry import op_name
 
@@ -42,6 +43,11 @@ class ConvertToInteger(
     """Turn every operator that was planned to be integer into one."""
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        if not grids_are_frozen(gm):
+            raise PassError(
+                "training has moved the grids, and conversion would take the old ones",
+                fix="call qpc.convert(gm), or run qpc.passes.FreezeGrids before",
+            )
         layers = layers_with_weights(gm)
         left = [n for n in layers if not info(n).integer]
         reasons = "; ".join(f"{label(n)}: {info(n).declined or 'not planned'}" for n in left)

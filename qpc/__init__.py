@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from qpc.printer import format_graph as format_graph
     from qpc.pruning.report import pruning_report as pruning_report
     from qpc.quant.config import QuantConfig as QuantConfig
+    from qpc.recipes import convert as convert
+    from qpc.recipes import prepare_qat as prepare_qat
     from qpc.recipes import prune as prune
     from qpc.recipes import quantize as quantize
     from qpc.storage import load_graph as load_graph
@@ -50,12 +52,14 @@ _HOMES = {
     "Target": "qpc.targets",
     "compare": "qpc.analysis.compare",
     "compile": "qpc.compiler",
+    "convert": "qpc.recipes",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
     "from_yaml": "qpc.yaml_form",
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
     "merge_calibration": "qpc.analysis.merge",
+    "prepare_qat": "qpc.recipes",
     "prune": "qpc.recipes",
     "pruning_report": "qpc.pruning.report",
     "quantize": "qpc.recipes",
@@ -79,12 +83,14 @@ __all__ = [
     "__version__",
     "compare",
     "compile",
+    "convert",
     "fingerprint",
     "format_graph",
     "from_yaml",
     "load",
     "load_graph",
     "merge_calibration",
+    "prepare_qat",
     "prune",
     "pruning_report",
     "quantize",

@@ -18,7 +18,9 @@ from qpc.passes import (
     CreateMasks,
     FakeQuantize,
     FoldBatchNorm,
+    FreezeGrids,
     InsertObservers,
+    LearnGrids,
     LiftConv1d,
     MergeClamps,
     MergeTables,
@@ -32,6 +34,7 @@ from qpc.pruning.criteria import Judge
 from qpc.quant.config import QuantConfig
 
 _SAMPLES = CorrectBias([]).samples
+_ALL_SCALES = LearnGrids()
 
 
 def prepare(config: QuantConfig | None = None) -> Pipeline:
@@ -98,6 +101,46 @@ def quantize(
     """
     fake = post_training_quantization(batches, config).run(gm, ctx)
     return to_integer().run(fake, ctx)
+
+
+def prepare_qat(
+    gm: GraphModule,
+    batches: Iterable[Batch],
+    config: QuantConfig | None = None,
+    *,
+    learn: LearnGrids | None = _ALL_SCALES,
+    ctx: PassContext | None = None,
+) -> GraphModule:
+    """Return `gm`, a traced float graph, with its values rounded to grids, ready to be trained.
+
+    Batch norms are folded, observers calibrated on `batches`, and every value that is to be integer
+    is rounded in float to the grid that conversion will use, so that training sees the errors of
+    the integer graph. Train the result in a loop of your own, between `qpc.set_training(gm)` and
+    `qpc.set_training(gm, mode=False)`; then `qpc.convert(gm)` makes integers of it.
+
+    batches: any iterable of batches as `qpc.passes.Calibrate` takes them.
+    learn: which grids training moves (Esser et al. 2020, arXiv:1902.08153): all scales by default;
+    None keeps the grids of the calibration.
+    ctx: collects the reports: which layers are quantized, and why others are not.
+
+    Raises PassError if no layer could be quantized.
+    """
+    checked_batches(batches)
+    passes = (Calibrate(batches), FakeQuantize(), *((learn,) if learn else ()))
+    pipeline = prepare(config) + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
+    return pipeline.run(gm, ctx)
+
+
+def convert(gm: GraphModule, ctx: PassContext | None = None) -> GraphModule:
+    """Return a fake-quantized graph, trained or not, as an integer graph.
+
+    Its outputs are those of `gm` in inference, up to a step of a grid here and there.
+
+    Raises PassError if training has left a grid that is no number, or moved weights out of what
+    their sums allow.
+    """
+    freeze = Pipeline((FreezeGrids(),), frozenset({CORE_FORM, FAKE_QUANTIZED}))
+    return (freeze + to_integer()).run(gm, ctx)
 
 
 def prune(

@@ -1,4 +1,4 @@
-"""Train a traced graph: fine-tuning, before or after pruning, until it is quantized."""
+"""Train a traced graph: in float, before or after pruning, or with its values rounded to grids."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ def set_training(gm: GraphModule, mode: bool = True) -> GraphModule:  # as nn.Mo
     ones, and dropout drops. Core form stands for inference: switch back before running passes,
     compiling or saving.
 
-    Raises PassError if a graph that rounds, fake-quantized or integer, is to be trained: rounding
-    has no gradient that it could learn from. Observers do not round.
+    A fake-quantized graph trains too: its rounding lets gradients pass within the grids, and the
+    grids themselves learn after `qpc.passes.LearnGrids`.
+
+    Raises PassError if a graph of integers is to be trained: it has no gradients.
     """
     require_graph(gm, "set_training")
     require_kind("mode", mode, bool, "True or False")
     if mode:
-        _refuse_rounding(gm)
+        _refuse_integers(gm)
     for node in gm.graph.nodes:
         if norm := BatchNorm.of(node):
             norm.training = mode and norm.running_mean is not None
@@ -37,16 +39,17 @@ def set_training(gm: GraphModule, mode: bool = True) -> GraphModule:  # as nn.Mo
     return gm
 
 
-def _refuse_rounding(gm: GraphModule) -> None:
+def _refuse_integers(gm: GraphModule) -> None:
     for node in gm.graph.nodes:
         target = node.target
         if (
             isinstance(target, OpOverload)
             and target.namespace == "qpc"
-            and target is not qpc_ops.observe.default
+            and target not in (qpc_ops.observe.default, qpc_ops.fake_quantize.default)
         ):
             raise PassError(
-                f"a quantized graph cannot be trained yet: {target} has no gradient",
+                f"a graph of integers cannot be trained: {target} has no gradient",
                 node=node,
-                fix="train the float graph that qpc.trace returned, then quantize it",
+                fix="train the graph of qpc.prepare_qat, or the float graph of qpc.trace, and"
+                " convert it afterwards",
             )

@@ -24,6 +24,18 @@ def test_reference_and_native_give_the_same_bits() -> None:
     assert torch.equal(reference(X), native(X))
 
 
+def test_what_training_has_left_is_compiled_to_the_same_bits() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(180, 4))
+    gm = qpc.set_training(qpc.prepare_qat(qpc.trace(model, X), [X]))
+    optimizer = torch.optim.SGD(gm.parameters(), 0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        gm(X).square().sum().backward()
+        optimizer.step()
+    integers = qpc.convert(qpc.set_training(gm, mode=False))
+    assert torch.equal(qpc.compile(integers, batch_sizes=(2,))(X), integers(X))
+
+
 def test_refuses_a_model_that_is_not_traced() -> None:
     with pytest.raises(BackendError, match="compile needs a traced graph, got Conv2d"):
         qpc.compile(nn.Conv2d(3, 3, 3))

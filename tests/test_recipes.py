@@ -2,19 +2,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import length_hint
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
+import qpc
 from qpc.base import PassContext
 from qpc.calls import aten, qpc_ops
 from qpc.errors import CalibrationError, PassError
-from qpc.facts import CALIBRATED, FAKE_QUANTIZED, INTEGER, OBSERVED
+from qpc.facts import CALIBRATED, CORE_FORM, FAKE_QUANTIZED, INTEGER, OBSERVED
 from qpc.hashing import fingerprint
-from qpc.passes import Calibrate
+from qpc.passes import Calibrate, FakeQuantize, LearnGrids
 from qpc.pipeline import Pipeline
-from qpc.quant.config import Override
+from qpc.pruning.allocation import Uniform
+from qpc.pruning.magnitude import L1
+from qpc.quant.config import Override, QuantConfig
 from qpc.recipes import post_training_quantization, prepare, quantize, to_integer
 from qpc.testing import assert_same_output, randomized, traced
 from tests.quantizing import min_max, steps_apart
@@ -149,3 +154,80 @@ def test_a_dense_block_has_neither_float_operators_nor_tables() -> None:
         qpc_ops.dequantize.default,
     }
     assert any("4 of 4 convolution and linear layers" in r.summary for r in ctx.reports)
+
+
+def _trained(gm: GraphModule, goal: Tensor, steps: int = 30) -> list[float]:
+    """Train on the images of this module; the losses."""
+    optimizer = torch.optim.Adam(gm.parameters(), 0.01)
+    qpc.set_training(gm)
+    losses = []
+    for _ in range(steps):
+        loss = (gm(QAT_X) - goal).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    qpc.set_training(gm, mode=False)
+    return losses
+
+
+QAT_X = torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+class _Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.mix, self.linear = nn.Conv2d(8, 8, 1), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv(x)))
+        x = torch.relu(self.mix(x) + x)
+        y: Tensor = self.linear(x.mean((2, 3)))
+        return y
+
+
+def _few_bits() -> QuantConfig:
+    return min_max(bits=4, weight_bits=3)
+
+
+@pytest.mark.parametrize(
+    "learn", [LearnGrids(), LearnGrids(zero_points=True), LearnGrids(activations=False), None]
+)
+def test_training_with_rounded_values_lowers_the_loss_and_is_what_is_deployed(
+    learn: LearnGrids | None,
+) -> None:
+    gm = qpc.prepare_qat(traced(randomized(_Small()), QAT_X), [QAT_X], _few_bits(), learn=learn)
+    goal = torch.randn(16, 2, generator=torch.Generator().manual_seed(1))
+    losses = _trained(gm, goal)
+    assert losses[-1] < 0.8 * losses[0]
+    integers = qpc.convert(gm)
+    (step,) = {n.args[1] for n in integers.graph.nodes if "dequantize" in str(n.target)}
+    off = (gm(QAT_X) - integers(QAT_X)).abs() / step
+    assert off.max() < 1.01
+    assert (off < 0.01).float().mean() > 0.9
+    assert (integers(QAT_X) - goal).square().mean() < 0.9 * losses[0]
+
+
+def test_without_training_preparing_and_converting_is_quantizing_without_bias_correction() -> None:
+    gm = traced(randomized(_Small()), QAT_X)
+    fake = Pipeline((Calibrate([QAT_X]), FakeQuantize()), frozenset({CORE_FORM, OBSERVED}))
+    expected = (prepare(_few_bits()) + fake + to_integer()).run(gm)
+    found = qpc.convert(qpc.prepare_qat(gm, [QAT_X], _few_bits()))
+    assert torch.equal(found(QAT_X), expected(QAT_X))
+
+
+def test_a_graph_whose_grids_learn_is_saved_and_pruned_like_any_other(tmp_path: Path) -> None:
+    gm = qpc.prepare_qat(traced(randomized(_Small()), QAT_X), [QAT_X], _few_bits())
+    goal = torch.randn(16, 2, generator=torch.Generator().manual_seed(1))
+    _trained(gm, goal, steps=3)
+    qpc.save_graph(gm, tmp_path / "graph")
+    again = qpc.load_graph(tmp_path / "graph")
+    assert torch.equal(again(QAT_X), gm(QAT_X))
+    assert dict(again.named_parameters()).keys() == dict(gm.named_parameters()).keys()
+    pruned = qpc.prune(again, L1(), Uniform(0.5))
+    assert pruned.get_parameter("quantizers.conv2d_weight.scale").shape == (4,)
+    losses = _trained(pruned, goal)
+    assert losses[-1] < losses[0]
+    step = pruned.get_parameter("quantizers.linear.scale").item()
+    assert (qpc.convert(pruned)(QAT_X) - pruned(QAT_X)).abs().max() < 1.01 * step

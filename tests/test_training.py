@@ -61,15 +61,25 @@ def test_gradient_steps_lower_the_loss() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_a_graph_that_rounds_is_not_trained_without_a_word() -> None:
-    fake = fake_quantized(nn.Linear(8, 4), X)
-    for gm, operator in ((fake, "qpc.fake_quantize"), (converted(fake), "qpc.quantize")):
-        with pytest.raises(PassError, match=f"cannot be trained yet: {operator}.default") as caught:
-            qpc.set_training(gm)
-        assert caught.value.fix == (
-            "train the float graph that qpc.trace returned, then quantize it"
-        )
-        assert not qpc.set_training(gm, mode=False).training
+def test_a_graph_of_integers_is_not_trained_without_a_word() -> None:
+    gm = converted(fake_quantized(nn.Linear(8, 4), X))
+    with pytest.raises(
+        PassError, match=r"integers cannot be trained: qpc\.quantize\.default"
+    ) as caught:
+        qpc.set_training(gm)
+    assert caught.value.fix == (
+        "train the graph of qpc.prepare_qat, or the float graph of qpc.trace, and convert it"
+        " afterwards"
+    )
+    assert not qpc.set_training(gm, mode=False).training
+
+
+def test_a_fake_quantized_graph_trains_with_its_values_rounded() -> None:
+    gm = qpc.set_training(fake_quantized(nn.Linear(8, 4), X))
+    weight = gm.get_parameter("weight")
+    gm(X).square().sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.abs().max() > 0
 
 
 def test_an_observed_graph_trains_as_the_float_one() -> None:

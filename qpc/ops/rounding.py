@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from qpc.errors import PassError
 from qpc.library import LIBRARY, define, like_first
 from qpc.quant.arithmetic import clamp_round, float32, reciprocal, require_sizes
+from qpc.quant.fake_quantization import Rounding
 from qpc.registry import OpSpec
 
 _GRAPH = "the graph was made for inputs"
@@ -77,35 +77,27 @@ OBSERVE = define(
 )
 
 
-def _along(x: Tensor, values: Tensor, axis: int, groups: int) -> Tensor:
-    """`values` in a shape that broadcasts over `x`."""
-    shape = [1] * x.dim()
-    if values.numel() == 1:
-        return values.reshape(shape)
-    shape[axis] = x.shape[axis]
-    if groups == 1:
-        return values.reshape(shape)
-    shape[0] = groups
-    return values.reshape(shape).repeat_interleave(x.shape[0] // groups, 0)
-
-
 def _fake_quant(
-    x: Tensor, scale: Tensor, zero_point: Tensor, lo: int, hi: int, axis: int = 0, groups: int = 1
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    lo: int,
+    hi: int,
+    axis: int = 0,
+    groups: int = 1,
+    gradient_scale: float = 1.0,
 ) -> Tensor:
     """Round to a grid and back; scale and zero_point hold one value, or one by index of `axis`.
 
-    With `groups`, axis 0 holds that many groups, and there is one value by group and index.
+    With `groups`, axis 0 holds that many groups, and there is one value by group and index. The
+    gradients of scales and zero points that are learned are multiplied by `gradient_scale`.
     """
-    step, zero = (_along(x, v, axis, groups) for v in (scale, zero_point.to(torch.float32)))
-    inverse = (1.0 / step.to(torch.float64)).to(torch.float32)
-    real = x * inverse
-    real = torch.where(real > lo - zero, real, lo - zero)
-    return torch.where(real < hi - zero, real, hi - zero).round() * step
+    return Rounding(scale, zero_point, lo, hi, axis, groups).apply(x)
 
 
 FAKE_QUANTIZE = define(
     "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int lo, int hi, int axis=0,"
-    " int groups=1) -> Tensor",
+    " int groups=1, float gradient_scale=1.0) -> Tensor",
     _fake_quant,
     like_first,
 )
@@ -115,17 +107,26 @@ def _pass_on(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
     return gradient, None
 
 
-def _refuse(context: Any, gradient: Tensor) -> NoReturn:
-    raise PassError(
-        "gradients cannot pass qpc::fake_quantize: rounding has none that a model could learn from",
-        fix="train or prune the float graph that qpc.trace returned, then quantize it",
-    )
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, scale, zero_point, *grid, gradient_scale = inputs
+    ctx.save_for_backward(x, scale, zero_point)
+    ctx.grid, ctx.gradient_scale = grid, gradient_scale
 
 
-# An observer passes gradients on. Rounding has the gradient 0 wherever it has one, so that a model
-# would learn nothing and say nothing: a backward pass through it is an error.
+def _estimate(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """See `qpc.quant.fake_quantization`."""
+    x, scale, zero_point = context.saved_tensors
+    rounding = Rounding(scale, zero_point, *context.grid)
+    numbers = (None,) * (len(context.grid) + 1)
+    if not any(context.needs_input_grad[1:3]):
+        return rounding.input_gradient(gradient, x), None, None, *numbers
+    at_input, at_scale, at_zero_point = rounding.gradients(gradient, x)
+    factor = context.gradient_scale
+    return at_input, at_scale * factor, at_zero_point * factor, *numbers
+
+
 torch.library.register_autograd("qpc::observe", _pass_on, lib=LIBRARY)
-torch.library.register_autograd("qpc::fake_quantize", _refuse, lib=LIBRARY)
+torch.library.register_autograd("qpc::fake_quantize", _estimate, setup_context=_keep, lib=LIBRARY)
 
 SPECS = (
     OpSpec(QUANTIZE, "quantize", ends_with_clamp=True),

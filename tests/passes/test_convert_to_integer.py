@@ -12,10 +12,10 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional as F
 
 from qpc.base import PassContext
-from qpc.calls import aten, qpc_ops
+from qpc.calls import arguments, aten, qpc_ops
 from qpc.errors import OverflowProofError, PassError, UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
-from qpc.meta import info, update_info
+from qpc.meta import attribute, info, update_info
 from qpc.ops.convolution import IntConv2d
 from qpc.passes import ConvertToInteger
 from qpc.pipeline import Pipeline
@@ -315,6 +315,10 @@ def test_a_factor_that_float32_cannot_hold_names_the_operator() -> None:
     for node, scale in (*((n, 2.0**60) for n in product.all_input_nodes), (product, 2.0**-10)):
         grid = info(node).qparams
         assert grid is not None
+        for value in (node, *node.users):
+            if value.target is qpc_ops.fake_quantize.default:
+                attribute(fake, str(arguments(value)["scale"].target)).fill_(scale)
+                update_info(value, qparams=replace(grid, scale=scale))
         update_info(node, qparams=replace(grid, scale=scale))
     with pytest.raises(OverflowProofError, match=r"multiplier .* does not fit float32") as e:
         converted(fake)

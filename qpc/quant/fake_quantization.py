@@ -1,0 +1,133 @@
+"""Fake quantization: rounding to a grid and back in float, and what gradients pass through it.
+
+With the step s, the zero point z and v = x * float32(1 / s), the value is
+
+    y = s * rne(clamp(v, lo - z, hi - z))
+
+the same reals that quantizing and dequantizing give. Rounding is flat almost everywhere, so its own
+derivative teaches nothing. Training uses the straight-through estimator (Bengio et al. 2013,
+arXiv:1308.3432), for which rounding is the identity, and clipping is what it is:
+
+    dy/dx = 1 where lo - z < v < hi - z, and 0 elsewhere
+    dy/ds = rne(v) - v where lo - z < v < hi - z, and the end that v was clipped to elsewhere
+    dy/dz = 0 where lo - z < v < hi - z, and -s elsewhere
+
+The second is LSQ (Esser et al. 2020, arXiv:1902.08153), the third LSQ+ (Bhalgat et al. 2020,
+arXiv:2004.09576). Their sums over a tensor grow with it, so that LSQ scales them by
+1 / sqrt(values * hi).
+
+Everything here is written as whole-tensor operations in place: on CPUs they are vectorised, where
+PyTorch's fused fake quantization is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qpc.quant.grid import SMALLEST_SCALE
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """A grid for each index of an axis, or one for the whole tensor.
+
+    step: float32 steps, one value, or one for each index of `axis`. A step that is learned may
+        become negative, which means its magnitude, and is at least `SMALLEST_SCALE`.
+    zero_point: grid points that mean 0.0, as many as there are steps; brought to the grid if
+        they are learned, and floats.
+    lo, hi: the lowest and the highest grid point.
+    groups: axis 0 holds that many groups, and there is one step for each group and index of `axis`.
+    """
+
+    step: Tensor
+    zero_point: Tensor
+    lo: int
+    hi: int
+    axis: int = 0
+    groups: int = 1
+
+    def apply(self, x: Tensor) -> Tensor:
+        """`x` (floats, any shape) rounded to the grid, in float32; the lowest point for NaN."""
+        step = self._steps(x)
+        return self._clipped(self._scaled(x, step)).round_().mul_(step)
+
+    def input_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """The gradient at `x`: that at the result where `x` lies within the grid, 0 elsewhere."""
+        return self._inside(gradient, self._scaled(x, self._steps(x)), x)
+
+    def gradients(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients at `x`, at the steps and at the zero points, each in its shape."""
+        step = self._steps(x)
+        scaled = self._scaled(x, step)
+        inside = self._inside(gradient, scaled, x)
+        within = self._clipped(scaled)
+        points = within.round()
+        error = points - within
+        clipped = gradient - inside
+        # x is nearly y where it is inside, and a difference of two large sums would lose that
+        steps = self._sums(inside, error) + self._sums(clipped, points)
+        steps = steps.reshape(self.step.shape) * torch.where(self.step < 0, -1.0, 1.0)
+        zero_points = self._sums(clipped, step.expand_as(x)).neg_()
+        return inside, steps, zero_points.reshape(self.zero_point.shape)
+
+    def _steps(self, x: Tensor) -> Tensor:
+        return self._along(x, self.step.abs().clamp(min=SMALLEST_SCALE))
+
+    def _scaled(self, x: Tensor, step: Tensor) -> Tensor:
+        """v: places on the grid, before they are rounded, with 0.0 at zero."""
+        inverse = (1.0 / step.to(torch.float64)).to(torch.float32)
+        return x * inverse
+
+    def _clipped(self, scaled: Tensor) -> Tensor:
+        """Places brought to the ends of the grid, in the memory of `scaled` where that can be."""
+        lowest, highest = self._ends(scaled)
+        if isinstance(lowest, Tensor) or isinstance(highest, Tensor):
+            scaled = torch.where(scaled.isnan(), lowest, scaled)
+            return torch.clamp(scaled, torch.as_tensor(lowest), torch.as_tensor(highest))
+        scaled.nan_to_num_(lowest, highest, lowest)
+        return scaled.clamp_(lowest, highest)
+
+    def _inside(self, gradient: Tensor, scaled: Tensor, x: Tensor) -> Tensor:
+        lowest, highest = self._ends(x)
+        if isinstance(lowest, float):  # one pass over memory instead of four
+            found: Tensor = torch.ops.aten.hardtanh_backward(gradient, scaled, lowest, highest)
+            return found
+        return gradient * ((scaled > lowest) & (scaled < highest))
+
+    def _ends(self, x: Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """The lowest and the highest point with 0.0 at zero: numbers if all indices have the same.
+
+        Numbers are read on CPUs only: elsewhere that would wait for the device.
+        """
+        zero = self.zero_point.to(torch.float32).round().clamp(self.lo, self.hi)
+        if zero.device.type == "cpu" and (zero == zero.flatten()[:1]).all():
+            first = zero.flatten()[0].item()
+            return self.lo - first, self.hi - first
+        zero = self._along(x, zero)
+        return self.lo - zero, self.hi - zero
+
+    def _along(self, x: Tensor, values: Tensor) -> Tensor:
+        """One value for each index of the axis, in a shape that broadcasts over `x`."""
+        shape = [1] * x.dim()
+        if values.numel() == 1:
+            return values.reshape(shape)
+        shape[self.axis] = x.shape[self.axis]
+        if self.groups == 1:
+            return values.reshape(shape)
+        shape[0] = self.groups
+        return values.reshape(shape).repeat_interleave(x.shape[0] // self.groups, 0)
+
+    def _sums(self, a: Tensor, b: Tensor) -> Tensor:
+        """The sum of products for each step."""
+        if self.step.numel() == 1:
+            return torch.dot(a.reshape(-1), b.reshape(-1))
+        product = a * b
+        if self.groups > 1:
+            product = product.unflatten(0, (self.groups, -1)).movedim(1, -1)
+            kept = (0, self.axis) if self.axis else (0,)
+        else:
+            kept = (self.axis,)
+        return product.sum([d for d in range(product.dim()) if d not in kept])
