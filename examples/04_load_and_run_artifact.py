@@ -1,6 +1,6 @@
 """Save a compiled model, load it, run it, and see what a damaged one says.
 
-A saved model is a folder without pickles: JSON, safetensors, bytecode and a shared library.
+A saved model is a folder without pickles: JSON, safetensors and a shared library.
 """
 
 from __future__ import annotations

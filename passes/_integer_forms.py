@@ -85,8 +85,8 @@ def _compute(form: IntegerForm) -> Node:
     assert layer is not None
     gm, source, grid = form.editor.gm, form.grid_of(layer.input), form.grid
     rounded = layer.weight  # fake_quantize(weight, scale, zero_point, lo, hi, axis)
-    name = str(rounded.args[0].target)  # type: ignore[union-attr]
-    scales = attribute(gm, str(rounded.args[1].target))  # type: ignore[union-attr]
+    name = str(rounded.args[0].target)  # type: ignore[union-attr]  # its inputs are nodes
+    scales = attribute(gm, str(rounded.args[1].target))  # type: ignore[union-attr]  # its inputs are nodes
     layout = (layer.output_axis, layer.groups)
     real_weight = outputs_first(attribute(gm, name).detach(), *layout)
     weight = quantize_weight(real_weight, scales, _weight_bits(form.node))
@@ -232,7 +232,7 @@ def _cat(form: IntegerForm) -> Node:
         piece, grid = form.integers[value], form.grid_of(value)
         same = grid == form.grid
         pieces.append(piece if same else form.lookup(piece, requant_table(grid, form.grid)))
-    return form.call(form.node.target, pieces, view.dim)  # type: ignore[arg-type]
+    return form.call(form.node.target, pieces, view.dim)  # type: ignore[arg-type]  # its target is an operator
 
 
 def _reduce(form: IntegerForm) -> Node:
@@ -295,9 +295,9 @@ def _move(form: IntegerForm) -> Node:
         )
     if pad := Pad.of(form.node):
         zero = form.grid.zero_point
-        return form.call(pad.node.target, form.integers[value], list(pad.pad), zero)  # type: ignore[arg-type]
+        return form.call(pad.node.target, form.integers[value], list(pad.pad), zero)  # type: ignore[arg-type]  # its target is an operator
     args = map_arg(form.node.args, lambda n: form.integers[n])
-    return form.call(form.node.target, *args, **form.node.kwargs)  # type: ignore[arg-type]
+    return form.call(form.node.target, *args, **form.node.kwargs)  # type: ignore[arg-type]  # its target is an operator
 
 
 def _resize(form: IntegerForm) -> Node:
@@ -306,7 +306,7 @@ def _resize(form: IntegerForm) -> Node:
     sizes = [size for size in (info(value).shape or ())[2:] if isinstance(size, int)]
     ramp = torch.meshgrid(*(torch.arange(float(size)) for size in sizes), indexing="ij")
     rest = form.node.args[1:]
-    samples = [form.node.target(x[None, None], *rest)[0, 0] for x in ramp]  # type: ignore[operator]
+    samples = [form.node.target(x[None, None], *rest)[0, 0] for x in ramp]  # type: ignore[operator]  # its target is an operator
     places = {"rows": samples[0][:, 0], "columns": samples[1][0]}
     name = form.editor.free_name(f"places.{form.node.name}")
     constants = [
@@ -329,7 +329,7 @@ def _pointwise(form: IntegerForm) -> Node:
             return attribute(form.editor.gm, str(node.target)).detach().reshape(1)
 
         args = map_arg(form.node.args, operand)
-        result: Tensor = form.node.target(*args, **form.node.kwargs)  # type: ignore[operator]
+        result: Tensor = form.node.target(*args, **form.node.kwargs)  # type: ignore[operator]  # its target is an operator
         return result
 
     table = lookup_table(function, form.grid_of(value), form.grid)

@@ -75,7 +75,7 @@ class TwoTables(Rule[_Found]):
 def _result(gm: GraphModule, node: Node, values: Tensor) -> Tensor:
     """What a table or a clamp makes of values."""
     constants = map_arg(node.args[1:], lambda n: attribute(gm, str(n.target)))
-    result: Tensor = node.target(values, *constants)  # type: ignore[operator]
+    result: Tensor = node.target(values, *constants)  # type: ignore[operator]  # its target is an operator
     return result
 
 

@@ -141,7 +141,7 @@ def bench(
         request.check()
         if json is not None:
             _check_writable(json)
-        from qpc.backends.tvm._compat import require_tvm
+        from qpc.backends.tvm.compat import require_tvm
 
         require_tvm()  # first, as this import must not be interrupted
         from qpc.bench.command import run

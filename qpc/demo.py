@@ -24,7 +24,7 @@ from qpc.analysis.compare import Comparison, compare
 from qpc.assets import DemoMetadata, load_demo_images, load_demo_model
 from qpc.backends.compiled import measure
 from qpc.backends.tvm import compile_graph
-from qpc.backends.tvm._compat import require_tvm
+from qpc.backends.tvm.compat import require_tvm
 from qpc.base import PassContext
 from qpc.capture.trace import trace
 from qpc.errors import BackendError
@@ -37,6 +37,7 @@ Say = Callable[[str], None]
 _BATCH = 25  # images at a time where only the outputs count; more do not fit the cache
 _COMPARED_IMAGES = 64  # for the error of each layer
 _LARGE_IMAGES = 4
+_LARGE_SIZE = 224  # pixels each way
 _WORST = 3
 _QUIET = 0.9  # share of a core from which times mean something
 
@@ -136,12 +137,13 @@ def _trained_title(model: nn.Module, metadata: DemoMetadata) -> str:
 def _measure_large(*, repeats: int, say: Say) -> tuple[ModelResult, str]:
     torch.manual_seed(0)
     model = resnet18().eval()
-    images = torch.randn(_LARGE_IMAGES, 3, 224, 224)
+    size = _LARGE_SIZE
+    images = torch.randn(_LARGE_IMAGES, 3, size, size)
     return measure_model(
         model,
-        title=f"Full ResNet-18 (torchvision's layout, {_parameters(model)} parameters), 224x224;"
-        " its weights and images are random, so only the times mean something",
-        calibration=torch.randn(4, 3, 224, 224).split(1),
+        title=f"Full ResNet-18 (torchvision's layout, {_parameters(model)} parameters),"
+        f" {size}x{size}; its weights and images are random, so only the times mean something",
+        calibration=torch.randn(4, 3, size, size).split(1),
         test=images,
         labels=None,
         repeats=repeats,

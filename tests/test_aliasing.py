@@ -14,7 +14,7 @@ X, Y = graph.placeholder("x"), graph.placeholder("y")
 
 
 def call(target: object, *args: object, **kwargs: object) -> Node:
-    return graph.call_function(target, args, kwargs)  # type: ignore[arg-type]
+    return graph.call_function(target, args, kwargs)  # type: ignore[arg-type]  # arguments of fx
 
 
 def test_in_place_operators_write_to_their_first_input() -> None:

@@ -73,14 +73,14 @@ def test_a_pass_without_apply_cannot_be_made() -> None:
         """No apply."""
 
     with pytest.raises(TypeError, match="abstract method"):
-        Unfinished()  # type: ignore[abstract]
+        Unfinished()  # type: ignore[abstract]  # wrong on purpose
 
 
 def test_a_pass_is_a_value() -> None:
     assert Idle(2) == Idle(level=2) != Idle()
     assert repr(Idle(2)) == "Idle(level=2)"
     with pytest.raises(FrozenInstanceError):
-        Idle().level = 3  # type: ignore[misc]
+        Idle().level = 3  # type: ignore[misc]  # wrong on purpose
 
 
 # --- remarks and reports --------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from qpc.ops.reduction import Mean
 def call(target: object, *args: object, **kwargs: object) -> Node:
     graph = Graph()
     x = graph.placeholder("x")
-    return graph.call_function(target, (x, *args), kwargs)  # type: ignore[arg-type]
+    return graph.call_function(target, (x, *args), kwargs)  # type: ignore[arg-type]  # arguments of fx
 
 
 def test_arguments_have_their_schema_names_and_defaults() -> None:

@@ -58,10 +58,10 @@ def test_refuses_a_graph_that_is_still_fake_quantized() -> None:
 def test_refuses_one_number_for_the_batch_sizes(target: str) -> None:
     gm = qpc.trace(nn.ReLU(), X)
     with pytest.raises(BackendError, match="batch sizes are several numbers, got 4") as caught:
-        qpc.compile(gm, target, batch_sizes=4)  # type: ignore[call-overload]
+        qpc.compile(gm, target, batch_sizes=4)  # type: ignore[call-overload]  # wrong on purpose
     assert caught.value.fix == "batch_sizes=(4,)"
 
 
 def test_refuses_a_target_that_is_no_name() -> None:
     with pytest.raises(UnsupportedTargetError, match="a target is a name or"):
-        qpc.compile(qpc.trace(nn.ReLU(), X), 3)  # type: ignore[call-overload]
+        qpc.compile(qpc.trace(nn.ReLU(), X), 3)  # type: ignore[call-overload]  # wrong on purpose

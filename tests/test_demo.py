@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import qpc.demo
 from qpc.analysis.compare import Comparison, LayerError
-from qpc.backends.tvm import _compat, compile_graph
+from qpc.backends.tvm import compat, compile_graph
 from qpc.demo import (
     DemoResult,
     ModelResult,
@@ -76,10 +76,13 @@ def _tvm_where_it_is_needed(request: pytest.FixtureRequest) -> None:
         pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 
 
-@pytest.fixture(scope="module")
-def result() -> DemoResult:
+@pytest.fixture(scope="module", params=[64, pytest.param(224, marks=pytest.mark.slow)])
+def result(request: pytest.FixtureRequest) -> DemoResult:
+    """Of the demonstration, with images of this size for the large network."""
     pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
-    return run_demo(quick=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qpc.demo, "_LARGE_SIZE", request.param)
+        return run_demo(quick=True)
 
 
 @pytest.mark.tvm
@@ -157,8 +160,8 @@ def test_the_number_of_differing_values_is_in_the_error() -> None:
 
 
 def test_without_tvm_it_says_so_before_doing_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_compat, "installed_version", lambda package: None)
-    _compat.require_tvm.cache_clear()
+    monkeypatch.setattr(compat, "installed_version", lambda package: None)
+    compat.require_tvm.cache_clear()
     said: list[str] = []
     with pytest.raises(MissingDependencyError, match="apache-tvm is not installed") as caught:
         run_demo(say=said.append)

@@ -184,7 +184,7 @@ def test_the_versions_agree_with_constraints_and_project_file() -> None:
 @pytest.mark.tvm
 def test_the_versions_agree_with_those_that_the_backend_accepts() -> None:
     pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
-    from qpc.backends.tvm import _compat
+    from qpc.backends.tvm import compat
 
-    assert _compat.TVM_VERSION == doctor.TVM_VERSION
-    assert _compat.FFI_VERSION == doctor.TVM_FFI_VERSION
+    assert compat.TVM_VERSION == doctor.TVM_VERSION
+    assert compat.FFI_VERSION == doctor.TVM_FFI_VERSION

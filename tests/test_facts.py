@@ -72,7 +72,7 @@ def test_missing_tensors_are_not_core_form() -> None:
     problem = CORE_FORM.check(gm)
     assert problem is not None
     assert problem.startswith("scale: no tensor named 'scale' (")
-    gm.scale = 3  # type: ignore[assignment]
+    gm.scale = 3  # type: ignore[assignment]  # as users do
     assert CORE_FORM.check(gm) == (
         "scale: no tensor named 'scale' (attribute 'scale' is int, not a tensor)"
     )

@@ -37,7 +37,7 @@ def test_updates_replace_fields_and_return_the_record() -> None:
 
 def test_records_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        info(relu()).module_path = "a"  # type: ignore[misc]
+        info(relu()).module_path = "a"  # type: ignore[misc]  # wrong on purpose
 
 
 def test_copies_of_a_graph_do_not_see_each_others_updates() -> None:
@@ -95,7 +95,7 @@ def test_attributes_are_found_by_dotted_name() -> None:
 
 def test_an_attribute_must_be_a_tensor() -> None:
     graph = GraphModule(nn.Module(), _returning_input())
-    graph.size = 3  # type: ignore[assignment]
+    graph.size = 3  # type: ignore[assignment]  # wrong on purpose
     with pytest.raises(TypeError, match=r"^attribute 'size' is int, not a tensor$"):
         attribute(graph, "size")
 

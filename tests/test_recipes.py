@@ -114,7 +114,7 @@ def test_the_parts_fit_together_in_one_pipeline() -> None:
 
 def test_batches_that_cannot_be_read_are_an_error_before_anything_runs() -> None:
     with pytest.raises(CalibrationError, match="needs an iterable of batches, got NoneType"):
-        post_training_quantization(None, CONFIG)  # type: ignore[arg-type]
+        post_training_quantization(None, CONFIG)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_the_number_of_batches_is_known_to_the_progress_bar() -> None:

@@ -13,7 +13,7 @@ from qpc.registry import OpSpec, Role, op_name, register, registered, spec_of
 
 def call(target: object) -> Node:
     graph = Graph()
-    return graph.call_function(target, (graph.placeholder("x"),))  # type: ignore[arg-type]
+    return graph.call_function(target, (graph.placeholder("x"),))  # type: ignore[arg-type]  # an argument of fx
 
 
 def test_known_operators_have_a_name_a_role_and_a_view() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qpc.backends.common.traits import MemoryOrder
-from qpc.backends.tvm._compat import require_tvm
+from qpc.backends.tvm.compat import require_tvm
 from qpc.backends.tvm.custom import (
     CustomKernel,
     KernelRequest,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch.fx import GraphModule, Node
 
 from qpc.backends.options import CompileOptions
-from qpc.backends.tvm._compat import require_tvm
+from qpc.backends.tvm.compat import require_tvm
 from qpc.base import Pass
 from qpc.facts import CORE_FORM, FINISHED, Fact
 from qpc.targets import Target

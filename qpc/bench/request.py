@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qpc.backends.tvm._compat import check_versions
+from qpc.backends.tvm.compat import check_versions
 from qpc.errors import ArtifactError, BackendError, MissingDependencyError
 
 RUNTIMES = ("onnxruntime", "openvino", "torch")

@@ -41,7 +41,7 @@ def _run(flow: Flow, node: Node, labels: Any) -> Labels:
     values = {n: labels(n) if flow.is_tensor(n) else flow.size(n) for n in node.all_input_nodes}
     known: Any = values.__getitem__
     args, kwargs = map_arg(node.args, known), map_arg(node.kwargs, known)
-    return compact(node.target(*args, **kwargs))  # type: ignore[operator]
+    return compact(node.target(*args, **kwargs))  # type: ignore[operator]  # its target is an operator
 
 
 def one_axis(flow: Flow, node: Node, labels: Labels) -> Labels:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qpc.backends.tvm import _compat
+from qpc.backends.tvm import compat
 from qpc.bench import request as module
 from qpc.bench.request import RUNTIMES, Request, check_peers, installed_peers
 from qpc.errors import ArtifactError, BackendError, MissingDependencyError
@@ -73,7 +73,7 @@ def test_a_graph_of_a_graph_is_refused(graph: Path) -> None:
 
 def test_without_tvm_it_says_what_to_install(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
-        raise MissingDependencyError("apache-tvm is not installed", fix=_compat._INSTALL)
+        raise MissingDependencyError("apache-tvm is not installed", fix=compat._INSTALL)
 
     monkeypatch.setattr(module, "check_versions", missing)
     with pytest.raises(MissingDependencyError, match="apache-tvm is not installed") as caught:

@@ -87,7 +87,7 @@ def test_attention_keeps_the_scale_of_the_full_head() -> None:
 
 def test_shapes_and_tied_parameters_follow() -> None:
     gm = image_graph(lambda m, x: m.b(m.a(x)), b=nn.Conv2d(4, 4, 1, groups=4))
-    gm.register_parameter("again", attribute(gm, "a.bias"))  # type: ignore[arg-type]
+    gm.register_parameter("again", attribute(gm, "a.bias"))  # type: ignore[arg-type]  # a tensor of this module
     gm.get_parameter("a.weight").requires_grad_(False)
     without(gm, 2, 3)
     assert attribute(gm, "again") is attribute(gm, "a.bias")

@@ -279,7 +279,7 @@ def test_every_kind_of_operator_stays_within_one_step(name: str) -> None:
     fake = fake_quantized(build(), IMAGE)
     result = converted(fake)
     inside = [t for t in targets(result)[1:-1] if t is not qpc_ops.quantize.default]
-    assert [t.overloadpacket for t in inside] == expected  # type: ignore[attr-defined]
+    assert [t.overloadpacket for t in inside] == expected  # type: ignore[attr-defined]  # targets are overloads
     assert targets(result)[0] is qpc_ops.quantize.default
     assert targets(result)[-1] is qpc_ops.dequantize.default
     # One step of the layer before may be several after a table; interpolation rounds once more.
@@ -398,8 +398,8 @@ def test_pointwise_functions_become_tables_that_are_exact(name: str) -> None:
     fake = fake_quantized(Parts(lambda net, x: function(net.a(x)), a=conv()), IMAGE)
     result = converted(fake)
     lookup = nodes_of(result, qpc_ops.lookup.default)[-1]
-    table = result.get_buffer(str(lookup.args[1].target))  # type: ignore[union-attr]
-    source, grid = info(lookup.args[0]).qparams, output_grid(fake)  # type: ignore[arg-type]
+    table = result.get_buffer(str(lookup.args[1].target))  # type: ignore[union-attr]  # an argument that is a node
+    source, grid = info(lookup.args[0]).qparams, output_grid(fake)  # type: ignore[arg-type]  # an argument that is a node
     assert source is not None
     real = source.dequantize(torch.arange(256, dtype=torch.uint8))
     before = lookup.args[0]
@@ -441,7 +441,7 @@ def test_signed_and_unsigned_grids_give_identical_reals(bits: int, symmetric: bo
         y = torch.relu(net_.a(x))
         z = F.pad(F.max_pool2d(y, 2), (1, 1, 1, 1)) + F.pad(F.avg_pool2d(y, 2), (1, 1, 1, 1))
         z = torch.cat([net_.b(z), torch.sigmoid(z)], 1) * z.mean((2, 3), True).repeat(1, 2, 1, 1)
-        return net_.c(z.mean((2, 3)))  # type: ignore[no-any-return]
+        return net_.c(z.mean((2, 3)))  # type: ignore[no-any-return]  # what modules return is Any
 
     def build() -> nn.Module:
         return Parts(net, a=conv(kernel=3, padding=1), b=conv(), c=nn.Linear(6, 4))
@@ -488,7 +488,7 @@ def test_a_channel_of_zeros_gives_its_bias() -> None:
     layer = conv(3, 3)
     with torch.no_grad():
         layer.weight[:2].zero_()
-        layer.bias.copy_(torch.tensor([0.0, 3.0, 1.0]))  # type: ignore[union-attr]
+        layer.bias.copy_(torch.tensor([0.0, 3.0, 1.0]))  # type: ignore[union-attr]  # the layer has a bias
     fake = fake_quantized(layer, IMAGE, random=False)
     result = converted(fake)
     assert torch.equal(result(IMAGE)[:, :2], fake(IMAGE)[:, :2])
@@ -581,7 +581,7 @@ def test_layers_keep_their_parameter_names() -> None:
 def test_a_layer_that_two_calls_share_has_integers_for_each() -> None:
     fake = fake_quantized(Parts(lambda net, x: net.a(net.a(x)), a=conv()), IMAGE)
     result = converted(fake)
-    names = [str(n.args[1].target) for n in nodes_of(result, qpc_ops.conv2d.default)]  # type: ignore[union-attr]
+    names = [str(n.args[1].target) for n in nodes_of(result, qpc_ops.conv2d.default)]  # type: ignore[union-attr]  # an argument that is a node
     assert len(set(names)) == 2
     assert steps_apart(fake, result, IMAGE) <= 3.0  # two layers, each off by one at most
 
@@ -608,7 +608,7 @@ class Deep(nn.Module):
         self.layer = nn.Conv3d(3, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x.unsqueeze(2)).squeeze(2)  # type: ignore[no-any-return]
+        return self.layer(x.unsqueeze(2)).squeeze(2)  # type: ignore[no-any-return]  # what modules return is Any
 
 
 def test_reports_which_layers_stay_in_float() -> None:

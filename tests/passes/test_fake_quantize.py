@@ -162,7 +162,7 @@ def test_a_channel_of_zeros_gets_a_scale_of_its_own() -> None:
     with torch.no_grad():
         conv.weight[0].zero_()
         conv.weight[1].zero_()
-        conv.bias.copy_(torch.tensor([0.0, 3.0, 1.0]))  # type: ignore[union-attr]
+        conv.bias.copy_(torch.tensor([0.0, 3.0, 1.0]))  # type: ignore[union-attr]  # the layer has a bias
     gm = fake_quantized(conv, IMAGE, random=False)
     scale = gm.get_buffer("quantizers.conv2d_weight.scale")
     source = grids(gm)["input_1"].scale
@@ -194,7 +194,7 @@ def test_a_bias_that_fits_no_scale_is_an_error() -> None:
 def test_a_layer_that_two_calls_share_is_rounded_for_each() -> None:
     model = Parts(lambda net, x: net.a(net.a(x)), a=nn.Conv2d(3, 3, 1))
     gm = fake_quantized(model, IMAGE)
-    names = [n.args[1].target for n in nodes_of(gm, qpc_ops.fake_quantize.default)]  # type: ignore[union-attr]
+    names = [n.args[1].target for n in nodes_of(gm, qpc_ops.fake_quantize.default)]  # type: ignore[union-attr]  # an argument that is a node
     assert {"quantizers.conv2d_weight.scale", "quantizers.conv2d_1_weight.scale"} <= set(names)
 
 
@@ -204,7 +204,7 @@ def test_layers_that_stay_in_float_keep_their_weights() -> None:
     )
     gm = fake_quantized(model, IMAGE)
     layer = only(gm, aten.conv1d.default)
-    assert layer.args[1].op == "get_attr"  # type: ignore[union-attr]
+    assert layer.args[1].op == "get_attr"  # type: ignore[union-attr]  # an argument that is a node
 
 
 def test_interpolation_rounds_to_the_grid_of_its_input() -> None:

@@ -181,4 +181,4 @@ def test_a_quantized_graph_is_refused() -> None:
 
 def test_refuses_a_configuration_of_another_type() -> None:
     with pytest.raises(ConfigError, match="config must be a QuantConfig, got dict"):
-        InsertObservers({"default": {}})  # type: ignore[arg-type]
+        InsertObservers({"default": {}})  # type: ignore[arg-type]  # wrong on purpose

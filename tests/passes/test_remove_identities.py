@@ -70,7 +70,7 @@ OTHERS: dict[str, Callable[[Graph, Node], object]] = {
 def between_two_relus(build: Callable[[Graph, Node], object]) -> GraphModule:
     def whole(graph: Graph, x: Node) -> Node:
         first = graph.call_function(aten.relu.default, (x,))
-        return graph.call_function(aten.relu.default, (build(graph, first),))  # type: ignore[arg-type]
+        return graph.call_function(aten.relu.default, (build(graph, first),))  # type: ignore[arg-type]  # arguments of fx
 
     return graph_of(whole, 3, 2, 4)
 

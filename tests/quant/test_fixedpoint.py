@@ -89,7 +89,7 @@ def test_a_channel_of_zeros_gets_the_smallest_scale() -> None:
 def test_weights_of_any_magnitude_have_legal_scales(
     magnitude: float, observer: str, bits: int
 ) -> None:
-    cfg = WeightConfig(bits=bits, observer=observer)  # type: ignore[arg-type]
+    cfg = WeightConfig(bits=bits, observer=observer)  # type: ignore[arg-type]  # a name, as in YAML
     weight = torch.tensor([[1.0, -0.5, 0.25]]) * magnitude
     scales = weight_scales(weight, cfg)
     assert SMALLEST_SCALE <= scales.item() <= LARGEST_SCALE

@@ -164,9 +164,8 @@ def _described(planned: Schedule, uses: Sequence[KernelUse]) -> Iterator[KernelU
         known = waiting[step.kernel]
         use = known.popleft() if known else KernelUse(step.kernel, ())
         touched = sum(memory.size for memory in (*step.inputs, *step.outputs))
-        yield replace(
-            use, bytes=use.bytes + touched
-        )  # it was less than nothing for what is not used
+        # Noted so far is, as a negative number, what the kernel leaves alone of its tensors.
+        yield replace(use, bytes=use.bytes + touched)
 
 
 # Reshapes stay what they are, views of the same memory: as kernels they would copy.

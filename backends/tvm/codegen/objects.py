@@ -12,10 +12,10 @@ from pathlib import Path
 import tvm
 from tvm import tirx
 
-from qpc.backends.tvm._compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.codegen import entry
 from qpc.backends.tvm.codegen.cache import KernelCache
 from qpc.backends.tvm.codegen.entry import lower_kernels, scratch_bytes
+from qpc.backends.tvm.compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.lowering import float_arithmetic
 from qpc.backends.tvm.scratch import in_scratch_file
 from qpc.version import VERSION

@@ -26,7 +26,6 @@ from typing import Any, get_args
 from torch.fx import GraphModule
 
 from qpc.backends.options import Cache
-from qpc.backends.tvm._compat import TVM_VERSION
 from qpc.backends.tvm.codegen.cache import (
     folder_of,
     is_private,
@@ -34,6 +33,7 @@ from qpc.backends.tvm.codegen.cache import (
     say_not_kept,
     say_why_not,
 )
+from qpc.backends.tvm.compat import TVM_VERSION
 from qpc.backends.tvm.kernels.conv.tiling import ALL_KEPT, Kind, Tile, Tuner
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.children import Ended, run_module

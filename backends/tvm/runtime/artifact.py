@@ -1,4 +1,4 @@
-"""Saved models: a folder with a manifest, weights, bytecode and a shared library.
+"""Saved models: a folder with a manifest, weights and a shared library.
 
     manifest.json         what this is, by which versions, for which CPU; what the library's entry
                           points take and give; hashes of the other files
@@ -18,8 +18,8 @@ from typing import Any
 import safetensors.torch
 
 from qpc import documents
-from qpc.backends.tvm._compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.codegen.build import Code
+from qpc.backends.tvm.compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.runtime.compact import compact, spread
 from qpc.backends.tvm.runtime.manifest import (
     Manifest,

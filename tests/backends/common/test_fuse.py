@@ -185,5 +185,5 @@ def test_fused_kernels_give_the_bits_of_the_reference() -> None:
 
 
 def _zeros(compiled: object) -> list[torch.Tensor]:
-    types = compiled.signature.inputs[2]  # type: ignore[attr-defined]
+    types = compiled.signature.inputs[2]  # type: ignore[attr-defined]  # a compiled model of TVM
     return [torch.zeros(t.shape, dtype=t.dtype) for t in types]

@@ -10,22 +10,22 @@ import torch
 from torch.fx import Graph, GraphModule
 
 from qpc.backends import tvm
-from qpc.backends.tvm import _compat
+from qpc.backends.tvm import compat
 from qpc.errors import MissingDependencyError
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    _compat.require_tvm.cache_clear()
+    compat.require_tvm.cache_clear()
     yield
-    _compat.require_tvm.cache_clear()
+    compat.require_tvm.cache_clear()
 
 
 def _versions(monkeypatch: pytest.MonkeyPatch, **found: str | None) -> None:
-    table = {"apache-tvm": _compat.TVM_VERSION, "apache-tvm-ffi": _compat.FFI_VERSION} | {
+    table = {"apache-tvm": compat.TVM_VERSION, "apache-tvm-ffi": compat.FFI_VERSION} | {
         name.replace("_", "-"): version for name, version in found.items()
     }
-    monkeypatch.setattr(_compat, "installed_version", table.get)
+    monkeypatch.setattr(compat, "installed_version", table.get)
 
 
 def test_without_tvm_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,20 +42,20 @@ def test_a_version_that_crashes_is_refused_before_it_is_imported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _versions(monkeypatch, apache_tvm_ffi="0.1.15.post2")
-    wanted = rf"apache-tvm-ffi 0.1.15.post2 is installed, .* needs {_compat.FFI_VERSION}"
+    wanted = rf"apache-tvm-ffi 0.1.15.post2 is installed, .* needs {compat.FFI_VERSION}"
     with pytest.raises(MissingDependencyError, match=wanted) as caught:
-        _compat.require_tvm()
-    assert f"pip install apache-tvm-ffi=={_compat.FFI_VERSION}" in str(caught.value.fix)
+        compat.require_tvm()
+    assert f"pip install apache-tvm-ffi=={compat.FFI_VERSION}" in str(caught.value.fix)
 
 
 def test_the_right_versions_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
     _versions(monkeypatch)
-    _compat.require_tvm()
+    compat.require_tvm()
 
 
 def test_versions_are_read_without_an_import() -> None:
-    assert _compat.installed_version("numpy") == np.__version__
-    assert _compat.installed_version("no-such-package") is None
+    assert compat.installed_version("numpy") == np.__version__
+    assert compat.installed_version("no-such-package") is None
 
 
 def test_ctrl_c_during_the_import_waits_for_its_end() -> None:
@@ -65,7 +65,7 @@ def test_ctrl_c_during_the_import_waits_for_its_end() -> None:
 
 _INTERRUPTED = """
 import builtins, signal
-from qpc.backends.tvm._compat import require_tvm
+from qpc.backends.tvm.compat import require_tvm
 
 imported, original = [], builtins.__import__
 
@@ -106,7 +106,7 @@ def test_a_broken_tvm_is_an_error_that_says_to_restart(monkeypatch: pytest.Monke
     monkeypatch.setattr("importlib.import_module", fail)
     wanted = "TVM cannot be imported: AttributeError: partially initialized module"
     with pytest.raises(MissingDependencyError, match=wanted) as caught:
-        _compat.require_tvm()
+        compat.require_tvm()
     assert str(caught.value.fix).startswith("restart Python")
 
 

@@ -61,4 +61,4 @@ def test_a_wrong_time_is_refused_before_anything_is_compiled(graph: GraphModule)
 
 def test_a_wrong_cache_is_refused_before_anything_is_compiled(graph: GraphModule) -> None:
     with pytest.raises(BackendError, match="cache must be a bool or the path of a folder, got b"):
-        tvm.compile_graph(graph, cache=b"folder")  # type: ignore[arg-type]
+        tvm.compile_graph(graph, cache=b"folder")  # type: ignore[arg-type]  # wrong on purpose

@@ -229,7 +229,7 @@ def _vpdpwssd(acc: Array, x: Array, w: Array) -> Array:
 
 def _packed(dtype: type[np.generic]) -> Callable[[Array, Array], Array]:
     """Both operands narrowed with saturation, block by block of 16 bytes."""
-    limits = np.iinfo(dtype)  # type: ignore[type-var]
+    limits = np.iinfo(dtype)  # type: ignore[type-var]  # the name of an integer type
 
     def pack(a: Array, b: Array) -> Array:
         block = 16 // a.itemsize

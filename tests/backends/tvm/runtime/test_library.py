@@ -42,7 +42,7 @@ def test_a_library_is_unloaded_with_the_last_of_its_functions(code: bytes) -> No
 def test_two_libraries_of_equal_code_are_two(code: bytes) -> None:
     libraries = [Library(code), Library(code)]
     places = {
-        ctypes.cast(library.function("run_1"), ctypes.c_void_p).value  # type: ignore[arg-type]
+        ctypes.cast(library.function("run_1"), ctypes.c_void_p).value  # type: ignore[arg-type]  # a function is a pointer, too
         for library in libraries
     }
     assert len(places) == 2

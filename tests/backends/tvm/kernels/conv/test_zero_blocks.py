@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def thinned(layer: Layer, share: float, outputs: int = 16, inputs: int = 4) -> L
     ],
 )
 def test_equals_the_exact_result(isa: Isa, run: Run, changes: dict[str, object]) -> None:
-    layer = thinned(Layer(replace(BASE, **changes)), 0.8)  # type: ignore[arg-type]
+    layer = thinned(Layer(replace(BASE, **changes)), 0.8)  # type: ignore[arg-type]  # each has its field's type
     kernel = layer.kernel(isa)
     assert kernel.skipped > 0.3
     np.testing.assert_array_equal(run(kernel, layer.x), layer.expected())
@@ -140,8 +141,8 @@ def test_tiles_are_wider_where_vectors_share_their_zeros() -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 3), st.randoms())
-def test_lists_hold_all_that_is_left(units: int, terms: int, spare: int, random: object) -> None:
-    rng = np.random.default_rng(random.getrandbits(32))  # type: ignore[attr-defined]
+def test_lists_hold_all_that_is_left(units: int, terms: int, spare: int, random: Random) -> None:
+    rng = np.random.default_rng(random.getrandbits(32))
     weight: Array = rng.integers(-1, 2, (units, terms, 2), np.int8)
     places = np.arange(terms) * 10
     left = int(weight.any(2).sum())
