@@ -30,6 +30,7 @@ def main() -> None:
     model, _ = load_demo_model()
     images = load_demo_images()
     test, labels = images.test[:TEST_IMAGES], images.labels[:TEST_IMAGES]
+    batches = images.calibration[:256].split(64)
     dense = qpc.trace(model, test[:1])
 
     # Remove the channels with the smallest weights until 30 % of the multiplications are gone.
@@ -39,7 +40,7 @@ def main() -> None:
         print(f"{report.name:16} {report.summary}")
 
     # Pruning shifts the statistics of batch norms; measuring them anew needs no labels.
-    repaired = qpc.Pipeline((ReestimateBatchNorm(images.calibration.split(64)),)).run(pruned)
+    repaired = qpc.Pipeline((ReestimateBatchNorm(batches),)).run(pruned)
     for name, gm in (("dense", dense), ("pruned", pruned), ("repaired", repaired)):
         print(f"{name:9} top-1 {top1(gm, test, labels):5.1f} %")
     print(str(qpc.pruning_report(dense, pruned)).splitlines()[-1])
@@ -48,7 +49,7 @@ def main() -> None:
     forms = {"dense": dense, "pruned": repaired}
     times = {}
     for name, gm in forms.items():
-        int8 = qpc.quantize(gm, images.calibration.split(64))
+        int8 = qpc.quantize(gm, batches)
         times[name] = qpc.compile(int8).benchmark().median_ms
     print(f"int8 machine code is {times['dense'] / times['pruned']:.2f} times as fast as before")
 

@@ -19,6 +19,14 @@ Golden = Callable[[str, str], None]
 
 GOLDEN_FOLDER = Path(__file__).parent / "golden"
 
+LONG = (
+    "tests/test_demo.py",
+    "tests/test_examples.py",
+    "tests/models/",
+    "tests/backends/tvm/lowering/test_translator.py",
+)
+"""Files with tests, or with fixtures that tests share, that take more than ten seconds each."""
+
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True)
 settings.register_profile("nightly", max_examples=2000, deadline=None)
 settings.load_profile("ci")
@@ -39,6 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="qpc-cache-")
     os.environ["QPC_CACHE_DIR"] = folder.name  # what compiled kernels leave behind
     config.add_cleanup(folder.cleanup)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first: the last to begin would leave all workers but one idle."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))  # keeps the order of the rest
 
 
 @pytest.fixture(autouse=True)

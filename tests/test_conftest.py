@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import LONG
+
 
 @pytest.mark.parametrize("repetition", [1, 2])
 def test_every_test_draws_the_same_random_numbers(repetition: int) -> None:
@@ -33,6 +35,13 @@ def test_processes_of_this_machine_may_talk(tmp_path: Path) -> None:
         server.bind(address)
         server.listen()
         client.connect(address)
+
+
+def test_long_tests_come_first_and_the_others_keep_their_order(
+    request: pytest.FixtureRequest,
+) -> None:
+    order = [item.nodeid.startswith(LONG) for item in request.session.items]
+    assert order == sorted(order, reverse=True)
 
 
 PLAIN_TEST = """

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.models
 
 
 def test_a_few_photographs_show_that_mobilenet_v2_survives() -> None:
-    subject = subject_of("mobilenet_v2", every=7)
+    subject = subject_of("mobilenet_v2", every=20)
     integer = subject.quantize()
 
     assert integer_layers(integer) == 53

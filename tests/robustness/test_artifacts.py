@@ -22,13 +22,13 @@ def _check(kind: str, seeds: range, folder: Path) -> None:
 
 
 def test_broken_graphs(tmp_path: Path) -> None:
-    _check("graph", range(80), tmp_path)
+    _check("graph", range(40), tmp_path)
 
 
 @pytest.mark.tvm
 def test_broken_models(tmp_path: Path) -> None:
     pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
-    _check("model", range(80), tmp_path)
+    _check("model", range(40), tmp_path)
 
 
 @pytest.mark.slow

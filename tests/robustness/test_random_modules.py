@@ -24,12 +24,14 @@ def _check(job: Job) -> None:
     assert outcome.verdict != "fault", job.text(outcome)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 4, 5])
+@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(s, marks=pytest.mark.slow) for s in (4, 5))])
 def test_a_random_network_agrees_at_every_stage(seed: int) -> None:
     _check(Job(seed, steps=8, prune=False))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(s, marks=pytest.mark.slow) for s in (2, 4, 5)), 3]
+)
 def test_a_random_network_is_the_same_pruned_and_masked(seed: int) -> None:
     _check(Job(seed, steps=10, prune=True))
 

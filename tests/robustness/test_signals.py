@@ -58,7 +58,7 @@ def during_a_call(model: CompiledModel, action: Callable[[], None]) -> Iterator[
 
     def run(*args: object) -> None:
         action()
-        original(*args)  # type: ignore[arg-type]
+        original(*args)  # type: ignore[arg-type]  # whatever `run` was given
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(call, "run", run)
@@ -152,7 +152,7 @@ def test_what_a_thread_still_writes_to_is_kept_when_the_caller_is_interrupted(
     original = np.empty
 
     def watched(*args: object) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        made: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = original(*args)  # type: ignore[call-overload]
+        made: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = original(*args)  # type: ignore[call-overload]  # whatever `np.empty` was given
         kept.append(weakref.ref(made))
         return made
 
@@ -264,6 +264,8 @@ class Scenarios:
             assert not [p for p in self.folder.iterdir() if p.name.startswith(".")]
 
     def _seconds(self, action: Callable[[], object]) -> float:
+        """How long it takes as in the tries: the first time, it imports and fills caches."""
+        action()
         start = time.perf_counter()
         action()
         return time.perf_counter() - start

@@ -38,6 +38,9 @@ TARGETS = [
     "x86-64-avx512-vnni-vbmi",
 ]
 
+# For tests of what all kinds have in common: the plainest is left to the slow tests.
+NOT_PLAIN = [_slow("x86-64"), *TARGETS[1:]]
+
 # Those with registers of matrices, for tests of kernels that use them (parametrize "target" with
 # indirect=True). The second is plain arithmetic, which runs on any machine.
 MATRIX_TARGETS = ["x86-64-amx", "plain-matrices"]

@@ -185,6 +185,8 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         (aten.avg_pool2d.default, IMAGE, [3, 3], [2, 2], [1, 1]),
         (aten.avg_pool2d.default, IMAGE, [3, 3], [2, 2], [1, 1], False, False),
         (aten._adaptive_avg_pool2d.default, IMAGE, [2, 4]),
+    ],
+    "attention and resizing": [
         (aten.scaled_dot_product_attention.default, *(("heads", T),) * 3),
         (aten.scaled_dot_product_attention.default, *(("heads", T),) * 3, None, 0.0, True),
         (aten.scaled_dot_product_attention.default, *(T,) * 3, None, 0.0, False, {"scale": 0.3}),
@@ -402,7 +404,11 @@ MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "glu, by decomposition": (nn.GLU(1), (2, 8)),
     "celu, by decomposition": (nn.CELU(0.7), (2, 9)),
     "selu": (nn.SELU(), (2, 9)),
-    "lstm": (First(nn.LSTM(4, 3, num_layers=2, bidirectional=True, batch_first=True)), (2, 5, 4)),
+    "lstm": (First(nn.LSTM(4, 3, bidirectional=True, batch_first=True)), (2, 3, 4)),
+    "deep lstm": (
+        First(nn.LSTM(4, 3, num_layers=2, bidirectional=True, batch_first=True)),
+        (2, 5, 4),
+    ),
     "gru": (First(nn.GRU(4, 3, batch_first=True)), (2, 5, 4)),
     "rnn": (First(nn.RNN(4, 3, nonlinearity="relu", batch_first=True)), (2, 5, 4)),
     "lstm cell": (First(nn.LSTMCell(4, 3)), (2, 4)),
@@ -420,7 +426,14 @@ MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+TAKE_LONG = {"deep lstm", "rnn", "bicubic, by decomposition"}
+"""Many operators each, which others have too."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in TAKE_LONG else []) for n in MODELS],
+)
 def test_float_models_compile(name: str) -> None:
     model, shape = MODELS[name]
     model = model.eval()

@@ -34,6 +34,7 @@ BASE = Conv2dDesc(
     n=1, h=7, w=9, c=8, o=16, kernel=(3, 3), input_zero_point=7, output_zero_point=100
 )
 PADDED: dict[str, Any] = {"padding": (1, 1, 1, 1)}
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture
@@ -55,23 +56,33 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param({"kernel": (1, 1), "h": 1, "w": 1, "c": 130}, id="1x1, one pixel"),
         pytest.param({"kernel": (1, 1), "c": 1, "o": 1}, id="one channel"),
         pytest.param({"kernel": (1, 1), "c": 3, "o": 5, "n": 2}, id="1x1, three channels"),
-        pytest.param({"kernel": (1, 1), "c": 116, "o": 48}, id="1x1, no multiple of a register"),
+        pytest.param(
+            {"kernel": (1, 1), "c": 116, "o": 48}, id="1x1, no multiple of a register", marks=SLOW
+        ),
         pytest.param({"kernel": (1, 1), "c": 65, "o": 17}, id="1x1, one byte too many"),
-        pytest.param({"kernel": (1, 1), "stride": (2, 2), "c": 64}, id="1x1 with stride"),
+        pytest.param(
+            {"kernel": (1, 1), "stride": (2, 2), "c": 64}, id="1x1 with stride", marks=SLOW
+        ),
         pytest.param({"kernel": (1, 1), "stride": (1, 3), "c": 16}, id="1x1, rows not apart"),
         pytest.param({"kernel": (1, 1), "padding": (1, 0, 0, 2)}, id="1x1 padded"),
         pytest.param({"c": 29, "o": 53, **PADDED}, id="odd channels"),
         pytest.param({"stride": (2, 2), "n": 2, **PADDED}, id="stride"),
-        pytest.param({"stride": (3, 2), "h": 11, "padding": (2, 1, 1, 0)}, id="two strides"),
-        pytest.param({"stride": (4, 4), "h": 9, "w": 13}, id="windows apart"),
+        pytest.param(
+            {"stride": (3, 2), "h": 11, "padding": (2, 1, 1, 0)}, id="two strides", marks=SLOW
+        ),
+        pytest.param({"stride": (4, 4), "h": 9, "w": 13}, id="windows apart", marks=SLOW),
         pytest.param({"kernel": (7, 7), "stride": (2, 2), "padding": (3,) * 4, "c": 3}, id="7x7"),
-        pytest.param({"kernel": (5, 2), "o": 32, "padding": (2, 0, 2, 1)}, id="5x2"),
+        pytest.param({"kernel": (5, 2), "o": 32, "padding": (2, 0, 2, 1)}, id="5x2", marks=SLOW),
         pytest.param({"dilation": (2, 3), "padding": (2, 3, 2, 3), "c": 5}, id="dilated"),
         pytest.param({"dilation": (3, 1), "stride": (2, 1), "h": 12}, id="dilation and stride"),
         pytest.param({"groups": 2, **PADDED}, id="two groups in one vector"),
-        pytest.param({"groups": 3, "c": 15, "o": 63, "n": 2}, id="groups of many outputs"),
+        pytest.param(
+            {"groups": 3, "c": 15, "o": 63, "n": 2}, id="groups of many outputs", marks=SLOW
+        ),
         pytest.param({"groups": 2, "c": 16, "o": 64, "dilation": (1, 2)}, id="groups, dilated"),
-        pytest.param({"n": 5, "h": 4, "w": 4, "o": 64, **PADDED}, id="five small images"),
+        pytest.param(
+            {"n": 5, "h": 4, "w": 4, "o": 64, **PADDED}, id="five small images", marks=SLOW
+        ),
         pytest.param({"c": 64, "o": 128, **PADDED}, id="eight vectors"),
         pytest.param({"source": Share(5, 20)}, id="a slice of channels"),
         pytest.param({"source": Share(0, 9), **PADDED, "n": 2}, id="a slice of channels, padded"),
@@ -82,6 +93,7 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             {"kernel": (1, 1), "c": 11, "source": Share(12, 23)},
             id="1x1 of an odd slice",
+            marks=SLOW,
         ),
         pytest.param(
             {"kernel": (1, 1), "c": 3, "source": Share(1, 4)},
@@ -101,7 +113,7 @@ def test_these_tests_use_registers_of_matrices(isa: Isa) -> None:
 
 
 @pytest.mark.parametrize("block", tile_plan.BLOCKS, ids=str)
-@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)], ids=str)
+@pytest.mark.parametrize("kernel", [pytest.param((1, 1), marks=SLOW), (3, 3)], ids=str)
 def test_every_block_of_registers_is_right(
     isa: Isa, run: Run, block: tuple[int, int], kernel: tuple[int, int]
 ) -> None:
@@ -124,7 +136,7 @@ def test_nothing_saturates_at_extreme_values(isa: Isa, run: Run, x: int, weight:
     np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
 
 
-@pytest.mark.parametrize("outputs", [5, 16, 32, 40, 64])
+@pytest.mark.parametrize("outputs", [5, *(pytest.param(n, marks=SLOW) for n in (16, 32, 64)), 40])
 def test_stages_follow_in_order(isa: Isa, run: Run, outputs: int) -> None:
     layer = Layer(replace(BASE, o=outputs, **PADDED))
     table = layer.table.tobytes()
@@ -133,7 +145,7 @@ def test_stages_follow_in_order(isa: Isa, run: Run, outputs: int) -> None:
     np.testing.assert_array_equal(result, np.clip(layer.table[value], 10, 200))
 
 
-@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("threads", [2, pytest.param(3, marks=SLOW)])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -167,10 +179,10 @@ def test_outputs_may_go_to_a_part_of_a_tensor(isa: Isa, run: Run, changes: dict[
     [
         {"kernel": (2, 2)},
         {"padding": (1, 2)},
-        {"kernel": (3, 3), "n": 2},
-        {"kernel": (1, 1), "stride": (3, 2)},
-        {"groups": 2, "kernel": (2, 2)},
-        {"c": 37, "o": 53, "padding": (1, 1)},
+        pytest.param({"kernel": (3, 3), "n": 2}, marks=SLOW),
+        pytest.param({"kernel": (1, 1), "stride": (3, 2)}, marks=SLOW),
+        pytest.param({"groups": 2, "kernel": (2, 2)}, marks=SLOW),
+        pytest.param({"c": 37, "o": 53, "padding": (1, 1)}, marks=SLOW),
     ],
     ids=str,
 )
@@ -205,7 +217,7 @@ def descs(draw: st.DrawFn) -> Conv2dDesc:
 
 
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

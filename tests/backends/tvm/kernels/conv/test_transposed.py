@@ -25,6 +25,8 @@ pytestmark = [
     pytest.mark.parametrize("target", ["x86-64-avx512-vnni", "x86-64-avx2"], indirect=True),
 ]
 
+SLOW = pytest.mark.slow
+
 Array = npt.NDArray[Any]
 Run = Callable[..., Array]
 
@@ -82,23 +84,25 @@ BASE = TransposedDesc(
     [
         pytest.param({"kernel": (2, 2)}, id="kernel and stride are equal"),
         pytest.param({"padding": (1, 1)}, id="every phase has taps of its own"),
-        pytest.param({"padding": (1, 2)}, id="rows and columns differ"),
+        pytest.param({"padding": (1, 2)}, id="rows and columns differ", marks=SLOW),
         pytest.param({}, id="two taps for every output"),
         pytest.param({"kernel": (3, 3), "padding": (1, 1), "output_padding": (1, 1)}, id="3x3"),
-        pytest.param({"kernel": (3, 3), "n": 2}, id="phases of different sizes"),
+        pytest.param({"kernel": (3, 3), "n": 2}, id="phases of different sizes", marks=SLOW),
         pytest.param({"kernel": (1, 1), "stride": (3, 2)}, id="outputs that nothing reaches"),
-        pytest.param({"stride": (1, 1), "kernel": (3, 2)}, id="no stride"),
+        pytest.param({"stride": (1, 1), "kernel": (3, 2)}, id="no stride", marks=SLOW),
         pytest.param({"stride": (1, 1), "kernel": (1, 1)}, id="1x1"),
         pytest.param({"dilation": (2, 3), "padding": (2, 3)}, id="dilated"),
         pytest.param({"kernel": (2, 2), "padding": (2, 3)}, id="crops more than it reaches"),
-        pytest.param({"stride": (4, 4), "kernel": (8, 8), "padding": (2, 2)}, id="runs of phases"),
+        pytest.param(
+            {"stride": (4, 4), "kernel": (8, 8), "padding": (2, 2)}, id="runs of phases", marks=SLOW
+        ),
         pytest.param({"h": 1, "w": 1, "padding": (1, 1)}, id="one pixel"),
         pytest.param({"groups": 2, "kernel": (2, 2)}, id="two groups"),
         pytest.param({"groups": 8, "o": 8, "padding": (1, 1)}, id="depthwise"),
-        pytest.param({"groups": 3, "c": 9, "o": 57, "kernel": (3, 3)}, id="odd groups"),
+        pytest.param({"groups": 3, "c": 9, "o": 57, "kernel": (3, 3)}, id="odd groups", marks=SLOW),
         pytest.param({"c": 1, "o": 1}, id="one channel"),
         pytest.param({"c": 37, "o": 53, "padding": (1, 1)}, id="odd channels"),
-        pytest.param({"lo": 90, "hi": 200, "padding": (1, 1)}, id="clamped"),
+        pytest.param({"lo": 90, "hi": 200, "padding": (1, 1)}, id="clamped", marks=SLOW),
         pytest.param({"source": Share(3, 21), "n": 2}, id="a slice of channels"),
         pytest.param({"source": Share(3, 21), "kernel": (2, 2)}, id="a slice, in place"),
         pytest.param({"source": Share(3, 21), "groups": 2, "kernel": (2, 2)}, id="groups, a slice"),
@@ -118,8 +122,7 @@ def test_nothing_saturates_at_extreme_values(isa: Isa, run: Run, x: int, weight:
     np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
 
 
-@pytest.mark.parametrize("kernel", [(2, 2), (3, 3)])
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("kernel", "threads"), [((2, 2), 3), ((3, 3), 1)])
 def test_stages_see_the_same_place_of_every_tensor(
     isa: Isa, run: Run, kernel: tuple[int, int], threads: int
 ) -> None:
@@ -193,7 +196,7 @@ def layers(draw: st.DrawFn) -> Layer:
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(layer=layers())
 def test_any_transposed_convolution_equals_its_definition(isa: Isa, run: Run, layer: Layer) -> None:

@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.parametrize("target", TARGETS[1:], indirect=True),
 ]
 
+SLOW = pytest.mark.slow
 
 BASE = Conv2dDesc(
     n=1,
@@ -59,18 +60,18 @@ def only_this(out: int, monkeypatch: pytest.MonkeyPatch) -> None:
     "changes",
     [
         pytest.param({}, id="odd rows and columns"),
-        pytest.param({"h": 8, "w": 8}, id="whole patches"),
+        pytest.param({"h": 8, "w": 8}, id="whole patches", marks=SLOW),
         pytest.param({"h": 4, "w": 4}, id="one patch"),
         pytest.param({"padding": (0, 0, 0, 0)}, id="not padded"),
         pytest.param({"padding": (0, 2, 3, 1)}, id="each side padded differently"),
-        pytest.param({"n": 3}, id="three images"),
+        pytest.param({"n": 3}, id="three images", marks=SLOW),
         pytest.param({"n": 5, "h": 4, "w": 5}, id="five small images"),
-        pytest.param({"c": 1, "o": 1}, id="one channel"),
+        pytest.param({"c": 1, "o": 1}, id="one channel", marks=SLOW),
         pytest.param({"c": 3, "o": 5}, id="fewer channels than lanes"),
         pytest.param({"c": 29, "o": 53}, id="odd channels"),
         pytest.param({"c": 40, "o": 80}, id="many vectors"),
         pytest.param({"h": 40, "w": 6, "c": 130, "o": 8}, id="several tasks"),
-        pytest.param({"source": Share(5, 25)}, id="a slice of channels"),
+        pytest.param({"source": Share(5, 25)}, id="a slice of channels", marks=SLOW),
     ],
 )
 def test_equals_the_exact_result(isa: Isa, run: Run, changes: dict[str, Any]) -> None:
@@ -104,7 +105,7 @@ def test_nothing_overflows_at_alternating_extremes(isa: Isa, run: Run) -> None:
     np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
 
 
-@pytest.mark.parametrize("outputs", [5, 16, 40])
+@pytest.mark.parametrize("outputs", [5, pytest.param(16, marks=SLOW), 40])
 def test_stages_follow_in_order(isa: Isa, run: Run, outputs: int) -> None:
     layer = Layer(replace(BASE, o=outputs))
     table = layer.table.tobytes()
@@ -113,7 +114,7 @@ def test_stages_follow_in_order(isa: Isa, run: Run, outputs: int) -> None:
     np.testing.assert_array_equal(result, np.clip(layer.table[value], 10, 200))
 
 
-@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("threads", [2, pytest.param(3, marks=SLOW)])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -151,7 +152,7 @@ def test_tuning_may_choose_any_micro_kernel(isa: Isa, run: Run, out: int) -> Non
 
 
 @settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
