@@ -6,8 +6,9 @@ the tree is not touched. Results are kept as JSON lines, so that an interrupted 
 was. Prints the survivors at the end: each is a hole in the tests, or makes no difference.
 
 Which tests run which lines is found out first, by one run of the default suite under coverage (it
-takes as long as the suite does), and kept for the commit. Without it (`--no-coverage`) a mutant
-meets the test file of its module's name, those of the modules that import it, and of its folder.
+takes as long as the suite does; `--parts quant` runs one folder of tests), and kept for the commit.
+Without it (`--no-coverage`) a mutant meets the test file of its module's name, those of the modules
+that import it, and of its folder.
 """
 
 from __future__ import annotations
@@ -203,12 +204,17 @@ def _run(copy: Path, tests: Sequence[str], limit_s: float) -> tuple[str, str]:
     return "killed", failed[0][:200] if failed else f"exit code {process.returncode}"
 
 
-def measured(copy: Path, folder: Path) -> Suite:
-    """The suite under coverage, without the parts that `folder` has from before."""
+def measured(copy: Path, folder: Path, wanted: Sequence[str] = ()) -> Suite:
+    """The suite under coverage, without the parts that `folder` has from before.
+
+    wanted: folders in `tests/`, all if none; "tests" are the files beside them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tests = copy / "tests"
     parts = [p for p in sorted(tests.iterdir()) if p.is_dir() and any(p.rglob("test_*.py"))]
     for part in [*parts, tests]:
+        if wanted and part.name not in wanted:
+            continue
         report = folder / f"{part.name}.xml"
         if report.exists():
             continue
@@ -254,6 +260,7 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for each")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="end after this time")
     parser.add_argument("--only", default="", help="files whose path begins like this")
+    parser.add_argument("--parts", nargs="*", default=[], help="use these folders of tests/ only")
     parser.add_argument("--folder", type=Path, default=_ROOT / "build" / "mutants")
     parser.add_argument("--no-coverage", action="store_true", help="choose tests by name")
     given = parser.parse_args()
@@ -265,7 +272,7 @@ def main() -> int:
         random.Random(given.seed).shuffle(sites)
         parsing = (m for m in sites if m.mutation.parses((copy / m.file).read_text()))
         chosen = list(itertools.islice(parsing, given.count))
-        suite = None if given.no_coverage else measured(copy, given.folder / commit)
+        suite = None if given.no_coverage else measured(copy, given.folder / commit, given.parts)
         file = given.folder / commit / f"seed-{given.seed}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         done = _read(file)
