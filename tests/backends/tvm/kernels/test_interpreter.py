@@ -39,8 +39,12 @@ from tests.backends.tvm.kernels.interpreter import interpret
 from tests.backends.tvm.kernels.test_elementwise import ADD, MUL, exact_sum
 from tests.backends.tvm.kernels.test_layout import NHWC, exact
 
-QUICK = ("x86-64-avx512", "x86-64-avx512-vnni-256", "x86-64-avx512-vnni-vbmi")
-"""One for each kind of instructions that few machines run the tests of machine code with."""
+QUICK = ("x86-64-avx512-vnni-256", "x86-64-avx512-vnni-vbmi")
+"""One for each kind of instructions that few machines run the tests of machine code with.
+
+The others differ in the width of their vectors only, from one of these or from what most machines
+have.
+"""
 
 pytestmark = [
     pytest.mark.tvm,
