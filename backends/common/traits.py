@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from torch.fx import Node
+if TYPE_CHECKING:  # see `qpc.backends.tvm.custom`
+    from torch.fx import Node
 
 
 class MemoryOrder(Enum):

@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-from torch import Tensor
-from torch._ops import OpOverload
-
 from qpc.backends.common.traits import MemoryOrder
 from qpc.errors import BackendError
-from qpc.types import TensorType
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the package is imported to say what is wrong, before torch is
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+    from torch._ops import OpOverload
     from tvm.tirx import PrimFunc
+
+    from qpc.types import TensorType
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,8 @@ def registered_decompositions() -> Mapping[OpOverload, Callable[..., Any]]:
 
 
 def _require_new(operator: OpOverload) -> None:
+    from torch._ops import OpOverload
+
     if not isinstance(operator, OpOverload):
         raise BackendError(
             f"{operator!r} is no operator overload",
