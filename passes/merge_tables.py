@@ -1,4 +1,4 @@
-"""Merge tables and clamps that follow one another into one table.
+"""Merge tables (lookup tables) and clamps that follow one another into one table.
 
 Before:  x -> qpc::lookup(table 1) -> qpc::clamp(3, 200) -> qpc::lookup(table 2) -> y
 After:   x -> qpc::lookup(table 2 of clamped table 1) -> y

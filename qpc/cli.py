@@ -42,7 +42,7 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"qpc {VERSION}")
+        version()
         raise typer.Exit
 
 

@@ -1,4 +1,4 @@
-"""Atoms: the smallest pieces that channel pruning can remove, and which of them go together.
+"""Atoms, the smallest pieces that pruning can remove, and channel groups, which go together.
 
 An atom is one channel of one parameter axis, a number from 0. `NONE` labels what is never removed.
 Atoms that must go together are united; atoms that must stay are pinned, with the reason.

@@ -1,4 +1,4 @@
-"""Minimal filtering: convolutions of 3x3 with fewer multiplications, in integers.
+"""Minimal filtering (Winograd): convolutions of 3x3 with fewer multiplications, in integers.
 
 Winograd's F(m x m, 3 x 3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks"
 (2015): patches of inputs and kernels are transformed, multiplied place by place, summed over the

@@ -1,4 +1,4 @@
-"""Convolution of 3x3 without strides, by minimal filtering."""
+"""Winograd convolution of 3x3 without strides: by minimal filtering."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a convolution of 3x3 without strides is cut into patches for minimal filtering.
+"""How a convolution of 3x3 without strides is cut into patches for minimal filtering (Winograd).
 
 Transformed inputs and weights have 16 bits, so this is for instructions that multiply these.
 """
