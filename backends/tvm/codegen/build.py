@@ -14,6 +14,7 @@ from tvm.target.codegen import llvm_get_cpu_features
 from qpc.backends.tvm.codegen.cache import KernelCache, say_once
 from qpc.backends.tvm.codegen.elf import link_shared
 from qpc.backends.tvm.codegen.entry import entry_point, lay_out
+from qpc.backends.tvm.codegen.machines import MACHINES
 from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS, entry_code, kernel_code
 from qpc.backends.tvm.codegen.schedule import Schedule, schedule
 from qpc.backends.tvm.lowering.emitter import Weights
@@ -117,7 +118,9 @@ def _linked(
     cache.trim()
     with clock.stage("link"):
         objects = [*(kernel.code for kernel in kernels), caller]
-        return Code(link_shared(objects, BLANK_NAME), entries)
+        machine = MACHINES[target.architecture.name]
+        library = link_shared(objects, BLANK_NAME, machine, target.libraries)
+        return Code(library, entries)
 
 
 def _entries(

@@ -15,9 +15,14 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from qpc.backends.tvm.codegen import elf
+from qpc.backends.tvm.codegen.elf_format import ObjectFile, Relocation, Section, Symbol, parse
+from qpc.backends.tvm.codegen.machines import X86_64
 from qpc.errors import BackendError
 
 pytestmark = pytest.mark.tvm
+
+
+LIBRARIES = [b"libm.so.6", b"libc.so.6"]
 
 
 def _object(tmp_path: Path, **options: object) -> bytes:
@@ -66,22 +71,24 @@ def test_a_library_says_that_it_has_segments_and_no_sections(tmp_path: Path) -> 
 
 def test_objects_find_each_other(tmp_path: Path) -> None:
     """One object points to what another defines; what both define is there once."""
-    empty = elf._Section("", 0, 0, b"", 0, 1, 0, 0)
+    empty = Section("", 0, 0, b"", 0, 1, 0, 0)
 
-    def part(value: int, symbols: list[elf._Symbol], *pointers: int) -> elf._Object:
+    def part(value: int, symbols: list[Symbol], *pointers: int) -> ObjectFile:
         data = struct.pack("<QQQ", value, 0, 0)
-        section = elf._Section(".data", 1, 3, data, 24, 8, 0, 0)
-        found = [elf._Relocation(1, 8 + 8 * i, 1, s, 0) for i, s in enumerate(pointers)]
-        return elf._Object([empty, section], symbols, found)
+        section = Section(".data", 1, 3, data, 24, 8, 0, 0)
+        found = [Relocation(1, 8 + 8 * i, 1, s, 0) for i, s in enumerate(pointers)]
+        return ObjectFile([empty, section], symbols, found)
 
-    def defined(name: bytes) -> elf._Symbol:
-        return elf._Symbol(name, 2, 1, 1, 0, 8)
+    def defined(name: bytes) -> Symbol:
+        return Symbol(name, 2, 1, 1, 0, 8)
 
-    wanted = elf._Symbol(b"other", 1, 0, 0, 0, 0)
+    wanted = Symbol(b"other", 1, 0, 0, 0, 0)
     first = part(7, [defined(b"first"), wanted, defined(b"both")], 1, 2)
     second = part(9, [defined(b"other"), defined(b"both")], 1)
     path = tmp_path / "both.so"
-    path.write_bytes(elf._Linker(elf._merged([first, second]), b"both.so").link())
+    path.write_bytes(
+        elf._Linker(elf._merged([first, second]), b"both.so", X86_64(), LIBRARIES).link()
+    )
     library = ctypes.CDLL(str(path))
 
     def at(name: str) -> int:
@@ -113,7 +120,7 @@ def test_only_objects_for_x86_64_are_linked(tmp_path: Path) -> None:
 
 def _with_relocation_type(code: bytes, kind: int) -> bytes:
     """The object with the type of its first code relocation changed."""
-    parsed = elf._parse(code)
+    parsed = parse(code, 62, "x86-64")
     text = next(i for i, s in enumerate(parsed.sections) if s.name == ".text")
     table = next(s for s in parsed.sections if s.kind == 4 and s.target == text)
     at = code.index(table.data)
@@ -129,7 +136,9 @@ def test_an_unknown_relocation_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_symbol_without_a_section_is_an_error() -> None:
-    linker = elf._Linker(elf._Object([], [elf._Symbol(b"odd", 1, 1, 0xFFF2, 0, 8)], []), b"x")
+    linker = elf._Linker(
+        ObjectFile([], [Symbol(b"odd", 1, 1, 0xFFF2, 0, 8)], []), b"x", X86_64(), LIBRARIES
+    )
     with pytest.raises(BackendError, match="cannot link: symbol 'odd' has no section"):
         linker._address(0)
 
@@ -137,17 +146,19 @@ def test_a_symbol_without_a_section_is_an_error() -> None:
 def test_absolute_addresses_are_left_to_the_loader(tmp_path: Path) -> None:
     """Data that points to data and to imported functions, which TVM's kernels do not have."""
     sections = [
-        elf._Section("", 0, 0, b"", 0, 1, 0, 0),
-        elf._Section(".data", 1, 3, bytes(16), 16, 8, 0, 0),
-        elf._Section(".bss", 8, 3, b"", 64, 64, 0, 0),
+        Section("", 0, 0, b"", 0, 1, 0, 0),
+        Section(".data", 1, 3, bytes(16), 16, 8, 0, 0),
+        Section(".bss", 8, 3, b"", 64, 64, 0, 0),
     ]
     symbols = [
-        elf._Symbol(b"pointers", 1, 1, 1, 0, 16),
-        elf._Symbol(b"zeros", 0, 1, 2, 0, 64),
-        elf._Symbol(b"getenv", 1, 0, 0, 0, 0),
+        Symbol(b"pointers", 1, 1, 1, 0, 16),
+        Symbol(b"zeros", 0, 1, 2, 0, 64),
+        Symbol(b"getenv", 1, 0, 0, 0, 0),
     ]
-    relocations = [elf._Relocation(1, 0, 1, 1, 8), elf._Relocation(1, 8, 1, 2, 0)]
-    image = elf._Linker(elf._Object(sections, symbols, relocations), b"data.so").link()
+    relocations = [Relocation(1, 0, 1, 1, 8), Relocation(1, 8, 1, 2, 0)]
+    image = elf._Linker(
+        ObjectFile(sections, symbols, relocations), b"data.so", X86_64(), LIBRARIES
+    ).link()
     path = tmp_path / "data.so"
     path.write_bytes(image)
     library = ctypes.CDLL(str(path))
