@@ -17,6 +17,7 @@ import numpy as np
 import tvm
 
 from benchmarks.kernels import compile_function, median_seconds, report
+from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.targets import Target
@@ -52,9 +53,7 @@ def measure(target: Target, k: int, o: int, bits: int) -> dict[str, float]:
     kernel = linear(
         isa_for(target),
         LinearDesc(1, k, o),
-        weight,
-        np.zeros(o, np.int32),
-        np.full(o, 1e-3, np.float32),
+        LayerConstants(weight, np.zeros(o, np.int32), np.full(o, 1e-3, np.float32)),
     )
     function = compile_function(kernel.name, kernel.func, target)
     arrays = (rng.integers(0, 256, (1, k), np.uint8), *kernel.params, np.zeros((1, o), np.uint8))

@@ -16,14 +16,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 
 import numpy as np
 import tvm
 
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.conv.conv2d import conv2d
+from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.measure.peak import peak
 from qpc.targets import Target
@@ -156,19 +158,17 @@ def measure(layer: Layer, isa: Isa, target: Target, threads: int) -> tuple[float
     desc = layer.desc
     weight = rng.integers(-127, 128, (layer.o, layer.c // layer.groups, *desc.kernel), np.int8)
     bias = rng.integers(-1000, 1000, layer.o, np.int32)
-    multiplier = np.full(layer.o, 1e-3, np.float32)
+    constants = LayerConstants(weight, bias, np.full(layer.o, 1e-3, np.float32))
     start = time.perf_counter()
     if layer.size == 1:
         kernel = linear(
             isa,
             LinearDesc(1, layer.c, layer.o),
-            weight.reshape(layer.o, layer.c),
-            bias,
-            multiplier,
+            replace(constants, weight=weight.reshape(layer.o, layer.c)),
             threads=threads,
         )
     else:
-        kernel = conv2d(isa, desc, weight, bias, multiplier, threads=threads)
+        kernel = conv2d(isa, desc, constants, threads=threads)
     function = compile_function(kernel.name, kernel.func, target)
     compile_seconds = time.perf_counter() - start
     x = rng.integers(0, 256, kernel.inputs[0].shape, np.uint8)

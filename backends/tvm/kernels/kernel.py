@@ -41,6 +41,8 @@ class Kernel:
 
     skipped: the share of its multiply-accumulates that it leaves out, as the weights are zero.
     saved: the share of its `dot`s that it does without, as it needs fewer multiplications.
+    method: how it computes, if there were several ways; time: what a model of the CPU makes of
+    that, in instructions of a `dot`, to compare the ways.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Kernel:
     output: TensorType
     skipped: float = 0.0
     saved: float = 0.0
+    method: str = ""
+    time: float = 0.0
 
 
 def kernel_name(operation: str, *description: object) -> str:

@@ -19,6 +19,7 @@ from tvm.relax import Expr
 from qpc.backends.common.borders import NO_BORDER, Border
 from qpc.backends.common.share import Share
 from qpc.backends.common.traits import StageKind, Traits
+from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.epilogue import Requantize
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.lowering.emitter import Emitter
@@ -103,6 +104,11 @@ def emitted(
 def grid_arguments(args: Arguments, *zero_points: str) -> dict[str, Any]:
     """The constants of a grid under the names that kernels have for them."""
     return {k: args[k] for k in (*zero_points, "output_zero_point", "lo", "hi")}
+
+
+def layer_constants(args: Arguments) -> LayerConstants:
+    """The constants of a layer as kernels take them."""
+    return LayerConstants(*(args[name].numpy() for name in ("weight", "bias", "multiplier")))
 
 
 def requantize_of(args: Arguments) -> Requantize:

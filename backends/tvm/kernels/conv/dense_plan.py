@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +65,7 @@ class DensePlan(ConvLayout):
         """What tuning calls this plan."""
         return self.tile
 
-    def variants(self, weight: npt.NDArray[np.int8]) -> list[DensePlan]:
+    def variants(self, weight: npt.NDArray[np.int8]) -> list[Self]:
         """The plan with each micro-kernel that it can have, the best by cost first."""
         kept = {} if self.nibbles else self.kept(weight)
         return [replace(self, chosen=tile) for tile in self.tiles(kept)]
@@ -83,12 +83,12 @@ class DensePlan(ConvLayout):
         nonzero: npt.NDArray[np.bool_] = np.asarray(self._weight_terms(weight).any((2, 4)))
         return kept_shares(nonzero)
 
-    def skipping(self, kept: Mapping[int, int]) -> DensePlan:
+    def skipping(self, kept: Mapping[int, int]) -> Self:
         """The plan that skips zero blocks, if this is faster."""
         best = self.tiles(kept)[0] if kept else None
         return replace(self, chosen=best) if best is not None and best.skips else self
 
-    def packing(self, weight: npt.NDArray[np.int8]) -> DensePlan:
+    def packing(self, weight: npt.NDArray[np.int8]) -> Self:
         """The plan with two weights in each byte, if they have four bits and this is faster."""
         if self.shape.kernel != (1, 1) or self.tile.skips or not nibbles.fits(weight):
             return self

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, dense_conv2d
+from qpc.backends.tvm.kernels.conv.conv2d import dense_conv2d
+from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.epilogue import Epilogue
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 
@@ -30,16 +29,15 @@ class LinearDesc:
 def linear(
     isa: Isa,
     desc: LinearDesc,
-    weight: npt.NDArray[np.int8],
-    bias: npt.NDArray[np.int32],
-    multiplier: npt.NDArray[np.float32],
+    constants: LayerConstants,
     epilogue: Epilogue = (),
     threads: int = 1,
     tuner: Tuner | None = None,
 ) -> Kernel:
     """The kernel of `qpc::linear` followed by `epilogue`: a 1x1 convolution over `m` pixels.
 
-    Inputs are x[m, k] and the tensors that the epilogue adds, of the output's shape [m, o].
+    Inputs are x[m, k] and the tensors that the epilogue adds, of the output's shape [m, o]. The
+    constants are `weight[o, k]`, `bias[o]` and `multiplier[o]`.
     """
     conv = Conv2dDesc(
         n=1,
@@ -48,12 +46,13 @@ def linear(
         c=desc.k,
         o=desc.o,
         kernel=(1, 1),
-        dtype=isa.activation,
         input_zero_point=desc.input_zero_point,
         output_zero_point=desc.output_zero_point,
         lo=desc.lo,
         hi=desc.hi,
+        dtype=isa.activation,
     )
     x, out = (TensorType((desc.m, size), isa.activation) for size in (desc.k, desc.o))
-    weight = weight.reshape(desc.o, desc.k, 1, 1)
-    return dense_conv2d(isa, conv, weight, bias, multiplier, epilogue, threads, (x, out), tuner)
+    weight = constants.weight.reshape(desc.o, desc.k, 1, 1)
+    layer = Convolution(conv, replace(constants, weight=weight))
+    return dense_conv2d("conv2d", isa, layer, epilogue, threads, (x, out), tuner)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, Operands
 from qpc.backends.tvm.kernels.conv.padding import copy_pixels, copy_rows
 from qpc.backends.tvm.kernels.conv.tile_plan import LINE, TilePlan
 from qpc.backends.tvm.kernels.emit import Flat, Index, bind, loop, scratch, split, tasks, when
-from qpc.backends.tvm.kernels.epilogue import EpilogueCode
 from qpc.backends.tvm.kernels.geometry import tile_start
+from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.isa.matrices import Registers
 
 
@@ -31,20 +31,29 @@ class Work:
 
 
 @dataclass(frozen=True)
-class TileCode:
-    """Emits the function; `packed` is what `TilePlan.pack_weight` gives.
+class TileConv(TilePlan):
+    """The plan, with its code."""
+
+    @classmethod
+    def plans_for(cls, isa: Isa, layer: Convolution, threads: int) -> list[TileConv]:
+        """The plan for a layer, if there are such registers."""
+        return [] if isa.tiles is None else [cls(isa, layer.desc.shape, threads)]
+
+    def emit(self, operands: Operands) -> None:
+        """Write the code of the convolution."""
+        _Code(self, operands).emit()
+
+
+@dataclass(frozen=True)
+class _Code:
+    """Emits the function.
 
     While one tile is summed up, the outputs of the tile before are computed and stored, so that the
     instructions for matrices and those for vectors have work at the same time.
     """
 
     plan: TilePlan
-    x: Flat
-    packed: Sequence[Flat]
-    bias: Flat
-    multiplier: Flat
-    epilogue: EpilogueCode
-    out: Flat
+    given: Operands
 
     def emit(self) -> None:
         plan, cut, tile = self.plan, self.plan.cut, self.plan.tile
@@ -54,7 +63,7 @@ class TileCode:
         threads = min(plan.threads, count)
         sums_size, x_size = plan.isa.tiles.memory(tile), cut.images * plan.image_scratch
         sums = scratch(threads * sums_size, "int32")
-        source = self.x if plan.in_place else scratch(threads * x_size, plan.isa.activation)
+        source = self.given.x if plan.in_place else scratch(threads * x_size, plan.isa.activation)
         with tasks(count, threads) as (worker, task):
             block, row_block, part = split(task, image_blocks, row_blocks, cut.parts)
             image = bind(tile_start(block, cut.images, plan.images))
@@ -64,7 +73,7 @@ class TileCode:
                 with loop(cut.images) as i:
                     self._copy_input(own, i, image + i, row)
             memory = sums.part(worker * sums_size)
-            registers = plan.isa.tiles.open(tile, self.packed[1], memory)
+            registers = plan.isa.tiles.open(tile, self.given.weight[1], memory)
             self._task(registers, own, image, row, part)
             registers.close()
 
@@ -109,7 +118,7 @@ class TileCode:
     def _copy_input(self, target: Flat, index: Index, image: Index, row: Index) -> None:
         plan, shape, cut = self.plan, self.plan.shape, self.plan.cut
         if plan.is_matrix_product:
-            copy_pixels(shape, self.x, row, target, 0, cut.rows)
+            copy_pixels(shape, self.given.x, row, target, 0, cut.rows)
             return
         plane = plan.plane(cut.rows)
         for i, remainder in enumerate(plan.remainders):
@@ -117,9 +126,9 @@ class TileCode:
             below = (plan.rows - cut.rows + plane.count - 1) * plane.step + remainder
             copy_rows(
                 shape,
-                self.x,
+                self.given.x,
                 target.part(place),
-                self.epilogue.input_zero_point(),
+                self.given.epilogue.input_zero_point(),
                 plane,
                 image=image,
                 first=row * plane.step + remainder,
@@ -134,15 +143,15 @@ class TileCode:
         for part in range(tile.parts):
             for vector in range(tile.vectors):
                 at = (work.unit * tile.vectors + vector) * plan.isa.lanes
-                registers.start(part * tile.vectors + vector, self.bias, at)
+                registers.start(part * tile.vectors + vector, self.given.bias, at)
         with loop(plan.steps) as step:
-            x_at = bind(work.x_start + self.packed[2].load(step))
+            x_at = bind(work.x_start + self.given.weight[2].load(step))
             w_at = (work.unit * plan.steps + step) * (tile.vectors * tile.weights_size)
             self._dots(registers, source, x_at, bind(w_at))
             ahead = (work.turn * plan.steps + step) * plan.fetched
             next_unit = (work.unit + 1) * plan.unit_weights
             for at in range(0, plan.fetched, LINE):
-                self.packed[0].fetch(next_unit + ahead + at)
+                self.given.weight[0].fetch(next_unit + ahead + at)
             if before is not None:
                 self._store_share(registers, before, step)
         for number in range(tile.sums):
@@ -160,7 +169,7 @@ class TileCode:
 
         def load_weights(vector: int) -> int:
             register = weights[vector % len(weights)]
-            registers.load(register, self.packed[0], w_at + vector * tile.weights_size, _ROW)
+            registers.load(register, self.given.weight[0], w_at + vector * tile.weights_size, _ROW)
             return register
 
         if tile.parts < tile.vectors:
@@ -196,7 +205,7 @@ class TileCode:
                 registers, work, position, (work.first + position) * plan.shape.output_step
             )
             return
-        place = bind(self.packed[3].load(work.first + position))
+        place = bind(self.given.weight[3].load(work.first + position))
         with when(place >= 0):
             self._store_at(registers, work, position, place)
 
@@ -210,9 +219,9 @@ class TileCode:
             lane = (work.unit * tile.vectors + vector) * lanes
             channel = plan.channel(block * tile.vectors + vector)
             sums.append(registers.memory.load(at + vector * tile.sums_size, lanes))
-            multipliers.append(self.multiplier.load(lane, lanes))
+            multipliers.append(self.given.multiplier.load(lane, lanes))
             offsets.append(bind(work.out_start + channel + place))
-        plan.store_pixel(self.epilogue, self.out, sums, multipliers, offsets)
+        plan.store_pixel(self.given.epilogue, self.given.out, sums, multipliers, offsets)
 
 
 _ROW = 64

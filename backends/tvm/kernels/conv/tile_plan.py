@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import ceil
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -165,7 +165,7 @@ class TilePlan(ConvLayout):
         """What tuning calls this plan."""
         return Tile(self.tile.parts, self.tile.vectors, kind="matrices")
 
-    def variants(self, weight: npt.NDArray[np.int8]) -> list[TilePlan]:
+    def variants(self, weight: npt.NDArray[np.int8]) -> list[Self]:
         """The plan with each block of registers that it can have, whatever the weights."""
         plans = [replace(self, block=block) for block in BLOCKS]
         return [plan for plan in plans if next(plan._choices(), None) is not None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from qpc.backends.tvm.kernels.isa.base import Isa
 
@@ -29,9 +29,6 @@ ALL_KEPT = 16
 SCRATCH_BYTES = 192 * 1024  # leaves room for weights and output in a second-level cache
 
 
-Kind: TypeAlias = Literal["vectors", "matrices", "winograd-2", "winograd-4"]
-
-
 @dataclass(frozen=True)
 class Tile:
     """One micro-kernel: `pixels` consecutive outputs times `vectors` vectors of output channels.
@@ -39,13 +36,18 @@ class Tile:
     kept: how many of `ALL_KEPT` parts of the terms are left by skipping those whose weights are
     zero for all `vectors`, rounded up. If all, the micro-kernel goes through them without a list.
     kind: how it works. With "matrices", `pixels` counts the registers that hold pixels; with
-    minimal filtering, for 2x2 or 4x4 outputs at a time, it counts patches.
+    "winograd-2" and "winograd-4", for 2x2 or 4x4 outputs at a time, it counts patches; with
+    "depthwise", `vectors` counts the neighbours that are one pixel with more channels.
     """
 
     pixels: int
     vectors: int
     kept: int = ALL_KEPT
-    kind: Kind = "vectors"
+    kind: str = "vectors"
+
+    def __str__(self) -> str:
+        kept = f", keeps {self.kept}/{ALL_KEPT}" if self.skips else ""
+        return f"{self.kind} {self.pixels}x{self.vectors}{kept}"
 
     @property
     def skips(self) -> bool:

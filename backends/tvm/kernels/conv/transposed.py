@@ -9,17 +9,20 @@ convolution with that many times the output channels, since their outputs lie si
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, gcd
 
 import numpy as np
 import numpy.typing as npt
 
 from qpc.backends.common.share import Share
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, Part, dense_parts
+from qpc.backends.tvm.kernels.conv.conv2d import dense_conv2d
+from qpc.backends.tvm.kernels.conv.conv_kernel import conv_kernel
+from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
+from qpc.backends.tvm.kernels.conv.methods import plan_for
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.epilogue import Epilogue
-from qpc.backends.tvm.kernels.geometry import Places, View
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc, Places, View
 from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 
@@ -122,28 +125,24 @@ class Axis:
 def conv_transpose2d(
     isa: Isa,
     desc: TransposedDesc,
-    weight: npt.NDArray[np.int8],
-    bias: npt.NDArray[np.int32],
-    multiplier: npt.NDArray[np.float32],
+    constants: LayerConstants,
     epilogue: Epilogue = (),
     threads: int = 1,
     tuner: Tuner | None = None,
 ) -> Kernel:
     """The kernel of `qpc::conv_transpose2d` followed by `epilogue`.
 
-    Inputs are x[n, h, w, c] and the tensors that the epilogue adds, of the output's shape.
-    `weight[c, o // groups, kh, kw]`, `bias[o]` and `multiplier[o]` are packed into the kernel's
-    params.
+    Inputs are x[n, h, w, c] and the tensors that the epilogue adds, of the output's shape. The
+    constants are `weight[c, o // groups, kh, kw]`, `bias[o]` and `multiplier[o]`.
     """
-    direct = _outputs_first(weight, desc.groups)
+    direct = replace(constants, weight=_outputs_first(constants.weight, desc.groups))
     columns = _runs(desc)
-    parts = [
-        _part(desc, direct, bias, multiplier, row, run)
-        for row in desc.axis(0).phases
-        for run in columns
-    ]
-    types = desc.input, desc.output
-    return dense_parts("conv_transpose2d", isa, parts, epilogue, threads, types, tuner)
+    layers = [_layer(desc, direct, row, run) for row in desc.axis(0).phases for run in columns]
+    operation, types = "conv_transpose2d", (desc.input, desc.output)
+    if len(layers) == 1:
+        return dense_conv2d(operation, isa, layers[0], epilogue, threads, types, tuner)
+    plans = tuple(plan_for(isa, layer, threads) for layer in layers)
+    return conv_kernel(operation, plans, layers, epilogue, types)
 
 
 def _outputs_first(weight: npt.NDArray[np.int8], groups: int) -> npt.NDArray[np.int8]:
@@ -169,17 +168,14 @@ def _reads(phase: Phase) -> tuple[int, int, int, int]:
     return len(phase.taps), phase.dilation, phase.before, phase.after
 
 
-def _part(
-    desc: TransposedDesc,
-    weight: npt.NDArray[np.int8],
-    bias: npt.NDArray[np.int32],
-    multiplier: npt.NDArray[np.float32],
-    row: Phase,
-    run: Sequence[Phase],
-) -> Part:
+def _layer(
+    desc: TransposedDesc, constants: LayerConstants, row: Phase, run: Sequence[Phase]
+) -> Convolution:
     """The convolution of one phase of rows and of neighbouring phases of columns."""
     column, count = run[0], len(run)
-    taps = np.concatenate([_taps(weight, row, phase) for phase in run])
+    joined = LayerConstants.joined(
+        [replace(constants, weight=_taps(constants.weight, row, phase)) for phase in run]
+    )
     _, rows, columns, channels = desc.output.shape
     line, first = columns * channels, desc.share.first if desc.share else 0
     conv = Conv2dDesc(
@@ -188,7 +184,7 @@ def _part(
         desc.w,
         desc.c,
         desc.o * count,
-        taps.shape[2:],
+        joined.weight.shape[2:],
         padding=(row.before, column.before, row.after, column.after),
         dilation=(row.dilation, column.dilation),
         groups=desc.groups,
@@ -205,7 +201,7 @@ def _part(
         lo=desc.lo,
         hi=desc.hi,
     )
-    return Part(conv, taps, np.tile(bias, count), np.tile(multiplier, count))
+    return Convolution(conv, joined)
 
 
 def _taps(weight: npt.NDArray[np.int8], row: Phase, column: Phase) -> npt.NDArray[np.int8]:

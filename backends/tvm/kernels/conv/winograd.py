@@ -9,6 +9,8 @@ from math import ceil
 from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
+from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
+from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, Operands
 from qpc.backends.tvm.kernels.conv.padding import copy_padded_rows
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.emit import (
@@ -25,8 +27,8 @@ from qpc.backends.tvm.kernels.emit import (
     tasks,
     wrapped_sum,
 )
-from qpc.backends.tvm.kernels.epilogue import EpilogueCode
 from qpc.backends.tvm.kernels.geometry import tile_start
+from qpc.backends.tvm.kernels.isa.base import Isa
 
 _ZERO = 16  # int32 of a cache line, of which the first is 0
 
@@ -62,16 +64,25 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class WinogradCode:
-    """Emits the function; `packed` is what `WinogradPlan.pack_weight` gives."""
+class WinogradConv(WinogradPlan):
+    """The plan, with its code."""
+
+    @classmethod
+    def plans_for(cls, isa: Isa, layer: Convolution, threads: int) -> list[WinogradConv]:
+        """A plan for each size of patches that a layer and the instructions allow."""
+        return cls.all_for(ConvLayout(isa, layer.desc.shape, threads), layer.weight)
+
+    def emit(self, operands: Operands) -> None:
+        """Write the code of the convolution."""
+        _Code(self, operands).emit()
+
+
+@dataclass(frozen=True)
+class _Code:
+    """Emits the function."""
 
     plan: WinogradPlan
-    x: Flat
-    packed: Sequence[Flat]
-    bias: Flat
-    multiplier: Flat
-    epilogue: EpilogueCode
-    out: Flat
+    given: Operands
 
     def emit(self) -> None:
         plan, cut, shape = self.plan, self.plan.cut, self.plan.shape
@@ -114,9 +125,9 @@ class WinogradCode:
     def _copy_input(self, memory: Memory, rows: Rows, i: Index) -> None:
         copy_padded_rows(
             self.plan.shape,
-            self.x,
+            self.given.x,
             memory.input,
-            self.epilogue.input_zero_point(),
+            self.given.epilogue.input_zero_point(),
             image=rows.image + i,
             first_output_row=rows.first,
             output_rows=self.plan.cut.rows,
@@ -192,8 +203,11 @@ class WinogradCode:
             x_at = bind(x_start + step * isa.depth)
             w_at = bind(w_start + step * (tile.vectors * block))
             for i in range(plan.fetched):
-                self.packed[0].fetch(ahead + (step * plan.fetched + i) * block)
-            w = [bind(self.packed[0].load(w_at + v * block, block)) for v in range(tile.vectors)]
+                self.given.weight[0].fetch(ahead + (step * plan.fetched + i) * block)
+            w = [
+                bind(self.given.weight[0].load(w_at + v * block, block))
+                for v in range(tile.vectors)
+            ]
             for pixel in range(tile.pixels):
                 inputs = memory.patches.load(x_at + pixel * plan.patch_row, isa.depth)
                 x = bind(isa.broadcast(inputs))
@@ -213,7 +227,7 @@ class WinogradCode:
         """
         plan, shape, out = self.plan, self.plan.shape, self.plan.out
         zero = bind(memory.sums.load(plan.unit_sums))
-        epilogue, multiplier = self.epilogue.part(zero), self.multiplier.part(zero)
+        epilogue, multiplier = self.given.epilogue.part(zero), self.given.multiplier.part(zero)
         patch_rows, patch_columns = ceil(plan.cut.rows / out), ceil(shape.ow / out)
         lanes = [v * plan.isa.lanes for v in range(plan.tile.vectors)]
         row_size = len(lanes) * plan.isa.lanes
@@ -228,7 +242,9 @@ class WinogradCode:
             source = bind(patch * row_size)
             with loop(len(lanes)) as v:
                 at = bind(v * plan.isa.lanes)
-                self._outputs(memory, source + at, self.bias.load(lane + at, plan.isa.lanes), at)
+                self._outputs(
+                    memory, source + at, self.given.bias.load(lane + at, plan.isa.lanes), at
+                )
             top = tile_start(i, out, plan.cut.rows) + rows.first
             left = tile_start(j, out, shape.ow)
             # A loop, as the code for all outputs of a patch is long, and LLVM slow with it.
@@ -239,7 +255,7 @@ class WinogradCode:
                 sums = [memory.outputs.load(pixel_at + at, plan.isa.lanes) for at in lanes]
                 scale = [multiplier.load(lane + at, plan.isa.lanes) for at in lanes]
                 offsets = [bind(place + start) for start in starts]
-                plan.store_pixel(epilogue, self.out, sums, scale, offsets)
+                plan.store_pixel(epilogue, self.given.out, sums, scale, offsets)
 
     def _outputs(self, memory: Memory, source: Index, bias: Expr, target: Index) -> None:
         """Accumulators of a vector of channels, for the outputs of a patch."""

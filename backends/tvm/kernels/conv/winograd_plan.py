@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS, TAPS, Filtering
-from qpc.backends.tvm.kernels.conv.tiling import SHARING, Cut, Kind, Tile, tiles_that_fit
+from qpc.backends.tvm.kernels.conv.tiling import SHARING, Cut, Tile, tiles_that_fit
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
 
@@ -48,7 +48,7 @@ class WinogradPlan(ConvLayout):
     """
 
     skipped: ClassVar[float] = 0.0
-    _KINDS: ClassVar[dict[int, Kind]] = {2: "winograd-2", 4: "winograd-4"}
+    _KINDS: ClassVar[dict[int, str]] = {2: "winograd-2", 4: "winograd-4"}
 
     out: int = 2
     """Rows and columns of the outputs of a patch."""
@@ -56,7 +56,7 @@ class WinogradPlan(ConvLayout):
     """The micro-kernel, if tuning has chosen another than the cost model: patches times vectors."""
 
     @classmethod
-    def all_for(cls, layout: ConvLayout, weight: npt.NDArray[np.int8]) -> list[WinogradPlan]:
+    def all_for(cls, layout: ConvLayout, weight: npt.NDArray[np.int8]) -> list[Self]:
         """A plan for each size of patches that the convolution and its instructions allow."""
         shape = layout.shape
         plain = shape.stride == shape.dilation == (1, 1) and shape.groups == 1
@@ -99,7 +99,7 @@ class WinogradPlan(ConvLayout):
         """What tuning calls this plan."""
         return replace(self.tile, kind=self._KINDS[self.out])
 
-    def variants(self, weight: npt.NDArray[np.int8]) -> list[WinogradPlan]:
+    def variants(self, weight: npt.NDArray[np.int8]) -> list[Self]:
         """The plan with each micro-kernel that it can have, the best by cost first."""
         best: dict[Tile, float] = {}
         for cut, tile in self._choices():

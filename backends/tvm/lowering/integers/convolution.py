@@ -6,9 +6,17 @@ from dataclasses import replace
 
 from qpc.backends.common.borders import Border
 from qpc.backends.common.traits import MemoryOrder, Traits
-from qpc.backends.tvm.kernels.conv import conv2d as conv2d_kernels
 from qpc.backends.tvm.kernels.conv import transposed
-from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted, grid_arguments, pair
+from qpc.backends.tvm.kernels.conv.conv2d import conv2d
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc
+from qpc.backends.tvm.lowering.call import (
+    Call,
+    KernelRule,
+    emitted,
+    grid_arguments,
+    layer_constants,
+    pair,
+)
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of
 from qpc.backends.tvm.lowering.layout import NHWC, Slice, Value
@@ -21,7 +29,7 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
     n, c, h, w = x.shape
     o, _, *kernel = args["weight"].shape
     top, left = pair(args["padding"])
-    desc = conv2d_kernels.Conv2dDesc(
+    desc = Conv2dDesc(
         n,
         h,
         w,
@@ -39,10 +47,7 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
     if call.share is not None:
         desc = desc.placed(call.share)
     epilogue, others = epilogue_of(emit, call, NHWC)
-    weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
-    made = conv2d_kernels.conv2d(
-        emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads, emit.tuner
-    )
+    made = conv2d(emit.isa, desc, layer_constants(args), epilogue, emit.threads, emit.tuner)
     return emitted(emit, call, made, [x, *others], (n, o, desc.oh, desc.ow))
 
 
@@ -75,9 +80,8 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value | Slice:
         **grid_arguments(args, "input_zero_point"),
     )
     epilogue, others = epilogue_of(emit, call, NHWC)
-    weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
     made = transposed.conv_transpose2d(
-        emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads, emit.tuner
+        emit.isa, desc, layer_constants(args), epilogue, emit.threads, emit.tuner
     )
     size = desc.axis(0).outputs, desc.axis(1).outputs
     return emitted(emit, call, made, [x, *others], (n, desc.o, *size))

@@ -7,7 +7,7 @@ from math import prod
 
 from qpc.backends.common.traits import MemoryOrder, Traits
 from qpc.backends.tvm.kernels.conv import linear as linear_kernels
-from qpc.backends.tvm.lowering.call import Call, KernelRule, grid_arguments
+from qpc.backends.tvm.lowering.call import Call, KernelRule, grid_arguments, layer_constants
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of
 from qpc.backends.tvm.lowering.layout import Value, identity, significant
@@ -25,9 +25,8 @@ def _linear(emit: Emitter, call: Call) -> Value:
     rows = prod(x.shape[:-1])
     desc = linear_kernels.LinearDesc(rows, k, o, **grid_arguments(args, "input_zero_point"))
     epilogue, others = epilogue_of(emit, call, order)
-    weight, bias, multiplier = (args[k].numpy() for k in ("weight", "bias", "multiplier"))
     made = linear_kernels.linear(
-        emit.isa, desc, weight, bias, multiplier, epilogue, emit.threads, emit.tuner
+        emit.isa, desc, layer_constants(args), epilogue, emit.threads, emit.tuner
     )
     inputs = [emit.view(x.expr, (rows, k)), *(emit.view(v.expr, (rows, o)) for v in others)]
     expr = emit.kernel(made, inputs, nodes=call.nodes)

@@ -14,11 +14,14 @@ import pytest
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.common.share import Share
-from qpc.backends.tvm.kernels.conv import depthwise
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, Part, Plan, _plans, _price, plan_for
+from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, ConvPlan, LayerConstants
+from qpc.backends.tvm.kernels.conv.dense_conv import DenseConv
 from qpc.backends.tvm.kernels.conv.dense_plan import DensePlan
+from qpc.backends.tvm.kernels.conv.depthwise_plan import DepthwisePlan
+from qpc.backends.tvm.kernels.conv.methods import plan_for, plans_of, price
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.targets import TARGETS, Target
 from tests.conftest import Golden
@@ -41,7 +44,7 @@ def layer(
     return Conv2dDesc(n, size, size, c, o, (kernel, kernel), (stride, stride), pad, groups=groups)
 
 
-def part_of(desc: Conv2dDesc, *, zeros: float = 0.0, greatest: int = 127) -> Part:
+def part_of(desc: Conv2dDesc, *, zeros: float = 0.0, greatest: int = 127) -> Convolution:
     """The layer, with that share of its blocks of 16 x 4 weights zero."""
     rng = np.random.default_rng(0)
     weight = rng.integers(1, greatest + 1, (desc.o, desc.c // desc.groups, *desc.kernel), np.int8)
@@ -49,7 +52,9 @@ def part_of(desc: Conv2dDesc, *, zeros: float = 0.0, greatest: int = 127) -> Par
         for channel in range(0, weight.shape[1], 4):
             if rng.random() < zeros:
                 weight[first : first + 16, channel : channel + 4] = 0
-    return Part(desc, weight, np.zeros(desc.o, np.int32), np.ones(desc.o, np.float32))
+    return Convolution(
+        desc, LayerConstants(weight, np.zeros(desc.o, np.int32), np.ones(desc.o, np.float32))
+    )
 
 
 LAYERS = {
@@ -78,24 +83,25 @@ DEPTHWISE = {
 }
 
 
-def about(plan: Plan) -> str:
+def about(plan: ConvPlan) -> str:
     label = plan.label
     skips = f" kept {label.kept}" if label.skips else ""
     text = f"{label.kind} {label.pixels}x{label.vectors}{skips}"
     if isinstance(plan, DensePlan):
         nibbles = " four bits" if plan.nibbles else ""
         return f"{text}{nibbles} rows {plan.blocks.rows} parts {plan.blocks.parts}"
+    assert isinstance(plan, TilePlan | WinogradPlan)
     cut = plan.cut
     return f"{text} images {cut.images} rows {cut.rows} parts {cut.parts}"
 
 
-def rows_of(name: str, part: Part, target: Target) -> list[str]:
+def rows_of(name: str, part: Convolution, target: Target) -> list[str]:
     isa = isa_for(target)
     rows = []
     for threads in (1, 2):
         rows.append(f"{name}: {target.name}, {threads} thread{'s' * (threads > 1)}")
-        plans = _plans(isa, part, threads)
-        best = min(plans, key=_price)
+        plans = plans_of(isa, part, threads)
+        best = min(plans, key=price)
         rows += [
             f"  {'->' if plan is best else '  '} {about(plan)}: {plan.time:.6g}" for plan in plans
         ]
@@ -110,8 +116,8 @@ def test_the_plans_of_typical_layers_are_as_before(golden: Golden) -> None:
     for name, desc in DEPTHWISE.items():
         for target in map(Target.parse, METHODS):
             for threads in (1, 2):
-                plan = depthwise._Plan(isa_for(target), desc.shape, threads)
-                cost = plan._row_cost(plan.tile)
+                plan = DepthwisePlan(isa_for(target), desc.shape, threads)
+                cost = plan.row_cost(plan.tile)
                 text.append(
                     f"{name}: {target.name}, {threads}: tile {plan.tile.pixels}x"
                     f"{plan.tile.merged} rows {plan.blocks.rows}: {cost:.6g} per row"
@@ -119,8 +125,8 @@ def test_the_plans_of_typical_layers_are_as_before(golden: Golden) -> None:
     golden("plans", "\n".join(text))
 
 
-def all_plans(desc: Conv2dDesc, target: str, threads: int) -> dict[type, Plan]:
-    found = _plans(isa_for(Target.parse(target)), part_of(desc), threads)
+def all_plans(desc: Conv2dDesc, target: str, threads: int) -> dict[type, ConvPlan]:
+    found = plans_of(isa_for(Target.parse(target)), part_of(desc), threads)
     return {type(plan): plan for plan in found}
 
 
@@ -158,12 +164,13 @@ def test_two_threads_share_what_is_large_and_are_never_slower(target: str) -> No
     assert shared[-1] is True
     large = layer(56, 64, 64)
     alone, together = (all_plans(large, target, threads) for threads in (1, 2))
-    assert together[DensePlan].time < 0.55 * alone[DensePlan].time
+    assert together[DenseConv].time < 0.55 * alone[DenseConv].time
 
 
-def tasks(plan: Plan) -> int:
+def tasks(plan: ConvPlan) -> int:
     if isinstance(plan, DensePlan):
         return plan.tasks
+    assert isinstance(plan, TilePlan | WinogradPlan)
     images = plan.shape.n if isinstance(plan, WinogradPlan) else plan.images
     rows = plan.shape.oh if isinstance(plan, WinogradPlan) else plan.rows
     return -(-images // plan.cut.images) * -(-rows // plan.cut.rows) * plan.cut.parts

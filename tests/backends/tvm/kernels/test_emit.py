@@ -16,13 +16,14 @@ from tvm.tirx import Expr
 from qpc.backends.tvm.codegen.build import tvm_target
 from qpc.backends.tvm.codegen.entry import lower_kernels
 from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.conv.conv2d import conv2d
+from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.elementwise import add, lookup
 from qpc.backends.tvm.kernels.emit import Flat, Wrapping, prim_func, wrapped_sum
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Requantize
-from qpc.backends.tvm.kernels.geometry import View
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc, View
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 from qpc.backends.tvm.kernels.layout import quantize
@@ -122,12 +123,12 @@ def _conv(target: Target, groups: int, weight: int, out: int | None = None) -> K
     with pytest.MonkeyPatch.context() as patch:
         time = property(lambda plan: 0.0 if plan.out == out else np.inf)
         patch.setattr(WinogradPlan, "time", time)
-        return conv2d(isa_for(target), desc, *numbers)
+        return conv2d(isa_for(target), desc, LayerConstants(*numbers))
 
 
 def _nibbles(target: Target) -> Kernel:
     numbers = (np.full((256, 512), 7, np.int8), np.zeros(256, np.int32), np.full(256, 0.01, "f4"))
-    return linear(isa_for(target), LinearDesc(1, 512, 256), *numbers)
+    return linear(isa_for(target), LinearDesc(1, 512, 256), LayerConstants(*numbers))
 
 
 def _kernels(target: Target) -> Iterator[tuple[str, Kernel]]:

@@ -116,7 +116,6 @@ GOOD = '{"kernel": "f", "tile": {"pixels": 4, "vectors": 2}, "ratio": 0.5}'
         GOOD.replace("4", '"4"').encode(),
         GOOD.replace("4", "[4]").encode(),
         GOOD.replace("2}", '2, "kept": 17}').encode(),
-        GOOD.replace("2}", '2, "kind": "magic"}').encode(),
         GOOD.replace("2}", '2, "kind": []}').encode(),
         GOOD.replace("2}", '2, "other": 1}').encode(),
         GOOD.replace('"f"', "7").encode(),

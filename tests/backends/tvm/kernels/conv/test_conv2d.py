@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.common.share import Share
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.conv.conv2d import conv2d
+from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Epilogue, Lookup
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel
 from tests.backends.tvm.kernels.conftest import NOT_PLAIN
@@ -45,6 +47,10 @@ class Layer:
         self.added = rng.integers(0, 256, desc.output.shape, np.uint8)
         self.table = rng.permutation(256).astype(np.uint8)
 
+    @property
+    def constants(self) -> LayerConstants:
+        return LayerConstants(self.weight, self.bias, self.multiplier)
+
     def run(
         self,
         isa: Isa,
@@ -65,8 +71,7 @@ class Layer:
         threads: int = 1,
         tuner: Tuner | None = None,
     ) -> Kernel:
-        arrays = self.weight, self.bias, self.multiplier
-        return conv2d(isa, self.desc, *arrays, epilogue, threads, tuner)
+        return conv2d(isa, self.desc, self.constants, epilogue, threads, tuner)
 
     def expected(self) -> Array:
         desc = self.desc
@@ -265,9 +270,10 @@ def test_multipliers_may_be_huge_or_tiny(
 def test_rounds_half_to_even(isa: Isa, run: Run) -> None:
     desc = LinearDesc(m=256, k=1, o=1)
     x = np.arange(256, dtype=np.uint8)[:, None]
-    kernel = linear(
-        isa, desc, np.ones((1, 1), np.int8), np.zeros(1, np.int32), np.full(1, 0.5, np.float32)
+    half = LayerConstants(
+        np.ones((1, 1), np.int8), np.zeros(1, np.int32), np.full(1, 0.5, np.float32)
     )
+    kernel = linear(isa, desc, half)
     result = run(kernel, x)
     assert result[:8, 0].tolist() == [0, 0, 1, 2, 2, 2, 3, 4]
     np.testing.assert_array_equal(result[:, 0], np.rint(np.arange(256) / 2))
@@ -332,7 +338,7 @@ def test_outputs_may_be_a_share_of_larger_images(
 ) -> None:
     layer = Layer(replace(BASE, n=2, **changes))
     desc = layer.desc.placed(Share(8, layer.desc.o + 24))
-    kernel = conv2d(isa, desc, layer.weight, layer.bias, layer.multiplier)
+    kernel = conv2d(isa, desc, layer.constants)
     result = run(kernel, layer.x)
     np.testing.assert_array_equal(result[..., 8:-16], layer.expected())
     assert (result[..., :8] == 99).all()  # what the fixture fills outputs with
@@ -358,7 +364,7 @@ def test_other_channels_of_the_same_images_may_be_added(
     desc = layer.desc.placed(Share(first, 2 * o + 5))
     for moved in (o, -2):  # behind the outputs, and channels that partly are where outputs go
         stages = (replace(ADD, moved=moved), Clamp(20, 230))
-        kernel = conv2d(isa, desc, layer.weight, layer.bias, layer.multiplier, stages)
+        kernel = conv2d(isa, desc, layer.constants, stages)
         images = np.random.default_rng(2).integers(0, 256, desc.output.shape, np.uint8)
         result = run(kernel, layer.x, images)
         others = images[..., first + moved : first + moved + o]
@@ -387,7 +393,7 @@ def test_linear_equals_the_exact_result(isa: Isa, run: Run, m: int, k: int, o: i
     layer = Layer(conv)
     desc = LinearDesc(m=m, k=k, o=o, input_zero_point=9)
     weight = layer.weight.reshape(o, k)
-    kernel = linear(isa, desc, weight, layer.bias, layer.multiplier, (ADD,))
+    kernel = linear(isa, desc, LayerConstants(weight, layer.bias, layer.multiplier), (ADD,))
     x, other = layer.x.reshape(m, k), layer.added.reshape(m, o)
     expected = added(layer.expected().reshape(m, o), other, ADD)
     np.testing.assert_array_equal(run(kernel, x, other), expected)
@@ -396,12 +402,12 @@ def test_linear_equals_the_exact_result(isa: Isa, run: Run, m: int, k: int, o: i
 def test_layers_of_one_shape_share_their_code(isa: Isa) -> None:
     one, two = Layer(BASE), Layer(replace(BASE, input_zero_point=3, hi=99), seed=1)
     kernels = [
-        conv2d(isa, layer.desc, layer.weight, layer.bias, layer.multiplier, (Clamp(1, hi),))
+        conv2d(isa, layer.desc, layer.constants, (Clamp(1, hi),))
         for layer, hi in ((one, 9), (two, 10))
     ]
     assert kernels[0].func is kernels[1].func
     assert kernels[0].name == kernels[1].name
-    plain = conv2d(isa, one.desc, one.weight, one.bias, one.multiplier)
+    plain = conv2d(isa, one.desc, one.constants)
     assert plain.name != kernels[0].name
 
 

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.tvm.kernels.conv import nibbles
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.conv.conv2d import conv2d
+from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.targets import Target
@@ -38,7 +40,7 @@ def layer_of(k: int, o: int, groups: int = 1) -> Layer:
 
 
 def kernel_of(isa: Isa, layer: Layer, threads: int = 1) -> Kernel:
-    return conv2d(isa, layer.desc, layer.weight, layer.bias, layer.multiplier, threads=threads)
+    return conv2d(isa, layer.desc, layer.constants, threads=threads)
 
 
 @pytest.mark.parametrize(
@@ -92,17 +94,17 @@ def test_linear_layers_of_one_row_take_half_the_memory(isa: Isa, run: Run) -> No
     layer = layer_of(64, 32)
     weight = layer.weight.reshape(32, 64)
     desc = LinearDesc(1, 64, 32, 7, 100)
-    packed = linear(isa, desc, weight, layer.bias, layer.multiplier)
-    wider = linear(isa, desc, weight * 9, layer.bias, layer.multiplier)
+    packed = linear(isa, desc, LayerConstants(weight, layer.bias, layer.multiplier))
+    wider = linear(isa, desc, LayerConstants(weight * 9, layer.bias, layer.multiplier))
     assert 2 * packed.params[0].nbytes == wider.params[0].nbytes
     result = run(packed, layer.x.reshape(1, 64))
     np.testing.assert_array_equal(result, layer.expected().reshape(1, 32))
 
 
 def test_bytes_are_faster_where_weights_are_used_often(isa: Isa) -> None:
-    weight = np.ones((64, 64), np.int8)
-    numbers = np.zeros(64, np.int32), np.ones(64, np.float32)
-    kernel = linear(isa, LinearDesc(400, 64, 64), weight, *numbers)
+    weight, bias = np.ones((64, 64), np.int8), np.zeros(64, np.int32)
+    constants = LayerConstants(weight, bias, np.ones(64, np.float32))
+    kernel = linear(isa, LinearDesc(400, 64, 64), constants)
     assert kernel.params[0].dtype != np.uint8
 
 

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.common.share import Share
-from qpc.backends.tvm.kernels.conv import conv2d as conv2d_module
 from qpc.backends.tvm.kernels.conv import tile_plan
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc
+from qpc.backends.tvm.kernels.conv.conv2d import conv2d
+from qpc.backends.tvm.kernels.conv.conv_plan import Convolution
+from qpc.backends.tvm.kernels.conv.methods import plan_for
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
 from tests.backends.tvm.kernels.conftest import MATRIX_TARGETS
 from tests.backends.tvm.kernels.conv.test_conv2d import ADD, Layer, Run, added
@@ -108,8 +110,8 @@ def test_equals_the_exact_result(isa: Isa, run: Run, changes: dict[str, Any]) ->
 
 def test_these_tests_use_registers_of_matrices(isa: Isa) -> None:
     layer = Layer(BASE)
-    part = conv2d_module.Part(layer.desc, layer.weight, layer.bias, layer.multiplier)
-    assert isinstance(conv2d_module.plan_for(isa, part, 1), TilePlan)
+    part = Convolution(layer.desc, layer.constants)
+    assert isinstance(plan_for(isa, part, 1), TilePlan)
 
 
 @pytest.mark.parametrize("block", tile_plan.BLOCKS, ids=str)
@@ -165,9 +167,7 @@ def test_outputs_may_go_to_a_part_of_a_tensor(isa: Isa, run: Run, changes: dict[
     desc = replace(BASE, n=2, **changes)
     plain = Layer(desc)
     placed = Layer(desc.placed(Share(8, 40)))
-    kernel = conv2d_module.conv2d(
-        isa, placed.desc, plain.weight, plain.bias, plain.multiplier, (), 1
-    )
+    kernel = conv2d(isa, placed.desc, plain.constants, (), 1)
     result = run(kernel, plain.x)
     np.testing.assert_array_equal(result[..., 8:24], plain.expected())
     assert (result[..., :8] == 99).all()  # what the fixture fills outputs with

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.common.share import Share
+from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.transposed import Axis, TransposedDesc, conv_transpose2d
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Epilogue, Lookup
 from qpc.backends.tvm.kernels.isa.choose import Isa
@@ -45,11 +46,14 @@ class Layer:
         self.multiplier = (rng.uniform(0.5, 2, desc.o) / spread).astype(np.float32)
         self.added = rng.integers(0, 256, desc.output.shape, np.uint8)
 
+    @property
+    def constants(self) -> LayerConstants:
+        return LayerConstants(self.weight, self.bias, self.multiplier)
+
     def run(
         self, isa: Isa, run: Run, epilogue: Epilogue = (), threads: int = 1, added: int = 0
     ) -> Array:
-        constants = (self.weight, self.bias, self.multiplier)
-        kernel = conv_transpose2d(isa, self.desc, *constants, epilogue, threads)
+        kernel = conv_transpose2d(isa, self.desc, self.constants, epilogue, threads)
         return run(kernel, self.x, *[self.added] * added)
 
     def expected(self) -> Array:
@@ -149,7 +153,7 @@ def test_outputs_may_be_a_share_of_larger_images(
 def test_neighbouring_columns_that_read_the_same_are_one_convolution(isa: Isa) -> None:
     def parts(**changes: Any) -> int:
         layer = Layer(replace(BASE, **changes))
-        kernel = conv_transpose2d(isa, layer.desc, layer.weight, layer.bias, layer.multiplier)
+        kernel = conv_transpose2d(isa, layer.desc, layer.constants)
         return (len(kernel.params) - 1) // 3  # weight, bias and multiplier of each
 
     assert parts(kernel=(2, 2)) == 2  # rows of two phases

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.common.share import Share
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, Part, conv2d, plan_for
+from qpc.backends.tvm.kernels.conv.conv2d import conv2d
+from qpc.backends.tvm.kernels.conv.conv_plan import Convolution
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
+from qpc.backends.tvm.kernels.conv.methods import plan_for
 from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.targets import Target
 from tests.backends.tvm.kernels.conftest import TARGETS
@@ -81,7 +84,7 @@ def test_equals_the_exact_result(isa: Isa, run: Run, changes: dict[str, Any]) ->
 
 def test_these_tests_use_minimal_filtering(isa: Isa, out: int) -> None:
     layer = Layer(BASE)
-    plan = plan_for(isa, Part(layer.desc, layer.weight, layer.bias, layer.multiplier), 1)
+    plan = plan_for(isa, Convolution(layer.desc, layer.constants), 1)
     assert isinstance(plan, WinogradPlan)
     assert plan.out == out
 
@@ -131,7 +134,7 @@ def test_threads_share_the_work(isa: Isa, run: Run, threads: int, changes: dict[
 def test_outputs_may_go_to_a_part_of_a_tensor(isa: Isa, run: Run) -> None:
     plain = Layer(replace(BASE, n=2))
     placed = plain.desc.placed(Share(8, 40))
-    kernel = conv2d(isa, placed, plain.weight, plain.bias, plain.multiplier, (), 1)
+    kernel = conv2d(isa, placed, plain.constants, (), 1)
     result = run(kernel, plain.x)
     np.testing.assert_array_equal(result[..., 8:24], plain.expected())
     assert (result[..., :8] == 99).all()  # what the fixture fills outputs with

@@ -8,13 +8,14 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, Part, _plans, plan_for
 from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
+from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
 from qpc.backends.tvm.kernels.conv.dense_plan import DensePlan
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
+from qpc.backends.tvm.kernels.conv.methods import plan_for, plans_of
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.winograd_plan import LINE, WinogradPlan
-from qpc.backends.tvm.kernels.geometry import ConvShape
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc, ConvShape
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.targets import Target
 
@@ -84,7 +85,9 @@ def test_the_cost_model_takes_it_where_it_pays(
     desc = Conv2dDesc(1, size, size, channels, channels, (3, 3), padding=(1, 1, 1, 1))
     weight = np.full((channels, channels, 3, 3), 100, np.int8)
     weight[:, :, 0] = -100  # so that sums are small
-    part = Part(desc, weight, np.zeros(channels, np.int32), np.ones(channels, np.float32))
+    part = Convolution(
+        desc, LayerConstants(weight, np.zeros(channels, np.int32), np.ones(channels, np.float32))
+    )
     plan = plan_for(isa, part, 1)
     assert plan.label.kind == kind
     kinds = {"matrices": TilePlan, "vectors": DensePlan}
@@ -95,8 +98,8 @@ def test_the_cost_model_takes_it_where_it_pays(
 def test_two_threads_take_little_more_than_half_the_time_whatever_the_method(isa: Any) -> None:
     desc = Conv2dDesc(1, 28, 28, 128, 128, (3, 3), padding=(1, 1, 1, 1))
     weight, bias = np.ones((128, 128, 3, 3), np.int8), np.zeros(128, np.int32)
-    part = Part(desc, weight, bias, np.ones(128, np.float32))
-    one, two = (_plans(isa, part, threads) for threads in (1, 2))
+    part = Convolution(desc, LayerConstants(weight, bias, np.ones(128, np.float32)))
+    one, two = (plans_of(isa, part, threads) for threads in (1, 2))
     assert len(one) == len(two) >= 3
     for alone, shared in zip(one, two, strict=True):
         assert 0.45 <= shared.time / alone.time < 0.6
@@ -105,8 +108,8 @@ def test_two_threads_take_little_more_than_half_the_time_whatever_the_method(isa
 def test_memory_for_weights_must_bring_time() -> None:
     desc = Conv2dDesc(1, 14, 14, 256, 256, (3, 3), padding=(1, 1, 1, 1))
     weight, bias = np.ones((256, 256, 3, 3), np.int8), np.zeros(256, np.int32)
-    part = Part(desc, weight, bias, np.ones(256, np.float32))
-    plans = {plan.label.kind: plan for plan in _plans(VNNI, part, 1)}
+    part = Convolution(desc, LayerConstants(weight, bias, np.ones(256, np.float32)))
+    plans = {plan.label.kind: plan for plan in plans_of(VNNI, part, 1)}
     assert plans["winograd-4"].time < 0.9 * plans["vectors"].time  # but for 4.5 MiB, not 0.6
     assert plan_for(VNNI, part, 1).label.kind == "vectors"
 
@@ -114,7 +117,7 @@ def test_memory_for_weights_must_bring_time() -> None:
 def test_small_weights_have_faster_instructions_but_not_as_fast() -> None:
     desc = Conv2dDesc(1, 56, 56, 64, 64, (3, 3), padding=(1, 1, 1, 1))
     weight, bias = np.ones((64, 64, 3, 3), np.int8), np.zeros(64, np.int32)
-    part = Part(desc, weight, bias, np.ones(64, np.float32))
+    part = Convolution(desc, LayerConstants(weight, bias, np.ones(64, np.float32)))
     assert plan_for(AVX2, part, 1).label.kind == "winograd-4"
 
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc
+from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.conv.tiling import ALL_KEPT, Tile, best_tiles
 from qpc.backends.tvm.kernels.conv.zero_blocks import TermLists, kept_shares
 from qpc.backends.tvm.kernels.epilogue import Lookup
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.targets import Target
 from tests.backends.tvm.kernels.conv.test_conv2d import Array, Layer, Run
@@ -81,7 +82,9 @@ def test_linear_layers_skip_too(isa: Isa, run: Run) -> None:
     rng = np.random.default_rng(0)
     layer = thinned(Layer(replace(BASE, kernel=(1, 1), h=1, w=12, c=64)), 0.75)
     weight = layer.weight.reshape(64, 64)
-    kernel = linear(isa, LinearDesc(12, 64, 64, 7, 100), weight, layer.bias, layer.multiplier)
+    kernel = linear(
+        isa, LinearDesc(12, 64, 64, 7, 100), LayerConstants(weight, layer.bias, layer.multiplier)
+    )
     assert kernel.skipped > 0.3
     x = rng.integers(0, 256, (12, 64), np.uint8)
     layer.x = x.reshape(layer.x.shape)

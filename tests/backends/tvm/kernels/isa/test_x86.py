@@ -11,8 +11,10 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 import tvm
 
-from qpc.backends.tvm.kernels.conv.conv2d import Conv2dDesc, conv2d
+from qpc.backends.tvm.kernels.conv.conv2d import conv2d
+from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Epilogue
+from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.targets import Target
 
@@ -22,7 +24,9 @@ pytestmark = pytest.mark.tvm
 def assembly(desc: Conv2dDesc, target: Target, epilogue: Epilogue = (), threads: int = 1) -> str:
     weight = np.ones((desc.o, desc.c // desc.groups, *desc.kernel), np.int8)
     bias, multiplier = np.zeros(desc.o, np.int32), np.ones(desc.o, np.float32)
-    kernel = conv2d(isa_for(target), desc, weight, bias, multiplier, epilogue, threads)
+    kernel = conv2d(
+        isa_for(target), desc, LayerConstants(weight, bias, multiplier), epilogue, threads
+    )
     llvm = {"kind": "llvm", "mtriple": target.triple, "mattr": list(target.mattr)}
     module = tvm.compile(tvm.IRModule({kernel.name: kernel.func}), target=tvm.target.Target(llvm))
     return str(module.mod.inspect_source("asm"))
