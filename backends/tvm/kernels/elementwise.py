@@ -10,7 +10,7 @@ import numpy as np
 from tvm.tirx import Expr, PrimFunc
 from tvm.tirx.script import builder as T
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.emit import Flat, Index, cast, float_bits, prim_func, splat
 from qpc.backends.tvm.kernels.epilogue import (
     AddTensor,
@@ -39,7 +39,12 @@ class MulConstants:
 
 
 def add(
-    isa: Isa, a: View, b: View, numbers: AddTensor, threads: int = 1, share: Share | None = None
+    isa: Isa,
+    a: View,
+    b: View,
+    numbers: AddTensor,
+    threads: int = 1,
+    share: ChannelSlice | None = None,
 ) -> Kernel:
     """The kernel of `qpc::add` on tensors whose physical shapes broadcast as numpy's do.
 
@@ -49,7 +54,12 @@ def add(
 
 
 def mul(
-    isa: Isa, a: View, b: View, numbers: MulConstants, threads: int = 1, share: Share | None = None
+    isa: Isa,
+    a: View,
+    b: View,
+    numbers: MulConstants,
+    threads: int = 1,
+    share: ChannelSlice | None = None,
 ) -> Kernel:
     """The kernel of `qpc::mul` on tensors whose physical shapes broadcast as numpy's do.
 
@@ -64,14 +74,16 @@ def mul(
     return _binary(isa, "mul", a, b, constants, threads, share)
 
 
-def lookup(isa: Isa, x: View, table: bytes, threads: int = 1, share: Share | None = None) -> Kernel:
+def lookup(
+    isa: Isa, x: View, table: bytes, threads: int = 1, share: ChannelSlice | None = None
+) -> Kernel:
     """The kernel of `qpc::lookup`; see `add` for `share`."""
     values = np.frombuffer(Lookup(table).table, isa.activation)
     return _unary(isa, "lookup", x, values, threads, share)
 
 
 def clamp(
-    isa: Isa, x: View, lo: int, hi: int, threads: int = 1, share: Share | None = None
+    isa: Isa, x: View, lo: int, hi: int, threads: int = 1, share: ChannelSlice | None = None
 ) -> Kernel:
     """The kernel of `qpc::clamp`; see `add` for `share`."""
     return _unary(isa, "clamp", x, np.array([lo, hi], np.int32), threads, share)
@@ -84,7 +96,7 @@ def _binary(
     b: View,
     constants: Sequence[int],
     threads: int,
-    share: Share | None,
+    share: ChannelSlice | None,
 ) -> Kernel:
     out = View(np.broadcast_shapes(a.shape, b.shape), share, a.dtype)
     name, func = _binary_function(isa, operation, (a, b, out), len(constants), threads)
@@ -138,7 +150,7 @@ def _multiplied(dtype: str, a: Expr, b: Expr, constants: Sequence[Expr], lanes: 
 
 
 def _unary(
-    isa: Isa, operation: str, x: View, param: Array, threads: int, share: Share | None
+    isa: Isa, operation: str, x: View, param: Array, threads: int, share: ChannelSlice | None
 ) -> Kernel:
     out = View(x.shape, share, x.dtype)
     param_type = TensorType(param.shape, str(param.dtype))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Self
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.emit import Index, smaller
 from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.backends.tvm.kernels.loops import contiguous_strides
@@ -34,7 +34,7 @@ class View:
     """Elements of `shape`, as a tensor of their own or a share of one with a longer last axis."""
 
     shape: tuple[int, ...]
-    share: Share | None = None
+    share: ChannelSlice | None = None
     dtype: str = "uint8"
 
     @property
@@ -88,7 +88,7 @@ class ConvShape:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     places: Places | None = None
-    source: Share | None = None
+    source: ChannelSlice | None = None
     dtype: str = "uint8"
     """Of inputs and outputs."""
 
@@ -164,7 +164,7 @@ class Conv2dDesc(ConvShape):
     channels: int | None = None
     """Channels of the tensor that the outputs are a part of, if it has more than they."""
 
-    def placed(self, share: Share) -> Self:
+    def placed(self, share: ChannelSlice) -> Self:
         """The same with outputs that go to a share of the channels of larger images."""
         row = self.ow * share.channels
         places = Places(share.first, self.oh * row, row, share.channels)

@@ -12,7 +12,7 @@ import numpy as np
 from tvm.tirx import Expr, PrimFunc
 from tvm.tirx.script import builder as T
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
@@ -57,7 +57,7 @@ class PoolWindow:
 
 
 def max_pool2d(
-    isa: Isa, x: View, window: PoolWindow, threads: int = 1, share: Share | None = None
+    isa: Isa, x: View, window: PoolWindow, threads: int = 1, share: ChannelSlice | None = None
 ) -> Kernel:
     """The kernel of `qpc::max_pool2d`; padding never wins.
 
@@ -72,7 +72,7 @@ def avg_pool2d(
     window: PoolWindow,
     requantize: Requantize,
     threads: int = 1,
-    share: Share | None = None,
+    share: ChannelSlice | None = None,
 ) -> Kernel:
     """The kernel of `qpc::avg_pool2d`; padding counts as the zero point.
 
@@ -128,7 +128,7 @@ def _pool(
     window: PoolWindow,
     params: tuple[Array, ...],
     threads: int,
-    share: Share | None,
+    share: ChannelSlice | None,
 ) -> Kernel:
     n, h, w, c = x.shape
     out = View((n, window.output_size(h, 0), window.output_size(w, 1), c), share, x.dtype)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tvm.tirx import Expr, PrimFunc
 from tvm.tirx.script import builder as T
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
@@ -38,7 +38,7 @@ def resize2d(
     rows: npt.NDArray[np.int32],
     columns: npt.NDArray[np.int32],
     threads: int = 1,
-    share: Share | None = None,
+    share: ChannelSlice | None = None,
 ) -> Kernel:
     """The kernel of `qpc::resize2d`; only copies if all places are pixels.
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.fx import Node
 from tvm.relax import Expr
 
-from qpc.backends.common.borders import NO_BORDER, Border
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
+from qpc.backends.common.fused_padding import NO_PADDING, Padding
 from qpc.backends.common.traits import StageKind, Traits
 from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.epilogue import Requantize
@@ -50,11 +50,11 @@ class Call:
     stages: tuple[Fused, ...] = ()
     preferred: Order | None = None
     """The memory order that readers of a quantized value want."""
-    share: Share | None = None
+    share: ChannelSlice | None = None
     frame: Expr | None = None
     """Where the result goes in a concat, and the concat's tensor if others have begun it."""
-    border: Border = NO_BORDER
-    """What a convolution adds to its own padding."""
+    fused_padding: Padding = NO_PADDING
+    """What a convolution pads beside its own padding."""
 
     @property
     def shape(self) -> Shape:

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from tvm.relax import Expr
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.types import dtype_name
 
@@ -80,7 +80,7 @@ class Slice:
     @property
     def view(self) -> View:
         """The value as kernels see it."""
-        share = Share(self.first, self.whole.physical_shape[-1])
+        share = ChannelSlice(self.first, self.whole.physical_shape[-1])
         return View(permuted(self.shape, NHWC), share, dtype_name(self.dtype))
 
 

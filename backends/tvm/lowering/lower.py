@@ -18,19 +18,19 @@ from torch.fx.node import map_arg
 from tvm import relax
 
 from qpc.analysis.integer_proofs import check_integers
-from qpc.backends.common.borders import NO_BORDER, find_borders
-from qpc.backends.common.decompose import evaluate, is_constant
-from qpc.backends.common.expand import expanded
-from qpc.backends.common.fuse import Group, find_groups
-from qpc.backends.common.slots import (
+from qpc.backends.common.concat_in_place import (
     ELEMENTWISE,
     READERS,
     WINDOWS,
-    find_slots,
+    find_concat_parts,
     home_of,
     joins_channels,
     members,
 )
+from qpc.backends.common.decompose import evaluate, is_constant
+from qpc.backends.common.expand import expanded
+from qpc.backends.common.fuse import Group, find_groups
+from qpc.backends.common.fused_padding import NO_PADDING, find_fused_padding
 from qpc.backends.common.traits import traits_of
 from qpc.backends.compiled import output_nodes
 from qpc.backends.tvm.custom import registered_decompositions
@@ -88,8 +88,8 @@ class _Lowering:
         others = [n for n in gm.graph.nodes if n.target in WINDOWS and n not in anchors]
         computed = [node for node in gm.graph.nodes if node in self._wanted]
         groups += [Group(node, ()) for node in others]
-        self._slots = find_slots(computed, groups, self._types)
-        self._borders = find_borders(computed, self._types)
+        self._slots = find_concat_parts(computed, groups, self._types)
+        self._borders = find_fused_padding(computed, self._types)
         self._frames: dict[Node, relax.Expr] = {}  # concats that some of their members have begun
 
     def run(self) -> LoweredFunction:
@@ -161,7 +161,7 @@ class _Lowering:
             self._preferred_order(node),
             slot.share if slot else None,
             self._frames.get(slot.cat) if slot else None,
-            self._borders.get(node.all_input_nodes[0], NO_BORDER),
+            self._borders.get(node.all_input_nodes[0], NO_PADDING),
         )
         if not rule.any_type:
             _require_activations(self._emit, call)

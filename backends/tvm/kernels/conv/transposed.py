@@ -15,7 +15,7 @@ from math import ceil, gcd
 import numpy as np
 import numpy.typing as npt
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.conv.conv2d import dense_conv2d
 from qpc.backends.tvm.kernels.conv.conv_kernel import conv_kernel
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
@@ -46,9 +46,9 @@ class TransposedDesc:
     output_zero_point: int = 0
     lo: int = 0
     hi: int = 255
-    source: Share | None = None
+    source: ChannelSlice | None = None
     """Which channels of larger images the inputs are, if they are a part of these."""
-    share: Share | None = None
+    share: ChannelSlice | None = None
     """Which channels of larger images the outputs are, if they are a part of these."""
     dtype: str = "uint8"
     """Of inputs and outputs."""

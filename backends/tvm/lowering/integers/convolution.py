@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qpc.backends.common.borders import Border
+from qpc.backends.common.fused_padding import Padding
 from qpc.backends.common.traits import MemoryOrder, Traits
 from qpc.backends.tvm.kernels.conv import transposed
 from qpc.backends.tvm.kernels.conv.conv2d import conv2d
@@ -37,7 +37,7 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
         o,
         (kernel[0], kernel[1]),
         stride=pair(args["stride"]),
-        padding=_border(call, (top, left, top, left)),
+        padding=_padding(call, (top, left, top, left)),
         dilation=pair(args["dilation"]),
         groups=args["groups"],
         source=x.view.share,
@@ -51,9 +51,9 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
     return emitted(emit, call, made, [x, *others], (n, o, desc.oh, desc.ow))
 
 
-def _border(call: Call, padding: Border) -> Border:
-    """The padding of a convolution, with the border that it adds."""
-    top, left, bottom, right = (a + b for a, b in zip(padding, call.border, strict=True))
+def _padding(call: Call, padding: Padding) -> Padding:
+    """The padding of a convolution, with that of the operator that is fused into it."""
+    top, left, bottom, right = (a + b for a, b in zip(padding, call.fused_padding, strict=True))
     return top, left, bottom, right
 
 

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, ConvPlan, LayerConstants
 from qpc.backends.tvm.kernels.conv.dense_conv import DenseConv
 from qpc.backends.tvm.kernels.conv.dense_plan import DensePlan
@@ -78,7 +78,7 @@ LAYERS = {
 DEPTHWISE = {
     "depthwise 3x3": layer(56, 96, 96, groups=96),
     "depthwise 5x5, stride": layer(14, 480, 480, 5, 2, groups=480),
-    "depthwise 3x3, into a slice": layer(7, 16, 16, groups=16).placed(Share(8, 40)),
+    "depthwise 3x3, into a slice": layer(7, 16, 16, groups=16).placed(ChannelSlice(8, 40)),
     "depthwise, of microseconds": layer(7, 32, 32, groups=32),
 }
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.elementwise import MulConstants, add, clamp, lookup, mul
 from qpc.backends.tvm.kernels.epilogue import AddTensor
 from qpc.backends.tvm.kernels.geometry import View
@@ -127,8 +127,11 @@ SHARES = [
 @pytest.mark.parametrize("c", SHARES)
 def test_operands_and_results_may_be_shares_of_larger_tensors(isa: Isa, run: Run, c: int) -> None:
     a, b = random_bytes((2, 3, 4, c + 9)), random_bytes((2, 3, 4, c), seed=1)
-    own, among = a[..., 7:-2], View((2, 3, 4, c), Share(7, c + 9))
-    share, table = Share(3, c + 8), np.random.default_rng(1).permutation(256).astype(np.uint8)
+    own, among = a[..., 7:-2], View((2, 3, 4, c), ChannelSlice(7, c + 9))
+    share, table = (
+        ChannelSlice(3, c + 8),
+        np.random.default_rng(1).permutation(256).astype(np.uint8),
+    )
     results = [
         (run(add(isa, among, View(b.shape), ADD, share=share), a, b), exact_sum(own, b, ADD)),
         (run(mul(isa, View(b.shape), among, MUL, share=share), b, a), exact_product(b, own, MUL)),
@@ -143,7 +146,7 @@ def test_operands_and_results_may_be_shares_of_larger_tensors(isa: Isa, run: Run
 
 def test_a_factor_per_channel_may_be_a_share(isa: Isa, run: Run) -> None:
     a, b = random_bytes((2, 3, 4, 30)), random_bytes((2, 1, 1, 50), seed=1)
-    result = run(mul(isa, View(a.shape), View((2, 1, 1, 30), Share(9, 50)), MUL), a, b)
+    result = run(mul(isa, View(a.shape), View((2, 1, 1, 30), ChannelSlice(9, 50)), MUL), a, b)
     np.testing.assert_array_equal(result, exact_product(a, b[..., 9:39], MUL))
 
 

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.epilogue import Requantize
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.choose import Isa
@@ -66,9 +66,9 @@ def test_inputs_and_outputs_may_be_a_share_of_larger_images(
 ) -> None:
     x, window = random_bytes((2, 4, 5, channels + 9)), PoolWindow((2, 2), (1, 1))
     own = np.ascontiguousarray(x[..., 7:-2])
-    alone, among = View(own.shape), View(own.shape, Share(7, channels + 9))
+    alone, among = View(own.shape), View(own.shape, ChannelSlice(7, channels + 9))
     numbers = Requantize(input_zero_point=3, multiplier=0.3, output_zero_point=7)
-    share = Share(first=3, channels=channels + 8)
+    share = ChannelSlice(first=3, channels=channels + 8)
     for usual, shared in (
         (max_pool2d(isa, alone, window), max_pool2d(isa, among, window, share=share)),
         (

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.resize import resize2d
@@ -50,8 +50,8 @@ def test_inputs_and_outputs_may_be_a_share_of_larger_images(
     own = np.ascontiguousarray(x[..., 5:-2])
     rows, columns = (_places(x.shape[axis], linear=linear) for axis in (1, 2))
     alone = run(resize2d(isa, View(own.shape), rows, columns), own)
-    among = View(own.shape, Share(5, 26))
-    result = run(resize2d(isa, among, rows, columns, share=Share(3, 30)), x)
+    among = View(own.shape, ChannelSlice(5, 26))
+    result = run(resize2d(isa, among, rows, columns, share=ChannelSlice(3, 30)), x)
     np.testing.assert_array_equal(result[..., 3:22], alone)
     assert (result[..., :3] == 99).all()  # what the fixture fills outputs with
     assert (result[..., 22:] == 99).all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.conv.conv2d import conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
@@ -150,26 +150,28 @@ PADDED = {"padding": (1, 1, 1, 1)}
         pytest.param({"groups": 4, "c": 12, "o": 20, "dilation": (1, 2)}, id="odd groups"),
         pytest.param({"groups": 7, "c": 7, "o": 21}, id="depthwise with a multiplier"),
         pytest.param({"groups": 6, "c": 48, "o": 6, "padding": (1,) * 4}, id="one output a group"),
-        pytest.param({"source": Share(5, 20)}, id="a slice of channels"),
-        pytest.param({"source": Share(0, 9), **PADDED, "n": 2}, id="a slice of channels, padded"),
+        pytest.param({"source": ChannelSlice(5, 20)}, id="a slice of channels"),
         pytest.param(
-            {"kernel": (1, 1), "c": 12, "source": Share(28, 40), "n": 2},
+            {"source": ChannelSlice(0, 9), **PADDED, "n": 2}, id="a slice of channels, padded"
+        ),
+        pytest.param(
+            {"kernel": (1, 1), "c": 12, "source": ChannelSlice(28, 40), "n": 2},
             id="1x1 of a slice, in place",
         ),
         pytest.param(
-            {"kernel": (1, 1), "c": 11, "source": Share(12, 23)},
+            {"kernel": (1, 1), "c": 11, "source": ChannelSlice(12, 23)},
             id="1x1 of an odd slice",
         ),
         pytest.param(
-            {"kernel": (1, 1), "stride": (2, 2), "c": 12, "source": Share(3, 40)},
+            {"kernel": (1, 1), "stride": (2, 2), "c": 12, "source": ChannelSlice(3, 40)},
             id="1x1 of a slice, with a stride",
         ),
         pytest.param(
-            {"groups": 4, "c": 16, "o": 20, "source": Share(3, 40), "kernel": (1, 1)},
+            {"groups": 4, "c": 16, "o": 20, "source": ChannelSlice(3, 40), "kernel": (1, 1)},
             id="groups of a slice",
         ),
         pytest.param(
-            {"groups": 4, "c": 12, "o": 20, "source": Share(3, 40), "dilation": (1, 2)},
+            {"groups": 4, "c": 12, "o": 20, "source": ChannelSlice(3, 40), "dilation": (1, 2)},
             id="odd groups of a slice, dilated",
         ),
         pytest.param({"lo": 20, "hi": 130}, id="narrow clamp"),
@@ -196,19 +198,26 @@ PADDED = {"padding": (1, 1, 1, 1)}
             {"groups": 70, "c": 70, "o": 70, "kernel": (1, 1)}, id="depthwise, one tap, as of norms"
         ),
         pytest.param(
-            {"groups": 70, "c": 70, "o": 70, "kernel": (1, 1), "source": Share(7, 99), "n": 2},
+            {
+                "groups": 70,
+                "c": 70,
+                "o": 70,
+                "kernel": (1, 1),
+                "source": ChannelSlice(7, 99),
+                "n": 2,
+            },
             id="depthwise, one tap, of a slice in place",
         ),
         pytest.param(
-            {"groups": 96, "c": 96, "o": 96, "stride": (2, 1), "source": Share(1, 98)},
+            {"groups": 96, "c": 96, "o": 96, "stride": (2, 1), "source": ChannelSlice(1, 98)},
             id="depthwise, of a slice in place",
         ),
         pytest.param(
-            {"groups": 24, "c": 24, "o": 24, "source": Share(3, 40), "n": 2},
+            {"groups": 24, "c": 24, "o": 24, "source": ChannelSlice(3, 40), "n": 2},
             id="depthwise, few channels of a slice",
         ),
         pytest.param(
-            {"groups": 96, "c": 96, "o": 96, "source": Share(3, 120), "padding": (1,) * 4},
+            {"groups": 96, "c": 96, "o": 96, "source": ChannelSlice(3, 120), "padding": (1,) * 4},
             id="depthwise, padded, of a slice",
         ),
     ],
@@ -337,7 +346,7 @@ def test_outputs_may_be_a_share_of_larger_images(
     isa: Isa, run: Run, changes: dict[str, Any]
 ) -> None:
     layer = Layer(replace(BASE, n=2, **changes))
-    desc = layer.desc.placed(Share(8, layer.desc.o + 24))
+    desc = layer.desc.placed(ChannelSlice(8, layer.desc.o + 24))
     kernel = conv2d(isa, desc, layer.constants)
     result = run(kernel, layer.x)
     np.testing.assert_array_equal(result[..., 8:-16], layer.expected())
@@ -361,7 +370,7 @@ def test_other_channels_of_the_same_images_may_be_added(
 ) -> None:
     layer = Layer(replace(BASE, n=2, **changes))
     first, o = 3, layer.desc.o
-    desc = layer.desc.placed(Share(first, 2 * o + 5))
+    desc = layer.desc.placed(ChannelSlice(first, 2 * o + 5))
     for moved in (o, -2):  # behind the outputs, and channels that partly are where outputs go
         stages = (replace(ADD, moved=moved), Clamp(20, 230))
         kernel = conv2d(isa, desc, layer.constants, stages)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.conv import tile_plan
 from qpc.backends.tvm.kernels.conv.conv2d import conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution
@@ -86,19 +86,21 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
             {"n": 5, "h": 4, "w": 4, "o": 64, **PADDED}, id="five small images", marks=SLOW
         ),
         pytest.param({"c": 64, "o": 128, **PADDED}, id="eight vectors"),
-        pytest.param({"source": Share(5, 20)}, id="a slice of channels"),
-        pytest.param({"source": Share(0, 9), **PADDED, "n": 2}, id="a slice of channels, padded"),
+        pytest.param({"source": ChannelSlice(5, 20)}, id="a slice of channels"),
         pytest.param(
-            {"kernel": (1, 1), "c": 12, "source": Share(28, 40), "n": 2},
+            {"source": ChannelSlice(0, 9), **PADDED, "n": 2}, id="a slice of channels, padded"
+        ),
+        pytest.param(
+            {"kernel": (1, 1), "c": 12, "source": ChannelSlice(28, 40), "n": 2},
             id="1x1 of a slice, in place",
         ),
         pytest.param(
-            {"kernel": (1, 1), "c": 11, "source": Share(12, 23)},
+            {"kernel": (1, 1), "c": 11, "source": ChannelSlice(12, 23)},
             id="1x1 of an odd slice",
             marks=SLOW,
         ),
         pytest.param(
-            {"kernel": (1, 1), "c": 3, "source": Share(1, 4)},
+            {"kernel": (1, 1), "c": 3, "source": ChannelSlice(1, 4)},
             id="1x1 of a slice of three channels",
         ),
     ],
@@ -166,7 +168,7 @@ def test_threads_share_the_work(isa: Isa, run: Run, threads: int, changes: dict[
 def test_outputs_may_go_to_a_part_of_a_tensor(isa: Isa, run: Run, changes: dict[str, Any]) -> None:
     desc = replace(BASE, n=2, **changes)
     plain = Layer(desc)
-    placed = Layer(desc.placed(Share(8, 40)))
+    placed = Layer(desc.placed(ChannelSlice(8, 40)))
     kernel = conv2d(isa, placed.desc, plain.constants, (), 1)
     result = run(kernel, plain.x)
     np.testing.assert_array_equal(result[..., 8:24], plain.expected())

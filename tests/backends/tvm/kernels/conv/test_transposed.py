@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.transposed import Axis, TransposedDesc, conv_transpose2d
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Epilogue, Lookup
@@ -107,9 +107,11 @@ BASE = TransposedDesc(
         pytest.param({"c": 1, "o": 1}, id="one channel"),
         pytest.param({"c": 37, "o": 53, "padding": (1, 1)}, id="odd channels"),
         pytest.param({"lo": 90, "hi": 200, "padding": (1, 1)}, id="clamped", marks=SLOW),
-        pytest.param({"source": Share(3, 21), "n": 2}, id="a slice of channels"),
-        pytest.param({"source": Share(3, 21), "kernel": (2, 2)}, id="a slice, in place"),
-        pytest.param({"source": Share(3, 21), "groups": 2, "kernel": (2, 2)}, id="groups, a slice"),
+        pytest.param({"source": ChannelSlice(3, 21), "n": 2}, id="a slice of channels"),
+        pytest.param({"source": ChannelSlice(3, 21), "kernel": (2, 2)}, id="a slice, in place"),
+        pytest.param(
+            {"source": ChannelSlice(3, 21), "groups": 2, "kernel": (2, 2)}, id="groups, a slice"
+        ),
     ],
 )
 def test_equals_the_definition(isa: Isa, run: Run, changes: dict[str, object]) -> None:
@@ -143,7 +145,7 @@ def test_outputs_may_be_a_share_of_larger_images(
     isa: Isa, run: Run, kernel: tuple[int, int]
 ) -> None:
     alone = Layer(replace(BASE, kernel=kernel, n=2))
-    shared = Layer(replace(alone.desc, share=Share(3, 30)))
+    shared = Layer(replace(alone.desc, share=ChannelSlice(3, 30)))
     result = shared.run(isa, run)
     np.testing.assert_array_equal(result[..., 3:23], alone.expected())
     assert (result[..., :3] == 99).all()  # what the fixture fills outputs with

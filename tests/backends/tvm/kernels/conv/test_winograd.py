@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.common.share import Share
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.conv.conv2d import conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
@@ -74,7 +74,7 @@ def only_this(out: int, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param({"c": 29, "o": 53}, id="odd channels"),
         pytest.param({"c": 40, "o": 80}, id="many vectors"),
         pytest.param({"h": 40, "w": 6, "c": 130, "o": 8}, id="several tasks"),
-        pytest.param({"source": Share(5, 25)}, id="a slice of channels", marks=SLOW),
+        pytest.param({"source": ChannelSlice(5, 25)}, id="a slice of channels", marks=SLOW),
     ],
 )
 def test_equals_the_exact_result(isa: Isa, run: Run, changes: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ def test_threads_share_the_work(isa: Isa, run: Run, threads: int, changes: dict[
 
 def test_outputs_may_go_to_a_part_of_a_tensor(isa: Isa, run: Run) -> None:
     plain = Layer(replace(BASE, n=2))
-    placed = plain.desc.placed(Share(8, 40))
+    placed = plain.desc.placed(ChannelSlice(8, 40))
     kernel = conv2d(isa, placed, plain.constants, (), 1)
     result = run(kernel, plain.x)
     np.testing.assert_array_equal(result[..., 8:24], plain.expected())

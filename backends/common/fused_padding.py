@@ -1,4 +1,4 @@
-"""Borders of images that convolutions add themselves, so that nobody copies the images for them.
+"""Fused padding: convolutions pad for the pads in front of them, so that nobody copies images.
 
 Some models pad in front of a convolution, as that pads all sides alike and they need one more row
 at the bottom than at the top.
@@ -14,19 +14,21 @@ from torch.fx import Node
 from qpc.calls import arguments, aten, qpc_ops
 from qpc.types import Concrete, TensorType
 
-Border: TypeAlias = tuple[int, int, int, int]
+Padding: TypeAlias = tuple[int, int, int, int]
 """Rows and columns to add: top, left, bottom, right."""
 
-NO_BORDER: Border = (0, 0, 0, 0)
+NO_PADDING: Padding = (0, 0, 0, 0)
 
 
-def find_borders(nodes: Iterable[Node], types: Mapping[Node, Concrete]) -> dict[Node, Border]:
-    """The borders of padded images of which only convolutions make use, which pad with the same."""
-    found = {node: _border(node, types) for node in nodes}
-    return {node: border for node, border in found.items() if border and _only_for_layers(node)}
+def find_fused_padding(
+    nodes: Iterable[Node], types: Mapping[Node, Concrete]
+) -> dict[Node, Padding]:
+    """What pads add to images of which only convolutions make use, which pad with the same."""
+    found = {node: _padding(node, types) for node in nodes}
+    return {node: padding for node, padding in found.items() if padding and _only_for_layers(node)}
 
 
-def _border(node: Node, types: Mapping[Node, Concrete]) -> Border | None:
+def _padding(node: Node, types: Mapping[Node, Concrete]) -> Padding | None:
     if node.target is not aten.constant_pad_nd.default:
         return None
     image, amounts = types[node], list(arguments(node)["pad"])

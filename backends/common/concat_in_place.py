@@ -1,4 +1,4 @@
-"""Concats and splits that move nothing.
+"""In-place concatenation: concats and splits that move nothing.
 
 Values that a concat joins are computed where they lie in the joined tensor, and whatever else reads
 them reads them there. The same goes for concats: one that is a part of another, because this joins
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.fx import Node
 
+from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.common.fuse import Group
-from qpc.backends.common.share import Share
 from qpc.calls import arguments, aten, qpc_ops
 from qpc.types import Concrete, TensorType
 
@@ -38,20 +38,20 @@ _IMAGE_AXES, _CHANNELS = 4, 1
 
 
 @dataclass(frozen=True)
-class Slot:
-    """A share of the channels of the images that `cat` makes."""
+class ConcatPart:
+    """Some channels of the images that `cat` makes."""
 
     cat: Node
-    share: Share
+    share: ChannelSlice
 
-    def part(self, first: int) -> Slot:
-        """The slot that begins `first` channels later."""
+    def part(self, first: int) -> ConcatPart:
+        """The part that begins `first` channels later."""
         return replace(self, share=self.share.part(first))
 
 
-def find_slots(
+def find_concat_parts(
     nodes: Sequence[Node], groups: Sequence[Group], types: Mapping[Node, Concrete]
-) -> dict[Node, Slot]:
+) -> dict[Node, ConcatPart]:
     """Where values lie that are computed in a concat's tensor; `nodes` are those to be computed.
 
     Keys are the last nodes of groups, operators that no group has, and concats inside others.
@@ -59,9 +59,11 @@ def find_slots(
     return _Search(nodes, groups, types).run()
 
 
-def home_of(cat: Node, slots: Mapping[Node, Slot], types: Mapping[Node, Concrete]) -> Slot:
+def home_of(
+    cat: Node, parts: Mapping[Node, ConcatPart], types: Mapping[Node, Concrete]
+) -> ConcatPart:
     """Where the result of a concat lies: in another's tensor, or all of its own."""
-    return slots.get(cat) or Slot(cat, Share(0, _channels(cat, types)))
+    return parts.get(cat) or ConcatPart(cat, ChannelSlice(0, _channels(cat, types)))
 
 
 def joins_channels(node: Node, types: Mapping[Node, Concrete]) -> bool:
@@ -117,27 +119,27 @@ class _Search:
         alone = {n for n in nodes if n.target in ELEMENTWISE and n not in self._group_of}
         self._added = {last: list(_added(group)) for last, group in windows.items()}
         self._placeable = {*self._cats, *windows, *alone}
-        self._slots: dict[Node, Slot] = {}
+        self._parts: dict[Node, ConcatPart] = {}
 
-    def run(self) -> dict[Node, Slot]:
+    def run(self) -> dict[Node, ConcatPart]:
         for cat in reversed(self._cats):  # those that may hold others first
             if (shared := self._shared(cat)) is not None:
-                self._slots.setdefault(cat, shared)
-            home = home_of(cat, self._slots, self._types)
+                self._parts.setdefault(cat, shared)
+            home = home_of(cat, self._parts, self._types)
             places = dict(reversed(list(members(cat, self._types))))
             for member in sorted(places.keys() & self._placeable, key=self._number.__getitem__):
-                if member not in self._slots and self._is_worth_it(member, home, places.keys()):
-                    self._slots[member] = home.part(places[member])
-        return self._slots
+                if member not in self._parts and self._is_worth_it(member, home, places.keys()):
+                    self._parts[member] = home.part(places[member])
+        return self._parts
 
-    def _shared(self, cat: Node) -> Slot | None:
+    def _shared(self, cat: Node) -> ConcatPart | None:
         """Where a concat lies if another holds all its members side by side."""
-        found = [(self._slots.get(member), first) for member, first in members(cat, self._types)]
+        found = [(self._parts.get(member), first) for member, first in members(cat, self._types)]
         start = found[0][0]
-        same = start and all(slot == start.part(first) for slot, first in found)
+        same = start and all(part == start.part(first) for part, first in found)
         return start if same else None
 
-    def _is_worth_it(self, member: Node, home: Slot, together: Set[Node]) -> bool:
+    def _is_worth_it(self, member: Node, home: ConcatPart, together: Set[Node]) -> bool:
         """Whether more copies into concats are saved than are made for readers that need their own.
 
         What a kernel adds before it stores its result must lie in the same tensor as this.
@@ -152,8 +154,8 @@ class _Search:
         """The concat that a value is computed in."""
         while _slices_channels(node):
             node = arguments(node)["self"]
-        slot = self._slots.get(node)
-        return slot.cat if slot else None
+        part = self._parts.get(node)
+        return part.cat if part else None
 
     def _reads_slices(self, user: Node, together: Set[Node]) -> bool:
         """Whether a node can read channels of larger images, if those are the images `together`."""

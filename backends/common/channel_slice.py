@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Share:
+class ChannelSlice:
     """Channels from `first` on of images that have `channels` of them."""
 
     first: int
     channels: int
 
-    def part(self, first: int) -> Share:
-        """The share that begins `first` channels later."""
-        return Share(self.first + first, self.channels)
+    def part(self, first: int) -> ChannelSlice:
+        """The slice that begins `first` channels later."""
+        return ChannelSlice(self.first + first, self.channels)
