@@ -9,31 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch.fx import Node
 
 from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.common.fuse import Group
-from qpc.calls import arguments, aten, qpc_ops
+from qpc.backends.common.traits import StageKind, TraitTable, traits_of
+from qpc.calls import arguments, aten
 from qpc.types import Concrete, TensorType
 
-WINDOWS = (
-    qpc_ops.conv2d.default,
-    qpc_ops.conv_transpose2d.default,
-    qpc_ops.max_pool2d.default,
-    qpc_ops.avg_pool2d.default,
-    qpc_ops.resize2d.default,
-)
-"""Operators that read and write images as NHWC."""
-ELEMENTWISE = (
-    qpc_ops.add.default,
-    qpc_ops.mul.default,
-    qpc_ops.lookup.default,
-    qpc_ops.clamp.default,
-)
-READERS = frozenset((*WINDOWS, *ELEMENTWISE))
-"""Operators whose kernels read channels that are a part of larger images where they are."""
 _IMAGE_AXES, _CHANNELS = 4, 1
 
 
@@ -49,17 +35,53 @@ class ConcatPart:
         return replace(self, share=self.share.part(first))
 
 
-def find_concat_parts(
-    nodes: Sequence[Node], groups: Sequence[Group], types: Mapping[Node, Concrete]
-) -> dict[Node, ConcatPart]:
-    """Where values lie that are computed in a concat's tensor; `nodes` are those to be computed.
+@dataclass(frozen=True)
+class Concat:
+    """How the result of a concat of channels comes about.
 
-    Keys are the last nodes of groups, operators that no group has, and concats inside others.
+    home: where it lies, in a tensor of its own or in another concat's. copied: members that are
+    copied to their places there, which are keys; the others are computed where they belong.
+    in_place: whether any member is computed there, or the concat has no tensor of its own.
     """
-    return _Search(nodes, groups, types).run()
+
+    home: ConcatPart
+    copied: Mapping[ConcatPart, Node]
+    in_place: bool
 
 
-def home_of(
+@dataclass(frozen=True)
+class InPlace:
+    """What is computed in place.
+
+    parts: where values lie that are computed in a concat's tensor, and concats inside others; keys
+    are the last nodes of groups, operators that no group has, and concats. concats: how each concat
+    of channels comes about.
+    """
+
+    parts: Mapping[Node, ConcatPart]
+    concats: Mapping[Node, Concat]
+
+
+def find_in_place(
+    nodes: Sequence[Node],
+    groups: Sequence[Group],
+    types: Mapping[Node, Concrete],
+    traits: TraitTable,
+) -> InPlace:
+    """What of `nodes`, those that are computed when the model runs, is computed in place."""
+    cats = [node for node in nodes if joins_channels(node, types)]
+    parts = _Search(nodes, cats, groups, types, traits).run()
+    concats = {}
+    for cat in cats:
+        home = _home_of(cat, parts, types)
+        placed = {home.part(first): member for member, first in members(cat, types)}
+        copied = {part: member for part, member in placed.items() if parts.get(member) != part}
+        in_place = cat in parts or any(part.cat is cat for part in parts.values())
+        concats[cat] = Concat(home, MappingProxyType(copied), in_place)
+    return InPlace(MappingProxyType(parts), MappingProxyType(concats))
+
+
+def _home_of(
     cat: Node, parts: Mapping[Node, ConcatPart], types: Mapping[Node, Concrete]
 ) -> ConcatPart:
     """Where the result of a concat lies: in another's tensor, or all of its own."""
@@ -109,23 +131,28 @@ def _whole(tensors: Sequence[Node], types: Mapping[Node, Concrete]) -> tuple[Nod
 
 class _Search:
     def __init__(
-        self, nodes: Sequence[Node], groups: Sequence[Group], types: Mapping[Node, Concrete]
+        self,
+        nodes: Sequence[Node],
+        cats: Sequence[Node],
+        groups: Sequence[Group],
+        types: Mapping[Node, Concrete],
+        traits: TraitTable,
     ) -> None:
-        self._types = types
+        self._types, self._traits, self._cats = types, traits, cats
         self._number = {node: i for i, node in enumerate(nodes)}
-        self._cats = [node for node in nodes if joins_channels(node, types)]
         self._group_of = {stage: group for group in groups for stage in group.stages}
-        windows = {g.last: g for g in groups if g.anchor.target in WINDOWS}
-        alone = {n for n in nodes if n.target in ELEMENTWISE and n not in self._group_of}
-        self._added = {last: list(_added(group)) for last, group in windows.items()}
-        self._placeable = {*self._cats, *windows, *alone}
+        grouped = {n for group in groups for n in (group.anchor, *group.stages)}
+        alone = [Group(node, ()) for node in nodes if node not in grouped]
+        able = {g.last: g for g in (*groups, *alone) if traits_of(g.anchor, traits).in_place}
+        self._added = {last: list(self._added_by(group)) for last, group in able.items()}
+        self._placeable = {*cats, *(last for last in able if last in self._number)}
         self._parts: dict[Node, ConcatPart] = {}
 
     def run(self) -> dict[Node, ConcatPart]:
         for cat in reversed(self._cats):  # those that may hold others first
             if (shared := self._shared(cat)) is not None:
                 self._parts.setdefault(cat, shared)
-            home = home_of(cat, self._parts, self._types)
+            home = _home_of(cat, self._parts, self._types)
             places = dict(reversed(list(members(cat, self._types))))
             for member in sorted(places.keys() & self._placeable, key=self._number.__getitem__):
                 if member not in self._parts and self._is_worth_it(member, home, places.keys()):
@@ -161,18 +188,17 @@ class _Search:
         """Whether a node can read channels of larger images, if those are the images `together`."""
         group = self._group_of.get(user)
         if group is None:
-            return user.target in READERS or _slices_channels(user)
+            return traits_of(user, self._traits).in_place or _slices_channels(user)
         return group.last in together
 
-
-def _added(group: Group) -> Iterator[Node]:
-    """What the stages of a group add."""
-    value = group.anchor
-    for stage in group.stages:
-        if stage.target is qpc_ops.add.default:
-            a, b = arguments(stage)["a"], arguments(stage)["b"]
-            yield b if a is value else a
-        value = stage
+    def _added_by(self, group: Group) -> Iterator[Node]:
+        """What the stages of a group add."""
+        value = group.anchor
+        for stage in group.stages:
+            if traits_of(stage, self._traits).stage is StageKind.SUM:
+                a, b = arguments(stage)["a"], arguments(stage)["b"]
+                yield b if a is value else a
+            value = stage
 
 
 def _slices_channels(node: Node) -> bool:

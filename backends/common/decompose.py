@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
+from qpc.backends.common.constants import is_constant_call
 from qpc.types import Concrete, TensorType
 
 
@@ -112,11 +113,7 @@ def _writes(node: Node) -> bool:
 
 def is_constant(node: Node, values: Mapping[Node, Any]) -> bool:
     """Whether a call always has the same result: its inputs are numbers and constant tensors."""
-    if not isinstance(node.target, OpOverload):
-        return False
-    inputs = [values.get(n) for n in node.all_input_nodes]
-    random = torch.Tag.nondeterministic_seeded in node.target.tags
-    return not random and all(isinstance(v, Tensor | int | float) for v in inputs)
+    return is_constant_call(node, lambda n: isinstance(values.get(n), Tensor | int | float))
 
 
 def evaluate(node: Node, values: Mapping[Node, Any]) -> Any:

@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 from torch.fx import Node
 
-from qpc.calls import arguments, aten, qpc_ops
+from qpc.backends.common.traits import TraitTable, traits_of
+from qpc.calls import arguments, aten
 from qpc.types import Concrete, TensorType
 
 Padding: TypeAlias = tuple[int, int, int, int]
@@ -21,16 +22,15 @@ NO_PADDING: Padding = (0, 0, 0, 0)
 
 
 def find_fused_padding(
-    nodes: Iterable[Node], types: Mapping[Node, Concrete]
+    nodes: Iterable[Node], types: Mapping[Node, Concrete], traits: TraitTable
 ) -> dict[Node, Padding]:
     """What pads add to images of which only convolutions make use, which pad with the same."""
-    found = {node: _padding(node, types) for node in nodes}
-    return {node: padding for node, padding in found.items() if padding and _only_for_layers(node)}
+    pads = [n for n in nodes if n.target is aten.constant_pad_nd.default]
+    found = {node: _padding(node, types) for node in pads if _only_for_layers(node, traits)}
+    return {node: padding for node, padding in found.items() if padding}
 
 
 def _padding(node: Node, types: Mapping[Node, Concrete]) -> Padding | None:
-    if node.target is not aten.constant_pad_nd.default:
-        return None
     image, amounts = types[node], list(arguments(node)["pad"])
     if not isinstance(image, TensorType) or len(image.shape) != 4:
         return None
@@ -40,12 +40,11 @@ def _padding(node: Node, types: Mapping[Node, Concrete]) -> Padding | None:
     return None if any(others) else (top, left, bottom, right)
 
 
-def _only_for_layers(node: Node) -> bool:
+def _only_for_layers(node: Node, traits: TraitTable) -> bool:
     value = arguments(node)["value"]
 
     def pads_with_the_same(user: Node) -> bool:
-        if user.target is not qpc_ops.conv2d.default:
-            return False
-        return bool(arguments(user)["input_zero_point"] == value)
+        name = traits_of(user, traits).pads_with
+        return name is not None and bool(arguments(user)[name] == value)
 
     return bool(node.users) and all(pads_with_the_same(user) for user in node.users)

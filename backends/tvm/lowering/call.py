@@ -18,12 +18,13 @@ from tvm.relax import Expr
 
 from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.common.fused_padding import NO_PADDING, Padding
+from qpc.backends.common.orders import NHWC, Order
 from qpc.backends.common.traits import StageKind, Traits
 from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.epilogue import Requantize
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.lowering.emitter import Emitter
-from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value
+from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.types import TensorType
 
 Arguments = Mapping[str, Any]

@@ -10,13 +10,14 @@ import tvm
 from torch import Tensor
 from tvm.tirx import PrimFunc
 
+from qpc.backends.common.orders import Order, channels_last, identity, permuted
 from qpc.backends.common.traits import MemoryOrder, Traits
 from qpc.backends.tvm.custom import CustomKernel, KernelRequest, RegisteredKernel
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.kernels.kernel import TensorType as KernelType
 from qpc.backends.tvm.lowering.call import Call, KernelRule
 from qpc.backends.tvm.lowering.emitter import Emitter, kernel_type
-from qpc.backends.tvm.lowering.layout import Order, Value, channels_last, identity, permuted
+from qpc.backends.tvm.lowering.layout import Value
 from qpc.errors import BackendError, QPCError
 from qpc.types import TensorType, dtype_name
 

@@ -12,13 +12,14 @@ from torch.fx import GraphModule, Node
 from tvm import relax
 from tvm.ir import GlobalVar
 
+from qpc.backends.common.orders import NHWC, Order, identity, permuted
 from qpc.backends.common.work import multiply_accumulates
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel
 from qpc.backends.tvm.kernels.kernel import TensorType as KernelType
 from qpc.backends.tvm.lowering import copies
-from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value, identity, permuted
+from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.backends.tvm.report import KernelUse, OtherUse
 from qpc.meta import label
 from qpc.types import dtype_name, dtype_of

@@ -1,13 +1,7 @@
-"""How logical tensors lie in memory, and how reshapes act on that.
-
-An `Order` says which logical axis each physical axis holds: `(0, 2, 3, 1)` is a logical NCHW tensor
-stored as NHWC. Axes of size 1 do not matter to memory, so two orders that differ only in them are
-the same layout.
-"""
+"""How logical tensors of the compiled program lie in memory, and how reshapes act on that."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
@@ -16,11 +10,9 @@ import torch
 from tvm.relax import Expr
 
 from qpc.backends.common.channel_slice import ChannelSlice
+from qpc.backends.common.orders import NHWC, Order, identity, permuted, significant
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.types import dtype_name
-
-Order = tuple[int, ...]
-NHWC: Order = (0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -82,26 +74,6 @@ class Slice:
         """The value as kernels see it."""
         share = ChannelSlice(self.first, self.whole.physical_shape[-1])
         return View(permuted(self.shape, NHWC), share, dtype_name(self.dtype))
-
-
-def identity(rank: int) -> Order:
-    """Logical order."""
-    return tuple(range(rank))
-
-
-def permuted(items: Sequence[int], order: Iterable[int]) -> tuple[int, ...]:
-    """`items` in another order."""
-    return tuple(items[i] for i in order)
-
-
-def significant(shape: Sequence[int], order: Order) -> Order:
-    """The part of an order that matters to memory: axes of more than one element."""
-    return tuple(axis for axis in order if shape[axis] != 1)
-
-
-def channels_last(rank: int) -> Order:
-    """The order that integer images have in memory; logical order for anything but images."""
-    return NHWC if rank == 4 else identity(rank)
 
 
 @dataclass(frozen=True)

@@ -18,30 +18,23 @@ from torch.fx.node import map_arg
 from tvm import relax
 
 from qpc.analysis.integer_proofs import check_integers
-from qpc.backends.common.concat_in_place import (
-    ELEMENTWISE,
-    READERS,
-    WINDOWS,
-    find_concat_parts,
-    home_of,
-    joins_channels,
-    members,
-)
-from qpc.backends.common.decompose import evaluate, is_constant
+from qpc.backends.common.concat_in_place import Concat
+from qpc.backends.common.decompose import evaluate
 from qpc.backends.common.expand import expanded
-from qpc.backends.common.fuse import Group, find_groups
-from qpc.backends.common.fused_padding import NO_PADDING, find_fused_padding
+from qpc.backends.common.fuse import Group
+from qpc.backends.common.graph_plan import plan_graph
+from qpc.backends.common.orders import NHWC, identity
 from qpc.backends.common.traits import traits_of
 from qpc.backends.compiled import output_nodes
 from qpc.backends.tvm.custom import registered_decompositions
-from qpc.backends.tvm.lowering.call import Call, Fused, KernelRule
+from qpc.backends.tvm.lowering.call import Call, Fused
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.concat import place
-from qpc.backends.tvm.lowering.layout import NHWC, Order, Slice, Value, channels_last, identity
+from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.backends.tvm.lowering.rules import kernel_rules
 from qpc.backends.tvm.lowering.translator import FloatOperators
 from qpc.backends.tvm.report import KernelUse
-from qpc.calls import arguments, aten, qpc_ops
+from qpc.calls import arguments, aten
 from qpc.errors import BackendError
 from qpc.meta import attribute
 from qpc.shapes import noted_shapes
@@ -70,27 +63,21 @@ def lower(emit: Emitter, gm: GraphModule, batch: int) -> LoweredFunction:
 
 
 class _Lowering:
+    """The walk over the nodes of a graph; what it does with each is decided before, in the plan."""
+
     def __init__(self, emit: Emitter, gm: GraphModule, batch: int) -> None:
         self._emit, self._gm, self._batch = emit, gm, batch
         self._rules = kernel_rules()
         self._traits = {target: rule.traits for target, rule in self._rules.items()}
-        self._types: Mapping[Node, Concrete] = noted_shapes(gm, batch)
-        _refuse_bfloat16(self._types)
-        check_integers(gm, self._types)
+        types = noted_shapes(gm, batch)
+        _refuse_bfloat16(types)
+        check_integers(gm, types)
+        self._plan = plan_graph(gm, types, self._traits)
+        self._types = self._plan.types
         self._floats = FloatOperators(emit.builder, self._types)
         self._values: dict[Node, Any] = {}
         self._copies: dict[Node, Value] = {}  # of slices, for those that cannot read them
-        self._wanted = _reachable(output_nodes(gm))
-        groups = find_groups(gm, self._types)
-        self._groups = {group.last: group for group in groups}
-        self._inside = {n for g in groups for n in (g.anchor, *g.stages) if n is not g.last}
-        anchors = {group.anchor for group in groups}
-        others = [n for n in gm.graph.nodes if n.target in WINDOWS and n not in anchors]
-        computed = [node for node in gm.graph.nodes if node in self._wanted]
-        groups += [Group(node, ()) for node in others]
-        self._slots = find_concat_parts(computed, groups, self._types)
-        self._borders = find_fused_padding(computed, self._types)
-        self._frames: dict[Node, relax.Expr] = {}  # concats that some of their members have begun
+        self._begun: dict[Node, relax.Expr] = {}  # concats that some of their members have begun
 
     def run(self) -> LoweredFunction:
         name, builder = f"run_{self._batch}", self._emit.builder
@@ -110,9 +97,9 @@ class _Lowering:
         return LoweredFunction(name, len(inputs), tuple(weights), outputs, kernels)
 
     def _body(self) -> list[relax.Expr]:
-        for node in self._gm.graph.nodes:
-            if node in self._wanted and node not in self._inside:
-                self._lower(node)
+        for node in self._plan.nodes:
+            if node.op != "placeholder":
+                self._values[node] = self._value(node)
         return [self._output(node) for node in output_nodes(self._gm)]
 
     def _input_parameters(self) -> list[relax.Var]:
@@ -127,47 +114,46 @@ class _Lowering:
                 made.append(var)
         return made
 
-    def _lower(self, node: Node) -> None:
-        if node.op in ("placeholder", "output"):
-            return
+    def _value(self, node: Node) -> Any:
+        rule = self._rules.get(node.target)
+        if node in self._plan.constants:
+            return self._evaluated(node)
+        if rule and not rule.traits.moves:
+            return self._integer(self._plan.group(node))
+        if node in self._plan.padding:  # its readers pad
+            return self._given(arguments(node)["self"])
+        if (concat := self._plan.in_place.concats.get(node)) and self._needs_no_copy(node, concat):
+            return self._completed(node, concat)
+        if rule and self._type(node).dtype in _INTEGERS:
+            return rule.lower(self._emit, Call(node, self._moved_arguments(node), self._type(node)))
+        return self._other(node)
+
+    # --- the kinds of nodes -----------------------------------------------------------------------
+
+    def _evaluated(self, node: Node) -> Any:
         if node.op == "get_attr":
-            self._values[node] = attribute(self._gm, str(node.target)).detach()
-        elif isinstance(self._types[node], int | float | bool):
-            self._values[node] = self._types[node]
-        elif is_constant(node, self._values):
-            self._values[node] = evaluate(node, self._values)
-        elif (rule := self._rules.get(node.target)) and not rule.traits.moves:
-            group = self._groups.get(node, Group(node, ()))
-            self._values[node] = self._integer(self._rules[group.anchor.target], group)
-        elif node in self._borders:  # its readers add the border
-            self._values[node] = self._given(arguments(node)["self"])
-        elif self._joins_in_place(node):
-            self._values[node] = self._completed(node)
-        elif rule and self._type(node).dtype in _INTEGERS:
-            call = Call(node, self._moved_arguments(node), self._type(node))
-            self._values[node] = rule.lower(self._emit, call)
-        else:
-            self._values[node] = self._other(node)
+            return attribute(self._gm, str(node.target)).detach()
+        known = self._types[node]
+        return known if isinstance(known, int | float | bool) else evaluate(node, self._values)
 
-    # --- the three kinds of operators -------------------------------------------------------------
-
-    def _integer(self, rule: KernelRule, group: Group) -> Value | Slice:
-        node, slot = group.anchor, self._slots.get(group.last)
+    def _integer(self, group: Group) -> Value | Slice:
+        node, part = group.anchor, self._plan.in_place.parts.get(group.last)
+        rule = self._rules[node.target]
         call = Call(
             node,
             self._integer_arguments(node, sliced=True),
             self._type(node),
-            tuple(self._fused(stage, sliced=slot is not None) for stage in group.stages),
-            self._preferred_order(node),
-            slot.share if slot else None,
-            self._frames.get(slot.cat) if slot else None,
-            self._borders.get(node.all_input_nodes[0], NO_PADDING),
+            tuple(self._fused(stage, sliced=part is not None) for stage in group.stages),
+            self._plan.orders.get(node),
+            part.share if part else None,
+            self._begun.get(part.cat) if part else None,
+            self._plan.padding_before(node),
         )
         if not rule.any_type:
             _require_activations(self._emit, call)
         value = rule.lower(self._emit, call)
-        if slot:
-            self._frames[slot.cat] = value.expr
+        if part:
+            self._begun[part.cat] = value.expr
         return value
 
     def _fused(self, node: Node, *, sliced: bool) -> Fused:
@@ -175,30 +161,20 @@ class _Lowering:
         assert stage is not None, "only operators that epilogues can do are fused"
         return Fused(node, self._integer_arguments(node, sliced=sliced), stage)
 
-    def _joins_in_place(self, node: Node) -> bool:
-        """Whether the node is a concat with a place for its result, or one of slices."""
-        if not joins_channels(node, self._types):
-            return False
-        joined = [self._values[member] for member in arguments(node)["tensors"]]
-        return (
-            node in self._slots
-            or node in self._frames
-            or any(isinstance(value, Slice) for value in joined)
-        )
+    def _needs_no_copy(self, cat: Node, concat: Concat) -> bool:
+        """Whether members are computed in place, or else are slices of what lies in memory."""
+        joined = [self._values[member] for member in arguments(cat)["tensors"]]
+        return concat.in_place or any(isinstance(value, Slice) for value in joined)
 
-    def _completed(self, cat: Node) -> Value | Slice:
+    def _completed(self, cat: Node, concat: Concat) -> Value | Slice:
         """A concat after the members that had to be copied."""
-        shape, home = self._type(cat).shape, home_of(cat, self._slots, self._types)
+        shape, home = self._type(cat).shape, concat.home
         whole = self._type(home.cat).shape
-        rest = {
-            home.part(first).share.first: self._given(member)
-            for member, first in members(cat, self._types)
-            if self._slots.get(member) != home.part(first)
-        }
-        if rest:
-            frame = self._frames.get(home.cat)
-            self._frames[home.cat] = place(self._emit, rest, whole, frame)
-        value = Value(self._frames[home.cat], whole, self._type(home.cat).dtype, NHWC)
+        copied = {part.share.first: self._given(node) for part, node in concat.copied.items()}
+        if copied:
+            begun = self._begun.get(home.cat)
+            self._begun[home.cat] = place(self._emit, copied, whole, begun)
+        value = Value(self._begun[home.cat], whole, self._type(home.cat).dtype, NHWC)
         return value if home.cat is cat else Slice(value, home.share.first, shape)
 
     def _other(self, node: Node) -> Any:
@@ -215,18 +191,15 @@ class _Lowering:
 
     # --- arguments --------------------------------------------------------------------------------
 
-    def _arguments(self, node: Node) -> dict[str, Any]:
-        """Arguments by name, with values for nodes; None for nodes inside a fused group."""
-        return {name: map_arg(v, self._argument) for name, v in arguments(node).items()}
-
     def _integer_arguments(self, node: Node, *, sliced: bool) -> dict[str, Any]:
-        """The same, but weights and tables are the torch tensors that kernels are built from.
+        """Arguments by name, with values for nodes; None for nodes inside a fused group.
 
+        Weights and tables are the torch tensors that kernels are built from.
         sliced: whether slices that kernels of the operator can read are left where they are.
         """
-        found, constants = arguments(node), traits_of(node, self._traits).constants
-        kept = {n: v for n, v in found.items() if n in constants and isinstance(v, Node)}
-        get = self._given if sliced and node.target in READERS else self._argument
+        found, traits = arguments(node), traits_of(node, self._traits)
+        kept = {n: v for n, v in found.items() if n in traits.constants and isinstance(v, Node)}
+        get = self._given if sliced and traits.in_place else self._argument
         moving = {name: map_arg(v, get) for name, v in found.items() if name not in kept}
         return moving | {name: self._constant_argument(node, name) for name in kept}
 
@@ -278,22 +251,6 @@ class _Lowering:
             raise BackendError("the value is not one tensor", node=node)
         return found
 
-    def _preferred_order(self, node: Node) -> Order:
-        """The memory order that the readers of a quantized tensor want."""
-        rank = len(self._type(node).shape)
-        seen, pending = {node}, [node]
-        while pending:
-            for user in pending.pop(0).users:
-                if user.target in WINDOWS:
-                    return channels_last(rank)
-                if user.target is qpc_ops.linear.default:
-                    return identity(rank)
-                looked_through = user.target in ELEMENTWISE or user in self._borders
-                if looked_through and user not in seen:
-                    seen.add(user)
-                    pending.append(user)
-        return identity(rank)
-
 
 def _require_activations(emit: Emitter, call: Call) -> None:
     """Raise BackendError for activations that kernels do not take."""
@@ -315,13 +272,3 @@ def _refuse_bfloat16(types: Mapping[Node, Concrete]) -> None:
                 node=node,
                 fix="trace the model in float32: model.float()",
             )
-
-
-def _reachable(outputs: list[Node]) -> set[Node]:
-    found, pending = set(outputs), list(outputs)
-    while pending:
-        for source in pending.pop().all_input_nodes:
-            if source not in found:
-                found.add(source)
-                pending.append(source)
-    return found

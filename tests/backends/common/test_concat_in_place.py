@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+import torch
 from torch.fx import Node
 
 from qpc.calls import aten
@@ -181,6 +182,14 @@ def test_a_concat_inside_another_copies_what_cannot_be_computed_there() -> None:
     outer = g.call(aten.cat.default, [g.conv2d(q, 3, (1, 1)), inner, inner], 1)
     compiled = assert_same_bits(g.module(g.mean(outer, (2, 3))), batch_sizes=(1, 2))
     assert kernels(compiled) == ["quantize", "place", "conv2d", "place", "mean"]
+
+
+def test_a_member_that_is_a_constant_is_copied() -> None:
+    g = IntegerGraph()
+    constant = g.clamp(g.constant(torch.arange(288, dtype=torch.uint8).reshape(1, 8, 6, 6)))
+    joined = g.cat(g.conv2d(g.quantize(g.input(8, 6, 6)), 8, (1, 1)), constant)
+    compiled = assert_same_bits(g.module(joined))
+    assert "place" in kernels(compiled)
 
 
 def test_a_concat_along_rows_is_copied() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from qpc.backends.common.fuse import find_groups
+from qpc.backends.tvm.lowering.rules import trait_table
 from qpc.calls import qpc_ops
 from qpc.shapes import concrete_shapes
 from tests.backends.tvm.checking import assert_same_bits
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.tvm
 
 
 def _groups(gm: GraphModule) -> list[list[str]]:
-    found = find_groups(gm, concrete_shapes(gm, 2))
+    found = find_groups(gm, concrete_shapes(gm, 2), trait_table())
     return [[n.name for n in (g.anchor, *g.stages)] for g in found]
 
 

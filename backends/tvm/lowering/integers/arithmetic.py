@@ -7,6 +7,7 @@ from math import prod
 
 import torch
 
+from qpc.backends.common.orders import NHWC
 from qpc.backends.common.traits import MemoryOrder, StageKind, Traits
 from qpc.backends.tvm.kernels import elementwise
 from qpc.backends.tvm.kernels.geometry import View
@@ -15,7 +16,7 @@ from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.epilogue import add_stage
 from qpc.backends.tvm.lowering.integers.movement import with_rank
-from qpc.backends.tvm.lowering.layout import NHWC, Slice, Value
+from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.calls import qpc_ops
 
 

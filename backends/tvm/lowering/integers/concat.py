@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 from tvm.relax import Expr
 
+from qpc.backends.common.orders import NHWC, permuted
 from qpc.backends.common.traits import Traits
 from qpc.backends.tvm.kernels.kernel import TensorType as KernelType
 from qpc.backends.tvm.lowering import copies
 from qpc.backends.tvm.lowering.call import Call, KernelRule
 from qpc.backends.tvm.lowering.emitter import Emitter, kernel_type
 from qpc.backends.tvm.lowering.integers.movement import reshape, size_of
-from qpc.backends.tvm.lowering.layout import NHWC, Slice, Value, permuted
+from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.calls import aten
 from qpc.types import dtype_name
 

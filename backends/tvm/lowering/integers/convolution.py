@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qpc.backends.common.fused_padding import Padding
+from qpc.backends.common.orders import NHWC
 from qpc.backends.common.traits import MemoryOrder, Traits
 from qpc.backends.tvm.kernels.conv import transposed
 from qpc.backends.tvm.kernels.conv.conv2d import conv2d
@@ -19,7 +20,7 @@ from qpc.backends.tvm.lowering.call import (
 )
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of
-from qpc.backends.tvm.lowering.layout import NHWC, Slice, Value
+from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.calls import qpc_ops
 
 

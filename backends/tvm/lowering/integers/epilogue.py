@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from qpc.backends.common.orders import Order
 from qpc.backends.common.traits import StageKind
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Stage
 from qpc.backends.tvm.lowering.call import Arguments, Call, table_bytes
 from qpc.backends.tvm.lowering.emitter import Emitter
-from qpc.backends.tvm.lowering.layout import Order, Slice, Value
+from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.calls import arguments
 
 

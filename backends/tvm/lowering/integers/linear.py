@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
+from qpc.backends.common.orders import identity, significant
 from qpc.backends.common.traits import MemoryOrder, Traits
 from qpc.backends.tvm.kernels.conv import linear as linear_kernels
 from qpc.backends.tvm.lowering.call import Call, KernelRule, grid_arguments, layer_constants
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of
-from qpc.backends.tvm.lowering.layout import Value, identity, significant
+from qpc.backends.tvm.lowering.layout import Value
 from qpc.calls import qpc_ops
 
 

@@ -12,19 +12,12 @@ from typing import Any
 
 import torch
 
+from qpc.backends.common.orders import NHWC, Order, identity, permuted
 from qpc.backends.common.traits import Traits
 from qpc.backends.tvm.lowering import copies
 from qpc.backends.tvm.lowering.call import Call, KernelRule, Lower
 from qpc.backends.tvm.lowering.emitter import Emitter, kernel_type
-from qpc.backends.tvm.lowering.layout import (
-    NHWC,
-    Order,
-    Slice,
-    Value,
-    identity,
-    permuted,
-    plan_reshape,
-)
+from qpc.backends.tvm.lowering.layout import Slice, Value, plan_reshape
 from qpc.calls import aten
 
 _CHANNELS = 1  # the logical axis of images

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from qpc.backends.common.orders import identity
 from qpc.backends.common.traits import Traits
 from qpc.backends.tvm.kernels import layout as layout_kernels
 from qpc.backends.tvm.lowering.call import Call, KernelRule
 from qpc.backends.tvm.lowering.emitter import Emitter
-from qpc.backends.tvm.lowering.layout import Value, identity
+from qpc.backends.tvm.lowering.layout import Value
 from qpc.calls import qpc_ops
 from qpc.errors import BackendError
 

@@ -9,14 +9,8 @@ import pytest
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 import torch
 
-from qpc.backends.tvm.lowering.layout import (
-    NHWC,
-    Value,
-    channels_last,
-    identity,
-    permuted,
-    plan_reshape,
-)
+from qpc.backends.common.orders import NHWC, channels_last, identity, permuted
+from qpc.backends.tvm.lowering.layout import Value, plan_reshape
 
 pytestmark = pytest.mark.tvm
 
