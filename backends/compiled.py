@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.backends.common.plan import Plan
 from qpc.backends.inputs import plain_tensor
 from qpc.backends.options import checked_batch_sizes
 from qpc.errors import BackendError
@@ -116,6 +117,11 @@ class CallableModel(ABC):
     def batch_sizes(self) -> tuple[int, ...]:
         """The batch sizes that the model takes."""
         return self.signature.batch_sizes
+
+    @property
+    def plan(self) -> Plan:
+        """What was decided before the model could run; not every backend decides something."""
+        return Plan("this backend has no plan: it runs the graph as it is", {})
 
     def __call__(self, *inputs: Array, **named: Array) -> Any:
         """Run the model on torch tensors or numpy arrays; outputs are of the kind of the inputs.

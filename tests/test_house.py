@@ -20,8 +20,6 @@ FOLDERS = (*PRODUCT, "tests", "examples", "benchmarks")
 MOST_LINES = 350
 LONG_FILES: Mapping[str, str] = {
     "backends/tvm/codegen/elf.py": "a linker in one piece",
-    "backends/tvm/kernels/conv/conv2d.py": "convolution: its parts, its plans and its kernels",
-    "backends/tvm/kernels/conv/depthwise.py": "depthwise convolution, in place and padded",
     "backends/tvm/kernels/conv/tile_plan.py": "the layout for registers of matrices",
     "backends/tvm/kernels/isa/x86.py": "the instructions of one family of CPUs",
     "qpc/analysis/quantization.py": "decisions that depend on each other",

@@ -20,7 +20,9 @@ from qpc.backends.common.traits import StageKind, TraitTable, traits_of
 from qpc.calls import arguments, aten
 from qpc.types import Concrete, TensorType
 
-_IMAGE_AXES, _CHANNELS = 4, 1
+CHANNELS = 1
+"""The axis of images that concats in place join."""
+_IMAGE_AXES = 4
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def joins_channels(node: Node, types: Mapping[Node, Concrete]) -> bool:
         and isinstance(result, TensorType)
         and result.dtype in (torch.uint8, torch.int8)
         and len(result.shape) == _IMAGE_AXES
-        and arguments(node)["dim"] % _IMAGE_AXES == _CHANNELS
+        and arguments(node)["dim"] % _IMAGE_AXES == CHANNELS
     )
 
 
@@ -206,10 +208,10 @@ def _slices_channels(node: Node) -> bool:
     if node.target is not aten.slice.Tensor:
         return False
     given = arguments(node)
-    return bool(given["dim"] % _IMAGE_AXES == _CHANNELS and given["step"] == 1)
+    return bool(given["dim"] % _IMAGE_AXES == CHANNELS and given["step"] == 1)
 
 
 def _channels(node: Node, types: Mapping[Node, Concrete]) -> int:
     known = types[node]
     assert isinstance(known, TensorType)
-    return known.shape[_CHANNELS]
+    return known.shape[CHANNELS]

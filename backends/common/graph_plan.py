@@ -5,26 +5,31 @@ Small analyses decide it, each for itself; whoever writes code for the graph onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from torch.fx import GraphModule, Node
 
-from qpc.backends.common.concat_in_place import InPlace, find_in_place
+from qpc.analysis.integer_proofs import check_integers
+from qpc.backends.common.concat_in_place import CHANNELS, InPlace, find_in_place
 from qpc.backends.common.constants import find_constants
+from qpc.backends.common.expand import Functions, expanded
 from qpc.backends.common.fuse import Group, find_groups
 from qpc.backends.common.fused_padding import NO_PADDING, Padding, find_fused_padding
 from qpc.backends.common.orders import Order, choose_orders
 from qpc.backends.common.traits import TraitTable
 from qpc.backends.compiled import output_nodes
-from qpc.types import Concrete
+from qpc.meta import label
+from qpc.shapes import noted_shapes
+from qpc.types import Concrete, TensorType
 
 
 @dataclass(frozen=True)
 class GraphPlan:
     """How the nodes of a graph are computed.
 
+    gm: the graph, of simpler operators than the one that was asked for if that had decompositions.
     types: of all values. nodes: those that are computed one after the other; others are computed
     together with one of these, or not at all. constants: nodes whose values the compiler computes.
     groups: layers with what is fused behind them, by the node whose value they store. in_place:
@@ -32,6 +37,8 @@ class GraphPlan:
     orders: of the axes of quantized values.
     """
 
+    gm: GraphModule
+    batch: int
     types: Mapping[Node, Concrete]
     nodes: tuple[Node, ...]
     constants: frozenset[Node]
@@ -48,9 +55,39 @@ class GraphPlan:
         """What a convolution pads beside its own padding."""
         return self.padding.get(layer.all_input_nodes[0], NO_PADDING)
 
+    def notes(self, nodes: Sequence[Node]) -> tuple[str, ...]:
+        """What was decided about nodes that one kernel computes, in words."""
+        return tuple(self._notes(nodes)) if nodes else ()
 
-def plan_graph(gm: GraphModule, types: Mapping[Node, Concrete], traits: TraitTable) -> GraphPlan:
-    """The plan of a graph whose values have these types, for kernels with these traits."""
+    def _notes(self, nodes: Sequence[Node]) -> Iterator[str]:
+        for source in nodes[0].all_input_nodes:
+            if source in self.padding:
+                top, left, bottom, right = self.padding[source]
+                sides = f"{top} above, {left} left, {bottom} below, {right} right"
+                yield f"pads for {label(source)}: {sides}"
+        if order := self.orders.get(nodes[0]):
+            yield f"stores its axes in the order {order}"
+        if part := self.in_place.parts.get(nodes[-1]):
+            first, width = part.share.first, self.types[nodes[-1]]
+            assert isinstance(width, TensorType)
+            last = first + width.shape[CHANNELS]
+            yield f"is channels {first}..{last} of the {part.share.channels} of {label(part.cat)}"
+
+
+def plan_graph(
+    gm: GraphModule,
+    batch: int,
+    traits: TraitTable,
+    decompositions: Functions = MappingProxyType({}),
+) -> GraphPlan:
+    """The plan of a core-form graph for kernels with these traits.
+
+    decompositions: what stands for operators that have no kernels. Raises BackendError for a
+    decomposition that fails, or for sums of integers that might overflow.
+    """
+    gm = expanded(gm, batch, decompositions)
+    types = noted_shapes(gm, batch)
+    check_integers(gm, types)
     needed = _reachable(output_nodes(gm))
     computed = [node for node in gm.graph.nodes if node in needed]
     groups = find_groups(gm, types, traits)
@@ -59,6 +96,8 @@ def plan_graph(gm: GraphModule, types: Mapping[Node, Concrete], traits: TraitTab
     at_run_time = [node for node in computed if node not in constants]
     padding = find_fused_padding(computed, types, traits)
     return GraphPlan(
+        gm,
+        batch,
         types,
         tuple(node for node in computed if node not in fused),
         constants,

@@ -22,14 +22,14 @@ class Lifetime:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The offset of every tensor in the arena, and the arena's size, in bytes."""
+class Arena:
+    """The offset of every tensor in the arena, and its size, in bytes."""
 
     offsets: tuple[int, ...]
     size: int
 
 
-def plan(lifetimes: Sequence[Lifetime]) -> Plan:
+def arrange(lifetimes: Sequence[Lifetime]) -> Arena:
     """Place tensors so that those needed at the same time do not overlap.
 
     The largest goes first; each goes to the lowest place that is free for as long as it lives.
@@ -48,7 +48,7 @@ def plan(lifetimes: Sequence[Lifetime]) -> Plan:
         placed.append(i)
         placed.sort(key=lambda i: offsets[i])
     size = max((offset + t.size for offset, t in zip(offsets, lifetimes, strict=True)), default=0)
-    return Plan(tuple(offsets), aligned(size))
+    return Arena(tuple(offsets), aligned(size))
 
 
 def aligned(size: int) -> int:

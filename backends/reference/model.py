@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from qpc.backends.common.plan import Plan
 from qpc.backends.compiled import CallableModel, Signature, output_nodes, signature_of
 from qpc.meta import attribute, copied
 
@@ -22,6 +23,11 @@ class ReferenceModel(CallableModel):
     def __init__(self, gm: GraphModule, signature: Signature) -> None:
         super().__init__(signature)
         self._gm = gm
+
+    @property
+    def plan(self) -> Plan:
+        """There is nothing to decide: the definitions of the operators run one by one."""
+        return Plan("the reference backend plans nothing: PyTorch runs the graph node by node", {})
 
     def run_tensors(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         with torch.no_grad():

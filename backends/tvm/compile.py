@@ -8,14 +8,17 @@ from torch.fx import GraphModule
 from tvm import relax
 
 from qpc.analysis.exactness import exactness
+from qpc.backends.common.graph_plan import plan_graph
 from qpc.backends.compiled import signature_of
 from qpc.backends.options import CompileOptions
 from qpc.backends.tvm.codegen.build import build
 from qpc.backends.tvm.codegen.cache import open_cache
+from qpc.backends.tvm.custom import registered_decompositions
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.lowering.emitter import Emitter, Weights
 from qpc.backends.tvm.lowering.lower import lower
+from qpc.backends.tvm.lowering.rules import trait_table
 from qpc.backends.tvm.report import Report
 from qpc.backends.tvm.runtime.manifest import interface
 from qpc.backends.tvm.runtime.model import CompiledModel, Parts
@@ -40,7 +43,9 @@ def compile_graph(
         signature = signature_of(gm, options.batch_sizes)
         builder, weights = relax.BlockBuilder(), Weights()
         emit = Emitter(builder, isa_for(chosen), threads, weights, tuner)
-        functions = {batch: lower(emit, gm, batch) for batch in signature.batch_sizes}
+        known = trait_table(), registered_decompositions()
+        plans = {batch: plan_graph(gm, batch, *known) for batch in signature.batch_sizes}
+        functions = {batch: lower(emit, plan) for batch, plan in plans.items()}
     try:
         code = build(builder.get(), functions, weights, chosen, clock, open_cache(options.cache))
     except QPCError:

@@ -7,35 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qpc.analysis.exactness import Exactness
-
-
-@dataclass(frozen=True)
-class KernelUse:
-    """A call of an integer kernel and the graph nodes it computes; several nodes are fused.
-
-    nodes: none for a kernel that only moves data from one memory order to another.
-    macs: multiply-accumulates of the call, with those that it skips. bytes: of all its arguments,
-    the result included, but for channels that it leaves alone. skipped: the share of the
-    multiply-accumulates that it leaves out, as blocks of weights are zero. saved: the share of the
-    other instructions that multiply that minimal filtering does without.
-    """
-
-    kernel: str
-    nodes: tuple[str, ...]
-    macs: int = 0
-    bytes: int = 0
-    skipped: float = 0.0
-    saved: float = 0.0
-
-    @property
-    def done(self) -> float:
-        """Multiply-accumulates that would take as many instructions as it executes."""
-        return self.macs * (1 - self.skipped) * (1 - self.saved)
-
-    def __str__(self) -> str:
-        skips = f" (skips {self.skipped:.0%}, zero weights)" if self.skipped else ""
-        saves = f" (saves {self.saved:.0%}, minimal filtering)" if self.saved else ""
-        return f"{self.kernel}: {' + '.join(self.nodes)}{skips}{saves}"
+from qpc.backends.common.plan import KernelUse
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 import torch
 import tvm
 from tvm import relax, tirx
 from tvm.target.codegen import llvm_get_cpu_features
 
+from qpc.backends.common.plan import KernelUse, Step
 from qpc.backends.tvm.codegen.cache import KernelCache, say_once
 from qpc.backends.tvm.codegen.elf import link_shared
-from qpc.backends.tvm.codegen.entry import entry_point, lay_out
+from qpc.backends.tvm.codegen.entry import Layout, entry_point, lay_out
 from qpc.backends.tvm.codegen.machines import MACHINES
 from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS, entry_code, kernel_code
-from qpc.backends.tvm.codegen.schedule import Schedule, schedule
+from qpc.backends.tvm.codegen.schedule import schedule
 from qpc.backends.tvm.lowering.emitter import Weights
 from qpc.backends.tvm.lowering.float_arithmetic import LEGALIZED
 from qpc.backends.tvm.lowering.lower import LoweredFunction
-from qpc.backends.tvm.report import KernelUse
 from qpc.backends.tvm.runtime.seal import BLANK_NAME
 from qpc.backends.tvm.stopwatch import Stopwatch
 from qpc.errors import UnsupportedTargetError
@@ -36,14 +36,14 @@ class EntryPoint:
     """A function of the shared library; `qpc.backends.tvm.codegen.entry` says how it is called.
 
     weights: names of the constant tensors it reads; outputs: what it writes; arena: bytes of memory
-    it needs; steps: the calls of kernels that it makes.
+    it needs; steps: the calls of kernels that it makes, with their memory.
     """
 
     name: str
     weights: tuple[str, ...]
     outputs: tuple[TensorType, ...]
     arena: int
-    steps: tuple[KernelUse, ...]
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
@@ -151,24 +151,27 @@ def _entries(
                 target=tvm_target(target),
                 counter=target.counter if timed else None,
             )
-        steps = tuple(_described(planned, function.kernels))
+        steps = tuple(_described(layout, function.kernels))
         entries[batch] = EntryPoint(
-            function.name, tuple(names), function.outputs, layout.plan.size, steps
+            function.name, tuple(names), function.outputs, layout.arena.size, steps
         )
     return entries, code
 
 
-def _described(planned: Schedule, uses: Sequence[KernelUse]) -> Iterator[KernelUse]:
+def _described(layout: Layout, uses: Sequence[KernelUse]) -> Iterator[Step]:
     """What is known about each step; the uses of a kernel are noted in their order."""
     waiting: defaultdict[str, deque[KernelUse]] = defaultdict(deque)
     for use in uses:
         waiting[use.kernel].append(use)
-    for step in planned.steps:
-        known = waiting[step.kernel]
-        use = known.popleft() if known else KernelUse(step.kernel, ())
-        touched = sum(memory.size for memory in (*step.inputs, *step.outputs))
+    for call, scratch in zip(layout.schedule.steps, layout.scratch, strict=True):
+        known = waiting[call.kernel]
+        use = known.popleft() if known else KernelUse(call.kernel, ())
+        touched = sum(memory.size for memory in (*call.inputs, *call.outputs))
+        reads, writes = (tuple(map(layout.place, m)) for m in (call.inputs, call.outputs))
+        about = {field.name: getattr(use, field.name) for field in fields(use)}
         # Noted so far is, as a negative number, what the kernel leaves alone of its tensors.
-        yield replace(use, bytes=use.bytes + touched)
+        about["bytes"] += touched
+        yield Step(**about, reads=reads, writes=writes, scratch=scratch)
 
 
 # Reshapes stay what they are, views of the same memory: as kernels they would copy.

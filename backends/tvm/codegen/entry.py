@@ -31,7 +31,8 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx.buffer import is_buffer_var
 
-from qpc.backends.common.memory import Lifetime, Plan, aligned, plan
+from qpc.backends.common.memory import Arena, Lifetime, aligned, arrange
+from qpc.backends.common.plan import Kind, Place
 from qpc.backends.tvm.codegen.schedule import Memory, Schedule
 from qpc.backends.tvm.kernels.emit import FLAT
 from qpc.backends.tvm.lowering.float_arithmetic import hidden, shown
@@ -59,12 +60,21 @@ class Layout:
     """Where everything is that a schedule touches."""
 
     schedule: Schedule
-    plan: Plan
-    places: Mapping[Memory, int]
-    scratch: tuple[int | None, ...]
+    arena: Arena
+    offsets: Mapping[Memory, int]
+    """Where in the arena those are that lie there."""
+    scratch: tuple[Place | None, ...]
     """Where each step has its scratch memory, if it needs any."""
     outputs: Mapping[Memory, int]
     """Which output a memory is, if it is one."""
+
+    def place(self, memory: Memory) -> Place:
+        """Where a memory is."""
+        if memory.kind != "made":
+            return Place(memory.kind, memory.index, memory.size)
+        if memory in self.outputs:
+            return Place("output", self.outputs[memory], memory.size)
+        return Place("arena", self.offsets[memory], memory.size)
 
 
 # --- kernels as C functions -----------------------------------------------------------------------
@@ -147,7 +157,7 @@ def _size(buffer: Any) -> int:
     return count * ((bits + 7) // 8)
 
 
-# --- the plan -------------------------------------------------------------------------------------
+# --- the arena ------------------------------------------------------------------------------------
 
 
 def lay_out(schedule: Schedule, scratch_of: Mapping[str, int]) -> Layout:
@@ -163,16 +173,16 @@ def lay_out(schedule: Schedule, scratch_of: Mapping[str, int]) -> Layout:
                 first, _ = lives.get(memory, (number, number))
                 lives[memory] = (first, number)
     scratch = [scratch_of[step.kernel] for step in schedule.steps]
-    planned = plan(
+    arena = arrange(
         [
             *(Lifetime(memory.size, *life) for memory, life in lives.items()),
             *(Lifetime(size, number, number) for number, size in enumerate(scratch)),
         ]
     )
-    places = dict(zip(lives, planned.offsets, strict=False))
-    offsets = planned.offsets[len(lives) :]
-    needed = [at if size else None for at, size in zip(offsets, scratch, strict=True)]
-    return Layout(schedule, planned, places, tuple(needed), outputs)
+    offsets = dict(zip(lives, arena.offsets, strict=False))
+    of_scratch = zip(arena.offsets[len(lives) :], scratch, strict=True)
+    needed = tuple(Place("arena", at, size) if size else None for at, size in of_scratch)
+    return Layout(schedule, arena, offsets, needed, outputs)
 
 
 # --- the entry point ------------------------------------------------------------------------------
@@ -200,14 +210,14 @@ def entry_point(
     for number, step in enumerate(layout.schedule.steps):
         arguments = [address(memory) for memory in (*step.inputs, *step.outputs)]
         if (scratch := layout.scratch[number]) is not None:
-            arguments.append(table.arena(scratch))
+            arguments.append(table.address("arena", scratch.start))
         body += _checked(tirx.call_extern("int32", step.kernel, *arguments), number)
         if counter:
             body.append(table.note_time(counter, number + 1))
     for i, result in enumerate(results):
         if layout.outputs.get(result) != i and result.size:
             source, size = address(result), tirx.IntImm("int64", result.size)
-            copy = tirx.call_extern(_POINTER, "memcpy", table.output(i), source, size)
+            copy = tirx.call_extern(_POINTER, "memcpy", table.address("output", i), source, size)
             body.append(tirx.Evaluate(copy))
     body.append(tirx.Return(tirx.IntImm("int32", 0)))
     attributes = {"global_symbol": name, "target": target}
@@ -234,17 +244,12 @@ class _Table:
         self.declaration = tirx.DeclBuffer(self._buffer, data=self.parameter)
         self._times = tirx.decl_buffer((times,), "int64", name="times")
 
-    def arena(self, offset: int) -> Any:
-        return _moved(self._at(0), offset)
-
-    def input(self, index: int) -> Any:
-        return self._at(1 + index)
-
-    def output(self, index: int) -> Any:
-        return self._at(1 + self._inputs + index)
-
-    def weight(self, index: int) -> Any:
-        return self._at(1 + self._inputs + self._outputs + index)
+    def address(self, kind: Kind, start: int) -> Any:
+        """Of an input, output or weight by its number, or of what begins there in the arena."""
+        if kind == "arena":
+            return _moved(self._at(0), start)
+        before = {"input": 0, "output": self._inputs, "weight": self._inputs + self._outputs}
+        return self._at(1 + before[kind] + start)
 
     def times(self) -> Any:
         """Declares the array for time stamps."""
@@ -271,13 +276,8 @@ class _Addresses:
     layout: Layout
 
     def __call__(self, memory: Memory) -> Any:
-        if memory.kind == "input":
-            return self.table.input(memory.index)
-        if memory.kind == "weight":
-            return self.table.weight(memory.index)
-        if memory in self.layout.outputs:
-            return self.table.output(self.layout.outputs[memory])
-        return self.table.arena(self.layout.places[memory])
+        place = self.layout.place(memory)
+        return self.table.address(place.kind, place.start)
 
 
 def _moved(address: Any, offset: int, pointer: PointerType = _POINTER) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import tvm
 from tvm import relax
@@ -27,7 +27,7 @@ class Memory:
     kind: "input", "weight" or "made" (by a step); index: which of the inputs or weights.
     """
 
-    kind: str
+    kind: Literal["input", "weight", "made"]
     index: int
     size: int
 
@@ -71,8 +71,11 @@ class _Reader:
         self._found: dict[relax.Var, Any] = {}
         self._schedule = Schedule()
         for i, parameter in enumerate(function.params):
-            kind, index = ("input", i) if i < inputs else ("weight", i - inputs)
-            self._found[parameter] = Memory(kind, index, size_in_bytes(parameter.ty))
+            size = size_in_bytes(parameter.ty)
+            is_input = i < inputs
+            self._found[parameter] = (
+                Memory("input", i, size) if is_input else Memory("weight", i - inputs, size)
+            )
 
     def read(self) -> Schedule:
         body = self._function.body

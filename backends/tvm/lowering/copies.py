@@ -17,6 +17,7 @@ from tvm.tirx.script import builder as T
 from qpc.backends.tvm.kernels.emit import Flat, Index, copy, fill, loop, prim_func
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
+from qpc.backends.tvm.kernels.loops import contiguous_strides
 
 Shape = tuple[int, ...]
 _PARALLEL_ELEMENTS = 1 << 16  # below this, starting threads costs more than they save
@@ -90,7 +91,7 @@ class Movement:
 
 def transpose(source: TensorType, order: Sequence[int]) -> Movement:
     """`numpy.transpose(x, order)`."""
-    strides = _strides(source.shape)
+    strides = contiguous_strides(source.shape)
     shape = tuple(source.shape[axis] for axis in order)
     piece = _to_whole(shape, 0, 0, tuple(strides[axis] for axis in order))
     return _one("transpose", source, shape, piece)
@@ -100,10 +101,10 @@ def concatenate(sources: Sequence[TensorType], axis: int) -> Movement:
     """Tensors one after the other along an axis."""
     shape = list(sources[0].shape)
     shape[axis] = sum(s.shape[axis] for s in sources)
-    strides = _strides(tuple(shape))
+    strides = contiguous_strides(tuple(shape))
     starts = itertools.accumulate((s.shape[axis] for s in sources), initial=0)
     pieces = tuple(
-        Piece(i, s.shape, 0, _strides(s.shape), start * strides[axis], strides)
+        Piece(i, s.shape, 0, contiguous_strides(s.shape), start * strides[axis], strides)
         for i, (s, start) in enumerate(zip(sources, starts, strict=False))
     )
     target = TensorType(tuple(shape), sources[0].dtype)
@@ -112,7 +113,7 @@ def concatenate(sources: Sequence[TensorType], axis: int) -> Movement:
 
 def place(sources: Sequence[tuple[int, View]], target: TensorType) -> Movement:
     """Values into a tensor, each from an index of its last axis on; other axes are equal."""
-    strides = _strides(target.shape)
+    strides = contiguous_strides(target.shape)
     pieces = tuple(
         Piece(i, view.shape, view.first, view.strides, first, strides)
         for i, (first, view) in enumerate(sources)
@@ -124,7 +125,7 @@ def strided_slice(
     source: TensorType, starts: Sequence[int], steps: Sequence[int], shape: Shape
 ) -> Movement:
     """`shape` elements from `starts` on, `steps` apart; steps may be negative or zero (repeat)."""
-    strides = _strides(source.shape)
+    strides = contiguous_strides(source.shape)
     offset = sum(start * stride for start, stride in zip(starts, strides, strict=True))
     stepped = tuple(step * stride for step, stride in zip(steps, strides, strict=True))
     return _one("slice", source, shape, _to_whole(shape, 0, offset, stepped))
@@ -135,7 +136,7 @@ def pad(source: TensorType, before: Sequence[int], after: Sequence[int], value: 
     shape = tuple(
         size + low + high for size, low, high in zip(source.shape, before, after, strict=True)
     )
-    source_strides, target_strides = _strides(source.shape), _strides(shape)
+    source_strides, target_strides = contiguous_strides(source.shape), contiguous_strides(shape)
     extents = tuple(
         max(0, size + min(low, 0) + min(high, 0))
         for size, low, high in zip(source.shape, before, after, strict=True)
@@ -153,7 +154,7 @@ def pad(source: TensorType, before: Sequence[int], after: Sequence[int], value: 
 
 def roll(source: TensorType, shifts: Mapping[int, int]) -> Movement:
     """Rotate axes: element `i` goes to `(i + shift) % size`."""
-    strides = _strides(source.shape)
+    strides = contiguous_strides(source.shape)
     # Each rotated axis falls into a part that moves up and a part that wraps around to the start.
     parts = [
         [(0, s % size, size - s % size), (size - s % size, 0, s % size)]
@@ -180,11 +181,7 @@ def _one(operation: str, source: TensorType, shape: Shape, piece: Piece) -> Move
 
 
 def _to_whole(shape: Shape, source: int, offset: int, strides: Shape) -> Piece:
-    return Piece(source, shape, offset, strides, 0, _strides(shape))
-
-
-def _strides(shape: Shape) -> Shape:
-    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return Piece(source, shape, offset, strides, 0, contiguous_strides(shape))
 
 
 def _emit_piece(piece: Piece, source: Flat, target: Flat, threads: int) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 from tvm import relax
 from tvm.ir import GlobalVar
 
+from qpc.backends.common.graph_plan import GraphPlan
 from qpc.backends.common.orders import NHWC, Order, identity, permuted
+from qpc.backends.common.plan import KernelUse
 from qpc.backends.common.work import multiply_accumulates
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.isa.choose import Isa
@@ -20,7 +22,7 @@ from qpc.backends.tvm.kernels.kernel import Array, Kernel
 from qpc.backends.tvm.kernels.kernel import TensorType as KernelType
 from qpc.backends.tvm.lowering import copies
 from qpc.backends.tvm.lowering.layout import Slice, Value
-from qpc.backends.tvm.report import KernelUse, OtherUse
+from qpc.backends.tvm.report import OtherUse
 from qpc.meta import label
 from qpc.types import dtype_name, dtype_of
 
@@ -58,7 +60,7 @@ class Emitter:
         self.builder, self.isa, self.threads, self.tuner = builder, isa, threads, tuner
         self._weights = weights
         self._functions: dict[str, GlobalVar] = {}
-        self.start_function(None, 1)
+        self.start_function(None)
 
     @property
     def activation(self) -> torch.dtype:
@@ -74,9 +76,9 @@ class Emitter:
         kind = "signed" if signed else "unsigned"
         return f"quantize activations to {kind} grids (signed={signed})"
 
-    def start_function(self, gm: GraphModule | None, batch: int) -> None:
+    def start_function(self, plan: GraphPlan | None) -> None:
         """Forget what belongs to the function before."""
-        self._gm, self._batch = gm, batch
+        self._plan = plan
         self.parameters: dict[str, relax.Var] = {}
         self.kernel_uses: list[KernelUse] = []
         self.other_uses: list[OtherUse] = []
@@ -109,9 +111,17 @@ class Emitter:
         weights = [self.weight(_writable(array)) for array in kernel.params]
         output = relax.TensorType(kernel.output.shape, kernel.output.dtype)
         called = self._functions[kernel.name]
-        macs = sum(multiply_accumulates(self._gm, n, self._batch) for n in nodes if self._gm)
-        about = tuple(label(n) for n in nodes)
-        use = KernelUse(kernel.name, about, macs, -others, kernel.skipped, kernel.saved)
+        use = KernelUse(
+            kernel.name,
+            tuple(label(n) for n in nodes),
+            sum(self._macs(n) for n in nodes),
+            bytes=-others,
+            skipped=kernel.skipped,
+            saved=kernel.saved,
+            method=kernel.method,
+            time=kernel.time,
+            notes=self._plan.notes(nodes) if self._plan else (),
+        )
         self.kernel_uses.append(use)
         arguments = [*inputs, *weights]
         if into is None:
@@ -119,6 +129,10 @@ class Emitter:
         in_place = [len(arguments)]
         call = relax.op.call_tir_inplace(called, [*arguments, into], in_place, output)
         return self.builder.emit(call)
+
+    def _macs(self, node: Node) -> int:
+        plan = self._plan
+        return multiply_accumulates(plan.gm, node, plan.batch) if plan else 0
 
     def note_other(self, node: Node, reason: str) -> None:
         """Record that no integer kernel computes `node`."""

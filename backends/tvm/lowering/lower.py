@@ -1,4 +1,4 @@
-"""From a core-form graph at one batch size to one Relax function.
+"""From the plan of a core-form graph at one batch size to one Relax function.
 
 Integer operators become calls of our kernels, integer data movement becomes copies or nothing at
 all, and everything else goes through TVM's importer, in logical order. Inputs and outputs are in
@@ -13,31 +13,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 from torch.fx.node import map_arg
 from tvm import relax
 
-from qpc.analysis.integer_proofs import check_integers
 from qpc.backends.common.concat_in_place import Concat
 from qpc.backends.common.decompose import evaluate
-from qpc.backends.common.expand import expanded
 from qpc.backends.common.fuse import Group
-from qpc.backends.common.graph_plan import plan_graph
+from qpc.backends.common.graph_plan import GraphPlan
 from qpc.backends.common.orders import NHWC, identity
+from qpc.backends.common.plan import KernelUse
 from qpc.backends.common.traits import traits_of
 from qpc.backends.compiled import output_nodes
-from qpc.backends.tvm.custom import registered_decompositions
 from qpc.backends.tvm.lowering.call import Call, Fused
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.concat import place
 from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.backends.tvm.lowering.rules import kernel_rules
 from qpc.backends.tvm.lowering.translator import FloatOperators
-from qpc.backends.tvm.report import KernelUse
 from qpc.calls import arguments, aten
 from qpc.errors import BackendError
 from qpc.meta import attribute
-from qpc.shapes import noted_shapes
 from qpc.types import Concrete, TensorType, dtype_name
 
 _INTEGERS = (torch.uint8, torch.int8)
@@ -57,31 +53,27 @@ class LoweredFunction:
     kernels: tuple[KernelUse, ...] = ()
 
 
-def lower(emit: Emitter, gm: GraphModule, batch: int) -> LoweredFunction:
+def lower(emit: Emitter, plan: GraphPlan) -> LoweredFunction:
     """Add the function for one batch size to the program that `emit` writes."""
-    return _Lowering(emit, expanded(gm, batch, registered_decompositions()), batch).run()
+    return _Lowering(emit, plan).run()
 
 
 class _Lowering:
     """The walk over the nodes of a graph; what it does with each is decided before, in the plan."""
 
-    def __init__(self, emit: Emitter, gm: GraphModule, batch: int) -> None:
-        self._emit, self._gm, self._batch = emit, gm, batch
+    def __init__(self, emit: Emitter, plan: GraphPlan) -> None:
+        _refuse_bfloat16(plan.types)
+        self._emit, self._plan, self._gm, self._types = emit, plan, plan.gm, plan.types
         self._rules = kernel_rules()
         self._traits = {target: rule.traits for target, rule in self._rules.items()}
-        types = noted_shapes(gm, batch)
-        _refuse_bfloat16(types)
-        check_integers(gm, types)
-        self._plan = plan_graph(gm, types, self._traits)
-        self._types = self._plan.types
         self._floats = FloatOperators(emit.builder, self._types)
         self._values: dict[Node, Any] = {}
         self._copies: dict[Node, Value] = {}  # of slices, for those that cannot read them
         self._begun: dict[Node, relax.Expr] = {}  # concats that some of their members have begun
 
     def run(self) -> LoweredFunction:
-        name, builder = f"run_{self._batch}", self._emit.builder
-        self._emit.start_function(self._gm, self._batch)
+        name, builder = f"run_{self._plan.batch}", self._emit.builder
+        self._emit.start_function(self._plan)
         inputs = self._input_parameters()
         with builder.function(name):
             try:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from torch.fx import Graph, GraphModule, Node
 from tvm import relax
 
+from qpc.backends.common.graph_plan import plan_graph
+from qpc.backends.tvm.custom import registered_decompositions
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.lowering.emitter import Emitter, Weights
 from qpc.backends.tvm.lowering.lower import lower
+from qpc.backends.tvm.lowering.rules import trait_table
 from qpc.errors import BackendError, PassError
 from qpc.meta import info
 from qpc.targets import Target
@@ -25,7 +28,9 @@ def why_not(node: Node) -> str | None:
         return None
     emit = Emitter(relax.BlockBuilder(), isa_for(Target.native()), 1, Weights())
     try:
-        lower(emit, _alone(gm, node), _BATCH)
+        lower(
+            emit, plan_graph(_alone(gm, node), _BATCH, trait_table(), registered_decompositions())
+        )
     except (BackendError, PassError) as e:
         return e.what
     except Exception as e:  # TVM raises whatever comes up

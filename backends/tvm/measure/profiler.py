@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
+from qpc.backends.common.plan import KernelUse
 from qpc.backends.profile import KernelTime, Machine, Profile
 from qpc.backends.tvm.measure.peak import peak
-from qpc.backends.tvm.report import KernelUse
 from qpc.backends.tvm.runtime.program import Program
 from qpc.targets import Target
 

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from qpc.analysis.exactness import Exactness
+from qpc.backends.common.plan import KernelUse, Kind, Place, Step
 from qpc.backends.compiled import Signature, Structure
 from qpc.backends.tvm.codegen.build import EntryPoint
-from qpc.backends.tvm.report import KernelUse, OtherUse, Report
+from qpc.backends.tvm.report import OtherUse, Report
 from qpc.settings import first_problem
 from qpc.targets import Target
 from qpc.types import TensorType, dtype_name, dtype_of
@@ -48,9 +49,35 @@ class _Use(_Part):
     bytes: _Count
     skipped: _Share
     saved: _Share
+    method: _Text
+    time: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    notes: list[_Text]
 
     def decoded(self) -> KernelUse:
-        return KernelUse(**{**self.model_dump(), "nodes": tuple(self.nodes)})
+        lists = {"nodes": tuple(self.nodes), "notes": tuple(self.notes)}
+        return KernelUse(**self.model_dump() | lists)
+
+
+class _Place(_Part):
+    kind: Kind
+    start: _Size
+    size: _Size
+
+    def decoded(self) -> Place:
+        return Place(self.kind, self.start, self.size)
+
+
+class _Step(_Use):
+    reads: list[_Place]
+    writes: list[_Place]
+    scratch: _Place | None
+
+    def decoded(self) -> Step:
+        reads, writes = (tuple(p.decoded() for p in places) for places in (self.reads, self.writes))
+        scratch = self.scratch.decoded() if self.scratch else None
+        lists = {"nodes": tuple(self.nodes), "notes": tuple(self.notes)}
+        places = {"reads": reads, "writes": writes, "scratch": scratch}
+        return Step(**self.model_dump() | lists | places)
 
 
 class _Other(_Part):
@@ -85,7 +112,7 @@ class _Entry(_Part):
     weights: list[_Text]
     outputs: list[_Type]
     arena: _Size
-    steps: list[_Use]
+    steps: list[_Step]
 
     def decoded(self) -> EntryPoint:
         outputs = tuple(t.decoded() for t in self.outputs)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from qpc.backends.common.plan import FunctionPlan, Plan
 from qpc.backends.compiled import Array, CallableModel, Signature
 from qpc.backends.profile import Profile
 from qpc.backends.tvm.codegen.build import Code
@@ -64,6 +65,14 @@ class CompiledModel(CallableModel):
     def report(self) -> Report:
         """What the compiler did."""
         return self._parts.report
+
+    @property
+    def plan(self) -> Plan:
+        """What runs in which order, how, and in which memory; loaded models have it, too."""
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        entries = self._parts.code.entries
+        functions = {batch: FunctionPlan(e.steps, e.arena) for batch, e in entries.items()}
+        return Plan(f"for {self.target.name}, {threads}", functions)
 
     @ordinary_torch()
     def clone(self) -> CompiledModel:

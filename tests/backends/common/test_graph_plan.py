@@ -12,7 +12,6 @@ from qpc.backends.common.fuse import Group
 from qpc.backends.common.graph_plan import GraphPlan, plan_graph
 from qpc.backends.common.orders import NHWC
 from qpc.backends.tvm.lowering.rules import trait_table
-from qpc.shapes import concrete_shapes
 from tests.backends.common.test_fused_padding import start
 from tests.generators import IntegerGraph
 
@@ -26,7 +25,7 @@ def planned() -> tuple[IntegerGraph, GraphPlan]:
     b = g.add(g.conv2d(a, 8, (1, 1)), a)
     g.lookup(q)
     gm = g.module(g.mean(g.cat(a, b), (2, 3)))
-    return g, plan_graph(gm, concrete_shapes(gm, 2), trait_table())
+    return g, plan_graph(gm, 2, trait_table())
 
 
 def test_nodes_that_are_fused_or_not_needed_are_not_computed_by_themselves() -> None:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpc.backends.common.memory import ALIGNMENT, Lifetime, aligned, plan
+from qpc.backends.common.memory import ALIGNMENT, Lifetime, aligned, arrange
 
 
 def test_memory_is_used_again_once_it_is_free() -> None:
     chain = [Lifetime(1000, step, step + 1) for step in range(10)]
-    assert plan(chain).size == 2 * aligned(1000)
+    assert arrange(chain).size == 2 * aligned(1000)
 
 
 def test_a_small_tensor_fits_between_large_ones() -> None:
     large = [Lifetime(640, 0, 9), Lifetime(640, 0, 1)]
     small = [Lifetime(64, 2, 3), Lifetime(64, 3, 4)]
-    found = plan(large + small)
+    found = arrange(large + small)
     assert found.size == 1280
     assert all(640 <= offset < 1280 for offset in found.offsets[2:])
 
 
 def test_nothing_needs_nothing() -> None:
-    assert plan([]).size == 0
-    assert plan([Lifetime(0, 0, 3)]).size == 0
+    assert arrange([]).size == 0
+    assert arrange([Lifetime(0, 0, 3)]).size == 0
 
 
 lifetimes = st.builds(
@@ -36,7 +36,7 @@ lifetimes = st.builds(
 
 @given(st.lists(lifetimes, max_size=12))
 def test_tensors_of_one_step_do_not_overlap(given: list[Lifetime]) -> None:
-    found = plan(given)
+    found = arrange(given)
     for i, (offset, tensor) in enumerate(zip(found.offsets, given, strict=True)):
         assert offset % ALIGNMENT == 0
         assert offset + tensor.size <= found.size
@@ -47,4 +47,4 @@ def test_tensors_of_one_step_do_not_overlap(given: list[Lifetime]) -> None:
 
 @given(st.lists(lifetimes, max_size=12))
 def test_the_arena_is_no_larger_than_all_tensors_together(given: list[Lifetime]) -> None:
-    assert plan(given).size <= sum(aligned(tensor.size) for tensor in given)
+    assert arrange(given).size <= sum(aligned(tensor.size) for tensor in given)

@@ -16,8 +16,8 @@ from tests.backends.tvm.checking import assert_same_bits
 from tests.generators import IntegerGraph
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+from qpc.backends.common.plan import KernelUse
 from qpc.backends.tvm import compile_graph
-from qpc.backends.tvm.report import KernelUse
 
 pytestmark = pytest.mark.tvm
 

@@ -51,7 +51,7 @@ def conv_kernel(
         skipped=_mean(plans, [plan.skipped for plan in plans]),
         saved=_mean(plans, [plan.saved for plan in plans]),
         method=", ".join(dict.fromkeys(str(plan.label) for plan in plans)),
-        time=sum(plan.time for plan in plans),
+        time=float(sum(plan.time for plan in plans)),
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from qpc.backends.tvm.kernels.conv.conv_layout import LINE
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, Operands
 from qpc.backends.tvm.kernels.conv.padding import copy_pixels, copy_rows
-from qpc.backends.tvm.kernels.conv.tile_plan import LINE, TilePlan
+from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.emit import Flat, Index, bind, loop, scratch, split, tasks, when
 from qpc.backends.tvm.kernels.geometry import tile_start
 from qpc.backends.tvm.kernels.isa.base import Isa

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qpc.backends.tvm.kernels.conv import nibbles
-from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
+from qpc.backends.tvm.kernels.conv.conv_layout import LINE, ConvLayout
 from qpc.backends.tvm.kernels.conv.padding import PaddedRows
 from qpc.backends.tvm.kernels.conv.tiling import Cut, Sharing, Tile
 from qpc.backends.tvm.kernels.emit import Index
@@ -46,8 +46,6 @@ BLOCKS = ((2, 2), (4, 1), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1))
 
 _FETCHED_PASSES = 4  # of a unit's pixels; with more, waiting for weights is a small part
 
-LINE = 64
-"""Bytes of a cache line."""
 NOWHERE = -1
 """The place of a pixel that is dropped."""
 

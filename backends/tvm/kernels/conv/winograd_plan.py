@@ -14,14 +14,11 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
+from qpc.backends.tvm.kernels.conv.conv_layout import LINE, ConvLayout
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS, TAPS, Filtering
 from qpc.backends.tvm.kernels.conv.tiling import SHARING, Cut, Tile, tiles_that_fit
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
-
-LINE = 64
-"""Bytes of a cache line."""
 
 _TRANSFORM = {2: 90, 4: 300}  # instructions for a vector of channels of a patch
 _OUTPUT = {2: 60, 4: 320}  # for a vector of channels of a patch, until all outputs are stored

@@ -12,10 +12,10 @@ pytest.importorskip("tvm")
 
 import qpc
 from qpc.backends import tvm
+from qpc.backends.common.plan import KernelUse
 from qpc.backends.profile import Profile
 from qpc.backends.tvm.measure import profiler
 from qpc.backends.tvm.measure.peak import Peak
-from qpc.backends.tvm.report import KernelUse
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.backends.tvm.runtime.program import Program
 from qpc.errors import BackendError, UnsupportedTargetError

@@ -8,13 +8,13 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
+from qpc.backends.tvm.kernels.conv.conv_layout import LINE, ConvLayout
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
 from qpc.backends.tvm.kernels.conv.dense_plan import DensePlan
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
 from qpc.backends.tvm.kernels.conv.methods import plan_for, plans_of
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
-from qpc.backends.tvm.kernels.conv.winograd_plan import LINE, WinogradPlan
+from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, ConvShape
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.targets import Target
