@@ -19,17 +19,16 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.coverage import kind_of, layers_with_weights
 from qpc.analysis.fixed_sizes import fixed_sizes
-from qpc.analysis.quantization import role_of
 from qpc.base import Pass, PassContext
 from qpc.calls import qpc_ops, set_arguments
+from qpc.conversion import Conversion
 from qpc.edit import Editor
 from qpc.errors import PassError, UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
 from qpc.meta import info, label, update_info, value_name
-from qpc.passes._integer_forms import FORMS, IntegerForm
 from qpc.passes.freeze_grids import grids_are_frozen
 from qpc.quant.grid import QParams
-from qpc.registry import op_name
+from qpc.registry import op_name, quantization_of
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ class _Conversion:
         return made
 
     def _convert_operator(self, node: Node) -> Node:
-        form = FORMS.get(role_of(node))
-        if form is None:
+        convert = quantization_of(node).convert
+        if convert is None:
             raise UnsupportedOpError(
                 f"no integer form for {op_name(node)}",
                 node=node,
@@ -111,7 +110,7 @@ class _Conversion:
             # reader; such a value is not rounded in the float graph, so there is no integer for it.
             if info(source).qparams is not None and source not in self.integers:
                 self.integers[source] = self._quantize(source, like=node)
-        made = form(IntegerForm(self.editor, node, self.integers))
+        made = convert(Conversion(self.editor, node, self.integers))
         name = value_name(node) or ""
         update_info(made, qparams=info(node).qparams, config=info(node).config, value=name)
         return made

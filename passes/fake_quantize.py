@@ -21,7 +21,6 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.joint_grids import Observed, joint_ranges
 from qpc.analysis.origins import maker
-from qpc.analysis.quantization import role_of
 from qpc.base import Pass, PassContext
 from qpc.calls import qpc_ops
 from qpc.edit import Editor
@@ -31,7 +30,7 @@ from qpc.layers import Weighted, float_layer, outputs_first
 from qpc.meta import attribute, info, update_info, value_name
 from qpc.quant.fixedpoint import floor_scales_for_bias, weight_limit, weight_scales
 from qpc.quant.grid import Grid, QParams
-from qpc.registry import Role
+from qpc.registry import Role, role_of
 from qpc.settings import require_kind, require_number
 
 

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.affine import ChannelAffine
 from qpc.analysis.origins import computed
 from qpc.base import Pass, PassContext
 from qpc.calls import aten
@@ -33,7 +32,7 @@ from qpc.edit import Editor, reads
 from qpc.facts import CORE_FORM
 from qpc.layers import Weighted, weighted
 from qpc.meta import attribute, info, label, update_info, value_name
-from qpc.ops.affine import BatchNorm
+from qpc.ops.affine import BatchNorm, ChannelAffine
 from qpc.rewrite import Rule, apply_rules
 
 

@@ -22,15 +22,12 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.base import Pass, PassContext
-from qpc.calls import aten, qpc_ops
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM
 from qpc.layers import weighted
 from qpc.meta import attribute, label
+from qpc.registry import Through, seen_through
 from qpc.rewrite import Rule, apply_rules
-
-_MOVES = frozenset({aten.slice.Tensor, aten.permute.default})
-_LOOKED_THROUGH = frozenset({qpc_ops.observe.default, qpc_ops.fake_quantize.default})
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class ComputedWeight(Rule[_Found]):
         if layer is None:
             return None
         for part in (layer.weight, layer.bias):
-            while part is not None and part.target in _LOOKED_THROUGH:
+            while part is not None and seen_through(part) is Through.WHOLE:
                 part = part.all_input_nodes[0]
             if part is not None and not _is_seen_through(calls := _behind(part)):
                 return _Found(part, node, calls)
@@ -94,7 +91,10 @@ def _behind(part: Node) -> tuple[Node, ...]:
 
 
 def _is_seen_through(calls: tuple[Node, ...]) -> bool:
-    return all(call.op == "get_attr" or call.target in _MOVES for call in calls)
+    return all(
+        call.op == "get_attr" or seen_through(call) in (Through.ROWS, Through.PERMUTED)
+        for call in calls
+    )
 
 
 def _is_foldable(call: Node) -> bool:

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from qpc.recipes import prepare_qat as prepare_qat
     from qpc.recipes import prune as prune
     from qpc.recipes import quantize as quantize
+    from qpc.registry import OpSpec as OpSpec
+    from qpc.registry import Quantization as Quantization
+    from qpc.registry import Role as Role
+    from qpc.registry import register_operator as register_operator
     from qpc.storage import load_graph as load_graph
     from qpc.storage import save_graph as save_graph
     from qpc.targets import Target as Target
@@ -44,11 +48,14 @@ _HOMES = {
     "Backend": "qpc.backends.protocol",
     "CompileOptions": "qpc.backends.options",
     "Fact": "qpc.facts",
+    "OpSpec": "qpc.registry",
     "Pass": "qpc.base",
     "PassContext": "qpc.base",
     "Pipeline": "qpc.pipeline",
     "QPCError": "qpc.errors",
     "QuantConfig": "qpc.quant.config",
+    "Quantization": "qpc.registry",
+    "Role": "qpc.registry",
     "Target": "qpc.targets",
     "compare": "qpc.analysis.compare",
     "compile": "qpc.compiler",
@@ -64,6 +71,7 @@ _HOMES = {
     "pruning_report": "qpc.pruning.report",
     "quantize": "qpc.recipes",
     "register_backend": "qpc.backends.registry",
+    "register_operator": "qpc.registry",
     "save_graph": "qpc.storage",
     "set_training": "qpc.training",
     "to_yaml": "qpc.yaml_form",
@@ -74,11 +82,14 @@ __all__ = [
     "Backend",
     "CompileOptions",
     "Fact",
+    "OpSpec",
     "Pass",
     "PassContext",
     "Pipeline",
     "QPCError",
     "QuantConfig",
+    "Quantization",
+    "Role",
     "Target",
     "__version__",
     "compare",
@@ -95,6 +106,7 @@ __all__ = [
     "pruning_report",
     "quantize",
     "register_backend",
+    "register_operator",
     "save_graph",
     "set_training",
     "to_yaml",

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from qpc.calls import Arg, OpView, arguments
-from qpc.registry import Role, spec_of
+from qpc.registry import Role, quantization_of, spec_of
 
 
 class Layer(OpView):
@@ -57,8 +57,8 @@ def weighted(node: Node) -> Weighted | None:
 
 def float_layer(node: Node) -> Weighted | None:
     """The view of a float layer that can become an integer layer; None for anything else."""
-    spec = spec_of(node)
-    can = spec is not None and spec.role is Role.COMPUTE and spec.converts
+    found = quantization_of(node)
+    can = found.role is Role.COMPUTE and found.convert is not None
     return weighted(node) if can else None
 
 

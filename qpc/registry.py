@@ -6,15 +6,25 @@ guessed at: quantization leaves it in float, pruning keeps its channels, and bot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from torch._ops import OpOverload
 from torch.fx import Node
 
 from qpc.calls import OpView, aten
 from qpc.homes import all_homes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qpc.analysis.integer_proofs import IntegerProof
+    from qpc.channels.cost import Products, Sizes
+    from qpc.channels.flow import Flow
+    from qpc.channels.removal import Removal
+    from qpc.conversion import Conversion
 
 
 class Role(Enum):
@@ -32,31 +42,116 @@ class Role(Enum):
     FLOAT = "has no integer form"
 
 
+def _nothing(node: Node) -> None:
+    """Nothing stands in the way."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How calls of an operator are quantized.
+
+    refuse: why a call must stay in float, by itself, in words; None if it can be an integer
+    operator.
+    convert: makes the integer operator and returns it; None if there is none.
+    joins_grids: whether it is free of cost if its operands are on the grid of its result, which
+    they then take.
+    """
+
+    role: Role
+    refuse: Callable[[Node], str | None] = _nothing
+    convert: Callable[[Conversion], Node] | None = None
+    joins_grids: bool = False
+
+
+def fits_by_itself(proof: IntegerProof, node: Node) -> None:
+    """The `check` of operators that need no proof: maxima, single values, products of two."""
+
+
+IN_FLOAT = Quantization(Role.FLOAT)
+"""Of operators that have no integer form."""
+
+
+class Through(Enum):
+    """How layers see a parameter through an operator, as if they read the parameter itself."""
+
+    WHOLE = "as it is, but for rounding"
+    PERMUTED = "with its axes in another order"
+    ROWS = "some of its rows"
+
+
 @dataclass(frozen=True)
 class OpSpec:
-    """One operator.
+    """One operator. Only `target` must be given; the rest says what is not known of any operator.
 
     target: the operator's overload in PyTorch.
-    name: in reports and configurations.
-    role: under quantization.
+    name: in reports and configurations; by default that of its schema.
     view: its typed view, if it has one.
-    converts: whether a layer with weights (Role.COMPUTE) has an integer form.
-    ends_with_clamp: whether an integer operator clamps its results to its arguments `lo` and `hi`.
+
+    In quantization:
+
+    quantization: how it is quantized, or what tells that of each call.
+    exact: whether it has one result on every target, however it is compiled.
+
+    In pruning:
+
+    channels: the labels of its value, given those of its inputs; without it, the channels that it
+    reads have to stay.
+    shrink: brings its arguments up to date that count channels, once some are gone.
+    through: how layers see a parameter through it, if they do.
+    batch_axes: of a product of two values: the axes of an operand along which it works on one
+    after the other.
+
+    For costs:
+
+    macs: the multiply-accumulates of a call, as sums of products of sizes, if it is no layer that
+    `qpc.layers` knows.
+    multiplies: whether it is a matrix product, which with a parameter is a layer in all but name.
+
+    Of integer operators:
+
+    ends_with_clamp: whether it clamps its results to its arguments `lo` and `hi`.
+    picks: whether every integer it returns is one that it reads, or lies between two of them; float
+    operators that may also be called with integers say so too.
+    bounds: the least and the greatest integer that a call may return, where that is known better.
+    check: raises if the numbers of a call are not legal, or its sums might not fit 32 bits.
+
+    Of sizes:
+
+    keeps_size: whether a call has the size of its input among its arguments; given the call
+    and the shapes of its first input, as traced and now.
     """
 
     target: OpOverload
-    name: str
-    role: Role = Role.FLOAT
+    name: str = ""
+    quantization: Quantization | Callable[[Node], Quantization] = IN_FLOAT
     view: type[OpView] | None = None
-    converts: bool = False
+    exact: bool = False
+    channels: Callable[[Flow, Node], Tensor] | None = None
+    shrink: Callable[[Removal, Node], None] | None = None
+    through: Through | None = None
+    batch_axes: Callable[[Flow, Node, Node], set[int]] | None = None
+    macs: Callable[[Sizes, Node], Products] | None = None
+    multiplies: bool = False
     ends_with_clamp: bool = False
+    picks: bool = False
+    bounds: Callable[[IntegerProof, Node], tuple[int, int]] | None = None
+    check: Callable[[IntegerProof, Node], None] | None = None
+    keeps_size: Callable[[Node, tuple[int, ...], tuple[int, ...]], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", _schema_name(self.target))
 
 
 _SPECS: dict[OpOverload, OpSpec] = {}
 
 
-def register(spec: OpSpec) -> OpSpec:
-    """Add an operator. Raises ValueError if it is there already."""
+def register_operator(spec: OpSpec) -> OpSpec:
+    """Add an operator, and return it. Raises ValueError if it is there already.
+
+    From then on quantization, pruning, costs and saved graphs know it, in this process; a backend
+    that is to compile it needs to know it too.
+    """
     _add(spec, _specs())
     return spec
 
@@ -66,15 +161,39 @@ def spec_of(node: Node) -> OpSpec | None:
     return _specs().get(node.target) if isinstance(node.target, OpOverload) else None
 
 
+def quantization_of(node: Node) -> Quantization:
+    """How the call `node` is quantized; in float if nothing is known about its operator."""
+    spec = spec_of(node)
+    if spec is None:
+        return IN_FLOAT
+    known = spec.quantization
+    return known if isinstance(known, Quantization) else known(node)
+
+
+def seen_through(node: Node) -> Through | None:
+    """How layers see a parameter through the call `node`; None if they do not."""
+    spec = spec_of(node)
+    return spec.through if spec is not None else None
+
+
+def role_of(node: Node) -> Role:
+    """The role of a call under quantization."""
+    return quantization_of(node).role
+
+
 def op_name(node: Node) -> str:
     """The operator's name in reports and configurations, such as `conv2d`."""
     if spec := spec_of(node):
         return spec.name
     if isinstance(node.target, OpOverload):
-        return node.target._schema.name.partition("::")[2]
+        return _schema_name(node.target)
     if node.op != "call_function":
         return node.op
     return getattr(node.target, "__name__", str(node.target))
+
+
+def _schema_name(target: OpOverload) -> str:
+    return target._schema.name.partition("::")[2]
 
 
 def registered() -> tuple[OpSpec, ...]:
@@ -82,23 +201,8 @@ def registered() -> tuple[OpSpec, ...]:
     return tuple(_specs().values())
 
 
-def specs_of_views(*views: tuple[type[OpView], str, Role]) -> tuple[OpSpec, ...]:
-    """The records of operators that have a view and, but for their role, nothing special."""
-    return tuple(
-        OpSpec(target, name, role, view) for view, name, role in views for target in view.targets
-    )
-
-
-def specs_of_names(names: str, role: Role = Role.FLOAT) -> tuple[OpSpec, ...]:
-    """The records of operators of PyTorch that have only a name and a role.
-
-    names: as in "relu max.dim", with the overload if it is not the default one.
-    """
-    return tuple(OpSpec(t, t._schema.name.partition("::")[2], role) for t in overloads(names))
-
-
 def overloads(names: str) -> Iterator[OpOverload]:
-    """The operators of PyTorch that are called so; see `specs_of_names`."""
+    """The operators of PyTorch that are called so: "relu max.dim", without the default overload."""
     for full in names.split():
         packet, _, overload = full.partition(".")
         yield getattr(getattr(aten, packet), overload or "default")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.origins import multiplies_by_parameter
-from qpc.analysis.quantization import KEPT_IN_FLOAT, QuantizationPlan, role_of
+from qpc.analysis.quantization import KEPT_IN_FLOAT, QuantizationPlan
 from qpc.errors import PassError
 from qpc.meta import info, label
-from qpc.registry import Role
+from qpc.registry import Role, role_of
 
 _MOST = 3
 """Reasons that a message gives at most; reports have all."""

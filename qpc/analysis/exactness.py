@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from qpc.calls import aten, is_shape_arithmetic, qpc_ops
+from qpc.calls import is_shape_arithmetic
 from qpc.meta import label
+from qpc.registry import spec_of
 
 
 @dataclass(frozen=True)
@@ -73,65 +73,5 @@ def exactness(gm: GraphModule) -> tuple[Exactness, ...]:
 
 
 def _is_exact(node: Node) -> bool:
-    target: Any = node.target
-    if is_shape_arithmetic(node) or target in _EXACT:
-        return True
-    return getattr(target, "namespace", "") == "qpc" and target not in _ROUNDED
-
-
-_ROUNDED = frozenset({qpc_ops.observe.default, qpc_ops.fake_quantize.default})
-"""Operators of graphs that are on their way to integers."""
-
-_EXACT = frozenset(
-    {
-        # move values
-        aten.reshape.default,
-        aten.permute.default,
-        aten.expand.default,
-        aten.slice.Tensor,
-        aten.select.int,
-        aten.cat.default,
-        aten.stack.default,
-        aten.flip.default,
-        aten.roll.default,
-        aten.repeat.default,
-        aten.clone.default,
-        aten.dropout.default,
-        aten.pixel_shuffle.default,
-        aten.pixel_unshuffle.default,
-        aten.channel_shuffle.default,
-        aten.constant_pad_nd.default,
-        aten.pad.default,
-        aten.index_select.default,
-        aten.gather.default,
-        aten.embedding.default,
-        aten.upsample_nearest2d.default,
-        aten._upsample_nearest_exact2d.default,
-        aten.sym_size.int,
-        # choose among them, or compare them
-        aten.relu.default,
-        aten.relu6.default,
-        aten.clamp.default,
-        aten.clamp_min.default,
-        aten.clamp_max.default,
-        aten.hardtanh.default,
-        aten.maximum.default,
-        aten.minimum.default,
-        aten.amax.default,
-        aten.amin.default,
-        aten.argmax.default,
-        aten.argmin.default,
-        aten.max.dim,
-        aten.max_pool1d.default,
-        aten.max_pool2d.default,
-        aten.max_pool3d.default,
-        aten.where.self,
-        aten.masked_fill.Scalar,
-        *(getattr(aten, n).Tensor for n in ("eq", "ne", "lt", "le", "gt", "ge")),
-        *(getattr(aten, n).Scalar for n in ("eq", "ne", "lt", "le", "gt", "ge")),
-        # change the sign
-        aten.abs.default,
-        aten.neg.default,
-    }
-)
-"""Float operators with one result, however they are compiled."""
+    spec = spec_of(node)
+    return is_shape_arithmetic(node) or (spec is not None and spec.exact)

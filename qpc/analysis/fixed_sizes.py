@@ -7,28 +7,17 @@ shapes no longer fit. Some it would take, and give a wrong answer without a word
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 
-import torch
 from torch.fx import GraphModule, Node
 
-from qpc.calls import arguments, aten, qpc_ops
+from qpc.calls import qpc_ops
 from qpc.meta import info
+from qpc.registry import spec_of
 from qpc.shapes import noted_shapes, shapes_of
-from qpc.types import BatchDim, Concrete, TensorType, resolve
+from qpc.types import Concrete, TensorType, resolve
 
 _BATCH = 3
-_END = torch.iinfo(torch.int64).max
-_POOLS = (
-    aten.avg_pool1d.default,
-    aten.avg_pool2d.default,
-    aten.avg_pool3d.default,
-    aten.max_pool1d.default,
-    aten.max_pool2d.default,
-    aten.max_pool3d.default,
-    qpc_ops.avg_pool2d.default,
-    qpc_ops.max_pool2d.default,
-)
 
 Shapes = Mapping[Node, Concrete]
 
@@ -96,28 +85,8 @@ def _differing(node: Node, traced: Shapes, found: Shapes) -> set[int]:
 
 def _keeps_a_size(node: Node, traced: Shapes, found: Shapes) -> bool:
     """Whether a number among the arguments may be the size of an input that now has another one."""
-    if node.op != "call_function" or not node.all_input_nodes:
+    spec = spec_of(node)
+    if spec is None or spec.keeps_size is None or not node.all_input_nodes:
         return False
     before, now = (_shape(node.all_input_nodes[0], shapes) for shapes in (traced, found))
-    if before == now:
-        return False
-    given = arguments(node) if hasattr(node.target, "_schema") else {}
-    if node.target is aten.reshape.default:  # what is too much would go to the batch
-        return _rest_is_batch(node, given["shape"])
-    if node.target is aten.slice.Tensor:
-        axis, end = given["dim"] % len(before), given["end"]
-        return before[axis] != now[axis] and isinstance(end, int) and 0 < end < _END
-    if node.target in _POOLS:  # an adaptive pool was one of windows side by side
-        return _side_by_side(given)
-    return "upsample" in str(node.target)
-
-
-def _rest_is_batch(node: Node, shape: Sequence[object]) -> bool:
-    noted = info(node).shape or ()
-    pairs = zip(shape, noted, strict=False)
-    return any(given == -1 and isinstance(size, BatchDim) for given, size in pairs)
-
-
-def _side_by_side(given: Mapping[str, object]) -> bool:
-    kernel, stride, padding = (given[name] for name in ("kernel_size", "stride", "padding"))
-    return kernel == (stride or kernel) and padding in (0, [0], [0, 0], [0, 0, 0], (0, 0))
+    return before != now and spec.keeps_size(node, before, now)

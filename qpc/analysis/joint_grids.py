@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from torch.fx import GraphModule
 
 from qpc.meta import info
-from qpc.ops.concat import Cat
 from qpc.quant.config import ActivationConfig
+from qpc.registry import quantization_of
 
 Range = tuple[float, float]
 
@@ -57,7 +57,7 @@ def _neighbours(gm: GraphModule, observed: Mapping[str, Observed]) -> dict[str, 
     near: dict[str, dict[str, None]] = defaultdict(dict)
     for node in gm.graph.nodes:
         result = info(node).observer
-        if not Cat.matches(node) or not info(node).integer or result is None:
+        if not quantization_of(node).joins_grids or not info(node).integer or result is None:
             continue
         for operand in node.all_input_nodes:
             name = info(operand).observer

@@ -8,6 +8,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.calls import aten
 from qpc.meta import info
+from qpc.registry import spec_of
 
 
 def activations(node: Node) -> list[Node]:
@@ -22,7 +23,8 @@ def maker(value: Node) -> Node:
 
 def multiplies_by_parameter(node: Node) -> bool:
     """Whether a call is a matrix product of a value and a parameter, as `x @ self.weight` is."""
-    if node.target not in _PRODUCTS or not activations(node):
+    spec = spec_of(node)
+    if spec is None or not spec.multiplies or not activations(node):
         return False
     constants = [n for n in node.all_input_nodes if n.op == "get_attr"]
     return any(len(info(n).shape or ()) > 1 for n in constants)
@@ -68,17 +70,6 @@ def reported_calls(gm: GraphModule) -> set[Node]:
     }
 
 
-_PRODUCTS = frozenset(
-    {
-        aten.matmul.default,
-        aten.mm.default,
-        aten.bmm.default,
-        aten.addmm.default,
-        aten.baddbmm.default,
-        aten.einsum.default,
-        aten.bilinear.default,
-    }
-)
 _MOVES = frozenset({aten.slice.Tensor, aten.permute.default, aten.select.int, aten.reshape.default})
 
 

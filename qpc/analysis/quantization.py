@@ -12,32 +12,19 @@ grid of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
 
 import torch
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.affine import ChannelAffine
 from qpc.analysis.origins import (
     activations,
-    computed,
     maker,
     multiplies_by_parameter,
     reported_calls,
 )
-from qpc.calls import aten
-from qpc.layers import float_layer
 from qpc.meta import info, label
-from qpc.ops.clamp import Clamp
-from qpc.ops.concat import Cat
-from qpc.ops.linear import Linear
-from qpc.ops.movement import Dropout
-from qpc.ops.padding import Pad, PadByValues
-from qpc.ops.pooling import AvgPool2d
-from qpc.ops.reduction import Mean, Sum
-from qpc.quant.arithmetic import MOST_SUMMED
 from qpc.quant.config import LayerConfig, QuantConfig, Site
-from qpc.registry import Role, op_name, spec_of
+from qpc.registry import Role, op_name, quantization_of, role_of
 
 KEPT_IN_FLOAT = "kept in float by the configuration"
 """The reason of operators that could be integer."""
@@ -108,38 +95,13 @@ def _site_op(node: Node) -> str:
     return "input" if node.op == "placeholder" else op_name(node)
 
 
-def role_of(node: Node) -> Role:
-    """The role of a call under quantization.
-
-    Arithmetic with one number is pointwise, and with a number for each channel affine.
-    """
-    if _constant_arithmetic(node):
-        return Role.POINTWISE
-    if ChannelAffine.of(node) is not None:
-        return Role.AFFINE
-    spec = spec_of(node)
-    return spec.role if spec is not None else Role.FLOAT
-
-
-def _constant_arithmetic(node: Node) -> bool:
-    """Whether a call has one tensor that is computed; the other operand is a number, or one too."""
-    if node.target not in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor):
-        return False
-    constants = [n for n in node.all_input_nodes if n.op == "get_attr"]
-    return len(activations(node)) == 1 and all(_is_one_number(n) for n in constants)
-
-
-def _is_one_number(node: Node) -> bool:
-    return all(size == 1 for size in info(node).shape or ())
-
-
 # --- candidates -----------------------------------------------------------------------------------
 
 
 def _why_float(node: Node, configs: _Configs) -> str | None:
     """Why one operator must stay in float, by itself; None if it can be an integer operator."""
-    role = role_of(node)
-    if role in (Role.FLOAT, Role.RECURRENT):
+    known = quantization_of(node)
+    if known.role in (Role.FLOAT, Role.RECURRENT):
         hint = "; nn.Linear has one" if multiplies_by_parameter(node) else ""
         return f"{op_name(node)} has no integer form{hint}"
     if info(node).dtype is not torch.float32:
@@ -149,110 +111,9 @@ def _why_float(node: Node, configs: _Configs) -> str | None:
         return "its sizes are computed"
     if any(info(n).dtype is not torch.float32 for n in tensors):
         return "an input is not float32"
-    if why := _REFUSALS[role](node):
+    if why := known.refuse(node):
         return why
     return None if configs.of(node) is not None else KEPT_IN_FLOAT
-
-
-def _refuse_compute(node: Node) -> str | None:
-    layer = float_layer(node)
-    if layer is None:
-        return f"{op_name(node)} has no integer form yet"
-    if layer.weight.op != "get_attr":
-        return f"its weight {computed(layer.weight)}"
-    if layer.bias is not None and layer.bias.op != "get_attr":
-        return f"its bias {computed(layer.bias)}"
-    if layer.input.op == "get_attr":
-        return "its input is a parameter"
-    if not isinstance(layer, Linear) and len(info(node).shape or ()) != 4:
-        return "the convolution has no batch dimension"
-    return None
-
-
-def _refuse_affine(node: Node) -> str | None:
-    source = node
-    while len(activations(source)) == 1 and role_of(source) is not Role.COMPUTE:
-        source = activations(source)[0]
-    if source.op == "placeholder":
-        return "it reads an input of the model, whose channels may differ too much for one grid"
-    shape = info(node).shape or ()
-    if any(not isinstance(size, int) for size in shape[1:]):
-        return "an axis other than the first grows with the batch"
-    return None
-
-
-def _refuse_combine(node: Node) -> str | None:
-    if any(n.op == "get_attr" for n in node.all_input_nodes):
-        return "an operand is a parameter"
-    return None
-
-
-def _refuse_reduce(node: Node) -> str | None:
-    if mean := Mean.of(node) or Sum.of(node):
-        dims = {d % len(info(mean.input).shape or (0,)) for d in mean.dims}
-        sizes = [s for d, s in enumerate(info(mean.input).shape or ()) if d in dims]
-        fixed = [size for size in sizes if isinstance(size, int)]
-        if not dims or 0 in dims or len(fixed) < len(sizes):
-            return "it reduces the batch"
-        return _refuse_sum(prod(fixed))
-    pool = AvgPool2d(node)
-    if pool.ceil_mode:
-        return "average pooling with ceil_mode divides by varying counts"
-    if pool.padding != (0, 0) and not pool.count_include_pad:
-        return "average pooling without counting the padding divides by varying counts"
-    return _refuse_sum(prod(pool.kernel_size))
-
-
-def _refuse_sum(count: int) -> str | None:
-    if count <= MOST_SUMMED:
-        return None
-    return f"its sum of {count} values may not fit 32 bits, which {MOST_SUMMED} always do"
-
-
-def _refuse_clamp(node: Node) -> str | None:
-    clamp = Clamp.of(node)
-    if clamp is None:
-        return None
-    if not all(v is None or isinstance(v, int | float) for v in (clamp.min, clamp.max)):
-        return "its bounds are tensors"
-    return None
-
-
-def _refuse_move(node: Node) -> str | None:
-    if (pad := Pad.of(node)) and pad.value != 0:
-        return f"it pads with {pad.value}, not with 0"
-    if (pad_by := PadByValues.of(node)) and (
-        len(pad_by.pad) != 4 or len(info(node).shape or ()) != 4
-    ):
-        return "it pads something else than the rows and columns of images"
-    if (drop := Dropout.of(node)) and drop.train:
-        return "dropout is in training mode"
-    if any(n.op == "get_attr" for n in node.all_input_nodes):
-        return "it moves a parameter"
-    return None
-
-
-def _refuse_pointwise(node: Node) -> str | None:
-    if len(activations(node)) != 1:
-        return "it has more than one tensor input"
-    for constant in node.all_input_nodes:
-        if constant.op == "get_attr" and not _is_one_number(constant):
-            return f"its parameter {constant.target} has more than one number"
-    if len(info(node).shape or ()) != len(info(activations(node)[0]).shape or ()):
-        return "its parameter adds axes"
-    return None
-
-
-_REFUSALS = {
-    Role.COMPUTE: _refuse_compute,
-    Role.AFFINE: _refuse_affine,
-    Role.COMBINE: _refuse_combine,
-    Role.REDUCE: _refuse_reduce,
-    Role.CLAMP: _refuse_clamp,
-    Role.MOVE: _refuse_move,
-    Role.INTERPOLATE: _refuse_move,
-    Role.POINTWISE: _refuse_pointwise,
-}
 
 
 def _drop_unfed(candidates: set[Node], reasons: dict[Node, str], configs: _Configs) -> None:
@@ -317,7 +178,7 @@ def _share_grids(gm: GraphModule, integer: set[Node]) -> tuple[dict[Node, Node],
             grids.take_over(node, sources[0], owner=grids.owner_of(sources[0]))
         else:
             grids.add(node)
-            if Cat.matches(node):
+            if quantization_of(node).joins_grids:
                 for source in sources:
                     if _adopts(source, integer, grids):
                         grids.take_over(node, source, owner=node)

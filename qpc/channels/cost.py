@@ -12,21 +12,20 @@ activations count as none, and positions in the padding count like any other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from qpc.calls import arguments, aten, qpc_ops
+from qpc.calls import arguments
 from qpc.channels.atoms import Labels, along, compact, varying_axes
 from qpc.channels.groups import ChannelAnalysis
 from qpc.layers import IntWeighted, Weighted, any_layer
 from qpc.meta import attribute
-from qpc.registry import op_name
+from qpc.registry import Through, op_name, seen_through, spec_of
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType
 
@@ -83,7 +82,7 @@ class CostModel:
 
     def __init__(self, gm: GraphModule, analysis: ChannelAnalysis | None = None) -> None:
         self._atoms = 0 if analysis is None else len(analysis.atoms)
-        sizes = _Sizes(gm, analysis)
+        sizes = Sizes(gm, analysis)
         self._layers = tuple(_layers(gm, sizes))
         self._tensors = {
             key: _Product.of(sizes.parameter(node)) for key, node in _counted(gm).items()
@@ -132,7 +131,10 @@ class CostModel:
 
 # --- sizes that depend on what is removed ---------------------------------------------------------
 
-_Line = int | Labels  # a size that is fixed, or the channels along an axis
+Line: TypeAlias = int | Labels
+"""A size that is fixed, or the channels along an axis."""
+Products: TypeAlias = Sequence[Sequence[Line]]
+"""Products of sizes, to be added up."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class _Product:
     lines: tuple[Labels, ...] = ()
 
     @staticmethod
-    def of(sizes: Iterable[_Line]) -> _Product:
+    def of(sizes: Iterable[Line]) -> _Product:
         known = list(sizes)
         fixed = math.prod(s for s in known if isinstance(s, int))
         return _Product(fixed, tuple(s for s in known if not isinstance(s, int)))
@@ -152,7 +154,7 @@ class _Product:
         return self.constant * math.prod(int(kept[line].sum()) for line in self.lines)
 
 
-class _Sizes:
+class Sizes:
     """The sizes of values and parameters, along each axis."""
 
     def __init__(self, gm: GraphModule, analysis: ChannelAnalysis | None) -> None:
@@ -164,31 +166,34 @@ class _Sizes:
         }
 
     def shape(self, node: Node) -> tuple[int, ...]:
+        """Those of a value before pruning, at batch size 1."""
         found = self._types[node]
         return found.shape if isinstance(found, TensorType) else ()
 
-    def value(self, node: Node) -> list[_Line]:
+    def value(self, node: Node) -> list[Line]:
+        """Those of a value, along each axis."""
         if matrix := self._matrix(node):
             return matrix
-        sizes: list[_Line] = list(self.shape(node))
+        sizes: list[Line] = list(self.shape(node))
         if node in self._values:
             labels = compact(self._values[node])
             for axis in varying_axes(labels):
                 sizes[axis] = along(labels, axis)
         return sizes
 
-    def parameter(self, node: Node) -> list[_Line]:
+    def parameter(self, node: Node) -> list[Line]:
+        """Those of the tensor that a `get_attr` node names."""
         tensor = _tensor(self._gm, node)
         return [self._axes.get((id(tensor), axis), size) for axis, size in enumerate(tensor.shape)]
 
-    def _matrix(self, node: Node) -> list[_Line] | None:
+    def _matrix(self, node: Node) -> list[Line] | None:
         """The sizes of a parameter that is read through its quantization or a permutation."""
         if node.op == "get_attr":
             return self.parameter(node)
-        if node.target not in _SEEN_THROUGH:
+        if not _is_seen_through(node):
             return None
         inner = self._matrix(node.all_input_nodes[0])
-        if inner is None or node.target is not aten.permute.default:
+        if inner is None or seen_through(node) is not Through.PERMUTED:
             return inner
         return [inner[axis] for axis in arguments(node)["dims"]]
 
@@ -210,31 +215,23 @@ class _Layer:
     outputs: dict[int, _Product] = field(default_factory=dict)
 
 
-_SEEN_THROUGH = (
-    aten.permute.default,
-    qpc_ops.fake_quantize.default,
-    qpc_ops.observe.default,
-)
-_MATRIX_PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.mm.default)
-
-
-def _layers(gm: GraphModule, sizes: _Sizes) -> Iterator[_Layer]:
+def _layers(gm: GraphModule, sizes: Sizes) -> Iterator[_Layer]:
     counted = _counted(gm)
     for node in gm.graph.nodes:
-        if node.op != "call_function" or node.target in _SEEN_THROUGH:
+        if node.op != "call_function" or _is_seen_through(node):
             continue
         sources = [found for n in node.all_input_nodes if (found := source_parameter(n))]
         owned = [source for source in sources if id(_tensor(gm, source)) in counted]
         parameters = tuple(_Product.of(sizes.parameter(source)) for source in owned)
         if view := any_layer(node):
             yield _weighted(gm, view, sizes, parameters)
-        elif (macs := _contraction(node, sizes)) or owned:
+        elif (macs := _macs(node, sizes)) or owned:
             name = _owner(owned[0]) if owned else node.name
             yield _Layer(name, op_name(node), macs, parameters)
 
 
 def _weighted(
-    gm: GraphModule, view: Weighted | IntWeighted, sizes: _Sizes, parameters: tuple[_Product, ...]
+    gm: GraphModule, view: Weighted | IntWeighted, sizes: Sizes, parameters: tuple[_Product, ...]
 ) -> _Layer:
     """Every element of the weight is used once at every position of the output.
 
@@ -251,37 +248,21 @@ def _weighted(
     return _Layer(name, op_name(view.node), macs, parameters, {key: outputs})
 
 
-def _contraction(node: Node, sizes: _Sizes) -> tuple[_Product, ...]:
-    """A product of values: each element of the result sums over what is contracted."""
-    if node.target in _MATRIX_PRODUCTS:
-        inner = sizes.value(node.all_input_nodes[0])[-1]
-        return (_Product.of([*sizes.value(node), inner]),)
-    given = arguments(node) if isinstance(node.target, OpOverload) else {}
-    if node.target is aten.einsum.default:
-        summed = _contracted(given["equation"], [sizes.value(n) for n in given["tensors"]])
-        return (_Product.of([*sizes.value(node), *summed]),)
-    if node.target is aten.scaled_dot_product_attention.default:
-        query, keys = sizes.value(given["query"]), sizes.value(given["key"])[-2]
-        return (_Product.of([*query, keys]), _Product.of([*sizes.value(node), keys]))
-    return ()
+def _macs(node: Node, sizes: Sizes) -> tuple[_Product, ...]:
+    """Those of a call that is no layer."""
+    spec = spec_of(node)
+    if spec is None or spec.macs is None:
+        return ()
+    return tuple(_Product.of(product) for product in spec.macs(sizes, node))
 
 
-def _contracted(equation: str, operands: list[list[_Line]]) -> list[_Line]:
-    """The sizes that an einsum sums over; what `...` stands for is never summed."""
-    inputs, arrow, result = equation.replace(" ", "").partition("->")
-    found: dict[str, _Line] = {}
-    for letters, sizes in zip(inputs.split(","), operands, strict=True):
-        before, _, after = letters.partition("...")
-        found |= dict(zip(before, sizes, strict=False))
-        found |= dict(zip(reversed(after), reversed(sizes), strict=False))
-    if not arrow:  # without a result given, letters that come once are in it
-        result = "".join(letter for letter in found if inputs.count(letter) == 1)
-    return [size for letter, size in found.items() if letter not in result]
+def _is_seen_through(node: Node) -> bool:
+    return seen_through(node) in (Through.WHOLE, Through.PERMUTED)
 
 
 def source_parameter(node: Node) -> Node | None:
     """The `get_attr` node behind a weight; None if the weight is computed."""
-    while node.target in _SEEN_THROUGH:
+    while _is_seen_through(node):
         node = node.all_input_nodes[0]
     return node if node.op == "get_attr" else None
 

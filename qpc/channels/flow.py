@@ -1,4 +1,4 @@
-"""Labels on their way through one graph: what the rules of `channel_rules` work with.
+"""Labels on their way through one graph: what the rules of operators work with.
 
 Labels of a value change along at most one axis, so that channels can always be taken out as whole
 slices. Two kinds of values may wait for their axis to be known: parameters used as values (position
@@ -8,14 +8,14 @@ operators have been seen is tied then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import torch
 from torch.fx import GraphModule, Node
 
-from qpc.calls import arguments, aten, qpc_ops
+from qpc.calls import arguments, qpc_ops
 from qpc.channels.atoms import (
     NONE,
     Atoms,
@@ -29,12 +29,9 @@ from qpc.channels.atoms import (
     varying_axes,
 )
 from qpc.meta import attribute, info, label
-from qpc.registry import op_name
+from qpc.registry import Through, op_name, seen_through, spec_of
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType
-
-Rule = Callable[["Flow", Node], Labels]
-"""Returns the labels of a call's value."""
 
 LARGEST_FREE = 2**22
 """How many elements of a parameter or constant are labelled one by one at most."""
@@ -65,7 +62,6 @@ class Flow:
     """
 
     gm: GraphModule
-    rules: dict[object, Rule]
     heads: tuple[str, ...] = ()
     atoms: Atoms = field(default_factory=Atoms)
     values: dict[Node, Labels] = field(default_factory=dict)
@@ -111,9 +107,21 @@ class Flow:
 
     def visit(self, node: Node) -> None:
         """Find the labels of one call's value."""
-        rule = self.rules.get(node.target)
-        found = rule(self, node) if rule is not None else pin_inputs(self, node)
+        spec = spec_of(node)
+        if node.target is operator.getitem:
+            found = self._item(node)
+        elif spec is not None and spec.channels is not None:
+            found = spec.channels(self, node)
+        else:
+            found = pin_inputs(self, node)
         self.values[node] = compact(self.atoms.find(found))
+
+    def _item(self, node: Node) -> Labels:
+        """One of several results."""
+        source = node.all_input_nodes[0]
+        if source not in self.values:
+            return nothing(self.shape(node))
+        return compact(self.of(source)).expand(self.shape(node))
 
     def line(self, node: Node, value: Node, axis: int) -> Labels:
         """The channels of `value` along the axis that the operator `node` works on: int64[size].
@@ -173,7 +181,7 @@ class Flow:
 
     def parameter(self, node: Node) -> Node | None:
         """The parameter that is, but for rounding and observing, the value of `node`."""
-        while node.target in _WRAPPERS:
+        while seen_through(node) is Through.WHOLE:
             node = node.all_input_nodes[0]
         return node if node.op == "get_attr" else None
 
@@ -211,7 +219,7 @@ class Flow:
         """A parameter and which of its rows are the value of `node`, all of them mostly."""
         if (source := self.parameter(node)) is not None:
             return source, slice(None)
-        if node.target is not aten.slice.Tensor:
+        if seen_through(node) is not Through.ROWS:
             return None
         given = arguments(node)
         start, end = given["start"], given["end"]
@@ -229,7 +237,7 @@ class Flow:
         """A parameter whose axes may be permuted, and which of its axes each axis of `node` is."""
         if (source := self.parameter(node)) is not None:
             return source, list(range(len(self.shape(source))))
-        if node.target is not aten.permute.default:
+        if seen_through(node) is not Through.PERMUTED:
             return None
         inner = self.matrix(node.all_input_nodes[0])
         return inner and (inner[0], [inner[1][axis] for axis in arguments(node)["dims"]])
@@ -272,7 +280,7 @@ class Flow:
 
     def _wrappers_follow(self, node: Node, axis: int) -> None:
         """Grids for each channel of a fake-quantized weight have its channels."""
-        while node.target in _WRAPPERS:
+        while seen_through(node) is Through.WHOLE:
             source = node.all_input_nodes[0]
             if node.target is qpc_ops.fake_quantize.default and arguments(node)["axis"] == axis:
                 for part in node.all_input_nodes[1:]:
@@ -281,7 +289,7 @@ class Flow:
 
     def grids_follow(self, weight: Node, line: Labels) -> None:
         """Grids for each output channel of all groups of a fake-quantized weight have `line`."""
-        while weight.target in _WRAPPERS:
+        while seen_through(weight) is Through.WHOLE:
             source = weight.all_input_nodes[0]
             if weight.target is qpc_ops.fake_quantize.default and arguments(weight)["groups"] > 1:
                 for part in weight.all_input_nodes[1:]:
@@ -384,9 +392,6 @@ class Flow:
     def prunes_heads(self, node: Node) -> bool:
         """Whether split channels at `node` are to go as whole heads."""
         return any(fnmatchcase(info(node).module_path, pattern) for pattern in self.heads)
-
-
-_WRAPPERS = frozenset({qpc_ops.fake_quantize.default, qpc_ops.observe.default})
 
 
 def pin_inputs(flow: Flow, node: Node, why: str | None = None) -> Labels:

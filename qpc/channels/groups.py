@@ -28,7 +28,6 @@ from torch.fx import GraphModule, Node
 from qpc.calls import is_shape_arithmetic
 from qpc.channels.atoms import NONE, Atoms, Labels, along, compact, nothing, varying_axes
 from qpc.channels.flow import Flow, ParameterAxis
-from qpc.channels.rules import RULES
 from qpc.errors import PassError
 from qpc.meta import info
 
@@ -128,7 +127,7 @@ def analyze_channels(
     """
     patterns = (heads,) if isinstance(heads, str) else tuple(heads)
     _require_matches(gm, patterns)
-    flow = Flow(gm, RULES, patterns)
+    flow = Flow(gm, patterns)
     for node in gm.graph.nodes:
         if node.op == "output":
             for value in node.all_input_nodes:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import torch
 from torch import Tensor
 from torch.fx import Node
 
 from qpc.calls import Arg, OpView, aten
 from qpc.library import define, like_first
-from qpc.registry import OpSpec, Role, spec_of, specs_of_views
+from qpc.ops.pointwise import first_input, tabulate
+from qpc.registry import OpSpec, Quantization, Role, fits_by_itself, overloads, spec_of
+
+if TYPE_CHECKING:
+    from qpc.analysis.integer_proofs import IntegerProof
+    from qpc.conversion import Conversion
+    from qpc.quant.grid import QParams
 
 
 class Relu(OpView, of=aten.relu.default):
@@ -55,7 +64,70 @@ class Clamping(OpView):
         return spec is not None and spec.ends_with_clamp
 
 
+# --- quantization ---------------------------------------------------------------------------------
+
+
+def _refuse_clamp(node: Node) -> str | None:
+    clamp = Clamp(node)
+    if not all(v is None or isinstance(v, int | float) for v in (clamp.min, clamp.max)):
+        return "its bounds are tensors"
+    return None
+
+
+def _convert_relu(conversion: Conversion) -> Node:
+    return _clamped(conversion, Relu(conversion.node).input, 0.0, None)
+
+
+def _convert_clamp(conversion: Conversion) -> Node:
+    clamp = Clamp(conversion.node)
+    return _clamped(conversion, clamp.input, clamp.min, clamp.max)
+
+
+def _clamped(conversion: Conversion, value: Node, lo: float | None, hi: float | None) -> Node:
+    """A clamp on the grid of `value`, or a table if the result has another one."""
+    grid = conversion.grid
+    if conversion.grid_of(value) != grid:
+        return tabulate(conversion)
+    ends = (_grid_point(grid, lo, grid.lo), _grid_point(grid, hi, grid.hi))
+    return conversion.call(CLAMP, conversion.integers[value], *ends)
+
+
+def _grid_point(grid: QParams, real: float | None, default: int) -> int:
+    if real is None:
+        return default
+    return int(grid.quantize(torch.tensor(float(real), dtype=torch.float32)))
+
+
+def _bounded(proof: IntegerProof, node: Node) -> tuple[int, int]:
+    clamp = IntClamp(node)
+    least, greatest = proof.range(clamp.input)
+    return min(max(least, clamp.lo), clamp.hi), min(max(greatest, clamp.lo), clamp.hi)
+
+
 SPECS = (
-    *specs_of_views((Relu, "relu", Role.CLAMP), (Clamp, "clamp", Role.CLAMP)),
-    OpSpec(CLAMP, "clamp", view=IntClamp, ends_with_clamp=True),
+    OpSpec(
+        aten.relu.default,
+        quantization=Quantization(Role.CLAMP, convert=_convert_relu),
+        view=Relu,
+        exact=True,
+        channels=first_input,
+    ),
+    OpSpec(
+        aten.clamp.default,
+        quantization=Quantization(Role.CLAMP, _refuse_clamp, _convert_clamp),
+        view=Clamp,
+        exact=True,
+        channels=first_input,
+    ),
+    OpSpec(aten.hardtanh.default, exact=True, channels=first_input),
+    *(OpSpec(t, exact=True) for t in overloads("relu6 clamp_min clamp_max")),
+    OpSpec(
+        CLAMP,
+        view=IntClamp,
+        exact=True,
+        ends_with_clamp=True,
+        picks=True,
+        bounds=_bounded,
+        check=fits_by_itself,
+    ),
 )

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import Node
 from torch.nn import functional as F
 
-from qpc.calls import One, Pair, aten
-from qpc.layers import IntWeighted, Weighted
+from qpc.calls import One, Pair, arguments, aten, qpc_ops, set_arguments
+from qpc.channels.atoms import Labels, spread
+from qpc.channels.flow import describe
+from qpc.layers import IntWeighted, Weighted, weighted
 from qpc.library import GRID, define
+from qpc.meta import info
+from qpc.ops.linear import check_layer, computed_weight, refuse_layer
 from qpc.quant.arithmetic import requantize, wrap_int32
-from qpc.registry import OpSpec, Role, specs_of_views
+from qpc.registry import OpSpec, Quantization, Role, op_name
+
+if TYPE_CHECKING:
+    from qpc.channels.flow import Flow
+    from qpc.channels.removal import Removal
+    from qpc.conversion import Conversion
 
 
 class Conv1d(Weighted, of=aten.conv1d.default):
@@ -196,21 +207,131 @@ class IntConvTranspose2d(IntWeighted, of=CONV_TRANSPOSE2D):
     transposed = True
 
 
+def _has_no_form(node: Node) -> str:
+    return f"{op_name(node)} has no integer form yet"
+
+
+def _refuse(node: Node) -> str | None:
+    if why := refuse_layer(node):
+        return why
+    if len(info(node).shape or ()) != 4:
+        return "the convolution has no batch dimension"
+    return None
+
+
+def _convert_conv2d(conversion: Conversion) -> Node:
+    layer = Conv2d(conversion.node)
+    geometry = [list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups]
+    return _converted(conversion, CONV2D, layer, geometry)
+
+
+def _convert_transposed(conversion: Conversion) -> Node:
+    layer = ConvTranspose2d(conversion.node)
+    window = [list(layer.stride), list(layer.padding), list(layer.output_padding)]
+    geometry = [*window, layer.groups, list(layer.dilation)]
+    return _converted(conversion, CONV_TRANSPOSE2D, layer, geometry)
+
+
+def _converted(
+    conversion: Conversion, target: OpOverload, layer: Weighted, geometry: list[object]
+) -> Node:
+    source = conversion.grid_of(layer.input)
+    operands = conversion.layer(layer)
+    return conversion.call(target, *operands, *geometry, source.zero_point, *conversion.ends)
+
+
+# --- channels -------------------------------------------------------------------------------------
+
+
+def _channels(flow: Flow, node: Node) -> Labels:
+    """A layer consumes channels on one weight axis and produces on the other."""
+    view = weighted(node)
+    assert view is not None
+    if flow.parameter(view.weight) is None:
+        return computed_weight(flow, node, view.weight)
+    shape = flow.shape(node)
+    axis = len(shape) - len(flow.shape(view.weight)) + 1  # 1, or 0 without an axis for the batch
+    incoming = flow.line(node, view.input, axis)
+    groups = int(arguments(node)["groups"])
+    if groups > 1:
+        outgoing = _grouped(flow, view, incoming, groups, shape[axis] // groups)
+    else:
+        flow.consume(view.weight, 1 - view.output_axis, incoming)
+        outgoing = flow.produce(view.weight, view.output_axis)
+    flow.attach(node, view.bias, 0, outgoing)
+    return spread(outgoing, axis, shape)
+
+
+def _grouped(flow: Flow, view: Weighted, incoming: Labels, groups: int, outputs: int) -> Labels:
+    """Keep the groups equal: whole groups go, or the same channels of every group.
+
+    outputs: of each group. What leaves more units is chosen. Whole groups tie a group's inputs and
+    outputs into one unit.
+    """
+    why = f"{describe(view.node)} has {groups} groups"
+    per_group = incoming.reshape(groups, -1)
+    whole = per_group.shape[1] == 1 or groups >= per_group.shape[1] + outputs
+    atoms = flow.atoms
+    atoms.unite(per_group, per_group[:, :1] if whole else per_group[:1], why)
+    if view.output_axis == 1:  # transposed: weight[in, out/groups, ...]
+        flow.consume(view.weight, 0, incoming)
+        if whole:
+            transposed = per_group[:, :1].expand(groups, outputs).reshape(-1)
+        else:
+            transposed = flow.produce(view.weight, 1).repeat(groups)
+        flow.grids_follow(view.weight, transposed)
+        return transposed
+    outgoing = flow.produce(view.weight, 0).reshape(groups, -1)
+    if whole:
+        atoms.unite(outgoing, per_group[:, :1], why)
+    else:
+        atoms.unite(outgoing, outgoing[:1], why)
+        flow.consume(view.weight, 1, per_group[0])
+    return outgoing.reshape(-1)
+
+
+def shrink_groups(removal: Removal, node: Node) -> None:
+    """Where whole groups go, fewer are left."""
+    given = arguments(node)
+    name = "num_groups" if "num_groups" in given else "groups"
+    source, groups = node.all_input_nodes[0], int(given[name])
+    left = int(removal.kept(source)[1].reshape(groups, -1).any(dim=1).sum())
+    if left == groups:
+        return
+    set_arguments(node, **{name: left})
+    for weight in node.all_input_nodes[1:]:
+        if weight.target is qpc_ops.fake_quantize.default and arguments(weight)["groups"] > 1:
+            set_arguments(weight, groups=left)
+
+
+_NO_FORM = Quantization(Role.COMPUTE, _has_no_form)
+
+
+def _layer(
+    target: OpOverload, view: type[Weighted], quantization: Quantization = _NO_FORM
+) -> OpSpec:
+    return OpSpec(
+        target, quantization=quantization, view=view, channels=_channels, shrink=shrink_groups
+    )
+
+
 SPECS = (
-    *specs_of_views(
-        (Conv1d, "conv1d", Role.COMPUTE),
-        (Conv3d, "conv3d", Role.COMPUTE),
-        (ConvTranspose1d, "conv_transpose1d", Role.COMPUTE),
-        (ConvTranspose3d, "conv_transpose3d", Role.COMPUTE),
-    ),
-    OpSpec(aten.conv2d.default, "conv2d", Role.COMPUTE, Conv2d, converts=True),
-    OpSpec(
+    _layer(aten.conv1d.default, Conv1d),
+    _layer(aten.conv2d.default, Conv2d, Quantization(Role.COMPUTE, _refuse, _convert_conv2d)),
+    _layer(aten.conv3d.default, Conv3d),
+    _layer(aten.conv_transpose1d.default, ConvTranspose1d),
+    _layer(
         aten.conv_transpose2d.input,
-        "conv_transpose2d",
-        Role.COMPUTE,
         ConvTranspose2d,
-        converts=True,
+        Quantization(Role.COMPUTE, _refuse, _convert_transposed),
     ),
-    OpSpec(CONV2D, "conv2d", view=IntConv2d, ends_with_clamp=True),
-    OpSpec(CONV_TRANSPOSE2D, "conv_transpose2d", view=IntConvTranspose2d, ends_with_clamp=True),
+    _layer(aten.conv_transpose3d.input, ConvTranspose3d),
+    OpSpec(CONV2D, view=IntConv2d, exact=True, ends_with_clamp=True, check=check_layer),
+    OpSpec(
+        CONV_TRANSPOSE2D,
+        view=IntConvTranspose2d,
+        exact=True,
+        ends_with_clamp=True,
+        check=check_layer,
+    ),
 )

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 from torch.nn import functional as F
 
+from qpc.analysis.origins import computed
 from qpc.calls import aten
-from qpc.layers import IntWeighted, Weighted
+from qpc.channels.atoms import Labels, spread, varying_axes
+from qpc.channels.flow import describe, pin_inputs
+from qpc.errors import BackendError
+from qpc.layers import IntWeighted, Weighted, integer_layer, outputs_first, weighted
 from qpc.library import GRID, define
-from qpc.quant.arithmetic import requantize, wrap_int32
-from qpc.registry import OpSpec, Role
+from qpc.quant.arithmetic import requantize, require_multiplier, wrap_int32
+from qpc.registry import OpSpec, Quantization, Role
+
+if TYPE_CHECKING:
+    from qpc.analysis.integer_proofs import IntegerProof
+    from qpc.channels.flow import Flow
+    from qpc.conversion import Conversion
 
 
 class Linear(Weighted, of=aten.linear.default):
@@ -54,7 +64,97 @@ class IntLinear(IntWeighted, of=LINEAR):
     channel_axis = -1
 
 
+def refuse_layer(node: Node) -> str | None:
+    """Why a layer with weights must stay in float; None if it can be an integer layer."""
+    layer = weighted(node)
+    assert layer is not None
+    if layer.weight.op != "get_attr":
+        return f"its weight {computed(layer.weight)}"
+    if layer.bias is not None and layer.bias.op != "get_attr":
+        return f"its bias {computed(layer.bias)}"
+    if layer.input.op == "get_attr":
+        return "its input is a parameter"
+    return None
+
+
+def _convert(conversion: Conversion) -> Node:
+    layer = Linear(conversion.node)
+    source = conversion.grid_of(layer.input)
+    return conversion.call(LINEAR, *conversion.layer(layer), source.zero_point, *conversion.ends)
+
+
+# --- channels -------------------------------------------------------------------------------------
+
+
+def _channels(flow: Flow, node: Node) -> Labels:
+    """A linear layer mixes the last axis; channels on another axis pass."""
+    view = Linear(node)
+    outer, inner, rows = 0, 1, slice(None)
+    if (found := flow.rows(view.weight)) is not None:
+        weight, rows = found
+        weight = view.weight if rows == slice(None) else weight  # with its grids, if it has any
+    elif (transposed := flow.matrix(view.weight)) is not None:
+        weight, (outer, inner) = transposed
+    else:
+        return computed_weight(flow, node, view.weight)
+    if (passing := passing_by(flow, view.input)) is not None:
+        return apart(flow, node, weight, outer, passing)
+    incoming = flow.line(node, view.input, -1)
+    flow.consume(weight, inner, incoming)
+    outgoing = flow.produce(weight, outer)[rows]
+    flow.attach(node, view.bias, 0, outgoing)
+    return spread(outgoing, -1, flow.shape(node))
+
+
+def computed_weight(flow: Flow, node: Node, weight: Node) -> Labels:
+    """A layer without a weight of its own makes no channels, which is worth a word in itself."""
+    flow.declined.setdefault(node, f"its weight {computed(weight)}")
+    return pin_inputs(flow, node, f"{describe(node)} computes its weight")
+
+
+def passing_by(flow: Flow, value: Node, axis: int = -1) -> tuple[int, Labels] | None:
+    """The axis that carries channels if it is another one, and its channels."""
+    labels = flow.of(value)
+    axes = varying_axes(labels)
+    if len(axes) != 1 or axes[0] == axis % labels.dim() or flow.is_imagined(labels):
+        return None
+    return axes[0], flow.line_of(value, labels, axes[0])
+
+
+def apart(
+    flow: Flow, node: Node, weight: Node, output_axis: int, passing: tuple[int, Labels]
+) -> Labels:
+    """Channels on another axis go through a matrix; those it makes have to stay."""
+    reason = f"{describe(node)} leaves the channels to another axis"
+    flow.atoms.pin(flow.produce(weight, output_axis), reason)
+    axis, line = passing
+    return spread(line, axis, flow.shape(node))
+
+
+# --- proofs ---------------------------------------------------------------------------------------
+
+
+def check_layer(proof: IntegerProof, node: Node) -> None:
+    """The real weights of a layer, and the range of what it reads, keep its sums in 32 bits."""
+    layer = integer_layer(node)
+    assert layer is not None
+    weight, bias = proof.tensor(node, "weight", torch.int8), proof.tensor(node, "bias", torch.int32)
+    weight = outputs_first(weight, layer.output_axis, layer.groups)
+    multiplier = proof.tensor(node, "multiplier", torch.float32)
+    if not weight.shape[0] == bias.numel() == multiplier.numel():
+        raise BackendError(
+            f"{weight.shape[0]} outputs, {bias.numel()} biases and {multiplier.numel()} multipliers"
+        )
+    require_multiplier(multiplier)
+    proof.require_accumulator(layer.input, weight, bias, layer.input_zero_point)
+
+
 SPECS = (
-    OpSpec(aten.linear.default, "linear", Role.COMPUTE, Linear, converts=True),
-    OpSpec(LINEAR, "linear", view=IntLinear, ends_with_clamp=True),
+    OpSpec(
+        aten.linear.default,
+        quantization=Quantization(Role.COMPUTE, refuse_layer, _convert),
+        view=Linear,
+        channels=_channels,
+    ),
+    OpSpec(LINEAR, view=IntLinear, exact=True, ends_with_clamp=True, check=check_layer),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,17 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 from qpc.calls import Arg, One, OpView, Pair, arguments, aten
+from qpc.channels.atoms import Labels, spread
 from qpc.library import GRID, define
+from qpc.ops.movement import refuse_parameters
+from qpc.ops.reduction import refuse_long_sum
 from qpc.quant.arithmetic import requantize, require_sum, wrap_int32
-from qpc.registry import OpSpec, Role, specs_of_views
+from qpc.registry import OpSpec, Quantization, Role, fits_by_itself, overloads
+
+if TYPE_CHECKING:
+    from qpc.analysis.integer_proofs import IntegerProof
+    from qpc.channels.flow import Flow
+    from qpc.conversion import Conversion
 
 
 class MaxPool1d(OpView, of=aten.max_pool1d.default):
@@ -152,13 +160,104 @@ AVG_POOL2D = define(
 )
 
 
+# --- quantization ---------------------------------------------------------------------------------
+
+
+def _refuse_average(node: Node) -> str | None:
+    pool = AvgPool2d(node)
+    if pool.ceil_mode:
+        return "average pooling with ceil_mode divides by varying counts"
+    if pool.padding != (0, 0) and not pool.count_include_pad:
+        return "average pooling without counting the padding divides by varying counts"
+    return refuse_long_sum(prod(pool.kernel_size))
+
+
+def _convert_max(conversion: Conversion) -> Node:
+    pool = MaxPool2d(conversion.node)
+    window = [pool.kernel_size, pool.stride, pool.padding, pool.dilation]
+    value = conversion.integers[pool.input]
+    return conversion.call(MAX_POOL2D, value, *map(list, window), pool.ceil_mode)
+
+
+def _convert_average(conversion: Conversion) -> Node:
+    pool = AvgPool2d(conversion.node)
+    source, value = conversion.grid_of(pool.input), conversion.integers[pool.input]
+    factor = conversion.multiplier(source.scale, pool.divisor_override or prod(pool.kernel_size))
+    window = [list(pool.kernel_size), list(pool.stride), list(pool.padding)]
+    return conversion.call(AVG_POOL2D, value, *window, source.zero_point, factor, *conversion.ends)
+
+
+# --- channels -------------------------------------------------------------------------------------
+
+
+def window(flow: Flow, node: Node) -> Labels:
+    """Pooling and resizing work on the last axes and leave channels alone."""
+    return spread(flow.line(node, node.all_input_nodes[0], 1), 1, flow.shape(node))
+
+
+def _windows_with_places(flow: Flow, node: Node) -> Labels:
+    """Maxima in windows, with their places: two values of the same channels."""
+    value = node.all_input_nodes[0]
+    line = flow.line(node, value, 1)
+    return spread(line, 1, (1, len(line), *[1] * (len(flow.shape(value)) - 2)))
+
+
+_MAX = Quantization(Role.MOVE, refuse_parameters, _convert_max)
+_AVERAGE = Quantization(Role.REDUCE, _refuse_average, _convert_average)
+
+# --- proofs and sizes -----------------------------------------------------------------------------
+
+
+def _check_average(proof: IntegerProof, node: Node) -> None:
+    require_sum(prod(Pair().decode(arguments(node)["kernel_size"])))
+
+
+def _keeps_size(node: Node, before: tuple[int, ...], now: tuple[int, ...]) -> bool:
+    """An adaptive pool was one of windows side by side."""
+    given = arguments(node)
+    kernel, stride, padding = (given[name] for name in ("kernel_size", "stride", "padding"))
+    return kernel == (stride or kernel) and padding in (0, [0], [0, 0], [0, 0, 0], (0, 0))
+
+
+_ADAPTIVE = "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
+_WITH_PLACES = (
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool2d_with_indices "
+    "max_pool3d_with_indices"
+)
 SPECS = (
-    *specs_of_views(
-        (MaxPool1d, "max_pool1d", Role.FLOAT),
-        (MaxPool2d, "max_pool2d", Role.MOVE),
-        (AvgPool1d, "avg_pool1d", Role.FLOAT),
-        (AvgPool2d, "avg_pool2d", Role.REDUCE),
+    OpSpec(
+        aten.max_pool2d.default,
+        quantization=_MAX,
+        view=MaxPool2d,
+        exact=True,
+        channels=window,
+        keeps_size=_keeps_size,
     ),
-    OpSpec(MAX_POOL2D, "max_pool2d"),
-    OpSpec(AVG_POOL2D, "avg_pool2d", ends_with_clamp=True),
+    OpSpec(
+        aten.avg_pool2d.default,
+        quantization=_AVERAGE,
+        view=AvgPool2d,
+        channels=window,
+        keeps_size=_keeps_size,
+    ),
+    OpSpec(
+        aten.max_pool1d.default,
+        view=MaxPool1d,
+        exact=True,
+        channels=window,
+        keeps_size=_keeps_size,
+    ),
+    OpSpec(aten.avg_pool1d.default, view=AvgPool1d, channels=window, keeps_size=_keeps_size),
+    OpSpec(aten.max_pool3d.default, exact=True, channels=window, keeps_size=_keeps_size),
+    OpSpec(aten.avg_pool3d.default, channels=window, keeps_size=_keeps_size),
+    *(OpSpec(t, channels=window) for t in overloads(_ADAPTIVE)),
+    *(OpSpec(t, channels=_windows_with_places) for t in overloads(_WITH_PLACES)),
+    OpSpec(MAX_POOL2D, exact=True, picks=True, check=fits_by_itself, keeps_size=_keeps_size),
+    OpSpec(
+        AVG_POOL2D,
+        exact=True,
+        ends_with_clamp=True,
+        check=_check_average,
+        keeps_size=_keeps_size,
+    ),
 )

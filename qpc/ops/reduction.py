@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from qpc.calls import Arg, Ints, OpView, aten
+from qpc.calls import Arg, Ints, OpView, arguments, aten
+from qpc.channels.atoms import NONE, Labels, nothing, spread, varying_axes
+from qpc.channels.flow import describe, pin_inputs
 from qpc.library import GRID, define
-from qpc.quant.arithmetic import average_multiplier, requantize, require_sum, wrap_int32
-from qpc.registry import OpSpec, Role, specs_of_views
+from qpc.meta import info
+from qpc.quant.arithmetic import (
+    MOST_SUMMED,
+    average_multiplier,
+    requantize,
+    require_sum,
+    wrap_int32,
+)
+from qpc.registry import OpSpec, Quantization, Role, overloads
+
+if TYPE_CHECKING:
+    from qpc.analysis.integer_proofs import IntegerProof
+    from qpc.channels.flow import Flow
+    from qpc.conversion import Conversion
 
 
 class Mean(OpView, of=aten.mean.dim):
@@ -96,8 +110,117 @@ MEAN = define(
 )
 
 
+# --- quantization ---------------------------------------------------------------------------------
+
+
+def refuse_long_sum(count: int) -> str | None:
+    """Why a sum of `count` values must stay in float."""
+    if count <= MOST_SUMMED:
+        return None
+    return f"its sum of {count} values may not fit 32 bits, which {MOST_SUMMED} always do"
+
+
+def _refuse(node: Node) -> str | None:
+    view = Mean.of(node) or Sum(node)
+    shape = info(view.input).shape or ()
+    dims = {d % len(shape or (0,)) for d in view.dims}
+    sizes = [s for d, s in enumerate(shape) if d in dims]
+    fixed = [size for size in sizes if isinstance(size, int)]
+    if not dims or 0 in dims or len(fixed) < len(sizes):
+        return "it reduces the batch"
+    return refuse_long_sum(prod(fixed))
+
+
+def _convert_mean(conversion: Conversion) -> Node:
+    view = Mean(conversion.node)
+    source, value = conversion.grid_of(view.input), conversion.integers[view.input]
+    numbers = (source.zero_point, source.scale, conversion.grid.scale, *conversion.ends)
+    return conversion.call(MEAN, value, list(view.dims), view.keepdim, *numbers)
+
+
+def _convert_sum(conversion: Conversion) -> Node:
+    view = Sum(conversion.node)
+    source, value = conversion.grid_of(view.input), conversion.integers[view.input]
+    numbers = (source.zero_point, conversion.multiplier(source.scale), *conversion.ends)
+    return conversion.call(SUM, value, list(view.dims), view.keepdim, *numbers)
+
+
+# --- channels -------------------------------------------------------------------------------------
+
+
+def reduce(flow: Flow, node: Node) -> Labels:
+    """Sums and means over channels see fewer of them; over other axes they keep channels."""
+    given, value = arguments(node), node.all_input_nodes[0]
+    labels, dims = flow.of(value), given.get("dim")
+    rank = labels.dim()
+    reduced = {d % rank for d in ([dims] if isinstance(dims, int) else dims or range(rank))}
+    kept = [a for a in varying_axes(labels) if a not in reduced]
+    if kept:
+        labels = spread(flow.line(node, value, kept[-1]), kept[-1], labels.shape)
+    for axis in reduced:
+        first = labels.narrow(axis, 0, 1)
+        labels = torch.full_like(first, NONE) if axis in varying_axes(labels) else first
+    if not given.get("keepdim", False):
+        for axis in sorted(reduced, reverse=True):
+            labels = labels.squeeze(axis)
+    return labels
+
+
+def _best_along(flow: Flow, node: Node) -> Labels:
+    """Maxima, or sorted values, with their places: along the channels their numbers matter."""
+    value, given = node.all_input_nodes[0], arguments(node)
+    labels, dim = flow.of(value), given["dim"]
+    axes = varying_axes(labels)
+    if dim is None or dim % labels.dim() in axes:
+        return pin_inputs(flow, node, f"{describe(node)} numbers channels")
+    picked = labels.narrow(dim, 0, 1)
+    return picked if given.get("keepdim", True) else picked.squeeze(dim)
+
+
+def _scan(flow: Flow, node: Node) -> Labels:
+    """A running sum depends on what comes before, so that channels along its axis have to stay."""
+    value, dim = node.all_input_nodes[0], arguments(node)["dim"]
+    labels = flow.of(value)
+    if dim % labels.dim() in varying_axes(labels):
+        flow.decline(node, labels, f"{describe(node)} runs over channels")
+        return nothing(labels.shape)
+    return labels
+
+
+# --- proofs ---------------------------------------------------------------------------------------
+
+
+def _check(proof: IntegerProof, node: Node) -> None:
+    given = arguments(node)
+    shape = proof.type(given["q"]).shape
+    count = prod(shape[axis] for axis in reduced_axes(given["dims"], len(shape)))
+    require_sum(count)
+    if "input_scale" in given:
+        average_multiplier(given["input_scale"], given["output_scale"], count)
+
+
+_REDUCED = (
+    "linalg_vector_norm var.correction std.correction var.dim std.dim logsumexp norm.ScalarOpt_dim "
+    "prod.dim_int any.dim all.dim sum"
+)
 SPECS = (
-    *specs_of_views((Mean, "mean", Role.REDUCE), (Sum, "sum", Role.REDUCE)),
-    OpSpec(SUM, "sum", ends_with_clamp=True),
-    OpSpec(MEAN, "mean", ends_with_clamp=True),
+    OpSpec(
+        aten.mean.dim,
+        quantization=Quantization(Role.REDUCE, _refuse, _convert_mean),
+        view=Mean,
+        channels=reduce,
+    ),
+    OpSpec(
+        aten.sum.dim_IntList,
+        quantization=Quantization(Role.REDUCE, _refuse, _convert_sum),
+        view=Sum,
+        channels=reduce,
+    ),
+    *(OpSpec(t, channels=reduce) for t in overloads(_REDUCED)),
+    *(OpSpec(t, channels=reduce, exact=True) for t in overloads("amax amin")),
+    *(OpSpec(t, channels=_best_along, exact=True) for t in overloads("max.dim argmax argmin")),
+    *(OpSpec(t, channels=_best_along) for t in overloads("min.dim sort topk median.dim")),
+    *(OpSpec(t, channels=_scan) for t in overloads("cumsum cumprod")),
+    OpSpec(SUM, exact=True, ends_with_clamp=True, check=_check),
+    OpSpec(MEAN, exact=True, ends_with_clamp=True, check=_check),
 )

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from qpc.calls import Arg, OpView, Pair, aten
+from qpc.calls import Arg, OpView, Pair, arguments, aten
+from qpc.channels.atoms import Labels, spread
+from qpc.channels.flow import describe
+from qpc.errors import BackendError
 from qpc.library import define
+from qpc.meta import info
+from qpc.ops.movement import refuse_parameters
+from qpc.ops.pooling import window
 from qpc.quant.arithmetic import require_sizes
-from qpc.registry import OpSpec, Role, specs_of_views
+from qpc.registry import OpSpec, Quantization, Role, overloads
+
+if TYPE_CHECKING:
+    from qpc.analysis.integer_proofs import IntegerProof
+    from qpc.channels.flow import Flow
+    from qpc.conversion import Conversion
 
 POSITIONS = 2048
 """Places between two pixels that `qpc::resize2d` knows; a power of two."""
@@ -71,10 +83,88 @@ RESIZE2D = define(
 )
 
 
+def resample(conversion: Conversion) -> Node:
+    """`qpc::resize2d`, at the places at which the operator itself finds the values of a ramp."""
+    node = conversion.node
+    (value,) = node.all_input_nodes
+    sizes = [size for size in (info(value).shape or ())[2:] if isinstance(size, int)]
+    ramp = torch.meshgrid(*(torch.arange(float(size)) for size in sizes), indexing="ij")
+    rest = node.args[1:]
+    samples = [node.target(x[None, None], *rest)[0, 0] for x in ramp]  # type: ignore[operator]  # an overload
+    places = {"rows": samples[0][:, 0], "columns": samples[1][0]}
+    name = conversion.editor.free_name(f"places.{node.name}")
+    constants = [
+        conversion.constant(f"{name}.{axis}", (place * POSITIONS).round().to(torch.int32))
+        for axis, place in places.items()
+    ]
+    return conversion.call(RESIZE2D, conversion.integers[value], *constants, sizes)
+
+
+# --- channels -------------------------------------------------------------------------------------
+
+
+def _grid_sampled(flow: Flow, node: Node) -> Labels:
+    """Every channel is read at the same places, which stay."""
+    given = arguments(node)
+    places = flow.of(given["grid"])
+    flow.decline(node, places, f"{describe(node)} reads channels as places")
+    return spread(flow.line(node, given["input"], 1), 1, flow.shape(node))
+
+
+_NEAREST = Quantization(Role.MOVE, refuse_parameters, resample)
+_LINEAR = Quantization(Role.INTERPOLATE, refuse_parameters, resample)
+
+# --- proofs and sizes -----------------------------------------------------------------------------
+
+
+def _check(proof: IntegerProof, node: Node) -> None:
+    """`255 * POSITIONS**2 + POSITIONS**2 / 2` at the most."""
+    given = arguments(node)
+    size = proof.type(given["q"]).shape[-2:]
+    if size != tuple(given["input_size"]):
+        raise BackendError(
+            f"it resizes images of {tuple(given['input_size'])} pixels, not of {size}"
+        )
+    for name, pixels in zip(("rows", "columns"), size, strict=True):
+        places = proof.tensor(node, name, torch.int32)
+        if places.numel() and not 0 <= int(places.min()) <= int(places.max()) <= (
+            (pixels - 1) * POSITIONS
+        ):
+            raise BackendError(f"{name!r} has places outside the image")
+
+
+def _keeps_size(node: Node, before: tuple[int, ...], now: tuple[int, ...]) -> bool:
+    """The size of the result is written down."""
+    return True
+
+
+_OTHERS = (
+    "upsample_nearest1d upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d "
+    "upsample_nearest3d.vec upsample_linear1d upsample_linear1d.vec upsample_bilinear2d.vec "
+    "upsample_bicubic2d upsample_bicubic2d.vec upsample_trilinear3d upsample_trilinear3d.vec "
+    "_upsample_nearest_exact2d.vec _upsample_bilinear2d_aa _upsample_bicubic2d_aa.vec"
+)
 SPECS = (
-    *specs_of_views(
-        (UpsampleNearest2d, "upsample_nearest2d", Role.MOVE),
-        (UpsampleBilinear2d, "upsample_bilinear2d", Role.INTERPOLATE),
+    *(
+        OpSpec(
+            target,
+            "upsample_nearest2d",
+            _NEAREST,
+            UpsampleNearest2d,
+            exact=True,
+            channels=window,
+            keeps_size=_keeps_size,
+        )
+        for target in overloads("upsample_nearest2d _upsample_nearest_exact2d")
     ),
-    OpSpec(RESIZE2D, "resize2d"),
+    OpSpec(
+        aten.upsample_bilinear2d.default,
+        quantization=_LINEAR,
+        view=UpsampleBilinear2d,
+        channels=window,
+        keeps_size=_keeps_size,
+    ),
+    *(OpSpec(t, channels=window, keeps_size=_keeps_size) for t in overloads(_OTHERS)),
+    OpSpec(aten.grid_sampler.default, channels=_grid_sampled),
+    OpSpec(RESIZE2D, exact=True, picks=True, check=_check),
 )

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from qpc.library import LIBRARY, define, like_first
+from qpc.ops.pointwise import first_input
 from qpc.quant.arithmetic import clamp_round, float32, reciprocal, require_sizes
 from qpc.quant.fake_quantization import Rounding
-from qpc.registry import OpSpec
+from qpc.registry import OpSpec, Through, fits_by_itself
 
 _GRAPH = "the graph was made for inputs"
 
@@ -129,8 +130,8 @@ torch.library.register_autograd("qpc::observe", _pass_on, lib=LIBRARY)
 torch.library.register_autograd("qpc::fake_quantize", _estimate, setup_context=_keep, lib=LIBRARY)
 
 SPECS = (
-    OpSpec(QUANTIZE, "quantize", ends_with_clamp=True),
-    OpSpec(DEQUANTIZE, "dequantize"),
-    OpSpec(OBSERVE, "observe"),
-    OpSpec(FAKE_QUANTIZE, "fake_quantize"),
+    OpSpec(QUANTIZE, exact=True, ends_with_clamp=True, check=fits_by_itself),
+    OpSpec(DEQUANTIZE, exact=True, check=fits_by_itself),
+    OpSpec(OBSERVE, channels=first_input, through=Through.WHOLE),
+    OpSpec(FAKE_QUANTIZE, channels=first_input, through=Through.WHOLE),
 )

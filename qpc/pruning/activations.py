@@ -17,20 +17,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from qpc.batches import Batch, inputs_of
-from qpc.calls import aten
 from qpc.channels.atoms import NONE, Labels, along, compact, varying_axes
 from qpc.channels.groups import ChannelAnalysis, Group
 from qpc.layers import weighted
 from qpc.pruning.criteria import CRITERIA, Joining, Judge, Measured, require_batches
-
-_PRODUCTS = frozenset(
-    {
-        aten.matmul.default,
-        aten.bmm.default,
-        aten.einsum.default,
-        aten.scaled_dot_product_attention.default,
-    }
-)
+from qpc.registry import spec_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +137,7 @@ def _lines(
         layer = weighted(node)
         if layer is not None:
             read[layer.input] = None
-        elif node.target in _PRODUCTS:
+        elif (spec := spec_of(node)) is not None and spec.batch_axes is not None:
             read.update(dict.fromkeys(node.all_input_nodes))
     for node in read:
         if node in analysis.values and node.op == "call_function":

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpc.errors import OverflowProofError, PassError
+from qpc.errors import BackendError, OverflowProofError, PassError
 
 MOST_SUMMED = (2**31 - 1) // 255
 """Differences of 8-bit integers whose sum always fits 32 bits, in whatever order they are added."""
@@ -62,6 +62,12 @@ def average_multiplier(input_scale: float, output_scale: float, count: int) -> f
     if exact > float(np.finfo(np.float32).max):
         raise OverflowProofError(f"the requantization multiplier {exact:.6g} does not fit float32")
     return float(np.float32(exact))
+
+
+def require_multiplier(multiplier: Tensor) -> None:
+    """Raise BackendError unless multipliers are finite and not negative."""
+    if not bool((torch.isfinite(multiplier) & (multiplier >= 0)).all()):
+        raise BackendError("a requantization multiplier is negative, infinite or NaN")
 
 
 def require_sum(count: int) -> None:

@@ -81,7 +81,7 @@ def _encoded(gm: GraphModule) -> dict[str, bytes]:
         ) from e
 
 
-_REGISTER = "operators of your own can be saved if they are registered: qpc.registry.register"
+_REGISTER = "operators of your own can be saved if they are registered: qpc.register_operator"
 
 
 def _decoded(content: dict[str, bytes], where: str) -> GraphModule:

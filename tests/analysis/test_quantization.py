@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from qpc.analysis.quantization import QuantizationPlan, plan_quantization, role_of
+from qpc.analysis.quantization import QuantizationPlan, plan_quantization
 from qpc.calls import aten, set_arguments
 from qpc.meta import info, update_info
 from qpc.quant.config import ActivationConfig, LayerConfig, Override, QuantConfig
-from qpc.registry import Role
+from qpc.registry import Role, role_of
 from qpc.testing import traced
 from tests.small_models import Call, nodes_of, only
 

@@ -11,7 +11,6 @@ from torch.fx import GraphModule
 from qpc.calls import is_shape_arithmetic
 from qpc.channels.atoms import along, varying_axes
 from qpc.channels.flow import Flow
-from qpc.channels.rules import RULES
 from qpc.testing import traced
 
 Forward = Callable[..., Tensor]
@@ -45,7 +44,7 @@ def token_graph(function: Forward, /, **parts: nn.Module | Tensor) -> GraphModul
 
 def flowed(gm: GraphModule) -> Flow:
     """The labels of all values, outputs not pinned."""
-    flow = Flow(gm, RULES)
+    flow = Flow(gm)
     for node in gm.graph.nodes:
         if node.op == "placeholder":
             flow.values[node] = torch.tensor(-1).expand(flow.shape(node))

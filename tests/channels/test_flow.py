@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
+from qpc import registry
 from qpc.channels.atoms import Labels, varying_axes
 from qpc.channels.flow import Flow, describe, pin_inputs
 from qpc.channels.groups import ChannelAnalysis, analyze_channels
-from qpc.channels.rules import RULES
+from qpc.registry import OpSpec
 from qpc.testing import traced
 
 TOKENS = torch.randn(1, 6, 4)
@@ -49,7 +51,7 @@ def test_an_operator_without_a_rule_pins_what_enters_it() -> None:
     assert [describe(n) for n in found.declined] == ["cdist of cdist"]
 
 
-def test_packages_add_rules_of_their_own() -> None:
+def test_packages_add_rules_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     gm = graph(lambda m, x: m.z(torch.special.i0(m.a(x))))
 
     def same(flow: Flow, node: Node) -> Labels:
@@ -57,9 +59,12 @@ def test_packages_add_rules_of_their_own() -> None:
 
     target = torch.ops.aten.special_i0.default
     (node,) = (n for n in gm.graph.nodes if "i0" in n.name)
-    flow = Flow(gm, {**RULES, node.target: same})
+    assert isinstance(node.target, OpOverload)
     assert pins(analyze_channels(gm), "a.weight") != [None]
-    assert varying_axes(flow.of(node)) == [2]
+    monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
+    registry.register_operator(OpSpec(node.target, channels=same))
+    assert varying_axes(Flow(gm).of(node)) == [2]
+    assert pins(analyze_channels(gm), "a.weight") == [None]
     assert node.target in (target, torch.ops.aten.i0.default)
 
 
@@ -113,7 +118,7 @@ def test_buffers_of_integers_are_no_channels() -> None:
 
 def test_labels_that_change_elsewhere_are_pinned_by_an_operator_along_another_axis() -> None:
     gm = graph(lambda m, x: m.z(m.a(x)))
-    flow = Flow(gm, RULES)
+    flow = Flow(gm)
     (linear, *_) = (n for n in gm.graph.nodes if n.op == "call_function")
     assert flow.line(linear, linear, 1).tolist() == [-1] * 6
     assert (
@@ -125,7 +130,7 @@ def test_labels_that_change_elsewhere_are_pinned_by_an_operator_along_another_ax
 @pytest.mark.parametrize("why", [None, "because"])
 def test_inputs_are_pinned_with_a_reason(why: str | None) -> None:
     gm = graph(lambda m, x: m.z(m.a(x).relu()))
-    flow = Flow(gm, RULES)
+    flow = Flow(gm)
     (relu,) = (n for n in gm.graph.nodes if "relu" in n.name)
     assert bool((pin_inputs(flow, relu, why) == -1).all())
     expected = why or "relu of relu is not understood"

@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from qpc.calls import aten, is_shape_arithmetic, qpc_ops
-from qpc.registry import Role, spec_of
+from qpc.registry import Role, role_of
 from tests.robustness.outcome import DifferenceError
 
 BOUND = 1e-4
@@ -54,8 +54,7 @@ def exact_nodes(gm: GraphModule) -> frozenset[Node]:
 
 
 def _keeps_exact(node: Node) -> bool:
-    spec = spec_of(node)
-    moves = spec is not None and spec.role is Role.MOVE
+    moves = role_of(node) is Role.MOVE
     integers = getattr(node.target, "namespace", "") == "qpc"
     return moves or integers or node.target is aten.cat.default or is_shape_arithmetic(node)
 

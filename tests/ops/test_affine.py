@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qpc.analysis.affine import ChannelAffine
-from qpc.ops.affine import BatchNorm
+from qpc.ops.affine import BatchNorm, ChannelAffine
 from qpc.testing import randomized, traced
 from tests.small_models import Call
 

@@ -1,23 +1,33 @@
-"""What matrix products and attention do to channel labels: sums of products, in letters.
+"""Matrix products and attention: sums of products of two values.
 
-Each axis of each operand has a letter, as in Einstein's notation. Channels along one letter go
-together; a letter that is summed over ends there.
+For channels they are written in letters. Each axis of each operand has one, as in Einstein's
+notation. Channels along one letter go together; a letter that is summed over ends there.
 """
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch.fx import Node
 
-from qpc.calls import arguments
+from qpc.calls import arguments, aten, set_arguments
 from qpc.channels.atoms import Labels, along, compact, distinct, nothing, spread, varying_axes
-from qpc.channels.flow import Flow, describe, pin_inputs
-from qpc.channels.layers import apart, passing_by
-from qpc.channels.values import join
+from qpc.channels.flow import describe, pin_inputs
+from qpc.ops.arithmetic import join
+from qpc.ops.linear import apart, passing_by
+from qpc.registry import OpSpec, overloads
+
+if TYPE_CHECKING:
+    from qpc.channels.cost import Line, Products, Sizes
+    from qpc.channels.flow import Flow
+    from qpc.channels.removal import Removal
+
+# --- channels -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -171,3 +181,88 @@ def _along(operand: _Operand, axis: int) -> Labels:
     if axes and axis not in axes:
         return nothing(operand.labels.shape[axis : axis + 1])
     return along(operand.labels, axis)
+
+
+def _shrink_attention(removal: Removal, node: Node) -> None:
+    """The default scale is that of the full head; it stays."""
+    given = arguments(node)
+    full = removal.analysis.values[given["query"]].shape[-1]
+    if given["scale"] is None and removal.counts(given["query"])[-1] != full:
+        set_arguments(node, scale=1.0 / math.sqrt(full))
+
+
+# --- heads and costs ------------------------------------------------------------------------------
+
+
+def _leading_axes(flow: Flow, node: Node, operand: Node) -> set[int]:
+    """All but the last two axes are those of matrices one after the other."""
+    return set(range(len(flow.shape(operand)) - 2))
+
+
+def _common_axes(flow: Flow, node: Node, operand: Node) -> set[int]:
+    """The letters that all operands of an einsum and its result have in common."""
+    left, _, out = arguments(node)["equation"].replace(" ", "").partition("->")
+    operands = left.split(",")
+    letters = operands[node.all_input_nodes.index(operand)]
+    return {i for i, x in enumerate(letters) if x in out and all(x in o for o in operands)}
+
+
+def _matmul_macs(sizes: Sizes, node: Node) -> Products:
+    """Each element of the result sums over what is contracted."""
+    return [[*sizes.value(node), sizes.value(node.all_input_nodes[0])[-1]]]
+
+
+def _einsum_macs(sizes: Sizes, node: Node) -> Products:
+    given = arguments(node)
+    summed = _contracted(given["equation"], [sizes.value(n) for n in given["tensors"]])
+    return [[*sizes.value(node), *summed]]
+
+
+def _attention_macs(sizes: Sizes, node: Node) -> Products:
+    given = arguments(node)
+    keys = sizes.value(given["key"])[-2]
+    return [[*sizes.value(given["query"]), keys], [*sizes.value(node), keys]]
+
+
+def _contracted(equation: str, operands: list[list[Line]]) -> list[Line]:
+    """The sizes that an einsum sums over; what `...` stands for is never summed."""
+    inputs, arrow, result = equation.replace(" ", "").partition("->")
+    found: dict[str, Line] = {}
+    for letters, sizes in zip(inputs.split(","), operands, strict=True):
+        before, _, after = letters.partition("...")
+        found |= dict(zip(before, sizes, strict=False))
+        found |= dict(zip(reversed(after), reversed(sizes), strict=False))
+    if not arrow:  # without a result given, letters that come once are in it
+        result = "".join(letter for letter in found if inputs.count(letter) == 1)
+    return [size for letter, size in found.items() if letter not in result]
+
+
+SPECS = (
+    *(
+        OpSpec(
+            target,
+            channels=matmul,
+            batch_axes=_leading_axes,
+            macs=_matmul_macs,
+            multiplies=True,
+        )
+        for target in overloads("matmul bmm")
+    ),
+    OpSpec(aten.mm.default, channels=matmul, macs=_matmul_macs, multiplies=True),
+    *(OpSpec(t, channels=added_matmul, multiplies=True) for t in overloads("addmm baddbmm")),
+    OpSpec(aten.bilinear.default, multiplies=True),
+    OpSpec(
+        aten.einsum.default,
+        channels=einsum,
+        batch_axes=_common_axes,
+        macs=_einsum_macs,
+        multiplies=True,
+    ),
+    OpSpec(
+        aten.scaled_dot_product_attention.default,
+        channels=attention,
+        shrink=_shrink_attention,
+        batch_axes=_leading_axes,
+        macs=_attention_macs,
+    ),
+)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qpc.channels.products import _spelled_out
+from qpc.ops.products import _spelled_out
 from tests.channels.channel_labels import Forward, flowed, reasons, seen, token_graph
 
 PRODUCTS: dict[str, tuple[Forward, tuple[int | None, str]]] = {

@@ -1,0 +1,61 @@
+"""Normalisation of values by their own statistics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.fx import Node
+
+from qpc.calls import arguments, aten, set_arguments
+from qpc.channels.atoms import Labels, spread, varying_axes
+from qpc.channels.flow import describe
+from qpc.ops.convolution import shrink_groups
+from qpc.registry import OpSpec, overloads
+
+if TYPE_CHECKING:
+    from qpc.channels.flow import Flow
+    from qpc.channels.removal import Removal
+
+# --- channels -------------------------------------------------------------------------------------
+
+
+def _layer_norm(flow: Flow, node: Node) -> Labels:
+    """Layer norm goes on over the channels kept."""
+    given = arguments(node)
+    labels, shape = flow.of(given["input"]), flow.shape(node)
+    axes = varying_axes(labels)
+    axis = axes[-1] if axes else len(shape) - 1
+    line = flow.line(node, given["input"], axis)
+    first = len(shape) - len(given["normalized_shape"])
+    if axis >= first:
+        for name in ("weight", "bias"):  # rms norm has no bias
+            flow.attach(node, given.get(name), axis - first, line)
+    return spread(line, axis, shape)
+
+
+def _group_norm(flow: Flow, node: Node) -> Labels:
+    """Whole groups go, or the same channels of every group; whichever leaves more units."""
+    given = arguments(node)
+    line = flow.line(node, given["input"], 1)
+    grouped = line.reshape(int(given["num_groups"]), -1)
+    groups, size = grouped.shape
+    if groups > 1 and size > 1:
+        reference = grouped[:, :1] if groups >= size else grouped[:1]
+        flow.atoms.unite(grouped, reference, f"{describe(node)} has equal groups")
+    for part in (given["weight"], given["bias"]):
+        flow.attach(node, part, 0, line)
+    return spread(line, 1, flow.shape(node))
+
+
+def _shrink_layer_norm(removal: Removal, node: Node) -> None:
+    length = len(arguments(node)["normalized_shape"])
+    set_arguments(node, normalized_shape=removal.counts(node)[-length:])
+
+
+SPECS = (
+    *(
+        OpSpec(t, channels=_layer_norm, shrink=_shrink_layer_norm)
+        for t in overloads("layer_norm rms_norm")
+    ),
+    OpSpec(aten.group_norm.default, channels=_group_norm, shrink=shrink_groups),
+)
