@@ -6,10 +6,10 @@ guessed at: quantization leaves it in float, pruning keeps its channels, and bot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch._ops import OpOverload
 from torch.fx import Node
@@ -119,6 +119,11 @@ class OpSpec:
 
     keeps_size: whether a call has the size of its input among its arguments; given the call
     and the shapes of its first input, as traced and now.
+
+    In files:
+
+    refuse_in_files: what a file must not give it, in words, although PyTorch would take it and read
+    or write memory that is something else's; given its arguments, tensors without data among them.
     """
 
     target: OpOverload
@@ -137,6 +142,7 @@ class OpSpec:
     bounds: Callable[[IntegerProof, Node], tuple[int, int]] | None = None
     check: Callable[[IntegerProof, Node], None] | None = None
     keeps_size: Callable[[Node, tuple[int, ...], tuple[int, ...]], bool] | None = None
+    refuse_in_files: Callable[[Mapping[str, Any]], str | None] | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -156,9 +162,14 @@ def register_operator(spec: OpSpec) -> OpSpec:
     return spec
 
 
+def known(target: OpOverload) -> OpSpec | None:
+    """What is known about an operator, or None."""
+    return _specs().get(target)
+
+
 def spec_of(node: Node) -> OpSpec | None:
     """What is known about the operator that `node` calls, or None."""
-    return _specs().get(node.target) if isinstance(node.target, OpOverload) else None
+    return known(node.target) if isinstance(node.target, OpOverload) else None
 
 
 def quantization_of(node: Node) -> Quantization:
@@ -166,8 +177,8 @@ def quantization_of(node: Node) -> Quantization:
     spec = spec_of(node)
     if spec is None:
         return IN_FLOAT
-    known = spec.quantization
-    return known if isinstance(known, Quantization) else known(node)
+    found = spec.quantization
+    return found if isinstance(found, Quantization) else found(node)
 
 
 def seen_through(node: Node) -> Through | None:
@@ -220,6 +231,6 @@ def _specs() -> dict[OpOverload, OpSpec]:
 
 def _add(spec: OpSpec, specs: dict[OpOverload, OpSpec]) -> None:
     if spec.target in specs:
-        known = specs[spec.target].name
-        raise ValueError(f"operator {spec.target} is registered already as {known!r}")
+        name = specs[spec.target].name
+        raise ValueError(f"operator {spec.target} is registered already as {name!r}")
     specs[spec.target] = spec

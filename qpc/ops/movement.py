@@ -83,7 +83,7 @@ def run(flow: Flow, node: Node, labels: Callable[[Node], Labels]) -> Labels:
     values = {n: labels(n) if flow.is_tensor(n) else flow.size(n) for n in node.all_input_nodes}
     known: Any = values.__getitem__
     args, kwargs = map_arg(node.args, known), map_arg(node.kwargs, known)
-    return compact(node.target(*args, **kwargs))  # type: ignore[operator]
+    return compact(node.target(*args, **kwargs))  # type: ignore[operator]  # it is an overload
 
 
 def _one_axis(flow: Flow, node: Node, labels: Labels) -> Labels:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
 from torch.fx import Node
 
 from qpc.calls import arguments, aten, set_arguments
@@ -52,10 +55,45 @@ def _shrink_layer_norm(removal: Removal, node: Node) -> None:
     set_arguments(node, normalized_shape=removal.counts(node)[-length:])
 
 
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _refuse_sizes(given: Mapping[str, Any]) -> str | None:
+    x = given["input"]
+    channels = x.shape[1] if isinstance(x, Tensor) and x.dim() > 1 else -1
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        value = given.get(name)
+        if value is not None and not (
+            isinstance(value, Tensor) and value.shape == torch.Size([channels])
+        ):
+            return f"takes one number for each channel for {name!r}"
+    return None
+
+
+def _refuse_slices(given: Mapping[str, Any]) -> str | None:
+    v, g, dim = given["v"], given["g"], given.get("dim", 0)
+    if not isinstance(v, Tensor) or not isinstance(g, Tensor):
+        return "takes tensors"
+    rank = v.dim()
+    if not rank or not -1 <= dim < rank:  # -1 is the norm of all, in one number
+        return "takes an axis of 'v' for 'dim', or -1"
+    if g.numel() != (1 if dim == -1 else v.shape[dim]):
+        return "takes one number for each slice of 'v' for 'g'"
+    return None
+
+
+_BATCH_NORMS = (
+    "native_batch_norm _native_batch_norm_legit.no_stats _native_batch_norm_legit_no_training"
+)
 SPECS = (
     *(
         OpSpec(t, channels=_layer_norm, shrink=_shrink_layer_norm)
         for t in overloads("layer_norm rms_norm")
     ),
     OpSpec(aten.group_norm.default, channels=_group_norm, shrink=shrink_groups),
+    *(OpSpec(t, refuse_in_files=_refuse_sizes) for t in overloads(_BATCH_NORMS)),
+    *(
+        OpSpec(t, refuse_in_files=_refuse_slices)
+        for t in overloads("_weight_norm _weight_norm_interface")
+    ),
 )

@@ -64,7 +64,7 @@ def tabulate(conversion: Conversion) -> Node:
             return real if source is value else conversion.tensor(source).reshape(1)
 
         args = map_arg(node.args, operand)
-        result: Tensor = node.target(*args, **node.kwargs)  # type: ignore[operator]  # an overload
+        result: Tensor = node.target(*args, **node.kwargs)  # type: ignore[operator]  # it is an overload
         return result
 
     return conversion.tabulated(value, function)

@@ -90,7 +90,7 @@ def resample(conversion: Conversion) -> Node:
     sizes = [size for size in (info(value).shape or ())[2:] if isinstance(size, int)]
     ramp = torch.meshgrid(*(torch.arange(float(size)) for size in sizes), indexing="ij")
     rest = node.args[1:]
-    samples = [node.target(x[None, None], *rest)[0, 0] for x in ramp]  # type: ignore[operator]  # an overload
+    samples = [node.target(x[None, None], *rest)[0, 0] for x in ramp]  # type: ignore[operator]  # it is an overload
     places = {"rows": samples[0][:, 0], "columns": samples[1][0]}
     name = conversion.editor.free_name(f"places.{node.name}")
     constants = [

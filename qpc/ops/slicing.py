@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 from qpc.calls import arguments, aten, set_arguments
 from qpc.channels.atoms import Labels, spread, varying_axes
 from qpc.channels.flow import describe
 from qpc.ops.movement import MOVE, moving, run
-from qpc.registry import OpSpec, Through
+from qpc.registry import OpSpec, Through, overloads
 
 if TYPE_CHECKING:
     from qpc.channels.flow import Flow
@@ -91,6 +93,30 @@ def _slice_keeps_size(node: Node, before: tuple[int, ...], now: tuple[int, ...])
     return before[axis] != now[axis] and isinstance(end, int) and 0 < end < _END
 
 
+# --- files ----------------------------------------------------------------------------------------
+
+_MOST_PIECES = 4096
+
+
+def _refuse_many_pieces(given: Mapping[str, Any]) -> str | None:
+    """Each of them would be an object."""
+    source, dim = given.get("self"), given.get("dim", 0)
+    if not isinstance(source, Tensor) or not isinstance(dim, int) or not source.dim():
+        return None
+    length = source.shape[dim] if -source.dim() <= dim < source.dim() else 0
+    size, count = given.get("split_size"), given.get("chunks", given.get("sections", length))
+    if isinstance(size, int):
+        count = length // max(size, 1)
+    if isinstance(count, int) and min(count, length) > _MOST_PIECES:
+        return f"would make more than {_MOST_PIECES} pieces"
+    return None
+
+
+_PIECES = (
+    "chunk split.Tensor split.sizes split.str split split_with_sizes tensor_split.sections "
+    "tensor_split.indices tensor_split.tensor_indices_or_sections unbind.int unsafe_chunk "
+    "unsafe_split.Tensor unsafe_split_with_sizes"
+)
 SPECS = (
     OpSpec(
         aten.slice.Tensor,
@@ -104,4 +130,5 @@ SPECS = (
     ),
     moving(aten.select.int, _select, _shrink_select),
     OpSpec(aten.slice_scatter.default, channels=_slice_scatter, shrink=_shrink_slice),
+    *(OpSpec(t, refuse_in_files=_refuse_many_pieces) for t in overloads(_PIECES)),
 )
