@@ -55,7 +55,8 @@ def compile_graph(
             f"TVM cannot compile the graph for {chosen.name!r}: {str(e).strip()}",
             fix="express the operator that it names with others, or use the reference backend",
         ) from e
-    # All batch sizes make the same choices: the report is about one of them.
+    # What is fused is the same for all batch sizes: the report is about the last of them, and how
+    # each kernel computes is in the plan of each.
     uses = tuple(use for use in emit.kernel_uses if use.nodes)
     report = Report(uses, tuple(emit.other_uses), exactness(gm), clock.seconds)
     about = interface(signature, threads, code.entries, weights.tensors)
