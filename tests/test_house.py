@@ -19,10 +19,8 @@ FOLDERS = (*PRODUCT, "tests", "examples", "benchmarks")
 
 MOST_LINES = 350
 LONG_FILES: Mapping[str, str] = {
-    "backends/tvm/codegen/elf.py": "a linker in one piece",
     "backends/tvm/kernels/conv/tile_plan.py": "the layout for registers of matrices",
     "backends/tvm/kernels/isa/x86.py": "the instructions of one family of CPUs",
-    "qpc/analysis/quantization.py": "decisions that depend on each other",
     "qpc/channels/flow.py": "labels, and how they flow",
     "qpc/demo.py": "what `qpc demo` measures, and how it is printed",
     "qpc/yaml_form.py": "one text form for all that can be named",
