@@ -6,16 +6,21 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 import qpc
 from qpc import registry
 from qpc.analysis.exactness import exactness
 from qpc.analysis.integer_proofs import check_integers
+from qpc.backends import onnx, tvm
+from qpc.backends.onnx import custom as exports
+from qpc.backends.tvm import custom as kernels
+from qpc.calls import qpc_ops
 from qpc.channels.cost import cost
 from qpc.channels.groups import analyze_channels
 from qpc.errors import BackendError
@@ -24,6 +29,7 @@ from qpc.pruning.magnitude import L1
 from qpc.registry import op_name
 from qpc.shapes import concrete_shapes
 from qpc.testing import traced
+from qpc.types import dtype_name
 from tests.public_names import private_names
 
 PACKAGE = Path(__file__).parent / "data" / "sample_operators"
@@ -119,3 +125,100 @@ def test_channels_of_the_parameter_go_with_those_of_the_values(graph: GraphModul
 def test_its_cost_is_counted(graph: GraphModule) -> None:
     row = next(line for line in cost(graph).layers if line.op == "scale")
     assert (row.parameters, row.macs) == (8, 8 * 4 * 3)
+
+
+# --- what backends are told -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers does not stay."""
+    monkeypatch.setattr(kernels, "_kernels", {})
+    monkeypatch.setattr(kernels, "_decompositions", {})
+    monkeypatch.setattr(exports, "_registered", {})
+
+
+def assert_compiles(quantized: GraphModule) -> str:
+    """Machine code gives the bits of the definition, at two batch sizes; returns the report."""
+    pytest.importorskip("tvm", reason="Apache TVM is not installed")
+    compiled = qpc.compile(quantized, batch_sizes=(1, 4), threads=2)
+    for x in (X, X[:1]):
+        assert torch.equal(torch.as_tensor(compiled(x)), quantized(x))
+    assert compiled.report.others == ()
+    return str(compiled.report)
+
+
+def int_scale_kernel(request: tvm.KernelRequest) -> tvm.CustomKernel:
+    """`clamp(rne((q - input_zero_point) * multiplier[c]) + output_zero_point, lo, hi)`."""
+    from tvm import te, tirx
+
+    q_zero, y_zero, lo, hi = (
+        int(str(request.arguments[name]))
+        for name in ("input_zero_point", "output_zero_point", "lo", "hi")
+    )
+    (dtype,) = {dtype_name(tensor.dtype) for tensor in (*request.inputs.values(), request.output)}
+    multiplier = request.constants["multiplier"].numpy()
+    q = te.placeholder(request.inputs["q"].shape, dtype, name="q")
+    m = te.placeholder(multiplier.shape, "float32", name="m")
+
+    def scaled(*at: Any) -> Any:
+        real = tirx.Cast("float32", tirx.Cast("int32", q[at]) - q_zero) * m[at[-1]]
+        low, high = (tirx.const(float(end - y_zero), "float32") for end in (lo, hi))
+        rounded = tirx.nearbyint(tirx.max(tirx.min(real, high), low))
+        return tirx.Cast(dtype, tirx.Cast("int32", rounded) + y_zero)
+
+    y = te.compute(request.output.shape, scaled, name="y")
+    return tvm.CustomKernel(te.create_prim_func([q, m, y]), (multiplier,))
+
+
+@pytest.mark.tvm
+@pytest.mark.usefixtures("forget")
+def test_a_kernel_compiles_it(graph: GraphModule, sample: ModuleType) -> None:
+    tvm.register_kernel(
+        sample.INT_SCALE,
+        int_scale_kernel,
+        order=tvm.MemoryOrder.IMAGES,
+        constants=["multiplier"],
+    )
+    assert "qpc_sample_int_scale" in assert_compiles(qpc.quantize(graph, [X]))
+
+
+def as_convolution(
+    q: Tensor, multiplier: Tensor, input_zero_point: int, output_zero_point: int, lo: int, hi: int
+) -> Tensor:
+    """A convolution of each channel by its sign."""
+    channels = multiplier.shape[0]
+    signs = multiplier.sign().to(torch.int8).reshape(channels, 1, 1, 1)
+    layer = signs, torch.zeros(channels, dtype=torch.int32), multiplier.abs()
+    window = [1, 1], [0, 0], [1, 1], channels
+    made: Tensor = qpc_ops.conv2d(q, *layer, *window, input_zero_point, output_zero_point, lo, hi)
+    return made
+
+
+@pytest.mark.tvm
+@pytest.mark.usefixtures("forget")
+def test_a_decomposition_compiles_it(graph: GraphModule, sample: ModuleType) -> None:
+    tvm.register_decomposition(sample.INT_SCALE, as_convolution)
+    assert "qpc_depthwise" in assert_compiles(qpc.quantize(graph, [X]))
+
+
+@pytest.mark.usefixtures("forget")
+def test_a_form_exports_it(graph: GraphModule, sample: ModuleType) -> None:
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+
+    def write(to: onnx.Exporter, node: Node) -> str:
+        factor = to.grid(node).scale / to.grid(node.all_input_nodes[0]).scale
+        weight = (to.tensor(node, "multiplier") * factor).reshape(-1, 1, 1).numpy()
+        return to.clipped(node, to.emit("Mul", [to.value(node, "q"), to.constant(weight)]))
+
+    onnx.register_export(sample.INT_SCALE, write)
+    quantized = qpc.quantize(graph, [X])
+    options = runtime.SessionOptions()
+    # Without it, sums saturate in int16 on CPUs that have no VNNI, which no tolerance covers.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    model = onnx.to_qdq(quantized, len(X)).SerializeToString()
+    (found,) = runtime.InferenceSession(model, options).run(None, {"x": X.numpy()})
+    expected = quantized(X)
+    apart = (torch.from_numpy(found) - expected).abs().max()
+    assert float(apart) <= 0.03 * float(expected.abs().max())  # steps of 8 bits
