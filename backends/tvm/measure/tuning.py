@@ -177,8 +177,8 @@ class Request:
     def from_json(cls, text: str) -> Request:
         """The request that `to_json` wrote."""
         data = json.loads(text)
-        target: dict[str, Any] = data["target"]
-        target |= {name: tuple(target[name]) for name in ("features", "tuning")}
+        given: dict[str, Any] = data["target"]
+        target = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         known = [_measured(each) for each in data["known"]]
         return cls(**data | {"target": Target(**target), "known": known})
 
