@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from torch.fx import GraphModule, Node
 from qpc.aliasing import written_argument
 from qpc.calls import is_shape_arithmetic, qpc_ops
 from qpc.errors import ConfigError, PassError
+from qpc.layers import weighted
 from qpc.meta import attribute, info
 
 
@@ -144,7 +146,14 @@ def _integer(gm: GraphModule) -> str | None:
     for target in (qpc_ops.observe.default, qpc_ops.fake_quantize.default):
         if left := _has(target, gm):
             return f"{left[0].name} calls {target}"
+    layers = [n for n in gm.graph.nodes if weighted(n) is not None and not info(n).declined]
+    if layers and not any(map(_is_integer_operator, gm.graph.nodes)):
+        return Violation(f"{layers[0].name} and all other operators are float", layers[0])
     return None
+
+
+def _is_integer_operator(node: Node) -> bool:
+    return isinstance(node.target, OpOverload) and node.target.namespace == "qpc"
 
 
 def _finished(gm: GraphModule) -> Violation | None:
@@ -153,18 +162,29 @@ def _finished(gm: GraphModule) -> Violation | None:
     return None if found is None else Violation(f"it calls {found.target}", found)
 
 
+def _proof(name: str) -> Check:
+    """A proof of `qpc.analysis.levels`, which stands above this module and is imported for it."""
+
+    def prove(gm: GraphModule) -> str | None:
+        found: Check = getattr(importlib.import_module("qpc.analysis.levels"), name)
+        return found(gm)
+
+    return prove
+
+
 CORE_FORM = Fact(
     "core-form",
     _core_form,
+    _proof("core_form"),
     otherwise="not in core form",
     fix="make graphs with qpc.trace, not with torch.fx.symbolic_trace",
 )
 """Functional calls of operator overloads only; see `docs/where-things-are.md`."""
-OBSERVED = Fact("observed", _observed)
+OBSERVED = Fact("observed", _observed, _proof("observed"))
 """Every value that is to be quantized knows its observer."""
-CALIBRATED = Fact("calibrated", _calibrated)
+CALIBRATED = Fact("calibrated", _calibrated, _proof("calibrated"))
 """Every observer has seen data."""
-FAKE_QUANTIZED = Fact("fake-quantized", _fake_quantized)
+FAKE_QUANTIZED = Fact("fake-quantized", _fake_quantized, _proof("fake_quantized"))
 """Every value that is to be quantized knows its grid and is rounded to it in float."""
 FINISHED = Fact(
     "finished",
@@ -173,5 +193,5 @@ FINISHED = Fact(
     fix="finish with qpc.quantize, or qpc.recipes.to_integer() for a fake-quantized graph",
 )
 """The graph is wholly float, or its quantized values are integers: nothing stands in between."""
-INTEGER = Fact("integer", _integer)
-"""No observer and no fake quantization is left: quantized values are integers."""
+INTEGER = Fact("integer", _integer, _proof("integer"))
+"""Quantized values are integers, and there are some: no fake quantization or observer is left."""

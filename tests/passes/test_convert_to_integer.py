@@ -309,6 +309,7 @@ def test_a_resize_at_another_size_is_an_error_and_no_wrong_answer() -> None:
         result(torch.rand(1, 3, 20, 20))
 
 
+@pytest.mark.forged
 def test_a_factor_that_float32_cannot_hold_names_the_operator() -> None:
     fake = fake_quantized(Parts(lambda net, x: net.a(x) * net.b(x), a=conv(), b=conv()), IMAGE)
     product = only(fake, aten.mul.Tensor)

@@ -114,6 +114,7 @@ def test_outputs_go_if_both_passes_are_told_so() -> None:
 # --- masks that cannot be obeyed ------------------------------------------------------------------
 
 
+@pytest.mark.forged
 def test_masks_must_be_complete() -> None:
     gm = masked(1, propagated=False)
     message = "channels of 'conv.bias' along axis 0 would go with masked ones, but are not masked"
@@ -122,6 +123,7 @@ def test_masks_must_be_complete() -> None:
     assert caught.value.fix == "run propagate-masks with the same options just before"
 
 
+@pytest.mark.forged
 def test_a_mask_that_marks_too_few_is_named() -> None:
     gm = masked(1, 2)
     set_mask(gm, "norm.bias", 0, torch.tensor([False, True, False, False]))
@@ -129,6 +131,7 @@ def test_a_mask_that_marks_too_few_is_named() -> None:
         removed(gm)
 
 
+@pytest.mark.forged
 def test_what_has_no_channels_cannot_be_masked() -> None:
     gm = masked(1)
     set_mask(gm, "conv.weight", 1, torch.tensor([True, False, False]))
@@ -137,6 +140,7 @@ def test_what_has_no_channels_cannot_be_masked() -> None:
         removed(gm)
 
 
+@pytest.mark.forged
 def test_what_must_stay_is_refused_with_the_reason() -> None:
     gm = masked(0, name="head.weight", propagated=False)
     for name in ("head.weight", "head.bias"):
