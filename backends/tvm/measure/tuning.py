@@ -177,8 +177,8 @@ class Request:
     def from_json(cls, text: str) -> Request:
         """The request that `to_json` wrote."""
         data = json.loads(text)
-        given: dict[str, Any] = data["target"]
-        target = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        target: dict[str, Any] = data["target"]
+        target |= {k: tuple(v) for k, v in target.items() if isinstance(v, list)}
         known = [_measured(each) for each in data["known"]]
         return cls(**data | {"target": Target(**target), "known": known})
 
