@@ -278,3 +278,11 @@ def test_what_the_model_computes_is_no_constant() -> None:
     gm = g.module(g.call(OUTSIDE.weighted.default, q, weight))
     with pytest.raises(BackendError, match=r"argument 'weight' of .* must be a parameter or buff"):
         tvm.compile_graph(gm)
+
+
+def test_tuning_is_refused_before_anything_is_compiled() -> None:
+    tvm.register_kernel(OUTSIDE.mirrored.default, mirrored_kernel)
+    g, y = mirrored_graph()
+    with pytest.raises(BackendError, match=r"no machine code for outside\.mirrored") as caught:
+        tvm.compile_graph(g.module(y), tune=5)
+    assert caught.value.fix == "compile without tune="
