@@ -1,1 +1,1 @@
-"""The core op set: registry, typed views and integer operators."""
+"""Operators, each in the file of its family: view, definition, and the record of what it is."""
