@@ -64,9 +64,9 @@ def check_pass(
     declines: exactly what the pass must decline, each as `node: reason`, in any order.
     idempotent: applying the pass to its own result must change nothing.
 
-    Also checked: the facts that the pass requires, keeps and establishes; that it returned True
-    exactly when something changed; that `gm`, its tensors, node info and training flags are as
-    they were. What the pass itself raises comes through.
+    Also proven: the facts that the pass requires, keeps and establishes (see `Fact.proof`). Also
+    checked: that it returned True exactly when something changed; that `gm`, its tensors, node info
+    and training flags are as they were. What the pass itself raises comes through.
     """
     if before is not None:
         assert_graph(gm, before, what=f"the graph before {pass_.name!r}")
@@ -156,7 +156,7 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def _run(pass_: Pass, gm: GraphModule) -> tuple[GraphModule, object, PassContext]:
-    context = PassContext()
+    context = PassContext(thorough=True)
     try:
         pipeline = Pipeline((pass_,), assume={CORE_FORM, *pass_.requires})
         result = pipeline.run(gm, context)
