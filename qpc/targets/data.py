@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from qpc.targets.costs import Costs
 
 LINUX_LIBRARIES = ("libm.so.6", "libc.so.6")
 """Where code for Linux with glibc finds functions of C, by the names of `DT_NEEDED`."""
@@ -27,6 +29,7 @@ class TargetData:
     object_format: str = "elf"
     libraries: tuple[str, ...] = LINUX_LIBRARIES
     counter: str | None = "llvm.readcyclecounter"
+    costs: Costs = field(default_factory=Costs)
 
 
 class Host(Protocol):

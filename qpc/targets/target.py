@@ -8,6 +8,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from qpc.errors import UnsupportedTargetError
+from qpc.targets.costs import Costs
 from qpc.targets.data import Architecture, TargetData
 from qpc.targets.names import refuse
 from qpc.targets.x86_64 import X86_64
@@ -28,7 +29,8 @@ class Target(TargetData):
     `cpu` is LLVM's name of a CPU, by default of the one that has nothing but what every CPU of the
     architecture has; `abi` LLVM's name of a calling convention, where there is a choice.
     `object_format` is what compiled code is linked as, and `libraries` are those of the system that
-    it may need. `counter` is the LLVM intrinsic that reads a counter of time, for profiles.
+    it may need. `counter` is the LLVM intrinsic that reads a counter of time, for profiles. `costs`
+    are what instructions and memory cost, by which code is chosen; saved models do without them.
 
     Raises UnsupportedTargetError for values that no target can have. Whether the micro-kernel can
     do with these features is checked by the compiler.
@@ -49,6 +51,11 @@ class Target(TargetData):
         for field in ("cpu", "abi", "counter"):
             if (value := getattr(self, field)) is not None:
                 _check_name(field, value, "a name or None")
+        if not isinstance(self.costs, Costs):
+            raise UnsupportedTargetError(
+                f"costs of a target must be Costs, got {self.costs!r}",
+                fix="costs=qpc.targets.costs.Costs(...)",
+            )
         _check_triple(self.triple)
         change = self.architecture.instructions
         attribute = re.compile(rf"[+-](?!{change.pattern})[a-z0-9][a-z0-9_.-]*")

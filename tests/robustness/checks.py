@@ -164,7 +164,7 @@ def _config(choose: random.Random) -> QuantConfig | None:
 @contextmanager
 def _sharing(*, free: bool) -> Iterator[None]:
     """Let small layers be shared among threads, if sharing is to cost nothing."""
-    from qpc.backends.tvm.kernels.conv.tiling import Sharing
+    from qpc.targets.costs import Sharing
 
     cost = (lambda sharing, tasks, threads: 0) if free else Sharing.cost
     with mock.patch.object(Sharing, "cost", cost):

@@ -31,7 +31,7 @@ def small_graph() -> GraphModule:
 @contextmanager
 def sharing_is_free() -> Iterator[None]:
     """Kernels of tests are small: at its real cost, none would be shared among threads."""
-    from qpc.backends.tvm.kernels.conv.tiling import Sharing
+    from qpc.targets.costs import Sharing
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sharing, "cost", lambda sharing, tasks, threads: 0)

@@ -19,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from qpc.errors import ArtifactError, BackendError, UnsupportedTargetError
 from qpc.files import read_regular
 from qpc.storage import save_graph
 from qpc.targets import Target
+from qpc.targets.form import decode_target, encode_target
 from qpc.version import VERSION
 
 _MOST_BYTES = 64 * 2**20  # of a file of results, each of which has some hundred
@@ -171,16 +172,16 @@ class Request:
     def to_json(self) -> str:
         """The request as text."""
         cache = self.cache if isinstance(self.cache, bool) else os.path.abspath(self.cache)
-        return json.dumps(asdict(replace(self, cache=cache)))
+        known = [asdict(each) for each in self.known]
+        changed = {"target": encode_target(self.target), "cache": cache, "known": known}
+        return json.dumps(vars(self) | changed)
 
     @classmethod
     def from_json(cls, text: str) -> Request:
         """The request that `to_json` wrote."""
-        data = json.loads(text)
-        target: dict[str, Any] = data["target"]
-        target |= {k: tuple(v) for k, v in target.items() if isinstance(v, list)}
+        data: dict[str, Any] = json.loads(text)
         known = [_measured(each) for each in data["known"]]
-        return cls(**data | {"target": Target(**target), "known": known})
+        return cls(**data | {"target": decode_target(data["target"]), "known": known})
 
 
 # --- results on disk ------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ from qpc.backends.tvm.runtime.manifest import (
     Manifest,
     encode_entry,
     encode_signature,
-    encode_target,
     interface,
     validated,
 )
@@ -34,6 +33,7 @@ from qpc.backends.tvm.runtime.seal import is_sealed
 from qpc.documents import COMPILED_MODEL
 from qpc.errors import ArtifactError, UnsupportedTargetError
 from qpc.targets import Target
+from qpc.targets.form import decode_target, encode_target
 from qpc.version import VERSION
 
 MANIFEST = COMPILED_MODEL.document
@@ -93,7 +93,7 @@ def _manifest(
         "format_version": COMPILED_MODEL.version,
         "backend": "tvm",
         "versions": _versions(),
-        "target": encode_target(parts.target),
+        "target": encode_target(parts.target, costs=False),
         "threads": parts.threads,
         "signature": encode_signature(parts.signature),
         "entries": {str(b): encode_entry(entry) for b, entry in parts.code.entries.items()},
@@ -113,13 +113,13 @@ def _versions() -> dict[str, str]:
 def _target(manifest: Manifest, where: str) -> Target:
     """The target, if its code runs here."""
     try:
-        target = manifest.target.decoded()
+        target = decode_target(manifest.target)
         reason = target.runs_here()
     except UnsupportedTargetError as e:
         reason = e.what
     if reason is not None:
         raise ArtifactError(
-            f"{where} was compiled for {manifest.target.name!r}: {reason}",
+            f"{where} was compiled for {manifest.target['name']!r}: {reason}",
             fix="compile it for this machine with target='native'",
         )
     return target

@@ -17,7 +17,6 @@ from qpc.backends.compiled import Signature, Structure
 from qpc.backends.tvm.codegen.build import EntryPoint
 from qpc.backends.tvm.report import OtherUse, Report
 from qpc.settings import first_problem
-from qpc.targets import Target
 from qpc.types import TensorType, dtype_name, dtype_of
 
 _DEPTH = 16  # of outputs within outputs
@@ -138,26 +137,6 @@ class _Signature(_Part):
         return Signature(names, inputs, self.outputs)
 
 
-class _Target(_Part):
-    name: _Text
-    triple: _Text
-    features: list[_Text]
-    tuning: list[_Text]
-    vector_lanes: Annotated[int, Field(ge=1, le=1024)]
-    isa: _Text
-    activation: _Text
-    cpu: _Text | None
-    abi: _Text | None
-    object_format: _Text
-    libraries: list[_Text]
-    counter: _Text | None
-
-    def decoded(self) -> Target:
-        values = self.model_dump()
-        lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
-        return Target(**values | lists)
-
-
 class Manifest(_Part):
     """The whole of `manifest.json`, but for its own hash."""
 
@@ -165,7 +144,7 @@ class Manifest(_Part):
     format_version: int
     backend: Literal["tvm"]
     versions: dict[_Text, _Text]
-    target: _Target
+    target: dict[_Text, Any]  # see qpc.targets.form
     threads: Annotated[int, Field(ge=1, le=4096)]
     signature: _Signature
     entries: dict[str, _Entry]
@@ -202,12 +181,6 @@ def encode_signature(signature: Signature) -> dict[str, Any]:
         str(batch): [encode_type(t) for t in types] for batch, types in signature.inputs.items()
     }
     return {"names": list(signature.names), "inputs": inputs, "outputs": signature.outputs}
-
-
-def encode_target(target: Target) -> dict[str, Any]:
-    """A target as JSON values."""
-    fields = asdict(target).items()
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in fields}
 
 
 def encode_entry(entry: EntryPoint) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 def sharing_is_free() -> Iterator[None]:
     """Kernels of tests are small: at its real cost, none would be shared among threads."""
     pytest.importorskip("tvm")
-    from qpc.backends.tvm.kernels.conv.tiling import Sharing
+    from qpc.targets.costs import Sharing
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sharing, "cost", lambda sharing, tasks, threads: 0)

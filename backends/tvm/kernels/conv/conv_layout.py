@@ -17,9 +17,6 @@ from qpc.backends.tvm.kernels.geometry import ConvShape, tile_start
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array
 
-LINE = 64
-"""Bytes of a cache line."""
-
 
 @dataclass(frozen=True)
 class ConvLayout:

@@ -15,7 +15,6 @@ from qpc.backends.tvm.kernels.conv import nibbles
 from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.conv.tiling import (
     ALL_KEPT,
-    SHARING,
     Blocks,
     Tile,
     best_tiles,
@@ -25,8 +24,6 @@ from qpc.backends.tvm.kernels.conv.zero_blocks import TermLists, kept_shares
 from qpc.backends.tvm.kernels.emit import Index
 from qpc.backends.tvm.kernels.geometry import tile_start
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
-
-_FETCHED_PASSES = 32  # of a unit's pixels; with more, waiting for weights is a small part
 
 
 @dataclass(frozen=True)
@@ -109,9 +106,9 @@ class DensePlan(ConvLayout):
         rows = self.images * self.rows * self.column_tiles
         turns = ceil(self.tasks / self.threads)
         vectors = self.units * self.tile.vectors * self.steps * min(1, turns / self.blocks.parts)
-        fetch = vectors * nibbles.FETCH / (2 if self.nibbles else 1)
+        fetch = vectors * self.isa.costs.vectors.fetch / (2 if self.nibbles else 1)
         dots = max(rows * self._row_cost * turns / self.tasks, fetch)
-        dots += SHARING.cost(self.tasks, self.threads)
+        dots += self.isa.costs.sharing.cost(self.tasks, self.threads)
         return dots * self.isa.dot_instructions
 
     @property
@@ -190,7 +187,8 @@ class DensePlan(ConvLayout):
         """
         passes = self.blocks.rows * self.column_tiles
         last = self.units == self.blocks.parts
-        if passes > _FETCHED_PASSES or last or self.nibbles or self.tile.skips:
+        most = self.isa.costs.vectors.fetched_passes
+        if passes > most or last or self.nibbles or self.tile.skips:
             return 0
         return ceil(self.tile.vectors / passes)
 
@@ -208,6 +206,7 @@ class DensePlan(ConvLayout):
             * self.isa.x_bytes,
             copies=self.needs_scratch,
             threads=self.threads,
+            costs=self.isa.costs,
         )
 
     @property

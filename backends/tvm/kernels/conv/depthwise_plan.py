@@ -16,15 +16,13 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from qpc.backends.tvm.kernels.conv.tiling import SHARING, Blocks, Tile, choose_blocks
+from qpc.backends.tvm.kernels.conv.tiling import Blocks, Tile, choose_blocks
 from qpc.backends.tvm.kernels.emit import Index
 from qpc.backends.tvm.kernels.geometry import ConvShape, tile_start
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
 
 _MAX_MERGED = 8
-_EPILOGUE = 6  # time to requantize one vector of sums, in dots
-_SPLIT = 2  # time to store one of several merged pixels, in dots
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class DepthwisePlan:
         """Time of the busiest thread in instructions of a dot; see `DensePlan.time`."""
         tasks = self.shape.n * ceil(self.shape.oh / self.blocks.rows)
         rows = ceil(tasks / self.threads) * self.blocks.rows
-        dots = rows * self.row_cost(self.tile) + SHARING.cost(tasks, self.threads)
+        dots = rows * self.row_cost(self.tile) + self.isa.costs.sharing.cost(tasks, self.threads)
         return dots * self.isa.dot_instructions
 
     @property
@@ -108,14 +106,13 @@ class DepthwisePlan:
 
     def row_cost(self, tile: DepthwiseTile) -> float:
         """Time of a row of the output in dots."""
-        shape, isa = self.shape, self.isa
+        shape, isa, costs = self.shape, self.isa, self.isa.costs.depthwise
         blocks = ceil(shape.c * tile.merged / self.block)
         dots = tile.pixels * shape.kernel[1] * isa.depth
         columns = len(self.taps(tile)) * isa.interleave_cost
-        stores = tile.pixels * tile.merged * _SPLIT if self.splits and tile.merged > 1 else 0
-        tile_cost = (
-            stores + self.row_groups * (dots + columns) + tile.pixels * isa.depth * _EPILOGUE + 8
-        )
+        stores = tile.pixels * tile.merged * costs.split if self.splits and tile.merged > 1 else 0
+        outputs = tile.pixels * isa.depth * costs.epilogue
+        tile_cost = stores + self.row_groups * (dots + columns) + outputs + 8
         return ceil(shape.ow / (tile.pixels * tile.merged)) * blocks * tile_cost
 
     def taps(self, tile: DepthwiseTile) -> dict[int, list[tuple[int, int]]]:
@@ -183,6 +180,7 @@ class DepthwisePlan:
             * self.isa.x_bytes,
             copies=self.needs_scratch,
             threads=self.threads,
+            costs=self.isa.costs,
         )
 
     def first_channel(self, block: Index) -> Index:

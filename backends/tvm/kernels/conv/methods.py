@@ -22,8 +22,6 @@ Method: TypeAlias = Callable[[Isa, Convolution, int], Sequence[ConvPlan]]
 
 METHODS: tuple[Method, ...] = (DenseConv.plans_for, TileConv.plans_for, WinogradConv.plans_for)
 
-_MEMORY_FOR_TWICE_THE_TIME = 16 * 1024 * 1024
-
 
 def plan_for(isa: Isa, layer: Convolution, threads: int) -> ConvPlan:
     """The plan that takes the least time, of all methods; memory for weights has its price.
@@ -59,4 +57,4 @@ def price(plan: ConvPlan) -> float:
     """The time of a plan, and what its memory for weights is worth."""
     weight = plan.param_types[0]
     size = weight.size * np.dtype(weight.dtype).itemsize
-    return plan.time * (1 + size / _MEMORY_FOR_TWICE_THE_TIME)
+    return plan.time * (1 + size / plan.isa.costs.memory_for_twice_the_time)

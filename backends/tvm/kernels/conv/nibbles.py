@@ -18,8 +18,6 @@ from qpc.backends.tvm.kernels.emit import bind, integer, reinterpret
 
 LEAST, OFFSET = -8, 8
 _GREATEST = 7
-FETCH = 2.5
-"""One vector of weights from beyond the first-level cache, in dots: about 26 bytes a cycle."""
 
 
 def fits(weight: npt.NDArray[np.int8]) -> bool:

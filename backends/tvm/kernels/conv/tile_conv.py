@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from qpc.backends.tvm.kernels.conv.conv_layout import LINE
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, Operands
 from qpc.backends.tvm.kernels.conv.padding import copy_pixels, copy_rows
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
@@ -151,7 +150,7 @@ class _Code:
             self._dots(registers, source, x_at, bind(w_at))
             ahead = (work.turn * plan.steps + step) * plan.fetched
             next_unit = (work.unit + 1) * plan.unit_weights
-            for at in range(0, plan.fetched, LINE):
+            for at in range(0, plan.fetched, plan.isa.costs.line_bytes):
                 self.given.weight[0].fetch(next_unit + ahead + at)
             if before is not None:
                 self._store_share(registers, before, step)

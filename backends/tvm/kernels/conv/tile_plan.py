@@ -19,32 +19,16 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from qpc.backends.tvm.kernels.conv import nibbles
-from qpc.backends.tvm.kernels.conv.conv_layout import LINE, ConvLayout
+from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.conv.padding import PaddedRows
-from qpc.backends.tvm.kernels.conv.tiling import Cut, Sharing, Tile
+from qpc.backends.tvm.kernels.conv.tiling import Cut, Tile
 from qpc.backends.tvm.kernels.emit import Index
 from qpc.backends.tvm.kernels.isa.matrices import DEPTH, TileShape
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
+from qpc.targets.costs import MatrixCosts
 
-# All times are in cycles, measured on a Sapphire Rapids core.
-_DOT = 20  # of full registers, if there are not many loads beside it
-_LOAD, _FAR_LOAD = 9, 36  # of a register, from a cache of the first and of the second level
-_FETCH_PER_BYTE = 1 / 6  # of weights, from far away
-_LATENCY = 52  # of sums that wait for themselves
-_START = 60  # of a micro-kernel
-_PIXEL = 4  # finding the place of one
-_EPILOGUE = {1: 15, 2: 18, 4: 28}  # of a pixel, by the number of vectors
-_COPY_PER_BYTE = 1 / 32  # to scratch memory
-_TASK = 250  # setting registers up
-_SHARING = Sharing(launch=2000, task=2000)
-_DOTS_PER_CYCLE = 1.5  # that kernels of vector instructions reach; there is room for two
-_NEAR_BYTES = 24 * 1024  # what stays in the first-level cache
-_TASK_BYTES = 512 * 1024  # of inputs, so that they stay in the second-level cache
 _MAX_TASKS = 64  # of an image
 BLOCKS = ((2, 2), (4, 1), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1))
-
-_FETCHED_PASSES = 4  # of a unit's pixels; with more, waiting for weights is a small part
 
 NOWHERE = -1
 """The place of a pixel that is dropped."""
@@ -59,6 +43,11 @@ class TilePlan(ConvLayout):
 
     skipped: ClassVar[float] = 0.0
     saved: ClassVar[float] = 0.0
+
+    @property
+    def costs(self) -> MatrixCosts:
+        """What matrices cost."""
+        return self.isa.costs.matrices
 
     @property
     def images(self) -> int:
@@ -186,7 +175,7 @@ class TilePlan(ConvLayout):
     def _image_counts(self, rows: int) -> list[int]:
         """How many images a task can have: several only if they are small and it has all rows."""
         most = self.images if rows == self.rows else 1
-        most = min(most, max(1, _TASK_BYTES // self._input_bytes(rows)))
+        most = min(most, max(1, self.costs.task_bytes // self._input_bytes(rows)))
         return sorted({1, most, min(most, ceil(self.images / self.threads))})
 
     def _input_bytes(self, rows: int) -> int:
@@ -201,26 +190,26 @@ class TilePlan(ConvLayout):
         size = cut.images * self._input_bytes(cut.rows)
         micro_kernel = self._tile_cycles(tile, size)
         # Weights come from far away once per task, and may keep the first micro-kernel waiting.
-        fetch = self.steps * tile.vectors * tile.weights_size * _FETCH_PER_BYTE
+        fetch = self.steps * tile.vectors * tile.weights_size * self.costs.fetch_per_byte
         others = cut.images * self._tiles(cut, tile) - 1
         cycles = units * (max(micro_kernel, fetch) + others * micro_kernel)
         if not self.in_place:
-            cycles += size * _COPY_PER_BYTE
-        if size > _TASK_BYTES:
+            cycles += size * self.costs.copy_per_byte
+        if size > self.costs.task_bytes:
             cycles *= 1.25
-        sharing = _SHARING.cost(tasks, self.threads)
-        return ceil(tasks / self.threads) * (cycles + _TASK) + sharing
+        sharing = self.costs.sharing.cost(tasks, self.threads)
+        return ceil(tasks / self.threads) * (cycles + self.costs.task) + sharing
 
     def _tile_cycles(self, tile: TileShape, input_bytes: int) -> float:
-        near = tile.weights_size * tile.vectors * self.steps <= _NEAR_BYTES
-        w_load = _LOAD if near else _FAR_LOAD
-        seen_again = self.shape.kernel != (1, 1) or input_bytes <= _NEAR_BYTES
-        x_load = _LOAD if seen_again else _FAR_LOAD
+        near = tile.weights_size * tile.vectors * self.steps <= self.costs.near_bytes
+        w_load = self.costs.load if near else self.costs.far_load
+        seen_again = self.shape.kernel != (1, 1) or input_bytes <= self.costs.near_bytes
+        x_load = self.costs.load if seen_again else self.costs.far_load
         loads = tile.parts * x_load + tile.vectors * w_load
-        sums = self.steps * max(tile.sums * _DOT, loads, _LATENCY)
-        outputs = tile.parts * tile.pixels * (_PIXEL + _EPILOGUE[tile.vectors])
+        sums = self.steps * max(tile.sums * self.costs.dot, loads, self.costs.latency)
+        outputs = tile.parts * tile.pixels * (self.costs.pixel + self.costs.epilogue[tile.vectors])
         # Both at the same time, if there are enough steps to go side by side.
-        return max(sums, outputs) + min(sums, outputs) / 2 + _START
+        return max(sums, outputs) + min(sums, outputs) / 2 + self.costs.start
 
     @property
     def time(self) -> float:
@@ -228,7 +217,8 @@ class TilePlan(ConvLayout):
         block = self.isa.lanes * self.isa.depth
         weights = self.groups * self.vectors * self.steps * self.tile.weights_size
         cycles = self._cycles(*self.chosen)
-        return max(cycles * _DOTS_PER_CYCLE, weights / block * nibbles.FETCH)
+        fetch = weights / block * self.isa.costs.vectors.fetch
+        return max(cycles * self.costs.dots_per_cycle, fetch)
 
     @property
     def units(self) -> int:
@@ -260,9 +250,10 @@ class TilePlan(ConvLayout):
         Nothing where enough is computed with each weight to hide the time until the next arrive.
         """
         passes = self.cut.images * self.tiles
-        if passes > _FETCHED_PASSES or self.units == self.cut.parts:
+        if passes > self.costs.fetched_passes or self.units == self.cut.parts:
             return 0
-        return ceil(self.unit_weights / (passes * self.steps) / LINE) * LINE
+        line = self.isa.costs.line_bytes
+        return ceil(self.unit_weights / (passes * self.steps) / line) * line
 
     @property
     def image_scratch(self) -> int:

@@ -12,21 +12,11 @@ from math import ceil
 from typing import TypeAlias
 
 from qpc.backends.tvm.kernels.isa.base import Isa
+from qpc.targets.costs import Costs
 
 _MAX_PIXELS = 28
-_FEW_DOTS = 10  # below that, CPUs that start two `dot`s per cycle wait for results ...
-_FEW_DOTS_COST = 0.03  # ... a little, so that other CPUs do not pay much for avoiding it
-_LIST_OVERHEAD = 1  # finding the next term in a list, in dots
-_UNPACKING = 0.75  # three instructions for two vectors, of which CPUs start twice as many as dots
-_TILE_OVERHEAD = 2  # set-up and loop control of one tile, in dots
-_EPILOGUE = 3  # requantization and store of one vector, in dots, while other tiles are computed
-_EPILOGUE_ALONE = 1.5  # more of the same, if tiles are too long to overlap in time
-_EPILOGUE_INSTRUCTIONS = 9
-_WINDOW = 320  # instructions that a CPU looks ahead
-_COPY_PER_BYTE = 1 / 16  # moving bytes into scratch memory, in dots
 ALL_KEPT = 16
 """What `Tile.kept` counts in: enough to tell layers apart, and few kernels."""
-SCRATCH_BYTES = 192 * 1024  # leaves room for weights and output in a second-level cache
 
 
 @dataclass(frozen=True)
@@ -64,20 +54,21 @@ class Tile:
 
         nibbles: two weights share a byte.
         """
-        alone = self._alone(isa, steps)
-        outputs = self.dots * (_EPILOGUE + _EPILOGUE_ALONE * alone)
+        alone, costs = self._alone(isa, steps), isa.costs.vectors
+        outputs = self.dots * (costs.epilogue + costs.epilogue_alone * alone)
         return self.sums_cost(isa, steps, nibbles=nibbles) + outputs
 
     def sums_cost(self, isa: Isa, steps: float, *, nibbles: bool = False) -> float:
         """What of `cost` is spent before the outputs are computed from the sums."""
+        costs = isa.costs.vectors
         step = float(max(self.dots, self._loads(isa), isa.sums_in_flight))
         if nibbles:
-            step += self.vectors * _UNPACKING + self.pixels
-        if self.dots < _FEW_DOTS:
-            step *= 1 + _FEW_DOTS_COST * self._alone(isa, steps)
+            step += self.vectors * costs.unpacking + self.pixels
+        if self.dots < costs.few_dots:
+            step *= 1 + costs.few_dots_cost * self._alone(isa, steps)
         if self.skips:
-            step += _LIST_OVERHEAD
-        return steps * self.kept / ALL_KEPT * step + _TILE_OVERHEAD
+            step += costs.list_overhead
+        return steps * self.kept / ALL_KEPT * step + costs.tile_overhead
 
     def _loads(self, isa: Isa) -> float:
         return self.pixels * isa.broadcast_cost + self.vectors
@@ -85,8 +76,9 @@ class Tile:
     def _alone(self, isa: Isa, steps: float) -> float:
         """How little of the next tile the CPU sees while it computes the outputs of this one."""
         steps *= self.kept / ALL_KEPT
-        instructions = steps * (self.dots + self._loads(isa)) + _EPILOGUE_INSTRUCTIONS * self.dots
-        return min(1, instructions / _WINDOW)
+        costs = isa.costs.vectors
+        outputs = costs.epilogue_instructions * self.dots
+        return min(1, (steps * (self.dots + self._loads(isa)) + outputs) / costs.window)
 
 
 def choose_tile(isa: Isa, columns: int, vectors: int, steps: int) -> Tile:
@@ -162,28 +154,6 @@ class Blocks:
     parts: int
 
 
-@dataclass(frozen=True)
-class Sharing:
-    """What it takes to share tasks among threads.
-
-    launch: handing work to other threads and waiting for the last of them.
-    task: one more task for a thread.
-    """
-
-    launch: int
-    task: int
-
-    def cost(self, tasks: int, threads: int) -> int:
-        """Time until all is done beyond that of the tasks; a single task stays where it is."""
-        if threads == 1 or tasks == 1:
-            return 0
-        return self.launch + ceil(tasks / threads) * self.task
-
-
-SHARING = Sharing(launch=4000, task=2000)
-"""In dots."""
-
-
 def choose_blocks(
     *,
     images: int,
@@ -194,6 +164,7 @@ def choose_blocks(
     extra_bytes: int,
     copies: bool,
     threads: int,
+    costs: Costs,
 ) -> Blocks:
     """Balanced tasks for `threads` threads whose input rows fit into a cache.
 
@@ -205,10 +176,10 @@ def choose_blocks(
     def cost(blocks: Blocks) -> float:
         tasks = images * ceil(rows / blocks.rows) * blocks.parts
         size = extra_bytes + blocks.rows * bytes_per_row
-        spill = 1.0 if size <= SCRATCH_BYTES or blocks.rows == 1 else 1.5
+        spill = 1.0 if size <= costs.scratch_bytes or blocks.rows == 1 else 1.5
         work = blocks.rows * row_cost / blocks.parts * spill
-        copying = size * _COPY_PER_BYTE if copies else 0
-        return ceil(tasks / threads) * (work + copying) + SHARING.cost(tasks, threads)
+        copying = size * costs.vectors.copy_per_byte if copies else 0
+        return ceil(tasks / threads) * (work + copying) + costs.sharing.cost(tasks, threads)
 
     # Of all block sizes that give the same number of blocks, the smallest overlaps least.
     sizes = {ceil(rows / count) for count in range(1, rows + 1)}

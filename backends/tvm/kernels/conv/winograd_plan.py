@@ -14,25 +14,14 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from qpc.backends.tvm.kernels.conv.conv_layout import LINE, ConvLayout
+from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS, TAPS, Filtering
-from qpc.backends.tvm.kernels.conv.tiling import SHARING, Cut, Tile, tiles_that_fit
+from qpc.backends.tvm.kernels.conv.tiling import Cut, Tile, tiles_that_fit
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
+from qpc.targets.costs import WinogradCosts
 
-_TRANSFORM = {2: 90, 4: 300}  # instructions for a vector of channels of a patch
-_OUTPUT = {2: 60, 4: 320}  # for a vector of channels of a patch, until all outputs are stored
-
-# All other times are in dots.
-_STORE = 1  # of a vector of sums, and its start
-_COPY_PER_BYTE = 1 / 16  # of the padded input
-_FAR = 1.15  # more time for patches that are beyond the second-level cache
-_TASK_BYTES = 384 * 1024  # of patches, so that they stay in the second-level cache
 _MAX_TASKS = 64  # of an image
-_NEAR_WEIGHTS = 256 * 1024  # stay in the second-level cache from task to task
-_FETCH_PER_BYTE = 0.2  # in instructions, of weights that come from far away ...
-_FETCH_APART = 0.2  # ... and the share of that which sums do not hide
-_FETCHED_PASSES = 32  # of a unit's patches; with more, waiting for weights is a small part
 
 
 @dataclass(frozen=True)
@@ -64,6 +53,11 @@ class WinogradPlan(ConvLayout):
             for out, filtering in FILTERINGS.items()
             if min(shape.oh, shape.ow) >= out and filtering.fits(weight, layout.isa.activation)
         ]
+
+    @property
+    def costs(self) -> WinogradCosts:
+        """What minimal filtering costs."""
+        return self.isa.costs.winograd
 
     @property
     def words(self) -> Isa:
@@ -122,7 +116,7 @@ class WinogradPlan(ConvLayout):
     def _image_counts(self, rows: int) -> list[int]:
         """How many images a task can have: several only if they are small and it has all rows."""
         most = self.shape.n if rows == self.shape.oh else 1
-        most = min(most, max(1, _TASK_BYTES // self._patch_bytes(1, rows)))
+        most = min(most, max(1, self.costs.task_bytes // self._patch_bytes(1, rows)))
         return sorted({1, most, min(most, ceil(self.shape.n / self.threads))})
 
     def patches(self, rows: int) -> int:
@@ -147,25 +141,27 @@ class WinogradPlan(ConvLayout):
     def _dots(self, cut: Cut, tile: Tile) -> float:
         """Time of all tasks, one after the other in each thread, in dots."""
         shape, isa, filtering = self.shape, self.words, self.filtering
+        costs = self.costs
         tasks = ceil(shape.n / cut.images) * ceil(shape.oh / cut.rows) * cut.parts
         patches = cut.images * self.patches(cut.rows)
         vectors = self.vectors // cut.parts
         tiles = ceil(patches / tile.pixels) * (vectors // tile.vectors)
-        each = tile.sums_cost(isa, self.steps) + tile.dots * _STORE
+        each = tile.sums_cost(isa, self.steps) + tile.dots * costs.store
         sums = tiles * filtering.places * each
-        if self._patch_bytes(cut.images, cut.rows) > _TASK_BYTES:
-            sums *= _FAR
+        if self._patch_bytes(cut.images, cut.rows) > costs.task_bytes:
+            sums *= costs.far
         chunks = ceil(shape.c / self.chunk)
-        copied = cut.images * self.copied(cut.rows) * _COPY_PER_BYTE
-        instructions = patches * (chunks * _TRANSFORM[self.out] + vectors * _OUTPUT[self.out])
+        copied = cut.images * self.copied(cut.rows) * costs.copy_per_byte
+        transform, output = costs.transform[self.out], costs.output[self.out]
+        instructions = patches * (chunks * transform + vectors * output)
         rest = instructions / isa.dot_instructions
         turns = ceil(tasks / self.threads)
         weights = filtering.places * vectors * self.steps * isa.lanes * isa.depth * isa.x_bytes
-        fetch = weights * (turns if weights > _NEAR_WEIGHTS else 1) * _FETCH_PER_BYTE
+        fetch = weights * (turns if weights > costs.near_weights else 1) * costs.fetch_per_byte
         fetch /= isa.dot_instructions
         sums, rest = turns * sums, turns * (rest + copied)
-        rest += SHARING.cost(tasks, self.threads)
-        return max(sums, fetch) + min(sums, fetch) * _FETCH_APART + rest
+        rest += self.isa.costs.sharing.cost(tasks, self.threads)
+        return max(sums, fetch) + min(sums, fetch) * costs.fetch_apart + rest
 
     @property
     def time(self) -> float:
@@ -203,12 +199,12 @@ class WinogradPlan(ConvLayout):
     @property
     def place_inputs(self) -> int:
         """Elements of a place of all patches of a task."""
-        return _odd_lines(self.task_patches * self.patch_row, self.words.x_bytes)
+        return self._odd_lines(self.task_patches * self.patch_row, self.words.x_bytes)
 
     @property
     def place_sums(self) -> int:
         """Elements of the sums of one unit of a place of all patches of a task."""
-        return _odd_lines(self.task_patches * self.tile.vectors * self.isa.lanes, 4)
+        return self._odd_lines(self.task_patches * self.tile.vectors * self.isa.lanes, 4)
 
     @property
     def unit_sums(self) -> int:
@@ -222,7 +218,7 @@ class WinogradPlan(ConvLayout):
         Nothing where enough is computed with each weight to hide the time until the next arrive.
         """
         passes = ceil(self.task_patches / self.tile.pixels)
-        return 0 if passes > _FETCHED_PASSES else ceil(self.tile.vectors / passes)
+        return 0 if passes > self.costs.fetched_passes else ceil(self.tile.vectors / passes)
 
     def pack_weight(self, weight: npt.NDArray[np.int8]) -> tuple[Array, ...]:
         """weight[o, c, kh, kw] -> [unit, place, step, vector of tile, lane, depth]."""
@@ -247,10 +243,10 @@ class WinogradPlan(ConvLayout):
             TensorType(channels, "float32"),
         )
 
+    def _odd_lines(self, elements: int, size: int) -> int:
+        """So many elements of a size in bytes or more, in an odd number of cache lines.
 
-def _odd_lines(elements: int, size: int) -> int:
-    """So many elements of a size in bytes or more, in an odd number of cache lines.
-
-    What is an even number of lines apart competes for places in a cache.
-    """
-    return (ceil(elements * size / LINE) | 1) * LINE // size
+        What is an even number of lines apart competes for places in a cache.
+        """
+        line = self.isa.costs.line_bytes
+        return (ceil(elements * size / line) | 1) * line // size

@@ -8,7 +8,7 @@ arithmetic that works everywhere; subclasses know what a family of CPUs does bet
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from qpc.backends.tvm.kernels.emit import Flat, cast, integer, shuffle, splat, w
 from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles
 from qpc.backends.tvm.kernels.kernel import least
 from qpc.errors import UnsupportedTargetError
+from qpc.targets.costs import Costs
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Isa:
     vectors_per_store: int = 1
     operand: str | None = None
     activation: str = "uint8"
+    costs: Costs = field(default_factory=Costs)
     tiles: MatrixTiles | None = None
     """Registers of matrices, if there are any; they have as many lanes."""
 

@@ -45,7 +45,7 @@ def isa_for(target: Target) -> Isa:
             f"{target.name!r} has activation={target.activation!r}",
             fix=f"activation={kind.activations[0]!r}, or isa='generic', which takes both",
         )
-    return kind.make(target)
+    return replace(kind.make(target), costs=target.costs)
 
 
 @dataclass(frozen=True)

@@ -281,7 +281,7 @@ class DotProducts(_Bytes):
 
     @property
     def words(self) -> Isa:
-        return WordProducts(self.name, self.lanes, self.registers)
+        return WordProducts(self.name, self.lanes, self.registers, costs=self.costs)
 
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         # LLVM's operand types are int8 for both, although the instruction reads `x` as uint8.
@@ -336,6 +336,7 @@ class MultiplyAdd(_X86):
             sums_in_flight=self.sums_in_flight,
             broadcast_cost=self.broadcast_cost,
             vectors_per_store=self.vectors_per_store,
+            costs=self.costs,
         )
 
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:

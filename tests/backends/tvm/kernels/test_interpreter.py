@@ -18,7 +18,6 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from tvm.tirx import Expr
 
-from qpc.backends.tvm.kernels.conv import nibbles
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.elementwise import add, clamp, lookup, mul
 from qpc.backends.tvm.kernels.emit import Flat, loop, prim_func, shuffle
@@ -33,7 +32,7 @@ from qpc.backends.tvm.kernels.resize import resize2d
 from qpc.calls import qpc_ops
 from qpc.targets import TARGETS
 from tests.backends.tvm.kernels.conv.test_conv2d import Layer, added
-from tests.backends.tvm.kernels.conv.test_nibbles import layer_of
+from tests.backends.tvm.kernels.conv.test_nibbles import far_away, layer_of
 from tests.backends.tvm.kernels.interpreter import interpret
 from tests.backends.tvm.kernels.test_elementwise import ADD, MUL, exact_sum
 from tests.backends.tvm.kernels.test_layout import NHWC, exact
@@ -123,10 +122,9 @@ def test_minimal_filtering(isa: Isa, monkeypatch: pytest.MonkeyPatch, out: int) 
     np.testing.assert_array_equal(layer.run(isa, interpret), layer.expected())
 
 
-def test_weights_of_four_bits(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nibbles, "FETCH", 1e6)
+def test_weights_of_four_bits(isa: Isa) -> None:
     layer = layer_of(37, 53)
-    np.testing.assert_array_equal(layer.run(isa, interpret), layer.expected())
+    np.testing.assert_array_equal(layer.run(far_away(isa), interpret), layer.expected())
 
 
 def test_blocks_of_zeros(isa: Isa) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from qpc.backends.tvm.measure.tuning import (
 )
 from qpc.children import Ended
 from qpc.errors import BackendError, UnsupportedTargetError
-from qpc.targets import Target
+from qpc.targets import TARGETS, Target
+from qpc.targets.costs import Costs, MatrixCosts
 from tests.dying import deaths
 from tests.quantizing import Parts, fake_quantized, integer
 
@@ -148,6 +150,13 @@ def pretend(
 
     monkeypatch.setattr(tuning, "run_module", run_module)
     return asked
+
+
+def test_the_child_reads_what_it_is_asked_as_it_was_asked() -> None:
+    costs = Costs(matrices=MatrixCosts(epilogue={1: 9, 3: 11}), line_bytes=128)
+    target = replace(TARGETS[-1], name="mine", costs=costs)
+    asked = tuning.Request("graph", target, 2, 1, 5.0, False, [Measured("f", A, 0.5)], "results")
+    assert tuning.Request.from_json(asked.to_json()) == asked
 
 
 def test_what_was_measured_is_kept_and_not_measured_again(

@@ -25,10 +25,10 @@ pytestmark = pytest.mark.tvm
 BASE = Conv2dDesc(1, 1, 1, 64, 64, (1, 1), input_zero_point=7, output_zero_point=100)
 
 
-@pytest.fixture
-def far_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let fetching weights take so long that they are packed for all instructions."""
-    monkeypatch.setattr(nibbles, "FETCH", 1e6)
+def far_away(isa: Isa) -> Isa:
+    """Fetching weights takes so long that they are packed for all instructions."""
+    vectors = replace(isa.costs.vectors, fetch=1e6)
+    return replace(isa, costs=replace(isa.costs, vectors=vectors))
 
 
 def layer_of(k: int, o: int, groups: int = 1) -> Layer:
@@ -48,8 +48,8 @@ def kernel_of(isa: Isa, layer: Layer, threads: int = 1) -> Kernel:
     [(64, 64, 1), (40, 160, 1), (37, 53, 1), (5, 3, 1), (128, 48, 2)],
     ids=["even", "many outputs", "odd", "tiny", "groups"],
 )
-@pytest.mark.usefixtures("far_away")
 def test_equals_the_exact_result(isa: Isa, run: Run, k: int, o: int, groups: int) -> None:
+    isa = far_away(isa)
     layer = layer_of(k, o, groups=groups)
     kernel = kernel_of(isa, layer)
     assert kernel.params[0].dtype == np.uint8
@@ -57,16 +57,16 @@ def test_equals_the_exact_result(isa: Isa, run: Run, k: int, o: int, groups: int
 
 
 @pytest.mark.parametrize("weight", [-8, 7])
-@pytest.mark.usefixtures("far_away")
 def test_nothing_saturates(isa: Isa, run: Run, weight: int) -> None:
+    isa = far_away(isa)
     layer = layer_of(256, 16)
     layer.x[:], layer.weight[:] = 255, weight
     layer.multiplier[:] = 2.0**-12
     np.testing.assert_array_equal(run(kernel_of(isa, layer), layer.x), layer.expected())
 
 
-@pytest.mark.usefixtures("far_away")
 def test_an_accumulator_may_use_all_32_bits(isa: Isa, run: Run) -> None:
+    isa = far_away(isa)
     layer = layer_of(8, 4)
     layer.weight[:] = 7
     layer.bias[:] = [2**31 - 1 - 8 * 7 * 248, -(2**31) + 8 * 7 * 7, 2**30, -(2**30)]
@@ -74,14 +74,14 @@ def test_an_accumulator_may_use_all_32_bits(isa: Isa, run: Run) -> None:
     np.testing.assert_array_equal(run(kernel_of(isa, layer), layer.x), layer.expected())
 
 
-@pytest.mark.usefixtures("far_away")
 def test_threads_share_the_work(isa: Isa, run: Run) -> None:
+    isa = far_away(isa)
     layer = layer_of(64, 256)
     np.testing.assert_array_equal(run(kernel_of(isa, layer, 2), layer.x), layer.expected())
 
 
-@pytest.mark.usefixtures("far_away")
 def test_pixels_share_unpacked_weights(isa: Isa, run: Run) -> None:
+    isa = far_away(isa)
     layer = Layer(replace(BASE, n=2, h=3, w=9, c=20, stride=(1, 2)))
     layer.weight = np.clip(layer.weight, -8, 7)
     kernel = kernel_of(isa, layer)
@@ -89,8 +89,8 @@ def test_pixels_share_unpacked_weights(isa: Isa, run: Run) -> None:
     np.testing.assert_array_equal(run(kernel, layer.x), layer.expected())
 
 
-@pytest.mark.usefixtures("far_away")
 def test_linear_layers_of_one_row_take_half_the_memory(isa: Isa, run: Run) -> None:
+    isa = far_away(isa)
     layer = layer_of(64, 32)
     weight = layer.weight.reshape(32, 64)
     desc = LinearDesc(1, 64, 32, 7, 100)

@@ -5,19 +5,19 @@ import pytest
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.tvm.kernels.conv.tiling import (
-    SCRATCH_BYTES,
-    SHARING,
     Blocks,
     choose_blocks,
     choose_tile,
 )
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.targets import Target
+from qpc.targets.costs import Costs
 
 pytestmark = pytest.mark.tvm
 
 WIDE = isa_for(Target.parse("x86-64-avx512-vnni"))
 NARROW = isa_for(Target.parse("x86-64"))
+COSTS = Costs()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -56,13 +56,14 @@ def blocks(
         extra_bytes=6000,
         copies=True,
         threads=threads,
+        costs=COSTS,
     )
 
 
 def test_one_thread_copies_as_much_as_fits_a_cache() -> None:
     assert blocks(threads=1).rows == 56
     large = blocks(threads=1, bytes_per_row=10_000)
-    assert 6000 + 10_000 * large.rows <= SCRATCH_BYTES
+    assert 6000 + 10_000 * large.rows <= COSTS.scratch_bytes
     assert large.parts == 1
 
 
@@ -75,13 +76,13 @@ def test_tasks_are_balanced(threads: int, rows: int) -> None:
 
 
 def test_a_layer_that_is_too_small_to_be_shared_is_one_task() -> None:
-    work = 2 * SHARING.cost(tasks=2, threads=2)  # half of it is what two threads save
+    work = 2 * COSTS.sharing.cost(tasks=2, threads=2)  # half of it is what two threads save
     assert blocks(threads=2, rows=1, row_cost=0.9 * work) == Blocks(rows=1, parts=1)
     assert blocks(threads=2, rows=1, row_cost=1.1 * work) == Blocks(rows=1, parts=2)
 
 
 def test_a_single_task_or_thread_has_nothing_to_share() -> None:
-    assert SHARING.cost(tasks=1, threads=2) == SHARING.cost(tasks=9, threads=1) == 0
+    assert COSTS.sharing.cost(tasks=1, threads=2) == COSTS.sharing.cost(tasks=9, threads=1) == 0
 
 
 def test_images_are_tasks_already() -> None:

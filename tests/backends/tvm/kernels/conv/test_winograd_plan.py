@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.conv.conv_layout import LINE, ConvLayout
+from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
 from qpc.backends.tvm.kernels.conv.dense_plan import DensePlan
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
@@ -130,8 +130,9 @@ def test_it_knows_what_it_saves(isa: Any, saved: list[float]) -> None:
 
 def test_places_are_an_odd_number_of_cache_lines_apart() -> None:
     for plan in plans(c=62):
-        assert plan.place_inputs * 2 // LINE % 2 == 1
-        assert plan.place_sums * 4 // LINE % 2 == 1
+        line = plan.isa.costs.line_bytes
+        assert plan.place_inputs * 2 // line % 2 == 1
+        assert plan.place_sums * 4 // line % 2 == 1
         assert plan.place_inputs >= plan.task_patches * plan.patch_row
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
@@ -9,6 +10,7 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import TARGETS, Target
+from qpc.targets.costs import Costs
 
 pytestmark = pytest.mark.tvm
 
@@ -70,3 +72,11 @@ def test_plain_arithmetic_takes_both_types_of_activations(isa: str) -> None:
     for activation in ("uint8", "int8"):
         made = isa_for(replace(own(16, isa), activation=activation))
         assert made.activation == made.x_type == activation
+
+
+def test_costs_of_a_target_reach_all_of_its_instructions() -> None:
+    costs = replace(Costs(), scratch_bytes=1024)
+    for target in TARGETS:
+        isa = isa_for(replace(target, costs=costs))
+        for each in (isa, isa.words, isa.for_weights(np.ones(1, np.int8))):
+            assert each is None or each.costs == costs
