@@ -9,26 +9,26 @@ from dataclasses import dataclass, fields
 import torch
 import tvm
 from tvm import relax, tirx
-from tvm.target.codegen import llvm_get_cpu_features
 
 from qpc.backends.common.plan import KernelUse, Step
 from qpc.backends.tvm.codegen.cache import KernelCache, say_once
 from qpc.backends.tvm.codegen.elf import link_shared
-from qpc.backends.tvm.codegen.entry import Layout, entry_point, lay_out
+from qpc.backends.tvm.codegen.entry import Call, EntryPlan, EntryWriter
+from qpc.backends.tvm.codegen.layout import lay_out
 from qpc.backends.tvm.codegen.machines import MACHINES
-from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS, entry_code, kernel_code
+from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS, kernel_code, tvm_target
 from qpc.backends.tvm.codegen.schedule import schedule
+from qpc.backends.tvm.codegen.tir_entry import TirEntryWriter
 from qpc.backends.tvm.lowering.emitter import Weights
 from qpc.backends.tvm.lowering.float_arithmetic import LEGALIZED
 from qpc.backends.tvm.lowering.lower import LoweredFunction
 from qpc.backends.tvm.runtime.seal import BLANK_NAME
 from qpc.backends.tvm.stopwatch import Stopwatch
-from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
 from qpc.types import TensorType
 
-TIMED = "_timed"
-"""What the name of an entry point ends with that notes the time of each step."""
+ENTRY_WRITERS: Mapping[str, EntryWriter] = {"elf": TirEntryWriter()}
+"""By the object format of a target."""
 
 
 @dataclass(frozen=True)
@@ -52,25 +52,6 @@ class Code:
 
     library: bytes
     entries: Mapping[int, EntryPoint]
-
-
-def tvm_target(target: Target) -> tvm.target.Target:
-    """`target` in TVM's words, of which it says every one.
-
-    Raises UnsupportedTargetError for features that LLVM does not know, which it would leave out.
-    """
-    options = {"kind": "llvm", "mtriple": target.triple, "mcpu": target.llvm_cpu, "num-cores": 1}
-    if target.mattr:
-        options["mattr"] = list(target.mattr)
-    if target.abi is not None:
-        options["mfloat-abi"] = target.abi
-    made = tvm.target.Target(options)
-    if unknown := set(target.features) - set(map(str, llvm_get_cpu_features(made))):
-        raise UnsupportedTargetError(
-            f"LLVM knows no features {', '.join(sorted(unknown))} of target {target.name!r}",
-            fix="use LLVM's names of features",
-        )
-    return made
 
 
 def build(
@@ -112,9 +93,9 @@ def _linked(
         kernels = kernel_code(prim_funcs, chosen, cache)
     scratch = {name: size for kernel in kernels for name, size in kernel.scratch.items()}
     with clock.stage("memory plan"):
-        entries, callers = _entries(mod, functions, weights, scratch, target)
+        entries, plans = _entries(mod, functions, weights, scratch, target)
     with clock.stage("entry points"):
-        caller = entry_code(callers, chosen, cache)
+        caller = ENTRY_WRITERS[target.object_format].write(plans, target, cache)
     cache.trim()
     with clock.stage("link"):
         objects = [*(kernel.code for kernel in kernels), caller]
@@ -129,9 +110,10 @@ def _entries(
     weights: Weights,
     scratch: Mapping[str, int],
     target: Target,
-) -> tuple[dict[int, EntryPoint], dict[tvm.ir.GlobalVar, tirx.PrimFunc]]:
-    """The entry points, and their functions."""
-    code, entries = {}, {}
+) -> tuple[dict[int, EntryPoint], list[EntryPlan]]:
+    """The entry points, and what their functions do."""
+    entries: dict[int, EntryPoint] = {}
+    plans: list[EntryPlan] = []
     for batch, function in functions.items():
         names = list(function.weights)
 
@@ -140,38 +122,34 @@ def _entries(
             return len(names) - 1
 
         planned = schedule(mod[function.name], function.inputs, constant)
-        layout = lay_out(planned, scratch)
-        for timed in (False, True) if target.counter else (False,):
-            name = function.name + TIMED * timed
-            code[tvm.ir.GlobalVar(name)] = entry_point(
-                name,
-                layout,
-                inputs=function.inputs,
-                weights=len(names),
-                target=tvm_target(target),
-                counter=target.counter if timed else None,
-            )
-        steps = tuple(_described(layout, function.kernels))
-        entries[batch] = EntryPoint(
-            function.name, tuple(names), function.outputs, layout.arena.size, steps
+        plan = lay_out(
+            function.name,
+            planned,
+            scratch,
+            batch=batch,
+            inputs=function.inputs,
+            weights=len(names),
         )
-    return entries, code
+        plans += [plan, plan.with_times] if target.counter else [plan]
+        steps = tuple(_described(plan.calls, function.kernels))
+        entries[batch] = EntryPoint(
+            function.name, tuple(names), function.outputs, plan.arena, steps
+        )
+    return entries, plans
 
 
-def _described(layout: Layout, uses: Sequence[KernelUse]) -> Iterator[Step]:
+def _described(calls: Sequence[Call], uses: Sequence[KernelUse]) -> Iterator[Step]:
     """What is known about each step; the uses of a kernel are noted in their order."""
     waiting: defaultdict[str, deque[KernelUse]] = defaultdict(deque)
     for use in uses:
         waiting[use.kernel].append(use)
-    for call, scratch in zip(layout.schedule.steps, layout.scratch, strict=True):
+    for call in calls:
         known = waiting[call.kernel]
         use = known.popleft() if known else KernelUse(call.kernel, ())
-        touched = sum(memory.size for memory in (*call.inputs, *call.outputs))
-        reads, writes = (tuple(map(layout.place, m)) for m in (call.inputs, call.outputs))
         about = {field.name: getattr(use, field.name) for field in fields(use)}
         # Noted so far is, as a negative number, what the kernel leaves alone of its tensors.
-        about["bytes"] += touched
-        yield Step(**about, reads=reads, writes=writes, scratch=scratch)
+        about["bytes"] += sum(place.size for place in (*call.reads, *call.writes))
+        yield Step(**about, reads=call.reads, writes=call.writes, scratch=call.scratch)
 
 
 # Reshapes stay what they are, views of the same memory: as kernels they would copy.

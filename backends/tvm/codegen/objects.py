@@ -11,19 +11,22 @@ from pathlib import Path
 
 import tvm
 from tvm import tirx
+from tvm.target.codegen import llvm_get_cpu_features
 
-from qpc.backends.tvm.codegen import entry
+from qpc.backends.tvm.codegen import c_functions
+from qpc.backends.tvm.codegen.c_functions import lower_kernels, scratch_bytes
 from qpc.backends.tvm.codegen.cache import KernelCache
-from qpc.backends.tvm.codegen.entry import lower_kernels, scratch_bytes
 from qpc.backends.tvm.compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.lowering import float_arithmetic
 from qpc.backends.tvm.scratch import in_scratch_file
+from qpc.errors import UnsupportedTargetError
+from qpc.targets import Target
 from qpc.version import VERSION
 
 CODEGEN_OPTIONS = {"tirx.disable_assert": True}
 """What functions are compiled with, besides the target."""
 
-_SOURCES = "".join(map(inspect.getsource, (entry, float_arithmetic)))
+_SOURCES = "".join(map(inspect.getsource, (c_functions, float_arithmetic)))
 _LOWERING = hashlib.sha256(_SOURCES.encode()).hexdigest()
 """A kernel's text is what it was before lowering, so how that is done belongs to its key."""
 
@@ -39,6 +42,25 @@ class KernelCode:
 
     code: bytes
     scratch: Mapping[str, int]
+
+
+def tvm_target(target: Target) -> tvm.target.Target:
+    """`target` in TVM's words, of which it says every one.
+
+    Raises UnsupportedTargetError for features that LLVM does not know, which it would leave out.
+    """
+    options = {"kind": "llvm", "mtriple": target.triple, "mcpu": target.llvm_cpu, "num-cores": 1}
+    if target.mattr:
+        options["mattr"] = list(target.mattr)
+    if target.abi is not None:
+        options["mfloat-abi"] = target.abi
+    made = tvm.target.Target(options)
+    if unknown := set(target.features) - set(map(str, llvm_get_cpu_features(made))):
+        raise UnsupportedTargetError(
+            f"LLVM knows no features {', '.join(sorted(unknown))} of target {target.name!r}",
+            fix="use LLVM's names of features",
+        )
+    return made
 
 
 def kernel_code(

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 import tvm
 
-from qpc.backends.tvm.codegen.build import tvm_target
+from qpc.backends.tvm.codegen.objects import tvm_target
 from qpc.backends.tvm.kernels.emit import Flat, bind, local, loop, prim_func
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles, TileShape

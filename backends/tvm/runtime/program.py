@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpc.backends.tvm.codegen.build import TIMED, Code, EntryPoint
+from qpc.backends.tvm.codegen.build import Code, EntryPoint
+from qpc.backends.tvm.codegen.entry import TIMED
 from qpc.backends.tvm.runtime.forks import renew_in_forks
 from qpc.backends.tvm.runtime.library import Library
 from qpc.backends.tvm.runtime.pages import allocate, moved_together

@@ -13,8 +13,8 @@ pytest.importorskip("tvm")
 from qpc.backends.tvm import compile_graph
 from qpc.backends.tvm.codegen import build
 from qpc.backends.tvm.codegen import cache as cache_module
-from qpc.backends.tvm.codegen.build import tvm_target
 from qpc.backends.tvm.codegen.cache import KernelCache
+from qpc.backends.tvm.codegen.objects import tvm_target
 from qpc.errors import BackendError, UnsupportedTargetError
 from qpc.targets import TARGETS, Target
 from tests.quantizing import Parts, fake_quantized, integer

@@ -13,9 +13,8 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 import tvm
 from tvm.tirx import Expr
 
-from qpc.backends.tvm.codegen.build import tvm_target
-from qpc.backends.tvm.codegen.entry import lower_kernels
-from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS
+from qpc.backends.tvm.codegen.c_functions import lower_kernels
+from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS, tvm_target
 from qpc.backends.tvm.kernels.conv.conv2d import conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
