@@ -91,6 +91,10 @@ class MatrixCosts:
     task_bytes: int = 512 * 1024
     fetched_passes: int = 4
 
+    def epilogue_of(self, vectors: int) -> int:
+        """The least that a pixel of so many vectors takes, some of them at a time."""
+        return min(ceil(vectors / each) * time for each, time in self.epilogue.items())
+
 
 @dataclass(frozen=True)
 class WinogradCosts:

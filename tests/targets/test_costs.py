@@ -4,7 +4,7 @@ import pytest
 
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import TARGETS
-from qpc.targets.costs import Costs, Sharing
+from qpc.targets.costs import Costs, MatrixCosts, Sharing
 
 
 def test_a_single_task_or_thread_has_nothing_to_share() -> None:
@@ -23,3 +23,8 @@ def test_costs_are_part_of_a_target_and_compare_by_value() -> None:
 def test_costs_of_a_target_are_costs() -> None:
     with pytest.raises(UnsupportedTargetError, match="costs of a target must be Costs, got 3"):
         replace(TARGETS[0], costs=3)  # type: ignore[arg-type]  # which is what is wrong
+
+
+def test_an_epilogue_takes_as_many_vectors_at_a_time_as_is_fastest() -> None:
+    costs = MatrixCosts(epilogue={1: 15, 2: 18, 4: 28})
+    assert [costs.epilogue_of(vectors) for vectors in (1, 2, 3, 4, 8)] == [15, 18, 28, 28, 56]

@@ -38,18 +38,24 @@ def peak(target: Target) -> Peak:
 
 def _matrix_peak(target: Target, isa: Isa, tiles: MatrixTiles) -> Peak:
     """Full registers, as many sums as a micro-kernel has."""
-    shape = TileShape(2, 2, TileShape.PIXELS, TileShape.RUN)
-    pairs = list(product(range(shape.parts), range(shape.vectors)))
+    sizes = tiles.sizes
+    parts, vectors = sizes.blocks[0]
+    shape = TileShape(sizes, parts, vectors, sizes.pixels, sizes.run, isa.lanes // sizes.lanes)
+    x_registers, w_registers = shape.x_registers, shape.weight_registers
+    dots = [
+        (x_registers[part % len(x_registers)], w_registers[column % len(w_registers)])
+        for part, column in product(range(shape.parts), range(shape.columns))
+    ]
 
     def body(x: Flat, w: Flat, config: Flat, bias: Flat, out: Flat) -> None:
         registers = tiles.open(shape, config, out)
-        for sums, (part, vector) in enumerate(pairs):
+        for sums, (x_register, w_register) in enumerate(dots):
             registers.start(sums, bias, 0)
-            registers.load(shape.x_registers[part], x, 0, shape.run)
-            registers.load(shape.weight_registers[vector], w, 0, shape.run)
+            registers.load(x_register, x, 0, shape.run)
+            registers.load(w_register, w, 0, sizes.row_bytes)
         with loop(_ROUNDS):
-            for sums, (part, vector) in enumerate(pairs):
-                registers.dot(sums, shape.x_registers[part], shape.weight_registers[vector])
+            for sums, (x_register, w_register) in enumerate(dots):
+                registers.dot(sums, x_register, w_register)
         for sums in range(shape.sums):
             registers.keep(sums)
         registers.close()
@@ -58,10 +64,10 @@ def _matrix_peak(target: Target, isa: Isa, tiles: MatrixTiles) -> Peak:
         TensorType((shape.pixels * shape.run,), isa.activation),
         TensorType((shape.weights_size,), "int8"),
         TensorType((64,), "uint8"),
-        TensorType((TileShape.LANES,), "int32"),
+        TensorType((sizes.lanes,), "int32"),
         TensorType((tiles.memory(shape),), "int32"),
     )
-    macs = shape.pixels * shape.run * TileShape.LANES
+    macs = shape.pixels * shape.run * sizes.lanes
     constants = {2: tiles.config(shape)}
     return _compiled(target, types, body, _ROUNDS * shape.sums * macs, constants)
 

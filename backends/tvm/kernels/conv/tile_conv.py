@@ -57,11 +57,10 @@ class _Code:
 
     def emit(self) -> None:
         plan, cut, tile = self.plan, self.plan.cut, self.plan.tile
-        assert plan.isa.tiles is not None
         image_blocks, row_blocks = ceil(plan.images / cut.images), ceil(plan.rows / cut.rows)
         count = image_blocks * row_blocks * cut.parts
         threads = min(plan.threads, count)
-        sums_size, x_size = plan.isa.tiles.memory(tile), cut.images * plan.image_scratch
+        sums_size, x_size = plan.matrices.memory(tile), cut.images * plan.image_scratch
         sums = scratch(threads * sums_size, "int32")
         source = self.given.x if plan.in_place else scratch(threads * x_size, plan.isa.activation)
         with tasks(count, threads) as (worker, task):
@@ -73,7 +72,7 @@ class _Code:
                 with loop(cut.images) as i:
                     self._copy_input(own, i, image + i, row)
             memory = sums.part(worker * sums_size)
-            registers = plan.isa.tiles.open(tile, self.given.weight[1], memory)
+            registers = plan.matrices.open(tile, self.given.weight[1], memory)
             self._task(registers, own, image, row, part)
             registers.close()
 
@@ -141,12 +140,12 @@ class _Code:
         """The sums of a tile; meanwhile, the outputs of the tile `before`."""
         plan, tile = self.plan, self.plan.tile
         for part in range(tile.parts):
-            for vector in range(tile.vectors):
-                at = (work.unit * tile.vectors + vector) * plan.isa.lanes
-                registers.start(part * tile.vectors + vector, self.given.bias, at)
+            for column in range(tile.columns):
+                at = (work.unit * tile.columns + column) * plan.sizes.lanes
+                registers.start(part * tile.columns + column, self.given.bias, at)
         with loop(plan.steps) as step:
             x_at = bind(work.x_start + self.given.weight[2].load(step))
-            w_at = (work.unit * plan.steps + step) * (tile.vectors * tile.weights_size)
+            w_at = (work.unit * plan.steps + step) * (tile.columns * tile.weights_size)
             self._dots(registers, source, x_at, bind(w_at))
             ahead = (work.turn * plan.steps + step) * plan.fetched
             next_unit = (work.unit + 1) * plan.unit_weights
@@ -167,23 +166,23 @@ class _Code:
             registers.load(register, source, x_at + part * (tile.pixels * step), step)
             return register
 
-        def load_weights(vector: int) -> int:
-            register = weights[vector % len(weights)]
-            registers.load(register, self.given.weight[0], w_at + vector * tile.weights_size, _ROW)
+        def load_weights(column: int) -> int:
+            register, at = weights[column % len(weights)], w_at + column * tile.weights_size
+            registers.load(register, self.given.weight[0], at, tile.sizes.row_bytes)
             return register
 
-        if tile.parts < tile.vectors:
+        if tile.parts < tile.columns:
             pixels = [load_x(part) for part in range(tile.parts)]
-            for vector in range(tile.vectors):
-                register = load_weights(vector)
+            for column in range(tile.columns):
+                register = load_weights(column)
                 for part, each in enumerate(pixels):
-                    registers.dot(part * tile.vectors + vector, each, register)
+                    registers.dot(part * tile.columns + column, each, register)
         else:
-            columns = [load_weights(vector) for vector in range(tile.vectors)]
+            columns = [load_weights(column) for column in range(tile.columns)]
             for part in range(tile.parts):
                 register = load_x(part)
-                for vector, each in enumerate(columns):
-                    registers.dot(part * tile.vectors + vector, register, each)
+                for column, each in enumerate(columns):
+                    registers.dot(part * tile.columns + column, register, each)
 
     def _store_share(self, registers: Registers, work: Work, step: Index) -> None:
         """What falls to a step of storing the outputs of a tile."""
@@ -212,17 +211,14 @@ class _Code:
     def _store_at(self, registers: Registers, work: Work, position: Index, place: Index) -> None:
         plan, tile, lanes = self.plan, self.plan.tile, self.plan.isa.lanes
         part, pixel = split(position, tile.parts, tile.pixels)
-        at = bind(part * (tile.vectors * tile.sums_size) + pixel * lanes)
+        size = tile.per_vector * tile.sums_size  # of a vector of channels
+        at = bind(part * (tile.vectors * size) + pixel * lanes)
         _, block = split(work.unit, plan.groups, plan.vectors // tile.vectors)
         sums, multipliers, offsets = [], [], []
         for vector in range(tile.vectors):
             lane = (work.unit * tile.vectors + vector) * lanes
             channel = plan.channel(block * tile.vectors + vector)
-            sums.append(registers.memory.load(at + vector * tile.sums_size, lanes))
+            sums.append(registers.memory.load(at + vector * size, lanes))
             multipliers.append(self.given.multiplier.load(lane, lanes))
             offsets.append(bind(work.out_start + channel + place))
         plan.store_pixel(self.given.epilogue, self.given.out, sums, multipliers, offsets)
-
-
-_ROW = 64
-"""Bytes of a row of weights."""

@@ -1,10 +1,6 @@
 """How a dense convolution is cut into micro-kernels with registers of matrices.
 
-A register takes pixels that are equally far apart. So output pixels are counted along rows that are
-longer than those of the output, by the *gap* that a window's width leaves, and one register can
-hold the end of a row and the beginning of the next. What is computed in a gap is dropped. With
-strides, the rows of the padded input are sorted by their remainder, so that the rows of consecutive
-windows follow one another in memory.
+Which of them are chosen, by what they cost, and where their weights and outputs are.
 """
 
 from __future__ import annotations
@@ -19,23 +15,21 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
-from qpc.backends.tvm.kernels.conv.padding import PaddedRows
+from qpc.backends.tvm.kernels.conv.tile_layout import TileLayout
 from qpc.backends.tvm.kernels.conv.tiling import Cut, Tile
 from qpc.backends.tvm.kernels.emit import Index
-from qpc.backends.tvm.kernels.isa.matrices import DEPTH, TileShape
+from qpc.backends.tvm.kernels.isa.matrices import TileShape
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
 from qpc.targets.costs import MatrixCosts
 
 _MAX_TASKS = 64  # of an image
-BLOCKS = ((2, 2), (4, 1), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1))
 
 NOWHERE = -1
 """The place of a pixel that is dropped."""
 
 
 @dataclass(frozen=True)
-class TilePlan(ConvLayout):
+class TilePlan(TileLayout):
     """How a convolution is tiled and how its weights are laid out."""
 
     block: tuple[int, int] | None = None
@@ -48,89 +42,6 @@ class TilePlan(ConvLayout):
     def costs(self) -> MatrixCosts:
         """What matrices cost."""
         return self.isa.costs.matrices
-
-    @property
-    def images(self) -> int:
-        """Number of images, or 1 if all pixels form one matrix."""
-        return 1 if self.is_matrix_product else self.shape.n
-
-    @property
-    def rows(self) -> int:
-        """Rows of an image; a matrix of pixels has one in each row."""
-        return self.pixels if self.is_matrix_product else self.shape.oh
-
-    @property
-    def columns(self) -> int:
-        """Pixels of a row that are in the output."""
-        return 1 if self.is_matrix_product else self.shape.ow
-
-    @property
-    def gap(self) -> int:
-        """Pixels between rows that are computed and dropped."""
-        (_, kw), (_, dw) = self.shape.kernel, self.shape.dilation
-        return (kw - 1) * dw // self.shape.stride[1]
-
-    @property
-    def pitch(self) -> int:
-        """Pixels from one row to the next."""
-        return self.columns + self.gap
-
-    @property
-    def x_step(self) -> int:
-        """Bytes from one pixel to the next where the input is read."""
-        return self.shape.stride[1] * (self.shape.images.step if self.in_place else self.shape.c)
-
-    @property
-    def run_steps(self) -> int:
-        """Number of `dot`s per run."""
-        return ceil(self.run_bytes / TileShape.RUN)
-
-    @property
-    def run(self) -> int:
-        """Bytes that a `dot` takes of each pixel."""
-        return ceil(self.run_bytes / self.run_steps / DEPTH) * DEPTH
-
-    @property
-    def run_starts(self) -> npt.NDArray[np.int64]:
-        """Where the bytes of each `dot` begin in a run; those of the last end where the run ends.
-
-        So no `dot` reads beyond a run, unless it is shorter than what the only `dot` takes.
-        """
-        starts = np.arange(self.run_steps) * self.run
-        return np.minimum(starts, max(0, self.run_bytes - self.run))
-
-    @property
-    def steps(self) -> int:
-        """Number of `dot`s per sum."""
-        return self.shape.kernel[0] * self.runs * self.run_steps
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the input is read where it is."""
-        fits = self.run <= self.run_bytes and not any(self.shape.padding)
-        follow = self.shape.w == self.pitch * self.shape.stride[1] and self.shape.source is None
-        rows_follow = self.is_matrix_product or follow
-        return fits and rows_follow and self.shape.stride[0] == 1
-
-    @property
-    def remainders(self) -> list[int]:
-        """Remainders of the numbers of padded input rows that windows see, by the stride."""
-        (kh, _), (dh, _), (sh, _) = self.shape.kernel, self.shape.dilation, self.shape.stride
-        return sorted({row * dh % sh for row in range(kh)})
-
-    def plane(self, rows: int) -> PaddedRows:
-        """The input rows of one remainder that `rows` rows of output see."""
-        (kh, _), (dh, _), (sh, sw) = self.shape.kernel, self.shape.dilation, self.shape.stride
-        return PaddedRows(rows + (kh - 1) * dh // sh, sh, self.pitch * sw)
-
-    def plane_bytes(self, rows: int) -> int:
-        """Size of a plane in scratch memory."""
-        plane = self.plane(rows)
-        return plane.count * plane.columns * self.shape.c
-
-    def positions(self, rows: int) -> int:
-        """Pixels from the first of `rows` rows to the last, with the gaps between rows."""
-        return (rows - 1) * self.pitch + self.columns
 
     @cached_property
     def chosen(self) -> tuple[Cut, TileShape]:
@@ -154,18 +65,19 @@ class TilePlan(ConvLayout):
 
     def variants(self, weight: npt.NDArray[np.int8]) -> list[Self]:
         """The plan with each block of registers that it can have, whatever the weights."""
-        plans = [replace(self, block=block) for block in BLOCKS]
+        plans = [replace(self, block=block) for block in self.sizes.blocks]
         return [plan for plan in plans if next(plan._choices(), None) is not None]
 
     def _choices(self) -> Iterator[tuple[Cut, TileShape]]:
         counts = range(1, min(self.rows, _MAX_TASKS) + 1)
         sizes = sorted({ceil(self.rows / count) for count in counts}, reverse=True)
-        for rows, (parts, vectors) in product(sizes, [self.block] if self.block else BLOCKS):
+        blocks = [self.block] if self.block else self.sizes.blocks
+        for rows, (parts, vectors) in product(sizes, blocks):
             if self.vectors % vectors or parts > self.positions(rows):
                 continue
             each = self.positions(rows) / parts
-            pixels = min(int(each) if self.in_place else ceil(each), TileShape.PIXELS)
-            tile = TileShape(parts, vectors, pixels, self.run)
+            pixels = min(int(each) if self.in_place else ceil(each), self.sizes.pixels)
+            tile = TileShape(self.sizes, parts, vectors, pixels, self.run, self.per_vector)
             units = self.groups * self.vectors // vectors
             for channel_parts in range(1, self.threads + 1):
                 if units % channel_parts == 0:
@@ -190,7 +102,7 @@ class TilePlan(ConvLayout):
         size = cut.images * self._input_bytes(cut.rows)
         micro_kernel = self._tile_cycles(tile, size)
         # Weights come from far away once per task, and may keep the first micro-kernel waiting.
-        fetch = self.steps * tile.vectors * tile.weights_size * self.costs.fetch_per_byte
+        fetch = self.steps * tile.columns * tile.weights_size * self.costs.fetch_per_byte
         others = cut.images * self._tiles(cut, tile) - 1
         cycles = units * (max(micro_kernel, fetch) + others * micro_kernel)
         if not self.in_place:
@@ -201,13 +113,15 @@ class TilePlan(ConvLayout):
         return ceil(tasks / self.threads) * (cycles + self.costs.task) + sharing
 
     def _tile_cycles(self, tile: TileShape, input_bytes: int) -> float:
-        near = tile.weights_size * tile.vectors * self.steps <= self.costs.near_bytes
+        near = tile.weights_size * tile.columns * self.steps <= self.costs.near_bytes
         w_load = self.costs.load if near else self.costs.far_load
         seen_again = self.shape.kernel != (1, 1) or input_bytes <= self.costs.near_bytes
         x_load = self.costs.load if seen_again else self.costs.far_load
-        loads = tile.parts * x_load + tile.vectors * w_load
+        loads = tile.parts * x_load + tile.columns * w_load
         sums = self.steps * max(tile.sums * self.costs.dot, loads, self.costs.latency)
-        outputs = tile.parts * tile.pixels * (self.costs.pixel + self.costs.epilogue[tile.vectors])
+        outputs = (
+            tile.parts * tile.pixels * (self.costs.pixel + self.costs.epilogue_of(tile.vectors))
+        )
         # Both at the same time, if there are enough steps to go side by side.
         return max(sums, outputs) + min(sums, outputs) / 2 + self.costs.start
 
@@ -215,7 +129,7 @@ class TilePlan(ConvLayout):
     def time(self) -> float:
         """Time in instructions, `dot`s of vectors; see `DensePlan.time`."""
         block = self.isa.lanes * self.isa.depth
-        weights = self.groups * self.vectors * self.steps * self.tile.weights_size
+        weights = self.units * self.unit_weights
         cycles = self._cycles(*self.chosen)
         fetch = weights / block * self.isa.costs.vectors.fetch
         return max(cycles * self.costs.dots_per_cycle, fetch)
@@ -241,7 +155,7 @@ class TilePlan(ConvLayout):
     @property
     def unit_weights(self) -> int:
         """Bytes of weights of a unit."""
-        return self.steps * self.tile.vectors * self.tile.weights_size
+        return self.steps * self.tile.columns * self.tile.weights_size
 
     @property
     def fetched(self) -> int:
@@ -262,7 +176,7 @@ class TilePlan(ConvLayout):
         group = (self.groups - 1) * self.group_inputs
         read = last * self.x_step + int(self._term_places.max()) + group + self.run
         size = max(read, len(self.remainders) * self.plane_bytes(self.cut.rows))
-        return ceil(size / TileShape.RUN) * TileShape.RUN
+        return ceil(size / self.sizes.run) * self.sizes.run
 
     def input_offset(self, image: Index, row: Index) -> Index:
         """Where a row of the input begins that is read in place."""
@@ -309,7 +223,7 @@ class TilePlan(ConvLayout):
         return places.reshape(-1)
 
     def pack_weight(self, weight: npt.NDArray[np.int8]) -> tuple[Array, ...]:
-        """weight[o, c // groups, kh, kw] -> [unit, step, vector of tile, run / 4, lane, 4].
+        """weight[o, c // groups, kh, kw] -> [unit, step, column, run / depth, lane, depth].
 
         With the places of terms and, unless `follows`, of pixels, and what `MatrixTiles.open` asks.
         """
@@ -318,25 +232,26 @@ class TilePlan(ConvLayout):
         for step, start in enumerate(self.run_starts):
             first, end = step * self.run, min((step + 1) * self.run, self.run_bytes)
             terms[..., step, first - start : end - start] = runs[..., first:end]
-        tile, lanes = self.tile, self.isa.lanes
-        packed = terms.reshape(
-            self.units, tile.vectors, lanes, self.steps, self.run // DEPTH, DEPTH
-        ).transpose(0, 3, 1, 4, 2, 5)
-        assert self.isa.tiles is not None
-        config = self.isa.tiles.config(tile)
+        units, steps, columns, rows, lanes, depth = self._weight_shape
+        packed = terms.reshape(units, columns, lanes, steps, rows, depth)
+        packed = packed.transpose(0, 3, 1, 4, 2, 5)
+        config = self.matrices.config(self.tile)
         places = self._term_places.astype(np.int32)
         pixels = () if self.follows else (self.pixel_places,)
         return (np.ascontiguousarray(packed), config, places, *pixels)
 
     @property
+    def _weight_shape(self) -> tuple[int, ...]:
+        rows = self.run // self.sizes.depth
+        return self.units, self.steps, self.tile.columns, rows, self.sizes.lanes, self.sizes.depth
+
+    @property
     def param_types(self) -> tuple[TensorType, ...]:
         """The types of what `pack_weight` gives, bias and multiplier."""
-        tile, lanes = self.tile, self.isa.lanes
-        weight = (self.units, self.steps, tile.vectors, self.run // DEPTH, lanes, DEPTH)
         pixels = () if self.follows else (TensorType(self.pixel_places.shape, "int32"),)
-        channels = self.units * tile.vectors * lanes
+        channels = self.units * self.tile.vectors * self.isa.lanes
         return (
-            TensorType(weight, "int8"),
+            TensorType(self._weight_shape, "int8"),
             TensorType((64,), "uint8"),
             TensorType((self.steps,), "int32"),
             *pixels,

@@ -12,11 +12,11 @@ from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.kernels.emit import Flat, Index
-from qpc.backends.tvm.kernels.isa.matrices import DEPTH, MatrixTiles, Registers, TileShape
+from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles, Registers, TileShape
 from qpc.backends.tvm.kernels.kernel import Array
 
 _PALETTE = 1
-_ROW_BYTES = 64
+_NUMBER = 4  # bytes of an int32
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Amx(MatrixTiles):
     def config(self, shape: TileShape) -> Array:
         widths, heights = np.zeros(16, np.uint16), np.zeros(16, np.uint8)
         for registers, rows, row_bytes in (
-            (range(shape.sums), shape.pixels, _ROW_BYTES),
+            (range(shape.sums), shape.pixels, _NUMBER * shape.sizes.lanes),
             (shape.x_registers, shape.pixels, shape.run),
-            (shape.weight_registers, shape.run // DEPTH, _ROW_BYTES),
+            (shape.weight_registers, shape.run // shape.sizes.depth, shape.sizes.row_bytes),
         ):
             heights[registers], widths[registers] = rows, row_bytes
         head = np.zeros(16, np.uint8)
@@ -59,7 +59,8 @@ class AmxRegisters(Registers):
         _call("llvm.x86.tdpbusd", *(T.IntImm("int8", number) for number in (sums, x, weights)))
 
     def keep(self, sums: int) -> None:
-        _move("llvm.x86.tilestored64", sums, self.memory, sums * self.shape.sums_size, _ROW_BYTES)
+        step = _NUMBER * self.shape.vector_lanes
+        _move("llvm.x86.tilestored64", sums, self.memory, self.shape.kept(sums), step)
 
     def close(self) -> None:
         _call("llvm.x86.tilerelease")

@@ -49,7 +49,10 @@ class Isa:
     activation: str = "uint8"
     costs: Costs = field(default_factory=Costs)
     tiles: MatrixTiles | None = None
-    """Registers of matrices, if there are any; they have as many lanes."""
+    """Registers of matrices, if there are any; `lanes` are one or more times theirs."""
+
+    def __post_init__(self) -> None:
+        assert self.tiles is None or self.lanes % self.tiles.sizes.lanes == 0
 
     @property
     def x_type(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from qpc.backends.tvm.kernels.isa.amx import Amx
 from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
-from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles, TileShape
+from qpc.backends.tvm.kernels.isa.matrices import WIDE, MatrixTiles
 from qpc.backends.tvm.kernels.isa.x86 import DotProducts, MultiplyAdd
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
@@ -97,7 +97,7 @@ def _plain_matrices(target: Target) -> Isa:
     """What shows on any machine that the kernels with registers of matrices are right."""
     return Isa(
         target.isa,
-        TileShape.LANES,
+        WIDE.lanes,
         registers=12,
         activation=target.activation,
         tiles=MatrixTiles(),
@@ -119,5 +119,5 @@ _ISAS: dict[str, _Kind] = {
     "avx-vnni": _Kind(_dot_products, 8, (frozenset({"avxvnni"}), _WIDE_DOTS)),
     "avx512-vnni": _Kind(_dot_products, 16, (_WIDE_DOTS,)),
     "amx": _Kind(_matrices, 16, (_WIDE_DOTS | {"amx-tile", "amx-int8"},)),
-    "plain-matrices": _Kind(_plain_matrices, TileShape.LANES, activations=_BOTH),
+    "plain-matrices": _Kind(_plain_matrices, WIDE.lanes, activations=_BOTH),
 }

@@ -1,14 +1,13 @@
 """Registers that hold matrices: sums of many pixels times many output channels at once.
 
-One `dot` multiplies the consecutive input bytes of up to 16 pixels with the weights of as many
-channels as a vector has lanes. `MatrixTiles` itself is plain arithmetic that works everywhere; a
-subclass knows what a family of CPUs does better.
+One `dot` multiplies the consecutive input bytes of several pixels with the weights of several
+channels; how many is what `MatrixSizes` say. `MatrixTiles` itself is plain arithmetic that works
+everywhere; a subclass knows what a family of CPUs does better.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from tvm.tirx import Expr
@@ -18,74 +17,116 @@ from qpc.backends.tvm.kernels.emit import (
     Index,
     bind,
     cast,
-    copy,
     loop,
     splat,
     wrapped_sum,
 )
 from qpc.backends.tvm.kernels.kernel import Array
 
-DEPTH = 4
-"""Bytes of a pixel that meet the weights of one row of a register."""
+
+@dataclass(frozen=True)
+class MatrixSizes:
+    """The registers of a CPU, and what one instruction does with them.
+
+    registers: how many there are. pixels, lanes: rows and columns of a register of sums, at most
+    and always. run: bytes of a pixel in a register, at most; depth: how many of these meet one row
+    of weights. blocks: parts of pixels and vectors of channels that a micro-kernel can have.
+    """
+
+    registers: int
+    pixels: int
+    lanes: int
+    run: int
+    depth: int
+    blocks: tuple[tuple[int, int], ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row of weights."""
+        return self.lanes * self.depth
 
 
 @dataclass(frozen=True)
 class TileShape:
     """The registers of a micro-kernel.
 
-    sums: [pixels, lanes] of int32, for every part of the pixels and vector of channels; x: [pixels,
-    run] of activations; weights: [run / 4, lanes, 4] of int8.
+    sums: [pixels, lanes] of int32, for every part of the pixels and column of channels; x: [pixels,
+    run] of activations; weights: [run / depth, lanes, depth] of int8. `per_vector` registers are
+    the columns of a vector of channels, which is read from memory as one.
     """
 
+    sizes: MatrixSizes
     parts: int
     vectors: int
     pixels: int
     run: int
+    per_vector: int = 1
 
-    REGISTERS: ClassVar[int] = 8
-    PIXELS: ClassVar[int] = 16
-    """Of a register, at most."""
-    LANES: ClassVar[int] = 16
-    RUN: ClassVar[int] = 64
-    """Bytes of a pixel in a register, at most."""
+    @property
+    def columns(self) -> int:
+        """Registers that all channels need."""
+        return self.vectors * self.per_vector
 
     @property
     def sums(self) -> int:
         """Registers with sums."""
-        return self.parts * self.vectors
+        return self.parts * self.columns
 
     @property
     def x_registers(self) -> range:
         """Registers with pixels: all parts, or those through which the parts pass."""
-        return range(self.sums, self.sums + self._count(self.parts, self.vectors))
+        return range(self.sums, self.sums + self._count(self.parts, self.columns))
 
     @property
     def weight_registers(self) -> range:
-        """Registers with weights: of all vectors, or those through which they pass."""
+        """Registers with weights: of all columns, or those through which they pass."""
         first = self.x_registers.stop
-        return range(first, first + self._count(self.vectors, self.parts))
+        return range(first, first + self._count(self.columns, self.parts))
 
     def _count(self, needed: int, others: int) -> int:
         """Registers of one operand: the one that is needed in fewer of them stays in them."""
         if needed < others:
             return needed
-        left = self.REGISTERS - self.sums - min(needed, others)
+        left = self.sizes.registers - self.sums - min(needed, others)
         return min(left, needed) if needed > others else needed
 
     @property
     def weights_size(self) -> int:
         """Bytes of a register of weights."""
-        return self.run * self.LANES
+        return self.run * self.sizes.lanes
 
     @property
     def sums_size(self) -> int:
         """Numbers in a register of sums."""
-        return self.PIXELS * self.LANES
+        return self.sizes.pixels * self.sizes.lanes
+
+    @property
+    def vector_lanes(self) -> int:
+        """Lanes of a vector, which is a row in memory."""
+        return self.per_vector * self.sizes.lanes
+
+    def kept(self, sums: int) -> int:
+        """Where in memory the first number of a register of sums is kept."""
+        vector, column = divmod(sums, self.per_vector)
+        return vector * self.per_vector * self.sums_size + column * self.sizes.lanes
+
+
+WIDE = MatrixSizes(
+    registers=8,
+    pixels=16,
+    lanes=16,
+    run=64,
+    depth=4,
+    blocks=((2, 2), (4, 1), (1, 4), (3, 1), (2, 1), (1, 2), (1, 1)),
+)
+"""Those of AMX."""
 
 
 @dataclass(frozen=True)
 class MatrixTiles:
     """Plain int32 arithmetic on memory: `open` a set of registers to use it."""
+
+    sizes: MatrixSizes = WIDE
 
     def config(self, shape: TileShape) -> Array:
         """The constants that `open` needs, uint8[64]."""
@@ -103,7 +144,7 @@ class MatrixTiles:
 class Registers:
     """Registers of sums and of both operands, by number.
 
-    What `keep` writes is in `memory`: [register of sums, pixel, lane].
+    What `keep` writes is in `memory`: [part, vector of channels, pixel, lane of the vector].
     """
 
     def __init__(self, shape: TileShape, memory: Flat) -> None:
@@ -113,7 +154,7 @@ class Registers:
 
     def start(self, sums: int, bias: Flat, offset: Index) -> None:
         """Set the sums of every pixel to `bias[offset : offset + lanes]`."""
-        lanes = TileShape.LANES
+        lanes = self.shape.sizes.lanes
         with loop(self.shape.pixels) as pixel:
             at = sums * self.shape.sums_size + pixel * lanes
             self._sums.store(at, bias.load(offset, lanes), lanes)
@@ -124,23 +165,25 @@ class Registers:
 
     def dot(self, sums: int, x: int, weights: int) -> None:
         """Add the products of registers of both operands to sums."""
-        lanes = TileShape.LANES
+        lanes, depth = self.shape.sizes.lanes, self.shape.sizes.depth
         x_data, x_offset, step = self._operands[x]
         w_data, w_offset, _ = self._operands[weights]
-        with loop(self.shape.pixels) as pixel, loop(self.shape.run // DEPTH) as row:
+        with loop(self.shape.pixels) as pixel, loop(self.shape.run // depth) as row:
             at = bind(sums * self.shape.sums_size + pixel * lanes)
             total: Expr = self._sums.load(at, lanes)
-            for i in range(DEPTH):
-                value = x_data.load(x_offset + pixel * step + row * DEPTH + i)
-                w = w_data.load_strided(w_offset + row * (lanes * DEPTH) + i, DEPTH, lanes)
+            for i in range(depth):
+                value = x_data.load(x_offset + pixel * step + row * depth + i)
+                w = w_data.load_strided(w_offset + row * (lanes * depth) + i, depth, lanes)
                 product = splat(cast(value, "int32", 1), lanes) * cast(w, "int32", lanes)
                 total = wrapped_sum(total, product, lanes)
             self._sums.store(at, total, lanes)
 
     def keep(self, sums: int) -> None:
         """Write sums to memory."""
-        first, size = sums * self.shape.sums_size, self.shape.sums_size
-        copy(self.memory, first, self._sums, first, size)
+        shape, lanes = self.shape, self.shape.sizes.lanes
+        with loop(shape.pixels) as pixel:
+            row = self._sums.load(sums * shape.sums_size + pixel * lanes, lanes)
+            self.memory.store(shape.kept(sums) + pixel * shape.vector_lanes, row, lanes)
 
     def close(self) -> None:
         """Leave the registers to others."""

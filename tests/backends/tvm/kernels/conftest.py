@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import tvm
 from _pytest.mark.structures import ParameterSet
 
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
+from qpc.backends.tvm.kernels.isa.matrices import MatrixSizes, MatrixTiles
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.targets import Target
 
@@ -42,14 +44,25 @@ TARGETS = [
 NOT_PLAIN = [_slow("x86-64"), *TARGETS[1:]]
 
 # Those with registers of matrices, for tests of kernels that use them (parametrize "target" with
-# indirect=True). The second is plain arithmetic, which runs on any machine.
-MATRIX_TARGETS = ["x86-64-amx", "plain-matrices"]
+# indirect=True). The others are plain arithmetic, which runs on any machine: on registers like
+# those of AMX, and on such that two pixels, two channels and eight bytes fill.
+MATRIX_TARGETS = ["x86-64-amx", "plain-matrices", _slow("small-matrices")]
+SMALL = MatrixSizes(
+    registers=16,
+    pixels=2,
+    lanes=2,
+    run=8,
+    depth=8,
+    blocks=((2, 2), (5, 1), (1, 4), (1, 1)),
+)
 
 
 @pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> Target:
     if request.param == "plain-matrices":
         return Target("plain-matrices", "x86_64-unknown-linux-gnu", (), 16, "plain-matrices")
+    if request.param == "small-matrices":
+        return Target("small-matrices", "x86_64-unknown-linux-gnu", (), 4, "generic")
     target = Target.parse(request.param)
     reason = target.runs_here()
     if reason is not None:
@@ -59,7 +72,8 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 @pytest.fixture
 def isa(target: Target) -> Isa:
-    return isa_for(target)
+    isa = isa_for(target)
+    return replace(isa, tiles=MatrixTiles(SMALL)) if target.name == "small-matrices" else isa
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.common.channel_slice import ChannelSlice
-from qpc.backends.tvm.kernels.conv import tile_plan
 from qpc.backends.tvm.kernels.conv.conv2d import conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution
 from qpc.backends.tvm.kernels.conv.methods import plan_for
@@ -21,6 +20,7 @@ from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
+from qpc.backends.tvm.kernels.isa.matrices import WIDE
 from tests.backends.tvm.kernels.conftest import MATRIX_TARGETS
 from tests.backends.tvm.kernels.conv.test_conv2d import ADD, Layer, Run, added
 from tests.backends.tvm.kernels.conv.test_transposed import BASE as TRANSPOSED
@@ -116,13 +116,17 @@ def test_these_tests_use_registers_of_matrices(isa: Isa) -> None:
     assert isinstance(plan_for(isa, part, 1), TilePlan)
 
 
-@pytest.mark.parametrize("block", tile_plan.BLOCKS, ids=str)
+@pytest.mark.parametrize("number", range(len(WIDE.blocks)))
 @pytest.mark.parametrize("kernel", [pytest.param((1, 1), marks=SLOW), (3, 3)], ids=str)
 def test_every_block_of_registers_is_right(
-    isa: Isa, run: Run, block: tuple[int, int], kernel: tuple[int, int]
+    isa: Isa, run: Run, number: int, kernel: tuple[int, int]
 ) -> None:
+    assert isa.tiles is not None
+    blocks = isa.tiles.sizes.blocks
+    if number >= len(blocks):
+        pytest.skip("there are fewer blocks")
     layer = Layer(replace(BASE, c=70, o=64, h=9, kernel=kernel))
-    tile = Tile(*block, kind="matrices")
+    tile = Tile(*blocks[number], kind="matrices")
 
     def tuner(name: str, possible: Sequence[Tile]) -> Tile:
         return tile if tile in possible else pytest.fail(name)
