@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -28,6 +26,7 @@ from qpc.pipeline import Pipeline
 from qpc.pruning import activations, allocation, gradients, magnitude
 from qpc.pruning.criteria import Criterion
 from qpc.quant.config import QuantConfig
+from qpc.targets import Target
 from tests.pruning.running import CHOICES, TOLERANCE, mark, wrong_shapes
 from tests.pruning_oracle import masked_output, worst_error
 from tests.quantizing import min_max
@@ -40,6 +39,7 @@ from tests.robustness.segments import (
     with_steps_as_outputs,
 )
 from tests.robustness.writer import RandomModule
+from tests.sharing import sharing_freely
 
 _TARGETS = ("native", "native", "x86-64", "x86-64-sse4", "x86-64-avx2")
 
@@ -69,12 +69,14 @@ def check_compiled(module: RandomModule) -> None:
         with may_refuse("quantize"):
             gm = qpc.quantize(net.gm, batches, config)
     gm = with_steps_as_outputs(gm)
-    target, threads = choose.choice(_TARGETS), choose.choice((1, 2))
-    free = choose.random() < 0.7  # or nothing would be large enough to share
-    with may_refuse("compile"), _sharing(free=free):
+    name, threads = choose.choice(_TARGETS), choose.choice((1, 2))
+    target = Target.parse(name)
+    if choose.random() < 0.7:  # or nothing would be large enough to share
+        target = sharing_freely(target)
+    with may_refuse("compile"):
         compiled = qpc.compile(gm, target, batch_sizes=net.batches, threads=threads)
     for kind, inputs in _kinds_of_inputs(net, 2):
-        what = f"{target}, {threads} threads, {kind}"
+        what = f"{name}, {threads} threads, {kind}"
         check_pieces(gm, compiled(*_copied(inputs)), inputs, what=what)
 
 
@@ -159,16 +161,6 @@ def _config(choose: random.Random) -> QuantConfig | None:
         symmetric=choose.random() < 0.2,
         per_channel=choose.random() < 0.8,
     )
-
-
-@contextmanager
-def _sharing(*, free: bool) -> Iterator[None]:
-    """Let small layers be shared among threads, if sharing is to cost nothing."""
-    from qpc.targets.costs import Sharing
-
-    cost = (lambda sharing, tasks, threads: 0) if free else Sharing.cost
-    with mock.patch.object(Sharing, "cost", cost):
-        yield
 
 
 def _masked(net: Traced, choose: random.Random, ctx: PassContext) -> GraphModule:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import pytest
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
 from qpc.backends import reference, tvm
+from qpc.targets import Target
 from tests.generators import IntegerGraph
+from tests.sharing import sharing_freely
 
 if TYPE_CHECKING:
     from qpc.backends.tvm.runtime.model import CompiledModel
@@ -28,20 +28,9 @@ def small_graph() -> GraphModule:
     return g.module(g.dequantize(g.linear(g.mean(q, (2, 3)), 10)), q)
 
 
-@contextmanager
-def sharing_is_free() -> Iterator[None]:
-    """Kernels of tests are small: at its real cost, none would be shared among threads."""
-    from qpc.targets.costs import Sharing
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sharing, "cost", lambda sharing, tasks, threads: 0)
-        yield
-
-
 def small_model(threads: int = 1) -> CompiledModel:
     """The graph, compiled so that every layer is shared among the threads."""
-    with sharing_is_free():
-        return tvm.compile_graph(small_graph(), threads=threads)
+    return tvm.compile_graph(small_graph(), sharing_freely(Target.native()), threads=threads)
 
 
 class Answers:

@@ -28,7 +28,9 @@ from torch import nn
 import qpc
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.errors import BackendError
-from tests.robustness.small_models import Answers, sharing_is_free, small_model
+from qpc.targets import Target
+from tests.robustness.small_models import Answers, small_model
+from tests.sharing import sharing_freely
 
 pytestmark = pytest.mark.tvm
 
@@ -216,10 +218,8 @@ class Scenarios:
         return qpc.quantize(self.float, [self.x])
 
     def compile(self, threads: int = 1) -> CompiledModel:
-        with sharing_is_free():
-            return qpc.compile(
-                self.integer, batch_sizes=(4,), threads=threads, cache=self.folder / "cache"
-            )
+        target, cache = sharing_freely(Target.native()), self.folder / "cache"
+        return qpc.compile(self.integer, target, batch_sizes=(4,), threads=threads, cache=cache)
 
     def save(self) -> None:
         self.models[2].save(self.folder / "model")
