@@ -25,13 +25,12 @@ if TYPE_CHECKING:
     from qpc.conversion import Conversion
 
 
-class MaxPool1d(OpView, of=aten.max_pool1d.default):
-    """Padding never wins."""
+class _Windows1d(OpView):
+    """Windows along one axis."""
 
     input = Arg[Node]("self")
     kernel_size = One()
     padding = One()
-    dilation = One()
     ceil_mode = Arg[bool]()
 
     @property
@@ -41,13 +40,12 @@ class MaxPool1d(OpView, of=aten.max_pool1d.default):
         return One().decode(given) if given else self.kernel_size
 
 
-class MaxPool2d(OpView, of=aten.max_pool2d.default):
-    """Padding never wins."""
+class _Windows2d(OpView):
+    """Windows along height and width."""
 
     input = Arg[Node]("self")
     kernel_size = Pair()
     padding = Pair()
-    dilation = Pair()
     ceil_mode = Arg[bool]()
 
     @property
@@ -57,37 +55,29 @@ class MaxPool2d(OpView, of=aten.max_pool2d.default):
         return Pair().decode(given) if given else self.kernel_size
 
 
-class AvgPool1d(OpView, of=aten.avg_pool1d.default):
+class MaxPool1d(_Windows1d, of=aten.max_pool1d.default):
+    """Padding never wins."""
+
+    dilation = One()
+
+
+class MaxPool2d(_Windows2d, of=aten.max_pool2d.default):
+    """Padding never wins."""
+
+    dilation = Pair()
+
+
+class AvgPool1d(_Windows1d, of=aten.avg_pool1d.default):
     """Average over windows of one axis."""
 
-    input = Arg[Node]("self")
-    kernel_size = One()
-    padding = One()
-    ceil_mode = Arg[bool]()
     count_include_pad = Arg[bool]()
 
-    @property
-    def stride(self) -> int:
-        """The stride; an empty argument means the kernel size."""
-        given = arguments(self.node)["stride"]
-        return One().decode(given) if given else self.kernel_size
 
-
-class AvgPool2d(OpView, of=aten.avg_pool2d.default):
+class AvgPool2d(_Windows2d, of=aten.avg_pool2d.default):
     """Average over windows."""
 
-    input = Arg[Node]("self")
-    kernel_size = Pair()
-    padding = Pair()
-    ceil_mode = Arg[bool]()
     count_include_pad = Arg[bool]()
     divisor_override = Arg[int | None]()
-
-    @property
-    def stride(self) -> tuple[int, int]:
-        """The stride; an empty argument means the kernel size."""
-        given = arguments(self.node)["stride"]
-        return Pair().decode(given) if given else self.kernel_size
 
 
 def _max_pool2d(
