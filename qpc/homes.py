@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
 
@@ -17,6 +18,11 @@ _PACKAGE = "qpc.ops"
 @cache
 def all_homes() -> tuple[ModuleType, ...]:
     """All homes, imported, by their names; this defines the operators `qpc::...` in PyTorch."""
-    package = importlib.import_module(_PACKAGE)
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    return tuple(importlib.import_module(f"{_PACKAGE}.{name}") for name in names)
+    return tuple(modules_of(_PACKAGE))
+
+
+def modules_of(package: str) -> Iterator[ModuleType]:
+    """The modules that lie in a package, imported one after the other by their names."""
+    path = importlib.import_module(package).__path__
+    for name in sorted(module.name for module in pkgutil.iter_modules(path)):
+        yield importlib.import_module(f"{package}.{name}")

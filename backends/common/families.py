@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import TypeVar
+
+from qpc.errors import BackendError
+from qpc.homes import modules_of
 
 _T = TypeVar("_T")
 
@@ -16,11 +17,7 @@ def families(package: str) -> Iterator[ModuleType]:
 
     A file that is put there needs no entry in any list.
     """
-    path = importlib.import_module(package).__path__
-    for name in sorted(module.name for module in pkgutil.iter_modules(path)):
-        module = importlib.import_module(f"{package}.{name}")
-        if hasattr(module, "RULES"):
-            yield module
+    return (module for module in modules_of(package) if hasattr(module, "RULES"))
 
 
 def merged(tables: Iterable[Mapping[object, _T]]) -> dict[object, _T]:
@@ -31,3 +28,19 @@ def merged(tables: Iterable[Mapping[object, _T]]) -> dict[object, _T]:
             raise ValueError(f"two rules for {', '.join(sorted(map(str, twice)))}")
         found |= table
     return found
+
+
+def require_foreign(operator: object, brings: str) -> None:
+    """Raise BackendError for what is no operator of another package.
+
+    brings: what the package registers for it, such as "machine code".
+    """
+    from torch._ops import OpOverload  # the TVM backend is imported before torch is
+
+    if not isinstance(operator, OpOverload):
+        raise BackendError(
+            f"{operator!r} is no operator overload",
+            fix="name the overload, as in torch.ops.mylib.square.default",
+        )
+    if operator.namespace == "qpc":
+        raise BackendError(f"{operator} is QPC's own operator, and has {brings} already")

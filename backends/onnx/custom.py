@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch._ops import OpOverload
 
+from qpc.backends.common.families import require_foreign
 from qpc.backends.onnx.exporter import Rule
 from qpc.errors import BackendError
 
@@ -22,13 +23,7 @@ def register_export(operator: OpOverload, rule: Rule) -> None:
 
     Raises BackendError for what is no operator of another package, or is registered already.
     """
-    if not isinstance(operator, OpOverload):
-        raise BackendError(
-            f"{operator!r} is no operator overload",
-            fix="name the overload, as in torch.ops.mylib.square.default",
-        )
-    if operator.namespace == "qpc":
-        raise BackendError(f"{operator} is QPC's own operator, and has an ONNX form already")
+    require_foreign(operator, "an ONNX form")
     if operator in _registered:
         raise BackendError(
             f"an ONNX form of operator {operator} is registered already",

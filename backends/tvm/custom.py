@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from qpc.backends.common.families import require_foreign
 from qpc.backends.common.traits import MemoryOrder
 from qpc.errors import BackendError
 
@@ -137,15 +138,7 @@ def registered_decompositions() -> Mapping[OpOverload, Callable[..., Any]]:
 
 
 def _require_new(operator: OpOverload) -> None:
-    from torch._ops import OpOverload
-
-    if not isinstance(operator, OpOverload):
-        raise BackendError(
-            f"{operator!r} is no operator overload",
-            fix="name the overload, as in torch.ops.mylib.square.default",
-        )
-    if operator.namespace == "qpc":
-        raise BackendError(f"{operator} is QPC's own operator, and has machine code already")
+    require_foreign(operator, "machine code")
     if operator in _kernels or operator in _decompositions:
         raise BackendError(
             f"machine code for operator {operator} is registered already",
