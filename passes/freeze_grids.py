@@ -27,7 +27,7 @@ from qpc.facts import FAKE_QUANTIZED
 from qpc.layers import float_layer
 from qpc.meta import attribute, info, label, update_info
 from qpc.quant.fixedpoint import floor_scales_for_bias
-from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE, QParams
+from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE, QParams, nearest_scale
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ def _grid(gm: GraphModule, node: Node) -> QParams:
     """The legal grid nearest to the tensors of an activation's rounding."""
     given, old = arguments(node), info(node).qparams
     assert old is not None
-    scale = float(_finite(gm, node, "scale").abs())
+    # a step of 0 is the smallest while it trains, and not the 1.0 of an empty range
+    scale = nearest_scale(max(float(_finite(gm, node, "scale").abs()), SMALLEST_SCALE))
     zero = round(float(_finite(gm, node, "zero_point")))
-    scale = min(max(scale, SMALLEST_SCALE), LARGEST_SCALE)
     return QParams(scale, min(max(zero, old.lo), old.hi), given["lo"], given["hi"], old.dtype)
 
 

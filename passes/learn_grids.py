@@ -51,28 +51,28 @@ class LearnGrids(Pass, name="learn-grids", requires={FAKE_QUANTIZED}):
         learned = 0
         for node in gm.graph.find_nodes(op="call_function", target=qpc_ops.fake_quantize.default):
             observer = info(node).observer
-            if observer is None and self.weights:
-                learned += self._learn(editor, node, "scale")
-            elif observer is not None and self.activations:
-                first = shared.setdefault(observer, node)
-                _share(node, first)
-                learned += self._learn(editor, node, "scale")
-                if self.zero_points and not _symmetric(node):
-                    learned += self._learn(editor, node, "zero_point")
+            if not (self.weights if observer is None else self.activations):
+                continue
+            if observer is not None:
+                _share(node, shared.setdefault(observer, node))
+            set_arguments(node, gradient_scale=_gradient_scale(gm, node))
+            learned += _learn(editor, node, "scale")
+            if self.zero_points and not _symmetric(node):
+                learned += _learn(editor, node, "zero_point")
         editor.drop_unused()
         ctx.summarize(f"{learned} tensors of grids are learned")
         return bool(learned)
 
-    def _learn(self, editor: Editor, node: Node, argument: str) -> bool:
-        """Whether the tensor was not learned before."""
-        set_arguments(node, gradient_scale=_gradient_scale(editor.gm, node))
-        tensor: Node = arguments(node)[argument]
-        value = attribute(editor.gm, str(tensor.target))
-        if isinstance(value, nn.Parameter):
-            return False
-        editor.set_tensor(str(tensor.target), nn.Parameter(value.float()))
-        update_info(tensor, dtype=torch.float32)
-        return True
+
+def _learn(editor: Editor, node: Node, argument: str) -> bool:
+    """Make a parameter of a tensor of a grid; whether it was none before."""
+    tensor: Node = arguments(node)[argument]
+    value = attribute(editor.gm, str(tensor.target))
+    if isinstance(value, nn.Parameter):
+        return False
+    editor.set_tensor(str(tensor.target), nn.Parameter(value.float()))
+    update_info(tensor, dtype=torch.float32)
+    return True
 
 
 def _share(node: Node, first: Node) -> None:
@@ -83,7 +83,7 @@ def _share(node: Node, first: Node) -> None:
 
 
 def _symmetric(node: Node) -> bool:
-    config = info(node).config
+    config = info(node).config  # weights have none, and are symmetric
     return config is None or config.activation.symmetric
 
 

@@ -23,11 +23,14 @@ PyTorch's fused fake quantization is not.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from qpc.quant.grid import SMALLEST_SCALE
+
+_Ends: TypeAlias = tuple[float, float] | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,18 @@ class Rounding:
     def apply(self, x: Tensor) -> Tensor:
         """`x` (floats, any shape) rounded to the grid, in float32; the lowest point for NaN."""
         step = self._steps(x)
-        return self._clipped(self._scaled(x, step)).round_().mul_(step)
+        return _clipped(_scaled(x, step), self._ends(x)).round_().mul_(step)
 
     def input_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:
         """The gradient at `x`: that at the result where `x` lies within the grid, 0 elsewhere."""
-        return self._inside(gradient, self._scaled(x, self._steps(x)), x)
+        return _inside(gradient, _scaled(x, self._steps(x)), self._ends(x))
 
     def gradients(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients at `x`, at the steps and at the zero points, each in its shape."""
-        step = self._steps(x)
-        scaled = self._scaled(x, step)
-        inside = self._inside(gradient, scaled, x)
-        within = self._clipped(scaled)
+        step, ends = self._steps(x), self._ends(x)
+        scaled = _scaled(x, step)
+        inside = _inside(gradient, scaled, ends)
+        within = _clipped(scaled, ends)
         points = within.round()
         error = points - within
         clipped = gradient - inside
@@ -76,28 +79,7 @@ class Rounding:
     def _steps(self, x: Tensor) -> Tensor:
         return self._along(x, self.step.abs().clamp(min=SMALLEST_SCALE))
 
-    def _scaled(self, x: Tensor, step: Tensor) -> Tensor:
-        """v: places on the grid, before they are rounded, with 0.0 at zero."""
-        inverse = (1.0 / step.to(torch.float64)).to(torch.float32)
-        return x * inverse
-
-    def _clipped(self, scaled: Tensor) -> Tensor:
-        """Places brought to the ends of the grid, in the memory of `scaled` where that can be."""
-        lowest, highest = self._ends(scaled)
-        if isinstance(lowest, Tensor) or isinstance(highest, Tensor):
-            scaled = torch.where(scaled.isnan(), lowest, scaled)
-            return torch.clamp(scaled, torch.as_tensor(lowest), torch.as_tensor(highest))
-        scaled.nan_to_num_(lowest, highest, lowest)
-        return scaled.clamp_(lowest, highest)
-
-    def _inside(self, gradient: Tensor, scaled: Tensor, x: Tensor) -> Tensor:
-        lowest, highest = self._ends(x)
-        if isinstance(lowest, float):  # one pass over memory instead of four
-            found: Tensor = torch.ops.aten.hardtanh_backward(gradient, scaled, lowest, highest)
-            return found
-        return gradient * ((scaled > lowest) & (scaled < highest))
-
-    def _ends(self, x: Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
+    def _ends(self, x: Tensor) -> _Ends:
         """The lowest and the highest point with 0.0 at zero: numbers if all indices have the same.
 
         Numbers are read on CPUs only: elsewhere that would wait for the device.
@@ -131,3 +113,27 @@ class Rounding:
         else:
             kept = (self.axis,)
         return product.sum([d for d in range(product.dim()) if d not in kept])
+
+
+def _scaled(x: Tensor, step: Tensor) -> Tensor:
+    """v: places on the grid, before they are rounded, with 0.0 at zero."""
+    inverse = (1.0 / step.to(torch.float64)).to(torch.float32)
+    return x * inverse
+
+
+def _clipped(scaled: Tensor, ends: _Ends) -> Tensor:
+    """Places brought to the ends of the grid, in the memory of `scaled` where that can be."""
+    lowest, highest = ends
+    if isinstance(lowest, Tensor) or isinstance(highest, Tensor):
+        scaled = torch.where(scaled.isnan(), lowest, scaled)
+        return torch.clamp(scaled, torch.as_tensor(lowest), torch.as_tensor(highest))
+    scaled.nan_to_num_(lowest, highest, lowest)
+    return scaled.clamp_(lowest, highest)
+
+
+def _inside(gradient: Tensor, scaled: Tensor, ends: _Ends) -> Tensor:
+    lowest, highest = ends
+    if isinstance(lowest, float):  # one pass over memory instead of four
+        found: Tensor = torch.ops.aten.hardtanh_backward(gradient, scaled, lowest, highest)
+        return found
+    return gradient * ((scaled > lowest) & (scaled < highest))
