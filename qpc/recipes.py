@@ -10,7 +10,9 @@ from torch.fx import GraphModule
 
 from qpc.base import PassContext
 from qpc.batches import Batch, batch_length, checked_batches
-from qpc.facts import CORE_FORM, FAKE_QUANTIZED, OBSERVED
+from qpc.calls import qpc_ops
+from qpc.errors import PassError
+from qpc.facts import CORE_FORM, FAKE_QUANTIZED, OBSERVED, require_graph
 from qpc.passes import (
     Calibrate,
     ConvertToInteger,
@@ -32,6 +34,7 @@ from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Allocation
 from qpc.pruning.criteria import Judge
 from qpc.quant.config import QuantConfig
+from qpc.settings import require_kind
 
 _SAMPLES = CorrectBias([]).samples
 _ALL_SCALES = LearnGrids()
@@ -126,6 +129,8 @@ def prepare_qat(
     Raises PassError if no layer could be quantized.
     """
     checked_batches(batches)
+    if learn is not None:
+        require_kind("learn", learn, LearnGrids, "qpc.passes.LearnGrids(...) or None")
     passes = (Calibrate(batches), FakeQuantize(), *((learn,) if learn else ()))
     pipeline = prepare(config) + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
     return pipeline.run(gm, ctx)
@@ -136,9 +141,15 @@ def convert(gm: GraphModule, ctx: PassContext | None = None) -> GraphModule:
 
     Its outputs are those of `gm` in inference, up to a step of a grid here and there.
 
-    Raises PassError if training has left a grid that is no number, or moved weights out of what
-    their sums allow.
+    Raises PassError if no value of the graph is rounded to a grid, or training has left a grid that
+    is no number; OverflowProofError if it has moved weights out of what their sums allow.
     """
+    require_graph(gm, "convert")
+    if not gm.graph.find_nodes(op="call_function", target=qpc_ops.fake_quantize.default):
+        raise PassError(
+            "there is nothing to convert: no value of this graph is rounded to a grid",
+            fix="gm = qpc.prepare_qat(gm, batches) before training, or qpc.quantize(gm, batches)",
+        )
     freeze = Pipeline((FreezeGrids(),), frozenset({CORE_FORM, FAKE_QUANTIZED}))
     return (freeze + to_integer()).run(gm, ctx)
 

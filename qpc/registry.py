@@ -16,6 +16,7 @@ from torch.fx import Node
 
 from qpc.calls import OpView, aten
 from qpc.homes import all_homes
+from qpc.settings import require_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,11 +154,14 @@ _SPECS: dict[OpOverload, OpSpec] = {}
 
 
 def register_operator(spec: OpSpec) -> OpSpec:
-    """Add an operator, and return it. Raises ValueError if it is there already.
+    """Add an operator, and return it.
+
+    Raises ValueError if it is there already, ConfigError for what is no `OpSpec`.
 
     From then on quantization, pruning, costs and saved graphs know it, in this process; a backend
     that is to compile it needs to know it too.
     """
+    require_kind("spec", spec, OpSpec, "a qpc.OpSpec")
     _add(spec, _specs())
     return spec
 

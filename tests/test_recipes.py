@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 import qpc
 from qpc.base import PassContext
 from qpc.calls import aten, qpc_ops
-from qpc.errors import CalibrationError, PassError
+from qpc.errors import CalibrationError, ConfigError, PassError
 from qpc.facts import CALIBRATED, CORE_FORM, FAKE_QUANTIZED, INTEGER, OBSERVED
 from qpc.hashing import fingerprint
 from qpc.passes import Calibrate, FakeQuantize, LearnGrids
@@ -231,3 +231,19 @@ def test_a_graph_whose_grids_learn_is_saved_and_pruned_like_any_other(tmp_path: 
     assert losses[-1] < losses[0]
     step = pruned.get_parameter("quantizers.linear.scale").item()
     assert (qpc.convert(pruned)(QAT_X) - pruned(QAT_X)).abs().max() < 1.01 * step
+
+
+def test_what_is_to_learn_is_a_pass() -> None:
+    gm = traced(randomized(_Small()), QAT_X)
+    with pytest.raises(
+        ConfigError, match=r"learn must be qpc\.passes\.LearnGrids\(\.\.\.\) or None"
+    ):
+        qpc.prepare_qat(gm, [QAT_X], learn="all")  # type: ignore[arg-type]  # the mistake on purpose
+
+
+def test_a_graph_without_a_grid_has_nothing_to_convert() -> None:
+    with pytest.raises(PassError, match="there is nothing to convert") as caught:
+        qpc.convert(traced(randomized(_Small()), QAT_X))
+    assert caught.value.fix == (
+        "gm = qpc.prepare_qat(gm, batches) before training, or qpc.quantize(gm, batches)"
+    )

@@ -8,6 +8,7 @@ from torch.fx import Graph, Node
 
 from qpc import registry
 from qpc.calls import aten, is_shape_arithmetic, qpc_ops
+from qpc.errors import ConfigError
 from qpc.ops.convolution import Conv2d
 from qpc.ops.pointwise import POINTWISE
 from qpc.registry import OpSpec, Role, op_name, register_operator, registered, role_of, spec_of
@@ -63,3 +64,8 @@ def test_packages_may_register_operators(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_every_view_of_a_spec_matches_its_operator() -> None:
     for spec in registered():
         assert spec.view is None or spec.target in spec.view.targets
+
+
+def test_what_is_no_record_of_an_operator_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"spec must be a qpc\.OpSpec"):
+        register_operator(3)  # type: ignore[arg-type]  # the mistake on purpose
