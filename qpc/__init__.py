@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from qpc.storage import load_graph as load_graph
     from qpc.storage import save_graph as save_graph
     from qpc.targets import Target as Target
-    from qpc.training import set_training as set_training
+    from qpc.training.switch import set_training as set_training
     from qpc.yaml_form import from_yaml as from_yaml
     from qpc.yaml_form import to_yaml as to_yaml
 
@@ -73,7 +73,7 @@ _HOMES = {
     "register_backend": "qpc.backends.registry",
     "register_operator": "qpc.registry",
     "save_graph": "qpc.storage",
-    "set_training": "qpc.training",
+    "set_training": "qpc.training.switch",
     "to_yaml": "qpc.yaml_form",
     "trace": "qpc.capture.trace",
 }
