@@ -7,9 +7,11 @@ from qpc.passes.calibrate import Calibrate
 from qpc.passes.convert_to_integer import ConvertToInteger
 from qpc.passes.correct_bias import CorrectBias
 from qpc.passes.create_masks import CreateMasks
+from qpc.passes.end_training import EndTraining
 from qpc.passes.fake_quantize import FakeQuantize
 from qpc.passes.fold_batch_norm import FoldBatchNorm
 from qpc.passes.fold_weights import FoldWeights
+from qpc.passes.freeze_batch_norm import FreezeBatchNorm
 from qpc.passes.freeze_grids import FreezeGrids
 from qpc.passes.insert_observers import InsertObservers
 from qpc.passes.learn_grids import LearnGrids
@@ -28,9 +30,11 @@ __all__ = [
     "ConvertToInteger",
     "CorrectBias",
     "CreateMasks",
+    "EndTraining",
     "FakeQuantize",
     "FoldBatchNorm",
     "FoldWeights",
+    "FreezeBatchNorm",
     "FreezeGrids",
     "InsertObservers",
     "LearnGrids",

@@ -26,6 +26,7 @@ from qpc.edit import Editor
 from qpc.errors import PassError, UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
 from qpc.meta import info, label, update_info, value_name
+from qpc.passes.fold_batch_norm import norm_beside
 from qpc.passes.freeze_grids import grids_are_frozen
 from qpc.quant.grid import QParams
 from qpc.registry import op_name, quantization_of
@@ -46,6 +47,12 @@ class ConvertToInteger(
             raise PassError(
                 "training has moved the grids, and conversion would take the old ones",
                 fix="call qpc.convert(gm), or run qpc.passes.FreezeGrids before",
+            )
+        if beside := next((n for n in gm.graph.nodes if norm_beside(n) is not None), None):
+            raise PassError(
+                f"the batch norm behind {label(beside)} is not folded yet",
+                node=beside,
+                fix="call qpc.convert(gm), or run qpc.passes.FoldBatchNorm before",
             )
         layers = layers_with_weights(gm)
         left = [n for n in layers if not info(n).integer]

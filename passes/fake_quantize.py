@@ -28,8 +28,10 @@ from qpc.errors import QPCError
 from qpc.facts import CALIBRATED, FAKE_QUANTIZED, OBSERVED, observer_state
 from qpc.layers import Weighted, float_layer, outputs_first
 from qpc.meta import attribute, info, update_info, value_name
+from qpc.ops.affine import BatchNorm, ChannelAffine
+from qpc.passes.fold_batch_norm import norm_beside
 from qpc.quant.fixedpoint import floor_scales_for_bias, weight_limit, weight_scales
-from qpc.quant.grid import Grid, QParams
+from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE, Grid, QParams
 from qpc.registry import Role, role_of
 from qpc.settings import require_kind, require_number
 
@@ -194,25 +196,20 @@ def _round_interpolated(editor: Editor, node: Node) -> None:
 
 def _quantize_weight(editor: Editor, layer: Weighted) -> None:
     node, gm = layer.node, editor.gm
-    config, source = info(node).config, info(layer.input).qparams
+    config, groups, norm = info(node).config, layer.groups, norm_beside(node)
     assert config is not None
-    assert source is not None
-    groups = layer.groups
-    weight = attribute(gm, str(layer.weight.target)).detach()
-    weight = outputs_first(weight, layer.output_axis, groups)
-    scales = weight_scales(weight, config.weight)
-    if layer.bias is not None:
-        bias = attribute(gm, str(layer.bias.target)).detach()
-    else:
-        bias = torch.zeros(weight.shape[0])
-    scales = floor_scales_for_bias(scales, bias, source.scale)
-    limit = weight_limit(config.weight.bits)
     name = f"quantizers.{node.name}_weight"
+    step = editor.buffer(f"{name}.scale", _weight_steps(gm, layer, norm), before=node)
+    if norm is not None and not config.weight.per_channel:
+        read = [n and editor.get(str(n.target), before=node) for n in (norm.weight, norm.running_var)]
+        step = editor.call(qpc_ops.unfold_step.default, step, *read, norm.eps, like=node)
+    zero_point = torch.zeros(info(step).shape, dtype=torch.int64)
+    limit = weight_limit(config.weight.bits)
     layer.weight = editor.call(
         qpc_ops.fake_quantize.default,
         layer.weight,
-        editor.buffer(f"{name}.scale", scales, before=node),
-        editor.buffer(f"{name}.zero_point", _zeros(scales), before=node),
+        step,
+        editor.buffer(f"{name}.zero_point", zero_point, before=node),
         -limit,
         limit,
         layer.output_axis,
@@ -221,5 +218,29 @@ def _quantize_weight(editor: Editor, layer: Weighted) -> None:
     )
 
 
-def _zeros(scales: Tensor) -> Tensor:
-    return torch.zeros(scales.shape, dtype=torch.int64)
+def _weight_steps(gm: GraphModule, layer: Weighted, norm: BatchNorm | None) -> Tensor:
+    """The steps of a weight: float32[out], or float32[1] of the folded weight.
+
+    norm: the batch norm that is to be folded into the layer.
+    """
+    config, source = info(layer.node).config, info(layer.input).qparams
+    assert config is not None
+    assert source is not None
+    weight = attribute(gm, str(layer.weight.target)).detach()
+    weight = outputs_first(weight, layer.output_axis, layer.groups)
+    bias = torch.zeros(weight.shape[0])
+    if layer.bias is not None:
+        bias = attribute(gm, str(layer.bias.target)).detach()
+    if norm is None:
+        return floor_scales_for_bias(weight_scales(weight, config.weight), bias, source.scale)
+    affine = ChannelAffine.of(norm.node)
+    assert affine is not None
+    factor, offset = affine.coefficients(gm)
+    folded = (weight * factor.reshape(-1, *[1] * (weight.dim() - 1))).float()
+    scales = weight_scales(folded, config.weight)
+    scales = floor_scales_for_bias(scales, (bias * factor + offset).float(), source.scale)
+    if not config.weight.per_channel:
+        return scales
+    steps = (scales / factor.abs()).clamp(SMALLEST_SCALE, LARGEST_SCALE).float()
+    # where nothing is left of a channel, its batch norm may bring it back
+    return torch.where(factor == 0.0, weight_scales(weight, config.weight), steps)

@@ -12,6 +12,9 @@ Arithmetic with a constant for each channel, such as a batch norm that is spelle
 likewise. Where there is no layer to fold it into, operators of this kind that follow one another
 become one batch norm.
 
+Weights that are rounded already, with the batch norm in mind (`InsertObservers(fold_later=True)`),
+stay on the points of their grids: the scales take the factors, and the points their signs.
+
 Works for convolutions of one to three dimensions, transposed ones (any groups), and linear layers,
 with and without bias. The algebra is computed in float64. Jacob et al. 2018, arXiv:1712.05877,
 section 3.2.
@@ -26,14 +29,17 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.origins import computed
+from qpc.analysis.roundings import rounding_of
 from qpc.base import Pass, PassContext
-from qpc.calls import aten
+from qpc.calls import aten, arguments, qpc_ops, set_arguments
 from qpc.edit import Editor, reads
 from qpc.facts import CORE_FORM
 from qpc.layers import Weighted, weighted
 from qpc.meta import attribute, info, label, update_info, value_name
 from qpc.ops.affine import BatchNorm, ChannelAffine
+from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE
 from qpc.rewrite import Rule, apply_rules
+from qpc.settings import require_kind
 
 
 @dataclass(frozen=True)
@@ -54,37 +60,23 @@ class LayerThenBatchNorm(Rule[_Found]):
         return _Found(layer, node) if layer is not None else None
 
     def refuse(self, gm: GraphModule, found: _Found) -> str | None:
-        layer, norm = found.layer, BatchNorm.of(found.node)
-        if len(layer.node.users) > 1:
-            return f"{label(layer.node)} is read by {len(layer.node.users)} nodes"
-        if norm is not None and (norm.running_mean is None or norm.running_var is None):
-            return "batch norm keeps no running statistics"
-        if norm is not None and norm.training:
-            return "batch norm is in training mode"
-        if len(info(layer.node).shape or ()) != len(info(layer.weight).shape or ()):
-            return f"the channels of {label(layer.node)} are on another axis than batch norm's"
-        if ChannelAffine.of(found.node) is None:
-            return "a parameter of batch norm is computed"
-        for part in (layer.weight, layer.bias):
-            if part is None:
-                continue
-            if part.op != "get_attr":
-                return computed(part)
-            if reads(gm, part) > 1:
-                return f"{part.target!r} is shared by {reads(gm, part)} nodes"
-        return None
+        return why_apart(gm, found.layer, found.node)
 
     def replace(self, editor: Editor, found: _Found) -> str:
         layer, affine = found.layer, ChannelAffine.of(found.node)
         assert affine is not None
-        weight_name = str(layer.weight.target)
+        real = _parameter(layer.weight)
+        assert real is not None
+        weight_name = str(real.target)
         weight = attribute(editor.gm, weight_name).detach()
         factor, offset = affine.coefficients(editor.gm)
         bias = torch.zeros_like(factor)
         if layer.bias is not None:
             bias = attribute(editor.gm, str(layer.bias.target)).detach().double()
-        scaled = weight.double() * _along_outputs(factor, weight, layer)
-        editor.set_tensor(weight_name, torch.nn.Parameter(scaled.to(weight.dtype)))
+        scaled = (weight.double() * _along_outputs(factor, weight, layer)).to(weight.dtype)
+        if real is not layer.weight:
+            scaled = _fold_grid(editor, layer, weight, scaled, factor)
+        editor.set_tensor(weight_name, torch.nn.Parameter(scaled))
         bias_name = (
             str(layer.bias.target)
             if layer.bias is not None
@@ -96,6 +88,14 @@ class LayerThenBatchNorm(Rule[_Found]):
         update_info(layer.node, value=value_name(found.node) or "")
         editor.replace(found.node, layer.node)
         return text
+
+
+@dataclass(frozen=True)
+class LayerThenArithmetic(LayerThenBatchNorm):
+    """Arithmetic whose input is a convolution or linear layer, but no batch norm."""
+
+    def match(self, gm: GraphModule, node: Node) -> _Found | None:
+        return None if BatchNorm.of(node) else super().match(gm, node)
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,69 @@ class AffineThenAffine(Rule[tuple[ChannelAffine, ChannelAffine]]):
 
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass, name="fold-batch-norm", requires={CORE_FORM}):
-    """Fold every batch norm that directly follows a layer which nothing else reads."""
+    """Fold every batch norm that directly follows a layer which nothing else reads.
+
+    arithmetic_only: leave batch norms alone, whose statistics training is to move on.
+    """
+
+    arithmetic_only: bool = False
+
+    def __post_init__(self) -> None:
+        require_kind("arithmetic_only", self.arithmetic_only, bool, "True or False")
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
+        if self.arithmetic_only:
+            return apply_rules((LayerThenArithmetic(),), self, gm, ctx)
         changed = apply_rules((LayerThenBatchNorm(), AffineThenAffine()), self, gm, ctx)
         for node in gm.graph.nodes:
             norm = BatchNorm.of(node)
             if norm is not None and weighted(norm.input) is None:
                 ctx.decline(node, f"batch norm follows {label(norm.input)}, which has no weight")
         return changed
+
+
+def why_apart(gm: GraphModule, layer: Weighted, node: Node) -> str | None:
+    """Why what scales and shifts the channels of a layer cannot be folded into it; None if it can."""
+    norm = BatchNorm.of(node)
+    if len(layer.node.users) > 1:
+        return f"{label(layer.node)} is read by {len(layer.node.users)} nodes"
+    if norm is not None and (norm.running_mean is None or norm.running_var is None):
+        return "batch norm keeps no running statistics"
+    if norm is not None and norm.training:
+        return "batch norm is in training mode"
+    if len(info(layer.node).shape or ()) != len(info(layer.weight).shape or ()):
+        return f"the channels of {label(layer.node)} are on another axis than batch norm's"
+    if ChannelAffine.of(node) is None:
+        return "a parameter of batch norm is computed"
+    for part in (layer.weight, layer.bias):
+        if part is None:
+            continue
+        real = _parameter(part)
+        if real is None:
+            return computed(part)
+        if reads(gm, real) > 1:
+            return f"{real.target!r} is shared by {reads(gm, real)} nodes"
+    return None
+
+
+def foldable_norms(gm: GraphModule) -> dict[Node, Node]:
+    """The batch norms that could be folded, each with its layer."""
+    found: dict[Node, Node] = {}
+    for node in gm.graph.nodes:
+        norm = BatchNorm.of(node)
+        layer = weighted(norm.input) if norm is not None else None
+        if layer is not None and why_apart(gm, layer, node) is None:
+            found[node] = layer.node
+    return found
+
+
+def norm_beside(layer: Node) -> BatchNorm | None:
+    """The batch norm that is part of a quantized layer, and is folded at its conversion, if any."""
+    (reader, *others) = layer.users or (None,)
+    norm = None if others else BatchNorm.of(reader)
+    if norm is None or not info(layer).integer or weighted(layer) is None:
+        return None
+    return norm if info(norm.node).integer else None
 
 
 def _along_outputs(factor: Tensor, weight: Tensor, layer: Weighted) -> Tensor:
@@ -155,6 +209,39 @@ def _along_outputs(factor: Tensor, weight: Tensor, layer: Weighted) -> Tensor:
     groups = factor.numel() // per_group
     rows = factor.reshape(groups, per_group).repeat_interleave(weight.shape[0] // groups, dim=0)
     return rows.reshape(weight.shape[0], per_group, *trailing)
+
+
+def _parameter(part: Node) -> Node | None:
+    """The parameter that is a weight or a bias, rounded or not; None if it is computed."""
+    while part.target is qpc_ops.fake_quantize.default:
+        part = part.all_input_nodes[0]
+    return part if part.op == "get_attr" else None
+
+
+def _fold_grid(
+    editor: Editor, layer: Weighted, weight: Tensor, scaled: Tensor, factor: Tensor
+) -> Tensor:
+    """Give the rounding of a weight the scales of the folded one, which is returned.
+
+    weight: as it is rounded now; scaled: times the factors, in exact arithmetic.
+    """
+    rounding, gm = layer.weight, editor.gm
+    points = rounding_of(gm, rounding).points(weight)
+    given = arguments(rounding)
+    step = given["scale"]
+    if step.target is qpc_ops.unfold_step.default:
+        set_arguments(rounding, scale=arguments(step)["step"])
+    else:
+        name = str(step.target)
+        steps = attribute(gm, name)
+        exact = steps.detach().double().abs() * factor.abs()
+        folded = exact.clamp(SMALLEST_SCALE, LARGEST_SCALE).float()
+        learned = isinstance(steps, torch.nn.Parameter)
+        editor.set_tensor(name, torch.nn.Parameter(folded) if learned else folded)
+    wanted = points * _along_outputs(factor.sign().float(), weight, layer)
+    after = rounding_of(gm, rounding)
+    # a product in the middle between two points may have been rounded to the other one
+    return torch.where(after.points(scaled) == wanted, scaled, wanted * after.steps(weight))
 
 
 def _sibling(name: str, leaf: str) -> str:

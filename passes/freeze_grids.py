@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.roundings import grid_tensor
 from qpc.base import Pass, PassContext
 from qpc.calls import arguments, qpc_ops
 from qpc.edit import Editor
@@ -47,7 +48,7 @@ class FreezeGrids(Pass, name="freeze-grids", requires={FAKE_QUANTIZED}):
                 scale, zero = torch.tensor([grid.scale]), torch.tensor([grid.zero_point])
             else:
                 scale = _weight_scales(gm, node, grids)
-                zero = torch.zeros(scale.shape, dtype=torch.int64)
+                zero = torch.zeros_like(_finite(gm, node, "zero_point"), dtype=torch.int64)
             changed |= _set(editor, node, "scale", scale)
             changed |= _set(editor, node, "zero_point", zero)
         ctx.summarize(f"{len(grids)} grids fixed, {len(moved)} values have another one than before")
@@ -57,8 +58,8 @@ class FreezeGrids(Pass, name="freeze-grids", requires={FAKE_QUANTIZED}):
 def grids_are_frozen(gm: GraphModule) -> bool:
     """Whether every value is rounded to the grid that its node notes."""
     for node in gm.graph.find_nodes(op="call_function", target=qpc_ops.fake_quantize.default):
-        given = arguments(node)
-        tensors = [attribute(gm, str(given[name].target)) for name in ("scale", "zero_point")]
+        names = [str(grid_tensor(node, name).target) for name in ("scale", "zero_point")]
+        tensors = [attribute(gm, name) for name in names]
         if any(isinstance(t, nn.Parameter) for t in tensors):
             return False
         grid = info(node).qparams
@@ -100,7 +101,7 @@ def _weight_scales(gm: GraphModule, node: Node, grids: Mapping[str, QParams]) ->
 
 
 def _finite(gm: GraphModule, node: Node, argument: str) -> Tensor:
-    name = str(arguments(node)[argument].target)
+    name = str(grid_tensor(node, argument).target)
     value = attribute(gm, name).detach()
     if not value.isfinite().all():
         raise PassError(
@@ -114,7 +115,7 @@ def _finite(gm: GraphModule, node: Node, argument: str) -> Tensor:
 
 def _set(editor: Editor, node: Node, argument: str, value: Tensor) -> bool:
     """Store a tensor of a grid as a buffer; whether it was another one, or a parameter."""
-    tensor: Node = arguments(node)[argument]
+    tensor = grid_tensor(node, argument)
     before = attribute(editor.gm, str(tensor.target))
     if not isinstance(before, nn.Parameter) and torch.equal(before, value):
         return False

@@ -31,17 +31,25 @@ from qpc.edit import Editor
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM, OBSERVED
 from qpc.meta import info, update_info
+from qpc.passes.fold_batch_norm import foldable_norms
 from qpc.quant.config import QuantConfig
 from qpc.settings import require_kind
 
 
 @dataclass(frozen=True)
 class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, establishes={OBSERVED}):
-    """Decide what is quantized under `config` and put observers where statistics are needed."""
+    """Decide what is quantized under `config` and put observers where statistics are needed.
+
+    fold_later: batch norms that `FoldBatchNorm` could fold are parts of their layers: no grid is
+    between the two, and the weights are rounded as they will be once the batch norms are folded,
+    at the conversion to integers. Until then their statistics and parameters can be trained.
+    """
 
     config: QuantConfig = field(default_factory=QuantConfig)
+    fold_later: bool = False
 
     def __post_init__(self) -> None:
+        require_kind("fold_later", self.fold_later, bool, "True or False")
         require_kind(
             "config", self.config, QuantConfig, "a QuantConfig", fix="see docs/quantization.md"
         )
@@ -51,7 +59,8 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
             ctx.summarize("observers are there already")
             return False
         _refuse_quantized(gm)
-        plan = plan_quantization(gm, self.config)
+        parts = foldable_norms(gm) if self.fold_later else {}
+        plan = plan_quantization(gm, self.config, parts)
         if unmatched := self.config.unmatched(plan.sites):
             raise PassError(
                 f"the configuration's override {unmatched[0]!r} matches nothing in this graph",

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.roundings import grid_tensor
 from qpc.base import Pass, PassContext
 from qpc.calls import arguments, qpc_ops, set_arguments
 from qpc.edit import Editor
@@ -55,7 +56,9 @@ class LearnGrids(Pass, name="learn-grids", requires={FAKE_QUANTIZED}):
                 continue
             if observer is not None:
                 _share(node, shared.setdefault(observer, node))
-            set_arguments(node, gradient_scale=_gradient_scale(gm, node))
+            step = arguments(node)["scale"]
+            owner = step if step.target is qpc_ops.unfold_step.default else node
+            set_arguments(owner, gradient_scale=_gradient_scale(gm, node))
             learned += _learn(editor, node, "scale")
             if self.zero_points and not _symmetric(node):
                 learned += _learn(editor, node, "zero_point")
@@ -66,7 +69,7 @@ class LearnGrids(Pass, name="learn-grids", requires={FAKE_QUANTIZED}):
 
 def _learn(editor: Editor, node: Node, argument: str) -> bool:
     """Make a parameter of a tensor of a grid; whether it was none before."""
-    tensor: Node = arguments(node)[argument]
+    tensor = grid_tensor(node, argument)
     value = attribute(editor.gm, str(tensor.target))
     if isinstance(value, nn.Parameter):
         return False
@@ -89,7 +92,7 @@ def _symmetric(node: Node) -> bool:
 
 def _gradient_scale(gm: GraphModule, node: Node) -> float:
     given = arguments(node)
-    steps: Tensor = attribute(gm, str(given["scale"].target))
+    steps: Tensor = attribute(gm, str(grid_tensor(node, "scale").target))
     sizes = info(node).shape or ()
     values = math.prod(size for size in sizes if isinstance(size, int)) / steps.numel()
     zero = float(attribute(gm, str(given["zero_point"].target)).detach().max())

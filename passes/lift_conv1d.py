@@ -25,6 +25,7 @@ from qpc.companions import elementwise_companions
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM
 from qpc.meta import attribute, info, update_info
+from qpc.ops.affine import BatchNorm
 from qpc.ops.convolution import Conv1d, Conv2d
 from qpc.ops.pooling import AvgPool1d, MaxPool1d
 from qpc.rewrite import Rule, apply_rules
@@ -113,11 +114,33 @@ class AvgPool1dOfABatch(Rule[AvgPool1d]):
 
 
 @dataclass(frozen=True)
+class BatchNormOfALifted(Rule[BatchNorm]):
+    """A batch norm that reads a convolution which has a height by now, through the reshape."""
+
+    def match(self, gm: GraphModule, node: Node) -> BatchNorm | None:
+        norm = BatchNorm.of(node)
+        if norm is None or norm.input.target is not aten.reshape.default:
+            return None
+        flat = norm.input
+        layer, shape = Conv2d.of(flat.args[0]), info(flat).shape or ()
+        if layer is None or len(shape) != 3 or len(flat.users) > 1:
+            return None
+        return norm if info(layer.node).shape == (*shape[:2], 1, shape[2]) else None
+
+    def replace(self, editor: Editor, found: BatchNorm) -> str:
+        (image, *_), norm = found.input.args, found.node
+        made = editor.call(aten.batch_norm.default, image, *norm.args[1:], like=norm)
+        update_info(made, frozen=info(norm).frozen)
+        return _finish(editor, norm, made)
+
+
+@dataclass(frozen=True)
 class LiftConv1d(Pass, name="lift-conv1d", requires={CORE_FORM}):
-    """Give every convolution and pool over one axis a height of 1."""
+    """Give every convolution over one axis, its batch norm, and every pool, a height of 1."""
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
-        rules = (Conv1dOfABatch(), MaxPool1dOfABatch(), AvgPool1dOfABatch())
+        layers = (Conv1dOfABatch(), BatchNormOfALifted())
+        rules = (*layers, MaxPool1dOfABatch(), AvgPool1dOfABatch())
         return apply_rules(rules, self, gm, ctx)
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from qpc.storage import load_graph as load_graph
     from qpc.storage import save_graph as save_graph
     from qpc.targets import Target as Target
+    from qpc.training.switch import freeze_batch_norm as freeze_batch_norm
     from qpc.training.switch import set_training as set_training
     from qpc.yaml_form import from_yaml as from_yaml
     from qpc.yaml_form import to_yaml as to_yaml
@@ -62,6 +63,7 @@ _HOMES = {
     "convert": "qpc.recipes",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
+    "freeze_batch_norm": "qpc.training.switch",
     "from_yaml": "qpc.yaml_form",
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
@@ -97,6 +99,7 @@ __all__ = [
     "convert",
     "fingerprint",
     "format_graph",
+    "freeze_batch_norm",
     "from_yaml",
     "load",
     "load_graph",

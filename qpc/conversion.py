@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from qpc.analysis.roundings import rounding_of
 from qpc.calls import qpc_ops
 from qpc.edit import Editor
 from qpc.errors import OverflowProofError, QPCError
@@ -27,6 +28,7 @@ from qpc.quant.fixedpoint import (
     quantize_weight,
     requant_multiplier,
     requant_table,
+    require_finite,
     weight_scales,
 )
 from qpc.quant.grid import QParams
@@ -133,10 +135,10 @@ class Conversion:
         real, scale = rounded.all_input_nodes[:2]
         scales = self.tensor(scale)
         layout = (layer.output_axis, layer.groups)
-        config = info(self.node).config
-        assert config is not None
-        real_weight = outputs_first(self.tensor(real), *layout)
-        weight = quantize_weight(real_weight, scales, config.weight.bits)
+        real_weight = self.tensor(real)
+        require_finite("weight", real_weight)
+        points = rounding_of(self.editor.gm, rounded).points(real_weight)
+        weight = outputs_first(points, *layout).to(torch.int8)
         bias = torch.zeros(weight.shape[0])
         if layer.bias is not None:
             bias = self.tensor(layer.bias)

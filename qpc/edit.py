@@ -44,12 +44,20 @@ class Editor:
     def parameter(self, name: str, value: Tensor, *, before: Node) -> Node:
         """A `get_attr` node of a trainable parameter `name`, which is set to `value`."""
         self.set_tensor(name, nn.Parameter(value))
-        return self._get(name, before)
+        return self.get(name, before=before)
 
     def buffer(self, name: str, value: Tensor, *, before: Node) -> Node:
         """A `get_attr` node of a buffer `name`, which is set to `value`."""
         self.set_tensor(name, value)
-        return self._get(name, before)
+        return self.get(name, before=before)
+
+    def get(self, name: str, *, before: Node) -> Node:
+        """A `get_attr` node of a parameter or buffer that is there already."""
+        with self.gm.graph.inserting_before(before):
+            made = self.gm.graph.get_attr(name)
+        value = attribute(self.gm, name)
+        update_info(made, shape=tuple(value.shape), dtype=value.dtype, origin=self.origin)
+        return made
 
     def set_tensor(self, name: str, value: Tensor) -> None:
         """Store a parameter (if `value` is one) or a buffer under a dotted name, over any other."""
@@ -116,13 +124,6 @@ class Editor:
                 owner, _, leaf = name.rpartition(".")
                 delattr(self.gm.get_submodule(owner), leaf)
         _drop_empty(self.gm)
-
-    def _get(self, name: str, before: Node) -> Node:
-        with self.gm.graph.inserting_before(before):
-            made = self.gm.graph.get_attr(name)
-        value = attribute(self.gm, name)
-        update_info(made, shape=tuple(value.shape), dtype=value.dtype, origin=self.origin)
-        return made
 
 
 def _observer_prefixes(gm: GraphModule) -> tuple[str, ...]:

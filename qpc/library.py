@@ -25,17 +25,22 @@ LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
 def define(
-    schema: str, body: Callable[..., Tensor], fake: Callable[..., Tensor]
+    schema: str,
+    body: Callable[..., Tensor],
+    fake: Callable[..., Tensor],
+    *,
+    trains: bool = False,
 ) -> OpOverload[..., Any]:
     """Define an operator and return it.
 
     schema: as PyTorch writes it, without the namespace: "abs(Tensor q) -> Tensor".
     body: the definition, which works on tensors on the CPU.
     fake: returns an empty tensor of the result's shape and dtype, for tensors that have no data.
+    trains: the operator is part of graphs that are trained, and works on tensors anywhere.
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema)
-    LIBRARY.impl(name, body, "CPU")
+    LIBRARY.impl(name, body, "CompositeExplicitAutograd" if trains else "CPU")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
     found: OpOverload[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
     return found

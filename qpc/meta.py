@@ -40,6 +40,7 @@ class NodeInfo:
     observer: name of the observer whose statistics set the value's grid; several values may share
     one.
     qparams: the grid of the value, once calibration has fixed it.
+    frozen: whether training leaves a batch norm in inference, with the statistics that it has.
     """
 
     shape: Shape | None = None
@@ -52,6 +53,7 @@ class NodeInfo:
     config: LayerConfig | None = None
     observer: str | None = None
     qparams: QParams | None = None
+    frozen: bool = False
 
 
 def info(node: Node) -> NodeInfo:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import length_hint
+from typing import Literal
 
 from torch.fx import GraphModule
 
 from qpc.base import PassContext
 from qpc.batches import Batch, batch_length, checked_batches
 from qpc.calls import qpc_ops
-from qpc.errors import PassError
+from qpc.errors import ConfigError, PassError
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED, OBSERVED, require_graph
 from qpc.passes import (
     Calibrate,
     ConvertToInteger,
     CorrectBias,
     CreateMasks,
+    EndTraining,
     FakeQuantize,
     FoldBatchNorm,
     FreezeGrids,
@@ -38,15 +40,23 @@ from qpc.settings import require_kind
 
 _SAMPLES = CorrectBias([]).samples
 _ALL_SCALES = LearnGrids()
+_BATCH_NORM = ("folded", "simulated")
 
 
-def prepare(config: QuantConfig | None = None) -> Pipeline:
+def prepare(
+    config: QuantConfig | None = None, *, batch_norm: Literal["folded", "simulated"] = "folded"
+) -> Pipeline:
     """The passes before calibration: tidy the graph up, and insert observers.
 
     Batch norms are folded, identities removed, convolutions over one axis given a height of 1.
+
+    batch_norm: "simulated" leaves batch norms that could be folded to be trained, see
+    `qpc.prepare_qat`.
     """
-    observers = InsertObservers(config or QuantConfig())
-    return Pipeline((FoldBatchNorm(), RemoveIdentities(), LiftConv1d(), observers))
+    later = batch_norm == "simulated"
+    fold = FoldBatchNorm(arithmetic_only=later)
+    observers = InsertObservers(config or QuantConfig(), fold_later=later)
+    return Pipeline((fold, RemoveIdentities(), LiftConv1d(), observers))
 
 
 def post_training_quantization(
@@ -112,6 +122,7 @@ def prepare_qat(
     config: QuantConfig | None = None,
     *,
     learn: LearnGrids | None = _ALL_SCALES,
+    batch_norm: Literal["folded", "simulated"] = "folded",
     ctx: PassContext | None = None,
 ) -> GraphModule:
     """Return `gm`, a traced float graph, with its values rounded to grids, ready to be trained.
@@ -124,6 +135,10 @@ def prepare_qat(
     batches: any iterable of batches as `qpc.passes.Calibrate` takes them.
     learn: which grids training moves (Esser et al. 2020, arXiv:1902.08153): all scales by default;
     None keeps the grids of the calibration.
+    batch_norm: "folded" folds batch norms into their layers now, as parameters without statistics.
+    "simulated" lets them train: in training they normalise by the batch and move their statistics,
+    while the weights are rounded as they will be after folding, which `qpc.convert` does (Jacob et
+    al. 2018, arXiv:1712.05877, section 3.2). `qpc.freeze_batch_norm` ends it in a later phase.
     ctx: collects the reports: which layers are quantized, and why others are not.
 
     Raises PassError if no layer could be quantized.
@@ -131,15 +146,23 @@ def prepare_qat(
     checked_batches(batches)
     if learn is not None:
         require_kind("learn", learn, LearnGrids, "qpc.passes.LearnGrids(...) or None")
+    if batch_norm not in _BATCH_NORM:
+        raise ConfigError(
+            f'batch_norm must be "folded" or "simulated", got {batch_norm!r}',
+            fix='batch_norm="simulated" trains the statistics of batch norms, "folded" fixes them',
+        )
     passes = (Calibrate(batches), FakeQuantize(), *((learn,) if learn else ()))
-    pipeline = prepare(config) + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
+    before = prepare(config, batch_norm=batch_norm)
+    pipeline = before + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
     return pipeline.run(gm, ctx)
 
 
 def convert(gm: GraphModule, ctx: PassContext | None = None) -> GraphModule:
     """Return a fake-quantized graph, trained or not, as an integer graph.
 
-    Its outputs are those of `gm` in inference, up to a step of a grid here and there.
+    Its outputs are those of `gm` in inference, up to a step of a grid here and there. A graph that
+    is in training mode is converted as it is in inference. Batch norms that were simulated are
+    folded.
 
     Raises PassError if no value of the graph is rounded to a grid, or training has left a grid that
     is no number; OverflowProofError if it has moved weights out of what their sums allow.
@@ -150,7 +173,8 @@ def convert(gm: GraphModule, ctx: PassContext | None = None) -> GraphModule:
             "there is nothing to convert: no value of this graph is rounded to a grid",
             fix="gm = qpc.prepare_qat(gm, batches) before training, or qpc.quantize(gm, batches)",
         )
-    freeze = Pipeline((FreezeGrids(),), frozenset({CORE_FORM, FAKE_QUANTIZED}))
+    passes = (EndTraining(), FoldBatchNorm(), FreezeGrids())
+    freeze = Pipeline(passes, frozenset({CORE_FORM, FAKE_QUANTIZED}))
     return (freeze + to_integer()).run(gm, ctx)
 
 

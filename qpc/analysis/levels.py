@@ -21,6 +21,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.integer_proofs import check_integers
+from qpc.analysis.roundings import grid_tensor
 from qpc.calls import arguments, qpc_ops
 from qpc.errors import QPCError
 from qpc.facts import Violation, observer_state
@@ -107,7 +108,7 @@ def fake_quantized(gm: GraphModule) -> Violation | None:
 def _grid_problem(gm: GraphModule, node: Node) -> str | None:
     """What is wrong with one call that rounds, of a value or of a weight."""
     given = arguments(node)
-    tensors = [given[name] for name in ("scale", "zero_point")]
+    tensors = [grid_tensor(node, name) for name in ("scale", "zero_point")]
     if not all(isinstance(t, Node) and t.op == "get_attr" for t in tensors):
         return "its grid is no constant"
     scale, zero_point = (attribute(gm, str(t.target)) for t in tensors)

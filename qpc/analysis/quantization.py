@@ -11,6 +11,7 @@ grid of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -50,9 +51,16 @@ class QuantizationPlan:
     sites: tuple[Site, ...]
 
 
-def plan_quantization(gm: GraphModule, config: QuantConfig) -> QuantizationPlan:
-    """Decide for every node of a core-form graph whether and how it is quantized."""
-    configs = _Configs(config, _positions(gm))
+def plan_quantization(
+    gm: GraphModule, config: QuantConfig, parts: Mapping[Node, Node] | None = None
+) -> QuantizationPlan:
+    """Decide for every node of a core-form graph whether and how it is quantized.
+
+    parts: operators that are to be folded into the layer which they read, and that nothing else
+    reads; with that layer. They are quantized as it is, and it has no grid of its own.
+    """
+    parts = parts or {}
+    configs = _Configs(config, _positions(gm), parts)
     reasons: dict[Node, str] = {}
     candidates: set[Node] = set()
     for node in gm.graph.nodes:
@@ -65,7 +73,7 @@ def plan_quantization(gm: GraphModule, config: QuantConfig) -> QuantizationPlan:
             reasons[node] = why
     _drop_unfed(candidates, reasons, configs)
     _drop_without_layer(candidates, reasons)
-    carrier, owner = _share_grids(gm, candidates)
+    carrier, owner = _share_grids(gm, candidates, parts)
     reported = reported_calls(gm)
     return QuantizationPlan(
         integer=frozenset(candidates),
@@ -83,9 +91,11 @@ class _Configs:
 
     config: QuantConfig
     positions: dict[Node, str]
+    parts: Mapping[Node, Node]
     seen: list[Site] = field(default_factory=list)
 
     def of(self, node: Node) -> LayerConfig | None:
+        node = self.parts.get(node, node)
         site = Site(info(node).module_path, _site_op(node), self.positions.get(node))
         self.seen.append(site)
         return self.config.resolve(module=site.module, op=site.op, position=site.position)
@@ -100,6 +110,8 @@ def _site_op(node: Node) -> str:
 
 def _why_float(node: Node, configs: _Configs) -> str | None:
     """Why one operator must stay in float, by itself; None if it can be an integer operator."""
+    if node in configs.parts:
+        return None
     known = quantization_of(node)
     if known.role in (Role.FLOAT, Role.RECURRENT):
         hint = "; nn.Linear has one" if multiplies_by_parameter(node) else ""
@@ -162,7 +174,9 @@ def _drop_without_layer(candidates: set[Node], reasons: dict[Node, str]) -> None
 # --- shared grids ---------------------------------------------------------------------------------
 
 
-def _share_grids(gm: GraphModule, integer: set[Node]) -> tuple[dict[Node, Node], dict[Node, Node]]:
+def _share_grids(
+    gm: GraphModule, integer: set[Node], parts: Mapping[Node, Node]
+) -> tuple[dict[Node, Node], dict[Node, Node]]:
     """`carrier` of every quantized value, and the `owner` of every carrier's configuration."""
     grids = _Grids()
     for node in gm.graph.nodes:
@@ -174,7 +188,7 @@ def _share_grids(gm: GraphModule, integer: set[Node]) -> tuple[dict[Node, Node],
         role = role_of(node)
         if role in (Role.MOVE, Role.INTERPOLATE):
             grids.follow(node, sources[0])
-        elif role is Role.CLAMP and _adopts(sources[0], integer, grids):
+        elif node in parts or (role is Role.CLAMP and _adopts(sources[0], integer, grids)):
             grids.take_over(node, sources[0], owner=grids.owner_of(sources[0]))
         else:
             grids.add(node)

@@ -293,7 +293,7 @@ class Flow:
             source = weight.all_input_nodes[0]
             if weight.target is qpc_ops.fake_quantize.default and arguments(weight)["groups"] > 1:
                 for part in weight.all_input_nodes[1:]:
-                    if self.shape(part) == tuple(line.shape):
+                    if part.op == "get_attr" and self.shape(part) == tuple(line.shape):
                         self.consume(part, 0, line)
             weight = source
 
@@ -301,6 +301,8 @@ class Flow:
         source = self.parameter(node)
         assert source is not None
         line = self.axes[self.name(source), axis].labels
+        if part.op != "get_attr":
+            return  # steps that are computed, from parameters that have the same channels
         key = (self.name(part), 0)
         if self.shape(part) == tuple(line.shape) and key not in self.axes:
             self.axes[key] = ParameterAxis(key[0], 0, line, produces=False)

@@ -12,6 +12,7 @@ from qpc.library import LIBRARY, define, like_first
 from qpc.ops.pointwise import first_input
 from qpc.quant.arithmetic import clamp_round, float32, reciprocal, require_sizes
 from qpc.quant.fake_quantization import Rounding
+from qpc.quant.simulated_folding import UnfoldedStep
 from qpc.registry import OpSpec, Through, fits_by_itself
 
 _GRAPH = "the graph was made for inputs"
@@ -75,6 +76,7 @@ OBSERVE = define(
     "observe(Tensor x, str observer) -> Tensor",
     _observe,
     like_first,
+    trains=True,
 )
 
 
@@ -101,6 +103,31 @@ FAKE_QUANTIZE = define(
     " int groups=1, float gradient_scale=1.0) -> Tensor",
     _fake_quant,
     like_first,
+    trains=True,
+)
+
+
+def _unfold(
+    step: Tensor,
+    weight: Tensor | None,
+    running_var: Tensor,
+    eps: float,
+    gradient_scale: float = 1.0,
+) -> Tensor:
+    """The steps of weights that are multiplied by a batch norm's factors once it is folded.
+
+    step: float32[1], of the folded weights; weight: float32[channels], the batch norm's, or None
+    for ones. Returns float32[channels]. The gradient at `step` is multiplied by `gradient_scale`.
+    """
+    return UnfoldedStep(step, weight, running_var, eps).value()
+
+
+UNFOLD_STEP = define(
+    "unfold_step(Tensor step, Tensor? weight, Tensor running_var, float eps,"
+    " float gradient_scale=1.0) -> Tensor",
+    _unfold,
+    lambda step, weight, running_var, *_: torch.empty_like(running_var),
+    trains=True,
 )
 
 
@@ -126,12 +153,28 @@ def _estimate(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return at_input, at_scale * factor, at_zero_point * factor, *numbers
 
 
+def _keep_unfolded(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    step, weight, running_var, ctx.eps, ctx.gradient_scale = inputs
+    # training moves the variance in place before the gradient is asked for
+    ctx.save_for_backward(step, weight, running_var.clone())
+
+
+def _at_step(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    unfolded = UnfoldedStep(*context.saved_tensors, context.eps)
+    at_step, at_weight = unfolded.gradients(gradient)
+    return at_step * context.gradient_scale, at_weight, None, None, None
+
+
 torch.library.register_autograd("qpc::observe", _pass_on, lib=LIBRARY)
 torch.library.register_autograd("qpc::fake_quantize", _estimate, setup_context=_keep, lib=LIBRARY)
+torch.library.register_autograd(
+    "qpc::unfold_step", _at_step, setup_context=_keep_unfolded, lib=LIBRARY
+)
 
 SPECS = (
     OpSpec(QUANTIZE, exact=True, ends_with_clamp=True, check=fits_by_itself),
     OpSpec(DEQUANTIZE, exact=True, check=fits_by_itself),
     OpSpec(OBSERVE, channels=first_input, through=Through.WHOLE),
     OpSpec(FAKE_QUANTIZE, channels=first_input, through=Through.WHOLE),
+    OpSpec(UNFOLD_STEP),
 )

@@ -54,16 +54,20 @@ class Rounding:
 
     def apply(self, x: Tensor) -> Tensor:
         """`x` (floats, any shape) rounded to the grid, in float32; the lowest point for NaN."""
-        step = self._steps(x)
+        step = self.steps(x)
         return _clipped(_scaled(x, step), self._ends(x)).round_().mul_(step)
+
+    def points(self, x: Tensor) -> Tensor:
+        """The grid points that `x` is rounded to, less the zero points: whole numbers, as floats."""
+        return _clipped(_scaled(x, self.steps(x)), self._ends(x)).round_()
 
     def input_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:
         """The gradient at `x`: that at the result where `x` lies within the grid, 0 elsewhere."""
-        return _inside(gradient, _scaled(x, self._steps(x)), self._ends(x))
+        return _inside(gradient, _scaled(x, self.steps(x)), self._ends(x))
 
     def gradients(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients at `x`, at the steps and at the zero points, each in its shape."""
-        step, ends = self._steps(x), self._ends(x)
+        step, ends = self.steps(x), self._ends(x)
         scaled = _scaled(x, step)
         inside = _inside(gradient, scaled, ends)
         within = _clipped(scaled, ends)
@@ -76,7 +80,8 @@ class Rounding:
         zero_points = self._sums(clipped, step.expand_as(x)).neg_()
         return inside, steps, zero_points.reshape(self.zero_point.shape)
 
-    def _steps(self, x: Tensor) -> Tensor:
+    def steps(self, x: Tensor) -> Tensor:
+        """The steps, which are positive, in a shape that broadcasts over `x`."""
         return self._along(x, self.step.abs().clamp(min=SMALLEST_SCALE))
 
     def _ends(self, x: Tensor) -> _Ends:

@@ -41,7 +41,7 @@ def weight_scales(weight: Tensor, cfg: WeightConfig, axis: int = 0) -> Tensor:
     minimises the sum of squared errors. A channel of zeros gets `SMALLEST_SCALE`, which
     `floor_scales_for_bias` raises to what its bias needs. Raises `PassError` for NaN and infinity.
     """
-    _require_finite("weight", weight)
+    require_finite("weight", weight)
     rows = weight.detach().to(torch.float32)
     rows = rows.movedim(axis, 0).flatten(1) if cfg.per_channel else rows.reshape(1, -1)
     flat = np.ascontiguousarray(rows.numpy())
@@ -58,7 +58,7 @@ def quantize_weight(weight: Tensor, scales: Tensor, bits: int, axis: int = 0) ->
     weight: float32; scales: float32[C] along `axis`, or float32[1]. Raises `PassError` for NaN and
     infinite weights.
     """
-    _require_finite("weight", weight)
+    require_finite("weight", weight)
     limit = weight_limit(bits)
     ratio = weight.detach().to(torch.float32) / along(scales, weight.dim(), axis)
     return ratio.round().clamp(-limit, limit).to(torch.int8)
@@ -128,7 +128,7 @@ def floor_scales_for_bias(scales: Tensor, bias: Tensor, input_scale: float) -> T
 
     Raises `OverflowProofError` if no legal scale is large enough, `PassError` for NaN and infinity.
     """
-    _require_finite("bias", bias)
+    require_finite("bias", bias)
     magnitude = bias.detach().to(torch.float64).abs().numpy()
     if scales.numel() == 1:
         magnitude = magnitude.max(initial=0.0, keepdims=True)
@@ -150,7 +150,7 @@ def quantize_bias(bias: Tensor, input_scale: float, weight_scale: Tensor) -> Ten
     bias: float32[O]; weight_scale: float32[O] or float32[1]. Raises `OverflowProofError` if a
     result does not fit, `PassError` for NaN and infinity.
     """
-    _require_finite("bias", bias)
+    require_finite("bias", bias)
     step = float(input_scale) * weight_scale.to(torch.float64)
     exact = (bias.detach().to(torch.float64) / step).round()
     too_large = exact.abs() > INT32_MAX
@@ -242,6 +242,7 @@ def requant_table(input_qparams: QParams, output_qparams: QParams) -> Tensor:
     return lookup_table(lambda real: real, input_qparams, output_qparams)
 
 
-def _require_finite(name: str, values: Tensor) -> None:
+def require_finite(name: str, values: Tensor) -> None:
+    """Raise PassError for NaN and infinity."""
     if not torch.isfinite(values).all():
         raise PassError(f"the {name} holds NaN or infinite values", fix="repair the checkpoint")

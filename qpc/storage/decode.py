@@ -118,6 +118,7 @@ def _note_info(node: Node, entry: Entry) -> None:
         value=entry.value,
         declined=entry.declined,
         integer=entry.integer,
+        frozen=entry.frozen,
         observer=entry.observer,
     )
 

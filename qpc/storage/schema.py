@@ -95,6 +95,7 @@ class _Node(_Part):
     value: Text = ""
     declined: Text = ""
     integer: bool = False
+    frozen: bool = False
     observer: Text | None = None
     config: dict[str, Any] | None = None
     qparams: GridEntry | None = None
