@@ -24,6 +24,7 @@ from qpc.passes.propagate_masks import PropagateMasks
 from qpc.passes.reestimate_batch_norm import ReestimateBatchNorm
 from qpc.passes.remove_channels import RemoveChannels
 from qpc.passes.remove_identities import RemoveIdentities
+from qpc.passes.round_biases import RoundBiases
 
 __all__ = [
     "Calibrate",
@@ -47,4 +48,5 @@ __all__ = [
     "ReestimateBatchNorm",
     "RemoveChannels",
     "RemoveIdentities",
+    "RoundBiases",
 ]

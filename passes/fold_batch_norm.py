@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.origins import computed
-from qpc.analysis.roundings import rounding_of
+from qpc.analysis.roundings import rounding_of, unrounded
 from qpc.base import Pass, PassContext
 from qpc.calls import aten, arguments, qpc_ops, set_arguments
 from qpc.edit import Editor, reads
@@ -65,25 +65,27 @@ class LayerThenBatchNorm(Rule[_Found]):
     def replace(self, editor: Editor, found: _Found) -> str:
         layer, affine = found.layer, ChannelAffine.of(found.node)
         assert affine is not None
-        real = _parameter(layer.weight)
-        assert real is not None
+        real = unrounded(layer.weight)
         weight_name = str(real.target)
         weight = attribute(editor.gm, weight_name).detach()
         factor, offset = affine.coefficients(editor.gm)
         bias = torch.zeros_like(factor)
         if layer.bias is not None:
-            bias = attribute(editor.gm, str(layer.bias.target)).detach().double()
+            bias = attribute(editor.gm, str(unrounded(layer.bias).target)).detach().double()
         scaled = (weight.double() * _along_outputs(factor, weight, layer)).to(weight.dtype)
         if real is not layer.weight:
             scaled = _fold_grid(editor, layer, weight, scaled, factor)
         editor.set_tensor(weight_name, torch.nn.Parameter(scaled))
         bias_name = (
-            str(layer.bias.target)
+            str(unrounded(layer.bias).target)
             if layer.bias is not None
             else editor.free_name(_sibling(weight_name, "bias"))
         )
         folded = (bias * factor + offset).to(weight.dtype)
         layer.bias = editor.parameter(bias_name, folded, before=layer.node)
+        norm = BatchNorm.of(found.node)
+        if norm is not None and norm.bias is not None and norm.bias.op != "get_attr":
+            layer.bias = _rounded_again(editor, layer, norm.bias)
         text = f"folded into {label(layer.node)}"
         update_info(layer.node, value=value_name(found.node) or "")
         editor.replace(found.node, layer.node)
@@ -171,12 +173,17 @@ def why_apart(gm: GraphModule, layer: Weighted, node: Node) -> str | None:
     for part in (layer.weight, layer.bias):
         if part is None:
             continue
-        real = _parameter(part)
-        if real is None:
+        real = unrounded(part)
+        if real.op != "get_attr":
             return computed(part)
-        if reads(gm, real) > 1:
-            return f"{real.target!r} is shared by {reads(gm, real)} nodes"
+        if (readers := reads(gm, real) - _rounded_for(real)) > 1:
+            return f"{real.target!r} is shared by {readers} nodes"
     return None
+
+
+def _rounded_for(bias: Node) -> int:
+    """How many batch norms read the bias of their layer, to round what folding makes of both."""
+    return sum(n.target is qpc_ops.round_bias.default and n.args[0] is not bias for n in bias.users)
 
 
 def foldable_norms(gm: GraphModule) -> dict[Node, Node]:
@@ -211,13 +218,6 @@ def _along_outputs(factor: Tensor, weight: Tensor, layer: Weighted) -> Tensor:
     return rows.reshape(weight.shape[0], per_group, *trailing)
 
 
-def _parameter(part: Node) -> Node | None:
-    """The parameter that is a weight or a bias, rounded or not; None if it is computed."""
-    while part.target is qpc_ops.fake_quantize.default:
-        part = part.all_input_nodes[0]
-    return part if part.op == "get_attr" else None
-
-
 def _fold_grid(
     editor: Editor, layer: Weighted, weight: Tensor, scaled: Tensor, factor: Tensor
 ) -> Tensor:
@@ -242,6 +242,14 @@ def _fold_grid(
     after = rounding_of(gm, rounding)
     # a product in the middle between two points may have been rounded to the other one
     return torch.where(after.points(scaled) == wanted, scaled, wanted * after.steps(weight))
+
+
+def _rounded_again(editor: Editor, layer: Weighted, before: Node) -> Node:
+    """The bias of a layer, rounded as that of the batch norm was."""
+    assert layer.bias is not None
+    scales = (arguments(before)["input_scale"], arguments(layer.weight)["scale"])
+    read = [editor.get(str(scale.target), before=layer.node) for scale in scales]
+    return editor.call(qpc_ops.round_bias.default, layer.bias, *read, like=layer.node)
 
 
 def _sibling(name: str, leaf: str) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.roundings import grid_tensor
+from qpc.analysis.roundings import grid_tensor, unrounded
 from qpc.base import Pass, PassContext
 from qpc.calls import arguments, qpc_ops
 from qpc.edit import Editor
@@ -95,7 +95,7 @@ def _weight_scales(gm: GraphModule, node: Node, grids: Mapping[str, QParams]) ->
         source = info(layer.input).qparams if layer is not None else None
         if layer is None or layer.bias is None or source is None:
             continue
-        bias = attribute(gm, str(layer.bias.target)).detach()
+        bias = attribute(gm, str(unrounded(layer.bias).target)).detach()
         scales = floor_scales_for_bias(scales, bias, source.scale)
     return scales
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from qpc.analysis.roundings import rounding_of
+from qpc.analysis.roundings import rounding_of, unrounded
 from qpc.calls import qpc_ops
 from qpc.edit import Editor
 from qpc.errors import OverflowProofError, QPCError
@@ -141,7 +141,7 @@ class Conversion:
         weight = outputs_first(points, *layout).to(torch.int8)
         bias = torch.zeros(weight.shape[0])
         if layer.bias is not None:
-            bias = self.tensor(layer.bias)
+            bias = self.tensor(unrounded(layer.bias))
         name, source = str(real.target), self.grid_of(layer.input)
         constants = self._constants(name, source, weight, scales, bias, layout)
         return [self.integers[layer.input], *constants]

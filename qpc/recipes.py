@@ -31,6 +31,7 @@ from qpc.passes import (
     PropagateMasks,
     RemoveChannels,
     RemoveIdentities,
+    RoundBiases,
 )
 from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Allocation
@@ -151,7 +152,8 @@ def prepare_qat(
             f'batch_norm must be "folded" or "simulated", got {batch_norm!r}',
             fix='batch_norm="simulated" trains the statistics of batch norms, "folded" fixes them',
         )
-    passes = (Calibrate(batches), FakeQuantize(), *((learn,) if learn else ()))
+    learning = (learn,) if learn else ()
+    passes = (Calibrate(batches), FakeQuantize(), *learning, RoundBiases())
     before = prepare(config, batch_norm=batch_norm)
     pipeline = before + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
     return pipeline.run(gm, ctx)

@@ -9,7 +9,8 @@ from torch.fx import GraphModule, Node
 from qpc.calls import arguments, qpc_ops
 from qpc.meta import attribute
 from qpc.quant.fake_quantization import Rounding
-from qpc.quant.simulated_folding import UnfoldedStep
+from qpc.quant.simulated_folding import FoldedNorm, UnfoldedStep
+from qpc.registry import Through, seen_through
 
 
 def grid_tensor(rounding: Node, argument: str) -> Node:
@@ -21,6 +22,13 @@ def grid_tensor(rounding: Node, argument: str) -> Node:
     if found.target is qpc_ops.unfold_step.default:
         found = arguments(found)["step"]
     return found
+
+
+def unrounded(part: Node) -> Node:
+    """The parameter that is a weight or bias but for rounding; what computes it if it is none."""
+    while seen_through(part) is Through.WHOLE:
+        part = part.all_input_nodes[0]
+    return part
 
 
 def rounding_of(gm: GraphModule, rounding: Node) -> Rounding:
@@ -37,7 +45,8 @@ def _step(gm: GraphModule, scale: Node) -> Tensor:
     given = arguments(scale)
     weight, variance = given["weight"], _tensor(gm, given["running_var"])
     gamma = None if weight is None else _tensor(gm, weight)
-    return UnfoldedStep(_tensor(gm, given["step"]), gamma, variance, given["eps"]).value()
+    norm = FoldedNorm(gamma, None, variance, given["eps"])
+    return UnfoldedStep(_tensor(gm, given["step"]), norm).value()
 
 
 def _tensor(gm: GraphModule, node: Node) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.origins import activations
+from qpc.analysis.roundings import unrounded
 from qpc.calls import Arg, OpView, arguments, aten
 from qpc.channels.atoms import Labels, spread
 from qpc.meta import attribute, info, update_info
@@ -82,7 +83,7 @@ def _batch_norm(gm: GraphModule, norm: BatchNorm) -> tuple[Tensor, Tensor]:
     def tensor(node: Any, default: float, like: Tensor) -> Tensor:
         if node is None:
             return torch.full_like(like, default)
-        return attribute(gm, str(node.target)).detach().double()
+        return attribute(gm, str(unrounded(node).target)).detach().double()
 
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -96,7 +97,7 @@ def _of_batch_norm(norm: BatchNorm) -> ChannelAffine | None:
     if norm.training or norm.running_mean is None or norm.running_var is None:
         return None
     read = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    constants = tuple(n for n in read if n is not None)
+    constants = tuple(unrounded(n) for n in read if n is not None)
     if any(n.op != "get_attr" for n in constants) or norm.input.op == "get_attr":
         return None
     return ChannelAffine(norm.node, norm.input, constants)

@@ -12,7 +12,7 @@ from qpc.library import LIBRARY, define, like_first
 from qpc.ops.pointwise import first_input
 from qpc.quant.arithmetic import clamp_round, float32, reciprocal, require_sizes
 from qpc.quant.fake_quantization import Rounding
-from qpc.quant.simulated_folding import UnfoldedStep
+from qpc.quant.simulated_folding import FoldedNorm, UnfoldedStep, rounded_bias
 from qpc.registry import OpSpec, Through, fits_by_itself
 
 _GRAPH = "the graph was made for inputs"
@@ -119,7 +119,7 @@ def _unfold(
     step: float32[1], of the folded weights; weight: float32[channels], the batch norm's, or None
     for ones. Returns float32[channels]. The gradient at `step` is multiplied by `gradient_scale`.
     """
-    return UnfoldedStep(step, weight, running_var, eps).value()
+    return UnfoldedStep(step, FoldedNorm(weight, None, running_var, eps)).value()
 
 
 UNFOLD_STEP = define(
@@ -127,6 +127,38 @@ UNFOLD_STEP = define(
     " float gradient_scale=1.0) -> Tensor",
     _unfold,
     lambda step, weight, running_var, *_: torch.empty_like(running_var),
+    trains=True,
+)
+
+
+def _round_bias(
+    bias: Tensor,
+    input_scale: Tensor,
+    weight_scale: Tensor,
+    layer_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    eps: float = 0.0,
+) -> Tensor:
+    """A bias as the integer layer will have it, as float32[channels].
+
+    With the statistics of a batch norm, `bias` is that of the batch norm, `layer_bias` that of the
+    layer, and what folding makes of both of them is rounded.
+    """
+    step = input_scale, weight_scale
+    if running_mean is None or running_var is None:
+        return rounded_bias(bias, *step)
+    norm = FoldedNorm(weight, running_mean, running_var, eps)
+    return norm.rounded_bias(bias, layer_bias, *step)
+
+
+ROUND_BIAS = define(
+    "round_bias(Tensor bias, Tensor input_scale, Tensor weight_scale, Tensor? layer_bias=None,"
+    " Tensor? weight=None, Tensor? running_mean=None, Tensor? running_var=None, float eps=0.0)"
+    " -> Tensor",
+    _round_bias,
+    like_first,
     trains=True,
 )
 
@@ -160,13 +192,20 @@ def _keep_unfolded(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _at_step(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    unfolded = UnfoldedStep(*context.saved_tensors, context.eps)
-    at_step, at_weight = unfolded.gradients(gradient)
+    step, weight, running_var = context.saved_tensors
+    norm = FoldedNorm(weight, None, running_var, context.eps)
+    at_step, at_weight = UnfoldedStep(step, norm).gradients(gradient)
     return at_step * context.gradient_scale, at_weight, None, None, None
 
 
 torch.library.register_autograd("qpc::observe", _pass_on, lib=LIBRARY)
 torch.library.register_autograd("qpc::fake_quantize", _estimate, setup_context=_keep, lib=LIBRARY)
+def _to_bias(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Rounding counts as the identity."""
+    return gradient, *(None,) * 7
+
+
+torch.library.register_autograd("qpc::round_bias", _to_bias, lib=LIBRARY)
 torch.library.register_autograd(
     "qpc::unfold_step", _at_step, setup_context=_keep_unfolded, lib=LIBRARY
 )
@@ -177,4 +216,5 @@ SPECS = (
     OpSpec(OBSERVE, channels=first_input, through=Through.WHOLE),
     OpSpec(FAKE_QUANTIZE, channels=first_input, through=Through.WHOLE),
     OpSpec(UNFOLD_STEP),
+    OpSpec(ROUND_BIAS, channels=first_input, through=Through.WHOLE),
 )

@@ -24,42 +24,90 @@ _LEAST_FACTOR = 2.0**-100
 
 
 @dataclass(frozen=True)
-class UnfoldedStep:
-    """One step for folded weights, as a step for each channel of the weights that are not folded.
+class FoldedNorm:
+    """A batch norm in inference, as folding takes it: float32[channels] each.
 
-    step: float32[1]; weight: float32[channels], or None for ones; running_var: float32[channels].
+    weight: None for ones; running_mean: None where only factors are asked for.
     """
 
-    step: Tensor
     weight: Tensor | None
+    running_mean: Tensor | None
     running_var: Tensor
     eps: float
 
+    def deviations(self) -> Tensor:
+        """sqrt(var + eps), in float64."""
+        return (self.running_var.double() + self.eps).sqrt().clamp(min=SMALLEST_SCALE)
+
+    def factors(self) -> Tensor:
+        """f, in float64."""
+        one = torch.ones_like(self.running_var) if self.weight is None else self.weight
+        return one.double() / self.deviations()
+
+    def magnitudes(self) -> Tensor:
+        """|f|, which is never zero."""
+        return self.factors().abs().clamp(min=_LEAST_FACTOR)
+
+    def rounded_bias(
+        self, bias: Tensor, layer_bias: Tensor | None, input_scale: Tensor, steps: Tensor
+    ) -> Tensor:
+        """`bias` of the batch norm, changed so that the bias of the folded layer is rounded.
+
+        layer_bias: that of the layer; steps: float32[channels], of weights that are not folded.
+        """
+        assert self.running_mean is not None
+        factors, bias64 = self.factors(), bias.double()
+        before = -self.running_mean.double()
+        if layer_bias is not None:
+            before = before + layer_bias
+        folded = (before * factors + bias64).float()
+        scales = (steps.double().abs() * factors.abs()).clamp(SMALLEST_SCALE, LARGEST_SCALE)
+        rounded = rounded_bias(folded, input_scale, scales.float())
+        return (bias64 + (rounded.double() - folded)).float()
+
+
+def rounded_bias(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
+    """A bias (float32[channels]) rounded to the steps of its integer.
+
+    input_scale: float32[1]; weight_scale: float32[channels] or [1]; their magnitudes count.
+    """
+    unit = legal_step(input_scale) * legal_step(weight_scale)
+    return ((bias.double() / unit).round() * unit).float()
+
+
+def legal_step(step: Tensor) -> Tensor:
+    """The scale that a step becomes once it is frozen, in float64."""
+    return step.double().abs().clamp(SMALLEST_SCALE, LARGEST_SCALE)
+
+
+@dataclass(frozen=True)
+class UnfoldedStep:
+    """One step for folded weights, as a step for each channel of the weights that are not folded.
+
+    step: float32[1].
+    """
+
+    step: Tensor
+    norm: FoldedNorm
+
     def value(self) -> Tensor:
         """The steps, float32[channels], as legal as scales have to be."""
-        exact = self._magnitude() / self._factors()
+        exact = self._magnitude() / self.norm.magnitudes()
         return exact.clamp(SMALLEST_SCALE, LARGEST_SCALE).float()
 
     def gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         """The gradients at `step` and at `weight`, given that at the steps of the channels."""
-        factors, step = self._factors(), self._magnitude()
+        factors, step = self.norm.magnitudes(), self._magnitude()
         exact = step / factors
         free = (exact > SMALLEST_SCALE) & (exact < LARGEST_SCALE) & (factors > _LEAST_FACTOR)
         real = torch.where(free, gradient.double(), 0.0)
         at_step = (real / factors).sum().reshape(self.step.shape)
         at_step = at_step * torch.where(self.step < 0, -1.0, 1.0)
-        if self.weight is None:
+        if self.norm.weight is None:
             return at_step.float(), None
-        sign = torch.where(self.weight < 0, -1.0, 1.0)
-        at_weight = real * -exact / factors * sign / self._deviation()
+        sign = torch.where(self.norm.weight < 0, -1.0, 1.0)
+        at_weight = real * -exact / factors * sign / self.norm.deviations()
         return at_step.float(), at_weight.float()
 
     def _magnitude(self) -> Tensor:
         return self.step.double().abs().clamp(min=SMALLEST_SCALE)
-
-    def _deviation(self) -> Tensor:
-        return (self.running_var.double() + self.eps).sqrt().clamp(min=SMALLEST_SCALE)
-
-    def _factors(self) -> Tensor:
-        one = torch.ones_like(self.running_var) if self.weight is None else self.weight
-        return (one.double().abs() / self._deviation()).clamp(min=_LEAST_FACTOR)

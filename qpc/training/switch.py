@@ -64,7 +64,8 @@ def freeze_batch_norm(gm: GraphModule, frozen: bool = True) -> GraphModule:
 
 
 def _refuse_integers(gm: GraphModule) -> None:
-    rounding = (qpc_ops.fake_quantize.default, qpc_ops.unfold_step.default)
+    steps = (qpc_ops.unfold_step.default, qpc_ops.round_bias.default)
+    rounding = (qpc_ops.fake_quantize.default, *steps)
     trained = (qpc_ops.observe.default, *rounding)
     for node in gm.graph.nodes:
         target = node.target
