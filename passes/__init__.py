@@ -11,6 +11,7 @@ from qpc.passes.end_training import EndTraining
 from qpc.passes.fake_quantize import FakeQuantize
 from qpc.passes.fold_batch_norm import FoldBatchNorm
 from qpc.passes.fold_weights import FoldWeights
+from qpc.passes.follow_ranges import FollowRanges
 from qpc.passes.freeze_batch_norm import FreezeBatchNorm
 from qpc.passes.freeze_grids import FreezeGrids
 from qpc.passes.insert_observers import InsertObservers
@@ -35,6 +36,7 @@ __all__ = [
     "FakeQuantize",
     "FoldBatchNorm",
     "FoldWeights",
+    "FollowRanges",
     "FreezeBatchNorm",
     "FreezeGrids",
     "InsertObservers",

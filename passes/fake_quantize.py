@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.joint_grids import Observed, joint_ranges
+from qpc.analysis.joint_grids import Observed, joint_groups
 from qpc.analysis.origins import maker
 from qpc.base import Pass, PassContext
 from qpc.calls import qpc_ops
@@ -64,11 +64,11 @@ class FakeQuantize(
         observers = [n for n in gm.graph.nodes if n.target is qpc_ops.observe.default]
         if not observers:
             return False
-        grids, joined = self._grids(gm, observers)
+        grids, first, joined = self._grids(gm, observers)
         _warn_of_outliers(gm, observers, grids, ctx)
         for node in gm.graph.nodes:
             if (name := info(node).observer) is not None:
-                update_info(node, qparams=grids[name])
+                update_info(node, qparams=grids[name], observer=first.get(name, name))
         for node in observers:
             _replace_observer(editor, node, grids[str(node.args[1])])
         layers = [n for n in gm.graph.nodes if info(n).integer]
@@ -83,16 +83,26 @@ class FakeQuantize(
         ctx.summarize(f"{len(observers)} grids fixed{text}")
         return True
 
-    def _grids(self, gm: GraphModule, observers: list[Node]) -> tuple[dict[str, QParams], int]:
-        """The grid of each observer by name, and how many of them concats have made wider."""
+    def _grids(
+        self, gm: GraphModule, observers: list[Node]
+    ) -> tuple[dict[str, QParams], dict[str, str], int]:
+        """The grid of each observer, the first of those that share it with others, by name.
+
+        And how many of them concats have made wider.
+        """
         observed = {str(n.args[1]): _observed(gm, n, signed=self.signed) for n in observers}
-        wider = joint_ranges(gm, observed, self.narrowest)
+        ranges = {name: found.range for name, found in observed.items()}
+        first: dict[str, str] = {}
+        for group, whole in joint_groups(gm, observed, self.narrowest):
+            first |= dict.fromkeys(group, group[0])
+            ranges |= dict.fromkeys(group, whole)
         grids = {}
         for name, found in observed.items():
-            lo, hi = wider.get(name, found.range)
             grid = Grid(found.settings.bits, signed=self.signed)
-            grids[name] = QParams.from_range(lo, hi, grid, symmetric=found.settings.symmetric)
-        return grids, len(wider)
+            symmetric = found.settings.symmetric
+            grids[name] = QParams.from_range(*ranges[name], grid, symmetric=symmetric)
+        wider = sum(ranges[name] != found.range for name, found in observed.items())
+        return grids, first, wider
 
 
 def _observed(gm: GraphModule, node: Node, *, signed: bool) -> Observed:
@@ -151,25 +161,28 @@ _REMEDY = (
 
 
 def _replace_observer(editor: Editor, node: Node, grid: QParams) -> None:
-    name = f"quantizers.{str(node.args[1]).removeprefix('observers.')}"
-    source = node.args[0]
+    source, about = node.args[0], info(node)
     assert isinstance(source, Node)
-    made = _rounded(editor, source, grid, name, like=node, before=node)
-    about = info(node)
+    made = _rounded(editor, source, grid, _quantizer(node), like=node, before=node)
     update_info(made, observer=about.observer, config=about.config, qparams=grid)
     update_info(made, value=value_name(source) or "")
     editor.replace(node, made)
+
+
+def _quantizer(node: Node) -> str:
+    """The name of the grid of a value; values with one observer share it, while they train too."""
+    return f"quantizers.{str(info(node).observer).removeprefix('observers.')}"
 
 
 def _rounded(
     editor: Editor, value: Node, grid: QParams, name: str, *, like: Node, before: Node
 ) -> Node:
     """A call that rounds `value` to a grid."""
+    tensors = {"scale": grid.scale, "zero_point": grid.zero_point}
     return editor.call(
         qpc_ops.fake_quantize.default,
         value,
-        editor.buffer(f"{name}.scale", torch.tensor([grid.scale]), before=before),
-        editor.buffer(f"{name}.zero_point", torch.tensor([grid.zero_point]), before=before),
+        *[editor.buffer(f"{name}.{k}", torch.tensor([v]), before=before) for k, v in tensors.items()],
         grid.lo,
         grid.hi,
         like=like,
@@ -181,8 +194,7 @@ def _round_interpolated(editor: Editor, node: Node) -> None:
     """Interpolations round to the grid of their input, for which there is no observer of theirs."""
     about, readers = info(node), list(node.users)
     assert about.qparams is not None
-    name = editor.free_name(f"quantizers.{node.name}")
-    made = _rounded(editor, node, about.qparams, name, like=node, before=node.next)
+    made = _rounded(editor, node, about.qparams, _quantizer(node), like=node, before=node.next)
     update_info(
         made,
         observer=about.observer,

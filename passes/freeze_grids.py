@@ -29,6 +29,7 @@ from qpc.layers import float_layer
 from qpc.meta import attribute, info, label, update_info
 from qpc.quant.fixedpoint import floor_scales_for_bias
 from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE, QParams, nearest_scale
+from qpc.training.ranges import following, freeze_ranges
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class FreezeGrids(Pass, name="freeze-grids", requires={FAKE_QUANTIZED}):
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         editor = Editor(gm, self.name)
+        followed = len(following(gm))
+        freeze_ranges(gm)
         calls = gm.graph.find_nodes(op="call_function", target=qpc_ops.fake_quantize.default)
         grids = {observer: _grid(gm, n) for n in calls if (observer := info(n).observer)}
         moved = [n for n in gm.graph.nodes if _note_grid(n, grids)]
-        changed = bool(moved)
+        changed = bool(moved or followed)
         for node in calls:
             observer = info(node).observer
             if observer:
@@ -58,6 +61,8 @@ class FreezeGrids(Pass, name="freeze-grids", requires={FAKE_QUANTIZED}):
 def grids_are_frozen(gm: GraphModule) -> bool:
     """Whether every value is rounded to the grid that its node notes."""
     for node in gm.graph.find_nodes(op="call_function", target=qpc_ops.fake_quantize.default):
+        if arguments(node)["range"] is not None:
+            return False
         names = [str(grid_tensor(node, name).target) for name in ("scale", "zero_point")]
         tensors = [attribute(gm, name) for name in names]
         if any(isinstance(t, nn.Parameter) for t in tensors):
@@ -117,8 +122,8 @@ def _set(editor: Editor, node: Node, argument: str, value: Tensor) -> bool:
     """Store a tensor of a grid as a buffer; whether it was another one, or a parameter."""
     tensor = grid_tensor(node, argument)
     before = attribute(editor.gm, str(tensor.target))
+    update_info(tensor, dtype=value.dtype)
     if not isinstance(before, nn.Parameter) and torch.equal(before, value):
         return False
     editor.set_tensor(str(tensor.target), value)
-    update_info(tensor, dtype=value.dtype)
     return True

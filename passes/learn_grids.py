@@ -56,6 +56,9 @@ class LearnGrids(Pass, name="learn-grids", requires={FAKE_QUANTIZED}):
                 continue
             if observer is not None:
                 _share(node, shared.setdefault(observer, node))
+            if arguments(node)["range"] is not None:
+                ctx.decline(node, "its grid follows its values")
+                continue
             step = arguments(node)["scale"]
             owner = step if step.target is qpc_ops.unfold_step.default else node
             set_arguments(owner, gradient_scale=_gradient_scale(gm, node))
@@ -72,6 +75,7 @@ def _learn(editor: Editor, node: Node, argument: str) -> bool:
     tensor = grid_tensor(node, argument)
     value = attribute(editor.gm, str(tensor.target))
     if isinstance(value, nn.Parameter):
+        update_info(tensor, dtype=value.dtype)  # where several calls read it
         return False
     editor.set_tensor(str(tensor.target), nn.Parameter(value.float()))
     update_info(tensor, dtype=torch.float32)

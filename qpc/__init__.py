@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from qpc.storage import load_graph as load_graph
     from qpc.storage import save_graph as save_graph
     from qpc.targets import Target as Target
+    from qpc.training.ranges import freeze_ranges as freeze_ranges
     from qpc.training.switch import freeze_batch_norm as freeze_batch_norm
     from qpc.training.switch import set_training as set_training
     from qpc.yaml_form import from_yaml as from_yaml
@@ -64,6 +65,7 @@ _HOMES = {
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
     "freeze_batch_norm": "qpc.training.switch",
+    "freeze_ranges": "qpc.training.ranges",
     "from_yaml": "qpc.yaml_form",
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
@@ -100,6 +102,7 @@ __all__ = [
     "fingerprint",
     "format_graph",
     "freeze_batch_norm",
+    "freeze_ranges",
     "from_yaml",
     "load",
     "load_graph",

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from qpc.base import PassContext
 from qpc.batches import Batch, batch_length, checked_batches
 from qpc.calls import qpc_ops
-from qpc.errors import ConfigError, PassError
+from qpc.errors import PassError
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED, OBSERVED, require_graph
 from qpc.passes import (
     Calibrate,
@@ -22,6 +22,7 @@ from qpc.passes import (
     EndTraining,
     FakeQuantize,
     FoldBatchNorm,
+    FollowRanges,
     FreezeGrids,
     InsertObservers,
     LearnGrids,
@@ -37,10 +38,11 @@ from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Allocation
 from qpc.pruning.criteria import Judge
 from qpc.quant.config import QuantConfig
-from qpc.settings import require_kind
+from qpc.settings import require_choice, require_kind
 
 _SAMPLES = CorrectBias([]).samples
 _ALL_SCALES = LearnGrids()
+_WHAT_MOVES = "qpc.passes.LearnGrids(...), FollowRanges(...), a tuple of them, or None"
 _BATCH_NORM = ("folded", "simulated")
 
 
@@ -122,7 +124,7 @@ def prepare_qat(
     batches: Iterable[Batch],
     config: QuantConfig | None = None,
     *,
-    learn: LearnGrids | None = _ALL_SCALES,
+    learn: LearnGrids | FollowRanges | tuple[LearnGrids | FollowRanges, ...] | None = _ALL_SCALES,
     batch_norm: Literal["folded", "simulated"] = "folded",
     ctx: PassContext | None = None,
 ) -> GraphModule:
@@ -134,8 +136,9 @@ def prepare_qat(
     `qpc.set_training(gm, mode=False)`; then `qpc.convert(gm)` makes integers of it.
 
     batches: any iterable of batches as `qpc.passes.Calibrate` takes them.
-    learn: which grids training moves (Esser et al. 2020, arXiv:1902.08153): all scales by default;
-    None keeps the grids of the calibration.
+    learn: which grids training moves: `LearnGrids` by gradients, all scales by default (Esser et
+    al. 2020, arXiv:1902.08153); `FollowRanges` by moving averages of the values (Jacob et al. 2018,
+    arXiv:1712.05877); a tuple of both, each for some grids; None keeps those of the calibration.
     batch_norm: "folded" folds batch norms into their layers now, as parameters without statistics.
     "simulated" lets them train: in training they normalise by the batch and move their statistics,
     while the weights are rounded as they will be after folding, which `qpc.convert` does (Jacob et
@@ -145,15 +148,11 @@ def prepare_qat(
     Raises PassError if no layer could be quantized.
     """
     checked_batches(batches)
-    if learn is not None:
-        require_kind("learn", learn, LearnGrids, "qpc.passes.LearnGrids(...) or None")
-    if batch_norm not in _BATCH_NORM:
-        raise ConfigError(
-            f'batch_norm must be "folded" or "simulated", got {batch_norm!r}',
-            fix='batch_norm="simulated" trains the statistics of batch norms, "folded" fixes them',
-        )
-    learning = (learn,) if learn else ()
-    passes = (Calibrate(batches), FakeQuantize(), *learning, RoundBiases())
+    moving = learn if isinstance(learn, tuple) else (learn,) if learn is not None else ()
+    for each in moving:
+        require_kind("learn", each, (LearnGrids, FollowRanges), _WHAT_MOVES)
+    require_choice("batch_norm", batch_norm, _BATCH_NORM)
+    passes = (Calibrate(batches), FakeQuantize(), *moving, RoundBiases())
     before = prepare(config, batch_norm=batch_norm)
     pipeline = before + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
     return pipeline.run(gm, ctx)

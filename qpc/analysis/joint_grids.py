@@ -37,19 +37,32 @@ def joint_ranges(
     observed: by the name of the observer.
     narrowest: a range joins others only if it is at least this share of them all together.
 
+    """
+    joint: dict[str, Range] = {}
+    for group, whole in joint_groups(gm, observed, narrowest):
+        joint |= {name: whole for name in group if whole != observed[name].range}
+    return joint
+
+
+def joint_groups(
+    gm: GraphModule, observed: Mapping[str, Observed], narrowest: float
+) -> list[tuple[tuple[str, ...], Range]]:
+    """Which observers' values get one grid, in the order of `observed`, and its range.
+
     Starting from the widest, each range is joined with its neighbours, and theirs, until one is too
     narrow. Ranges that are left over form groups of their own in the same way.
     """
     neighbours = _neighbours(gm, observed)
     ranges = {name: observed[name].range for name in neighbours}
-    joint: dict[str, Range] = {}
+    groups: list[tuple[tuple[str, ...], Range]] = []
     free = set(ranges)
     for seed in sorted(ranges, key=lambda name: (-_width(ranges[name]), name)):
         if seed in free:
             group, whole = _grown(seed, neighbours, {n: ranges[n] for n in free}, narrowest)
             free -= group
-            joint |= {name: whole for name in group if whole != ranges[name]}
-    return joint
+            if len(group) > 1:
+                groups.append((tuple(name for name in observed if name in group), whole))
+    return groups
 
 
 def _neighbours(gm: GraphModule, observed: Mapping[str, Observed]) -> dict[str, list[str]]:

@@ -113,8 +113,9 @@ def _grid_problem(gm: GraphModule, node: Node) -> str | None:
         return "its grid is no constant"
     scale, zero_point = (attribute(gm, str(t.target)) for t in tensors)
     lo, hi = int(given["lo"]), int(given["hi"])
-    if isinstance(scale, nn.Parameter) or isinstance(zero_point, nn.Parameter):
-        return None  # they are learned: what they are is a grid once they are frozen
+    moves = given["range"] is not None
+    if moves or isinstance(scale, nn.Parameter) or isinstance(zero_point, nn.Parameter):
+        return None  # what they are is a grid once they are frozen
     if not bool(((scale >= SMALLEST_SCALE) & (scale <= LARGEST_SCALE)).all()):
         return "a scale is not from the smallest to the largest that a grid may have"
     if not bool(((zero_point >= lo) & (zero_point <= hi)).all()):

@@ -293,8 +293,9 @@ class Flow:
             source = weight.all_input_nodes[0]
             if weight.target is qpc_ops.fake_quantize.default and arguments(weight)["groups"] > 1:
                 for part in weight.all_input_nodes[1:]:
-                    if part.op == "get_attr" and self.shape(part) == tuple(line.shape):
-                        self.consume(part, 0, line)
+                    shape = self.shape(part)
+                    if part.op == "get_attr" and shape[-1:] == tuple(line.shape):
+                        self.consume(part, len(shape) - 1, line)
             weight = source
 
     def _follow(self, node: Node, part: Node, axis: int) -> None:
@@ -303,9 +304,10 @@ class Flow:
         line = self.axes[self.name(source), axis].labels
         if part.op != "get_attr":
             return  # steps that are computed, from parameters that have the same channels
-        key = (self.name(part), 0)
-        if self.shape(part) == tuple(line.shape) and key not in self.axes:
-            self.axes[key] = ParameterAxis(key[0], 0, line, produces=False)
+        shape = self.shape(part)  # float[channels], or ranges[values, 2, channels]
+        key = (self.name(part), len(shape) - 1)
+        if shape[-1:] == tuple(line.shape) and key not in self.axes:
+            self.axes[key] = ParameterAxis(*key, line, produces=False)
 
     def _free_parameter(self, node: Node) -> Labels:
         """A parameter used as a value: labels of its only axis, or of each of its elements."""

@@ -12,9 +12,11 @@ from qpc.library import LIBRARY, define, like_first
 from qpc.ops.pointwise import first_input
 from qpc.quant.arithmetic import clamp_round, float32, reciprocal, require_sizes
 from qpc.quant.fake_quantization import Rounding
+from qpc.quant.following import Following
 from qpc.quant.simulated_folding import FoldedNorm, UnfoldedStep, rounded_bias
 from qpc.registry import OpSpec, Through, fits_by_itself
 
+_GRID_INPUTS = 8  # of fake_quantize, up to gradient_scale
 _GRAPH = "the graph was made for inputs"
 
 
@@ -89,18 +91,31 @@ def _fake_quant(
     axis: int = 0,
     groups: int = 1,
     gradient_scale: float = 1.0,
+    range: Tensor | None = None,
+    member: int = 0,
+    decay: float = 0.0,
+    symmetric: bool = False,
+    synchronized: bool = False,
+    training: bool = False,
 ) -> Tensor:
     """Round to a grid and back; scale and zero_point hold one value, or one by index of `axis`.
 
     With `groups`, axis 0 holds that many groups, and there is one value by group and index. The
     gradients of scales and zero points that are learned are multiplied by `gradient_scale`.
+
+    A grid that has a `range` follows the values in training (see `qpc.quant.following`): range,
+    scale and zero_point are changed in place then, as the statistics of a batch norm are.
     """
-    return Rounding(scale, zero_point, lo, hi, axis, groups).apply(x)
+    rounding = Rounding(scale, zero_point, lo, hi, axis, groups)
+    if training and range is not None:
+        Following(range, member, decay, symmetric, synchronized).update(x, rounding)
+    return rounding.apply(x)
 
 
 FAKE_QUANTIZE = define(
     "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int lo, int hi, int axis=0,"
-    " int groups=1, float gradient_scale=1.0) -> Tensor",
+    " int groups=1, float gradient_scale=1.0, Tensor? range=None, int member=0, float decay=0.0,"
+    " bool symmetric=False, bool synchronized=False, bool training=False) -> Tensor",
     _fake_quant,
     like_first,
     trains=True,
@@ -168,7 +183,10 @@ def _pass_on(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, scale, zero_point, *grid, gradient_scale = inputs
+    x, scale, zero_point, *grid, gradient_scale = inputs[:_GRID_INPUTS]
+    if not ctx.needs_input_grad[1]:
+        # a grid that follows the values is changed in place, perhaps before the gradient is asked for
+        scale, zero_point = scale.clone(), zero_point.clone()
     ctx.save_for_backward(x, scale, zero_point)
     ctx.grid, ctx.gradient_scale = grid, gradient_scale
 
@@ -177,7 +195,7 @@ def _estimate(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """See `qpc.quant.fake_quantization`."""
     x, scale, zero_point = context.saved_tensors
     rounding = Rounding(scale, zero_point, *context.grid)
-    numbers = (None,) * (len(context.grid) + 1)
+    numbers = (None,) * (len(context.needs_input_grad) - 3)
     if not any(context.needs_input_grad[1:3]):
         return rounding.input_gradient(gradient, x), None, None, *numbers
     at_input, at_scale, at_zero_point = rounding.gradients(gradient, x)

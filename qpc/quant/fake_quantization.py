@@ -84,6 +84,13 @@ class Rounding:
         """The steps, which are positive, in a shape that broadcasts over `x`."""
         return self._along(x, self.step.abs().clamp(min=SMALLEST_SCALE))
 
+    def rows(self, x: Tensor) -> Tensor:
+        """The values that each step rounds, one row for each: [steps, values of one step]."""
+        if self.groups > 1:
+            split = x.unflatten(0, (self.groups, -1))
+            return split.movedim(self.axis + 1, 1).flatten(0, 1).flatten(1)
+        return x.movedim(self.axis, 0).flatten(1)
+
     def _ends(self, x: Tensor) -> _Ends:
         """The lowest and the highest point with 0.0 at zero: numbers if all indices have the same.
 

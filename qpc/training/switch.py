@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch._ops import OpOverload
 from torch.fx import GraphModule
 
-from qpc.calls import qpc_ops
+from qpc.calls import qpc_ops, set_arguments
 from qpc.errors import PassError
 from qpc.facts import require_graph
 from qpc.meta import info, update_info
 from qpc.ops.affine import BatchNorm
 from qpc.ops.movement import Dropout
 from qpc.settings import require_kind
+from qpc.training.ranges import following
 
 
 def set_training(gm: GraphModule, mode: bool = True) -> GraphModule:  # as nn.Module.train
@@ -35,6 +36,8 @@ def set_training(gm: GraphModule, mode: bool = True) -> GraphModule:  # as nn.Mo
             norm.training = mode and norm.running_mean is not None and not info(node).frozen
         elif drop := Dropout.of(node):
             drop.train = mode
+    for node in following(gm):
+        set_arguments(node, training=mode)
     gm.recompile()
     gm.train(mode)
     return gm
