@@ -198,9 +198,10 @@ def _estimate(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     numbers = (None,) * (len(context.needs_input_grad) - 3)
     if not any(context.needs_input_grad[1:3]):
         return rounding.input_gradient(gradient, x), None, None, *numbers
-    at_input, at_scale, at_zero_point = rounding.gradients(gradient, x)
+    wanted = context.needs_input_grad[2]
+    at_input, at_scale, at_zero = rounding.gradients(gradient, x, zero_points=wanted)
     factor = context.gradient_scale
-    return at_input, at_scale * factor, at_zero_point * factor, *numbers
+    return at_input, at_scale * factor, None if at_zero is None else at_zero * factor, *numbers
 
 
 def _keep_unfolded(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -28,6 +28,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from qpc.quant.gradient_blocks import Blocks
 from qpc.quant.grid import SMALLEST_SCALE
 
 _Ends: TypeAlias = tuple[float, float] | tuple[Tensor, Tensor]
@@ -63,10 +64,27 @@ class Rounding:
 
     def input_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:
         """The gradient at `x`: that at the result where `x` lies within the grid, 0 elsewhere."""
+        if (ends := self._common_ends(x)) is not None:
+            return Blocks(x, gradient, self._inverse(), ends).inside()
         return _inside(gradient, _scaled(x, self.steps(x)), self._ends(x))
 
-    def gradients(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients at `x`, at the steps and at the zero points, each in its shape."""
+    def gradients(
+        self, gradient: Tensor, x: Tensor, *, zero_points: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The gradients at `x`, at the steps and at the zero points, each in its shape.
+
+        zero_points: whether those at the zero points are asked for; None if not.
+        """
+        if (ends := self._common_ends(x)) is not None:
+            blocks = Blocks(x, gradient, self._inverse(), ends)
+            inside, at_step, clipped = blocks.sums(of_clipped=zero_points)
+            at_zero = -clipped * self.step.abs().clamp(min=SMALLEST_SCALE)
+        else:
+            inside, at_step, at_zero = self._gradients(gradient, x)
+        at_step = at_step.reshape(self.step.shape) * torch.where(self.step < 0, -1.0, 1.0)
+        return inside, at_step, at_zero.reshape(self.zero_point.shape) if zero_points else None
+
+    def _gradients(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         step, ends = self.steps(x), self._ends(x)
         scaled = _scaled(x, step)
         inside = _inside(gradient, scaled, ends)
@@ -76,9 +94,17 @@ class Rounding:
         clipped = gradient - inside
         # x is nearly y where it is inside, and a difference of two large sums would lose that
         steps = self._sums(inside, error) + self._sums(clipped, points)
-        steps = steps.reshape(self.step.shape) * torch.where(self.step < 0, -1.0, 1.0)
-        zero_points = self._sums(clipped, step.expand_as(x)).neg_()
-        return inside, steps, zero_points.reshape(self.zero_point.shape)
+        return inside, steps, self._sums(clipped, step.expand_as(x)).neg_()
+
+    def _common_ends(self, x: Tensor) -> tuple[float, float] | None:
+        """The ends of the grid where one step rounds all of a tensor on a CPU; None elsewhere."""
+        if self.step.numel() > 1 or x.device.type != "cpu" or x.dtype != torch.float32:
+            return None
+        zero = min(max(round(float(self.zero_point)), self.lo), self.hi)
+        return float(self.lo - zero), float(self.hi - zero)
+
+    def _inverse(self) -> float:
+        return float(_inverse(self.step.abs().clamp(min=SMALLEST_SCALE)))
 
     def steps(self, x: Tensor) -> Tensor:
         """The steps, which are positive, in a shape that broadcasts over `x`."""
@@ -129,8 +155,11 @@ class Rounding:
 
 def _scaled(x: Tensor, step: Tensor) -> Tensor:
     """v: places on the grid, before they are rounded, with 0.0 at zero."""
-    inverse = (1.0 / step.to(torch.float64)).to(torch.float32)
-    return x * inverse
+    return x * _inverse(step)
+
+
+def _inverse(step: Tensor) -> Tensor:
+    return (1.0 / step.to(torch.float64)).to(torch.float32)
 
 
 def _clipped(scaled: Tensor, ends: _Ends) -> Tensor:
