@@ -23,7 +23,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.roundings import grid_tensor
 from qpc.base import Pass, PassContext
-from qpc.calls import arguments, qpc_ops, set_arguments
+from qpc.calls import arguments, drop_defaults, qpc_ops, set_arguments
 from qpc.edit import Editor
 from qpc.facts import FAKE_QUANTIZED
 from qpc.meta import attribute, info, update_info
@@ -62,6 +62,7 @@ class LearnGrids(Pass, name="learn-grids", requires={FAKE_QUANTIZED}):
             step = arguments(node)["scale"]
             owner = step if step.target is qpc_ops.unfold_step.default else node
             set_arguments(owner, gradient_scale=_gradient_scale(gm, node))
+            drop_defaults(owner)
             learned += _learn(editor, node, "scale")
             if self.zero_points and not _symmetric(node):
                 learned += _learn(editor, node, "zero_point")

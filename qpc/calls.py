@@ -81,6 +81,17 @@ def set_arguments(node: Node, **changes: object) -> None:
     }
 
 
+def drop_defaults(node: Node) -> None:
+    """Leave out the last arguments of an operator call where they are what they are by default."""
+    assert isinstance(node.target, OpOverload)
+    args = list(node.args)
+    for parameter in reversed(node.target._schema.arguments[: len(args)]):
+        if not parameter.has_default_value() or args[-1] != parameter.default_value:
+            break
+        args.pop()
+    node.args = tuple(args)
+
+
 class Arg(Generic[_T]):
     """One argument of an operator, under its schema name unless `name` says otherwise."""
 

@@ -28,26 +28,14 @@ class Observed:
     settings: ActivationConfig
 
 
-def joint_ranges(
-    gm: GraphModule, observed: Mapping[str, Observed], narrowest: float
-) -> dict[str, Range]:
-    """The ranges of those grids that become wider, because their values meet others in concats.
-
-    gm: a graph in which observers have been inserted.
-    observed: by the name of the observer.
-    narrowest: a range joins others only if it is at least this share of them all together.
-
-    """
-    joint: dict[str, Range] = {}
-    for group, whole in joint_groups(gm, observed, narrowest):
-        joint |= {name: whole for name in group if whole != observed[name].range}
-    return joint
-
-
 def joint_groups(
     gm: GraphModule, observed: Mapping[str, Observed], narrowest: float
 ) -> list[tuple[tuple[str, ...], Range]]:
-    """Which observers' values get one grid, in the order of `observed`, and its range.
+    """Which observers get one grid, because their values meet in concats, and its range.
+
+    gm: a graph in which observers have been inserted.
+    observed: by the name of the observer; each group has their order.
+    narrowest: a range joins others only if it is at least this share of them all together.
 
     Starting from the widest, each range is joined with its neighbours, and theirs, until one is too
     narrow. Ranges that are left over form groups of their own in the same way.

@@ -60,7 +60,7 @@ def plan_quantization(
     reads; with that layer. They are quantized as it is, and it has no grid of its own.
     """
     parts = parts or {}
-    configs = _Configs(config, _positions(gm), parts)
+    configs = _Configs(config, _positions(gm, parts), parts)
     reasons: dict[Node, str] = {}
     candidates: set[Node] = set()
     for node in gm.graph.nodes:
@@ -261,11 +261,12 @@ class _Grids:
 # --- places and reports ---------------------------------------------------------------------------
 
 
-def _positions(gm: GraphModule) -> dict[Node, str]:
+def _positions(gm: GraphModule, parts: Mapping[Node, Node]) -> dict[Node, str]:
     """Where a model begins and ends.
 
     "input": the graph's inputs, and the first layers that read them, also through operators of one
     tensor, such as a normalisation. "output": the last layers before the graph's outputs, likewise.
+    "before-output": what makes the values that those read, unless it is one of them.
     """
     found: dict[Node, str] = {}
     for node in gm.graph.nodes:
@@ -279,6 +280,21 @@ def _positions(gm: GraphModule) -> dict[Node, str]:
             found[node] = "input"
             if role_of(node) is not Role.COMPUTE:
                 leading.add(node)
+    for layer in [node for node, position in found.items() if position == "output"]:
+        for value in _makers_of_input(layer, parts):
+            found.setdefault(value, "before-output")
+    return found
+
+
+def _makers_of_input(layer: Node, parts: Mapping[Node, Node]) -> list[Node]:
+    """What makes the grid of the values that a layer reads, and those between that may share it."""
+    if role_of(layer) is not Role.COMPUTE:
+        return []
+    (value, *_) = activations(layer) or (layer,)
+    found = [value]
+    while value in parts or role_of(value) in (Role.MOVE, Role.INTERPOLATE, Role.CLAMP):
+        value = parts[value] if value in parts else activations(value)[0]
+        found.append(value)
     return found
 
 

@@ -51,7 +51,8 @@ class Site(NamedTuple):
 
     module: the path of the user's module, such as "layer1.0.conv1".
     op: the core operator's name, such as "conv2d".
-    position: "input" or "output" for the values at the model's ends.
+    position: "input" or "output" for the values at the model's ends, "before-output" for those that
+    the last layers read.
     """
 
     module: str
@@ -69,14 +70,15 @@ class Override(Settings):
     module: a module path; selects that module and everything inside it.
     pattern: a shell pattern over the whole module path; `*` also matches dots.
     op: a core operator's name, such as "conv2d", which convolutions over one axis have become too.
-    position: the values at the model's input or output.
+    position: the values at the model's input or output, and the layers there; "before-output": the
+    values that the last layers read.
     use: the settings to use there in place of the default ones, or "float" to quantize nothing.
     """
 
     module: str | None = Field(default=None, min_length=1)
     pattern: str | None = Field(default=None, min_length=1)
     op: str | None = Field(default=None, min_length=1)
-    position: Literal["input", "output"] | None = None
+    position: Literal["input", "output", "before-output"] | None = None
     use: Annotated[
         Annotated[LayerConfig, Tag("layer")] | Annotated[Literal["float"], Tag("float")],
         Discriminator(_use_kind),
@@ -105,6 +107,38 @@ class QuantConfig(Settings):
 
     default: LayerConfig = LayerConfig()
     overrides: tuple[Override, ...] = ()
+
+    @classmethod
+    def of_bits(
+        cls, weights: int, activations: int, *, first_and_last: int | None = None
+    ) -> QuantConfig:
+        """Return the settings for so many bits everywhere, and others at the ends of a model.
+
+        weights, activations: bits, 2 to 8.
+        first_and_last: bits of the weights of the first and the last layers, and of the values that
+        these read, as literature on few bits mostly has them without saying so: 8 (Esser et al.
+        2020, arXiv:1902.08153, section 3). None for no exception.
+
+        Raises `ConfigError` for other numbers of bits.
+        """
+
+        def layer(weight_bits: int, activation_bits: int) -> LayerConfig:
+            return LayerConfig(
+                activation=ActivationConfig(bits=activation_bits),
+                weight=WeightConfig(bits=weight_bits),
+            )
+
+        default = layer(weights, activations)
+        if first_and_last is None:
+            return cls(default=default)
+        ends = layer(first_and_last, activations)
+        overrides = (
+            Override(position="before-output", use=layer(weights, first_and_last)),
+            Override(position="input", use=ends),
+            Override(position="output", use=layer(first_and_last, first_and_last)),
+            Override(op="input", use=layer(first_and_last, first_and_last)),
+        )
+        return cls(default=default, overrides=overrides)
 
     def resolve(self, *, module: str, op: str, position: str | None = None) -> LayerConfig | None:
         """Return the settings for a site (see `Site`); None if it is to stay in float."""

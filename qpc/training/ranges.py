@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.fx import GraphModule, Node
 
-from qpc.calls import arguments, qpc_ops, set_arguments
+from qpc.calls import arguments, drop_defaults, qpc_ops, set_arguments
 from qpc.edit import Editor
 from qpc.facts import require_graph
 from qpc.meta import attribute, info, update_info
@@ -22,7 +22,16 @@ def freeze_ranges(gm: GraphModule) -> GraphModule:
     calls = following(gm)
     grids: dict[str, QParams] = {}
     for node in calls:
-        set_arguments(node, range=None, member=0, decay=0.0, synchronized=False, training=False)
+        set_arguments(
+            node,
+            range=None,
+            member=0,
+            decay=0.0,
+            symmetric=False,
+            synchronized=False,
+            training=False,
+        )
+        drop_defaults(node)
         if observer := info(node).observer:
             grids[observer] = _grid(gm, node)
     for node in gm.graph.nodes:

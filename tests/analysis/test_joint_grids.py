@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qpc.analysis.joint_grids import Observed, Range, joint_ranges
+from qpc.analysis.joint_grids import Observed, Range, joint_groups
 from qpc.meta import info
 from qpc.quant.config import ActivationConfig
 from tests.quantizing import Parts, observed
@@ -42,9 +42,11 @@ def joined(
         names[value]: Observed(range_, settings.get(value, SETTINGS))
         for value, range_ in ranges.items()
     }
-    wider = joint_ranges(gm, found, narrowest)
+    whole = {n: range_ for group, range_ in joint_groups(gm, found, narrowest) for n in group}
     return {
-        value: wider[name] for value, name in names.items() if name in wider and value in ranges
+        value: whole[name]
+        for value, name in names.items()
+        if value in ranges and whole.get(name, ranges[value]) != ranges[value]
     }
 
 
