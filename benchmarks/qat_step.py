@@ -57,7 +57,7 @@ def mobilenet_v2() -> nn.Module:
 
 NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "resnet18": (lambda: resnet18(width=32, stem="cifar", in_channels=1, classes=_CLASSES), (1, 28, 28)),
-    "mobilenet_v2": (mobilenet_v2, (3, 96, 96)),
+    "mobilenet_v2": (mobilenet_v2, (3, 64, 64)),
 }
 
 

@@ -236,9 +236,31 @@ def test_a_graph_whose_grids_learn_is_saved_and_pruned_like_any_other(tmp_path: 
 def test_what_is_to_learn_is_a_pass() -> None:
     gm = traced(randomized(_Small()), QAT_X)
     with pytest.raises(
-        ConfigError, match=r"learn must be qpc\.passes\.LearnGrids\(\.\.\.\) or None"
+        ConfigError, match=r"learn must be qpc\.passes\.LearnGrids\(\.\.\.\), FollowRanges\(\.\.\.\), a"
     ):
         qpc.prepare_qat(gm, [QAT_X], learn="all")  # type: ignore[arg-type]  # the mistake on purpose
+
+
+def test_batch_norms_are_folded_or_simulated_and_nothing_else() -> None:
+    gm = traced(randomized(_Small()), QAT_X)
+    with pytest.raises(ConfigError, match="batch_norm must be 'folded' or 'simulated', got 'kept'"):
+        qpc.prepare_qat(gm, [QAT_X], batch_norm="kept")  # type: ignore[arg-type]  # on purpose
+
+
+def test_a_simulated_batch_norm_computes_what_the_folded_one_does() -> None:
+    gm = traced(randomized(_Small()), QAT_X)
+    folded = qpc.prepare_qat(gm, [QAT_X], _few_bits())
+    simulated = qpc.prepare_qat(gm, [QAT_X], _few_bits(), batch_norm="simulated")
+    assert "norm.running_var" in simulated.state_dict()
+    torch.testing.assert_close(simulated(QAT_X), folded(QAT_X), rtol=1e-5, atol=1e-5)
+    assert torch.equal(qpc.convert(simulated)(QAT_X), simulated(QAT_X))
+
+
+def test_a_graph_in_training_mode_is_converted_as_it_is_in_inference() -> None:
+    gm = qpc.prepare_qat(traced(randomized(_Small()), QAT_X), [QAT_X], batch_norm="simulated")
+    expected = qpc.fingerprint(qpc.convert(gm))
+    assert qpc.fingerprint(qpc.convert(qpc.set_training(gm))) == expected
+    assert gm.training
 
 
 def test_a_graph_without_a_grid_has_nothing_to_convert() -> None:

@@ -54,9 +54,9 @@ class Blocks:
         sums, clipped_sums = [torch.zeros(())], [torch.zeros(())]
         for x, gradient, made, scaled, points in parts:
             torch.mul(x, self.inverse, out=scaled)
-            _hardtanh_backward(gradient, scaled, lowest, highest, grad_input=made)
             if with_nan:
                 scaled.nan_to_num_(lowest, highest, lowest)
+            _hardtanh_backward(gradient, scaled, lowest, highest, grad_input=made)
             within = scaled.clamp_(lowest, highest)
             torch.round(within, out=points)
             error = torch.sub(points, within, out=within)  # 0 where it is clipped
