@@ -56,7 +56,10 @@ def mobilenet_v2() -> nn.Module:
 
 
 NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
-    "resnet18": (lambda: resnet18(width=32, stem="cifar", in_channels=1, classes=_CLASSES), (1, 28, 28)),
+    "resnet18": (
+        lambda: resnet18(width=32, stem="cifar", in_channels=1, classes=_CLASSES),
+        (1, 28, 28),
+    ),
     "mobilenet_v2": (mobilenet_v2, (3, 64, 64)),
 }
 
@@ -130,9 +133,7 @@ def measure(network: str, batch: int, ways: tuple[str, ...], rounds: int) -> lis
         pairs = list(zip(times[way], times[base], strict=True))
         cpu, wall = (statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1))
         float_ms = statistics.median(cpu for cpu, _ in times[base]) * 1e3
-        found.append(
-            Ratios(network, batch, way, cpu, wall, memory[way] / memory[base], float_ms)
-        )
+        found.append(Ratios(network, batch, way, cpu, wall, memory[way] / memory[base], float_ms))
     return found
 
 

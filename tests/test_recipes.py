@@ -236,7 +236,8 @@ def test_a_graph_whose_grids_learn_is_saved_and_pruned_like_any_other(tmp_path: 
 def test_what_is_to_learn_is_a_pass() -> None:
     gm = traced(randomized(_Small()), QAT_X)
     with pytest.raises(
-        ConfigError, match=r"learn must be qpc\.passes\.LearnGrids\(\.\.\.\), FollowRanges\(\.\.\.\), a"
+        ConfigError,
+        match=r"learn must be qpc\.passes\.LearnGrids\(\.\.\.\), FollowRanges\(\.\.\.\), a",
     ):
         qpc.prepare_qat(gm, [QAT_X], learn="all")  # type: ignore[arg-type]  # the mistake on purpose
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.integer_proofs import check_integers
-from qpc.analysis.roundings import grid_tensor
+from qpc.analysis.roundings import grid_tensor, unrounded
 from qpc.calls import arguments, qpc_ops
 from qpc.errors import QPCError
 from qpc.facts import Violation, observer_state
@@ -208,7 +208,7 @@ def _reads_unknown(
             continue
         layer = float_layer(node)
         sources = node.all_input_nodes if layer is None else [layer.input]
-        values = [n for n in sources if n.op != "get_attr" and _is_float_value(n)]
+        values = [n for n in sources if unrounded(n).op != "get_attr" and _is_float_value(n)]
         for value in (node, *values):
             if not is_known(value):
                 reader = "" if value is node else f", which {label(node)} reads,"

@@ -185,7 +185,7 @@ def _pass_on(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, scale, zero_point, *grid, gradient_scale = inputs[:_GRID_INPUTS]
     if not ctx.needs_input_grad[1]:
-        # a grid that follows the values is changed in place, perhaps before the gradient is asked for
+        # a grid that follows its values may be changed in place before the gradient is asked for
         scale, zero_point = scale.clone(), zero_point.clone()
     ctx.save_for_backward(x, scale, zero_point)
     ctx.grid, ctx.gradient_scale = grid, gradient_scale
@@ -219,6 +219,8 @@ def _at_step(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 torch.library.register_autograd("qpc::observe", _pass_on, lib=LIBRARY)
 torch.library.register_autograd("qpc::fake_quantize", _estimate, setup_context=_keep, lib=LIBRARY)
+
+
 def _to_bias(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Rounding counts as the identity."""
     return gradient, *(None,) * 7

@@ -59,7 +59,7 @@ class Rounding:
         return _clipped(_scaled(x, step), self._ends(x)).round_().mul_(step)
 
     def points(self, x: Tensor) -> Tensor:
-        """The grid points that `x` is rounded to, less the zero points: whole numbers, as floats."""
+        """The grid points that `x` is rounded to, less the zero points: whole floats."""
         return _clipped(_scaled(x, self.steps(x)), self._ends(x)).round_()
 
     def input_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:

@@ -87,7 +87,9 @@ def _blocks(flat: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _is_dense(x: Tensor) -> bool:
-    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    return x.is_contiguous() or (
+        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 def _in_memory_order(x: Tensor) -> Tensor:

@@ -16,7 +16,15 @@ from qpc.storage.schema import TensorEntry
 from qpc.types import Dim, dtype_name
 from qpc.version import VERSION
 
-_PLAIN = ("module_path", "origin", "value", "declined", "integer", "frozen", "observer")  # of NodeInfo
+_PLAIN = (
+    "module_path",
+    "origin",
+    "value",
+    "declined",
+    "integer",
+    "frozen",
+    "observer",
+)  # of NodeInfo
 
 
 def document_of(

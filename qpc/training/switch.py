@@ -72,11 +72,7 @@ def _refuse_integers(gm: GraphModule) -> None:
     trained = (qpc_ops.observe.default, *rounding)
     for node in gm.graph.nodes:
         target = node.target
-        if (
-            isinstance(target, OpOverload)
-            and target.namespace == "qpc"
-            and target not in trained
-        ):
+        if isinstance(target, OpOverload) and target.namespace == "qpc" and target not in trained:
             raise PassError(
                 f"a graph of integers cannot be trained: {target} has no gradient",
                 node=node,

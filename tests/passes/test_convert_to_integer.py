@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional as F
 
+from qpc import prepare_qat
 from qpc.base import PassContext
 from qpc.calls import arguments, aten, qpc_ops
 from qpc.errors import OverflowProofError, PassError, UnsupportedOpError
@@ -737,3 +738,11 @@ def test_a_batch_norm_of_its_own_scales_exactly_whatever_the_bits_of_weights(
     assert made is not None
     exact = model.norm(source.dequantize(values.env[cat]))
     assert (exact - made.dequantize(values.env[norm])).abs().max() <= 0.51 * made.scale
+
+
+def test_a_batch_norm_that_is_still_to_be_folded_is_refused() -> None:
+    x = torch.randn(2, 3, 4, 4)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    gm = prepare_qat(traced(model, x), [x], learn=None, batch_norm="simulated")
+    with pytest.raises(PassError, match=r"the batch norm behind 0 \(conv2d\) is not folded yet"):
+        converted(gm)

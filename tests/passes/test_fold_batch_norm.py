@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qpc import convert, prepare_qat
 from qpc.base import PassContext
 from qpc.calls import aten
+from qpc.errors import ConfigError
 from qpc.hashing import fingerprint
 from qpc.meta import info
 from qpc.ops.affine import BatchNorm
 from qpc.passes import FoldBatchNorm
 from qpc.testing import check_pass, randomized, traced
+from tests.quantizing import min_max
 from tests.small_models import nodes_of
 
 IMAGE = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -277,3 +280,38 @@ def test_leaves_arithmetic_on_a_layer_without_a_batch_axis() -> None:
     gm = traced(SpelledOut(nn.Conv2d(4, 4, 1)), IMAGE[0])
     result = check_pass(FoldBatchNorm(), gm, IMAGE[0])
     assert nodes_of(result, aten.conv2d.default) != []
+
+
+def test_batch_norms_whose_statistics_are_to_move_may_be_left_alone() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(4, 6, 3), nn.Conv2d(6, 4, 1)
+            self.scale, self.norm = nn.Parameter(torch.rand(6, 1, 1)), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(self.second(self.first(x) * self.scale))
+            return y
+
+    pass_ = FoldBatchNorm(arithmetic_only=True)
+    result = check_pass(pass_, traced(randomized(Scaled()), IMAGE), IMAGE)
+    assert nodes_of(result, aten.batch_norm.default)
+    assert not nodes_of(result, aten.mul.Tensor)
+
+
+def test_what_is_arithmetic_only_is_true_or_false() -> None:
+    with pytest.raises(ConfigError, match="arithmetic_only must be True or False"):
+        FoldBatchNorm(arithmetic_only="yes")  # type: ignore[arg-type]  # the mistake on purpose
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_rounded_weights_stay_on_the_points_of_their_grids(per_channel: bool) -> None:
+    model = randomized(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()))
+    with torch.no_grad():
+        model[1].weight[:3] = torch.tensor([0.0, -0.5, 1e-30])
+    config = min_max(per_channel=per_channel)
+    gm = prepare_qat(traced(model, IMAGE), [IMAGE], config, batch_norm="simulated")
+    result = check_pass(FoldBatchNorm(), gm, IMAGE)
+    assert not nodes_of(result, aten.batch_norm.default)
+    assert isinstance(result.get_parameter("quantizers.conv2d_weight.scale"), nn.Parameter)
+    assert torch.equal(result(IMAGE), convert(gm)(IMAGE))

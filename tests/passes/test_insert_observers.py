@@ -182,3 +182,18 @@ def test_a_quantized_graph_is_refused() -> None:
 def test_refuses_a_configuration_of_another_type() -> None:
     with pytest.raises(ConfigError, match="config must be a QuantConfig, got dict"):
         InsertObservers({"default": {}})  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_a_batch_norm_that_is_folded_later_has_the_grid_of_what_follows() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+    gm = traced(model, torch.randn(2, 3, 4, 4))
+    apart = Pipeline((InsertObservers(),)).run(gm)
+    together = Pipeline((InsertObservers(fold_later=True),)).run(gm)
+    observers = [{info(n).observer for n in g.graph.nodes} - {None} for g in (apart, together)]
+    assert [len(names) for names in observers] == [3, 2]
+    assert observers[1] == {"observers.input_1", "observers.relu"}
+
+
+def test_whether_batch_norms_are_folded_later_is_true_or_false() -> None:
+    with pytest.raises(ConfigError, match="fold_later must be True or False"):
+        InsertObservers(fold_later=1)  # type: ignore[arg-type]  # the mistake on purpose

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import tempfile
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from qpc import convert, load_graph, save_graph
+from qpc.base import PassContext
 from qpc.calls import arguments, qpc_ops
 from qpc.errors import ConfigError
 from qpc.meta import attribute
-from qpc.passes import LearnGrids
+from qpc.passes import FollowRanges, LearnGrids
+from qpc.pipeline import Pipeline
 from qpc.quant.config import QuantConfig
 from qpc.testing import check_pass
 from tests.quantizing import fake_quantized, min_max
@@ -101,3 +105,43 @@ def test_settings_that_are_no_truth_values_are_refused() -> None:
     for name in ("activations", "weights", "zero_points"):
         with pytest.raises(ConfigError, match=f"{name} must be True or False"):
             LearnGrids(**{name: "yes"})  # type: ignore[arg-type]  # the mistake on purpose
+
+
+class Meeting(nn.Module):
+    """Two values that meet in a concat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.c(torch.cat([self.a(x), self.b(x)], 1))
+        return y
+
+
+def test_values_that_meet_in_a_concat_have_one_step_that_learns_for_all() -> None:
+    gm = check_pass(LearnGrids(zero_points=True), fake_quantized(Meeting(), X), X, exact=True)
+    calls = gm.graph.find_nodes(op="call_function", target=qpc_ops.fake_quantize.default)
+    scales = [str(arguments(n)["scale"].target) for n in calls if arguments(n)["lo"] == 0]
+    joint = max(set(scales), key=scales.count)
+    assert scales.count(joint) == 3
+    gm(X).square().sum().backward()
+    with torch.no_grad():
+        gm.get_parameter(joint).mul_(1.5)
+    integers = convert(gm)
+    assert torch.equal(integers(X), convert(integers_of(gm))(X))
+
+
+def integers_of(gm: GraphModule) -> GraphModule:
+    """As it is saved and loaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_graph(gm, f"{folder}/graph")
+        return load_graph(f"{folder}/graph")
+
+
+def test_grids_that_follow_their_values_are_left_alone() -> None:
+    gm = Pipeline((FollowRanges(),), FollowRanges.requires).run(fake_quantized(Residual(), X))
+    ctx = PassContext()
+    result = Pipeline((LearnGrids(),), LearnGrids.requires).run(gm, ctx)
+    assert not grids(result)
+    assert all("its grid follows its values" in str(line) for line in ctx.reports[-1].declines)

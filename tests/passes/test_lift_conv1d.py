@@ -141,3 +141,11 @@ def test_a_network_over_one_axis_is_quantized_as_a_whole() -> None:
     assert len(nodes_of(integer, qpc_ops.dequantize.default)) == 1
     assert qpc.compare(gm, integer, X).outputs[0].sqnr_db > 25
     assert_same_output(integer, qpc.compile(integer, batch_sizes=(3,)), X, exact=True)
+
+
+def test_a_batch_norm_behind_a_convolution_gets_a_height_too() -> None:
+    x = torch.randn(2, 3, 8)
+    gm = traced(randomized(nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU())), x)
+    result = check_pass(LiftConv1d(), gm, x)
+    (norm,) = nodes_of(result, aten.batch_norm.default)
+    assert norm.args[0].target is aten.conv2d.default

@@ -282,3 +282,22 @@ def test_an_observer_of_your_own_is_used_but_never_written_as_its_parent(tmp_pat
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot write '.*missing.config\.yaml': No such file"):
         QuantConfig().to_yaml(tmp_path / "missing" / "config.yaml")
+
+
+def test_few_bits_with_more_at_the_ends_are_one_call() -> None:
+    config = QuantConfig.of_bits(4, 3, first_and_last=8)
+    bits = {
+        position: (found.weight.bits, found.activation.bits)
+        for position in (None, "input", "before-output", "output")
+        if (found := config.resolve(module="a", op="conv2d", position=position))
+    }
+    assert bits == {None: (4, 3), "input": (8, 3), "before-output": (4, 8), "output": (8, 8)}
+    image = config.resolve(module="", op="input", position="input")
+    assert image is not None
+    assert image.activation.bits == 8
+    assert QuantConfig.of_bits(4, 3).overrides == ()
+
+
+def test_bits_that_no_grid_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match="bits"):
+        QuantConfig.of_bits(9, 4)

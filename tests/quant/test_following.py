@@ -19,7 +19,9 @@ def grid(bits: int = 8) -> Rounding:
     return Rounding(torch.ones(1), torch.zeros(1, dtype=torch.int64), 0, 2**bits - 1)
 
 
-def following(start: list[list[float]], decay: float = 0.0, *, symmetric: bool = False) -> Following:
+def following(
+    start: list[list[float]], decay: float = 0.0, *, symmetric: bool = False
+) -> Following:
     return Following(torch.tensor(start)[..., None], 0, decay, symmetric, synchronized=True)
 
 

@@ -1,4 +1,4 @@
-"""Steps of weights that will be multiplied by a batch norm, and biases as integers will have them."""
+"""Steps of weights that a batch norm will multiply, and biases as integers will have them."""
 
 from __future__ import annotations
 

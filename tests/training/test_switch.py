@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -94,3 +95,24 @@ def test_an_observed_graph_trains_as_the_float_one() -> None:
 def test_a_mode_is_true_or_false() -> None:
     with pytest.raises(ConfigError, match="mode must be True or False, got str"):
         qpc.set_training(qpc.trace(nn.Linear(8, 4), X), cast(Any, "train"))
+
+
+def test_frozen_batch_norms_stay_frozen_through_training_and_files(tmp_path: Path) -> None:
+    gm = qpc.freeze_batch_norm(
+        qpc.set_training(qpc.trace(nn.Sequential(nn.BatchNorm2d(4)), torch.randn(2, 4, 2, 2)))
+    )
+    qpc.save_graph(qpc.set_training(gm, mode=False), tmp_path / "graph")
+    again = qpc.set_training(qpc.load_graph(tmp_path / "graph"))
+    before = again.get_buffer("0.running_mean").clone()
+    again(torch.randn(4, 4, 2, 2))
+    assert torch.equal(again.get_buffer("0.running_mean"), before)
+    again = qpc.freeze_batch_norm(again, frozen=False)
+    again(torch.randn(4, 4, 2, 2))
+    assert not torch.equal(again.get_buffer("0.running_mean"), before)
+
+
+def test_freezing_takes_graphs_and_truth_values() -> None:
+    with pytest.raises(PassError, match="freeze_batch_norm needs a traced graph, got Net"):
+        qpc.freeze_batch_norm(Net())  # type: ignore[arg-type]  # the mistake on purpose
+    with pytest.raises(ConfigError, match="frozen must be True or False"):
+        qpc.freeze_batch_norm(qpc.trace(Net(), X), frozen=1)  # type: ignore[arg-type]  # likewise
