@@ -211,11 +211,14 @@ def _quantize_weight(editor: Editor, layer: Weighted) -> None:
     config, groups, norm = info(node).config, layer.groups, norm_beside(node)
     assert config is not None
     name = f"quantizers.{node.name}_weight"
-    step = editor.buffer(f"{name}.scale", _weight_steps(gm, layer, norm), before=node)
-    if norm is not None and not config.weight.per_channel:
+    scales = _weight_steps(gm, layer, norm)
+    outputs = len(scales)
+    step = editor.buffer(f"{name}.scale", scales, before=node)
+    if norm is not None and norm.running_var is not None and not config.weight.per_channel:
+        outputs = attribute(gm, str(norm.running_var.target)).numel()
         read = [n and editor.get(str(n.target), before=node) for n in (norm.weight, norm.running_var)]
         step = editor.call(qpc_ops.unfold_step.default, step, *read, norm.eps, like=node)
-    zero_point = torch.zeros(info(step).shape, dtype=torch.int64)
+    zero_point = torch.zeros(outputs, dtype=torch.int64)
     limit = weight_limit(config.weight.bits)
     layer.weight = editor.call(
         qpc_ops.fake_quantize.default,

@@ -109,7 +109,7 @@ def _grid_problem(gm: GraphModule, node: Node) -> str | None:
     """What is wrong with one call that rounds, of a value or of a weight."""
     given = arguments(node)
     tensors = [grid_tensor(node, name) for name in ("scale", "zero_point")]
-    if not all(isinstance(t, Node) and t.op == "get_attr" for t in tensors):
+    if any(t.op != "get_attr" for t in tensors):
         return "its grid is no constant"
     scale, zero_point = (attribute(gm, str(t.target)) for t in tensors)
     lo, hi = int(given["lo"]), int(given["hi"])

@@ -114,7 +114,8 @@ class Rounding:
         """The values that each step rounds, one row for each: [steps, values of one step]."""
         if self.groups > 1:
             split = x.unflatten(0, (self.groups, -1))
-            return split.movedim(self.axis + 1, 1).flatten(0, 1).flatten(1)
+            rows: Tensor = split.movedim(self.axis + 1, 1).flatten(0, 1).flatten(1)
+            return rows
         return x.movedim(self.axis, 0).flatten(1)
 
     def _ends(self, x: Tensor) -> _Ends:

@@ -108,14 +108,16 @@ def test_settings_that_are_no_truth_values_are_refused() -> None:
 
 
 class Meeting(nn.Module):
-    """Two values that meet in a concat."""
+    """Two values that meet in a concat, and that something else reads too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(8, 2, 1)
+        self.d = nn.Conv2d(4, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.c(torch.cat([self.a(x), self.b(x)], 1))
+        a, b = self.a(x), self.b(x)
+        y: Tensor = self.c(torch.cat([a, b], 1)) + self.d(a + b)
         return y
 
 

@@ -124,7 +124,7 @@ def test_integers_are_those_of_the_rounded_graph_everywhere(
 def test_machine_code_has_the_bits_of_the_integers(batch_norm: str) -> None:
     config = QuantConfig.of_bits(4, 4, first_and_last=8)
     integers = qpc.convert(trained(qpc.prepare_qat(GM, [X], config, batch_norm=batch_norm)))
-    compiled = qpc.compile(integers)
+    compiled = qpc.compile(integers, batch_sizes=(len(X),))
     assert torch.equal(torch.as_tensor(compiled(X)), integers(X))
 
 
