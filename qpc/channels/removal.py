@@ -12,6 +12,7 @@ from qpc.channels.groups import ChannelAnalysis
 from qpc.companions import elementwise_companions
 from qpc.edit import Editor
 from qpc.errors import InvariantError
+from qpc.lineage import note_removal
 from qpc.meta import attribute, update_info
 from qpc.registry import Through, seen_through, spec_of
 from qpc.shapes import infer_shapes
@@ -78,12 +79,16 @@ class Removal:
     def _slice_tensors(self) -> None:
         editor = Editor(self.gm, "")
         sliced: dict[str, Tensor] = {}
+        noted: dict[tuple[str, int], Tensor] = {}
         tied = _tied_names(self.gm)
         for axis in self.analysis.axes:
             stays = ~self.goes(axis.labels)
             if bool(stays.all()):
                 continue
-            aliases = tied.get(id(attribute(self.gm, axis.name)), [axis.name])
+            old = attribute(self.gm, axis.name)
+            aliases = tied.get(id(old), [axis.name])
+            if isinstance(old, nn.Parameter):
+                noted |= {(alias, axis.axis): stays for alias in aliases}
             followers = [c for alias in aliases for c in elementwise_companions(self.gm, alias)]
             for name in (axis.name, *followers):
                 tensor = sliced.get(name, attribute(self.gm, name)).detach()
@@ -95,6 +100,7 @@ class Removal:
                 fresh = nn.Parameter(value, requires_grad=old.requires_grad)
             for alias in tied.get(id(old), [name]):
                 editor.set_tensor(alias, fresh)
+        note_removal(self.gm, noted)
 
 
 def _slices_a_parameter(node: Node) -> bool:
