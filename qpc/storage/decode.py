@@ -26,7 +26,16 @@ from qpc.shapes import probed_shapes
 from qpc.storage import operators, tensors, values
 from qpc.storage.encode import size_along
 from qpc.storage.operands import check_operands
-from qpc.storage.schema import Call, Document, Entry, GetAttr, GridEntry, KeptEntry, Output, Placeholder
+from qpc.storage.schema import (
+    Call,
+    Document,
+    Entry,
+    GetAttr,
+    GridEntry,
+    KeptEntry,
+    Output,
+    Placeholder,
+)
 from qpc.types import BatchDim, Dim, Shape, dtype_of, format_shape, resolve
 
 # Operators run to find all shapes, those within others included: in all, for any graph, and more

@@ -78,8 +78,8 @@ def carry_optimizer(
     return optimizer
 
 
-def names_of(gm: GraphModule) -> dict[Tensor, tuple[str, ...]]:
-    """All names of each parameter of a graph; a tied one has several."""
+def names_of(gm: nn.Module) -> dict[Tensor, tuple[str, ...]]:
+    """All names of each parameter of a graph or module; a tied one has several."""
     found: dict[Tensor, tuple[str, ...]] = {}
     for name, parameter in gm.named_parameters(remove_duplicate=False):
         found[parameter] = (*found.get(parameter, ()), name)

@@ -75,21 +75,6 @@ def trained(make: Callable[[GraphModule], Optimizer]) -> tuple[GraphModule, Opti
     return gm, optimizer
 
 
-def kill(gm: GraphModule, optimizer: Optimizer) -> GraphModule:
-    """The graph, some of whose channels are marked; in all that has them they are zero, for good."""
-    marked = qpc.Pipeline((qpc.passes.CreateMasks(L1(), Uniform(0.4)), PropagateMasks())).run(gm)
-    there = dict(gm.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for name, axis, remove in qpc.masks.masks(marked):
-            parameter = there.get(name)
-            if parameter is not None:
-                gone = remove.nonzero().flatten()
-                values = [v for v in optimizer.state[parameter].values() if v.dim()]
-                for tensor in (parameter, *values):
-                    tensor.index_fill_(axis, gone, 0.0)
-    return marked
-
-
 @pytest.mark.parametrize("name", ["momentum", "plain", "adamw"])
 def test_training_goes_on_as_if_dead_channels_had_stayed(name: str) -> None:
     """Channels without weights, gradients or momentum teach nothing: without them all is equal."""
