@@ -72,9 +72,10 @@ def attach_all(
 
     Raises KeyError if something else has one of the names.
     """
-    first = [(entry, entry.names[0]) for entry in described]
+    names = [(entry, entry.names[0]) for entry in described]
     # further names of a tensor come last: they must not bring modules forward
-    for entry, name in first + [(entry, name) for entry in described for name in entry.names[1:]]:
+    names += [(each, name) for each in described for name in each.names[1:]]
+    for entry, name in names:
         persistent = name not in entry.transient
         _attach(root, name, tensors[entry.names[0]], persistent=persistent)
 

@@ -1,7 +1,7 @@
 """Checkpoints: all that training needs to go on as if it had never stopped, bit for bit.
 
-The same bits need the same version of PyTorch, the same kind of CPU or GPU, and as many threads: how
-many threads share a sum decides the order in which it is formed. `Checkpoint.resume` logs a warning
+The same bits need the same version of PyTorch, the same kind of CPU or GPU, and as many threads:
+how many share a sum decides the order in which it is formed. `Checkpoint.resume` logs a warning
 where version or threads differ.
 
 A checkpoint is a folder with the saved graph (see `qpc.storage`), a file of further tensors and a
@@ -256,12 +256,10 @@ def _checked(content: Mapping[str, bytes], where: str) -> tuple[RunDocument, dic
             "generators": {k: decode(v, tensors) for k, v in document.generators.items()},
             "modules": {k: decode(v, tensors) for k, v in document.modules.items()},
             "random": decode(document.random, tensors),
-            "extra": decode(document.extra, tensors),
+            "extra": dict(decode(document.extra, tensors)),  # whatever else it is raises
             "computed_by": document.computed_by,
         }
         random_state.check_global_state(state["random"])
-        if not isinstance(state["extra"], dict):
-            raise ValueError("extra is no dictionary")  # noqa: TRY301  # said as all the others
     except QPCError:
         raise
     except Exception as e:  # whatever safetensors and pydantic say is about the file

@@ -1,4 +1,4 @@
-"""Training goes on from a checkpoint as if it had never stopped; whatever else a file says fails."""
+"""Training goes on from a checkpoint as if it had never stopped; what was forged is refused."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_other_folders_are_not_taken_for_checkpoints_nor_replaced(tmp_path: Path
     with pytest.raises(ArtifactError, match="exists and cannot be replaced"):
         save_checkpoint(tmp_path / "graph", gm)
     save_checkpoint(tmp_path / "it", gm)
-    with pytest.raises(ArtifactError, match="'checkpoint.json', which is no part of a saved graph"):
+    with pytest.raises(ArtifactError, match=r"checkpoint\.json.*no part of a saved graph"):
         qpc.save_graph(gm, tmp_path / "it")
 
 
