@@ -52,9 +52,9 @@ def corresponding_value(reference: GraphModule, other: GraphModule, path: str) -
 def _module_value(gm: GraphModule, path: str) -> Node | None:
     found = None
     for node in gm.graph.nodes:
-        if _is_in(node, path) and info(node).shape is not None:
-            if any(not _is_in(user, path) for user in node.users):
-                found = node
+        leaves = any(not _is_in(user, path) for user in node.users)
+        if leaves and _is_in(node, path) and info(node).shape is not None:
+            found = node
     return found
 
 

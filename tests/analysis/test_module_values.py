@@ -104,7 +104,9 @@ def test_pruned_graphs_and_models_of_other_depths_are_matched_by_path() -> None:
 def test_a_folded_norm_of_another_model_is_not_taken_for_the_one_asked_for() -> None:
     """Values have the same names in both, and stand in other modules."""
     shallow = qpc.prepare_qat(graph(8, 1), [X])
-    with pytest.raises(ConfigError, match="the other graph has no value of a module 'blocks.2.nor"):
+    with pytest.raises(
+        ConfigError, match=r"the other graph has no value of a module 'blocks\.2\.nor"
+    ):
         corresponding_value(graph(8, 3), shallow, "blocks.2.norm")
 
 

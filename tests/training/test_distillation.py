@@ -149,7 +149,7 @@ def test_several_outputs_are_chosen_by_key_or_place(named: bool) -> None:
     assert type(outputs) is (dict if named else tuple)
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert list(distill.terms) == ["logits['main']" if named else "logits[1]"]
-    with pytest.raises(PassError, match="there are several outputs, a .*: say which are logits"):
+    with pytest.raises(PassError, match=r"there are several outputs, a .*: say which are logits"):
         Distillation(gm, copy.deepcopy(gm))(x)
     with pytest.raises(PassError, match=r"logits\[7\]: there is no such output"):
         Distillation(gm, copy.deepcopy(gm), logits={7: 1.0})(x)
