@@ -36,7 +36,8 @@ def corresponding_value(reference: GraphModule, other: GraphModule, path: str) -
     if node is not None and not _stands_for_another(reference, other, node, path):
         return node
     origins = {n.name: info(n).module_path for n in reference.graph.nodes}
-    for found in reversed(other.graph.nodes):
+    nodes: list[Node] = list(other.graph.nodes)
+    for found in reversed(nodes):
         # the same name in both, of one module: then they are stages of one model
         if goal and value_name(found) == goal and _origin(other, found) in origins.items():
             return found
@@ -50,7 +51,7 @@ def corresponding_value(reference: GraphModule, other: GraphModule, path: str) -
 
 
 def _module_value(gm: GraphModule, path: str) -> Node | None:
-    found = None
+    found: Node | None = None
     for node in gm.graph.nodes:
         leaves = any(not _is_in(user, path) for user in node.users)
         if leaves and _is_in(node, path) and info(node).shape is not None:

@@ -84,9 +84,13 @@ class Checkpoint:
         of another class, or with other parameters. Then nothing has changed, unless an object has
         taken a part of its state before it found the rest to be another's.
         """
-        given = {"optimizer": optimizer, "scheduler": scheduler}
-        given |= {"generators": generators or None, "modules": modules or None}
-        for name, value in given.items():
+        given: tuple[tuple[str, object], ...] = (
+            ("optimizer", optimizer),
+            ("scheduler", scheduler),
+            ("generators", generators or None),
+            ("modules", modules or None),
+        )
+        for name, value in given:
             self._require_same(name, value)
         names = _names(self.graph, modules or {})
         state = self._state
@@ -114,11 +118,13 @@ class Checkpoint:
                 fix="resume with what was passed to save_checkpoint; to look at the graph alone, "
                 "use checkpoint.graph",
             )
+        if value is None or saved is None:
+            return
         if isinstance(value, Mapping) and value.keys() != saved.keys():
             raise ConfigError(
                 f"{name}: the checkpoint {self._where} holds {sorted(saved)}, got {sorted(value)}"
             )
-        if name in ("optimizer", "scheduler") and value is not None:
+        if name in ("optimizer", "scheduler"):
             _require_class(name, value, saved["class"])
 
 
@@ -151,15 +157,8 @@ def save_checkpoint(
     Raises ArtifactError if something cannot be saved, or not there.
     """
     require_graph(gm, "save_checkpoint")
-    for name, value, kind, what in (
-        ("optimizer", optimizer, Optimizer, "a torch.optim.Optimizer or None"),
-        ("scheduler", scheduler, Stateful, "an object with state_dict and load_state_dict or None"),
-        ("generators", generators, Mapping, "generators by name, or None"),
-        ("modules", modules, Mapping, "modules by name, or None"),
-        ("extra", extra, Mapping, "values by name, or None"),
-    ):
-        if value is not None:
-            require_kind(name, value, kind, what)
+    given = {"optimizer": optimizer, "scheduler": scheduler, "generators": generators}
+    _require_kinds({**given, "modules": modules, "extra": extra})
     names = _names(gm, modules or {})
     writer = StateWriter()
     try:
@@ -167,15 +166,8 @@ def save_checkpoint(
             "training": gm.training,
             "computed_by": _computed_by(),
             "layouts": layouts_of(gm),
-            "optimizer": None
-            if optimizer is None
-            else optimizer_values.described(optimizer, names, writer),
-            "scheduler": None
-            if scheduler is None
-            else {
-                "class": _class(scheduler),
-                "state": writer.encode(scheduler.state_dict(), "scheduler"),
-            },
+            "optimizer": optimizer and optimizer_values.described(optimizer, names, writer),
+            "scheduler": scheduler and _described(scheduler, writer),
             "random": writer.encode(random_state.global_state(), "random"),
             "generators": {
                 name: writer.encode(random_state.state_of(name, source), f"generators.{name}")
@@ -271,6 +263,21 @@ def _checked(content: Mapping[str, bytes], where: str) -> tuple[RunDocument, dic
 # --- objects --------------------------------------------------------------------------------------
 
 
+_KINDS: Mapping[str, tuple[type, str]] = {
+    "optimizer": (Optimizer, "a torch.optim.Optimizer or None"),
+    "scheduler": (Stateful, "an object with state_dict and load_state_dict or None"),
+    "generators": (Mapping, "generators by name, or None"),
+    "modules": (Mapping, "modules by name, or None"),
+    "extra": (Mapping, "values by name, or None"),
+}
+
+
+def _require_kinds(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            require_kind(name, value, *_KINDS[name])
+
+
 def _names(gm: GraphModule, modules: Mapping[str, nn.Module]) -> dict[Tensor, tuple[str, ...]]:
     """All names of each parameter; those of further modules begin with theirs and a colon."""
     found = names_of(gm)
@@ -279,6 +286,11 @@ def _names(gm: GraphModule, modules: Mapping[str, nn.Module]) -> dict[Tensor, tu
         for parameter, names in names_of(module).items():
             found.setdefault(parameter, tuple(f"{prefix}:{name}" for name in names))
     return found
+
+
+def _described(scheduler: Stateful, writer: StateWriter) -> dict[str, Any]:
+    state = writer.encode(scheduler.state_dict(), "scheduler")
+    return {"class": _class(scheduler), "state": state}
 
 
 def _class(value: object) -> str:

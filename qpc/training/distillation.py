@@ -68,7 +68,10 @@ class Distillation(nn.Module):
         logits: float | Mapping[int, float] | Mapping[str, float] = 1.0,
         temperature: float = 4.0,
         class_axis: int = 1,
-        values: Mapping[Path, float] | Mapping[str, float] | None = None,
+        values: Mapping[Path, float]
+        | Mapping[str, float]
+        | Mapping[tuple[str, str], float]
+        | None = None,
         method: str = "attention",
     ) -> None:
         super().__init__()
@@ -186,7 +189,7 @@ class Distillation(nn.Module):
 
 def _weights(name: str, given: object) -> dict[Any, float]:
     """Weights by key; None is the key of a number alone."""
-    weights = dict(given) if isinstance(given, Mapping) else {None: given}
+    weights: dict[Any, Any] = dict(given) if isinstance(given, Mapping) else {None: given}
     for key, weight in weights.items():
         require_number(name if key is None else f"{name}[{key!r}]", weight, 0)
     if name == "values":

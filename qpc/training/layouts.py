@@ -42,9 +42,10 @@ def _tensors(gm: GraphModule) -> Iterator[tuple[str, Tensor]]:
 
 def _order(tensor: Tensor) -> list[int] | None:
     plain = list(range(tensor.dim()))
-    by_stride = sorted(plain, key=lambda axis: -tensor.stride(axis))
+    strides = tensor.stride()
+    by_stride = sorted(plain, key=lambda axis: -strides[axis])
     channels_last = [0, *plain[2:], *plain[1:2]]  # axes of one index have any stride
     for order in (plain, by_stride, channels_last):
-        if tensor.stride() == torch.empty_permuted(tensor.shape, order, device="meta").stride():
+        if strides == torch.empty_permuted(tensor.shape, order, device="meta").stride():
             return None if order == plain else order
     return None  # overlapping, or with gaps: it is saved without

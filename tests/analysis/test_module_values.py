@@ -35,7 +35,8 @@ class Net(nn.Module):
         self.head = nn.Linear(width, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+        y: Tensor = self.head(self.blocks(self.stem(x)).mean((2, 3)))
+        return y
 
 
 def graph(width: int = 4, blocks: int = 2) -> GraphModule:

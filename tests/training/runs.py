@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.norm(self.stem(x)))
-        return self.head(self.drop(y).flatten(1))
+        result: Tensor = self.head(self.drop(y).flatten(1))
+        return result
 
 
 def float_graph() -> GraphModule:
@@ -39,7 +41,11 @@ def float_graph() -> GraphModule:
 
 
 def channels_last() -> GraphModule:
-    return float_graph().to(memory_format=torch.channels_last)
+    gm = float_graph()
+    for parameter in gm.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return gm
 
 
 def rounded() -> GraphModule:
@@ -55,7 +61,8 @@ def momentum(gm: GraphModule) -> Optimizer:
 def adamw(gm: GraphModule) -> Optimizer:
     decayed = [p for p in gm.parameters() if p.dim() > 1]
     others = [p for p in gm.parameters() if p.dim() <= 1]
-    return AdamW([{"params": decayed}, {"params": others, "weight_decay": 0.0}], lr=0.01)
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return AdamW(groups, lr=0.01)
 
 
 def chained(optimizer: Optimizer) -> lr_scheduler.LRScheduler:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.fx import GraphModule
 from torch.optim import SGD, Adam, lr_scheduler
 
 import qpc
@@ -34,7 +35,7 @@ def files_of(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-def small() -> tuple[qpc.training.checkpoint.GraphModule, SGD]:
+def small() -> tuple[GraphModule, SGD]:
     gm = qpc.trace(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), torch.randn(2, 3))
     optimizer = SGD(gm.parameters(), lr=0.1, momentum=0.9)
     gm(torch.ones(2, 3)).sum().backward()
@@ -149,7 +150,7 @@ def test_an_optimizer_with_lists_of_tensors_and_a_scheduler_with_thresholds(tmp_
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = gm(torch.ones(2, 3)).square().sum()
+        loss: torch.Tensor = gm(torch.ones(2, 3)).square().sum()
         loss.backward()
         return loss
 

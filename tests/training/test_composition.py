@@ -53,7 +53,8 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.norm(self.stem(x)))
         y = torch.relu(y + self.conv(y))
-        return self.head(torch.cat([y, self.deep(y)], 1).mean((2, 3)))
+        result: Tensor = self.head(torch.cat([y, self.deep(y)], 1).mean((2, 3)))
+        return result
 
 
 CONFIGS: dict[str, tuple[QuantConfig, LearnGrids | None]] = {

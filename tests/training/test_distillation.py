@@ -32,7 +32,8 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.stem(x)))
-        return self.head((x + self.block(x)).mean((2, 3)))
+        result: Tensor = self.head((x + self.block(x)).mean((2, 3)))
+        return result
 
 
 class Outputs(nn.Module):
@@ -185,7 +186,9 @@ def test_switches_edits_and_moves_of_the_student_are_seen() -> None:
 
 @pytest.fixture
 def process_group() -> Iterator[None]:
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    distributed.init_process_group(
+        "gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1
+    )
     yield
     distributed.destroy_process_group()
 

@@ -40,8 +40,10 @@ def test_their_gradient_at_a_high_temperature_is_that_of_matching_logits() -> No
 
 def test_places_of_an_image_count_as_samples_do() -> None:
     student, teacher = values(2, 5, 3, 4), values(2, 5, 3, 4, seed=1)
-    flat = [v.movedim(1, -1).reshape(-1, 5) for v in (student, teacher)]
-    torch.testing.assert_close(soft_targets(student, teacher, 2.0, 1), soft_targets(*flat, 2.0, 1))
+    ours, theirs = (v.movedim(1, -1).reshape(-1, 5) for v in (student, teacher))
+    torch.testing.assert_close(
+        soft_targets(student, teacher, 2.0, 1), soft_targets(ours, theirs, 2.0, 1)
+    )
 
 
 def test_attention_compares_where_values_are_large_whatever_their_size_and_width() -> None:

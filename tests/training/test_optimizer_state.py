@@ -42,7 +42,8 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.norm(self.stem(x)))
         y = torch.relu(y + self.conv(y))
-        return self.head(torch.cat([y, self.deep(y)], 1).mean((2, 3)))
+        result: Tensor = self.head(torch.cat([y, self.deep(y)], 1).mean((2, 3)))
+        return result
 
 
 OPTIMIZERS: dict[str, Callable[[GraphModule], Optimizer]] = {
@@ -193,7 +194,7 @@ def test_groups_keep_their_options_and_new_parameters_may_have_a_group_of_their_
     gm = traced_net()
     biases = [(n, p) for n, p in gm.named_parameters() if n.endswith("bias")]
     others = [(n, p) for n, p in gm.named_parameters() if not n.endswith("bias")]
-    groups = [{"params": others, "weight_decay": 0.1}, {"params": biases}]
+    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.1}, {"params": biases}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
     qat = qpc.prepare_qat(gm, [X])
     carry_optimizer(optimizer, gm, qat, lost="drop", fresh={"lr": 0.01})
