@@ -72,7 +72,17 @@ COMPILED_MODEL = Kind(
     "compile and save the model again",
     "copy the folder again, or compile and save the model again",
 )
-_KINDS = (SAVED_GRAPH, COMPILED_MODEL)
+CHECKPOINT = Kind(
+    "a checkpoint",
+    "checkpoint.json",
+    ("graph.json", "tensors.safetensors", "state.safetensors"),
+    "qpc-checkpoint",
+    1,
+    "qpc.training.load_checkpoint",
+    "train from the beginning, or with the QPC that wrote it",
+    "copy the folder again, or go on from an earlier checkpoint",
+)
+_KINDS = (CHECKPOINT, SAVED_GRAPH, COMPILED_MODEL)  # a checkpoint holds a saved graph
 
 
 # --- documents ------------------------------------------------------------------------------------

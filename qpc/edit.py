@@ -67,6 +67,10 @@ class Editor:
             if not hasattr(owner, part):
                 owner.add_module(part, nn.Module())
             owner = owner.get_submodule(part)
+        kept = owner._parameters if isinstance(value, nn.Parameter) else owner._buffers
+        if leaf in kept:  # in its place: optimizers and files know parameters by their order, too
+            setattr(owner, leaf, value if isinstance(value, nn.Parameter) else value.detach())
+            return
         persistent = leaf not in owner._non_persistent_buffers_set
         if hasattr(owner, leaf):
             delattr(owner, leaf)

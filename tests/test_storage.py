@@ -139,7 +139,7 @@ def test_saving_again_replaces_the_graph(saved: Path) -> None:
 def test_wherever_a_save_is_killed_the_old_or_the_new_graph_is_found(saved: Path) -> None:
     other = qpc.trace(nn.Linear(2, 1), torch.randn(2, 2))
     known = {qpc.fingerprint(small()), qpc.fingerprint(other)}
-    content = storage._encoded(other)
+    content = storage.graph_files(other)
     for step in deaths(lambda: documents.write(saved, content, documents.SAVED_GRAPH)):
         if step % 4 == 0:  # loading takes a while
             assert qpc.fingerprint(qpc.load_graph(saved)) in known, step

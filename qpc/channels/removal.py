@@ -12,6 +12,7 @@ from qpc.channels.groups import ChannelAnalysis
 from qpc.companions import elementwise_companions
 from qpc.edit import Editor
 from qpc.errors import InvariantError
+from qpc.lineage import note_removal
 from qpc.meta import attribute, update_info
 from qpc.registry import Through, seen_through, spec_of
 from qpc.shapes import infer_shapes
@@ -31,7 +32,7 @@ class Removal:
             spec = spec_of(node)
             if spec is None or spec.shrink is None:
                 continue  # most operators take their sizes from their inputs
-            if node in self.analysis.values or _slices_a_parameter(node):
+            if node in self.analysis.values or _reads_a_parameter(node):
                 spec.shrink(self, node)
         self._slice_tensors()
         for node in self.gm.graph.nodes:
@@ -47,8 +48,10 @@ class Removal:
 
     def kept(self, node: Node) -> list[Tensor]:
         """For each axis of a value which indices stay: bool[size]."""
-        if node.op == "get_attr" and node not in self._kept:
-            self._kept[node] = self._kept_of_parameter(node)
+        if node not in self._kept and (node.op == "get_attr" or node not in self.analysis.values):
+            source = _parameter(node)
+            assert source is not None, f"{node.name} has no labels"
+            self._kept[node] = self._kept_of_parameter(source)
         if node not in self._kept:
             gone = self.goes(self.analysis.values[node])
             self._kept[node] = [~_whole_slices(gone, axis) for axis in range(gone.dim())]
@@ -78,12 +81,16 @@ class Removal:
     def _slice_tensors(self) -> None:
         editor = Editor(self.gm, "")
         sliced: dict[str, Tensor] = {}
+        noted: dict[tuple[str, int], Tensor] = {}
         tied = _tied_names(self.gm)
         for axis in self.analysis.axes:
             stays = ~self.goes(axis.labels)
             if bool(stays.all()):
                 continue
-            aliases = tied.get(id(attribute(self.gm, axis.name)), [axis.name])
+            old = attribute(self.gm, axis.name)
+            aliases = tied.get(id(old), [axis.name])
+            if isinstance(old, nn.Parameter):
+                noted |= {(alias, axis.axis): stays for alias in aliases}
             followers = [c for alias in aliases for c in elementwise_companions(self.gm, alias)]
             for name in (axis.name, *followers):
                 tensor = sliced.get(name, attribute(self.gm, name)).detach()
@@ -95,10 +102,20 @@ class Removal:
                 fresh = nn.Parameter(value, requires_grad=old.requires_grad)
             for alias in tied.get(id(old), [name]):
                 editor.set_tensor(alias, fresh)
+        note_removal(self.gm, noted)
 
 
-def _slices_a_parameter(node: Node) -> bool:
-    return seen_through(node) is Through.ROWS and node.all_input_nodes[0].op == "get_attr"
+def _reads_a_parameter(node: Node) -> bool:
+    """Whether a call is a part of a parameter, or the whole of it rounded to a grid."""
+    known = seen_through(node) in (Through.ROWS, Through.WHOLE)
+    return known and _parameter(node.all_input_nodes[0]) is not None
+
+
+def _parameter(node: Node) -> Node | None:
+    """The parameter that is, but for rounding and observing, the value of `node`."""
+    while seen_through(node) is Through.WHOLE:
+        node = node.all_input_nodes[0]
+    return node if node.op == "get_attr" else None
 
 
 def _tied_names(gm: GraphModule) -> dict[int, list[str]]:

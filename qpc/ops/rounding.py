@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
+from qpc.calls import arguments, set_arguments
 from qpc.library import LIBRARY, define, like_first
 from qpc.ops.pointwise import first_input
 from qpc.quant.arithmetic import clamp_round, float32, reciprocal, require_sizes
@@ -15,6 +18,9 @@ from qpc.quant.fake_quantization import Rounding
 from qpc.quant.following import Following
 from qpc.quant.simulated_folding import FoldedNorm, UnfoldedStep, rounded_bias
 from qpc.registry import OpSpec, Through, fits_by_itself
+
+if TYPE_CHECKING:
+    from qpc.channels.removal import Removal
 
 _GRID_INPUTS = 8  # of fake_quantize, up to gradient_scale
 _GRAPH = "the graph was made for inputs"
@@ -178,6 +184,22 @@ ROUND_BIAS = define(
 )
 
 
+def _shrink_fake_quantize(removal: Removal, node: Node) -> None:
+    """Steps that are learned share fewer values, and their gradients are scaled by their root."""
+    given = arguments(node)
+    if given["gradient_scale"] == 1.0:
+        return
+    value, step = given["x"], given["scale"]
+    before, after = 1.0, 1.0
+    for source, exponent in ((value, 1), (step, -1)):
+        sizes = [len(stays) for stays in removal.kept(source)]
+        before *= math.prod(sizes) ** exponent
+        after *= math.prod(removal.counts(source)) ** exponent
+    if 0 < after != before:
+        scale = given["gradient_scale"] * math.sqrt(before / after)
+        set_arguments(node, gradient_scale=scale)
+
+
 def _pass_on(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
     return gradient, None
 
@@ -235,7 +257,12 @@ SPECS = (
     OpSpec(QUANTIZE, exact=True, ends_with_clamp=True, check=fits_by_itself),
     OpSpec(DEQUANTIZE, exact=True, check=fits_by_itself),
     OpSpec(OBSERVE, channels=first_input, through=Through.WHOLE),
-    OpSpec(FAKE_QUANTIZE, channels=first_input, through=Through.WHOLE),
+    OpSpec(
+        FAKE_QUANTIZE,
+        channels=first_input,
+        through=Through.WHOLE,
+        shrink=_shrink_fake_quantize,
+    ),
     OpSpec(UNFOLD_STEP),
     OpSpec(ROUND_BIAS, channels=first_input, through=Through.WHOLE),
 )

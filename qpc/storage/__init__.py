@@ -13,6 +13,7 @@ before a graph is made of it. Memory is bounded by the size of the files: `graph
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from torch.fx import GraphModule
 
@@ -43,7 +44,7 @@ def save_graph(gm: GraphModule, path: str | os.PathLike[str]) -> None:
             f"cannot save a graph that is not in core form: {broken}",
             fix="make graphs with qpc.trace",
         )
-    documents.write(path, _encoded(gm), SAVED_GRAPH)
+    documents.write(path, graph_files(gm), SAVED_GRAPH)
 
 
 @ordinary_torch()
@@ -53,7 +54,7 @@ def load_graph(path: str | os.PathLike[str]) -> GraphModule:
     Raises ArtifactError if the folder is no saved graph, is damaged, holds what no graph may, or
     was written by another version (`convert_graph` reads those of QPC 0.1).
     """
-    return _decoded(documents.read(path, SAVED_GRAPH), repr(str(path)))
+    return graph_of_files(documents.read(path, SAVED_GRAPH), repr(str(path)))
 
 
 @ordinary_torch()
@@ -64,11 +65,12 @@ def convert_graph(path: str | os.PathLike[str], new_path: str | os.PathLike[str]
     gone unnoticed. Raises ArtifactError if it is no such graph, or cannot be written.
     """
     content = second_format(documents.read(path, SAVED_GRAPH), repr(str(path)))
-    _decoded(content, repr(str(path)))
+    graph_of_files(content, repr(str(path)))
     documents.write(new_path, content, SAVED_GRAPH)
 
 
-def _encoded(gm: GraphModule) -> dict[str, bytes]:
+def graph_files(gm: GraphModule) -> dict[str, bytes]:
+    """What `save_graph` writes, by the names of the files. Raises ArtifactError as it does."""
     try:
         described = list(tensors.entries(gm))
         data = tensors.to_bytes(described)
@@ -84,7 +86,8 @@ def _encoded(gm: GraphModule) -> dict[str, bytes]:
 _REGISTER = "operators of your own can be saved if they are registered: qpc.register_operator"
 
 
-def _decoded(content: dict[str, bytes], where: str) -> GraphModule:
+def graph_of_files(content: Mapping[str, bytes], where: str) -> GraphModule:
+    """The graph in the files that `graph_files` made. Raises ArtifactError as `load_graph` does."""
     document = documents.verified(content, SAVED_GRAPH, where)
     try:
         checked = validated(document)

@@ -18,13 +18,24 @@ from torch.fx.node import map_arg
 
 from qpc.calls import arguments, qpc_ops
 from qpc.errors import QPCError
+from qpc.lineage import KeptAxis, set_lineage
 from qpc.meta import info, update_info
 from qpc.quant.config import LayerConfig
 from qpc.quant.grid import QParams
 from qpc.shapes import probed_shapes
 from qpc.storage import operators, tensors, values
+from qpc.storage.encode import size_along
 from qpc.storage.operands import check_operands
-from qpc.storage.schema import Call, Document, Entry, GetAttr, GridEntry, Output, Placeholder
+from qpc.storage.schema import (
+    Call,
+    Document,
+    Entry,
+    GetAttr,
+    GridEntry,
+    KeptEntry,
+    Output,
+    Placeholder,
+)
 from qpc.types import BatchDim, Dim, Shape, dtype_of, format_shape, resolve
 
 # Operators run to find all shapes, those within others included: in all, for any graph, and more
@@ -39,7 +50,10 @@ def graph_module(document: Document, stored: Mapping[str, Tensor]) -> GraphModul
     root = nn.Module()
     tensors.attach_all(root, document.tensors, stored)
     gm = GraphModule(root, checked_graph(document, root))
-    tensors.attach_all(gm, document.tensors, stored)  # it takes over only what the graph reads
+    for held in (gm._modules, gm._parameters, gm._buffers):
+        held.clear()  # it takes over only what the graph reads, in the order in which it does
+    tensors.attach_all(gm, document.tensors, stored)
+    set_lineage(gm, {(e.name, e.axis): _kept(gm, e) for e in document.kept})
     gm.graph.lint()
     return gm.eval()
 
@@ -96,6 +110,16 @@ def _check_result(result: object) -> None:
             _check_result(value)
     elif not (result is None or isinstance(result, Node | bool | int | float | str)):
         raise ValueError(f"a graph does not return {type(result).__name__}")
+
+
+def _kept(gm: GraphModule, entry: KeptEntry) -> KeptAxis:
+    marks = int(entry.kept, 16)
+    known = dict(gm.named_parameters(remove_duplicate=False))
+    shape = known[entry.name].shape if entry.name in known else ()
+    if marks.bit_count() != size_along(shape, entry.axis):
+        raise ValueError(f"{entry.name!r} has no axis {entry.axis} with what is kept of it")
+    indices = [i for i, digit in enumerate(reversed(f"{marks:b}")) if digit == "1"]
+    return KeptAxis(entry.size, tuple(indices))
 
 
 # --- node info ------------------------------------------------------------------------------------

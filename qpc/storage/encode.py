@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qpc.documents import SAVED_GRAPH, described
+from qpc.lineage import KeptAxis, lineage
 from qpc.meta import info
 from qpc.quant.grid import QParams
 from qpc.storage import operators, values
@@ -34,7 +35,7 @@ def document_of(
 
     Raises TypeError for values that no document can hold.
     """
-    return {
+    document = {
         "format": SAVED_GRAPH.mark,
         "format_version": SAVED_GRAPH.version,
         "qpc": VERSION,
@@ -42,6 +43,25 @@ def document_of(
         "tensors": [entry.model_dump() for entry, _ in tensors],
         "nodes": [_node(node) for node in gm.graph.nodes],
     }
+    shapes = {name: tensor.shape for entry, tensor in tensors for name in entry.names}
+    kept = [
+        _kept(name, axis, left)
+        for (name, axis), left in lineage(gm).items()
+        if len(left.kept) == size_along(shapes.get(name, ()), axis)  # it is still that tensor
+    ]
+    return document | ({"kept": kept} if kept else {})
+
+
+def size_along(shape: Sequence[int], axis: int) -> int | None:
+    """The size of an axis, if there is one."""
+    return shape[axis] if axis < len(shape) else None
+
+
+def _kept(name: str, axis: int, left: KeptAxis) -> dict[str, Any]:
+    digits = bytearray(b"0" * left.size)
+    for index in left.kept:
+        digits[-1 - index] = ord("1")
+    return {"name": name, "axis": axis, "size": left.size, "kept": f"{int(digits, 2):x}"}
 
 
 def _node(node: Node) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from qpc.settings import first_problem
 _MOST = 20_000  # nodes, and tensors; networks of 1,000 layers have some 10,000
 _MOST_PARTS = 200_000  # of all names of tensors; modules are made of them
 _LARGEST = 2**40  # elements along one axis
+_LARGEST_KEPT = 2**24  # of an axis that has lost some; vocabularies have some 2**18
 _TAKEN = frozenset({"self", "torch", "device", "inf", "nan", "NoneType", "operator", "fx_pytree"})
 
 
@@ -71,6 +72,19 @@ class TensorEntry(_Part):
         if not set(self.transient) <= set(self.names) or (self.parameter and self.transient):
             raise ValueError("it cannot be transient")
         return self
+
+
+class KeptEntry(_Part):
+    """What is left of an axis of a parameter, see `qpc.lineage`.
+
+    size: of the axis when it was whole; kept: a binary number of that many digits, written in
+    hexadecimal, the lowest of which stands for index 0, 1 where the index is left.
+    """
+
+    name: Path
+    axis: Annotated[int, Field(ge=0, lt=64)]
+    size: Annotated[int, Field(ge=1, le=_LARGEST_KEPT)]
+    kept: Annotated[str, Field(max_length=_LARGEST_KEPT // 4, pattern="^[0-9a-f]+$")]
 
 
 class GridEntry(_Part):
@@ -143,6 +157,7 @@ class Document(_Part):
     files: dict[str, Any]  # see qpc.documents
     tensors: Annotated[list[TensorEntry], Field(max_length=_MOST)]
     nodes: Annotated[list[Entry], Field(min_length=1, max_length=_MOST)]
+    kept: Annotated[list[KeptEntry], Field(max_length=_MOST)] = []
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

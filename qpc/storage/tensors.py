@@ -68,14 +68,16 @@ def from_bytes(data: bytes, described: Sequence[TensorEntry]) -> dict[str, Tenso
 def attach_all(
     root: nn.Module, described: Sequence[TensorEntry], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Give `root` every tensor under all of its names, over those of a GraphModule made of it.
+    """Give `root` every tensor under all of its names; `root` lists them in the order described.
 
     Raises KeyError if something else has one of the names.
     """
-    for entry in described:
-        transient = set(entry.transient)
-        for name in entry.names:
-            _attach(root, name, tensors[entry.names[0]], persistent=name not in transient)
+    names = [(entry, entry.names[0]) for entry in described]
+    # further names of a tensor come last: they must not bring modules forward
+    names += [(each, name) for each in described for name in each.names[1:]]
+    for entry, name in names:
+        persistent = name not in entry.transient
+        _attach(root, name, tensors[entry.names[0]], persistent=persistent)
 
 
 def _attach(root: nn.Module, name: str, tensor: Tensor, *, persistent: bool) -> None:

@@ -30,13 +30,13 @@ class Small(nn.Module):
 
 @cache
 def content() -> dict[str, bytes]:
-    return storage._encoded(qpc.trace(Small(), torch.randn(2, 1, 3, 3)))
+    return storage.graph_files(qpc.trace(Small(), torch.randn(2, 1, 3, 3)))
 
 
 @cache
 def quantized() -> dict[str, bytes]:
     x = torch.randn(2, 1, 3, 3)
-    return storage._encoded(qpc.quantize(qpc.trace(Small(), x), [x]))
+    return storage.graph_files(qpc.quantize(qpc.trace(Small(), x), [x]))
 
 
 def node(document: dict[str, Any], name: str) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def test_a_forged_integer_graph_is_refused(case: str) -> None:
 
 def test_an_observer_that_is_not_there_is_refused() -> None:
     x = torch.randn(2, 1, 3, 3)
-    observed = storage._encoded(qpc.recipes.prepare().run(qpc.trace(Small(), x)))
+    observed = storage.graph_files(qpc.recipes.prepare().run(qpc.trace(Small(), x)))
 
     def edit(document: dict[str, Any]) -> None:
         node(document, "observe")["args"][1] = "nobody"
@@ -341,10 +341,10 @@ def test_an_observer_that_is_not_there_is_refused() -> None:
 
 
 def _check_refused(files: dict[str, bytes], edit: Edit, message: str) -> None:
-    assert storage._decoded(files, "it") is not None
+    assert storage.graph_of_files(files, "it") is not None
     changed = forged(files, "graph.json", edit)
     assert changed["graph.json"] != files["graph.json"]
     with pytest.raises(
         ArtifactError, match=re.compile(f"graph.json of it is damaged: .*{message}", re.S)
     ):
-        storage._decoded(changed, "it")
+        storage.graph_of_files(changed, "it")
