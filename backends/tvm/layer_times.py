@@ -54,7 +54,9 @@ class KernelTimes:
         if not layer.inputs or not layer.outputs:
             return 0.0
         if layer.transposed:  # several convolutions, one for each rest modulo the stride
-            return VectorTimes(self.isa.lanes, self.isa.depth).time(layer) * self.isa.dot_instructions
+            return (
+                VectorTimes(self.isa.lanes, self.isa.depth).time(layer) * self.isa.dot_instructions
+            )
         from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
         from qpc.backends.tvm.kernels.conv.depthwise import DepthwiseConv
         from qpc.backends.tvm.kernels.conv.methods import plan_for
@@ -73,9 +75,7 @@ class KernelTimes:
             dtype=self.isa.activation,
         )
         zeros = np.zeros(1)
-        constants = LayerConstants(
-            _weight(layer), zeros.astype(np.int32), zeros.astype(np.float32)
-        )
+        constants = LayerConstants(_weight(layer), zeros.astype(np.int32), zeros.astype(np.float32))
         convolution = Convolution(desc, constants)
         if layer.groups == layer.inputs == layer.outputs > 1:
             return DepthwiseConv.for_layer(self.isa, convolution, 1).time

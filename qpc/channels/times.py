@@ -59,7 +59,6 @@ class TimeModel:
         return before / after if after else 1.0
 
 
-
 _Labels: TypeAlias = npt.NDArray[np.int64]
 _Size: TypeAlias = int | _Labels
 

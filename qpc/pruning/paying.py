@@ -88,7 +88,7 @@ class Payer:
         found = [(self._value(self.start), list(self.start))]
         for tilt in _TILTS:
             places, prices = self._balanced(curves, rates**tilt)
-            counts = _counts(curves, self._met(curves, places, prices))
+            counts = self._adjusted(curves, self._met(curves, places, prices))
             if abs(self.gone(counts) - self.amount) <= self._allowed():
                 found.append((self._value(counts), counts))
                 if found[-1][0] >= _ENOUGH:
@@ -145,8 +145,10 @@ class Payer:
         return found
 
     def _candidates(self, scored: ScoredGroup, most: int) -> npt.NDArray[np.int64]:
-        """Numbers of units to look at: all of small groups, and of larger ones round numbers."""
-        step = 1
+        """Numbers of units to look at: all of small groups; of larger ones those that leave a round
+        number, as odd ones take longer to store than estimates say.
+        """
+        step = 1 if scored.units < _ROUND**2 else _ROUND
         while scored.units > _FINE * step:
             step *= 2
         rounded = (scored.units - kept for kept in range(0, scored.units, step))
@@ -204,9 +206,32 @@ class Payer:
             places, error = trial, left
         return places
 
-    def _moves(
-        self, curves: Sequence[Curve], places: list[int], prices: Floats
-    ) -> Iterator[_Move]:
+    def _adjusted(self, curves: Sequence[Curve], places: Sequence[int]) -> list[int]:
+        """The counts, one of which is moved off its curve if the amount is not met yet.
+
+        Of the groups that can meet it, the one that changes least.
+        """
+        counts = _counts(curves, places)
+        error = self.amount - self.gone(counts)
+        best, least = counts, abs(error)
+        if least <= _TOLERANCE:
+            return counts
+        departure = np.inf
+        for group, (scored, curve) in enumerate(zip(self.groups, curves, strict=True)):
+            most = int(curve.counts[-1])
+            one = [*counts[:group], min(counts[group] + 1, most), *counts[group + 1 :]]
+            each = self.gone(one) - (self.amount - error)
+            if each <= 0:
+                continue
+            wanted = min(max(counts[group] + round(error / each), 0), most)
+            trial = [*counts[:group], self.rule.limited(scored, wanted), *counts[group + 1 :]]
+            left = abs(self.amount - self.gone(trial))
+            change = abs(trial[group] - counts[group]) / scored.units
+            if left < least > _TOLERANCE or (left <= _TOLERANCE and change < departure):
+                best, least, departure = trial, left, change
+        return best
+
+    def _moves(self, curves: Sequence[Curve], places: list[int], prices: Floats) -> Iterator[_Move]:
         """All groups, each to counts near its own."""
         now = self.gone(_counts(curves, places))
         for group, (curve, place) in enumerate(zip(curves, places, strict=True)):
@@ -257,6 +282,7 @@ _LITTLE = 0.02  # of a speed-up is not worth a departure from the rule
 _TILTS = (0.0, 0.5, 1.0, 2.0)  # how much it counts which group's multiplications cost time
 _FARTHEST = 8.0  # times the usual time of a multiplication
 _SHARES = 513  # at which a rule is asked: finer than the units of most groups
+_ROUND = 4  # channels: the bytes that instructions take at a time
 _FINE = 16  # counts of a group
 _REACH = 2  # counts up and down
 _ROUNDS = 4
