@@ -44,8 +44,8 @@ class Variant:
 def dense(network: str) -> tuple[GraphModule, list[Tensor]]:
     """The traced network and batches to calibrate it on."""
     if network == DEMO:
-        images = load_demo_images()
-        return qpc.trace(load_demo_model()[0], images.test[:1]), [*images.calibration.split(64)]
+        demo = load_demo_images()
+        return qpc.trace(load_demo_model()[0], demo.test[:1]), [*demo.calibration.split(64)]
     images = NETWORKS[network].images()
     return NETWORKS[network].prepare(images), [images]
 
@@ -108,7 +108,8 @@ def measure(options: Options) -> Iterator[str]:
         shown = f"{time:9.3f} ms" if runs else " " * 12
         yield (
             f"{options.network:12} {options.rule:7} {each.amount:4.0%} {each.counts:6} {shown} "
-            f"{fewer:5.2f} {faster:6.2f} {faster / fewer:5.2f} {estimates[0] / estimate:9.2f} {right}"
+            f"{fewer:5.2f} {faster:6.2f} {faster / fewer:5.2f} {estimates[0] / estimate:9.2f} "
+            f"{right}"
         )
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # TVM is imported when it is needed
 def layer_times(target: Target) -> LayerTimes:
     """The estimate for a target.
 
-    Raises UnsupportedTargetError if there are no kernels for it, MissingDependencyError without TVM.
+    Raises UnsupportedTargetError if there are no kernels for it, and MissingDependencyError if
+    there is no TVM.
     """
     require_tvm()
     from qpc.backends.tvm.kernels.isa.choose import isa_for

@@ -21,7 +21,6 @@ from qpc.channels.groups import ChannelAnalysis
 from qpc.layers import Weighted, weighted
 from qpc.targets.times import LayerShape, LayerTimes
 
-
 Kept: TypeAlias = npt.NDArray[np.bool_]
 
 
@@ -54,7 +53,7 @@ class TimeModel:
         return sum(self.times.time(layer.at(kept)) for layer in chosen)
 
     def faster(self, removed: Iterable[int]) -> float:
-        """How many times as fast all layers are without the units `removed`; 1 if there are none."""
+        """How many times as fast all layers are without the units `removed`; 1 without layers."""
         before, after = self.time(self.kept()), self.time(self.kept(removed))
         return before / after if after else 1.0
 
@@ -116,11 +115,18 @@ def _shape(view: Weighted, sizes: Sizes) -> LayerShape | None:
         return LayerShape(0, 0, (1, math.prod(shape[:-1])))
     if len(kernel) > _IMAGE_AXES:
         return None
-    window = {name: _pair(given[name], len(kernel)) for name in ("stride", "padding", "dilation")}
-    if len(kernel) == 1:
-        window["padding"] = (0, window["padding"][1])
-    size, kernel = (_pair(numbers, len(kernel)) for numbers in (shape[2:], kernel))
-    return LayerShape(0, 0, size, kernel, **window, transposed=view.transposed)
+    axes = len(kernel)
+    padding = _pair(given["padding"], axes)
+    return LayerShape(
+        0,
+        0,
+        _pair(shape[2:], axes),
+        _pair(kernel, axes),
+        _pair(given["stride"], axes),
+        padding if axes == _IMAGE_AXES else (0, padding[1]),
+        _pair(given["dilation"], axes),
+        transposed=view.transposed,
+    )
 
 
 def _pair(numbers: int | Sequence[int], axes: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal, Self, TypeVar
@@ -21,6 +21,7 @@ from qpc.channels.times import TimeModel
 from qpc.errors import PassError
 from qpc.families import Family
 from qpc.meta import info
+from qpc.pruning.budgets import Budget, Gone, counts_at, units_of
 from qpc.pruning.paying import Payer, Track
 from qpc.pruning.schedules import Step
 from qpc.pruning.scored_groups import Baseline, ScoredGroup
@@ -122,13 +123,14 @@ class Allocation(ABC):
         inside = [scored for scored in groups if self._in_scope(scored)]
         outside = frozenset(g.group.index for g in groups if not self._in_scope(g))
         if self.of == "units":
-            return Choice(_units(inside, self._counts(inside, self.amount)), outside, None)
+            return Choice(units_of(inside, counts_at(self, inside, self.amount)), outside, None)
         gone = self._gone(inside, model, self.of)
-        counts = self._search(inside, gone)
+        budget = Budget(self, inside, self.amount, gone)
+        counts = budget.counts()
         if times is None:
-            return Choice(_units(inside, counts), outside, gone(counts))
-        counts = Payer(self, inside, self.amount, gone, model, times, counts).counts(track)
-        removed = _units(inside, counts)
+            return Choice(units_of(inside, counts), outside, gone(counts))
+        counts = Payer(budget, model, times, counts).counts(track)
+        removed = units_of(inside, counts)
         faster = f"{times.faster(removed):.2f} times as fast, by {times.times.name}"
         return Choice(removed, outside, gone(counts), faster)
 
@@ -137,13 +139,6 @@ class Allocation(ABC):
         return None if self.of == "units" or self.target is None else layer_times(self.target)
 
     # --- limits and scopes ------------------------------------------------------------------------
-
-    def _counts(self, groups: Sequence[ScoredGroup], share: float) -> list[int]:
-        wanted = self.wanted(groups, share)
-        return [
-            self.limited(scored, count - scored.gone)
-            for scored, count in zip(groups, wanted, strict=True)
-        ]
 
     def limited(self, scored: ScoredGroup, removed: int) -> int:
         """The greatest number of units up to `removed` that may go."""
@@ -169,9 +164,7 @@ class Allocation(ABC):
 
     # --- budgets ----------------------------------------------------------------------------------
 
-    def _gone(
-        self, groups: Sequence[ScoredGroup], model: CostModel, measure: Measure
-    ) -> Callable[[Sequence[int]], float]:
+    def _gone(self, groups: Sequence[ScoredGroup], model: CostModel, measure: Measure) -> Gone:
         """The share of the model that has gone once each group has lost so many units."""
         total = self.baseline.cost.of(measure) if self.baseline else model.total(measure)
         if total == 0:
@@ -179,41 +172,7 @@ class Allocation(ABC):
                 f"the graph has no {measure}, of which {self.amount:.1%} should go",
                 fix='give the amount in other terms, such as of="parameters" or of="units"',
             )
-        return lambda counts: 1 - model.total(measure, _units(groups, counts)) / total
-
-    def _search(
-        self, groups: Sequence[ScoredGroup], gone: Callable[[Sequence[int]], float]
-    ) -> list[int]:
-        """The numbers of units whose share of the model is nearest to the amount."""
-        low, high = 0.0, self.greatest_share()
-        if gone(self._counts(groups, high)) <= self.amount:
-            return self._counts(groups, high)
-        while high - low > _PRECISION:
-            middle = (low + high) / 2
-            if gone(self._counts(groups, middle)) <= self.amount:
-                low = middle
-            else:
-                high = middle
-        return self._nearest(groups, self._counts(groups, low), self._counts(groups, high), gone)
-
-    def _nearest(
-        self,
-        groups: Sequence[ScoredGroup],
-        counts: list[int],
-        upper: list[int],
-        gone: Callable[[Sequence[int]], float],
-    ) -> list[int]:
-        """Go from `counts` towards `upper`, group by group, as long as that leads nearer."""
-        best = abs(gone(counts) - self.amount)
-        for place, scored in enumerate(groups):
-            steps = {self.limited(scored, n) for n in range(counts[place], upper[place] + 1)}
-            for count in sorted(steps - {counts[place]}):
-                trial = [*counts[:place], count, *counts[place + 1 :]]
-                error = abs(gone(trial) - self.amount)
-                if error >= best:
-                    return counts
-                counts, best = trial, error
-        return counts
+        return lambda counts: 1 - model.total(measure, units_of(groups, counts)) / total
 
 
 ALLOCATIONS = Family("allocation", Allocation)
@@ -325,7 +284,6 @@ class Counts(Allocation):
 _T = TypeVar("_T")
 _OF = ("units", "channels", "parameters", "macs")
 _SKIP = 'skip=(Scope(module="layer1"),)'
-_PRECISION = 1e-7  # of a share: finer than one unit of the largest models
 
 
 def _lowest(groups: Sequence[ScoredGroup], share: float) -> list[int]:
@@ -341,13 +299,6 @@ def _lowest(groups: Sequence[ScoredGroup], share: float) -> list[int]:
     lowest = owner[np.argsort(scores, kind="stable")[: max(number, 0)]]
     taken = np.bincount(lowest, minlength=len(groups))
     return [before + int(count) for before, count in zip(gone, taken, strict=True)]
-
-
-def _units(groups: Sequence[ScoredGroup], counts: Sequence[int]) -> frozenset[int]:
-    """The first units of each group."""
-    return frozenset(
-        atom for scored, count in zip(groups, counts, strict=True) for atom in scored.order[:count]
-    )
 
 
 def _named(table: Mapping[str, _T], scored: ScoredGroup) -> list[_T]:

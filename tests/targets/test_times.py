@@ -77,5 +77,5 @@ def test_a_machine_that_nothing_compiles_for_prunes_all_the_same(
 def test_an_unknown_target_is_refused() -> None:
     with pytest.raises(UnsupportedTargetError, match="unknown target 'x86-64-avx3'"):
         layer_times("x86-64-avx3")
-    with pytest.raises(UnsupportedTargetError, match="a target is a name or a qpc.Target, got int"):
+    with pytest.raises(UnsupportedTargetError, match=r"a name or a qpc\.Target, got int"):
         require_target(cast(Any, 8))
