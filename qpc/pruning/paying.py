@@ -264,7 +264,7 @@ def _counts(curves: Sequence[Curve], places: Sequence[int]) -> list[int]:
 
 
 _TOLERANCE = 0.005  # of the model's total
-_ENOUGH = 0.88  # of the reduction of the multiplications: models of costs leave some costs out
+_ENOUGH = 0.85  # of the reduction of the multiplications: models of costs leave some costs out
 _LITTLE = 0.02  # of a speed-up is not worth a departure from the rule
 _TILTS = (0.0, 0.5, 1.0, 2.0)  # how much it counts which group's multiplications cost time
 _FARTHEST = 8.0  # times the usual time of a multiplication
