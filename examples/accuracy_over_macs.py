@@ -116,7 +116,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     points: list[Point] = []
     for ratio, (name, criterion) in itertools.product(options.ratios, criteria(data).items()):
-        gm = qpc.prune(dense, criterion, rules[options.rule](ratio, of="macs"))
+        gm = qpc.prune(dense, criterion, rules[options.rule](ratio, of="macs", target=None))
         gm = qpc.Pipeline((ReestimateBatchNorm(data.train[:1024].split(128)),)).run(gm)
         before = top1(gm, data)
         fine_tune(gm, data, epochs=options.epochs, images=options.images, rate=options.rate)

@@ -99,7 +99,9 @@ def test_every_numbered_example_has_a_test() -> None:
 @pytest.mark.tvm
 def test_05_prunes_repairs_and_compiles(tmp_path: Path) -> None:
     output = output_of("05_prune_and_compile.py", tmp_path)
-    assert "120 of 730 units of channels masked in 12 groups; 30.1% of the macs go" in output
+    # How many go where depends on the CPU, for which they are chosen.
+    masked = r"units of channels masked in \d+ groups; (29\.[5-9]|30\.[0-5])% of the macs go"
+    assert re.search(rf"\d+ of 730 {masked}; 1\.\d\d times as fast, by the kernels for x86", output)
     found = dict(re.findall(r"^(\w+) +top-1 +(\d+\.\d) %$", output, re.MULTILINE))
     assert float(found["repaired"]) > float(found["dense"]) - 4
     assert float(found["repaired"]) > float(found["pruned"]) + 10

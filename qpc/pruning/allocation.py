@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal, Self, TypeVar
@@ -17,13 +17,18 @@ from typing import Literal, Self, TypeVar
 import numpy as np
 
 from qpc.channels.cost import CostModel, Measure
+from qpc.channels.times import TimeModel
 from qpc.errors import PassError
 from qpc.families import Family
 from qpc.meta import info
+from qpc.pruning.budgets import Budget, Gone, counts_at, units_of
+from qpc.pruning.paying import Payer, Track
 from qpc.pruning.schedules import Step
 from qpc.pruning.scored_groups import Baseline, ScoredGroup
 from qpc.pruning.weight_layers import Scope
 from qpc.settings import require_choice, require_count, require_kind, require_number
+from qpc.targets import Target
+from qpc.targets.times import NATIVE, LayerTimes, layer_times, require_target
 
 Of = Literal["units", "channels", "parameters", "macs"]
 """What an amount is a share of: each rule's own units, or a total of the model."""
@@ -36,11 +41,13 @@ class Choice:
     removed: the units to remove; out_of_scope: the indices of groups left alone on purpose.
     reached: the share of the model's total that goes with them and with all pruning before; None
     where the amount is no share of a total.
+    estimate: how much faster a target is by it, in words; None if there is no target.
     """
 
     removed: frozenset[int]
     out_of_scope: frozenset[int]
     reached: float | None
+    estimate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,10 @@ class Allocation(ABC):
     only, skip: the layers that may lose channels, and those that may not. A group is left alone if
     any layer that makes its channels is not in `only`, or is in `skip`.
     baseline: the model that amounts are relative to, if it is not the graph itself.
+    target: where a share of the model is to go, numbers of channels are chosen that make int8 code
+    for this target faster, see `qpc.pruning.paying`: "native" for this machine, the name of another
+    target, a `qpc.Target`, or an estimate of one's own (`qpc.targets.times.LayerTimes`). None for
+    the numbers of the rule itself, on whatever target.
     """
 
     amount: float
@@ -68,6 +79,7 @@ class Allocation(ABC):
     only: Scope = field(default_factory=Scope)
     skip: tuple[Scope, ...] = ()
     baseline: Baseline | None = field(default=None, repr=False)
+    target: Target | LayerTimes | str | None = NATIVE
 
     def __post_init__(self) -> None:
         require_number("amount", self.amount, 0, 1)
@@ -81,6 +93,8 @@ class Allocation(ABC):
         require_kind(
             "baseline", self.baseline, (Baseline, type(None)), "a Baseline", fix="Baseline.of(gm)"
         )
+        if self.target is not None:
+            require_target(self.target)
 
     @abstractmethod
     def wanted(self, groups: Sequence[ScoredGroup], share: float) -> list[int]:
@@ -94,27 +108,39 @@ class Allocation(ABC):
         """The same rule with the amount and the baseline of one step of a schedule."""
         return replace(self, amount=step.amount, baseline=step.baseline)
 
-    def choose(self, groups: Sequence[ScoredGroup], model: CostModel) -> Choice:
-        """Choose the units to remove; `model` is that of the graph that the groups are of."""
+    def choose(
+        self,
+        groups: Sequence[ScoredGroup],
+        model: CostModel,
+        times: TimeModel | None = None,
+        track: Track = iter,
+    ) -> Choice:
+        """Choose the units to remove; the models are those of the graph that the groups are of.
+
+        times: of the target; without it all channels count alike. track: shows progress.
+        """
         self._check_scopes(groups)
         inside = [scored for scored in groups if self._in_scope(scored)]
         outside = frozenset(g.group.index for g in groups if not self._in_scope(g))
         if self.of == "units":
-            return Choice(_units(inside, self._counts(inside, self.amount)), outside, None)
+            return Choice(units_of(inside, counts_at(self, inside, self.amount)), outside, None)
         gone = self._gone(inside, model, self.of)
-        counts = self._search(inside, gone)
-        return Choice(_units(inside, counts), outside, gone(counts))
+        budget = Budget(self, inside, self.amount, gone)
+        counts = budget.counts()
+        if times is None:
+            return Choice(units_of(inside, counts), outside, gone(counts))
+        counts = Payer(budget, model, times, counts).counts(track)
+        removed = units_of(inside, counts)
+        faster = f"{times.faster(removed):.2f} times as fast, by {times.times.name}"
+        return Choice(removed, outside, gone(counts), faster)
+
+    def times(self) -> LayerTimes | None:
+        """How long layers take on the target; None if all channels count alike."""
+        return None if self.of == "units" or self.target is None else layer_times(self.target)
 
     # --- limits and scopes ------------------------------------------------------------------------
 
-    def _counts(self, groups: Sequence[ScoredGroup], share: float) -> list[int]:
-        wanted = self.wanted(groups, share)
-        return [
-            self._limited(scored, count - scored.gone)
-            for scored, count in zip(groups, wanted, strict=True)
-        ]
-
-    def _limited(self, scored: ScoredGroup, removed: int) -> int:
+    def limited(self, scored: ScoredGroup, removed: int) -> int:
         """The greatest number of units up to `removed` that may go."""
         step = self.multiple // math.gcd(self.multiple, scored.width)
         least = max(1, -(-self.minimum // scored.width), scored.units - len(scored.order))
@@ -138,9 +164,7 @@ class Allocation(ABC):
 
     # --- budgets ----------------------------------------------------------------------------------
 
-    def _gone(
-        self, groups: Sequence[ScoredGroup], model: CostModel, measure: Measure
-    ) -> Callable[[Sequence[int]], float]:
+    def _gone(self, groups: Sequence[ScoredGroup], model: CostModel, measure: Measure) -> Gone:
         """The share of the model that has gone once each group has lost so many units."""
         total = self.baseline.cost.of(measure) if self.baseline else model.total(measure)
         if total == 0:
@@ -148,41 +172,7 @@ class Allocation(ABC):
                 f"the graph has no {measure}, of which {self.amount:.1%} should go",
                 fix='give the amount in other terms, such as of="parameters" or of="units"',
             )
-        return lambda counts: 1 - model.total(measure, _units(groups, counts)) / total
-
-    def _search(
-        self, groups: Sequence[ScoredGroup], gone: Callable[[Sequence[int]], float]
-    ) -> list[int]:
-        """The numbers of units whose share of the model is nearest to the amount."""
-        low, high = 0.0, self.greatest_share()
-        if gone(self._counts(groups, high)) <= self.amount:
-            return self._counts(groups, high)
-        while high - low > _PRECISION:
-            middle = (low + high) / 2
-            if gone(self._counts(groups, middle)) <= self.amount:
-                low = middle
-            else:
-                high = middle
-        return self._nearest(groups, self._counts(groups, low), self._counts(groups, high), gone)
-
-    def _nearest(
-        self,
-        groups: Sequence[ScoredGroup],
-        counts: list[int],
-        upper: list[int],
-        gone: Callable[[Sequence[int]], float],
-    ) -> list[int]:
-        """Go from `counts` towards `upper`, group by group, as long as that leads nearer."""
-        best = abs(gone(counts) - self.amount)
-        for place, scored in enumerate(groups):
-            steps = {self._limited(scored, n) for n in range(counts[place], upper[place] + 1)}
-            for count in sorted(steps - {counts[place]}):
-                trial = [*counts[:place], count, *counts[place + 1 :]]
-                error = abs(gone(trial) - self.amount)
-                if error >= best:
-                    return counts
-                counts, best = trial, error
-        return counts
+        return lambda counts: 1 - model.total(measure, units_of(groups, counts)) / total
 
 
 ALLOCATIONS = Family("allocation", Allocation)
@@ -294,7 +284,6 @@ class Counts(Allocation):
 _T = TypeVar("_T")
 _OF = ("units", "channels", "parameters", "macs")
 _SKIP = 'skip=(Scope(module="layer1"),)'
-_PRECISION = 1e-7  # of a share: finer than one unit of the largest models
 
 
 def _lowest(groups: Sequence[ScoredGroup], share: float) -> list[int]:
@@ -310,13 +299,6 @@ def _lowest(groups: Sequence[ScoredGroup], share: float) -> list[int]:
     lowest = owner[np.argsort(scores, kind="stable")[: max(number, 0)]]
     taken = np.bincount(lowest, minlength=len(groups))
     return [before + int(count) for before, count in zip(gone, taken, strict=True)]
-
-
-def _units(groups: Sequence[ScoredGroup], counts: Sequence[int]) -> frozenset[int]:
-    """The first units of each group."""
-    return frozenset(
-        atom for scored, count in zip(groups, counts, strict=True) for atom in scored.order[:count]
-    )
 
 
 def _named(table: Mapping[str, _T], scored: ScoredGroup) -> list[_T]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from qpc.pruning.allocation import Counts, Global, Uniform
 from qpc.pruning.criteria import Criterion, Judge
 from qpc.pruning.magnitude import L1, BatchNormScale
 from qpc.pruning.weight_layers import Scope
+from qpc.targets.times import VectorTimes
 from qpc.testing import check_pass, traced
 from tests.pruning_oracle import masked_output
 from tests.quantizing import converted, fake_quantized
@@ -73,10 +75,12 @@ def test_the_channels_of_lowest_score_are_masked_where_they_are_made() -> None:
 def test_the_report_says_how_many_and_where() -> None:
     _, ctx = run(CreateMasks(L1(), Uniform(0.5)))
     assert ctx.reports[0].summary == "2 of 6 units of channels masked in 1 groups"
-    _, ctx = run(CreateMasks(L1(), Uniform(0.5, of="macs")))
-    assert ctx.reports[0].summary == (
-        "2 of 6 units of channels masked in 1 groups; 50.0% of the macs go"
-    )
+    _, ctx = run(CreateMasks(L1(), Uniform(0.5, of="macs", target=None)))
+    text = "2 of 6 units of channels masked in 1 groups; 50.0% of the macs go"
+    assert ctx.reports[0].summary == text
+    _, ctx = run(CreateMasks(L1(), Uniform(0.5, of="macs", target=VectorTimes(8))))
+    faster = r"; \d\.\d\d times as fast, by vectors of 8 channels"
+    assert re.fullmatch(re.escape(text) + faster, ctx.reports[0].summary)
 
 
 def test_masks_from_before_are_replaced() -> None:

@@ -59,7 +59,7 @@ class WinogradPlan(ConvLayout):
         """What minimal filtering costs."""
         return self.isa.costs.winograd
 
-    @property
+    @cached_property
     def words(self) -> Isa:
         """The instructions that multiply and sum; the others are those of `isa`."""
         assert self.isa.words is not None
@@ -128,7 +128,7 @@ class WinogradPlan(ConvLayout):
         """Patches of a task."""
         return self.cut.images * self.patches(self.cut.rows)
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Number of `dot`s per sum."""
         return ceil(self.shape.c / self.words.depth)
@@ -181,7 +181,7 @@ class WinogradPlan(ConvLayout):
         done *= self.isa.depth / self.words.depth
         return max(0.0, 1 - done / (shape.oh * shape.ow * TAPS**2))
 
-    @property
+    @cached_property
     def chunk(self) -> int:
         """Channels that are transformed at a time: a power of two, as vectors are."""
         return 1 << (min(self.shape.c, self.isa.lanes * self.words.depth).bit_length() - 1)
