@@ -182,7 +182,10 @@ def _rounded(
     return editor.call(
         qpc_ops.fake_quantize.default,
         value,
-        *[editor.buffer(f"{name}.{k}", torch.tensor([v]), before=before) for k, v in tensors.items()],
+        *[
+            editor.buffer(f"{name}.{k}", torch.tensor([v]), before=before)
+            for k, v in tensors.items()
+        ],
         grid.lo,
         grid.hi,
         like=like,
@@ -216,7 +219,9 @@ def _quantize_weight(editor: Editor, layer: Weighted) -> None:
     step = editor.buffer(f"{name}.scale", scales, before=node)
     if norm is not None and norm.running_var is not None and not config.weight.per_channel:
         outputs = attribute(gm, str(norm.running_var.target)).numel()
-        read = [n and editor.get(str(n.target), before=node) for n in (norm.weight, norm.running_var)]
+        read = [
+            n and editor.get(str(n.target), before=node) for n in (norm.weight, norm.running_var)
+        ]
         step = editor.call(qpc_ops.unfold_step.default, step, *read, norm.eps, like=node)
     zero_point = torch.zeros(outputs, dtype=torch.int64)
     limit = weight_limit(config.weight.bits)

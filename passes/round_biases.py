@@ -40,7 +40,9 @@ class RoundBiases(Pass, name="round-biases", requires={FAKE_QUANTIZED}):
         editor = Editor(gm, self.name)
         scales = {
             observer: str(grid_tensor(node, "scale").target)
-            for node in gm.graph.find_nodes(op="call_function", target=qpc_ops.fake_quantize.default)
+            for node in gm.graph.find_nodes(
+                op="call_function", target=qpc_ops.fake_quantize.default
+            )
             if (observer := info(node).observer)
         }
         layers = [layer for n in gm.graph.nodes if info(n).integer and (layer := float_layer(n))]

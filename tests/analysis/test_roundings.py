@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.fx import Node
 
 from qpc import prepare_qat
 from qpc.analysis.roundings import grid_tensor, rounding_of, unrounded
@@ -26,10 +27,11 @@ LAYER = float_layer(only(GM, torch.ops.aten.conv2d.default))
 def test_a_step_for_folded_weights_is_read_through_what_unfolds_it() -> None:
     assert LAYER is not None
     assert grid_tensor(LAYER.weight, "scale").target == "quantizers.conv2d_weight.scale"
-    norm = only(GM, torch.ops.aten.batch_norm.default)
+    bias = only(GM, torch.ops.aten.batch_norm.default).args[2]
+    assert isinstance(bias, Node)
     assert unrounded(LAYER.weight).target == "0.weight"
-    assert norm.args[2].target is qpc_ops.round_bias.default
-    assert unrounded(norm.args[2]).target == "1.bias"
+    assert bias.target is qpc_ops.round_bias.default
+    assert unrounded(bias).target == "1.bias"
 
 
 def test_a_rounding_is_what_the_call_computes() -> None:

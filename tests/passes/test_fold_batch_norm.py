@@ -308,7 +308,7 @@ def test_what_is_arithmetic_only_is_true_or_false() -> None:
 def test_rounded_weights_stay_on_the_points_of_their_grids(per_channel: bool) -> None:
     model = randomized(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()))
     with torch.no_grad():
-        model[1].weight[:3] = torch.tensor([0.0, -0.5, 1e-30])
+        model.get_parameter("1.weight")[:3] = torch.tensor([0.0, -0.5, 1e-30])
     config = min_max(per_channel=per_channel)
     gm = prepare_qat(traced(model, IMAGE), [IMAGE], config, batch_norm="simulated")
     result = check_pass(FoldBatchNorm(), gm, IMAGE)

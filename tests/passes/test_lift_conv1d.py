@@ -148,4 +148,5 @@ def test_a_batch_norm_behind_a_convolution_gets_a_height_too() -> None:
     gm = traced(randomized(nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU())), x)
     result = check_pass(LiftConv1d(), gm, x)
     (norm,) = nodes_of(result, aten.batch_norm.default)
+    assert isinstance(norm.args[0], Node)
     assert norm.args[0].target is aten.conv2d.default

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Literal, TypeAlias
 
 import pytest
 import torch
@@ -81,14 +82,16 @@ def trained(gm: GraphModule, steps: int = 6) -> GraphModule:
 def off(gm: GraphModule, integers: GraphModule) -> Tensor:
     """By how many steps of the output's grid integers are off."""
     last = next(n for n in integers.graph.nodes if n.target is qpc_ops.dequantize.default)
-    return ((integers(X) - gm(X)) / arguments(last)["scale"]).abs().round()
+    steps: Tensor = ((integers(X) - gm(X)) / arguments(last)["scale"]).abs().round()
+    return steps
 
 
+BatchNorm: TypeAlias = Literal["folded", "simulated"]
 EVERY = list(product(MOVES, ("folded", "simulated"), (True, False), (8, 4, 2)))
 SOME = EVERY[:: len(MOVES) * 2 + 1]
 
 
-def check(moves: str, batch_norm: str, per_channel: bool, bits: int, symmetric: bool) -> None:
+def check(moves: str, batch_norm: BatchNorm, per_channel: bool, bits: int, symmetric: bool) -> None:
     config = min_max(bits, bits, per_channel=per_channel, symmetric=symmetric)
     learn = MOVES[moves]
     if symmetric and moves == "learned":
@@ -101,7 +104,7 @@ def check(moves: str, batch_norm: str, per_channel: bool, bits: int, symmetric: 
 
 @pytest.mark.parametrize(("moves", "batch_norm", "per_channel", "bits"), SOME)
 def test_integers_are_those_of_the_rounded_graph(
-    moves: str, batch_norm: str, per_channel: bool, bits: int
+    moves: str, batch_norm: BatchNorm, per_channel: bool, bits: int
 ) -> None:
     check(moves, batch_norm, per_channel, bits, symmetric=bits == 4)
 
@@ -112,7 +115,7 @@ def test_integers_are_those_of_the_rounded_graph(
 @pytest.mark.parametrize("batch_norm", ["folded", "simulated"])
 @pytest.mark.parametrize("moves", MOVES)
 def test_integers_are_those_of_the_rounded_graph_everywhere(
-    moves: str, batch_norm: str, per_channel: bool, bits: int
+    moves: str, batch_norm: BatchNorm, per_channel: bool, bits: int
 ) -> None:
     for symmetric in (False, True):
         check(moves, batch_norm, per_channel, bits, symmetric)
@@ -121,7 +124,7 @@ def test_integers_are_those_of_the_rounded_graph_everywhere(
 @pytest.mark.tvm
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", ["folded", "simulated"])
-def test_machine_code_has_the_bits_of_the_integers(batch_norm: str) -> None:
+def test_machine_code_has_the_bits_of_the_integers(batch_norm: BatchNorm) -> None:
     config = QuantConfig.of_bits(4, 4, first_and_last=8)
     integers = qpc.convert(trained(qpc.prepare_qat(GM, [X], config, batch_norm=batch_norm)))
     compiled = qpc.compile(integers, batch_sizes=(len(X),))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 from torch.fx import GraphModule
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 import qpc
@@ -62,7 +63,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_two_processes_train_like_one_and_hold_the_same_grids(tmp_path: Path) -> None:
-    multiprocessing.spawn(work, (str(tmp_path),), nprocs=PROCESSES)
+    spawn(work, (str(tmp_path),), nprocs=PROCESSES)
     first, second = (pickle.loads(Path(tmp_path, f"{rank}").read_bytes()) for rank in (0, 1))
     gm = prepared()
     losses, tensors = trained(gm, gm, *data())
