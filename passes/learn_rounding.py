@@ -46,9 +46,9 @@ class LearnRounding(Pass, name="learn-rounding", requires={FAKE_QUANTIZED}):
     batches: Iterable[Batch] = field(repr=False)
     samples: int = 32
     rows: int = 4096
-    steps: int = 500
+    steps: int = 300
     batch: int = 256
-    rate: float = 0.01
+    rate: float = 0.1
     regulariser: float = 1.0
     bits: int = 8
     reference: GraphModule | None = field(default=None, repr=False, compare=False)
