@@ -38,6 +38,7 @@ class CompensateRounding(Pass, name="compensate-rounding", requires={FAKE_QUANTI
     damping: this share of the mean of its diagonal is added to that of each Hessian.
     block: this many inputs are worked on before those behind them are brought up to date.
     ordered: take inputs in the order of their size, the largest first ("act order").
+    aim: let weights make up for the errors of what reaches them too, not for their own alone.
     bits: the most bits of the weights that are rounded so.
     reference: the graph in float whose outputs are aimed at; by default this graph's own weights.
     """
@@ -48,6 +49,7 @@ class CompensateRounding(Pass, name="compensate-rounding", requires={FAKE_QUANTI
     damping: float = 0.01
     block: int = 128
     ordered: bool = True
+    aim: bool = False
     bits: int = 8
     reference: GraphModule | None = field(default=None, repr=False, compare=False)
 
@@ -56,7 +58,8 @@ class CompensateRounding(Pass, name="compensate-rounding", requires={FAKE_QUANTI
             require_count(name, getattr(self, name))
         require_count("bits", self.bits, 2)
         require_number("damping", self.damping, 0.0, above=True)
-        require_kind("ordered", self.ordered, bool, "True or False")
+        for name in ("ordered", "aim"):
+            require_kind(name, getattr(self, name), bool, "True or False")
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         given = Samples(self.batches, self.samples, self.reference, "compensate rounding")
@@ -66,4 +69,5 @@ class CompensateRounding(Pass, name="compensate-rounding", requires={FAKE_QUANTI
     def _points(self, turn: Turn, rows: Rows, scales: Tensor) -> Tensor:
         how = Compensation(self.damping, self.block, self.ordered)
         weight = rows.grouped(turn.weight)
-        return compensated_points(weight, scales, turn.limit, rows.inputs, how)
+        targets = rows.targets if self.aim else None
+        return compensated_points(weight, scales, turn.limit, rows.inputs, how, targets)

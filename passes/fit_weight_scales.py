@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule
 
-from qpc.analysis.layers_in_turn import Samples, Turn, layers_in_turn, above_bits
+from qpc.analysis.layers_in_turn import Samples, Turn, above_bits, layers_in_turn
 from qpc.base import Pass, PassContext
 from qpc.batches import Batch
 from qpc.facts import FAKE_QUANTIZED

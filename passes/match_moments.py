@@ -62,7 +62,9 @@ class MatchMoments(Pass, name="match-moments", requires={FAKE_QUANTIZED}):
             turn.set_points(points, scales * gains)
             turn.update()
             turn.correct_bias()
-            ctx.change(turn.node, f"gains from {float(gains.min()):.3f} to {float(gains.max()):.3f}")
+            ctx.change(
+                turn.node, f"gains from {float(gains.min()):.3f} to {float(gains.max()):.3f}"
+            )
             layers += 1
         ctx.summarize(f"{layers} layers corrected")
         return layers > 0
@@ -88,17 +90,25 @@ def _column(scales: Tensor, weight: Tensor) -> Tensor:
 
 def _moments(turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
     """The variances of rounded and float outputs, and their covariance, by channel, float64."""
-    walk, axis = turn.walk, turn.layer.channel_axis
-    pairs = [
-        (made.double().movedim(axis, 0).flatten(1), wanted.double().movedim(axis, 0).flatten(1))
-        for made, wanted in zip(walk.rounded[turn.node], walk.real[turn.node], strict=True)
-    ]
-    count = max(sum(made.shape[1] for made, _ in pairs), 1)
-    means = [torch.stack([p[i].sum(1) for p in pairs]).sum(0) / count for i in (0, 1)]
-    sums = []
-    for a, b in ((0, 0), (1, 1), (0, 1)):
-        products = [
-            ((p[a] - means[a][:, None]) * (p[b] - means[b][:, None])).sum(1) for p in pairs
-        ]
-        sums.append(torch.stack(products).sum(0) / count)
-    return sums[0], sums[1], sums[2]
+    axis = turn.layer.channel_axis
+    made, wanted = (
+        [value.movedim(axis, 0).flatten(1) for value in side[turn.node]]
+        for side in (turn.walk.rounded, turn.walk.real)
+    )
+    count = max(sum(value.shape[1] for value in made), 1)
+    a, b = _centred(made, count), _centred(wanted, count)
+    pairs = ((a, a), (b, b), (a, b))
+    variance, wanted_variance, covariance = (
+        torch.stack([(x * y).sum(1, dtype=torch.float64) for x, y in zip(*pair, strict=True)]).sum(
+            0
+        )
+        / count
+        for pair in pairs
+    )
+    return variance, wanted_variance, covariance
+
+
+def _centred(values: list[Tensor], count: int) -> list[Tensor]:
+    total = torch.stack([value.sum(1, dtype=torch.float64) for value in values]).sum(0)
+    mean = (total / count).to(values[0].dtype)[:, None]
+    return [value - mean for value in values]

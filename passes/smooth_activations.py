@@ -77,7 +77,7 @@ class SmoothActivations(Pass, name="smooth-activations", requires={CORE_FORM}):
         return report_scales(ctx, scaling, total)
 
     def _scales(self, gm: GraphModule, part: Scaling, ranges: Tensor) -> Tensor:
-        """The factors of a part's units, 1 elsewhere; the greatest range of all stays what it is."""
+        """The factors of a part's units, 1 elsewhere; the greatest range of all stays as it is."""
         weights = torch.zeros(part.units, dtype=torch.float64)
         for columns in part.read:
             weights.scatter_reduce_(0, columns.channels, column_ranges(gm, columns), "amax")

@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 from qpc.base import PassContext
 from qpc.batches import Batch, batch_length, checked_batches
 from qpc.calls import qpc_ops
+from qpc.effort import EFFORTS, TIDY, best_quantization, corrections
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED, OBSERVED, require_graph
 from qpc.passes import (
@@ -19,22 +20,19 @@ from qpc.passes import (
     CorrectBias,
     CreateMasks,
     FakeQuantize,
-    FoldBatchNorm,
     FreezeGrids,
     InsertObservers,
     LearnGrids,
-    LiftConv1d,
     MergeClamps,
     MergeTables,
     PropagateMasks,
     RemoveChannels,
-    RemoveIdentities,
 )
 from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Allocation
 from qpc.pruning.criteria import Judge
 from qpc.quant.config import QuantConfig
-from qpc.settings import require_kind
+from qpc.settings import require_choice, require_kind
 
 _SAMPLES = CorrectBias([]).samples
 _ALL_SCALES = LearnGrids()
@@ -45,21 +43,24 @@ def prepare(config: QuantConfig | None = None) -> Pipeline:
 
     Batch norms are folded, identities removed, convolutions over one axis given a height of 1.
     """
-    observers = InsertObservers(config or QuantConfig())
-    return Pipeline((FoldBatchNorm(), RemoveIdentities(), LiftConv1d(), observers))
+    return Pipeline((*TIDY, InsertObservers(config or QuantConfig())))
 
 
 def post_training_quantization(
-    batches: Iterable[Batch], config: QuantConfig | None = None
+    batches: Iterable[Batch], config: QuantConfig | None = None, *, effort: str = "default"
 ) -> Pipeline:
     """From a traced model to a fake-quantized one.
 
-    `prepare`, calibrate on `batches`, fix the grids, correct biases on the first of the batches.
-    The batches are read once, so a generator will do; the pipeline then runs once.
+    `prepare`, calibrate on `batches`, fix the grids, correct biases on the first of the batches;
+    where weights have fewer than 8 bits, fit their scales there and correct what rounding does to
+    means and spread of channels. Not with the effort "fast". The batches are read once, so a
+    generator will do; the pipeline then runs once.
     """
+    require_choice("effort", effort, ("fast", "default"))
     kept: list[Batch] = []
     checked_batches(batches)
-    passes = (Calibrate(_Keeping(batches, kept)), FakeQuantize(), CorrectBias(kept))
+    endings = corrections(kept, config or QuantConfig()) if effort == "default" else ()
+    passes = (Calibrate(_Keeping(batches, kept)), FakeQuantize(), *endings)
     return prepare(config) + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
 
 
@@ -93,16 +94,26 @@ def quantize(
     batches: Iterable[Batch],
     config: QuantConfig | None = None,
     ctx: PassContext | None = None,
+    *,
+    effort: str = "default",
 ) -> GraphModule:
     """Return `gm`, a traced float graph, as an integer graph, calibrated on `batches`.
 
     batches: any iterable of batches as `qpc.passes.Calibrate` takes them.
     ctx: collects the reports: which layers are quantized, and why others are not.
+    effort: "fast" rounds to nearest. "default" corrects biases and, where weights have fewer than
+    8 bits, fits their scales to the outputs. "best" tries what keeps accuracy, keeps what helps on
+    samples held out, and reports what was tried; it takes minutes, and the batches are kept in
+    memory (see `qpc.effort.best_quantization`).
 
     Raises PassError if no layer could be quantized. Layers that stay in float although `config`
     would quantize them are logged as a warning, with or without `ctx`.
     """
-    fake = post_training_quantization(batches, config).run(gm, ctx)
+    require_choice("effort", effort, EFFORTS)
+    if effort == "best":
+        fake = best_quantization(gm, batches, config, ctx)
+    else:
+        fake = post_training_quantization(batches, config, effort=effort).run(gm, ctx)
     return to_integer().run(fake, ctx)
 
 

@@ -18,7 +18,7 @@ from qpc.analysis.layer_rows import Rows, layer_rows
 from qpc.analysis.side_by_side import SideBySide, first_samples, require_reference
 from qpc.base import Pass, PassContext
 from qpc.batches import Batch
-from qpc.calls import aten, arguments, qpc_ops
+from qpc.calls import arguments, aten, qpc_ops
 from qpc.edit import Editor, reads
 from qpc.layers import Weighted, float_layer, outputs_first, own_layout
 from qpc.meta import attribute, info, label
@@ -99,17 +99,12 @@ class Turn:
 
     def mean_error(self) -> Tensor:
         """The mean of the rounded outputs less that of the float ones, float64[out]."""
-        pairs = zip(self.walk.rounded[self.node], self.walk.real[self.node], strict=True)
-        errors = [rounded.double() - real.double() for rounded, real in pairs]
-        axis = self.layer.channel_axis % errors[0].dim()
-        others = [d for d in range(errors[0].dim()) if d != axis]
-        count = sum(e.numel() for e in errors) / max(errors[0].shape[axis], 1)
-        total = sum(e.sum(others) if others else e for e in errors)
-        assert isinstance(total, Tensor)
-        return total / max(count, 1)
+        return mean_difference(
+            self.walk.rounded[self.node], self.walk.real[self.node], self.layer.channel_axis
+        )
 
     def set_scales(self, scales: Tensor) -> None:
-        """Give the weight other scales, raised where the bias needs it; it is rounded to nearest."""
+        """Give the weight other scales, raised where the bias needs it."""
         self._store_scales(self._raised(scales, self.bias))
 
     def set_points(self, points: Tensor, scales: Tensor | None = None) -> None:
@@ -171,6 +166,17 @@ class Turn:
         if isinstance(old, nn.Parameter):
             value = nn.Parameter(value, requires_grad=old.requires_grad)
         self.editor.set_tensor(name, value)
+
+
+def mean_difference(made: Sequence[Tensor], wanted: Sequence[Tensor], axis: int) -> Tensor:
+    """The mean of `made` less that of `wanted` for each channel, float64, over all batches."""
+    axis = axis % made[0].dim()
+    others = [d for d in range(made[0].dim()) if d != axis]
+    total = torch.zeros(made[0].shape[axis], dtype=torch.float64)
+    for a, b in zip(made, wanted, strict=True):
+        total += (a - b).sum(others, dtype=torch.float64) if others else (a - b).double()
+    count = sum(a.numel() for a in made) // max(len(total), 1)
+    return total / max(count, 1)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ been evaluated, so that the samples' values of a few layers are in memory, never
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -110,6 +111,13 @@ class SideBySide:
                     self.rounded[part] = self._calls(part, self.rounded)
         self.rounded[layer] = self._calls(layer, self.rounded)
 
+    def shift(self, node: Node, axis: int, error: Tensor) -> None:
+        """Subtract a number for each channel from a layer's rounded values."""
+        self.rounded[node] = [
+            value - error.to(value.dtype).reshape(_along(value.dim(), axis))
+            for value in self.rounded[node]
+        ]
+
     def release(self, node: Node) -> None:
         """Forget what only this node had still to read."""
         for source in node.all_input_nodes:
@@ -136,6 +144,55 @@ class SideBySide:
 
     def _calls(self, node: Node, values: Mapping[Node, list[Any]]) -> list[Any]:
         return [_call(node, {n: values[n][i] for n in node.all_input_nodes}) for i in self._batches]
+
+
+def _along(dims: int, axis: int) -> list[int]:
+    """The shape of one number for each index of an axis."""
+    shape = [1] * dims
+    shape[axis] = -1
+    return shape
+
+
+def output_error(
+    gm: GraphModule, batches: Sequence[Sequence[Tensor]], reference: GraphModule | None = None
+) -> float:
+    """The squared error of a fake-quantized graph's outputs over the square of those in float.
+
+    The mean of that of all outputs that are floats. 0.0 is perfect, 1.0 is what outputs of 0 have;
+    infinite where outputs are not finite.
+    """
+    walk = SideBySide(gm, batches, reference, activations=True)
+    errors = []
+    with torch.no_grad():
+        for node in gm.graph.nodes:
+            if node.op != "output":
+                walk.evaluate(node)
+                walk.release(node)
+                continue
+            errors += [
+                _relative_error(walk.rounded[value], walk.real[value])
+                for value in node.all_input_nodes
+                if info(value).dtype in _FLOATS
+            ]
+    mean = sum(errors) / max(len(errors), 1)
+    return mean if math.isfinite(mean) else math.inf
+
+
+_FLOATS = (torch.float32, torch.float64)
+
+
+def decibels(error: float) -> float:
+    """A relative squared error as a signal-to-noise ratio in dB."""
+    return math.inf if error == 0.0 else -10.0 * math.log10(error)
+
+
+def _relative_error(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    pairs = list(zip(made, wanted, strict=True))
+    noise = sum(float((a - b).square().sum(dtype=torch.float64)) for a, b in pairs)
+    signal = sum(float(b.square().sum(dtype=torch.float64)) for _, b in pairs)
+    if noise == 0.0:
+        return 0.0
+    return noise / signal if signal else math.inf
 
 
 def _call(node: Node, values: Mapping[Node, Any]) -> object:

@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.base import PassContext
-from qpc.calls import aten, arguments
+from qpc.calls import arguments, aten
 from qpc.channels.atoms import (
     NONE,
     Atoms,

@@ -74,12 +74,19 @@ class Compensation:
 
 
 def compensated_points(
-    weight: Tensor, scales: Tensor, limit: int, inputs: Tensor, how: Compensation
+    weight: Tensor,
+    scales: Tensor,
+    limit: int,
+    inputs: Tensor,
+    how: Compensation,
+    targets: Tensor | None = None,
 ) -> Tensor:
     """Points by GPTQ (Frantar et al. 2022, arXiv:2210.17323), float32 in the shape of `weight`.
 
     Weights are rounded one input after the other, all outputs at once. The error of each is taken
     out of the inputs that are left, by the inverse Hessian of the squared error of the outputs.
+
+    targets: float32[groups, rows, outputs], what should come out; by default that of `weight`.
     """
     groups, outputs, taps = weight.shape
     centred = (inputs - inputs.mean(1, keepdim=True)).double()
@@ -93,8 +100,11 @@ def compensated_points(
     if how.ordered:
         order = diagonal.argsort(dim=1, descending=True, stable=True)
     there = order[:, None, :].expand(-1, outputs, -1)
-    left = weight.gather(2, there).double()
-    kept = left != 0.0
+    aimed = weight.double()
+    if targets is not None:
+        aimed = aimed + _aim(aimed, hessian, centred, targets)
+    left = aimed.gather(2, there)
+    kept = weight.gather(2, there) != 0.0
     hessian = hessian.gather(1, order[:, :, None].expand(-1, -1, taps))
     hessian = hessian.gather(2, order[:, None, :].expand(-1, taps, -1))
     factor = _inverse_factor(hessian)
@@ -112,6 +122,20 @@ def compensated_points(
             errors[:, :, i - start : i - start + 1] = error
         left[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
     return torch.empty_like(points).scatter_(2, there, points).float()
+
+
+def _aim(weight: Tensor, hessian: Tensor, centred: Tensor, targets: Tensor) -> Tensor:
+    """What to add to a weight so that it makes the targets of inputs that are not exact.
+
+    By least squares, held back the more the fewer rows there are for a weight.
+    """
+    rows, taps = centred.shape[1:]
+    wanted = targets.double() - targets.double().mean(1, keepdim=True)
+    residual = wanted - centred @ weight.transpose(1, 2)
+    diagonal = hessian.diagonal(dim1=1, dim2=2)
+    ridge = diagonal.mean(1, keepdim=True).expand(-1, taps) * (taps / rows)
+    factor = torch.linalg.cholesky(hessian + torch.diag_embed(ridge))
+    return torch.cholesky_solve(centred.transpose(1, 2) @ residual, factor).transpose(1, 2)
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:
