@@ -35,8 +35,8 @@ from qpc.channels.scaling import (
     report_scales,
     require_float,
     row_ranges,
-    scaling_of,
 )
+from qpc.channels.scaling_walk import scaling_of
 from qpc.facts import CORE_FORM
 from qpc.layers import weighted
 from qpc.settings import require_count, require_number

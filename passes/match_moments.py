@@ -92,7 +92,7 @@ def _moments(turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
     """The variances of rounded and float outputs, and their covariance, by channel, float64."""
     axis = turn.layer.channel_axis
     made, wanted = (
-        [value.movedim(axis, 0).flatten(1) for value in side[turn.node]]
+        [value.movedim(axis, 0).reshape(value.shape[axis], -1) for value in side[turn.node]]
         for side in (turn.walk.rounded, turn.walk.real)
     )
     count = max(sum(value.shape[1] for value in made), 1)

@@ -35,8 +35,8 @@ from qpc.channels.scaling import (
     column_ranges,
     report_scales,
     require_float,
-    scaling_of,
 )
+from qpc.channels.scaling_walk import scaling_of
 from qpc.facts import CORE_FORM
 from qpc.settings import require_number
 

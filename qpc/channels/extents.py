@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from qpc.batches import Batch, inputs_of
 from qpc.channels.scaling import Bounds, Columns, Scaling
 from qpc.errors import CalibrationError
+from qpc.meta import label
 
 Place = Bounds | Columns
 
@@ -53,11 +54,13 @@ class _Watcher(Interpreter):
             assert isinstance(value, Tensor)
             if not value.numel():
                 continue
-            lines = value.movedim(place.axis, 0).flatten(1).double()
-            if not lines.isfinite().all():
-                raise CalibrationError(f"the values of {n.name} are not finite", node=n)
-            self.least.scatter_reduce_(0, place.channels, lines.amin(1), "amin")
-            self.greatest.scatter_reduce_(0, place.channels, lines.amax(1), "amax")
+            others = [d for d in range(value.dim()) if d != place.axis % value.dim()]
+            least = (value.amin(others) if others else value).double()
+            greatest = (value.amax(others) if others else value).double()
+            if not (least.isfinite().all() and greatest.isfinite().all()):
+                raise CalibrationError(f"the values of {label(n)} are not finite", node=n)
+            self.least.scatter_reduce_(0, place.channels, least, "amin")
+            self.greatest.scatter_reduce_(0, place.channels, greatest, "amax")
         return value
 
 
