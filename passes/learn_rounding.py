@@ -49,7 +49,7 @@ class LearnRounding(Pass, name="learn-rounding", requires={FAKE_QUANTIZED}):
     steps: int = 300
     batch: int = 256
     rate: float = 0.1
-    regulariser: float = 1.0
+    regulariser: float = 3.0
     bits: int = 8
     reference: GraphModule | None = field(default=None, repr=False, compare=False)
 

@@ -39,14 +39,6 @@ class Rows:
         groups, _, outputs = self.targets.shape
         return values.reshape(groups, outputs, *([-1] if values.dim() > 1 else []))
 
-    def split(self, every: int) -> tuple[Rows, Rows]:
-        """The rows without every so-manieth, and those."""
-        held_out = torch.arange(len(self)) % every == every - 1
-        return tuple(  # type: ignore[return-value]  # two of them
-            Rows(self.inputs[:, chosen], self.targets[:, chosen])
-            for chosen in (~held_out, held_out)
-        )
-
 
 def layer_rows(
     layer: Weighted, inputs: Sequence[Tensor], targets: Sequence[Tensor], most: int
