@@ -143,7 +143,7 @@ class _Search:
             "as they are": (),
             "EqualizeWeights": (EqualizeWeights(self._learned),),
             "SmoothActivations(0.5)": (SmoothActivations(self._learned, 0.5),),
-            "SmoothActivations(0.8)": (SmoothActivations(self._learned, 0.8),),
+            "SmoothActivations(0.25)": (SmoothActivations(self._learned, 0.25),),
         }
         start, attempts = time.perf_counter(), {}
         for name, passes in options.items():
