@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.side_by_side import decibels, first_samples, output_error
+from qpc.analysis.side_by_side import decibels, first_samples, held_out, output_error
 from qpc.base import Pass, PassContext, PassReport, Remark
 from qpc.batches import Batch, checked_batches
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED, require_graph
@@ -48,7 +47,6 @@ EFFORTS = ("fast", "default", "best")
 TIDY: tuple[Pass, ...] = (FoldBatchNorm(), RemoveIdentities(), LiftConv1d())
 """What comes before observers are inserted."""
 _SAMPLES = 128
-_HELD_OUT = 4  # every so-manieth sample is kept from the methods, to judge them by
 _CHUNK = 32
 _EIGHT = 8
 
@@ -126,7 +124,8 @@ class _Search:
     def run(self, gm: GraphModule) -> GraphModule:
         tidy = Pipeline(TIDY).run(gm, self._ctx)
         samples = first_samples(tidy, self._batches, _SAMPLES, "quantize")
-        self._learned, self._judged = _split(samples)
+        learned, self._judged = held_out(samples)
+        self._learned = [list(piece) for batch in learned for piece in _pieces(batch)]
         kept = self._scaled(tidy)
         few = any(map(_has_few_bits, kept.made.graph.nodes))
         if few:
@@ -258,16 +257,8 @@ def _has_few_bits(node: Node) -> bool:
     return rounds and about.config is not None and about.config.weight.bits < _EIGHT
 
 
-def _split(samples: list[list[Tensor]]) -> tuple[list[Batch], list[list[Tensor]]]:
-    """Samples to learn from and samples to judge by: the same ones if there are too few."""
-    if len(samples) > 1:  # they cannot be joined
-        judged = samples[_HELD_OUT - 1 :: _HELD_OUT] or samples
-        learned: list[Batch] = [s for i, s in enumerate(samples) if i % _HELD_OUT != _HELD_OUT - 1]
-        return learned, judged
-    (tensors,) = samples
-    count = len(tensors[0]) if tensors and tensors[0].dim() else 1
-    if count < _HELD_OUT:
-        return list(samples), samples
-    held_out = torch.arange(count) % _HELD_OUT == _HELD_OUT - 1
-    pieces = zip(*(t[~held_out].split(_CHUNK) for t in tensors), strict=True)
-    return [list(piece) for piece in pieces], [[t[held_out] for t in tensors]]
+def _pieces(batch: list[Tensor]) -> Iterable[tuple[Tensor, ...]]:
+    """A batch in smaller ones, where all its tensors have as many samples."""
+    if len({len(t) if t.dim() else 0 for t in batch}) > 1:
+        return [tuple(batch)]
+    return zip(*(t.split(_CHUNK) if t.dim() else [t] for t in batch), strict=True)

@@ -54,6 +54,27 @@ def first_samples(
     return [[torch.cat(tensors)[:samples] for tensors in zip(*gathered, strict=True)]]
 
 
+def held_out(samples: list[list[Tensor]]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """What `first_samples` returned, as three quarters to learn from and one to judge by.
+
+    Every fourth sample is held out, or batch if they cannot be joined; if there are fewer than
+    four, all serve for both.
+    """
+    if len(samples) >= _JUDGED:
+        kept = [s for i, s in enumerate(samples) if i % _JUDGED != _JUDGED - 1]
+        return kept, samples[_JUDGED - 1 :: _JUDGED]
+    lengths = {len(t) if t.dim() else 0 for batch in samples for t in batch}
+    count = min(lengths, default=0)
+    if len(samples) != 1 or len(lengths) != 1 or count < _JUDGED:
+        return samples, samples
+    chosen = torch.arange(count) % _JUDGED == _JUDGED - 1
+    (tensors,) = samples
+    return [[t[~chosen] for t in tensors]], [[t[chosen] for t in tensors]]
+
+
+_JUDGED = 4
+
+
 class SideBySide:
     """Runs a fake-quantized graph as it was in float, and rounded.
 

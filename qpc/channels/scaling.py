@@ -93,16 +93,29 @@ class Scaling:
         """The same by groups of makers whose channels meet somewhere, in the order of the graph."""
         atoms = Atoms()
         atoms.new(self.units)
-        lines = [use.channels for use in (*self.made, *self.read, *self.bounds)]
+        lines = [
+            *(rows.channels for rows in self.made),
+            *(columns.channels for columns in self.read),
+            *(clamp.channels for clamp in self.bounds),
+        ]
         for line in lines:
             atoms.unite(line, line[:1], "they meet")
-        groups: dict[int, Scaling] = {}
-        for kind in ("made", "read", "bounds"):
-            for use in getattr(self, kind):
-                key = int(atoms.find(use.channels[:1])[0])
-                part = groups.get(key) or replace(self, made=(), read=(), bounds=())
-                groups[key] = replace(part, **{kind: (*getattr(part, kind), use)})
-        return list(groups.values())
+
+        def group(channels: Tensor) -> int:
+            return int(atoms.find(channels[:1])[0])
+
+        keys = dict.fromkeys(group(line) for line in lines if len(line))
+        return [
+            replace(
+                self,
+                made=tuple(r for r in self.made if len(r.channels) and group(r.channels) == key),
+                read=tuple(c for c in self.read if len(c.channels) and group(c.channels) == key),
+                bounds=tuple(
+                    b for b in self.bounds if len(b.channels) and group(b.channels) == key
+                ),
+            )
+            for key in keys
+        ]
 
 
 def apply_scales(gm: GraphModule, scaling: Scaling, scales: Tensor) -> None:

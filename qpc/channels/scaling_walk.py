@@ -136,19 +136,19 @@ class _Walk:
 
     def _norm(self, node: Node, axis: int) -> Labels:
         given = arguments(node)
-        parts = [given.get("weight"), given.get("bias")]
+        weight, bias = given.get("weight"), given.get("bias")
         shape = self._shape(node)
         own = all(
-            part is None or (part.op == "get_attr" and reads(self._gm, part) == 1) for part in parts
+            part is None or (part.op == "get_attr" and reads(self._gm, part) == 1)
+            for part in (weight, bias)
         )
-        flat = parts[0] is not None and info(parts[0]).shape == (shape[axis],)
-        if not own or not flat:
+        if weight is None or not own or info(weight).shape != (shape[axis],):
             return self._stop(node, f"{op_name(node)} does not commute with scales")
         for value in node.all_input_nodes:
             self._pin(value, f"{op_name(node)} does not commute with scales")
         made = self._atoms.new(shape[axis])
-        bias = None if parts[1] is None else str(parts[1].target)
-        self._made.append(Rows(node, str(parts[0].target), bias, made))
+        name = None if bias is None else str(bias.target)
+        self._made.append(Rows(node, str(weight.target), name, made))
         return spread(made, axis, shape)
 
     def _clamp(self, node: Node, source: Node) -> Labels:

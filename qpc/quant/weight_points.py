@@ -135,13 +135,15 @@ def _aim(weight: Tensor, hessian: Tensor, centred: Tensor, targets: Tensor) -> T
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     ridge = diagonal.mean(1, keepdim=True).expand(-1, taps) * (taps / rows)
     factor = torch.linalg.cholesky(hessian + torch.diag_embed(ridge))
-    return torch.cholesky_solve(centred.transpose(1, 2) @ residual, factor).transpose(1, 2)
+    added: Tensor = torch.cholesky_solve(centred.transpose(1, 2) @ residual, factor)
+    return added.transpose(1, 2)
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:
     """The upper Cholesky factor of the inverse."""
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    return torch.linalg.cholesky(inverse, upper=True)
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor
 
 
 # --- learned rounding -----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from qpc.analysis.side_by_side import (
     SideBySide,
     decibels,
     first_samples,
+    held_out,
     output_error,
     require_reference,
 )
@@ -102,3 +103,14 @@ def test_refuses_another_graph_as_reference() -> None:
         require_reference(gm, traced(nn.Sequential(nn.Conv2d(3, 4, 3)), X), "a test")
     with pytest.raises(PassError, match="needs a traced graph, got Sequential"):
         require_reference(gm, model(), "a test")
+
+
+def test_every_fourth_sample_is_held_out_if_there_are_four() -> None:
+    x = torch.arange(8.0)[:, None]
+    ((learned,),), ((judged,),) = held_out([[x]])
+    assert learned.flatten().tolist() == [0, 1, 2, 4, 5, 6]
+    assert judged.flatten().tolist() == [3, 7]
+    few = [[x[:3]]]
+    assert held_out(few) == (few, few)
+    batches = [[x, torch.tensor(float(i))] for i in range(5)]
+    assert held_out(batches) == ([*batches[:3], batches[4]], [batches[3]])

@@ -41,8 +41,8 @@ class Everything(nn.Module):
         gate = torch.sigmoid(self.gate(x.mean((2, 3))))
         x = x * gate[:, :, None, None]
         x = torch.cat([x[:, 4:], self.up(x)[:, :, :-1, :-1]], 1)
-        y: Tensor = self.head(self.slope(x).flatten(1))
-        return y
+        result: Tensor = self.head(self.slope(x).flatten(1))
+        return result
 
 
 def scaled(gm: GraphModule, seed: int) -> tuple[GraphModule, Tensor]:
