@@ -87,7 +87,7 @@ def test_refuses_nonsense() -> None:
     with pytest.raises(ConfigError, match="damping must be greater than 0, got 0"):
         CompensateRounding([], damping=0)
     with pytest.raises(ConfigError, match="ordered must be True or False, got int"):
-        CompensateRounding([], ordered=1)
+        CompensateRounding([], ordered=1)  # type: ignore[arg-type]  # wrong on purpose
     gm, _ = rounded(Kinds())
     with pytest.raises(CalibrationError, match="there are no batches to compensate rounding on"):
         run(gm, CompensateRounding([]))
