@@ -31,7 +31,7 @@ from torch.fx import GraphModule, Node
 from qpc.analysis.origins import computed
 from qpc.analysis.roundings import rounding_of, unrounded
 from qpc.base import Pass, PassContext
-from qpc.calls import aten, arguments, qpc_ops, set_arguments
+from qpc.calls import arguments, aten, qpc_ops, set_arguments
 from qpc.edit import Editor, reads
 from qpc.facts import CORE_FORM
 from qpc.layers import Weighted, weighted

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from qpc.base import PassContext
 from qpc.batches import Batch, batch_length, checked_batches
 from qpc.calls import qpc_ops
+from qpc.effort import EFFORTS, best_quantization, corrections, tidying
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED, OBSERVED, require_graph
 from qpc.passes import (
@@ -21,17 +22,14 @@ from qpc.passes import (
     CreateMasks,
     EndTraining,
     FakeQuantize,
-    FoldBatchNorm,
     FollowRanges,
     FreezeGrids,
     InsertObservers,
     LearnGrids,
-    LiftConv1d,
     MergeClamps,
     MergeTables,
     PropagateMasks,
     RemoveChannels,
-    RemoveIdentities,
     RoundBiases,
 )
 from qpc.pipeline import Pipeline
@@ -57,22 +55,25 @@ def prepare(
     `qpc.prepare_qat`.
     """
     later = batch_norm == "simulated"
-    fold = FoldBatchNorm(arithmetic_only=later)
     observers = InsertObservers(config or QuantConfig(), fold_later=later)
-    return Pipeline((fold, RemoveIdentities(), LiftConv1d(), observers))
+    return Pipeline((*tidying(fold_later=later), observers))
 
 
 def post_training_quantization(
-    batches: Iterable[Batch], config: QuantConfig | None = None
+    batches: Iterable[Batch], config: QuantConfig | None = None, *, effort: str = "default"
 ) -> Pipeline:
     """From a traced model to a fake-quantized one.
 
-    `prepare`, calibrate on `batches`, fix the grids, correct biases on the first of the batches.
-    The batches are read once, so a generator will do; the pipeline then runs once.
+    `prepare`, calibrate on `batches`, fix the grids, correct biases on the first of the batches;
+    where weights have fewer than 8 bits, fit their scales there and correct what rounding does to
+    means and spread of channels. Not with the effort "fast". The batches are read once, so a
+    generator will do; the pipeline then runs once.
     """
+    require_choice("effort", effort, ("fast", "default"))
     kept: list[Batch] = []
     checked_batches(batches)
-    passes = (Calibrate(_Keeping(batches, kept)), FakeQuantize(), CorrectBias(kept))
+    endings = corrections(kept, config or QuantConfig()) if effort == "default" else ()
+    passes = (Calibrate(_Keeping(batches, kept)), FakeQuantize(), *endings)
     return prepare(config) + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
 
 
@@ -106,16 +107,26 @@ def quantize(
     batches: Iterable[Batch],
     config: QuantConfig | None = None,
     ctx: PassContext | None = None,
+    *,
+    effort: str = "default",
 ) -> GraphModule:
     """Return `gm`, a traced float graph, as an integer graph, calibrated on `batches`.
 
     batches: any iterable of batches as `qpc.passes.Calibrate` takes them.
     ctx: collects the reports: which layers are quantized, and why others are not.
+    effort: "fast" rounds to nearest. "default" corrects biases and, where weights have fewer than
+    8 bits, fits their scales to the outputs. "best" tries what keeps accuracy, keeps what helps on
+    samples held out, and reports what was tried; it takes minutes, and the batches are kept in
+    memory (see `qpc.effort.best_quantization`).
 
     Raises PassError if no layer could be quantized. Layers that stay in float although `config`
     would quantize them are logged as a warning, with or without `ctx`.
     """
-    fake = post_training_quantization(batches, config).run(gm, ctx)
+    require_choice("effort", effort, EFFORTS)
+    if effort == "best":
+        fake = best_quantization(gm, batches, config, ctx)
+    else:
+        fake = post_training_quantization(batches, config, effort=effort).run(gm, ctx)
     return to_integer().run(fake, ctx)
 
 

@@ -8,13 +8,15 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import qpc
+from qpc.analysis.side_by_side import output_error
 from qpc.base import PassContext
 from qpc.errors import CalibrationError
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED
 from qpc.meta import attribute
 from qpc.passes import Calibrate, CorrectBias, FakeQuantize, FoldBatchNorm, InsertObservers
 from qpc.pipeline import Pipeline
-from qpc.quant.config import LayerConfig, QuantConfig, WeightConfig
+from qpc.quant.config import ActivationConfig, LayerConfig, QuantConfig, WeightConfig
+from qpc.quant.observers import MSE
 
 COARSE = QuantConfig(default=LayerConfig(weight=WeightConfig(bits=3)))
 
@@ -128,3 +130,29 @@ def test_a_model_without_a_batch_axis_is_corrected_too() -> None:
     data = [torch.rand(4) + 0.5 for _ in range(3)]
     gm = qpc.trace(nn.Linear(4, 3), data[0])
     assert qpc.quantize(gm, data, COARSE)(data[0]).shape == (3,)
+
+
+def test_the_full_correction_is_never_worse_than_the_fast_one() -> None:
+    model, data = TwoLayers(), [8.0 * batch for batch in batches()]
+    coarse = LayerConfig(
+        weight=WeightConfig(bits=3), activation=ActivationConfig(bits=3, observer=MSE())
+    )
+    passes = (InsertObservers(QuantConfig(default=coarse)), Calibrate(data), FakeQuantize())
+    gm = Pipeline(passes).run(qpc.trace(model, data[0]))
+    known = frozenset({CORE_FORM, FAKE_QUANTIZED})
+    ctx = PassContext()
+    fast = Pipeline((CorrectBias(data),), known).run(gm)
+    full = Pipeline((CorrectBias(data, full=True),), known).run(gm, ctx)
+    given = [[8.0 * torch.cat(batches())]]  # others than it was measured on
+    reference = qpc.trace(model, data[0])
+    errors = [output_error(g, given, reference) for g in (full, fast, gm)]
+    assert errors[0] <= min(errors[1:])
+    assert "full" in ctx.reports[0].summary
+
+
+def test_the_full_correction_gives_layers_without_bias_one() -> None:
+    data = batches()
+    gm = fake_quantized(TwoLayers(bias=False), data)
+    known = frozenset({CORE_FORM, FAKE_QUANTIZED})
+    after = Pipeline((CorrectBias(data, full=True),), known).run(gm)
+    assert attribute(after, "first.bias").shape == (4,)

@@ -1,0 +1,93 @@
+"""The error of each rounded weight is made up for by those that are left (GPTQ)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import qpc
+from qpc.calls import arguments, qpc_ops
+from qpc.errors import CalibrationError, ConfigError
+from qpc.meta import attribute
+from qpc.passes import CompensateRounding
+from qpc.quant.fixedpoint import along
+from tests.quantizing import min_max
+from tests.rounding import (
+    Kinds,
+    Tied,
+    differing_steps,
+    relative_error,
+    rounded,
+    run,
+    stress,
+    stressed,
+)
+
+
+def test_is_worth_five_points_at_four_bits_where_inputs_share_a_strong_component() -> None:
+    network, (gm, batches) = stress(), stressed()
+    better, _ = run(gm, CompensateRounding(batches, samples=128))
+    assert network.accuracy(better) >= network.accuracy(gm) + 5.0
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_the_outputs_of_all_kinds_of_layers_come_nearer(per_channel: bool) -> None:
+    model = Kinds()
+    gm, batches = rounded(model, config=min_max(8, 4, per_channel=per_channel))
+    better, ctx = run(gm, CompensateRounding(batches))
+    assert relative_error(better, model) < 0.7 * relative_error(gm, model)
+    assert ctx.reports[0].summary == "5 layers rounded"
+    assert differing_steps(better) < 0.02  # a step of the output's grid
+
+
+def test_weights_lie_on_grid_points_and_masked_ones_at_zero() -> None:
+    model = Kinds()
+    with torch.no_grad():
+        model.linear.weight[:, ::2] = 0.0
+    gm, batches = rounded(model)
+    better, _ = run(gm, CompensateRounding(batches))
+    node = next(
+        n
+        for n in better.graph.find_nodes(op="call_function", target=qpc_ops.fake_quantize.default)
+        if str(n.args[0]) == "linear_weight"
+    )
+    weight = better.get_parameter("linear.weight").detach()
+    points = weight / along(attribute(better, str(arguments(node)["scale"].target)), 2, 0)
+    torch.testing.assert_close(points, points.round(), rtol=0, atol=1e-5)
+    assert bool((weight[:, ::2] == 0.0).all())
+    assert bool((weight[:, 1::2] != 0.0).any())
+
+
+def test_declines_shared_weights_and_more_bits() -> None:
+    gm, batches = rounded(Tied(), torch.randn(16, 6))
+    _, ctx = run(gm, CompensateRounding(batches))
+    assert [r.text for r in ctx.declined] == ["'second.weight' is shared"] * 2
+    gm, batches = rounded(Kinds())
+    _, ctx = run(gm, CompensateRounding(batches, bits=3))
+    assert {r.text for r in ctx.declined} == {"its weights have 4 bits"}
+
+
+def test_options_matter() -> None:
+    gm, batches = rounded(Kinds())
+    made = [
+        run(gm, CompensateRounding(batches, damping=damping, ordered=ordered, aim=aim))[0]
+        for damping, ordered, aim in (
+            (0.01, True, False),
+            (0.5, True, False),
+            (0.01, False, False),
+            (0.01, True, True),
+        )
+    ]
+    assert len({qpc.fingerprint(gm) for gm in made}) == 4
+
+
+def test_refuses_nonsense() -> None:
+    with pytest.raises(ConfigError, match="samples must be at least 1, got 0"):
+        CompensateRounding([], samples=0)
+    with pytest.raises(ConfigError, match="damping must be greater than 0, got 0"):
+        CompensateRounding([], damping=0)
+    with pytest.raises(ConfigError, match="ordered must be True or False, got int"):
+        CompensateRounding([], ordered=1)  # type: ignore[arg-type]  # wrong on purpose
+    gm, _ = rounded(Kinds())
+    with pytest.raises(CalibrationError, match="there are no batches to compensate rounding on"):
+        run(gm, CompensateRounding([]))
