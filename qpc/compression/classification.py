@@ -106,7 +106,7 @@ class Classification:
         outputs = run(inputs[own].to(context.device))
         losses = F.cross_entropy(outputs, labels[own].to(context.device), reduction="sum")
         loss = losses / len(chosen)
-        total = loss.detach().cpu().reshape(1)
+        total = loss.detach().clone().cpu().reshape(1)
         context.world.sum([total])  # so that either all processes go on, or none
         if not bool(total.isfinite()):
             raise CompressionError(
