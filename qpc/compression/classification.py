@@ -1,4 +1,4 @@
-"""Ready functions for classification: to train, to judge, to calibrate, by one or more processes."""
+"""Ready functions for classification: to train, judge and calibrate, by one or more processes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class Classification:
 
     def batches(self) -> Iterator[Batch]:
         """Calibration batches: inputs and labels."""
-        order = torch.randperm(len(self.training.labels), generator=torch.Generator().manual_seed(0))
+        order = torch.randperm(
+            len(self.training.labels), generator=torch.Generator().manual_seed(0)
+        )
         for chosen in order[: self.calibration].split(self.batch_size):
             yield self.training.inputs(chosen), self.training.labels[chosen]
 
@@ -93,10 +95,8 @@ class Classification:
         whole = [chosen for chosen in batches if len(chosen) == self.batch_size]
         return whole or batches
 
-    def _loss(
-        self, run: Callable[..., Tensor], chosen: Tensor, context: TrainContext
-    ) -> Tensor:
-        """This process's part of the mean loss of a batch."""
+    def _loss(self, run: Callable[..., Tensor], chosen: Tensor, context: TrainContext) -> Tensor:
+        """The part of the mean loss of a batch that is this process's."""
         inputs, labels = self.training.inputs(chosen), self.training.labels[chosen]
         if self.flip:
             mirrored = torch.rand(len(inputs), generator=context.generator) < _HALF

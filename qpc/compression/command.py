@@ -14,7 +14,7 @@ from qpc.compression.tasks import model_of, moved, task_of
 
 @dataclass(frozen=True)
 class Answer:
-    """What is printed; data: the same for JSON; reached: whether the target was, if there is one."""
+    """What is printed; data: the same for JSON; reached: whether the target was, if any."""
 
     text: str
     data: dict[str, Any]

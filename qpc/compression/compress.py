@@ -21,13 +21,13 @@ from qpc.capture.trace import trace
 from qpc.compression.journal import Entry, Journal, held
 from qpc.compression.measures import Timer, latency_ms, save_compiled
 from qpc.compression.parallel import World, current_world
-from qpc.compression.progress import Progress, planned, shown
+from qpc.compression.progress import Progress, Sink, planned, shown
 from qpc.compression.recipe import Recipe
 from qpc.compression.result import CompressResult
 from qpc.compression.run import Inputs, Run, kinds, result_of
 from qpc.compression.source import read_recipe
 from qpc.compression.step import Batches, Evaluate, Loss, Train
-from qpc.errors import CalibrationError, CompressionError, ConfigError
+from qpc.errors import CalibrationError, ConfigError
 from qpc.facts import CORE_FORM
 from qpc.meta import copied
 from qpc.modes import ordinary_torch
@@ -199,8 +199,8 @@ def _folder(out: str | os.PathLike[str] | None, world: World) -> Iterator[Path]:
         try:
             yield Path(world.from_first(make))
         finally:
-            for folder in made:
-                folder.cleanup()
+            for each in made:
+                each.cleanup()
         return
     folder = Path(out)
     if not world.first:
@@ -225,7 +225,7 @@ def _journal(folder: Path, recipe: Mapping[str, object], world: World) -> Journa
     return Journal(folder, recipe, [Entry.of(each) for each in json.loads(said)], writes=False)
 
 
-def _progress(recipe: Recipe, sink: object) -> Progress:
+def _progress(recipe: Recipe, sink: Sink | None) -> Progress:
     rounds = recipe.rounds
     left = planned(
         kinds(recipe.start, "start"),
@@ -233,7 +233,7 @@ def _progress(recipe: Recipe, sink: object) -> Progress:
         kinds(recipe.finish, "finish"),
         rounds.at_most if rounds else 0,
     )
-    return Progress(sink, left)  # type: ignore[arg-type]  # what `shown` returned
+    return Progress(sink, left)
 
 
 def _write(result: CompressResult, journal: Journal, recipe: Recipe) -> None:
@@ -248,6 +248,3 @@ def _write(result: CompressResult, journal: Journal, recipe: Recipe) -> None:
             PICTURE: result.plot(),
         }
     )
-
-
-__all__ = ["CompressionError", "compress"]

@@ -49,17 +49,13 @@ def tensor_bytes(gm: GraphModule) -> int:
 
 def latency_ms(gm: GraphModule, options: Compile) -> float:
     """The median time of a call of the compiled graph on this machine, on random inputs."""
-    model = compiled(
-        gm, options.target, batch_sizes=(options.batch_size,), threads=options.threads
-    )
+    model = compiled(gm, options.target, batch_sizes=(options.batch_size,), threads=options.threads)
     return float(model.benchmark(repeats=options.repeats).median_ms)
 
 
 def save_compiled(gm: GraphModule, options: Compile, path: Path) -> None:
     """Compile a graph and save it, if its backend can."""
-    model = compiled(
-        gm, options.target, batch_sizes=(options.batch_size,), threads=options.threads
-    )
+    model = compiled(gm, options.target, batch_sizes=(options.batch_size,), threads=options.threads)
     save = getattr(model, "save", None)
     if save is not None:
         save(path)

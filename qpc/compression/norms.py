@@ -52,9 +52,9 @@ def _shared_norm(
     own = torch.tensor([x.numel() // max(x.shape[1], 1)], dtype=torch.float64)
     dist.all_reduce(own)
     count = float(own)
-    mean = _Sum.apply(x.sum(others)) / count
+    mean = _sum(x.sum(others)) / count
     centred = x - _channels(mean, x)
-    variance = _Sum.apply(centred.square().sum(others)) / count
+    variance = _sum(centred.square().sum(others)) / count
     with torch.no_grad():
         if running_mean is not None and running_var is not None:
             unbiased = variance * (count / max(count - 1, 1))
@@ -68,6 +68,11 @@ def _shared_norm(
 
 def _channels(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(1, -1, *[1] * (like.dim() - 2))
+
+
+def _sum(value: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]  # torch has no types for it
+    return total
 
 
 class _Sum(torch.autograd.Function):

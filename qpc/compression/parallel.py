@@ -122,5 +122,3 @@ def same_everywhere(world: World, what: str, value: str) -> None:
             f"the processes do not agree on {what}",
             fix="start all of them with the same model, recipe and data",
         )
-
-

@@ -1,4 +1,4 @@
-"""What recipes are made of: settings whose errors know where they are, and things by their names."""
+"""What recipes are made of: settings whose errors know their place, and things by name."""
 
 from __future__ import annotations
 

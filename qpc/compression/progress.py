@@ -1,4 +1,4 @@
-"""What a run does and how long it may take: a line that moves on a terminal, plain lines elsewhere."""
+"""What a run does and how long it may take: a moving line on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 

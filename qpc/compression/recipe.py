@@ -25,21 +25,19 @@ Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 def _checked_amount(value: object) -> object:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     if isinstance(value, str) and re.fullmatch(_PERCENT, value):
         if 0 < float(value.rstrip("% ")) <= _WHOLE:
             return value
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        if 0 < value < math.inf:
-            return float(value)
+    elif 0 < number < math.inf:
+        return float(number)
     raise ValueError(f'must be a number above 0, or a share such as "50%", got {value!r}')
 
 
 Amount = Annotated[
     float | str,
     PlainValidator(_checked_amount),
-    WithJsonSchema(
-        {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"pattern": _PERCENT}]}
-    ),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"pattern": _PERCENT}]}),
 ]
 """A number in the measure's own unit, or a share of what the model cost before, such as "50%"."""
 
@@ -162,8 +160,8 @@ class Recipe(Part):
     @property
     def preference(self) -> Measure:
         """What decides between models that are good enough."""
-        wanted: list[Measure] = list(self.target.amounts()) if self.target else []
-        return self.prefer or next(iter(wanted), "bytes")
+        wanted: list[Measure] = [*(self.target.amounts() if self.target else ()), "bytes"]
+        return self.prefer or wanted[0]
 
     def plain(self) -> dict[str, Any]:
         """Everything as plain data, defaults included.

@@ -1,4 +1,4 @@
-"""From a float graph to one whose values are rounded to grids, calibrated by one or more processes."""
+"""From float graphs to graphs rounded to grids, calibrated by one or more processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of a recipe: steps in order, each of which is journalled, and the decisions between them."""
+"""One run of a recipe: steps, each of which is journalled, and the decisions between them."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class Run:
     world: World
     progress: Progress
     candidates: list[str] = field(default_factory=list)
+    _passes: PassContext = field(default_factory=PassContext)
 
     def go(self, gm: GraphModule) -> tuple[Judgement, list[Row], str]:
         """Do what is not done yet, and say why the rounds ended."""
@@ -170,8 +171,7 @@ class Run:
         trunk: str,
     ) -> Entry:
         begun = time.perf_counter()
-        passes = PassContext()
-        self._passes = passes
+        self._passes = PassContext()
         found: list[tuple[GraphModule | None, Row | None]] = []
 
         def attempt() -> str:
@@ -187,7 +187,7 @@ class Run:
         left = self.world.together(attempt)
         same_everywhere(self.world, f"what {name!r} leaves", left)
         gm, row = found[0]
-        remarks = tuple(str(report) for report in passes.reports)
+        remarks = tuple(str(report) for report in self._passes.reports)
         graph, mark = (name, left) if gm is not None else ("", "")
         if gm is None and before is not None:
             graph, mark = before.graph, before.fingerprint

@@ -1,4 +1,4 @@
-"""Samples with labels: tensors in memory, or images in folders that are read when they are needed."""
+"""Samples with labels: tensors in memory, or images in folders, read when they are needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Samples(Protocol):
     labels: int64[n], the class of each.
     """
 
-    labels: Tensor
+    @property
+    def labels(self) -> Tensor: ...
 
     def inputs(self, chosen: Tensor) -> Tensor:
         """The inputs of the samples with these numbers, float32[len(chosen), ...]."""
@@ -54,8 +55,7 @@ class TensorSamples:
             raise ConfigError(f"labels must be int64[n], got {self.labels.dtype}{shape}")
         if self.values.dim() == 0 or len(self.values) != len(self.labels):
             raise ConfigError(
-                f"there are {len(self.labels)} labels for inputs of shape "
-                f"{list(self.values.shape)}"
+                f"there are {len(self.labels)} labels for inputs of shape {list(self.values.shape)}"
             )
         if len(self.labels) == 0:
             raise ConfigError("there are no samples", fix="check what the data is read from")

@@ -1,4 +1,4 @@
-"""Recipes as YAML files: where each setting stands, so that errors can name file, line and field."""
+"""Recipes as YAML files, and where each setting stands: errors name file, line and field."""
 
 from __future__ import annotations
 

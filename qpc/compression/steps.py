@@ -24,7 +24,8 @@ from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Allocation
 from qpc.pruning.criteria import Judge
 from qpc.pruning.granularity import Granularity
-from qpc.pruning.schedules import Schedule, Step as Moment
+from qpc.pruning.schedules import Schedule
+from qpc.pruning.schedules import Step as Moment
 from qpc.pruning.weight_rules import WeightRule
 from qpc.quant.config import QuantConfig
 from qpc.recipes import convert

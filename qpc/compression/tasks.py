@@ -104,10 +104,8 @@ def _functions(data: FunctionData, folder: Path) -> Task:
 
 def _samples(data: TensorData | ImageData, folder: Path) -> tuple[Samples, Samples]:
     if isinstance(data, ImageData):
-        train, test = (
-            ImageSamples(folder / path, data.size, data.mean, data.std)
-            for path in (data.train, data.test)
-        )
+        train = ImageSamples(folder / data.train, data.size, data.mean, data.std)
+        test = ImageSamples(folder / data.test, data.size, data.mean, data.std)
         if train.classes != test.classes:
             raise ConfigError(
                 f"data: {data.train!r} has the classes {', '.join(train.classes)}, "
@@ -131,5 +129,3 @@ def _tensors(data: TensorData, folder: Path) -> object:
         return load_file(path)
     except (OSError, SafetensorError) as e:
         raise ConfigError(f"data.file: cannot read {str(path)!r}: {e}") from e
-
-

@@ -14,8 +14,9 @@ import torch
 from pydantic import Field, StrictInt
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.optim import Optimizer
 
-from qpc.compression.epochs import Keeper, Stateful
+from qpc.compression.epochs import Keeper
 from qpc.compression.parallel import World
 from qpc.compression.rounding import is_rounded
 from qpc.compression.step import Place, Step, StepContext
@@ -26,6 +27,7 @@ from qpc.modes import ordinary_torch
 from qpc.ops.affine import BatchNorm
 from qpc.ops.movement import Dropout
 from qpc.pruning.weight_masks import mask_gradients, remask
+from qpc.training.checkpoint import Stateful
 
 Option = bool | int | float | str
 
@@ -65,21 +67,30 @@ class TrainContext:
     tell: Callable[[str], None] = field(default=lambda text: None, repr=False)
 
     def each_epoch(
-        self, gm: GraphModule, optimizer: torch.optim.Optimizer, *others: Stateful
+        self,
+        gm: GraphModule,
+        optimizer: Optimizer,
+        scheduler: Stateful | None = None,
+        *,
+        generators: Mapping[str, torch.Generator] | None = None,
+        modules: Mapping[str, nn.Module] | None = None,
     ) -> Iterator[int]:
         """The numbers of the epochs to train, from 0, after each of which everything is kept.
 
-        When an interrupted run goes on, what had been kept is put back and its epochs are left out.
+        When an interrupted run goes on, what had been kept is put back and its epochs are left out:
+        the graph, the arguments here, and all random states.
 
-        others: more that has a state, such as a learning rate's scheduler or a gradient scaler.
+        optimizer: of the parameters of `gm` and `modules`. scheduler: anything with `state_dict`
+        and `load_state_dict`. generators: of random numbers, besides `self.generator`. modules:
+        further ones that are trained. The last two by names of one's own.
         """
-        kept: tuple[Stateful, ...] = (optimizer, *others)
-        begin = self.keeper.restore(gm, kept, self.generator)
-        for epoch in range(begin, self.epochs):
+        own = {**(generators or {}), "context": self.generator}
+        kept = gm, optimizer, scheduler, own, modules or {}
+        for epoch in range(self.keeper.restore(*kept), self.epochs):
             self.tell(f"epoch {epoch + 1} of {self.epochs}")
             yield epoch
             if epoch + 1 < self.epochs:
-                self.keeper.save(epoch + 1, gm, kept, self.generator)
+                self.keeper.save(epoch + 1, *kept)
 
 
 def trained(gm: GraphModule, settings: TrainSettings, at: StepContext) -> GraphModule:
