@@ -186,7 +186,8 @@ class Named:
             return Spec.of(value, self.family, dict(self.assumed))
         except ConfigError as e:
             hint = f"; {e.fix}" if e.fix else ""
-            raise PydanticCustomError("named", "{text}", {"text": f"{e.what}{hint}"}) from e
+            what = e.what.removeprefix(f"{self.family.name}: ")
+            raise PydanticCustomError("named", "{text}", {"text": f"{what}{hint}"}) from e
 
 
 CriterionSpec = Annotated[Spec, Named(CRITERIA)]
