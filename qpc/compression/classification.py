@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from qpc.batches import Batch
-from qpc.compression.norms import with_shared_norms
+from qpc.compression.norms import shared_norms
 from qpc.compression.parallel import World
 from qpc.compression.samples import Samples
 from qpc.compression.training import TrainContext
 from qpc.errors import CompressionError
+from qpc.training.distillation import Distillation
 from qpc.training.switch import set_training
 
 
@@ -68,22 +69,25 @@ class Classification:
         return right / len(self.test.labels)
 
     def train(self, gm: GraphModule, context: TrainContext) -> None:
-        """Train a graph in place. Every process takes its part of each batch.
+        """Train a graph in place, with a teacher if the recipe has one.
 
-        Gradients and the statistics of batch norms are those of the whole batch, so that several
-        processes do what one would, to float rounding.
+        Every process takes its part of each batch. Gradients and the statistics of batch norms are
+        those of the whole batch, so that several processes do what one would, to float rounding;
+        but values that are compared with a teacher's are compared part by part.
         """
         rate = context.learning_rate or self.learning_rate
-        optimizer = SGD(_groups(gm, self.weight_decay), lr=rate, momentum=self.momentum)
+        set_training(gm)
+        teacher = context.distillation(gm)
+        model: nn.Module = gm if teacher is None else teacher
+        beside = {"distillation": teacher.projections} if teacher else {}
+        optimizer = SGD(_groups(model, self.weight_decay), lr=rate, momentum=self.momentum)
         steps = max(len(self.training.labels) // self.batch_size, 1)
         schedule = CosineAnnealingLR(optimizer, max(steps * context.epochs, 1))
-        set_training(gm)
-        run = with_shared_norms(gm, context.world)
-        for _ in context.each_epoch(gm, optimizer, schedule):
+        for _ in context.each_epoch(gm, optimizer, schedule, modules=beside):
             for chosen in self._order(context):
                 optimizer.zero_grad()
-                self._loss(run, chosen, context).backward()
-                share_gradients(gm, context.world)
+                self._loss(model, chosen, context).backward()
+                share_gradients(model, context.world)
                 optimizer.step()
                 schedule.step()
         set_training(gm, mode=False)
@@ -95,7 +99,7 @@ class Classification:
         whole = [chosen for chosen in batches if len(chosen) == self.batch_size]
         return whole or batches
 
-    def _loss(self, run: Callable[..., Tensor], chosen: Tensor, context: TrainContext) -> Tensor:
+    def _loss(self, model: nn.Module, chosen: Tensor, context: TrainContext) -> Tensor:
         """The part of the mean loss of a batch that is this process's."""
         inputs, labels = self.training.inputs(chosen), self.training.labels[chosen]
         if self.flip:
@@ -103,9 +107,13 @@ class Classification:
             inputs = torch.where(_along_batch(mirrored, inputs), inputs.flip(-1), inputs)
         part = context.world.shard(len(chosen))
         own = slice(part.start, part.stop)
-        outputs = run(inputs[own].to(context.device))
+        with shared_norms(context.world):
+            answer = model(inputs[own].to(context.device))
+        taught = isinstance(model, Distillation)
+        outputs, extra = answer if taught else (answer, 0.0)
         losses = F.cross_entropy(outputs, labels[own].to(context.device), reduction="sum")
-        loss = losses / len(chosen)
+        weight = context.distil.labels if context.distil else 1.0
+        loss: Tensor = weight * losses / len(chosen) + extra * (len(part) / len(chosen))
         total = loss.detach().clone().cpu().reshape(1)
         context.world.sum([total])  # so that either all processes go on, or none
         if not bool(total.isfinite()):
@@ -119,15 +127,15 @@ class Classification:
 _HALF = 0.5  # of the inputs are mirrored
 
 
-def share_gradients(gm: GraphModule, world: World) -> None:
+def share_gradients(model: nn.Module, world: World) -> None:
     """Add the gradients of all processes up, in place: call it between `backward` and the step."""
-    gradients = [p.grad for p in gm.parameters() if p.grad is not None]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
     world.sum(gradients)
 
 
-def _groups(gm: GraphModule, decay: float) -> list[dict[str, Any]]:
-    weights = [p for p in gm.parameters() if p.dim() > 1]
-    others = [p for p in gm.parameters() if p.dim() <= 1]
+def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

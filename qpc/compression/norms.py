@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.overrides import TorchFunctionMode
 
+from qpc.calls import aten
 from qpc.compression.parallel import World
-from qpc.ops.affine import BatchNorm
+
+_TRAINING = 5  # which argument of a batch norm says so
 
 
-def with_shared_norms(gm: GraphModule, world: World) -> Callable[..., Any]:
-    """What runs `gm` so that batch norms in training see the batches of all processes.
+def shared_norms(world: World) -> AbstractContextManager[object]:
+    """While this lasts, batch norms in training see the batches of all processes.
 
     Together the processes then compute what one would compute for the whole batch, to float
-    rounding. With one process it is the graph itself.
+    rounding. All must run the same graph. With one process nothing is different.
     """
-    if world.size == 1 or not any(map(BatchNorm.of, gm.graph.nodes)):
-        return gm
-    return _Shared(gm).run
+    return _Shared() if world.size > 1 else nullcontext()
 
 
-class _Shared(Interpreter):
-    """Runs a graph node by node, batch norms in training by `_shared_norm`."""
+class _Shared(TorchFunctionMode):
+    """Calls `_shared_norm` in place of batch norms in training."""
 
-    def run_node(self, n: Node) -> Any:
-        norm = BatchNorm.of(n)
-        if norm is None or not norm.training:
-            return super().run_node(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        return _shared_norm(*args, **kwargs)
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        training = func is aten.batch_norm.default and len(args) > _TRAINING and args[_TRAINING]
+        return (_shared_norm if training else func)(*args, **(kwargs or {}))
 
 
 def _shared_norm(

@@ -7,7 +7,7 @@ from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from qpc.compression.epochs import Keeper
 from qpc.compression.parallel import World
+from qpc.compression.parts import Part
 from qpc.compression.rounding import is_rounded
 from qpc.compression.step import Place, Step, StepContext
 from qpc.errors import CompressionError
@@ -28,19 +29,37 @@ from qpc.ops.affine import BatchNorm
 from qpc.ops.movement import Dropout
 from qpc.pruning.weight_masks import mask_gradients, remask
 from qpc.training.checkpoint import Stateful
+from qpc.training.distillation import Distillation
 
 Option = bool | int | float | str
+
+
+class Distil(Part):
+    """What a step learns from the model before compression, see `qpc.training.Distillation`.
+
+    logits: weight of the outputs; temperature: of these. values: weights by module path; method:
+    how these are compared. labels: weight of the loss that there is without a teacher.
+    """
+
+    logits: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+    values: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
+    method: Literal["attention", "hint", "similarity"] = "attention"
+    labels: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
 
 
 class TrainSettings(Step, ABC):
     """How a step trains; the user's function reads all of it from its context.
 
-    epochs: how many. learning_rate: nothing for the function's own. options: anything else that the
-    function wants to be told.
+    epochs: how many. learning_rate: nothing for the function's own. distil: what is learned from
+    the model before compression. options: anything else that the function wants to be told.
     """
 
     epochs: Annotated[StrictInt, Field(ge=0)] = 1
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    distil: Distil | None = None
     options: Mapping[str, Option] = Field(default_factory=dict)
 
 
@@ -51,13 +70,15 @@ class TrainContext:
     place: the step, its round and how many rounds there may be. epochs, learning_rate, options: as
     the recipe has them. seed: of this step; torch, numpy and random are seeded with it already.
     generator: the same for what takes a generator. device: where the graph is. world: the processes
-    that train together. teacher: makes a copy of the model before compression, in inference.
+    that train together. distil: what the recipe wants to be learned from the model before
+    compression. teacher: makes a copy of that, in inference.
     """
 
     place: Place
     epochs: int
     learning_rate: float | None
     options: Mapping[str, Option]
+    distil: Distil | None
     seed: int
     generator: torch.Generator
     device: torch.device
@@ -65,6 +86,24 @@ class TrainContext:
     teacher: Callable[[], GraphModule]
     keeper: Keeper = field(repr=False)
     tell: Callable[[str], None] = field(default=lambda text: None, repr=False)
+
+    def distillation(self, gm: GraphModule) -> Distillation | None:
+        """What runs `gm` and its teacher and returns outputs and a loss; None without a teacher.
+
+        Add `distil.labels` times a loss of your own. Its parameters are those of `gm` and what is
+        learned beside it: pass `modules={"distillation": ...}` to `each_epoch`.
+        """
+        if self.distil is None:
+            return None
+        wanted = self.distil
+        return Distillation(
+            self.teacher(),
+            gm,
+            logits=wanted.logits,
+            temperature=wanted.temperature,
+            values=dict(wanted.values),
+            method=wanted.method,
+        )
 
     def each_epoch(
         self,
@@ -106,6 +145,7 @@ def trained(gm: GraphModule, settings: TrainSettings, at: StepContext) -> GraphM
         settings.epochs,
         settings.learning_rate,
         settings.options,
+        settings.distil,
         at.seed,
         torch.Generator().manual_seed(at.seed),
         at.device,

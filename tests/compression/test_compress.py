@@ -143,7 +143,7 @@ def test_what_is_no_recipe_or_model_is_told() -> None:
         qpc.compress("model", LOOP, evaluate=len)  # type: ignore[arg-type]  # it is no module
 
 
-@pytest.mark.parametrize("empty", [[], iter(()), lambda: []])
+@pytest.mark.parametrize("empty", [[], iter(()), list])
 def test_without_calibration_batches_nothing_begins(empty: Any) -> None:
     with pytest.raises(CalibrationError, match="there are no calibration batches"):
         run(LOOP, batches=empty)
