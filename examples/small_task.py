@@ -1,4 +1,4 @@
-"""A network and data that need no download: which quarter of a small image is brightest?"""
+"""A network and data that need no download: the brightest quarter of a small image is sought."""
 
 from __future__ import annotations
 

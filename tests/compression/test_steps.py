@@ -13,7 +13,7 @@ from qpc.compression.step import Phase, Place, Step, StepContext
 from qpc.compression.steps import Mask, Prune, Qat, Quantize
 from qpc.errors import PassError
 from qpc.pruning.scored_groups import Baseline
-from qpc.pruning.sparsity import sparsity
+from qpc.pruning.sparsity import sparsity_report
 from qpc.recipes import post_training_quantization
 from qpc.testing import traced
 from tests.compression.running import PRUNE, QAT, inputs, network
@@ -82,17 +82,19 @@ def test_masks_grow_from_round_to_round(gm: GraphModule) -> None:
     assert isinstance(masking, Mask)
     half = masking.run(gm, at(gm, place("round", 1, 2)))
     full = masking.run(half, at(gm, place("round", 2, 2)))
-    assert [sparsity(each).zeros / sparsity(each).weights for each in (half, full)] == [0.25, 0.5]
+    assert [sparsity_report(each).total.sparsity for each in (half, full)] == [0.25, 0.5]
 
 
 def test_masks_of_blocks(gm: GraphModule) -> None:
     data = {
         "kind": "mask",
-        "rule": {"kind": "n-of-m", "n": 1, "m": 2},
-        "granularity": {"kind": "blocks", "height": 2, "width": 1},
+        "rule": {"kind": "ratio", "fraction": 0.5},
+        "granularity": {"kind": "blocks", "outputs": 2, "inputs": 3},
     }
     masked = step(data).run(gm, at(gm, place()))
-    assert sparsity(masked).zeros == sparsity(masked).weights / 2
+    assert sparsity_report(masked).total.sparsity == 0.5
+    blocks = masked.get_parameter("0.weight").reshape(6, 2, 2, 3)
+    assert all(count in (0, 6) for count in (blocks == 0).sum((1, 3)).flatten().tolist())
 
 
 def test_quantization_is_that_of_the_front_door(gm: GraphModule) -> None:
