@@ -63,8 +63,8 @@ class Target(Part):
     """What the model is to cost at most; the rounds end when all that is given here is reached.
 
     macs, parameters: counts. bytes: of all its tensors. latency_ms: of one call of the compiled
-    model on this machine. Each is a number, or a share such as "50%" of what the model cost as it
-    was given, for the latency compiled in float.
+    model on this machine. Each is a number, or a share such as "50%": of what the model cost as it
+    was given, and for the latency of that of the first candidate, before any round.
     """
 
     macs: Amount | None = None

@@ -40,10 +40,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a recipe asks of models, given the one before compression."""
+    """What a recipe asks of models.
+
+    baseline: the model before compression. first: the first candidate, with which the latencies of
+    the others are compared: compiled like them, but with nothing gone that rounds remove.
+    """
 
     recipe: Recipe
     baseline: Row
+    first: Row | None = None
 
     @property
     def limit(self) -> float | None:
@@ -72,10 +77,14 @@ class Judgement:
         if self.recipe.target is None:
             return False
         return all(
-            (cost := row.cost(name)) is not None
-            and cost <= in_units(amount, self.baseline.cost(name) or 0.0)
+            (cost := row.cost(name)) is not None and cost <= in_units(amount, self._whole(name))
             for name, amount in self.recipe.target.amounts().items()
         )
+
+    def _whole(self, measure: Measure) -> float:
+        """What shares of a cost are shares of."""
+        whole = self.first if measure == "latency_ms" and self.first else self.baseline
+        return whole.cost(measure) or 0.0
 
     def best(self, rows: Iterable[Row]) -> Row | None:
         """The candidate to return: inside of the budget, at the target if any is, cheapest."""

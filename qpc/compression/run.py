@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -70,6 +70,7 @@ class Run:
         trunk = self._steps(self.recipe.start, base, "start", 0)
         name = "before the rounds" if self.recipe.rounds else "result"
         first = self._candidate(trunk, 0, name)
+        judgement = replace(judgement, first=first)
         stopped = self._rounds(trunk, first, judgement)
         rows = [entry.row for entry in self.journal.entries if entry.row is not None]
         return judgement, rows, stopped
@@ -105,7 +106,7 @@ class Run:
             )
 
         def act() -> tuple[GraphModule, Row]:
-            return gm, self._judge(gm, gm, BASELINE, candidate=False, timed=True)
+            return gm, self._judge(gm, gm, BASELINE, candidate=False, timed=False)
 
         return self._done(BASELINE, BASELINE, BASELINE, act)
 

@@ -147,6 +147,7 @@ def test_folders_of_images_are_classified(folder: Path) -> None:
     task = task_of(recipe, folder)
     assert callable(task.batches)
     (batch,) = task.batches()
+    assert isinstance(batch, tuple)
     assert batch[0].shape == (2, 1, 3, 2)
     assert isinstance(model_of(recipe, folder), torch.nn.Module)
     (folder / "test" / "c").mkdir()

@@ -22,7 +22,8 @@ def test_tensors_that_are_shared_count_once() -> None:
             self.b.weight = self.a.weight
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.b(self.a(x))
+            result: torch.Tensor = self.b(self.a(x))
+            return result
 
     gm = traced(Tied(), torch.ones(1, 3))
     assert tensor_bytes(gm) == 9 * 4
@@ -67,7 +68,7 @@ def test_a_recipe_asks_for_latency_and_the_best_is_kept_compiled(tmp_path: Path)
     result = qpc.compress(
         network(), recipe, evaluate=lambda gm: 1.0, batches=[inputs()], out=tmp_path / "run"
     )
-    assert all((row.latency_ms or 0) > 0 for row in result.rows)
+    assert [(row.latency_ms or 0) > 0 for row in result.rows] == [False, True]
     compiled = qpc.load(tmp_path / "run" / "compiled")
     one = inputs()[:1]
     assert torch.equal(compiled(one), result.model(one))

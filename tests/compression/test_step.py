@@ -50,7 +50,7 @@ def test_a_step_without_batches_says_so() -> None:
         train=None,
         loss=None,
         teacher=pytest.fail,
-        baseline=pytest.fail,
+        baseline=lambda heads: pytest.fail("it is not asked"),
     )
     with pytest.raises(ConfigError, match=r"the step 'start\.1-x' needs calibration data"):
         context.require_batches()
