@@ -172,10 +172,11 @@ def compress(
         from qpc.compression.command import run
 
         answer = run(recipe, folder)
-    typer.echo(answer.text)
-    if json is not None:
+    if answer.first:
+        typer.echo(answer.text)
+    if json is not None and answer.first:
         _write_json(json, answer.data)
-    if answer.reached is False:
+    if answer.reached is False and answer.first:
         typer.echo("error: the target was not reached", err=True)
         raise typer.Exit(1)
 

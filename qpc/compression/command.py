@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from qpc.compression.tasks import model_of, moved, task_of
 
 @dataclass(frozen=True)
 class Answer:
-    """What is printed; data: the same for JSON; reached: whether the target was, if any."""
+    """What is printed; data: the same for JSON; reached: whether the target was, if any.
+
+    first: whether this is the process that speaks for all.
+    """
 
     text: str
     data: dict[str, Any]
     reached: bool | None
+    first: bool = True
 
 
 def compress_file(path: Path, out: Path, *, progress: bool = False) -> CompressResult:
@@ -45,4 +50,5 @@ def run(path: Path, out: Path) -> Answer:
     """The same for the command line, with progress on stderr."""
     result = compress_file(path, out, progress=True)
     text = f"{result.table()}\n\n{result.summary()}\nEverything is in {str(out)!r}."
-    return Answer(text, result.plain(), result.reached)
+    first = os.environ.get("RANK", "0") == "0"  # as torchrun numbers processes
+    return Answer(text, result.plain(), result.reached, first)

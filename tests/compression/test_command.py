@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import qpc
 from qpc import cli
-from qpc.compression.command import compress_file
+from qpc.compression.command import Answer, compress_file
 from qpc.compression.tasks import model_of, task_of
 from qpc.errors import ConfigError
 from tests.compression.running import PRUNE, inputs, labels
@@ -71,6 +71,13 @@ def test_a_target_that_is_missed_ends_with_status_1(folder: Path) -> None:
     result = CliRunner().invoke(cli.app, ["compress", str(path), "--out", str(folder / "out")])
     assert result.exit_code == 1
     assert "error: the target was not reached" in result.output
+
+
+def test_of_several_processes_one_speaks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Answer("a table", {}, False, first=False)
+    monkeypatch.setattr("qpc.compression.command.run", lambda *args: answer)
+    result = CliRunner().invoke(cli.app, ["compress", str(write(folder))])
+    assert (result.exit_code, result.output) == (0, "")
 
 
 def test_a_mistake_is_told_without_a_traceback(
