@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from qpc.capture.trace import trace as trace
     from qpc.compiler import compile as compile
     from qpc.compiler import load as load
+    from qpc.compression.compress import compress as compress
+    from qpc.compression.recipe import Recipe as Recipe
     from qpc.errors import QPCError as QPCError
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
@@ -57,10 +59,12 @@ _HOMES = {
     "QPCError": "qpc.errors",
     "QuantConfig": "qpc.quant.config",
     "Quantization": "qpc.registry",
+    "Recipe": "qpc.compression.recipe",
     "Role": "qpc.registry",
     "Target": "qpc.targets",
     "compare": "qpc.analysis.compare",
     "compile": "qpc.compiler",
+    "compress": "qpc.compression.compress",
     "convert": "qpc.recipes",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
@@ -93,11 +97,13 @@ __all__ = [
     "QPCError",
     "QuantConfig",
     "Quantization",
+    "Recipe",
     "Role",
     "Target",
     "__version__",
     "compare",
     "compile",
+    "compress",
     "convert",
     "fingerprint",
     "format_graph",

@@ -154,6 +154,33 @@ def bench(
         _write_json(json, answer.data)
 
 
+@app.command()
+def compress(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file that names model, data and steps.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for all that comes of it; beside the recipe by default."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the result to this file, too.")] = None,
+) -> None:
+    """Prune, train and quantize a model by a recipe; a run that was interrupted goes on."""
+    folder = out if out is not None else recipe.with_name(f"{recipe.stem}-compressed")
+    kept = f"what is done is kept in {str(folder)!r}, and the same command goes on from there"
+    with _saying_on_interrupt("the step that ran", kept):
+        if json is not None:
+            _check_writable(json)
+        from qpc.compression.command import run
+
+        answer = run(recipe, folder)
+    if answer.first:
+        typer.echo(answer.text)
+    if json is not None and answer.first:
+        _write_json(json, answer.data)
+    if answer.reached is False and answer.first:
+        typer.echo("error: the target was not reached", err=True)
+        raise typer.Exit(1)
+
+
 def _check_writable(file: Path) -> None:
     """Say before minutes of measurement, not after, that a file cannot be written."""
     try:

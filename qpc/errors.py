@@ -64,6 +64,10 @@ class CalibrationError(PassError):
     """Calibration data is missing or does not fit the graph."""
 
 
+class CompressionError(QPCError):
+    """A run of a recipe cannot go on: training, judging or the budget are not as they must be."""
+
+
 class InvariantError(QPCError):
     """A pass broke a fact it claimed to keep. Always a bug in the pass."""
 

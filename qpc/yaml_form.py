@@ -116,7 +116,7 @@ def from_yaml(text: str, kind: type[_T] | None = None) -> object:
     Raises ConfigError, which says where, for unknown names (with the nearest one), for settings
     that do not exist or are of another type, and for what the classes themselves refuse.
     """
-    data = _parsed(text)
+    data = plain_data(text)
     if not isinstance(data, dict) or len(data) != 1:
         raise ConfigError(
             "the text must hold one thing, under the word for what it is",
@@ -127,6 +127,22 @@ def from_yaml(text: str, kind: type[_T] | None = None) -> object:
     if kind is not None and not isinstance(made, kind):
         raise ConfigError(f"the text holds a {word}, not a {kind.__name__}")
     return made
+
+
+def named_data(thing: object, family: Family, path: str) -> object:
+    """An object of a family as plain data, as `to_yaml` writes it; `path` is for errors."""
+    return _named_as_data(thing, family, path)
+
+
+def named_thing(
+    value: object, family: Family, path: str, supply: Mapping[str, object] | None = None
+) -> object:
+    """The object of a family that plain data name, as in what `from_yaml` reads.
+
+    supply: values for settings that no text can hold, such as batches; used where the class has a
+    setting of that name. path: where it stands, for errors.
+    """
+    return _named(value, family, path, supply)
 
 
 def _made(word: str, value: object) -> object:
@@ -191,7 +207,9 @@ def _named_as_data(thing: object, family: Family, path: str) -> Any:
     return {_KIND: name, **settings} if settings else name
 
 
-def _named(value: object, family: Family, path: str) -> object:
+def _named(
+    value: object, family: Family, path: str, supply: Mapping[str, object] | None = None
+) -> object:
     settings = {_KIND: value} if isinstance(value, str) else value
     if not isinstance(settings, dict) or not isinstance(settings.get(_KIND), str):
         raise ConfigError(
@@ -204,7 +222,7 @@ def _named(value: object, family: Family, path: str) -> object:
         fix = nearest(name, family.names())
         raise ConfigError(f"{path}: there is no {family.name} {name!r}", fix=fix)
     rest = {key: given for key, given in settings.items() if key != _KIND}
-    return _with_settings(cls, rest, f"{path} ({name})")
+    return _with_settings(cls, rest, f"{path} ({name})", supply)
 
 
 def _settings_as_data(thing: object, path: str) -> dict[str, Any]:
@@ -222,17 +240,20 @@ def _settings_as_data(thing: object, path: str) -> dict[str, Any]:
     return data
 
 
-def _with_settings(cls: type, given: Mapping[str, object], path: str) -> object:
+def _with_settings(
+    cls: type, given: Mapping[str, object], path: str, supply: Mapping[str, object] | None = None
+) -> object:
     """An object with settings, whose own complaints are told with the place they are about."""
     try:
         if issubclass(cls, Settings):
             return cls.model_validate(dict(given))
         fields = {field.name: field for field in _fields(cls)}
         _mapping(given, path, tuple(fields))
-        _require([name for name, f in fields.items() if _is_required(f)], given)
+        more = {k: v for k, v in (supply or {}).items() if k in fields and k not in given}
+        _require([name for name, f in fields.items() if _is_required(f)], {**given, **more})
         hints = _hints(cls)
         read = {k: _read(v, hints[k], f"{path}.{k}") for k, v in given.items()}
-        return cls(**read)
+        return cls(**read, **more)
     except ConfigError as e:
         if e.what.startswith(path):
             raise
@@ -412,7 +433,8 @@ class _Loader(yaml.SafeLoader):
         return cast(dict[Any, Any], super().construct_mapping(node, deep))
 
 
-def _parsed(text: object) -> object:
+def plain_data(text: object) -> object:
+    """The plain data in a text; raises ConfigError for what is no YAML, or too large."""
     if not isinstance(text, str):
         raise ConfigError(f"from_yaml takes a text, got {type(text).__name__}")
     if len(text) > _MOST_BYTES:

@@ -234,6 +234,16 @@ def test_a_file_of_other_tensors_is_refused_though_its_hash_is_right(saved: Path
         qpc.load_graph(saved)
 
 
+def test_a_graph_that_was_pruned_and_then_became_one_of_integers_is_saved(tmp_path: Path) -> None:
+    """Its weights are no parameters any more, and what was removed of them is forgotten."""
+    x = torch.randn(16, 4)
+    gm = qpc.trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), x)
+    integers = qpc.quantize(qpc.prune(gm, L1(), Uniform(0.5)), [x])
+    qpc.save_graph(integers, tmp_path / "graph")
+    loaded = qpc.load_graph(tmp_path / "graph")
+    assert qpc.fingerprint(loaded) == qpc.fingerprint(integers)
+
+
 def test_a_path_is_checked_and_a_compiled_model_is_called_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="none' does not exist"):
         qpc.load_graph(tmp_path / "none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qpc.documents import SAVED_GRAPH, described
@@ -43,7 +43,8 @@ def document_of(
         "tensors": [entry.model_dump() for entry, _ in tensors],
         "nodes": [_node(node) for node in gm.graph.nodes],
     }
-    shapes = {name: tensor.shape for entry, tensor in tensors for name in entry.names}
+    parameters = ((e, t) for e, t in tensors if isinstance(t, nn.Parameter))  # buffers have no past
+    shapes = {name: tensor.shape for entry, tensor in parameters for name in entry.names}
     kept = [
         _kept(name, axis, left)
         for (name, axis), left in lineage(gm).items()
