@@ -158,7 +158,7 @@ class FoldBatchNorm(Pass, name="fold-batch-norm", requires={CORE_FORM}):
 
 
 def why_apart(gm: GraphModule, layer: Weighted, node: Node) -> str | None:
-    """Why what scales and shifts the channels of a layer cannot be folded into it; None if it can."""
+    """Why what scales and shifts the channels of a layer cannot be folded into it, if it cannot."""
     norm = BatchNorm.of(node)
     if len(layer.node.users) > 1:
         return f"{label(layer.node)} is read by {len(layer.node.users)} nodes"

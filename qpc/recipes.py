@@ -22,6 +22,7 @@ from qpc.passes import (
     CreateMasks,
     EndTraining,
     FakeQuantize,
+    FoldBatchNorm,
     FollowRanges,
     FreezeGrids,
     InsertObservers,
