@@ -58,18 +58,27 @@ def least_squares_range(
 
 def _side_errors(density: Density, scales: Floats, steps: int) -> Floats:
     """Return [scale, p], the squared error of magnitudes on p + 1 points: 0, scale .. p * scale."""
+    if density.count.size == 0:  # as on one side of every ReLU
+        return np.zeros((len(scales), steps + 1))
     points = np.arange(steps + 1) * scales[:, None]
     below = density.moments_below(points + 0.5 * scales[:, None])  # what rounds down to a point
-    before = np.concatenate([np.zeros_like(below[:, :, :1]), below[:, :, :-1]], axis=2)
-    cells = _squared(below - before, points)
+    before = np.zeros_like(below)
+    before[:, :, 1:] = below[:, :, :-1]
+    below -= before
+    cells = _squared(below, points)
     rounded = np.cumsum(cells, axis=1) - cells  # on all points but the last
     return rounded + _squared(density.total[:, None, None] - before, points)
 
 
 def _squared(moments: Floats, centre: Floats) -> Floats:
     """Return the sum of (x - centre)**2 from the sums of x**0, x**1 and x**2; at least 0."""
-    error: Floats = moments[2] - 2.0 * centre * moments[1] + centre * centre * moments[0]
-    return np.maximum(error, 0.0)
+    error: Floats = 2.0 * centre
+    error *= moments[1]
+    np.subtract(moments[2], error, out=error)
+    square = centre * centre
+    square *= moments[0]
+    error += square
+    return np.maximum(error, 0.0, out=error)
 
 
 # --- least divergence ---------------------------------------------------------------------------

@@ -172,17 +172,30 @@ class Density:
         """Return the sums of x**0, x**1 and x**2 over what is below `x`: float64[3, *x.shape]."""
         if self.count.size == 0:
             return np.zeros((3, *x.shape))
-        index = np.searchsorted(self.left, x, side="right") - 1
-        started, index = index >= 0, np.maximum(index, 0)
-        left, right = self.left[index], self.right[index]
-        end = np.clip(x, left, right)
+        index = np.searchsorted(self.left, x.ravel(), side="right") - 1
+        started = index >= 0
+        np.maximum(index, 0, out=index)
+        left, right, count = self.left[index], self.right[index], self.count[index]
+        end = np.clip(x.ravel(), left, right)
         width = right - left
-        share = np.where(width > 0, (end - left) / np.where(width > 0, width, 1.0), 1.0)
-        inside = started * self.count[index] * share
-        return self.before[:, index] + inside * _uniform_moments(left, end)
+        wide = width > 0
+        inside = np.subtract(end, left)
+        np.divide(inside, width, out=inside, where=wide)
+        np.copyto(inside, 1.0, where=~wide)
+        inside *= np.multiply(started, count, out=count)
+        moments = _uniform_moments(left, end)
+        moments *= inside
+        moments += np.take(self.before, index, axis=1)
+        return moments.reshape(3, *x.shape)
 
 
 def _uniform_moments(left: Floats, right: Floats) -> Floats:
     """Return the means of x**0, x**1 and x**2, uniformly distributed from `left` to `right`."""
-    second = (left * left + left * right + right * right) / 3.0
-    return np.stack([np.ones_like(left), (left + right) / 2.0, second])
+    moments = np.empty((3, *left.shape))
+    moments[0] = 1.0
+    np.divide(np.add(left, right, out=moments[1]), 2.0, out=moments[1])
+    second = np.multiply(left, left, out=moments[2])
+    second += left * right
+    second += right * right
+    second /= 3.0
+    return moments
