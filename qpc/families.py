@@ -69,6 +69,26 @@ class Family:
         return tuple(sorted(self._classes))
 
 
+class KindFamily(Family):
+    """Classes of settings that say their names themselves, in a field `kind`."""
+
+    def named(self, name: str) -> Callable[[_C], _C]:
+        """As `Family.named`; ConfigError too for a class whose `kind` has another default."""
+        add = super().named(name)
+
+        def checked(cls: _C) -> _C:
+            kind = getattr(cls, "model_fields", {}).get("kind")
+            if kind is None or kind.default != name:
+                raise ConfigError(
+                    f"the {self.name} {cls.__name__} must have a field `kind` with default "
+                    f"{name!r}",
+                    fix=f'kind: Literal["{name}"] = "{name}"',
+                )
+            return add(cls)
+
+        return checked
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """What to do about a name that is not known: the nearest one, or all of them."""
     choices = sorted(known)

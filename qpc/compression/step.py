@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,13 +17,12 @@ from qpc.batches import Batch
 from qpc.compression.parallel import World
 from qpc.compression.parts import Part
 from qpc.errors import ConfigError
-from qpc.families import Family
+from qpc.families import KindFamily
 from qpc.pruning.scored_groups import Baseline
 
 if TYPE_CHECKING:
     from qpc.compression.training import TrainContext
 
-_C = TypeVar("_C", bound=type)
 Phase = Literal["start", "round", "finish"]
 
 
@@ -124,23 +123,5 @@ class Step(Part, ABC):
         return self.needs
 
 
-class _Steps(Family):
-    """Steps say their names themselves, as recipes have them."""
-
-    def named(self, name: str) -> Callable[[_C], _C]:
-        add = super().named(name)
-
-        def checked(cls: _C) -> _C:
-            kind = getattr(cls, "model_fields", {}).get("kind")
-            if kind is None or kind.default != name:
-                raise ConfigError(
-                    f"the step {cls.__name__} must have a field `kind` with default {name!r}",
-                    fix=f'kind: Literal["{name}"] = "{name}"',
-                )
-            return add(cls)
-
-        return checked
-
-
-STEPS = _Steps("step", Step)
+STEPS = KindFamily("step", Step)
 """Steps by name; the name of a pass is a step, too, see `PassStep`."""

@@ -9,8 +9,7 @@ gives.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, cast
 
 import torch
 from pydantic import (
@@ -23,14 +22,13 @@ from pydantic import (
 from torch import Tensor
 
 from qpc.errors import CalibrationError, ConfigError
-from qpc.families import Family
+from qpc.families import KindFamily
 from qpc.quant.clipping import least_divergence_range, least_squares_range
 from qpc.quant.grid import Grid, QParams
 from qpc.quant.histogram import Histogram, extent, merge_extents
 from qpc.settings import Settings
 
 State = dict[str, Tensor]
-_C = TypeVar("_C", bound=type)
 
 
 class BaseObserver(Settings, ABC):
@@ -93,25 +91,7 @@ class BaseObserver(Settings, ABC):
         return QParams.from_range(lo, hi, grid, symmetric=symmetric)
 
 
-class _Observers(Family):
-    """Observers say their names themselves, as files of settings have them."""
-
-    def named(self, name: str) -> Callable[[_C], _C]:
-        add = super().named(name)
-
-        def checked(cls: _C) -> _C:
-            kind = getattr(cls, "model_fields", {}).get("kind")
-            if kind is None or kind.default != name:
-                raise ConfigError(
-                    f"the observer {cls.__name__} must have a field `kind` with default {name!r}",
-                    fix=f'kind: Literal["{name}"] = "{name}"',
-                )
-            return add(cls)
-
-        return checked
-
-
-OBSERVERS = _Observers("observer", BaseObserver)
+OBSERVERS = KindFamily("observer", BaseObserver)
 """Observers by name, which is their `kind`."""
 
 
