@@ -27,6 +27,7 @@ from qpc.passes.match_moments import MatchMoments
 from qpc.passes.merge_clamps import MergeClamps
 from qpc.passes.merge_tables import MergeTables
 from qpc.passes.propagate_masks import PropagateMasks
+from qpc.passes.quantize_weights import QuantizeWeights
 from qpc.passes.reestimate_batch_norm import ReestimateBatchNorm
 from qpc.passes.remove_channels import RemoveChannels
 from qpc.passes.remove_identities import RemoveIdentities
@@ -58,6 +59,7 @@ __all__ = [
     "MergeClamps",
     "MergeTables",
     "PropagateMasks",
+    "QuantizeWeights",
     "ReestimateBatchNorm",
     "RemoveChannels",
     "RemoveIdentities",

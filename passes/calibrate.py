@@ -40,6 +40,9 @@ class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBR
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         batches = checked_batches(self.batches)
+        if not gm.graph.find_nodes(op="call_function", target=qpc_ops.observe.default):
+            ctx.summarize("there is nothing to observe")
+            return False
         watcher = _Watcher(gm)
         count = 0
         with torch.no_grad():

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.coverage import kind_of, layers_with_weights
+from qpc.analysis.coverage import is_quantized, kind_of, layers_with_weights
 from qpc.analysis.fixed_sizes import fixed_sizes
 from qpc.base import Pass, PassContext
 from qpc.calls import qpc_ops, set_arguments
@@ -55,7 +55,7 @@ class ConvertToInteger(
                 fix="call qpc.convert(gm), or run qpc.passes.FoldBatchNorm before",
             )
         layers = layers_with_weights(gm)
-        left = [n for n in layers if not info(n).integer]
+        left = [n for n in layers if not is_quantized(n)]
         reasons = "; ".join(f"{label(n)}: {info(n).declined or 'not planned'}" for n in left)
         changed = _Conversion(gm, self.name).run()
         done = f"{len(layers) - len(left)} of {len(layers)} {kind_of(layers)} quantized"

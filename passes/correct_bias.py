@@ -67,11 +67,11 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         require_reference(gm, self.reference, self.name)
-        batches = first_samples(gm, self.batches, self.samples, "correct biases")
         layers = self._layers(gm, ctx)
         if not layers:
             ctx.summarize("there are no biases to correct")
             return False
+        batches = first_samples(gm, self.batches, self.samples, "correct biases")
         activations, said = self._chosen(gm, batches) if self.full else (False, "")
         if activations is None:
             ctx.summarize(f"no correction of {len(layers)} biases lessens the error{said}")

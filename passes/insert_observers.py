@@ -18,6 +18,7 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.coverage import (
+    is_quantized,
     kind_of,
     layers_with_weights,
     left_unwillingly,
@@ -33,6 +34,7 @@ from qpc.facts import CORE_FORM, OBSERVED
 from qpc.meta import info, update_info
 from qpc.passes.fold_batch_norm import foldable_norms
 from qpc.quant.config import QuantConfig
+from qpc.registry import Role, role_of
 from qpc.settings import require_kind
 
 
@@ -86,7 +88,8 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
 
 def _refuse_quantized(gm: GraphModule) -> None:
     for node in gm.graph.nodes:
-        if isinstance(node.target, OpOverload) and node.target.namespace == "qpc":
+        ours = isinstance(node.target, OpOverload) and node.target.namespace == "qpc"
+        if ours and role_of(node) is not Role.STORED:
             raise PassError(
                 f"the graph is quantized already: it calls {node.target}",
                 node=node,
@@ -124,7 +127,7 @@ def _last_placeholder(carrier: Node) -> Node:
 
 def _summarize(gm: GraphModule, ctx: PassContext) -> None:
     layers = layers_with_weights(gm)
-    done = sum(info(n).integer for n in layers)
+    done = sum(map(is_quantized, layers))
     count = f"of {len(layers)} {kind_of(layers)}"
     ctx.summarize(f"{done} {count} will be quantized")
     if left := left_unwillingly(layers):

@@ -33,6 +33,7 @@ from qpc.passes import (
     LearnRounding,
     LiftConv1d,
     MatchMoments,
+    QuantizeWeights,
     RemoveIdentities,
     SmoothActivations,
 )
@@ -57,10 +58,15 @@ def tidying(*, fold_later: bool = False) -> tuple[Pass, ...]:
     return FoldBatchNorm(arithmetic_only=fold_later), RemoveIdentities(), LiftConv1d()
 
 
+def storing(config: QuantConfig) -> tuple[Pass, ...]:
+    """What gives layers their integer weights whose values stay float, if there may be any."""
+    return (QuantizeWeights(config),) if config.modes != {"static"} else ()
+
+
 def few_bits(config: QuantConfig) -> bool:
-    """Whether a configuration gives weights fewer than 8 bits anywhere."""
+    """Whether a configuration gives weights of integer layers fewer than 8 bits anywhere."""
     used = [config.default, *(o.use for o in config.overrides if isinstance(o.use, LayerConfig))]
-    return any(use.weight.bits < _EIGHT for use in used)
+    return any(use.mode == "static" and use.weight.bits < _EIGHT for use in used)
 
 
 def corrections(batches: Iterable[Batch], config: QuantConfig) -> tuple[Pass, ...]:
@@ -156,6 +162,7 @@ class _Search:
             aim = Pipeline(passes).run(tidy, quiet) if passes else tidy
             if passes and not quiet.reports[-1].changed:
                 continue
+            aim = Pipeline(storing(self._config)).run(aim, quiet)
             grids = (InsertObservers(self._config), Calibrate(self._batches), FakeQuantize())
             made = Pipeline(grids).run(aim, quiet)
             attempts[name] = self._attempt(aim, made, quiet, tidy)

@@ -12,8 +12,8 @@ from torch.fx import GraphModule
 from qpc.base import PassContext
 from qpc.batches import Batch, batch_length, checked_batches
 from qpc.calls import qpc_ops
-from qpc.effort import EFFORTS, best_quantization, corrections, tidying
-from qpc.errors import PassError
+from qpc.effort import EFFORTS, best_quantization, corrections, storing, tidying
+from qpc.errors import ConfigError, PassError
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED, OBSERVED, require_graph
 from qpc.passes import (
     Calibrate,
@@ -51,13 +51,14 @@ def prepare(
     """The passes before calibration: tidy the graph up, and insert observers.
 
     Batch norms are folded, identities removed, convolutions over one axis given a height of 1.
+    Linear layers with a mode that needs no calibration get their integer weights.
 
     batch_norm: "simulated" leaves batch norms that could be folded to be trained, see
     `qpc.prepare_qat`.
     """
-    later = batch_norm == "simulated"
-    observers = InsertObservers(config or QuantConfig(), fold_later=later)
-    return Pipeline((*tidying(fold_later=later), observers))
+    later, known = batch_norm == "simulated", config or QuantConfig()
+    observers = InsertObservers(known, fold_later=later)
+    return Pipeline((*tidying(fold_later=later), *storing(known), observers))
 
 
 def post_training_quantization(
@@ -105,7 +106,7 @@ def to_integer() -> Pipeline:
 
 def quantize(
     gm: GraphModule,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch] = (),
     config: QuantConfig | None = None,
     ctx: PassContext | None = None,
     *,
@@ -113,7 +114,8 @@ def quantize(
 ) -> GraphModule:
     """Return `gm`, a traced float graph, as an integer graph, calibrated on `batches`.
 
-    batches: any iterable of batches as `qpc.passes.Calibrate` takes them.
+    batches: any iterable of batches as `qpc.passes.Calibrate` takes them. None are needed, and none
+    are read, if `config` leaves nothing to calibrate: if all layers are weight-only or dynamic.
     ctx: collects the reports: which layers are quantized, and why others are not.
     effort: "fast" rounds to nearest. "default" corrects biases and, where weights have fewer than
     8 bits, fits their scales to the outputs. "best" tries what keeps accuracy, keeps what helps on
@@ -160,6 +162,7 @@ def prepare_qat(
     Raises PassError if no layer could be quantized.
     """
     checked_batches(batches)
+    require_trainable(config)
     moving = learn if isinstance(learn, tuple) else (learn,) if learn is not None else ()
     for each in moving:
         require_kind("learn", each, (LearnGrids, FollowRanges), _WHAT_MOVES)
@@ -168,6 +171,16 @@ def prepare_qat(
     before = prepare(config, batch_norm=batch_norm)
     pipeline = before + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
     return pipeline.run(gm, ctx)
+
+
+def require_trainable(config: QuantConfig | None) -> None:
+    """Raise ConfigError if a configuration has layers with a mode in which none can be trained."""
+    if found := sorted((config or QuantConfig()).modes - {"static"}):
+        raise ConfigError(
+            f"layers of the mode {found[0]!r} cannot be trained: their weights are integers",
+            fix='keep them in float while training, Override(..., use="float"), and run'
+            " qpc.passes.QuantizeWeights on what qpc.convert returns",
+        )
 
 
 def convert(gm: GraphModule, ctx: PassContext | None = None) -> GraphModule:

@@ -39,6 +39,7 @@ class Role(Enum):
     CLAMP = "clamps; its producer can do it"
     MOVE = "moves values without changing them; keeps the grid"
     INTERPOLATE = "mixes neighbouring values, by weights with the sum 1; keeps the grid"
+    STORED = "multiplies floats by integer weights of its own; makes floats"
     RECURRENT = "multiplies by its own weights step by step; has no integer form"
     FLOAT = "has no integer form"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.origins import multiplies_by_parameter
-from qpc.analysis.quantization import KEPT_IN_FLOAT, QuantizationPlan
+from qpc.analysis.quantization import KEPT_IN_FLOAT, LAYERS, QuantizationPlan
 from qpc.errors import PassError
 from qpc.meta import info, label
 from qpc.registry import Role, role_of
@@ -24,19 +24,24 @@ def layers_with_weights(gm: GraphModule) -> list[Node]:
     return [
         n
         for n in gm.graph.nodes
-        if role_of(n) in (Role.COMPUTE, Role.RECURRENT) or multiplies_by_parameter(n)
+        if role_of(n) in (*LAYERS, Role.RECURRENT) or multiplies_by_parameter(n)
     ]
+
+
+def is_quantized(layer: Node) -> bool:
+    """Whether a layer is to be integer, or has integer weights already."""
+    return info(layer).integer or role_of(layer) is Role.STORED
 
 
 def kind_of(layers: Sequence[Node]) -> str:
     """What reports call these layers."""
-    plain = all(role_of(n) is Role.COMPUTE for n in layers)
+    plain = all(role_of(n) in LAYERS for n in layers)
     return "convolution and linear layers" if plain else "layers with weights"
 
 
 def left_unwillingly(layers: Sequence[Node]) -> list[Node]:
     """Those of the layers that stay in float although the configuration would quantize them."""
-    return [n for n in layers if not info(n).integer and info(n).declined != KEPT_IN_FLOAT]
+    return [n for n in layers if not is_quantized(n) and info(n).declined != KEPT_IN_FLOAT]
 
 
 def reasons_of(layers: Sequence[Node]) -> str:
@@ -48,7 +53,7 @@ def reasons_of(layers: Sequence[Node]) -> str:
 
 def require_some(layers: Sequence[Node], plan: QuantizationPlan) -> None:
     """Raise PassError, with the commonest reasons and what to do, if no operator is integer."""
-    if plan.integer:
+    if plan.integer or any(map(is_quantized, layers)):
         return
     if not layers:
         raise PassError(

@@ -123,6 +123,8 @@ class IntegerProof:
             raise BackendError(f"a tensor of {max(sizes)} elements is too large to be addressed")
         given = arguments(node)
         integers = [self.type(n).dtype for n in tensors if not self.type(n).dtype.is_floating_point]
+        if not integers:
+            return  # floats in and out, with integers inside
         if integers[0] not in (torch.uint8, torch.int8):
             raise BackendError(f"it works on {integers[0]}, not on integers of 8 bits")
         limits = torch.iinfo(integers[0])

@@ -210,10 +210,12 @@ def layers_in_turn(
     to the grids of activations too.
     """
     require_reference(gm, given.reference, pass_.name)
+    nodes: Sequence[Node] = list(gm.graph.nodes)
+    if not any(info(n).integer and float_layer(n) is not None for n in nodes):
+        return  # then no samples are needed either
     batches = first_samples(gm, given.batches, given.samples, given.purpose)
     walk = SideBySide(gm, batches, given.reference, activations=activations)
     editor = Editor(gm, pass_.name)
-    nodes: Sequence[Node] = list(gm.graph.nodes)
     shown = track(nodes, given.purpose, transient=True) if ctx.progress else nodes
     for node in shown:
         with torch.no_grad():

@@ -29,6 +29,8 @@ from qpc.registry import Role, op_name, quantization_of, role_of
 
 KEPT_IN_FLOAT = "kept in float by the configuration"
 """The reason of operators that could be integer."""
+LAYERS = (Role.COMPUTE, Role.STORED)
+"""What layers with weights are called where they can be quantized, or are."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ def plan_quantization(
     for node in gm.graph.nodes:
         if node.op != "call_function":
             continue
+        if role_of(node) is Role.STORED:
+            configs.of(node)  # an override may be about it
+            continue
         why = _why_float(node, configs)
         if why is None:
             candidates.add(node)
@@ -101,6 +106,13 @@ class _Configs:
         return self.config.resolve(module=site.module, op=site.op, position=site.position)
 
 
+def layer_configs(gm: GraphModule, config: QuantConfig) -> dict[Node, LayerConfig]:
+    """The configuration of every float layer that is not to be kept in float, in graph order."""
+    configs = _Configs(config, _positions(gm))
+    layers = [n for n in gm.graph.nodes if role_of(n) is Role.COMPUTE]
+    return {n: found for n in layers if (found := configs.of(n)) is not None}
+
+
 def _site_op(node: Node) -> str:
     return "input" if node.op == "placeholder" else op_name(node)
 
@@ -125,7 +137,12 @@ def _why_float(node: Node, configs: _Configs) -> str | None:
         return "an input is not float32"
     if why := known.refuse(node):
         return why
-    return None if configs.of(node) is not None else KEPT_IN_FLOAT
+    config = configs.of(node)
+    if config is None:
+        return KEPT_IN_FLOAT
+    if known.role is Role.COMPUTE and config.mode != "static":
+        return f"only linear layers have the mode {config.mode!r}"
+    return None
 
 
 def _drop_unfed(candidates: set[Node], reasons: dict[Node, str], configs: _Configs) -> None:
@@ -278,7 +295,7 @@ def _positions(gm: GraphModule, parts: Mapping[Node, Node]) -> dict[Node, str]:
         sources = activations(node)
         if node.op == "placeholder" or (len(sources) == 1 and sources[0] in leading):
             found[node] = "input"
-            if role_of(node) is not Role.COMPUTE:
+            if role_of(node) not in LAYERS:
                 leading.add(node)
     for layer in [node for node, position in found.items() if position == "output"]:
         for value in _makers_of_input(layer, parts):
@@ -300,6 +317,6 @@ def _makers_of_input(layer: Node, parts: Mapping[Node, Node]) -> list[Node]:
 
 def _last_layer(value: Node) -> Node:
     """The layer that makes an output value, seen through operators of one tensor."""
-    while role_of(value) is not Role.COMPUTE and len(activations(value)) == 1:
+    while role_of(value) not in LAYERS and len(activations(value)) == 1:
         value = activations(value)[0]
     return value

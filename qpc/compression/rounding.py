@@ -20,7 +20,7 @@ from qpc.facts import CALIBRATED, CORE_FORM, OBSERVED
 from qpc.passes import Calibrate, CorrectBias, FakeQuantize, LearnGrids
 from qpc.pipeline import Pipeline
 from qpc.quant.config import QuantConfig
-from qpc.recipes import prepare
+from qpc.recipes import prepare, require_trainable
 from qpc.storage import load_graph, save_graph
 
 _READY = frozenset({CORE_FORM, OBSERVED, CALIBRATED})
@@ -50,6 +50,7 @@ def prepared_for_training(
     """The same as `qpc.prepare_qat` makes it; a graph that is rounded already stays."""
     if is_rounded(gm):
         return gm
+    require_trainable(config)
     passes = (FakeQuantize(), *((learn,) if learn else ()))
     return Pipeline(passes, _READY).run(_calibrated(gm, config, at), at.passes)
 

@@ -15,6 +15,8 @@ from qpc.quant.observers import MSE, ActivationObserver, MinMax, WeightObserver
 from qpc.settings import Settings
 
 Bits = Annotated[StrictInt, Field(ge=2, le=8)]
+Group = Literal[32, 64, 128]
+Mode = Literal["static", "dynamic", "weight-only"]
 
 
 class ActivationConfig(Settings):
@@ -32,18 +34,40 @@ class WeightConfig(Settings):
     """How weights are quantized: symmetrically, from -limit to limit = 2**(bits - 1) - 1.
 
     per_channel: one scale for each output channel, otherwise one for the tensor.
+    group: with mode "weight-only", one scale for so many inputs of each output channel; the last
+    group of a channel may be shorter.
     """
 
     bits: Bits = 8
     per_channel: StrictBool = True
     observer: WeightObserver = MinMax()
+    group: Group | None = None
+
+    @model_validator(mode="after")
+    def _groups_are_parts_of_channels(self) -> Self:
+        if self.group is not None and not self.per_channel:
+            raise ValueError("groups have scales for each channel: per_channel=True")
+        return self
 
 
 class LayerConfig(Settings):
-    """How one operator is quantized: the value it makes and the weight it owns."""
+    """How one operator is quantized: the value it makes and the weight it owns.
 
+    mode: "static": integers in, integers out, on grids that calibration has found. The two others
+    are for linear layers, whose values stay float32. "dynamic": each row of the input is brought to
+    a grid of its own when the model runs. "weight-only": weights are integers, and sums are of
+    floats. Neither looks at `activation`, nor needs calibration.
+    """
+
+    mode: Mode = "static"
     activation: ActivationConfig = ActivationConfig()
     weight: WeightConfig = WeightConfig()
+
+    @model_validator(mode="after")
+    def _groups_need_float_sums(self) -> Self:
+        if self.weight.group is not None and self.mode != "weight-only":
+            raise ValueError(f'groups of weights need mode="weight-only", not {self.mode!r}')
+        return self
 
 
 class Site(NamedTuple):
@@ -152,6 +176,12 @@ class QuantConfig(Settings):
         """Return the overrides that select no site: misspelled, or meant for another model."""
         sites = [Site(*site) for site in seen]
         return tuple(o for o in self.overrides if not any(o.selects(site) for site in sites))
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """The modes that any site may have."""
+        used = (o.use.mode for o in self.overrides if isinstance(o.use, LayerConfig))
+        return frozenset({self.default.mode, *used})
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
