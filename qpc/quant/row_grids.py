@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE
+from qpc.quant.grid import SMALLEST_SCALE
 
 HIGHEST = 255
 """Integers of rows run from 0 to this."""
@@ -41,7 +41,7 @@ class RowGrids:
         greatest, least = known.amax(1, keepdim=True), known.amin(1, keepdim=True)
         # two quotients: the difference of two float32 may not be one
         range_ = greatest / HIGHEST - least / HIGHEST
-        scale = range_.clamp(SMALLEST_SCALE, LARGEST_SCALE)  # of a row of zeros, any will do
+        scale = range_.clamp(min=SMALLEST_SCALE)  # of a row of zeros, any will do
         inverse = 1.0 / scale
         zero_point = (-least * inverse).clamp(0.0, HIGHEST).round().to(torch.int32)
         return cls(finite, scale, inverse, zero_point)

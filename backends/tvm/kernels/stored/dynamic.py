@@ -39,7 +39,7 @@ from qpc.backends.tvm.kernels.epilogue import ROUNDING
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name, least
 from qpc.backends.tvm.kernels.stored.tiles import Block, Tiles
-from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE
+from qpc.quant.grid import SMALLEST_SCALE
 from qpc.quant.row_grids import HIGHEST
 
 _MAGNITUDE = 0x7FFFFFFF
@@ -49,7 +49,6 @@ _NUMBERS = np.array(
     [
         float_bits(HIGHEST),
         float_bits(SMALLEST_SCALE),
-        float_bits(LARGEST_SCALE),
         float_bits(1.0),
         0,
     ],
@@ -139,9 +138,9 @@ class _Rows:
     def quantize(self, row: Index) -> None:
         start = bind(row * self.desc.k)
         greatest, smallest, magnitude = self._extremes(start)
-        highest, least_scale, most_scale, one = map(self.number, range(4))
+        highest, least_scale, one = map(self.number, range(3))
         range_ = bind(bind(greatest / highest) - bind(smallest / highest))
-        scale = bind(T.min(T.max(range_, least_scale), most_scale))
+        scale = bind(T.max(range_, least_scale))
         inverse = bind(one / scale)
         place = smallest * (T.FloatImm("float32", 0.0) - inverse)
         place = T.min(T.max(place, T.FloatImm("float32", 0.0)), highest)
