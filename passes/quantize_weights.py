@@ -25,7 +25,7 @@ from qpc.calls import qpc_ops
 from qpc.edit import Editor
 from qpc.errors import OverflowProofError, PassError
 from qpc.facts import CORE_FORM
-from qpc.meta import attribute, info, label, update_info, value_name
+from qpc.meta import attribute, info, update_info, value_name
 from qpc.ops.linear import Linear, refuse_layer
 from qpc.ops.stored_linear import require_row_sums
 from qpc.quant.config import Mode, QuantConfig, WeightConfig
@@ -67,30 +67,24 @@ def _why_not(node: Node) -> str | None:
     return refuse_layer(node)
 
 
-@dataclass
 class _Work:
-    """One walk; `made` are the weights and scales by what they were made of: layers may share."""
+    """One walk; `made` holds weights and scales by the tensor that they were made of."""
 
-    gm: GraphModule
-    origin: str
-    count: int = 0
-
-    def __post_init__(self) -> None:
-        self.editor = Editor(self.gm, self.origin)
-        self.made: dict[tuple[str, Mode, WeightConfig], tuple[str, str]] = {}
+    def __init__(self, gm: GraphModule, origin: str) -> None:
+        self.gm, self.editor, self.count = gm, Editor(gm, origin), 0
+        self.made: dict[tuple[int, Mode, WeightConfig], tuple[Node, Node]] = {}
 
     def replace(self, layer: Linear, mode: Mode, config: WeightConfig) -> None:
         """Put the layer with integer weights in place of a float one."""
-        key = str(layer.weight.target), mode, config
+        real = attribute(self.gm, str(layer.weight.target))  # one tensor may have two names
+        key = id(real), mode, config
         if key not in self.made:
-            self.made[key] = self._store(layer, mode, config)
-        weight, scale = (self._constant(name, layer.node) for name in self.made[key])
-        operands = (layer.input, weight, scale, layer.bias)
+            self.made[key] = self._store(layer, real, mode, config)
+        operands = (layer.input, *self.made[key], layer.bias)
         if mode == "dynamic":
             made = self.editor.call(qpc_ops.dynamic_linear.default, *operands, like=layer.node)
         else:
-            inputs = attribute(self.gm, str(layer.weight.target)).shape[1]
-            group = config.group or max(inputs, 1)
+            group = config.group or max(real.shape[1], 1)
             made = self.editor.call(
                 qpc_ops.weight_only_linear.default, *operands, group, like=layer.node
             )
@@ -98,32 +92,30 @@ class _Work:
         self.editor.replace(layer.node, made)
         self.count += 1
 
-    def _store(self, layer: Linear, mode: Mode, config: WeightConfig) -> tuple[str, str]:
-        """The names of the new weight and its scales, which are kept as buffers."""
-        real = str(layer.weight.target)
+    def _store(
+        self, layer: Linear, real: Tensor, mode: Mode, config: WeightConfig
+    ) -> tuple[Node, Node]:
+        """The new weight and its scales, which are kept as buffers."""
         try:
-            weight, scale = quantize_in_groups(attribute(self.gm, real), config)
+            weight, scale = quantize_in_groups(real, config)
             if mode == "dynamic":
                 scale = scale.flatten()
                 require_row_sums(weight)
             elif config.bits <= PACKED_BITS:
                 weight = pack(weight)
         except (OverflowProofError, PassError) as e:
-            raise type(e)(
-                e.what,
-                node=layer.node,
-                fix=f"keep the layer in float: Override(module={label(layer.node)!r}, use='float')",
-            ) from e
-        owner = f"integers.{real.rpartition('.')[0] or layer.node.name}"
-        return self._keep(f"{owner}.weight", weight), self._keep(f"{owner}.scale", scale)
-
-    def _keep(self, wanted: str, value: Tensor) -> str:
-        name = self.editor.free_name(wanted)
-        self.editor.set_tensor(name, value)
-        return name
-
-    def _constant(self, name: str, before: Node) -> Node:
-        return self.editor.buffer(name, attribute(self.gm, name), before=before)
+            path = info(layer.node).module_path or layer.node.name
+            fix = f"keep the layer in float: Override(module={path!r}, use='float')"
+            raise type(e)(e.what, node=layer.node, fix=fix) from e
+        owner = str(layer.weight.target).rpartition(".")[0] or layer.node.name
+        parts = (("weight", weight), ("scale", scale))
+        kept, scales = (
+            self.editor.buffer(
+                self.editor.free_name(f"integers.{owner}.{leaf}"), value, before=layer.node
+            )
+            for leaf, value in parts
+        )
+        return kept, scales
 
     def finish(self) -> None:
         """Clear up, and let integer tensors take the names of the float ones."""

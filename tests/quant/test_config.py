@@ -301,3 +301,28 @@ def test_few_bits_with_more_at_the_ends_are_one_call() -> None:
 def test_bits_that_no_grid_has_are_refused() -> None:
     with pytest.raises(ConfigError, match="bits"):
         QuantConfig.of_bits(9, 4)
+# --- modes ----------------------------------------------------------------------------------------
+
+
+def test_groups_are_for_weights_alone() -> None:
+    with pytest.raises(ConfigError, match='groups of weights need mode="weight-only", not .static'):
+        LayerConfig(weight=WeightConfig(group=64))
+    with pytest.raises(ConfigError, match="groups have scales for each channel: per_channel=True"):
+        WeightConfig(group=64, per_channel=False)
+    with pytest.raises(ConfigError, match="group: Input should be 32, 64 or 128, got 33"):
+        WeightConfig(group=33)  # type: ignore[arg-type]  # what is tested
+
+
+def test_a_mode_has_one_of_three_names() -> None:
+    with pytest.raises(ConfigError, match="mode: Input should be 'static', 'dynamic' or"):
+        LayerConfig(mode="weights")  # type: ignore[arg-type]  # what is tested
+
+
+def test_modes_are_written_to_files(tmp_path: Path) -> None:
+    config = QuantConfig(
+        default=LayerConfig(mode="weight-only", weight=WeightConfig(bits=4, group=64)),
+        overrides=(Override(module="head", use=LayerConfig(mode="dynamic")),),
+    )
+    config.to_yaml(tmp_path / "config.yaml")
+    assert QuantConfig.from_yaml(tmp_path / "config.yaml") == config
+    assert config.modes == {"weight-only", "dynamic"}
