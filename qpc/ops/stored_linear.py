@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from qpc.calls import Arg
 from qpc.channels.atoms import Labels
 from qpc.channels.flow import describe, pin_inputs
-from qpc.errors import BackendError, OverflowProofError, PassError, QPCError
+from qpc.errors import BackendError, OverflowProofError, PassError
 from qpc.layers import Layer
 from qpc.library import define
 from qpc.quant.arithmetic import wrap_int32
@@ -160,17 +160,6 @@ def require_row_sums(weight: Tensor) -> None:
     worst = HIGHEST * int(weight.to(torch.int64).abs().sum(1).max()) if weight.numel() else 0
     if worst > INT32_MAX:
         raise OverflowProofError(f"its accumulator can reach {worst}, which does not fit 32 bits")
-
-
-def _refuse_sizes(given: dict[str, Any]) -> str | None:
-    try:
-        if "group" in given:
-            _groups(given["weight"], given["scale"], given["bias"], given["input"].shape[-1], given["group"])
-        else:
-            _require_dynamic(given["input"], given["weight"], given["scale"], given["bias"])
-    except (QPCError, AttributeError, IndexError) as e:
-        return f"takes no such operands: {e}"
-    return None
 
 
 _STORED = Quantization(Role.STORED, _refuse)
