@@ -27,7 +27,7 @@ def interpret(kernel: Kernel, *inputs: Array) -> Array:
         argument.annotation = None
     out = np.full(kernel.output.shape, 99, kernel.output.dtype)
     names: dict[str, Any] = {"T": _Script()}
-    _Task.number = -1  # whatever became of the kernel before
+    _Task.number, _Task.first = -1, 0  # whatever became of the kernel before
     exec(compile(tree, kernel.name, "exec"), names)
     with np.errstate(all="ignore"):
         arrays = [*inputs, *kernel.params, out]
@@ -67,7 +67,7 @@ class Buffer:
     def __getitem__(self, at: Any) -> Any:
         if _Task.number >= 0:
             met = self.writers[at]
-            assert np.all((met == -1) | (met == _Task.number)), "reads what another task wrote"
+            assert np.all((met < _Task.first) | (met == _Task.number)), "reads what another task wrote"
         found = self.array[at]
         return found.copy() if isinstance(found, np.ndarray) else found
 
@@ -80,9 +80,13 @@ class Buffer:
 
 
 class _Task:
-    """The iteration of the parallel loop that runs now; -1 outside."""
+    """The iteration of the parallel loop that runs now, counted through all loops; -1 outside.
+
+    `first` is the number of the loop's first iteration: what came before it has ended.
+    """
 
     number = -1
+    first = 0
 
 
 def _dtype(name: str) -> tuple[np.dtype[Any], int]:
@@ -124,10 +128,12 @@ class _Script:
     def parallel(count: int) -> Iterator[int]:
         assert _Task.number == -1, "a parallel loop inside another"
         try:
-            for _Task.number in range(count):
-                yield _Task.number
+            for i in range(count):
+                _Task.number = _Task.first + i
+                yield i
         finally:
             _Task.number = -1
+            _Task.first += count
 
     @staticmethod
     def alloc_buffer(shape: tuple[int], dtype: str = "float32", **_: object) -> Buffer:

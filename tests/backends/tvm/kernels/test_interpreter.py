@@ -29,6 +29,7 @@ from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
 from qpc.backends.tvm.kernels.layout import dequantize, quantize
 from qpc.backends.tvm.kernels.pooling import PoolWindow, avg_pool2d, max_pool2d, mean
 from qpc.backends.tvm.kernels.resize import resize2d
+from qpc.backends.tvm.kernels.stored.dynamic import DynamicDesc, dynamic
 from qpc.calls import qpc_ops
 from qpc.targets import TARGETS
 from tests.backends.tvm.kernels.conv.test_conv2d import Layer, added
@@ -213,6 +214,16 @@ def test_threads_do_not_meet_in_memory(isa: Isa, monkeypatch: pytest.MonkeyPatch
         layer = Layer(replace(BASE, **changes))
         result = layer.run(isa, interpret, threads=3)
         np.testing.assert_array_equal(result, layer.expected())
+
+
+def test_rows_become_integers_before_other_threads_read_them(isa: Isa) -> None:
+    random = np.random.default_rng(0)
+    x, scale = random.normal(size=(7, 21)).astype(np.float32), np.ones(70, np.float32)
+    weight = random.integers(-127, 128, (70, 21)).astype(np.int8)
+    bias = random.normal(size=70).astype(np.float32)
+    result = interpret(dynamic(isa, DynamicDesc(7, 21, 70, True), weight, scale, bias, 3), x)
+    expected = qpc_ops.dynamic_linear(*map(torch.from_numpy, (x, weight, scale, bias)))
+    np.testing.assert_array_equal(result, expected.numpy())
 
 
 # --- what the tests above are worth ---------------------------------------------------------------
