@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from qpc.channels.atoms import Labels
 from qpc.channels.flow import describe, pin_inputs
 from qpc.errors import BackendError, OverflowProofError, PassError
 from qpc.layers import Layer
-from qpc.library import define
+from qpc.library import LIBRARY, define
 from qpc.quant.arithmetic import wrap_int32
 from qpc.quant.fixedpoint import INT32_MAX
 from qpc.quant.grid import LARGEST_SCALE
@@ -102,6 +102,34 @@ DYNAMIC = define(
     _dynamic,
     _fake_dynamic,
 )
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, scale, bias, *group = inputs
+    ctx.save_for_backward(weight, scale)
+    ctx.inputs, ctx.has_bias, ctx.group = x.shape[-1], bias is not None, group
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Those of the layer with its weights as they are; rows pass straight through their rounding.
+
+    Weights and scales have none.
+    """
+    weight, scale = ctx.saved_tensors
+    group = ctx.group[0] if ctx.group else max(ctx.inputs, 1)
+    scales = scale if ctx.group else scale[:, None]
+    at_input = gradient @ dequantized(weight, scales, ctx.inputs, group)
+    at_bias = gradient.flatten(0, -2).sum(0) if gradient.dim() > 1 else gradient
+    return at_input, None, None, at_bias if ctx.has_bias else None, *(None for _ in ctx.group)
+
+
+for _name in ("weight_only_linear", "dynamic_linear"):
+    torch.library.register_autograd(
+        f"qpc::{_name}", _gradients, setup_context=_keep, lib=LIBRARY
+    )
 
 
 class StoredLinear(Layer, of=(WEIGHT_ONLY, DYNAMIC)):

@@ -128,6 +128,27 @@ def test_what_does_not_fit_is_refused() -> None:
         qpc_ops.dynamic_linear(X, W8, S1[:, None], None)
 
 
+@pytest.mark.parametrize("mode", ["dynamic", "weight-only"])
+@pytest.mark.parametrize("rows", [(), (4, 3)])
+def test_gradients_are_those_of_a_layer_with_the_rounded_weights(
+    mode: Mode, rows: tuple[int, ...]
+) -> None:
+    gm = stored(mode)
+    x = torch.randn(*rows, 40, requires_grad=True)
+    layer = gm.linear
+    bias = gm.bias.detach().requires_grad_()
+    given = (layer.weight, layer.scale, bias)
+    upstream = torch.randn(*rows, 6)
+    if mode == "dynamic":
+        found = torch.autograd.grad(qpc_ops.dynamic_linear(x, *given), [x, bias], upstream)
+    else:
+        found = torch.autograd.grad(qpc_ops.weight_only_linear(x, *given, 40), [x, bias], upstream)
+    weight = layer.weight.float() * layer.scale.reshape(6, 1)
+    real = torch.nn.functional.linear(x, weight, bias)
+    wanted = torch.autograd.grad(real, [x, bias], upstream)
+    torch.testing.assert_close(found, wanted)
+
+
 # --- what is known of them ------------------------------------------------------------------------
 
 
