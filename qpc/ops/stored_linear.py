@@ -127,9 +127,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 for _name in ("weight_only_linear", "dynamic_linear"):
-    torch.library.register_autograd(
-        f"qpc::{_name}", _gradients, setup_context=_keep, lib=LIBRARY
-    )
+    torch.library.register_autograd(f"qpc::{_name}", _gradients, setup_context=_keep, lib=LIBRARY)
 
 
 class StoredLinear(Layer, of=(WEIGHT_ONLY, DYNAMIC)):
@@ -181,7 +179,7 @@ def _check_dynamic(proof: IntegerProof, node: Node) -> None:
 
 
 def require_row_sums(weight: Tensor) -> None:
-    """Raise OverflowProofError if sums of int8[out, in] with integers of rows might not fit 32 bits.
+    """Raise OverflowProofError if sums of int8[out, in] with rows might not fit 32 bits.
 
     Whatever the zero point of a row, an integer is at most 255 from it.
     """

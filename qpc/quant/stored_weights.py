@@ -68,7 +68,9 @@ def require_stored(weight: Tensor, scale: Tensor, bias: Tensor | None, inputs: i
     if weight.dim() != 2 or (not packed and weight.dtype is not torch.int8):
         raise PassError(f"a stored weight is int8 or uint8 [out, in], got {_type(weight)}")
     if weight.shape[1] != columns:
-        raise PassError(f"a stored weight of {inputs} inputs has {columns} columns, got {_type(weight)}")
+        raise PassError(
+            f"a stored weight of {inputs} inputs has {columns} columns, got {_type(weight)}"
+        )
     if scale.dtype is not torch.float32 or scale.shape[:1] != weight.shape[:1]:
         raise PassError(f"{weight.shape[0]} outputs need float32 scales, got {_type(scale)}")
     if bias is not None and (bias.dtype is not torch.float32 or bias.shape != weight.shape[:1]):

@@ -45,7 +45,9 @@ def test_a_weight_only_layer_multiplies_by_what_its_integers_stand_for(
     bias = RANDOM.normal(size=5).astype(np.float32)
     expected = [
         [
-            sum(float(x[r, k]) * int(weight[o, k]) * float(scale[o, k // 32]) for k in range(inputs))
+            sum(
+                float(x[r, k]) * int(weight[o, k]) * float(scale[o, k // 32]) for k in range(inputs)
+            )
             + float(bias[o])
             for o in range(5)
         ]

@@ -44,13 +44,17 @@ def test_layers_get_weights_of_four_bits_two_to_the_byte() -> None:
         after="""
         graph:
           %input_1: f32[N, 70] = input
-          %weight_only_linear_default: f32[N, 3] = qpc.weight_only_linear(%input_1, @0.weight, @0.scale, @0.bias, 32)  # 0
+          %weight_only_linear_default: f32[N, 3] = qpc.weight_only_linear(%input_1, @0.weight, \
+@0.scale, @0.bias, 32)  # 0
           %relu: f32[N, 3] = aten.relu(%weight_only_linear_default)  # 1
           return %relu
         """,
         atol=0.01,
     )
-    assert (gm.get_buffer("0.weight").dtype, gm.get_buffer("0.weight").shape) == (torch.uint8, (3, 35))
+    assert (gm.get_buffer("0.weight").dtype, gm.get_buffer("0.weight").shape) == (
+        torch.uint8,
+        (3, 35),
+    )
     assert gm.get_buffer("0.scale").shape == (3, 3)
     assert [name for name, _ in gm.named_parameters()] == ["0.bias"]
 
@@ -97,8 +101,8 @@ def test_what_cannot_have_them_stays_float_and_says_why() -> None:
         x,
         declines=[
             "conv (conv2d): only linear layers have integer weights without integer values",
-            "linear: its weight mul is computed, not a parameter; run qpc.passes.FoldWeights() first"
-            " to make it one",
+            "linear: its weight mul is computed, not a parameter; run qpc.passes.FoldWeights()"
+            " first to make it one",
         ],
         exact=True,
     )
@@ -110,7 +114,9 @@ def test_overrides_choose_among_all_modes_in_one_model() -> None:
     )
     context = qpc.PassContext()
     gm = qpc.quantize(graph(), [X], config, context)
-    calls = [str(n.target).removesuffix(".default") for n in gm.graph.nodes if n.op == "call_function"]
+    calls = [
+        str(n.target).removesuffix(".default") for n in gm.graph.nodes if n.op == "call_function"
+    ]
     assert calls == [
         "qpc.dynamic_linear",
         "aten.relu",
@@ -170,7 +176,9 @@ def test_the_configuration_must_be_one() -> None:
 
 
 def test_layers_with_integer_weights_are_not_trained() -> None:
-    with pytest.raises(ConfigError, match="layers of the mode 'dynamic' cannot be trained") as caught:
+    with pytest.raises(
+        ConfigError, match="layers of the mode 'dynamic' cannot be trained"
+    ) as caught:
         qpc.prepare_qat(graph(), [X], QuantConfig(default=DYNAMIC))
     assert "QuantizeWeights" in str(caught.value.fix)
 

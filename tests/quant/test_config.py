@@ -305,7 +305,9 @@ def test_bits_that_no_grid_has_are_refused() -> None:
 
 
 def test_groups_are_for_weights_alone() -> None:
-    with pytest.raises(ConfigError, match='groups of weights need mode="weight-only", not .static'):
+    with pytest.raises(
+        ConfigError, match=r'groups of weights need mode="weight-only", not .static'
+    ):
         LayerConfig(weight=WeightConfig(group=64))
     with pytest.raises(ConfigError, match="groups have scales for each channel: per_channel=True"):
         WeightConfig(group=64, per_channel=False)

@@ -60,7 +60,11 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
         quantize_in_groups(torch.tensor([[float("nan")]]), WeightConfig())
 
 
-INT8, PACKED, SCALE = torch.zeros(2, 5, dtype=torch.int8), torch.zeros(2, 3).byte(), torch.ones(2, 1)
+INT8, PACKED, SCALE = (
+    torch.zeros(2, 5, dtype=torch.int8),
+    torch.zeros(2, 3).byte(),
+    torch.ones(2, 1),
+)
 
 
 def test_both_forms_of_a_weight_are_known_by_their_types() -> None:

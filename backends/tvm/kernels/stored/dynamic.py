@@ -241,10 +241,10 @@ class _Code:
         for i in range(self.tiles.rows * block.vectors):
             sums.store(i * lanes, integer(0, lanes=lanes), lanes)
         with loop(steps) as step:
-            w_at = bind(start + step * (block.vectors * size))
+            w_at = bind(start + step * size)
             x_at = bind(x_start + step * isa.depth)
             w = [
-                bind(cast(self.weight.load(w_at + v * size, size), isa.w_type, size))
+                bind(cast(self.weight.load(w_at + v * (steps * size), size), isa.w_type, size))
                 for v in range(block.vectors)
             ]
             for i in range(self.tiles.rows):

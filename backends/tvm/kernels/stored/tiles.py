@@ -38,7 +38,7 @@ _TILES_IN_CHUNK = 16
 class Block:
     """Consecutive outputs: `vectors` vectors of them, the last of which has `last` lanes in use.
 
-    outputs: where it begins; weights: how many vectors of outputs come before.
+    outputs: where it begins; before: how many vectors of outputs come before.
     """
 
     output: Index
@@ -75,17 +75,16 @@ class Tiles:
         return ceil(self.o / self.lanes) * self.lanes
 
     def pack(self, weight: npt.NDArray[np.generic], depth: int = 1) -> Array:
-        """weight[o, k] as [block][k / depth][vector][lane][depth], padded with zeros."""
+        """weight[o, k] as [vector][k / depth][lane][depth], padded with zeros.
+
+        It does not depend on the rows, so that models for several batch sizes have it once.
+        """
         o, k = weight.shape
         steps = ceil(k / depth)
         whole = np.zeros((self.padded, steps * depth), weight.dtype)
         whole[:o, :k] = weight
-        vectors = whole.reshape(-1, self.lanes, steps, depth).transpose(0, 2, 1, 3)
-        blocks = [
-            vectors[at : at + self.vectors].swapaxes(0, 1).ravel()
-            for at in range(0, len(vectors), self.vectors)
-        ]
-        return np.concatenate(blocks)
+        vectors = whole.reshape(-1, self.lanes, steps, depth).swapaxes(1, 2)
+        return vectors.flatten()
 
     def pack_outputs(self, values: npt.NDArray[np.generic]) -> Array:
         """values[o], padded with zeros."""

@@ -107,14 +107,11 @@ class _Code:
     def tile(self, block: Block, row: Index) -> None:
         desc, lanes = self.desc, self.tiles.lanes
         totals = self._sums(block)
-        columns = ceil(desc.k / 2) if desc.packed else desc.k
-        start = bind(block.before * (columns * lanes))
         whole, rest = desc.groups
-        scales = bind(block.before * ((whole + (rest > 0)) * lanes))
         with loop(whole) as group:
-            self._group(totals, block, row, start, scales, group, desc.group)
+            self._group(totals, block, row, group, desc.group)
         if rest:
-            self._group(totals, block, row, start, scales, whole, rest)
+            self._group(totals, block, row, whole, rest)
         for i in range(self.tiles.rows):
             values = [
                 self._with_bias(totals.load((i * block.vectors + v) * lanes, lanes), block, v)
@@ -125,9 +122,7 @@ class _Code:
     def _with_bias(self, total: Expr, block: Block, vector: int) -> Expr:
         if self.bias is None:
             return total
-        return total + self.bias.load(
-            block.output + vector * self.tiles.lanes, self.tiles.lanes
-        )
+        return total + self.bias.load(block.output + vector * self.tiles.lanes, self.tiles.lanes)
 
     def _sums(self, block: Block) -> Flat:
         lanes, count = self.tiles.lanes, self.tiles.rows * block.vectors
@@ -136,48 +131,43 @@ class _Code:
             sums.store(i * lanes, splat(T.FloatImm("float32", 0.0), lanes), lanes)
         return sums
 
-    def _group(
-        self,
-        totals: Flat,
-        block: Block,
-        row: Index,
-        start: Index,
-        scales: Index,
-        group: Index,
-        size: int,
-    ) -> None:
+    def _group(self, totals: Flat, block: Block, row: Index, group: Index, size: int) -> None:
         """Add the sums of one group, times its scales, to the totals."""
-        lanes, sums = self.tiles.lanes, self._sums(block)
-        first = bind(group * self.desc.group)
-        step = 2 if self.desc.packed else 1
-        x_start = bind(row * self.desc.k + first)
-        w_start = bind(start + (group * (self.desc.group // step)) * (block.vectors * lanes))
+        desc, lanes, sums = self.desc, self.tiles.lanes, self._sums(block)
+        step = 2 if desc.packed else 1
+        x_start = bind(row * desc.k + group * desc.group)
+        w_start = bind((group * (desc.group // step)) * lanes)
         with loop(size // step) as i:
-            at = bind(x_start + i * step)
-            w_at = bind(w_start + i * (block.vectors * lanes))
+            at, w_at = bind(x_start + i * step), bind(w_start + i * lanes)
             self._terms(sums, block, at, w_at, step)
         if size % step:
             last = size - 1
-            w_at = bind(w_start + (last // step) * (block.vectors * lanes))
+            w_at = bind(w_start + (last // step) * lanes)
             self._terms(sums, block, bind(x_start + last), w_at, 1)
+        whole, rest = desc.groups
         for vector in range(block.vectors):
-            place = scales + (group * block.vectors + vector) * lanes
-            factor = bind(self.scale.load(place, lanes))
+            place = (block.before + vector) * (whole + (rest > 0)) + group
+            factor = bind(self.scale.load(place * lanes, lanes))
             for i in range(self.tiles.rows):
                 at = (i * block.vectors + vector) * lanes
                 total = totals.load(at, lanes) + sums.load(at, lanes) * factor
                 totals.store(at, total, lanes)
 
     def _terms(self, sums: Flat, block: Block, x_at: Index, w_at: Index, count: int) -> None:
-        """Add the products with one or two inputs, whose weights share their bytes."""
-        lanes = self.tiles.lanes
+        """Add the products with one or two inputs, whose weights share their bytes.
+
+        w_at: where these are among the weights of a vector.
+        """
+        lanes, k = self.tiles.lanes, self.desc.k
+        size = (ceil(k / 2) if self.desc.packed else k) * lanes
+        start = bind(block.before * size + w_at)
         weights = [
-            self._weights(self.weight.load(w_at + vector * lanes, lanes), count)
+            self._weights(self.weight.load(start + vector * size, lanes), count)
             for vector in range(block.vectors)
         ]
         for term in range(count):
             for i in range(self.tiles.rows):
-                x = bind(splat(self.x.load(x_at + i * self.desc.k + term), lanes))
+                x = bind(splat(self.x.load(x_at + i * k + term), lanes))
                 for vector in range(block.vectors):
                     at = (i * block.vectors + vector) * lanes
                     sums.store(at, sums.load(at, lanes) + x * weights[vector][term], lanes)

@@ -67,7 +67,9 @@ class Buffer:
     def __getitem__(self, at: Any) -> Any:
         if _Task.number >= 0:
             met = self.writers[at]
-            assert np.all((met < _Task.first) | (met == _Task.number)), "reads what another task wrote"
+            assert np.all((met < _Task.first) | (met == _Task.number)), (
+                "reads what another task wrote"
+            )
         found = self.array[at]
         return found.copy() if isinstance(found, np.ndarray) else found
 

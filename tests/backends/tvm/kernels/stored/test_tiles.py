@@ -25,11 +25,10 @@ def test_weights_lie_in_the_order_in_which_tiles_read_them() -> None:
     tiles = Tiles(m=1, o=5, lanes=2, rows=1, vectors=2)
     weight = np.arange(15, dtype=np.int8).reshape(5, 3)
     packed = tiles.pack(weight, depth=2)
-    # [step][vector][lane][input] of four outputs, then those of one
+    # [vector][step][lane][input]
     assert packed.tolist() == [
-        *(0, 1, 3, 4, 6, 7, 9, 10),
-        *(2, 0, 5, 0, 8, 0, 11, 0),
-        *(12, 13, 0, 0),
-        *(14, 0, 0, 0),
+        *(0, 1, 3, 4, 2, 0, 5, 0),
+        *(6, 7, 9, 10, 8, 0, 11, 0),
+        *(12, 13, 0, 0, 14, 0, 0, 0),
     ]
     assert tiles.pack_outputs(np.ones(5)).tolist() == [1, 1, 1, 1, 1, 0]
