@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -46,9 +47,10 @@ class QuantizeWeights(Pass, name="quantize-weights", requires={CORE_FORM}):
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         work = _Work(gm, self.name)
-        for node, config in layer_configs(gm, self.config).items():
-            if config.mode == "static":
-                continue
+        chosen = layer_configs(gm, self.config).items()
+        layers = [(node, config) for node, config in chosen if config.mode != "static"]
+        steps = track(layers, "quantizing weights", transient=True, disable=not ctx.progress)
+        for node, config in steps:
             if why := _why_not(node):
                 ctx.decline(node, why)
                 continue

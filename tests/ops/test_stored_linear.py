@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
@@ -19,19 +20,23 @@ from qpc.calls import qpc_ops
 from qpc.channels.cost import cost
 from qpc.channels.groups import analyze_channels
 from qpc.errors import BackendError, OverflowProofError, PassError, QPCError
+from qpc.meta import attribute
 from qpc.ops.stored_linear import require_row_sums
 from qpc.quant.config import LayerConfig, Mode, Override, QuantConfig, WeightConfig
 from qpc.quant.stored_weights import pack
 from qpc.shapes import concrete_shapes
 from tests.forging import forge
 
+Array = npt.NDArray[Any]
+
 RANDOM = np.random.default_rng(0)
 X = torch.randn(4, 3, 40, generator=torch.Generator().manual_seed(1))
 
 
-def stored(mode: Mode, model: nn.Module | None = None, **weight: int) -> GraphModule:
-    config = QuantConfig(default=LayerConfig(mode=mode, weight=WeightConfig(**weight)))
-    return qpc.quantize(qpc.trace(model or nn.Linear(40, 6), X), config=config)
+def stored(mode: Mode, *, bits: int = 8, group: Literal[32] | None = None) -> GraphModule:
+    weight = WeightConfig(bits=bits, group=group)
+    config = QuantConfig(default=LayerConfig(mode=mode, weight=weight))
+    return qpc.quantize(qpc.trace(nn.Linear(40, 6), X), config=config)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -59,9 +64,7 @@ def test_a_weight_only_layer_multiplies_by_what_its_integers_stand_for(
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
-def exact_row(
-    x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | None
-) -> np.ndarray:
+def exact_row(x: Array, weight: Array, scale: Array, bias: Array | None) -> Array:
     """The definition for one row, in numpy, with Python's integers."""
     greatest, least = max(x.max(), np.float32(0)), min(x.min(), np.float32(0))
     step = np.float32(greatest / np.float32(255)) - np.float32(least / np.float32(255))
@@ -71,7 +74,8 @@ def exact_row(
     points = [int(np.rint(min(max(v * inverse, -zero), 255 - zero))) for v in x]
     sums = [sum(p * int(w) for p, w in zip(points, row, strict=True)) for row in weight]
     result = np.array(sums).astype(np.float32) * scale * step
-    return result if bias is None else result + bias
+    found: Array = result if bias is None else result + bias
+    return found
 
 
 @pytest.mark.parametrize("size", [1e-40, 1e-3, 1.0, 1e30])
@@ -101,9 +105,8 @@ def test_a_row_with_a_strange_value_gives_nan_and_no_other_row_does(strange: flo
 
 @pytest.mark.parametrize("mode", ["dynamic", "weight-only"])
 def test_a_row_of_zeros_gives_the_bias_and_no_rows_give_none(mode: Mode) -> None:
-    layer = nn.Linear(40, 6)
-    gm = stored(mode, layer)
-    assert torch.equal(gm(torch.zeros(1, 3, 40)), layer.bias.expand(1, 3, 6))
+    gm = stored(mode)
+    assert torch.equal(gm(torch.zeros(1, 3, 40)), attribute(gm, "bias").expand(1, 3, 6))
     assert gm(torch.zeros(0, 3, 40)).shape == (0, 3, 6)
 
 
@@ -137,15 +140,15 @@ def test_gradients_are_those_of_a_layer_with_the_rounded_weights(
 ) -> None:
     gm = stored(mode)
     x = torch.randn(*rows, 40, requires_grad=True)
-    layer = gm.linear
-    bias = gm.bias.detach().requires_grad_()
-    given = (layer.weight, layer.scale, bias)
+    integers, scale = attribute(gm, "linear.weight"), attribute(gm, "linear.scale")
+    bias = attribute(gm, "bias").detach().requires_grad_()
+    given = (integers, scale, bias)
     upstream = torch.randn(*rows, 6)
     if mode == "dynamic":
         found = torch.autograd.grad(qpc_ops.dynamic_linear(x, *given), [x, bias], upstream)
     else:
         found = torch.autograd.grad(qpc_ops.weight_only_linear(x, *given, 40), [x, bias], upstream)
-    weight = layer.weight.float() * layer.scale.reshape(6, 1)
+    weight = integers.float() * scale.reshape(6, 1)
     real = torch.nn.functional.linear(x, weight, bias)
     wanted = torch.autograd.grad(real, [x, bias], upstream)
     torch.testing.assert_close(found, wanted)
@@ -186,7 +189,7 @@ def test_sums_that_might_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("mode", ["dynamic", "weight-only"])
 def test_scales_that_are_no_numbers_are_refused(mode: Mode) -> None:
     gm = stored(mode)
-    gm.linear.scale[0] = float("nan")
+    attribute(gm, "linear.scale")[0] = float("nan")
     with pytest.raises(BackendError, match="a scale of its weights is negative, NaN or above"):
         _check(gm)
 
