@@ -108,7 +108,7 @@ class _Configs:
 
 def layer_configs(gm: GraphModule, config: QuantConfig) -> dict[Node, LayerConfig]:
     """The configuration of every float layer that is not to be kept in float, in graph order."""
-    configs = _Configs(config, _positions(gm))
+    configs = _Configs(config, _positions(gm, {}), {})
     layers = [n for n in gm.graph.nodes if role_of(n) is Role.COMPUTE]
     return {n: found for n in layers if (found := configs.of(n)) is not None}
 

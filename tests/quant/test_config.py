@@ -301,6 +301,8 @@ def test_few_bits_with_more_at_the_ends_are_one_call() -> None:
 def test_bits_that_no_grid_has_are_refused() -> None:
     with pytest.raises(ConfigError, match="bits"):
         QuantConfig.of_bits(9, 4)
+
+
 # --- modes ----------------------------------------------------------------------------------------
 
 
