@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 from qpc.analysis.side_by_side import decibels, first_samples, held_out, output_error
 from qpc.base import Pass, PassContext, PassReport, Remark
 from qpc.batches import Batch, checked_batches
+from qpc.errors import ConfigError
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED, require_graph
 from qpc.layers import float_layer
 from qpc.meta import info, label
@@ -93,9 +94,15 @@ def best_quantization(
     ctx: collects the reports of the passes that were kept, and for each question one that says
     what was tried with which signal-to-noise ratio of the outputs (`choose-...`).
 
-    Deterministic: the same batches give the same graph.
+    Deterministic: the same batches give the same graph. Raises ConfigError if `config` has layers
+    of another mode than "static".
     """
     require_graph(gm, "quantize")
+    if other := sorted((config or QuantConfig()).modes - {"static"}):
+        raise ConfigError(
+            f'the effort "best" compares layers on grids, and has no way to try the mode {other[0]!r}',
+            fix='use effort="default", or mode="static" for all layers',
+        )
     search = _Search(list(checked_batches(batches)), config or QuantConfig(), ctx or PassContext())
     return search.run(gm)
 
@@ -162,7 +169,6 @@ class _Search:
             aim = Pipeline(passes).run(tidy, quiet) if passes else tidy
             if passes and not quiet.reports[-1].changed:
                 continue
-            aim = Pipeline(storing(self._config)).run(aim, quiet)
             grids = (InsertObservers(self._config), Calibrate(self._batches), FakeQuantize())
             made = Pipeline(grids).run(aim, quiet)
             attempts[name] = self._attempt(aim, made, quiet, tidy)

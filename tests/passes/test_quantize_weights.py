@@ -184,6 +184,18 @@ def test_layers_with_integer_weights_are_not_trained() -> None:
     assert "QuantizeWeights" in str(caught.value.fix)
 
 
+def test_fewer_bits_of_such_weights_change_nothing_in_what_integer_layers_get() -> None:
+    config = QuantConfig(overrides=(Override(module="second", use=INT4),))
+    context = qpc.PassContext()
+    qpc.quantize(graph(), [X], config, context)
+    assert "correct-bias" in [report.name for report in context.reports]
+
+
+def test_the_best_effort_knows_one_mode_only() -> None:
+    with pytest.raises(ConfigError, match="has no way to try the mode 'dynamic'"):
+        qpc.quantize(graph(), [X], QuantConfig(default=DYNAMIC), effort="best")
+
+
 def test_what_was_trained_may_get_them_afterwards() -> None:
     kept = QuantConfig(overrides=(Override(module="last", use="float"),))
     later = QuantConfig(overrides=(Override(module="last", use=INT4),))
