@@ -100,7 +100,7 @@ def best_quantization(
     require_graph(gm, "quantize")
     if other := sorted((config or QuantConfig()).modes - {"static"}):
         raise ConfigError(
-            f'the effort "best" compares layers on grids, and has no way to try the mode {other[0]!r}',
+            f'the effort "best" tries grids, and has no way to try the mode {other[0]!r}',
             fix='use effort="default", or mode="static" for all layers',
         )
     search = _Search(list(checked_batches(batches)), config or QuantConfig(), ctx or PassContext())

@@ -29,6 +29,7 @@ from qpc.layers import float_layer
 from qpc.meta import attribute, info, label
 from qpc.quant.fixedpoint import weight_limit
 from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE, QParams
+from qpc.registry import Role, role_of
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType, format_shape, resolve
 
@@ -182,7 +183,7 @@ def _float_between(gm: GraphModule) -> Violation | None:
             before.update(n for n in node.all_input_nodes if n in after)
     for node in gm.graph.nodes:
         between = node in before and node.target is not qpc_ops.dequantize.default
-        if between and not info(node).declined:
+        if between and not info(node).declined and role_of(node) is not Role.STORED:
             return Violation(f"{label(node)} stays in float between integers without reason", node)
     return None
 
