@@ -72,6 +72,10 @@ class InvariantError(QPCError):
     """A pass broke a fact it claimed to keep. Always a bug in the pass."""
 
 
+class JobError(QPCError):
+    """One of many independent jobs failed as often as it was tried."""
+
+
 class BackendError(QPCError):
     """A backend cannot compile or run this graph."""
 

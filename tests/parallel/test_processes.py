@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from qpc.errors import ConfigError, JobError
+from qpc.parallel.in_process import InProcess
+from qpc.parallel.processes import Processes
+from qpc.parallel.run import run_jobs
+from qpc.parallel.work import Plain
+from tests.parallel.jobs import Endless, Unlucky, refuse
+
+JOBS: dict[str, Plain] = {f"job {i}": i for i in range(12)}
+
+
+def test_two_processes_of_which_one_is_killed_give_the_results_of_one(tmp_path: Path) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed.mkdir()
+    whole.mkdir()
+    results = run_jobs(Unlucky(str(killed), (4,), how="die"), JOBS, executor=Processes(2))
+    assert results == run_jobs(Unlucky(str(whole), ()), JOBS, executor=InProcess(threads=1))
+    assert list(results) == list(JOBS)
+
+
+@pytest.mark.slow
+def test_the_job_that_kills_its_process_is_named_and_not_its_neighbours(tmp_path: Path) -> None:
+    function = Unlucky(str(tmp_path), (4,), times=9, how="die")
+    with pytest.raises(JobError, match="the job 'job 4' failed 2 times: its process was lost"):
+        run_jobs(function, JOBS, executor=Processes(2), attempts=2)
+
+
+@pytest.mark.slow
+def test_errors_come_back_as_they_are() -> None:
+    with pytest.raises(ConfigError, match="1 is not allowed") as caught:
+        run_jobs(refuse, {"a": 1}, executor=Processes(1))
+    assert caught.value.fix == "leave it out"
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing_running(tmp_path: Path) -> None:
+    def interrupt_when_busy() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt_when_busy)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(Endless(str(tmp_path)), JOBS, executor=Processes(2))
+    thread.join()
+    children = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(children) == 2
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def test_what_cannot_be_sent_is_said() -> None:
+    with pytest.raises(ConfigError, match="the jobs cannot be sent to other processes"):
+        run_jobs(lambda _: 1, {"a": 1}, executor=Processes(1))
+    with pytest.raises(ConfigError, match="workers must be at least 1, got 0"):
+        Processes(0)
