@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
     from qpc.pipeline import Pipeline as Pipeline
+    from qpc.precision.sensitivity import sensitivity as sensitivity
     from qpc.printer import format_graph as format_graph
     from qpc.pruning.report import pruning_report as pruning_report
     from qpc.quant.config import QuantConfig as QuantConfig
@@ -81,6 +82,7 @@ _HOMES = {
     "register_backend": "qpc.backends.registry",
     "register_operator": "qpc.registry",
     "save_graph": "qpc.storage",
+    "sensitivity": "qpc.precision.sensitivity",
     "set_training": "qpc.training.switch",
     "to_yaml": "qpc.yaml_form",
     "trace": "qpc.capture.trace",
@@ -120,6 +122,7 @@ __all__ = [
     "register_backend",
     "register_operator",
     "save_graph",
+    "sensitivity",
     "set_training",
     "to_yaml",
     "trace",

@@ -43,6 +43,8 @@ class QuantizationPlan:
     grid.
     configs: the configuration of each integer operator and each carrier's grid.
     sites: every place that the configuration was asked about.
+    places: the place of each of these nodes.
+    owners: for each carrier the node whose place decides about the grid.
     """
 
     integer: frozenset[Node]
@@ -51,6 +53,8 @@ class QuantizationPlan:
     configs: dict[Node, LayerConfig]
     grid_configs: dict[Node, LayerConfig]
     sites: tuple[Site, ...]
+    places: dict[Node, Site]
+    owners: dict[Node, Node]
 
 
 def plan_quantization(
@@ -87,6 +91,8 @@ def plan_quantization(
         configs={n: c for n in candidates if (c := configs.of(n)) is not None},
         grid_configs={c: configs.of(o) or config.default for c, o in owner.items()},
         sites=tuple(configs.seen),
+        places=configs.places,
+        owners=owner,
     )
 
 
@@ -98,11 +104,13 @@ class _Configs:
     positions: dict[Node, str]
     parts: Mapping[Node, Node]
     seen: list[Site] = field(default_factory=list)
+    places: dict[Node, Site] = field(default_factory=dict)
 
     def of(self, node: Node) -> LayerConfig | None:
         node = self.parts.get(node, node)
         site = Site(info(node).module_path, _site_op(node), self.positions.get(node))
         self.seen.append(site)
+        self.places[node] = site
         return self.config.resolve(module=site.module, op=site.op, position=site.position)
 
 

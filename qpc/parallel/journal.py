@@ -80,7 +80,8 @@ class Journal:
         changed = [key for key in (*self.subject, *old) if old.get(key) != self.subject.get(key)]
         if changed:
             raise ArtifactError(
-                f"the run in {str(self.folder)!r} had other {changed[0]}",
+                f"the run in {str(self.folder)!r} is about something else: "
+                f"{', '.join(dict.fromkeys(changed))} changed",
                 fix="choose another folder, or remove this one to begin anew",
             )
 

@@ -73,7 +73,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_run_about_something_else_is_refused(tmp_path: Path) -> None:
     Journal.open(tmp_path / "run", {"graph": "1", "batches": "2"})
-    with pytest.raises(ArtifactError, match="the run in '.*run' had other batches") as caught:
+    with pytest.raises(ArtifactError, match="the run in '.*run' is about something else: batches changed") as caught:
         Journal.open(tmp_path / "run", {"graph": "1", "batches": "3"})
     assert "choose another folder" in str(caught.value.full_text)
 
