@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
     from qpc.pipeline import Pipeline as Pipeline
+    from qpc.precision.budget import Budget as Budget
+    from qpc.precision.mixed_precision import mixed_precision as mixed_precision
     from qpc.precision.sensitivity import sensitivity as sensitivity
     from qpc.printer import format_graph as format_graph
     from qpc.pruning.report import pruning_report as pruning_report
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Backend": "qpc.backends.protocol",
+    "Budget": "qpc.precision.budget",
     "CompileOptions": "qpc.backends.options",
     "Fact": "qpc.facts",
     "OpSpec": "qpc.registry",
@@ -75,6 +78,7 @@ _HOMES = {
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
     "merge_calibration": "qpc.analysis.merge",
+    "mixed_precision": "qpc.precision.mixed_precision",
     "prepare_qat": "qpc.recipes",
     "prune": "qpc.recipes",
     "pruning_report": "qpc.pruning.report",
@@ -90,6 +94,7 @@ _HOMES = {
 
 __all__ = [
     "Backend",
+    "Budget",
     "CompileOptions",
     "Fact",
     "OpSpec",
@@ -115,6 +120,7 @@ __all__ = [
     "load",
     "load_graph",
     "merge_calibration",
+    "mixed_precision",
     "prepare_qat",
     "prune",
     "pruning_report",
