@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qpc.errors import ArtifactError
+from qpc.parallel.journal import Journal
+
+
+def test_a_run_about_something_else_is_refused(tmp_path: Path) -> None:
+    Journal.open(tmp_path / "run", {"graph": "1", "batches": "2"})
+    with pytest.raises(ArtifactError, match="the run in '.*run' is about something else: batches changed") as caught:
+        Journal.open(tmp_path / "run", {"graph": "1", "batches": "3"})
+    assert "choose another folder" in str(caught.value.full_text)
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ArtifactError, match=r"holds something else than a run: 'letter\.txt'"):
+        Journal.open(tmp_path, {"graph": "1"})
+    with pytest.raises(ArtifactError, match="cannot use '.*letter.txt' for a run: "):
+        Journal.open(tmp_path / "letter.txt", {"graph": "1"})
+
+
+def test_a_damaged_result_is_noticed(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path / "run", {"graph": "1"})
+    journal.record("a", [1.5])
+    assert journal.find("a") == ([1.5],)
+    assert journal.find("b") is None
+    (path,) = [p for p in (tmp_path / "run").iterdir() if p.name != "run.json"]
+    path.write_text(path.read_text().replace("1.5", "2.5"))
+    with pytest.raises(ArtifactError, match="is damaged: it does not match its own hash"):
+        journal.find("a")
