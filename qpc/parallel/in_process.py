@@ -32,7 +32,7 @@ class InProcess:
 
 
 class Here:
-    """This process, with another number of threads while it is open."""
+    """Jobs here, with another number of threads while it is open."""
 
     window: int | None = 1
     one_fate = False

@@ -69,9 +69,7 @@ class Cluster:
         self._ours = not self._ray.is_initialized()
         if self._ours:
             try:
-                self._ray.init(
-                    self._settings.address, log_to_driver=False, include_dashboard=False
-                )
+                self._ray.init(self._settings.address, log_to_driver=False, include_dashboard=False)
             except Exception as e:  # whatever Ray raises about addresses and machines
                 raise BackendError(
                     f"no Ray cluster: {e}", fix="check the address, and that the cluster runs"

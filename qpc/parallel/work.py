@@ -11,7 +11,7 @@ from typing import Protocol, Self, TypeAlias
 
 from qpc.errors import QPCError
 
-Plain: TypeAlias = "None | bool | int | float | str | list[Plain] | dict[str, Plain]"
+Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 """What JSON can say."""
 Function: TypeAlias = Callable[[Plain], Plain]
 """What all jobs call: it can be pickled, and is given the argument of a job."""

@@ -46,7 +46,7 @@ Inputs = Sequence[Sequence[Tensor]]
 class Group:
     """Channels that must be pruned together: the index of the group, and the layers that make them.
 
-    units: how many there are; removable: how many of them may go.
+    units: how many there are; removable: how many of them may go, so that one stays.
     """
 
     index: int
@@ -80,7 +80,7 @@ def groups_of(gm: GraphModule, criterion: Judge) -> tuple[Group, ...]:
             scored.group.index,
             tuple(dict.fromkeys(info(n).module_path or label(n) for n in scored.layers)),
             scored.units,
-            len(scored.order),
+            min(len(scored.order), scored.units - 1),
         )
         for scored in found
         if scored.order
@@ -112,7 +112,7 @@ class Experiments:
 
     @ordinary_torch()
     def __call__(self, argument: Plain) -> Plain:
-        """The results of one job: for each bits or share the noise (None for inf) and the metric."""
+        """The result of one job: for each amount the noise (None for inf) and the metric."""
         about = cast(dict[str, Plain], argument)
         amounts, place = cast(list[float], about["amounts"]), cast(int, about["place"])
         if not amounts:

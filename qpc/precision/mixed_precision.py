@@ -66,7 +66,9 @@ class MixedPrecision:
         bytes_of = _of_limit(self.weight_bytes, self.weight_bytes_limit)
         operations = _of_limit(self.bit_operations, self.bit_operations_limit)
         lines.append(f"weights: {bytes_of} bytes; bit operations: {operations}")
-        lines.append(f"SQNR predicted: {self.predicted_db:.1f} dB, measured: {self.measured_db:.1f}")
+        lines.append(
+            f"SQNR predicted: {self.predicted_db:.1f} dB, measured: {self.measured_db:.1f}"
+        )
         return "\n".join(lines)
 
 

@@ -59,9 +59,9 @@ class NoiseSums:
         if not self._signal:
             self._signal, self._noise = [0.0] * len(exact), [0.0] * len(exact)
         for place, (r, t) in enumerate(zip(exact, other, strict=True)):
-            real = r.double()
+            real = r.detach().double()
             self._signal[place] += float(real.square().sum())
-            self._noise[place] += float((real - t.double()).square().sum())
+            self._noise[place] += float((real - t.detach().double()).square().sum())
 
     def ratio(self) -> float:
         """The mean over the outputs of noise over signal; inf if it is no number."""

@@ -60,7 +60,9 @@ def draw(rows: Sequence[Row], title: str) -> str:
     lines.append(f'<text x="{left:.1f}" y="{bottom + 26}">{escape(title)}</text>')
     for place, row in enumerate(rows):
         y = _TOP + place * _HEIGHT
-        lines.append(f'<text x="{left - 8:.1f}" y="{y + 4}" text-anchor="end">{escape(row.name)}</text>')
+        lines.append(
+            f'<text x="{left - 8:.1f}" y="{y + 4}" text-anchor="end">{escape(row.name)}</text>'
+        )
         for dot in row.dots:
             if math.isfinite(dot.x):
                 colour = _colour(names.index(dot.name))

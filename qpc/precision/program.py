@@ -34,13 +34,22 @@ def choose(
     """
     allowed = {choice: amount for choice, amount in noise.items() if math.isfinite(amount)}
     _require_reachable(noise, allowed, costs, limits)
-    program = _Program(list(allowed))
-    most_bytes, most_operations = limits
-    if most_bytes < math.inf:
-        program.limit_bytes(costs, most_bytes)
-    if most_operations < math.inf:
-        program.limit_operations(costs, most_operations)
-    return program.solve(allowed)
+    slack = 0.0
+    while True:
+        most_bytes, most_operations = (limit * (1 - slack) for limit in limits)
+        program = _Program(list(allowed))
+        if most_bytes < math.inf:
+            program.limit_bytes(costs, most_bytes)
+        if most_operations < math.inf:
+            program.limit_operations(costs, most_operations)
+        chosen = program.solve(allowed)
+        found = (costs.weight_bytes(chosen), costs.bit_operations(chosen))
+        if all(cost <= limit for cost, limit in zip(found, limits, strict=True)):
+            return chosen
+        slack = 2 * slack + _TOLERANCE  # the solver lets limits be exceeded by a tiny share
+
+
+_TOLERANCE = 1e-6  # of HiGHS, for constraints
 
 
 def _require_reachable(

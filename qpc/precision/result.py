@@ -8,15 +8,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
 
 from qpc.errors import ArtifactError
 from qpc.files import replace_file
 from qpc.precision.plot import Dot, Row, draw
+from qpc.settings import Settings, first_problem
 
 EffectKind = Literal["weights", "activations", "channels"]
 """What is reduced: bits of weights, bits of activations, or the number of channels."""
 _FORMAT = "qpc-sensitivity-1"
+_TITLE = "SQNR in dB"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Sensitivity:
         return next((e for e in self.effects if (e.kind, e.name, e.amount) == wanted), None)
 
     def table(self, most: int | None = None) -> str:
-        """The worst `most` parts, or all: SQNR of the outputs in dB, and the metric after a slash."""
+        """The worst `most` parts, or all: SQNR of the outputs in dB, and after a slash the metric."""
         lines = []
         for kinds in (("weights", "activations"), ("channels",)):
             rows = [(key, found) for key, found in self._rows() if key[0] in kinds]
@@ -79,10 +83,10 @@ class Sensitivity:
             amounts = sorted(
                 {e.reduction for _, found in rows for e in found}, key=_number, reverse=True
             )
-            width = max(len(name) for (_, name), _ in rows)
+            width = max(len(text) for text in (_TITLE, *(name for (_, name), _ in rows)))
             cells = [[_cell(found, amount) for amount in amounts] for _, found in rows[:most]]
             wide = max(len(text) for text in (*amounts, *(c for row in cells for c in row)))
-            head = f"{'SQNR in dB':<{width}}  {'of':<11}"
+            head = f"{_TITLE:<{width}}  {'of':<11}"
             lines += [head + "".join(f"  {amount:>{wide}}" for amount in amounts)]
             for ((kind, name), _), row in zip(rows, cells, strict=False):
                 lines.append(
@@ -107,18 +111,17 @@ class Sensitivity:
     def from_json(text: str) -> Sensitivity:
         """Read what `to_json` wrote. Raises ArtifactError for anything else."""
         try:
-            data: dict[str, Any] = json.loads(text)
-            if data["format"] != _FORMAT:
-                raise ValueError(f"its format is {data['format']!r}")
-            effects = [
-                Effect(**{**e, "noise": math.inf if e["noise"] is None else e["noise"]})
-                for e in data["effects"]
-            ]
-            return Sensitivity(tuple(effects), data["metric"], data["graph"])
-        except (ValueError, KeyError, TypeError) as e:
+            data = _Document.model_validate_json(text)
+        except ValidationError as e:
             raise ArtifactError(
-                f"this text is no sensitivity of a model: {e}", fix="write it with .to_json()"
+                f"this text is no sensitivity of a model: {first_problem(e)}",
+                fix="write it with .to_json()",
             ) from e
+        effects = [
+            Effect(e.kind, e.name, e.amount, math.inf if e.noise is None else e.noise, e.metric)
+            for e in data.effects
+        ]
+        return Sensitivity(tuple(effects), data.metric, data.graph)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Write a picture as SVG: a line for each part, a dot for each amount at its SQNR.
@@ -143,6 +146,25 @@ class Sensitivity:
         for effect in self.effects:
             found.setdefault((effect.kind, effect.name), []).append(effect)
         yield from found.items()
+
+
+class _EffectDocument(Settings):
+    """An effect as JSON has it."""
+
+    kind: EffectKind
+    name: str
+    amount: Annotated[float, Field(gt=0, le=8)]
+    noise: Annotated[float, Field(ge=0)] | None
+    metric: float | None
+
+
+class _Document(Settings):
+    """What `to_json` writes."""
+
+    format: Literal["qpc-sensitivity-1"]
+    graph: str
+    metric: float | None
+    effects: tuple[_EffectDocument, ...]
 
 
 def worst_first(effects: Sequence[Effect]) -> tuple[Effect, ...]:

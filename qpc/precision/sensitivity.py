@@ -158,7 +158,9 @@ def _subject(experiments: Experiments, config: QuantConfig) -> Mapping[str, str]
             digest.update(f"{number}|{plain.dtype}|{tuple(plain.shape)}\n".encode())
             digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     evaluate = experiments.evaluate
-    name = "none" if evaluate is None else getattr(evaluate, "__qualname__", type(evaluate).__name__)
+    name = (
+        "none" if evaluate is None else getattr(evaluate, "__qualname__", type(evaluate).__name__)
+    )
     return {
         "graph": fingerprint(experiments.gm),
         "batches": digest.hexdigest(),

@@ -10,7 +10,9 @@ from qpc.parallel.journal import Journal
 
 def test_a_run_about_something_else_is_refused(tmp_path: Path) -> None:
     Journal.open(tmp_path / "run", {"graph": "1", "batches": "2"})
-    with pytest.raises(ArtifactError, match="the run in '.*run' is about something else: batches changed") as caught:
+    with pytest.raises(
+        ArtifactError, match=r"the run in '.*run' is about something else: batches changed"
+    ) as caught:
         Journal.open(tmp_path / "run", {"graph": "1", "batches": "3"})
     assert "choose another folder" in str(caught.value.full_text)
 
@@ -19,7 +21,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(ArtifactError, match=r"holds something else than a run: 'letter\.txt'"):
         Journal.open(tmp_path, {"graph": "1"})
-    with pytest.raises(ArtifactError, match="cannot use '.*letter.txt' for a run: "):
+    with pytest.raises(ArtifactError, match=r"cannot use '.*letter\.txt' for a run: "):
         Journal.open(tmp_path / "letter.txt", {"graph": "1"})
 
 

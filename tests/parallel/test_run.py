@@ -29,7 +29,9 @@ def test_a_job_that_fails_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_the_last_failure_names_the_job_and_shows_where(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="the job 'job 3' failed 2 times: OSError: no luck") as caught:
+    with pytest.raises(
+        JobError, match="the job 'job 3' failed 2 times: OSError: no luck"
+    ) as caught:
         run_jobs(Unlucky(str(tmp_path), (3,), times=9), JOBS, attempts=2)
     assert "in __call__" in caught.value.full_text
 

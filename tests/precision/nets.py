@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -51,6 +53,6 @@ class Shared(nn.Module):
 def chain(*widths: int) -> tuple[GraphModule, list[Tensor]]:
     """Linear layers one after the other, and a batch."""
     torch.manual_seed(0)
-    layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
     x = torch.randn(8, widths[0])
     return traced(nn.Sequential(*layers), x), [x]

@@ -54,7 +54,7 @@ def test_products_of_two_values_have_the_bits_of_both() -> None:
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
             return x @ y
 
-    gm = traced(Net(), (torch.randn(2, 3, 4), torch.randn(2, 4, 5)))
+    gm = traced(Net(), torch.randn(2, 3, 4), torch.randn(2, 4, 5))
     costs = costs_and_parts(gm)
     expected = 32 * 32 if not costs.parts else 6 * 6
     assert costs.bit_operations(at(costs, 8, 6)) == 3 * 4 * 5 * expected

@@ -9,7 +9,10 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_every_finite_dot_is_drawn_left_to_right_by_its_value() -> None:
-    rows = [Row("a<b", (Dot(10, "8 bits"), Dot(40, "4 bits"))), Row("c", (Dot(math.inf, "8 bits"),))]
+    rows = [
+        Row("a<b", (Dot(10, "8 bits"), Dot(40, "4 bits"))),
+        Row("c", (Dot(math.inf, "8 bits"),)),
+    ]
     tree = ET.fromstring(draw(rows, "dB"))
     texts = [text.text for text in tree.iter(f"{SVG}text")]
     assert {"a<b", "c", "dB", "8 bits", "4 bits", "10", "40"} <= set(texts)

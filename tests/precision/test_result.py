@@ -30,9 +30,9 @@ def test_the_worst_part_comes_first_and_its_mildest_reduction() -> None:
 
 def test_the_table_has_a_column_for_each_reduction_and_the_metric_after_a_slash() -> None:
     assert str(FOUND) == (
-        "SQNR in dB  of                8 bits      4 bits\n"
-        "b           activations    inf / 0.9  -inf / 0.1\n"
-        "a           weights       60.0 / 0.9  20.0 / 0.5\n"
+        "SQNR in dB  of               8 bits      4 bits\n"
+        "b           activations   inf / 0.9  -inf / 0.1\n"
+        "a           weights      60.0 / 0.9  20.0 / 0.5\n"
         "SQNR in dB  of                 -25%\n"
         "a + b       channels     10.0 / 0.7\n"
         "metric in float: 0.91"
