@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from rich.progress import Progress
 
@@ -46,8 +46,9 @@ def run_jobs(
         found = {name: journal.find(name) for name in jobs}
         results = {name: known[0] for name, known in found.items() if known is not None}
     left = {name: argument for name, argument in jobs.items() if name not in results}
-    with _bar(progress, len(jobs), len(results)) as step:
-        for name, result in _results(function, left, executor or InProcess(), attempts):
+    found_now = _results(function, left, executor or InProcess(), attempts)
+    with _bar(progress, len(jobs), len(results)) as step, closing(found_now):
+        for name, result in found_now:
             results[name] = _plain(name, result)
             if journal is not None:
                 journal.record(name, results[name])
@@ -57,7 +58,7 @@ def run_jobs(
 
 def _results(
     function: Function, jobs: Mapping[str, Plain], executor: Executor, most: int
-) -> Iterator[tuple[str, Plain]]:
+) -> Generator[tuple[str, Plain]]:
     if not jobs:
         return
     with executor.open(function) as pool:

@@ -160,7 +160,7 @@ def _macs(node: Node, sizes: Sizes) -> int:
         return math.prod(positions) * math.prod(sizes.shape(layer.weight))
     if spec is None or spec.macs is None:
         return 0
-    return sum(math.prod(int(s) for s in product) for product in spec.macs(sizes, node))  # type: ignore[arg-type]  # without an analysis all sizes are numbers
+    return sum(math.prod(int(s) for s in product) for product in spec.macs(sizes, node))
 
 
 def _amount(value: object, whole: float) -> float | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import cast
+from typing import SupportsFloat, cast
 
 import safetensors.torch
 import torch
@@ -179,13 +178,15 @@ def checked_metric(value: object) -> float:
     """What `evaluate` returned. Raises ConfigError unless it is a finite number."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-        shown = repr(value) if isinstance(value, Real) else type(value).__name__
+    number = isinstance(value, SupportsFloat) and not isinstance(value, bool | Tensor)
+    found = float(value) if number else math.nan
+    if not math.isfinite(found):
+        shown = repr(value) if number or value is True or value is False else type(value).__name__
         raise ConfigError(
             f"evaluate must return a finite number, got {shown}",
             fix="return a measure of how good the model is, such as its accuracy",
         )
-    return float(value)
+    return found
 
 
 def _plain(noise: float) -> float | None:

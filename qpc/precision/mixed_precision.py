@@ -111,7 +111,7 @@ def mixed_precision(
     config = config or QuantConfig()
     require_kind("config", config, QuantConfig, "a QuantConfig")
     inputs = gathered(gm, batches)
-    prepared = prepare_parts(gm, inputs, config)
+    prepared = prepare_parts(gm, inputs, config, progress=progress)
     costs = costs_of(prepared.tidy, prepared.plan, prepared.parts)
     if known is None:
         known = sensitivity(

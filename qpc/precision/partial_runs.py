@@ -112,7 +112,7 @@ class _Keeping(Interpreter):
         self.kept: dict[str, object] = {}
 
     def run_node(self, n: Node) -> object:
-        value = self.env[n.args[0]] if n.target is _ROUND else super().run_node(n)
+        value = self.env[n.all_input_nodes[0]] if n.target is _ROUND else super().run_node(n)
         if n.name in self._wanted:
             self.kept[n.name] = value
         return value
@@ -143,5 +143,5 @@ class _Rest(Interpreter):
         if n not in self._affected:
             return None  # nobody asks for it
         if n.target is _ROUND and n not in self._active:
-            return self.env[n.args[0]]
+            return self.env[n.all_input_nodes[0]]
         return super().run_node(n)

@@ -74,7 +74,7 @@ class Sensitivity:
         return next((e for e in self.effects if (e.kind, e.name, e.amount) == wanted), None)
 
     def table(self, most: int | None = None) -> str:
-        """The worst `most` parts, or all: SQNR of the outputs in dB, and after a slash the metric."""
+        """The worst `most` parts, or all: SQNR of the outputs in dB, after a slash the metric."""
         lines = []
         for kinds in (("weights", "activations"), ("channels",)):
             rows = [(key, found) for key, found in self._rows() if key[0] in kinds]

@@ -14,9 +14,10 @@ import torch
 from torch.fx import GraphModule
 
 from qpc.analysis.quantization import QuantizationPlan, plan_quantization
+from qpc.base import PassContext
 from qpc.batches import Batch, checked_batches, inputs_of
 from qpc.errors import CalibrationError, ConfigError
-from qpc.facts import CORE_FORM, require_graph
+from qpc.facts import require_graph
 from qpc.hashing import fingerprint
 from qpc.modes import ordinary_torch
 from qpc.parallel.in_process import InProcess
@@ -78,7 +79,7 @@ def sensitivity(
     require_kind("config", config, QuantConfig, "a QuantConfig")
     require_kind("criterion", criterion, Judge, "an object with a method `scores`", fix="L1()")
     inputs = gathered(gm, batches)
-    prepared = prepare_parts(gm, inputs, config)
+    prepared = prepare_parts(gm, inputs, config, progress=progress)
     groups = groups_of(gm, criterion) if fewer_channels else ()
     experiments = Experiments(
         gm, prepared.observed, inputs, prepared.parts, groups, criterion, evaluate
@@ -121,12 +122,14 @@ def gathered(gm: GraphModule, batches: Iterable[Batch]) -> Inputs:
     return found
 
 
-def prepare_parts(gm: GraphModule, inputs: Inputs, config: QuantConfig) -> Prepared:
+def prepare_parts(
+    gm: GraphModule, inputs: Inputs, config: QuantConfig, *, progress: bool = False
+) -> Prepared:
     """Calibrate a traced graph, and name its parts."""
     tidy = Pipeline((FoldBatchNorm(), RemoveIdentities(), LiftConv1d())).run(gm)
     plan = plan_quantization(tidy, config)
     passes = (InsertObservers(config), Calibrate(inputs))
-    observed = Pipeline(passes, frozenset({CORE_FORM})).run(tidy)
+    observed = Pipeline(passes).run(tidy, PassContext(progress=progress))
     return Prepared(tidy, plan, observed, parts_of(tidy, plan))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,19 @@ def test_a_damaged_result_is_noticed(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("1.5", "2.5"))
     with pytest.raises(ArtifactError, match="is damaged: it does not match its own hash"):
         journal.find("a")
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.open(tmp_path / "run", {"graph": "1"})
+    journal.record("a", 1)
+
+    def full(goal: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("qpc.parallel.journal.replace_file", full)
+    with pytest.raises(ArtifactError, match=r"cannot write to '.*': No space left") as caught:
+        journal.record("b", 2)
+    assert "goes on from there" in caught.value.full_text
+    assert (journal.find("a"), journal.find("b")) == ((1,), None)

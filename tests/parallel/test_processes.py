@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -57,6 +59,24 @@ def test_ctrl_c_leaves_nothing_running(tmp_path: Path) -> None:
     for child in children:
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
+
+
+@pytest.mark.slow
+def test_processes_go_with_the_one_that_started_them_however_it_ends(tmp_path: Path) -> None:
+    code = (
+        "from qpc.parallel.processes import Processes\nfrom qpc.parallel.run import run_jobs\n"
+        "from tests.parallel.jobs import Endless\n"
+        f"run_jobs(Endless({str(tmp_path)!r}), dict(a=1, b=2), executor=Processes(2))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    while len(list(tmp_path.iterdir())) < 2:
+        assert parent.poll() is None
+    parent.kill()
+    parent.wait()
+    for path in tmp_path.iterdir():
+        while Path(f"/proc/{path.name}").exists():
+            pass  # ends in a moment, or the test does by its time limit
 
 
 def test_what_cannot_be_sent_is_said() -> None:

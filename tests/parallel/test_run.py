@@ -3,13 +3,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
-from qpc.errors import ConfigError, JobError
+from qpc.errors import ArtifactError, ConfigError, JobError
+from qpc.parallel.in_process import Here
 from qpc.parallel.journal import Journal
 from qpc.parallel.run import run_jobs
-from qpc.parallel.work import Plain
+from qpc.parallel.work import Function, Plain
 from tests.parallel.jobs import Unlucky, product, refuse
 
 JOBS: dict[str, Plain] = {f"job {i}": i for i in range(12)}
@@ -75,3 +77,43 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="attempts must be at least 1, got 0"):
         run_jobs(product, JOBS, attempts=0)
+
+
+class Watched:
+    """Does jobs here, and knows whether it is open."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+
+    def open(self, function: Function) -> Here:
+        watched = self
+
+        class Pool(Here):
+            def __enter__(self) -> Self:
+                watched.is_open = True
+                return super().__enter__()
+
+            def __exit__(self, *error: Any) -> None:
+                watched.is_open = False
+                super().__exit__(*error)
+
+        return Pool(function, None)
+
+
+def test_a_disk_that_is_full_closes_the_executor_too(tmp_path: Path) -> None:
+    class Full(Journal):
+        def record(self, job: str, result: Plain) -> None:
+            raise ArtifactError("full")
+
+    executor = Watched()
+    Journal.open(tmp_path / "run", {})
+    with pytest.raises(ArtifactError, match="full") as caught:
+        run_jobs(product, JOBS, executor=executor, journal=Full(tmp_path / "run", {}))
+    assert caught.value is not None  # and so are all frames, with what they hold
+    assert not executor.is_open
+
+
+def test_progress_is_shown_if_it_has_a_title(capsys: pytest.CaptureFixture[str]) -> None:
+    run_jobs(product, JOBS)
+    assert capsys.readouterr().out == ""
+    assert run_jobs(product, JOBS, progress="working") == run_jobs(product, JOBS)

@@ -25,7 +25,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.norm(self.a(x)))
         y = self.relu(self.b(y) + y)
-        return self.fc(y.mean((2, 3)))
+        y = self.fc(y.mean((2, 3)))
+        return y
 
 
 def residual() -> tuple[GraphModule, list[Tensor]]:
