@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
     from qpc.pipeline import Pipeline as Pipeline
-    from qpc.precision.budget import Budget as Budget
+    from qpc.precision.budget import BitBudget as BitBudget
     from qpc.precision.mixed_precision import mixed_precision as mixed_precision
     from qpc.precision.sensitivity import sensitivity as sensitivity
     from qpc.printer import format_graph as format_graph
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Backend": "qpc.backends.protocol",
-    "Budget": "qpc.precision.budget",
+    "BitBudget": "qpc.precision.budget",
     "CompileOptions": "qpc.backends.options",
     "Fact": "qpc.facts",
     "OpSpec": "qpc.registry",
@@ -94,7 +94,7 @@ _HOMES = {
 
 __all__ = [
     "Backend",
-    "Budget",
+    "BitBudget",
     "CompileOptions",
     "Fact",
     "OpSpec",

@@ -22,7 +22,7 @@ _BYTE = 8
 
 
 @dataclass(frozen=True)
-class Budget:
+class BitBudget:
     """What a model may cost, one of the two or both.
 
     weight_bytes: of the weights of all layers, packed; layers that stay in float count 4 bytes a
@@ -39,7 +39,7 @@ class Budget:
     def __post_init__(self) -> None:
         if self.weight_bytes is None and self.bit_operations is None:
             raise ConfigError(
-                "a budget needs weight_bytes or bit_operations", fix='Budget(weight_bytes="60%")'
+                "a budget needs weight_bytes or bit_operations", fix='BitBudget(weight_bytes="60%")'
             )
         for name in ("weight_bytes", "bit_operations"):
             value = getattr(self, name)
@@ -91,7 +91,7 @@ class Costs:
         """Those of all products."""
         return sum(product.cost(bits) for product in self.products)
 
-    def limits(self, budget: Budget) -> tuple[float, float]:
+    def limits(self, budget: BitBudget) -> tuple[float, float]:
         """The most bytes and bit operations that a budget allows; inf for no limit."""
         full = dict.fromkeys(self.parts, _REFERENCE_BITS)
         wholes = (self.weight_bytes(full), self.bit_operations(full))

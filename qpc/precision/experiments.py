@@ -178,10 +178,11 @@ def checked_metric(value: object) -> float:
     """What `evaluate` returned. Raises ConfigError unless it is a finite number."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    number = isinstance(value, SupportsFloat) and not isinstance(value, bool | Tensor)
-    found = float(value) if number else math.nan
+    found = math.nan
+    if isinstance(value, SupportsFloat) and not isinstance(value, bool | Tensor):
+        found = float(value)
     if not math.isfinite(found):
-        shown = repr(value) if number or value is True or value is False else type(value).__name__
+        shown = repr(value) if isinstance(value, float | bool) else type(value).__name__
         raise ConfigError(
             f"evaluate must return a finite number, got {shown}",
             fix="return a measure of how good the model is, such as its accuracy",

@@ -15,7 +15,7 @@ from qpc.facts import require_graph
 from qpc.hashing import fingerprint
 from qpc.modes import ordinary_torch
 from qpc.parallel.work import Executor
-from qpc.precision.budget import Budget, Costs, costs_of
+from qpc.precision.budget import BitBudget, Costs, costs_of
 from qpc.precision.experiments import Inputs
 from qpc.precision.partial_runs import NoiseSums, tensors_of
 from qpc.precision.parts import Part, PartKind, configuration
@@ -42,7 +42,7 @@ class MixedPrecision:
     """Bits by part, and what they cost and do.
 
     config: what to give to `qpc.quantize` or `qpc.prepare_qat`.
-    weight_bytes, bit_operations: what `Budget` counts; the limits are inf where there is none.
+    weight_bytes, bit_operations: what `BitBudget` counts; the limits are inf where there is none.
     predicted_db: SQNR of the outputs if the noise of all parts adds up; measured_db: that of the
     model that was rounded by `config`, on the same batches.
     """
@@ -77,7 +77,7 @@ def mixed_precision(
     gm: GraphModule,
     batches: Iterable[Batch],
     *,
-    budget: Budget,
+    budget: BitBudget,
     known: Sensitivity | None = None,
     bits: Sequence[int] = (8, 6, 4),
     config: QuantConfig | None = None,
@@ -94,7 +94,7 @@ def mixed_precision(
     values that share a grid get the same.
 
     batches: as `qpc.sensitivity` takes them.
-    budget: such as `Budget(weight_bytes="60%")`.
+    budget: such as `BitBudget(weight_bytes="60%")`.
     known: a sensitivity of this graph that is there already; must have been measured with `bits`.
     bits: what may be chosen. config: observers and the like, and what stays in float.
     folder, workers, executor, progress: as for `qpc.sensitivity`, which is run if it is not known.
@@ -104,7 +104,7 @@ def mixed_precision(
     raises.
     """
     require_graph(gm, "mixed_precision")
-    require_kind("budget", budget, Budget, "a Budget", fix='Budget(weight_bytes="60%")')
+    require_kind("budget", budget, BitBudget, "a BitBudget", fix='BitBudget(weight_bytes="60%")')
     if known is not None:
         require_kind("known", known, Sensitivity, "what qpc.sensitivity returns")
         _require_same_graph(gm, known)

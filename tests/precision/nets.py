@@ -25,8 +25,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.norm(self.a(x)))
         y = self.relu(self.b(y) + y)
-        y = self.fc(y.mean((2, 3)))
-        return y
+        scores: Tensor = self.fc(y.mean((2, 3)))
+        return scores
 
 
 def residual() -> tuple[GraphModule, list[Tensor]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qpc.analysis.quantization import plan_quantization
 from qpc.channels.cost import cost
 from qpc.errors import ConfigError
-from qpc.precision.budget import Budget, Costs, costs_of
+from qpc.precision.budget import BitBudget, Costs, costs_of
 from qpc.precision.parts import Part, parts_of
 from qpc.quant.config import Override, QuantConfig
 from qpc.testing import traced
@@ -62,14 +62,14 @@ def test_products_of_two_values_have_the_bits_of_both() -> None:
 
 def test_shares_are_of_8_bits_everywhere() -> None:
     costs = costs_and_parts(chain(4, 4, 4)[0])
-    assert costs.limits(Budget(weight_bytes="50%")) == (16.0, math.inf)
-    assert costs.limits(Budget(bit_operations="25%")) == (math.inf, 32 * 64 / 4)
-    assert costs.limits(Budget(weight_bytes=7, bit_operations=9)) == (7.0, 9.0)
+    assert costs.limits(BitBudget(weight_bytes="50%")) == (16.0, math.inf)
+    assert costs.limits(BitBudget(bit_operations="25%")) == (math.inf, 32 * 64 / 4)
+    assert costs.limits(BitBudget(weight_bytes=7, bit_operations=9)) == (7.0, 9.0)
 
 
 @pytest.mark.parametrize("value", ["half", "x%", "-5%", 0, -1, math.nan, True, [1]])
 def test_amounts_that_make_no_sense_are_refused(value: object) -> None:
     with pytest.raises(ConfigError, match="weight_bytes must be a number above 0 or a share"):
-        Budget(weight_bytes=value)  # type: ignore[arg-type]  # on purpose
+        BitBudget(weight_bytes=value)  # type: ignore[arg-type]  # on purpose
     with pytest.raises(ConfigError, match="a budget needs weight_bytes or bit_operations"):
-        Budget()
+        BitBudget()

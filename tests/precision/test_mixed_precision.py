@@ -13,7 +13,7 @@ from tests.precision.nets import chain, residual
 
 def test_the_budget_is_kept_and_the_config_quantizes_to_it() -> None:
     gm, batches = residual()
-    found = qpc.mixed_precision(gm, batches, budget=qpc.Budget(weight_bytes="60%"))
+    found = qpc.mixed_precision(gm, batches, budget=qpc.BitBudget(weight_bytes="60%"))
     assert found.weight_bytes <= found.weight_bytes_limit < math.inf
     assert found.bit_operations_limit == math.inf
     bits = {a.name: a.bits for a in found.assignments if a.kind == "weights"}
@@ -26,7 +26,7 @@ def test_the_budget_is_kept_and_the_config_quantizes_to_it() -> None:
 
 def test_the_account_adds_up() -> None:
     gm, batches = residual()
-    budget = qpc.Budget(bit_operations="50%")
+    budget = qpc.BitBudget(bit_operations="50%")
     found = qpc.mixed_precision(gm, batches, budget=budget)
     noise = sum(a.noise for a in found.assignments)
     assert found.predicted_db == pytest.approx(-10 * math.log10(noise))
@@ -40,7 +40,7 @@ def test_the_account_adds_up() -> None:
 
 def test_a_sensitivity_that_is_known_must_be_of_this_graph_and_these_bits() -> None:
     gm, batches = chain(4, 4, 2)
-    budget = qpc.Budget(weight_bytes="60%")
+    budget = qpc.BitBudget(weight_bytes="60%")
     known = qpc.sensitivity(gm, batches, bits=(8, 4), fewer_channels=())
     found = qpc.mixed_precision(gm, batches, budget=budget, known=known, bits=(8, 4))
     assert found == qpc.mixed_precision(gm, batches, budget=budget, bits=(8, 4))
@@ -55,6 +55,6 @@ def test_a_budget_that_cannot_be_met_names_the_least() -> None:
     gm, batches = chain(4, 4, 2)
     message = "a budget of 3 bytes of weights cannot be met: the fewest are 12"
     with pytest.raises(ConfigError, match=message):
-        qpc.mixed_precision(gm, batches, budget=qpc.Budget(weight_bytes=3))
-    with pytest.raises(ConfigError, match="budget must be a Budget, got int"):
+        qpc.mixed_precision(gm, batches, budget=qpc.BitBudget(weight_bytes=3))
+    with pytest.raises(ConfigError, match="budget must be a BitBudget, got int"):
         qpc.mixed_precision(gm, batches, budget=3)  # type: ignore[arg-type]  # on purpose
