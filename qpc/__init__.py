@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qpc.compiler import load as load
     from qpc.compression.compress import compress as compress
     from qpc.compression.recipe import Recipe as Recipe
+    from qpc.compression.sweep import sweep as sweep
     from qpc.errors import QPCError as QPCError
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
@@ -88,6 +89,7 @@ _HOMES = {
     "save_graph": "qpc.storage",
     "sensitivity": "qpc.precision.sensitivity",
     "set_training": "qpc.training.switch",
+    "sweep": "qpc.compression.sweep",
     "to_yaml": "qpc.yaml_form",
     "trace": "qpc.capture.trace",
 }
@@ -130,6 +132,7 @@ __all__ = [
     "save_graph",
     "sensitivity",
     "set_training",
+    "sweep",
     "to_yaml",
     "trace",
 ]

@@ -68,6 +68,10 @@ class CompressionError(QPCError):
     """A run of a recipe cannot go on: training, judging or the budget are not as they must be."""
 
 
+class BudgetError(CompressionError):
+    """A run of a recipe has ended, and none of its models is good enough."""
+
+
 class InvariantError(QPCError):
     """A pass broke a fact it claimed to keep. Always a bug in the pass."""
 

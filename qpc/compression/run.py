@@ -25,7 +25,7 @@ from qpc.compression.rounding import is_rounded
 from qpc.compression.step import Evaluate, Loss, Phase, Place, Step, StepContext, Train
 from qpc.compression.steps import EvaluateStep
 from qpc.compression.training import seeded
-from qpc.errors import CompressionError, QPCError
+from qpc.errors import BudgetError, CompressionError, QPCError
 from qpc.hashing import fingerprint
 from qpc.pruning.scored_groups import Baseline
 from qpc.recipes import convert
@@ -250,7 +250,7 @@ def result_of(run: Run, judgement: Judgement, rows: list[Row], stopped: str) -> 
     best = judgement.best(rows)
     if best is None:
         nearest = max((row for row in rows if row.candidate), key=judgement.worth)
-        raise CompressionError(
+        raise BudgetError(
             f"no model is inside of the budget: {run.recipe.metric} of {nearest.name!r} is "
             f"{nearest.metric:g}, the limit is {judgement.limit:g}",
             fix="train longer, prune less in each round, quantize with more bits, or allow more",
