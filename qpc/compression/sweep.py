@@ -237,7 +237,10 @@ def _combinations(
 def _put(recipe: dict[str, Any], path: str, value: object) -> None:
     """Set what a path such as "rounds.steps[0].allocation.amount" leads to."""
     found = re.findall(r"([^.\[\]]+)|\[(\d+)\]", path)
-    *before, last = [int(number) if number else name for name, number in found] or [0]
+    parts: list[str | int] = [int(number) if number else name for name, number in found]
+    if not parts:
+        raise _no_path(path)
+    *before, last = parts
     here: Any = recipe
     for part in before:
         if part not in _keys(here):
