@@ -127,9 +127,9 @@ class _Course:
             self._suspects.extend(lost)
             return
         for name, why in lost.items():
-            self._fail(name, why, "")
+            self._fail(name, why)
 
-    def _fail(self, name: str, why: str, details: str) -> None:
+    def _fail(self, name: str, why: str, details: str | None = None) -> None:
         """Try a job again, after all others; or give up."""
         self._failures[name] += 1
         if self._failures[name] < self._attempts:
@@ -137,11 +137,18 @@ class _Course:
             return
         error = JobError(
             f"the job {name!r} failed {self._failures[name]} times: {why}",
-            fix="mend what it runs into; with a journal, the next run goes on from here",
+            fix=_LOST if details is None else _RAISED,
         )
         if details:
             error.add_note(details.rstrip())
         raise error
+
+
+_RAISED = "mend what it runs into; with a journal, the next run goes on from here"
+_LOST = (
+    "look for a crash or a lack of memory; a script must use other processes under "
+    'if __name__ == "__main__":'
+)
 
 
 def _plain(name: str, result: Plain) -> Plain:

@@ -31,8 +31,10 @@ def test_two_processes_of_which_one_is_killed_give_the_results_of_one(tmp_path: 
 @pytest.mark.slow
 def test_the_job_that_kills_its_process_is_named_and_not_its_neighbours(tmp_path: Path) -> None:
     function = Unlucky(str(tmp_path), (4,), times=9, how="die")
-    with pytest.raises(JobError, match="the job 'job 4' failed 2 times: its process was lost"):
+    message = "the job 'job 4' failed 2 times: its process was lost"
+    with pytest.raises(JobError, match=message) as caught:
         run_jobs(function, JOBS, executor=Processes(2), attempts=2)
+    assert '__name__ == "__main__"' in caught.value.full_text
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ def test_the_last_failure_names_the_job_and_shows_where(tmp_path: Path) -> None:
     ) as caught:
         run_jobs(Unlucky(str(tmp_path), (3,), times=9), JOBS, attempts=2)
     assert "in __call__" in caught.value.full_text
+    assert "mend what it runs into" in caught.value.full_text
 
 
 def test_what_is_wrong_for_good_is_said_at_once(tmp_path: Path) -> None:
