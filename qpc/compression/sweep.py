@@ -216,7 +216,7 @@ def _combinations(
 ) -> list[tuple[dict[str, object], dict[str, Any]]]:
     """For each combination the settings that differ, and the whole recipe."""
     require_kind("changes", changes, Mapping, "a mapping from paths in the recipe to values")
-    given = cast(Mapping[str, Sequence[object]], changes)
+    given = cast(Mapping[str, Any], changes)
     for path, values in given.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ConfigError(f"the values of {path!r} must be a sequence, got {values!r}")

@@ -12,7 +12,7 @@ import os
 import pickle
 import signal
 import threading
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -20,7 +20,7 @@ from typing import Self
 
 import torch
 
-from qpc.errors import ConfigError
+from qpc.errors import BackendError, ConfigError
 from qpc.parallel.work import Function, Outcome, Plain, attempt
 from qpc.settings import require_count
 
@@ -69,6 +69,17 @@ class Spawned:
 
     def __enter__(self) -> Self:
         self._start()
+        try:
+            self._executor.submit(_ready).result()
+        except BrokenExecutor as e:
+            self._stop()
+            raise BackendError(
+                f"other processes cannot be started: {e}",
+                fix='a script must use them under if __name__ == "__main__":',
+            ) from e
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(
@@ -110,6 +121,10 @@ def _begin(reader: Connection, function: bytes, threads: int) -> None:
 def _end_with(reader: Connection) -> None:
     wait([reader])
     os._exit(1)
+
+
+def _ready() -> None:
+    """Say, by returning, that processes start."""
 
 
 def _run(argument: Plain) -> Outcome:

@@ -81,6 +81,23 @@ def test_processes_go_with_the_one_that_started_them_however_it_ends(tmp_path: P
             pass  # ends in a moment, or the test does by its time limit
 
 
+@pytest.mark.slow
+def test_a_script_that_would_start_itself_again_is_told_at_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from qpc.parallel.processes import Processes\nfrom qpc.parallel.run import run_jobs\n"
+        "from tests.parallel.jobs import product\n"
+        "run_jobs(product, dict(a=1, b=2), executor=Processes(1))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "BackendError: other processes cannot be started" in done.stderr
+    assert 'fix: a script must use them under if __name__ == "__main__":' in done.stderr
+
+
 def test_what_cannot_be_sent_is_said() -> None:
     with pytest.raises(ConfigError, match="the jobs cannot be sent to other processes"):
         run_jobs(lambda _: 1, {"a": 1}, executor=Processes(1))
