@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch.fx import GraphModule
 
-from qpc.base import PassContext
+from qpc.base import Pass, PassContext
 from qpc.batches import Batch, batch_length, checked_batches
 from qpc.calls import qpc_ops
 from qpc.effort import EFFORTS, best_quantization, corrections, storing, tidying
@@ -43,11 +43,11 @@ _SAMPLES = CorrectBias([]).samples
 _ALL_SCALES = LearnGrids()
 _WHAT_MOVES = "qpc.passes.LearnGrids(...), FollowRanges(...), a tuple of them, or None"
 _BATCH_NORM = ("folded", "simulated")
+BatchNormMode = Literal["folded", "simulated"]
+"""What becomes of batch norms before training with rounded values."""
 
 
-def prepare(
-    config: QuantConfig | None = None, *, batch_norm: Literal["folded", "simulated"] = "folded"
-) -> Pipeline:
+def prepare(config: QuantConfig | None = None, *, batch_norm: BatchNormMode = "folded") -> Pipeline:
     """The passes before calibration: tidy the graph up, and insert observers.
 
     Batch norms are folded, identities removed, convolutions over one axis given a height of 1.
@@ -139,7 +139,7 @@ def prepare_qat(
     config: QuantConfig | None = None,
     *,
     learn: LearnGrids | FollowRanges | tuple[LearnGrids | FollowRanges, ...] | None = _ALL_SCALES,
-    batch_norm: Literal["folded", "simulated"] = "folded",
+    batch_norm: BatchNormMode = "folded",
     ctx: PassContext | None = None,
 ) -> GraphModule:
     """Return `gm`, a traced float graph, with its values rounded to grids, ready to be trained.
@@ -167,10 +167,15 @@ def prepare_qat(
     for each in moving:
         require_kind("learn", each, (LearnGrids, FollowRanges), _WHAT_MOVES)
     require_choice("batch_norm", batch_norm, _BATCH_NORM)
-    passes = (Calibrate(batches), FakeQuantize(), *moving, RoundBiases())
+    passes = (Calibrate(batches), *rounding_to_train(*moving))
     before = prepare(config, batch_norm=batch_norm)
     pipeline = before + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
     return pipeline.run(gm, ctx)
+
+
+def rounding_to_train(*moving: Pass) -> tuple[Pass, ...]:
+    """What makes a graph that trains of a calibrated one; `moving`: what lets grids move."""
+    return FakeQuantize(), *moving, RoundBiases()
 
 
 def require_trainable(config: QuantConfig | None) -> None:

@@ -15,12 +15,13 @@ from qpc.analysis.merge import merge_calibration
 from qpc.batches import Batch, batch_length, checked_batches
 from qpc.calls import qpc_ops
 from qpc.compression.step import StepContext
+from qpc.effort import corrections
 from qpc.errors import CalibrationError, PassError
 from qpc.facts import CALIBRATED, CORE_FORM, OBSERVED
 from qpc.passes import Calibrate, CorrectBias, FakeQuantize, LearnGrids
 from qpc.pipeline import Pipeline
 from qpc.quant.config import QuantConfig
-from qpc.recipes import prepare, require_trainable
+from qpc.recipes import BatchNormMode, prepare, require_trainable, rounding_to_train
 from qpc.storage import load_graph, save_graph
 
 _READY = frozenset({CORE_FORM, OBSERVED, CALIBRATED})
@@ -33,30 +34,38 @@ def is_rounded(gm: GraphModule) -> bool:
 
 
 def rounded(gm: GraphModule, config: QuantConfig, at: StepContext) -> GraphModule:
-    """The graph rounded to grids as post-training quantization chooses them, biases corrected."""
+    """The graph rounded to grids, and corrected, as `qpc.quantize` does it by default."""
     if is_rounded(gm):
         raise PassError(
             f"the step {at.place.name!r} would quantize a graph that is rounded to grids already",
             fix="quantize once, or in `finish`, from which rounds do not go on",
         )
     first = _first_samples(at.require_batches(), CorrectBias([]).samples)
-    passes = (FakeQuantize(), CorrectBias(first))
+    passes = (FakeQuantize(), *corrections(first, config))
     return Pipeline(passes, _READY).run(_calibrated(gm, config, at), at.passes)
 
 
 def prepared_for_training(
-    gm: GraphModule, config: QuantConfig, learn: LearnGrids | None, at: StepContext
+    gm: GraphModule,
+    config: QuantConfig,
+    learn: LearnGrids | None,
+    at: StepContext,
+    *,
+    batch_norm: BatchNormMode = "folded",
 ) -> GraphModule:
     """The same as `qpc.prepare_qat` makes it; a graph that is rounded already stays."""
     if is_rounded(gm):
         return gm
     require_trainable(config)
-    passes = (FakeQuantize(), *((learn,) if learn else ()))
-    return Pipeline(passes, _READY).run(_calibrated(gm, config, at), at.passes)
+    passes = rounding_to_train(*((learn,) if learn else ()))
+    calibrated = _calibrated(gm, config, at, batch_norm)
+    return Pipeline(passes, _READY).run(calibrated, at.passes)
 
 
-def _calibrated(gm: GraphModule, config: QuantConfig, at: StepContext) -> GraphModule:
-    observed = prepare(config).run(gm, at.passes)
+def _calibrated(
+    gm: GraphModule, config: QuantConfig, at: StepContext, batch_norm: BatchNormMode = "folded"
+) -> GraphModule:
+    observed = prepare(config, batch_norm=batch_norm).run(gm, at.passes)
     ready = frozenset({CORE_FORM, OBSERVED})
     batches = checked_batches(at.require_batches())
     if at.world.size == 1:

@@ -28,7 +28,7 @@ from qpc.pruning.schedules import Schedule
 from qpc.pruning.schedules import Step as Moment
 from qpc.pruning.weight_rules import WeightRule
 from qpc.quant.config import QuantConfig
-from qpc.recipes import convert
+from qpc.recipes import BatchNormMode, convert
 
 Patterns = StrictStr | tuple[StrictStr, ...]
 
@@ -166,18 +166,21 @@ class Qat(TrainSettings):
     """Round all values to grids, unless they are, and train with that.
 
     config: what is quantized how. learn: which grids training moves; false keeps those
-    of the calibration.
+    of the calibration. batch_norm: whether batch norms are folded before or after training, as in
+    `qpc.prepare_qat`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"train", "batches"})
     kind: Literal["qat"] = "qat"
     config: QuantConfig = QuantConfig()
     learn: Learned | StrictBool = Learned()
+    batch_norm: BatchNormMode = "folded"
 
     def run(self, gm: GraphModule, at: StepContext) -> GraphModule:
         chosen = self.learn.model_dump() if isinstance(self.learn, Learned) else {}
         learn = LearnGrids(**chosen) if self.learn else None
-        return trained(prepared_for_training(gm, self.config, learn, at), self, at)
+        ready = prepared_for_training(gm, self.config, learn, at, batch_norm=self.batch_norm)
+        return trained(ready, self, at)
 
 
 @STEPS.named("convert")

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.fx import GraphModule
 
 import qpc
 from qpc.compression.parallel import World
 from qpc.compression.rounding import is_rounded, prepared_for_training, rounded
 from qpc.compression.step import Place, StepContext
+from qpc.compression.steps import Qat
 from qpc.errors import CalibrationError
 from qpc.facts import CORE_FORM, OBSERVED
 from qpc.passes import Calibrate, LearnGrids
@@ -46,6 +48,23 @@ def test_preparation_is_that_of_the_front_door(gm: GraphModule) -> None:
     assert is_rounded(found)
     assert not is_rounded(gm)
     assert prepared_for_training(found, QuantConfig(), None, at([])) is found
+
+
+def test_batch_norms_may_train_before_they_are_folded() -> None:
+    x = torch.randn(16, 6)
+    gm = traced(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), x)
+    step = Qat.model_validate({"kind": "qat", "epochs": 1, "batch_norm": "simulated"})
+    found = prepared_for_training(gm, step.config, None, at([x]), batch_norm=step.batch_norm)
+    expected = qpc.prepare_qat(gm, [x], learn=None, batch_norm="simulated")
+    assert qpc.fingerprint(found) == qpc.fingerprint(expected)
+    folded = prepared_for_training(gm, step.config, None, at([x]))
+    assert qpc.fingerprint(folded) != qpc.fingerprint(found)
+
+
+def test_few_bits_are_corrected_as_at_the_front_door(gm: GraphModule) -> None:
+    config = QuantConfig.of_bits(4, 8)
+    found = qpc.convert(rounded(gm, config, at([inputs()])))
+    assert qpc.fingerprint(found) == qpc.fingerprint(qpc.quantize(gm, [inputs()], config))
 
 
 class Alone(World):

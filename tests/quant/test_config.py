@@ -225,7 +225,8 @@ def test_what_is_written_is_read_back(tmp_path: Path, text: str) -> None:
         ),
         (
             "overrides: [{position: middle, use: float}]",
-            "overrides[0].position: Input should be 'input' or 'output', got 'middle'",
+            "overrides[0].position: Input should be 'input', 'output' or 'before-output', got "
+            "'middle'",
         ),
         ("defaults: {}", "defaults: Extra inputs are not permitted"),
         (
