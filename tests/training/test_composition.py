@@ -22,9 +22,8 @@ from qpc.calls import arguments, qpc_ops
 from qpc.channels.groups import analyze_channels
 from qpc.channels.removal import Removal
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED
-from qpc.layers import float_layer
 from qpc.lineage import lineage
-from qpc.meta import attribute, info
+from qpc.meta import attribute
 from qpc.passes import FreezeGrids, LearnGrids, MaskWeights
 from qpc.pruning.allocation import Uniform
 from qpc.pruning.granularity import Blocks, Elements
@@ -138,7 +137,6 @@ class Compression:
         self.apply("round")
         frozen = qpc.Pipeline((FreezeGrids(),), frozenset({CORE_FORM, FAKE_QUANTIZED})).run(self.gm)
         integers = qpc.convert(self.gm, PassContext(thorough=True))
-        round_biases(frozen)
         apart = (frozen(X) - integers(X)).detach().abs() / output_grid(frozen).scale
         assert apart.max() < 1.01  # sums of floats that fall on the other side of a tie
         assert apart.mean() < 0.1
@@ -148,19 +146,6 @@ class Compression:
             assert not weight[~keep].any()
             assert weight.any()
         return integers
-
-
-def round_biases(gm: GraphModule) -> None:
-    """Bring biases to the whole numbers that they become: at 4 bits these are far apart."""
-    for node in gm.graph.nodes:
-        layer = float_layer(node)
-        grid = info(layer.input).qparams if layer is not None else None
-        if layer is None or layer.bias is None or grid is None:
-            continue
-        bias = attribute(gm, str(layer.bias.target)).detach()
-        scales = attribute(gm, str(layer.weight.all_input_nodes[1].target)).detach()
-        step = scales.double() * grid.scale
-        bias.copy_((bias / step).round() * step)
 
 
 ORDERS: Sequence[tuple[str, ...]] = (

@@ -13,7 +13,12 @@ from qpc.registry import registered
 
 pytestmark = pytest.mark.tvm
 
-ON_THE_WAY = {"qpc.observe.default", "qpc.fake_quantize.default"}
+ON_THE_WAY = {
+    "qpc.observe.default",
+    "qpc.fake_quantize.default",
+    "qpc.round_bias.default",
+    "qpc.unfold_step.default",
+}
 """Operators that conversion to integers removes."""
 
 
