@@ -77,11 +77,11 @@ def compress(
     _check_inputs(settings, train, evaluate, batches, loss)
     settings.require_reachable()
     plain = settings.plain()
-    made = _repeatable(batches)
+    made = repeatable(batches)
     _check_not_empty(made)
     inputs = Inputs(evaluate, train, made, loss, torch.device(device), timer)
     with current_world() as world, _folder(out, world) as folder:
-        gm = _traced(model, example_inputs, made)
+        gm = traced_model(model, example_inputs, made)
         journal = _journal(folder, plain, world)
         with shown(progress and world.first) as sink:
             run = Run(settings, inputs, journal, world, _progress(settings, sink))
@@ -131,7 +131,7 @@ _WHAT = {
 }
 
 
-def _repeatable(batches: Batches | None) -> Callable[[], Iterable[Batch]] | None:
+def repeatable(batches: Batches | None) -> Callable[[], Iterable[Batch]] | None:
     """Batches that can be read as often as wanted; those of a generator are kept."""
     if batches is None:
         return None
@@ -153,11 +153,15 @@ def _check_not_empty(batches: Callable[[], Iterable[Batch]] | None) -> None:
 
 
 @ordinary_torch()
-def _traced(
+def traced_model(
     model: nn.Module,
     example: ExampleInputs | None,
     batches: Callable[[], Iterable[Batch]] | None,
 ) -> GraphModule:
+    """A graph of a model: its copy if it is one, else traced with the example or the first batch.
+
+    Raises ConfigError if there is neither.
+    """
     if isinstance(model, GraphModule) and CORE_FORM.violation(model) is None:
         return copied(model).to("cpu")
     if example is None:

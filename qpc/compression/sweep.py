@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,14 +17,12 @@ from torch import nn
 from torch.fx import GraphModule
 
 from qpc.capture.checks import ExampleInputs
-from qpc.capture.trace import trace
-from qpc.compression.compress import compress
+from qpc.compression.compress import compress, repeatable, traced_model
 from qpc.compression.recipe import Recipe
 from qpc.compression.result import Row
 from qpc.compression.source import read_recipe
 from qpc.compression.step import Batches, Evaluate, Loss, Train
 from qpc.errors import BudgetError, ConfigError
-from qpc.facts import CORE_FORM
 from qpc.hashing import fingerprint
 from qpc.parallel.in_process import InProcess
 from qpc.parallel.journal import Journal
@@ -108,7 +106,8 @@ def sweep(
 ) -> Sweep:
     """Run `qpc.compress` once for every combination of some settings of a recipe.
 
-    model: a graph of `qpc.trace`, or a module and the `example_inputs` to trace it with.
+    model: a graph of `qpc.trace`, or a module, which is traced with `example_inputs` or the first
+    batch.
     changes: from the path of a setting in the recipe, such as
     "rounds.steps[0].allocation.amount" or "seed", to the values to try.
     evaluate, train, batches, loss: as for `qpc.compress`; in other processes they must be functions
@@ -125,12 +124,16 @@ def sweep(
     require_count("workers", workers)
     plain = _plain_recipe(recipe)
     combinations = _combinations(plain, changes)
-    gm = _graph(model, example_inputs)
+    require_kind("model", model, nn.Module, "a torch.nn.Module")
+    made = repeatable(batches)
+    gm = traced_model(model, example_inputs, made)
+    if isinstance(batches, Iterator) and made is not None:
+        batches = list(made())
     folder = None if out is None else Path(out)
     jobs: dict[str, Plain] = {}
-    for changed, made in combinations:
-        place = None if folder is None else str((folder / _RUNS / _hash(made)).absolute())
-        jobs[json.dumps(changed, sort_keys=True)] = {"recipe": made, "out": place}
+    for changed, resolved in combinations:
+        place = None if folder is None else str((folder / _RUNS / _hash(resolved)).absolute())
+        jobs[json.dumps(changed, sort_keys=True)] = {"recipe": resolved, "out": place}
     results = run_jobs(
         _Compression(gm, evaluate, train, batches, loss),
         jobs,
@@ -197,18 +200,6 @@ def _plain_recipe(recipe: object) -> dict[str, Any]:
         return Recipe.model_validate(dict(recipe)).plain()
     require_kind("recipe", recipe, Recipe, "a Recipe, a mapping or the path of a YAML file")
     return cast(Recipe, recipe).plain()
-
-
-def _graph(model: object, example_inputs: ExampleInputs | None) -> GraphModule:
-    require_kind("model", model, nn.Module, "a torch.nn.Module")
-    if isinstance(model, GraphModule) and CORE_FORM.violation(model) is None:
-        return model
-    if example_inputs is None:
-        raise ConfigError(
-            "the model cannot be traced without inputs",
-            fix="pass example_inputs=, or a graph of qpc.trace",
-        )
-    return trace(cast(nn.Module, model), example_inputs)
 
 
 def _combinations(

@@ -56,6 +56,13 @@ def test_a_combination_is_what_compress_makes_of_the_recipe() -> None:
     assert run.rows == alone.rows
 
 
+def test_a_module_is_traced_with_the_first_batch_and_a_generator_is_read_once() -> None:
+    given: dict[str, Any] = {"evaluate": evaluate, "train": train}
+    batches = iter([inputs()])
+    found = qpc.sweep(network(), RECIPE, {"seed": [0, 1]}, batches=batches, **given)
+    assert marks(found) == marks(swept({"seed": [0, 1]}))
+
+
 def test_a_run_that_ends_without_a_model_is_told_and_the_others_go_on() -> None:
     recipe = {**RECIPE, "budget": {"lose": 0.9}}
     found = swept({"budget.lose": [0.0, 0.9], AMOUNT: [0.9]}, recipe=recipe)
