@@ -18,6 +18,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -249,14 +250,14 @@ def trained(task: Classification, test: TensorSamples, options: argparse.Namespa
 
 
 def _wanted(line: Line, options: argparse.Namespace) -> bool:
-    return not options.rows or any(word in line.name for word in options.rows)
+    return not options.rows or any(fnmatchcase(line.name, name) for name in options.rows)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs")
-    parser.add_argument("--rows", nargs="*", default=[], help="words in the names of the lines")
+    parser.add_argument("--rows", nargs="*", default=[], help="lines, by name or shell pattern")
     parser.add_argument("--orders", action="store_true", help="the six orders of three stages, too")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies all epochs")
     parser.add_argument("--width", type=int, default=16, help="of a model that is trained first")
