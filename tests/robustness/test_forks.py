@@ -9,6 +9,7 @@ import argparse
 import os
 import select
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -39,6 +40,19 @@ def answers() -> Answers:
     return Answers()
 
 
+def _fork_unmeasured() -> int:
+    """Fork without a tool that measures coverage: it holds a lock at every call, in any thread.
+
+    A child that was forked at such a moment would wait for that lock for ever.
+    """
+    tracing = sys.gettrace()
+    sys.settrace(None)
+    pid = os.fork()
+    if pid:
+        sys.settrace(tracing)
+    return pid
+
+
 class Child:
     """A forked process that returns a number below 255."""
 
@@ -46,7 +60,7 @@ class Child:
         self._end, writer = os.pipe()
         with warnings.catch_warnings():  # Python warns of forks in processes with threads
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._pid = os.fork()
+            self._pid = _fork_unmeasured()
         if self._pid == 0:
             code = _FAILED
             try:
