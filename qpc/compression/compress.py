@@ -72,7 +72,7 @@ def compress(
     CompressionError if training or judging go wrong, or no model is inside of the budget. What was
     done until then is kept in `out`, and the same call goes on from there.
     """
-    settings = _recipe(recipe)
+    settings = recipe_of(recipe)
     require_kind("model", model, nn.Module, "a torch.nn.Module")
     _check_inputs(settings, train, evaluate, batches, loss)
     settings.require_reachable()
@@ -96,7 +96,8 @@ def compress(
 # --- what is given --------------------------------------------------------------------------------
 
 
-def _recipe(recipe: object) -> Recipe:
+def recipe_of(recipe: object) -> Recipe:
+    """A recipe, from any of the forms that `compress` takes."""
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, Mapping):

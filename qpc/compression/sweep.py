@@ -17,10 +17,9 @@ from torch import nn
 from torch.fx import GraphModule
 
 from qpc.capture.checks import ExampleInputs
-from qpc.compression.compress import compress, repeatable, traced_model
+from qpc.compression.compress import compress, recipe_of, repeatable, traced_model
 from qpc.compression.recipe import Recipe
 from qpc.compression.result import Row
-from qpc.compression.source import read_recipe
 from qpc.compression.step import Batches, Evaluate, Loss, Train
 from qpc.errors import BudgetError, ConfigError
 from qpc.hashing import fingerprint
@@ -122,7 +121,7 @@ def sweep(
     that the recipe refuses, before anything runs, and what `qpc.compress` raises else.
     """
     require_count("workers", workers)
-    plain = _plain_recipe(recipe)
+    plain = recipe_of(recipe).plain()
     combinations = _combinations(plain, changes)
     require_kind("model", model, nn.Module, "a torch.nn.Module")
     made = repeatable(batches)
@@ -191,15 +190,6 @@ def _run(changed: Mapping[str, object], job: Plain, result: Plain) -> SweepRun:
 
 
 # --- what is given --------------------------------------------------------------------------------
-
-
-def _plain_recipe(recipe: object) -> dict[str, Any]:
-    if isinstance(recipe, str | os.PathLike):
-        return read_recipe(recipe).plain()
-    if isinstance(recipe, Mapping):
-        return Recipe.model_validate(dict(recipe)).plain()
-    require_kind("recipe", recipe, Recipe, "a Recipe, a mapping or the path of a YAML file")
-    return cast(Recipe, recipe).plain()
 
 
 def _combinations(
