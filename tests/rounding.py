@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -11,9 +12,12 @@ from torch.fx import GraphModule
 import qpc
 from benchmarks.stress_networks import Stress, loud_images
 from qpc.base import Pass, PassContext
+from qpc.calls import arguments, qpc_ops
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED
+from qpc.meta import attribute
 from qpc.pipeline import Pipeline
 from qpc.quant.config import QuantConfig
+from qpc.quant.fixedpoint import along
 from qpc.recipes import post_training_quantization, to_integer
 from tests.quantizing import min_max
 
@@ -90,3 +94,22 @@ def stress() -> Stress:
 def stressed() -> tuple[GraphModule, list[Tensor]]:
     """The stress network, rounded to nearest at 4 bits."""
     return rounded(stress().model, stress().calibration)
+
+
+def check_points_and_zeros(rounding: Callable[[list[Tensor]], Pass]) -> None:
+    """Weights that a pass has rounded lie on grid points, and those of 0 stay 0."""
+    model = Kinds()
+    with torch.no_grad():
+        model.linear.weight[:, ::2] = 0.0
+    gm, batches = rounded(model)
+    better, _ = run(gm, rounding(batches))
+    node = next(
+        n
+        for n in better.graph.find_nodes(op="call_function", target=qpc_ops.fake_quantize.default)
+        if str(n.args[0]) == "linear_weight"
+    )
+    weight = better.get_parameter("linear.weight").detach()
+    points = weight / along(attribute(better, str(arguments(node)["scale"].target)), 2, 0)
+    torch.testing.assert_close(points, points.round(), rtol=0, atol=1e-5)
+    assert bool((weight[:, ::2] == 0.0).all())
+    assert bool((weight[:, 1::2] != 0.0).any())

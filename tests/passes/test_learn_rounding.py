@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from qpc.calls import arguments, qpc_ops
 from qpc.errors import CalibrationError, ConfigError
-from qpc.meta import attribute
 from qpc.passes import LearnRounding
-from qpc.quant.fixedpoint import along
 from tests.quantizing import min_max
 from tests.rounding import (
     Kinds,
     Tied,
+    check_points_and_zeros,
     differing_steps,
     relative_error,
     rounded,
@@ -40,21 +40,7 @@ def test_the_outputs_of_all_kinds_of_layers_come_nearer(per_channel: bool) -> No
 
 
 def test_weights_lie_on_grid_points_and_masked_ones_at_zero() -> None:
-    model = Kinds()
-    with torch.no_grad():
-        model.linear.weight[:, ::2] = 0.0
-    gm, batches = rounded(model)
-    better, _ = run(gm, LearnRounding(batches, steps=100))
-    node = next(
-        n
-        for n in better.graph.find_nodes(op="call_function", target=qpc_ops.fake_quantize.default)
-        if str(n.args[0]) == "linear_weight"
-    )
-    weight = better.get_parameter("linear.weight").detach()
-    points = weight / along(attribute(better, str(arguments(node)["scale"].target)), 2, 0)
-    torch.testing.assert_close(points, points.round(), rtol=0, atol=1e-5)
-    assert bool((weight[:, ::2] == 0.0).all())
-    assert bool((weight[:, 1::2] != 0.0).any())
+    check_points_and_zeros(partial(LearnRounding, steps=100))
 
 
 def test_declines_shared_weights_and_more_bits() -> None:
