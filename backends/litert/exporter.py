@@ -114,8 +114,7 @@ class Exporter:
 
     def shape(self, node: Node) -> tuple[int, ...]:
         """The logical shape of a tensor."""
-        found = self.types[node]
-        if not isinstance(found, TensorType):
+        if not isinstance(found := self.types[node], TensorType):
             raise UnsupportedOpError("the value is not one tensor", node=node)
         return found.shape
 
