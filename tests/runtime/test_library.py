@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ pytest.importorskip("tvm")
 import torch
 
 import qpc
-from qpc.backends.tvm.runtime.library import Library
 from qpc.errors import BackendError
+from qpc.runtime.library import Library
 from tests.robustness.small_models import small_model
 from tests.small_models import Call
 
@@ -20,7 +21,12 @@ pytestmark = pytest.mark.tvm
 
 @pytest.fixture(scope="module")
 def code() -> bytes:
-    return small_model(2)._parts.code.library
+    code = small_model(2)._parts.code.library
+    gc.collect()
+    for thread in threading.enumerate():  # those of the model end in their own time
+        if thread.name.startswith("qpc-"):
+            thread.join()
+    return code
 
 
 def _mappings() -> int:
