@@ -143,7 +143,8 @@ def __getattr__(name: str) -> object:
     if home is None:
         raise AttributeError(f"module 'qpc' has no attribute {name!r}")
     try:
-        all_homes()  # so that graphs that were pickled find their operators in torch.ops.qpc
+        if home != "qpc.errors":
+            all_homes()  # so that graphs that were pickled find their operators in torch.ops.qpc
         value = getattr(importlib.import_module(home), name)
     except ModuleNotFoundError as e:
         if e.name is not None and e.name.startswith("qpc."):

@@ -103,7 +103,9 @@ def _check_abi(document: Mapping[str, Any], where: str) -> None:
     if type(found) is int and found in abi.READ:
         return
     newer = type(found) is int and found > abi.ABI
-    shown = f"the ABI number {found}" if type(found) is int and abs(found) < 10**6 else "no ABI number"
+    shown = (
+        f"the ABI number {found}" if type(found) is int and abs(found) < 10**6 else "no ABI number"
+    )
     known = ", ".join(map(str, sorted(abi.READ)))
     raise ArtifactError(
         f"{where} has {shown}, this version of QPC knows {known}",

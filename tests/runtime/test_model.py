@@ -135,9 +135,7 @@ def test_clones_are_called_at_the_same_time(
 ) -> None:
     clones = [models[threads], models[threads].clone(), copy.deepcopy(models[threads])]
     with ThreadPoolExecutor(6) as pool:
-        results = list(
-            pool.map(lambda i: clones[i % 3](answers.inputs[i % 6].numpy()), range(60))
-        )
+        results = list(pool.map(lambda i: clones[i % 3](answers.inputs[i % 6].numpy()), range(60)))
     assert all(right(answers, i % 6, result) for i, result in enumerate(results))
 
 

@@ -1,4 +1,4 @@
-"""Work is handed out to all threads of a pool, once each, and done by the caller if there is none."""
+"""Work is handed out to all threads of a pool, once each; without one the caller does it."""
 
 from __future__ import annotations
 

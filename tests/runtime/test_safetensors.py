@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 
 from qpc.errors import ArtifactError
-from qpc.runtime.arrays import ArrayType, Stored
+from qpc.runtime.arrays import Array, ArrayType, Stored
 from qpc.runtime.safetensors import read, write
 
-ARRAYS = {
+ARRAYS: dict[str, Array] = {
     "w_1": np.arange(6, dtype=np.int8).reshape(2, 3),
     "w_2": np.linspace(-1, 1, 5, dtype=np.float32),
     "w_3": np.zeros((0, 4), np.int16),
