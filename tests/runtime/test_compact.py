@@ -54,6 +54,19 @@ def test_places_are_spread_as_weights_are_transformed(out: int) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ({"gone": 16}, "places: there is no 'gone', or none with 16 places"),
+        ({"w": 9}, "places: there is no 'w', or none with 9 places"),
+        ({"w": 16}, "places: 'w' is float32.*, not 3 x 3 values of int8"),
+    ],
+)
+def test_places_of_what_is_none_are_an_error(places: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spread({"w": Stored.of(np.zeros((1, 9), np.float32))}, places)
+
+
 def test_a_model_is_saved_with_fewer_weights_and_loads_all(tmp_path: Path) -> None:
     if reason := Target.parse("x86-64-avx2").runs_here():
         pytest.skip(reason)

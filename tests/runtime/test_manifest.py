@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -13,6 +14,8 @@ from qpc.backends import tvm
 from qpc.backends.tvm.runtime import artifact
 from qpc.errors import ArtifactError
 from qpc.runtime.artifact import decode
+from qpc.runtime.manifest import interface
+from qpc.runtime.seal import sealed
 from tests.forging import Edit, forged
 from tests.generators import IntegerGraph
 
@@ -86,6 +89,18 @@ CASES: dict[str, tuple[Edit, str]] = {
     "a word as output": (signature(outputs="all"), "outputs are not nested like this"),
     "two kinds of outputs": (signature(outputs={"list": [0], "dict": {}}), "are not nested like"),
     "deep outputs": (signature(outputs=[[[[[[[[[[[[[[[[[[0]]]]]]]]]]]]]]]]]]), "nested too deeply"),
+    "no object as entry": (
+        lambda d: d["entries"].update({"1": []}),
+        "entries.1: it must be an obj",
+    ),
+    "no list of names": (signature(names="x"), "signature.names: it must be a list, got 'x'"),
+    "a number as name": (signature(names=[7]), "signature.names[0]: it must be a text, got 7"),
+    "no entry points": (lambda d: d.update(entries={}), "entries: at least one batch size"),
+    "nothing": (lambda d: d.pop("signature"), "signature: it must be an object, got nothing"),
+    "many axes": (lambda d: inputs(d)["1"][0].update(shape=[1] * 65), "at most 64 axes"),
+    "a target without a triple": (lambda d: d["target"].pop("triple"), "target: "),
+    "a target of lists": (lambda d: d["target"].update(isa={}), "isa of a target must be a name"),
+    "too many places": (lambda d: d.update(places={"none": 36}), "places: there is no 'none'"),
     "other places": (lambda d: d.update(places={"none": 3}), "is damaged"),
 }
 
@@ -109,3 +124,19 @@ def test_another_library_and_other_weights_are_refused(content: dict[str, bytes]
         changed = forged(content | {name: b""}, "manifest.json", lambda _: None)
         with pytest.raises(ArtifactError, match=found):
             decode(changed, "it")
+
+
+def test_weights_that_are_named_must_be_there(content: dict[str, bytes]) -> None:
+    """A library may be sealed again, by whoever can change a model."""
+
+    def rename(document: dict[str, Any]) -> None:
+        entry(document)["weights"][0] = "w_gone"
+
+    changed = forged(content, "manifest.json", rename)
+    weights = decode(content, "it").weights
+    library = sealed(
+        content["kernels.so"], interface(json.loads(changed["manifest.json"]), weights)
+    )
+    changed = forged(changed | {"kernels.so": library}, "manifest.json", lambda _: None)
+    with pytest.raises(ArtifactError, match="it names weights that are not there: w_gone"):
+        decode(changed, "it")

@@ -83,8 +83,11 @@ def _text(target: Target) -> str:
             f"code for {architecture} cannot share its work among threads",
             fix="compile it with threads=1",
         )
-    words = _MACHINES[architecture]
-    about = {"kind": "llvm", "mtriple": target.triple, "mcpu": target.llvm_cpu}
+    return _filled(_MACHINES[architecture], target.triple, target.llvm_cpu)
+
+
+def _filled(words: _Words, triple: str, cpu: str | None) -> str:
+    about = {"kind": "llvm", "mtriple": triple} | ({"mcpu": cpu} if cpu else {})
     return (
         _CODE.replace("KEY", POOL_KEY)
         .replace("FUTEX", str(words.futex))

@@ -202,7 +202,8 @@ def test_what_later_versions_add_is_left_alone(compiled: CompiledModel, saved: P
 def test_what_cannot_be_understood_is_left_out(
     saved: Path, entry: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _rewrite(saved, **{entry: 1})
+    changes: dict[str, Any] = {entry: 1}
+    _rewrite(saved, **changes)
     loaded = tvm.load(saved)
     assert loaded(torch.zeros(1, 3, 6, 6))[0].shape == (1, 4)
     assert f"the model runs, but its {entry[:4]}" in caplog.text
