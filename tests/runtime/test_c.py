@@ -21,6 +21,7 @@ from tests.robustness.small_models import small_graph
 from tests.sharing import sharing_freely
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.tvm,
     pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
 ]

@@ -99,6 +99,7 @@ def test_workers_sleep_soon_after_a_call(library: Library) -> None:
     assert sum(_ticks(thread) for thread in made) - ticks <= 2  # of a hundredth of a second
 
 
+@pytest.mark.thorough
 def test_a_process_may_end_at_any_time(library: Library, tmp_path: Path) -> None:
     (tmp_path / "code").write_bytes(small_model(2)._parts.code.library)
     code = (

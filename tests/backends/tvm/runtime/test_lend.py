@@ -17,7 +17,7 @@ from qpc.backends.tvm.lowering.floats import reduction
 from qpc.errors import ArtifactError
 from tests.small_models import Call
 
-pytestmark = pytest.mark.tvm
+pytestmark = [pytest.mark.tvm, pytest.mark.thorough]
 
 
 def _sorted_by_tvm(
