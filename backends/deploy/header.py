@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from qpc.backends.deploy.deployable import ARENA_ALIGNMENT, ERRORS, Deployable, Port
+from qpc.backends.deploy.abi import ARENA_ALIGNMENT, ERRORS
+from qpc.backends.deploy.deployable import Deployable, Port
 from qpc.version import VERSION
 
 

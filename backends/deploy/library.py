@@ -12,7 +12,7 @@ from qpc.backends.deploy import elf
 from qpc.backends.deploy.archive import archive
 from qpc.backends.deploy.deployable import Deployable, raw_bytes
 from qpc.backends.deploy.header import header
-from qpc.backends.deploy.manifest import DOCUMENT, LibraryEntry, library_kind, manifest, validated
+from qpc.backends.deploy.manifest import DOCUMENT, library_kind, manifest
 from qpc.backends.deploy.merge import Merged, constants, merge
 from qpc.backends.deploy.report import Footprint, check_board, footprint, report_text
 from qpc.backends.deploy.sample import MAIN, VECTORS, cmake_file, main_program, vectors_file
@@ -77,19 +77,6 @@ def write_library(
     document = manifest(model, needs, needed, library, whole, form=form, sources=sources)
     documents.write(path, {DOCUMENT: document, **whole}, library_kind(sorted(whole)))
     return ExportedLibrary(Path(path), model.name, needs, tuple(needed), report)
-
-
-def read_library(path: str | os.PathLike[str]) -> tuple[LibraryEntry, dict[str, bytes]]:
-    """The manifest of an exported library and its files, all as they were written.
-
-    Raises ArtifactError if they are not.
-    """
-    where = repr(str(path))
-    names = documents.declared_files(path, library_kind(()))
-    kind = library_kind(names)
-    content = documents.read(path, kind)
-    entry = validated(documents.verified(content, kind, where), where)
-    return entry, content
 
 
 def _merged(model: Deployable, objects: Sequence[bytes]) -> Merged:

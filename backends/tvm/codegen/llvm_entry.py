@@ -17,7 +17,8 @@ from tvm import tirx
 from tvm.ir import PrimType
 
 from qpc.backends.common.plan import Place
-from qpc.backends.deploy.deployable import ARENA_ALIGNMENT, ERRORS, Deployable, Port
+from qpc.backends.deploy.abi import ARENA_ALIGNMENT, ERRORS
+from qpc.backends.deploy.deployable import Deployable, Port
 from qpc.backends.tvm.codegen.entry import Call
 from qpc.backends.tvm.codegen.objects import tvm_target
 from qpc.backends.tvm.scratch import in_scratch_file
