@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import qpc
-from qpc.assets import load_demo_images, load_demo_model, normalise
+from benchmarks.real_models import torchvision_models
+from qpc.assets import load_demo_images, load_demo_model
 
 
 def quantized(model: nn.Module, *shape: int, batches: int = 4) -> GraphModule:
@@ -128,14 +129,13 @@ def mixed() -> GraphModule:
 def demo_resnet() -> GraphModule:
     """The ResNet-18 of the demonstration, trained, on its own images."""
     model, _ = load_demo_model()
-    images = normalise(load_demo_images().calibration[:64])
+    images = load_demo_images().calibration[:64]
     return qpc.quantize(qpc.trace(model, (images[:1],)), images.split(32))
 
 
 def mobilenet_v2() -> GraphModule:
     """MobileNetV2 of torchvision on images of 96 x 96, with random weights."""
-    from torchvision.models import mobilenet_v2 as network
-
+    network = torchvision_models().mobilenet_v2
     return quantized(_seeded(lambda: network(weights=None)), 3, 96, 96, batches=2)
 
 

@@ -214,6 +214,7 @@ static int replay(FILE *file)
 
 static int measure(long calls)
 {
+#ifdef CLOCK_MONOTONIC
     while (calls-- > 0) {
         struct timespec start, end;
         clock_gettime(CLOCK_MONOTONIC, &start);
@@ -223,6 +224,10 @@ static int measure(long calls)
                                 (end.tv_nsec - start.tv_nsec));
     }
     return 0;
+#else
+    if (calls > 0) printf("there is no clock to time calls with\\n");
+    return calls > 0;
+#endif
 }
 
 int main(int count, char **arguments)

@@ -21,7 +21,8 @@ from qpc.backends.deploy.board import Board, ended_by
 from qpc.backends.deploy.manifest import LibraryEntry, read_library
 from qpc.backends.deploy.sample import MAIN, VECTORS
 from qpc.backends.deploy.toolchain import Program, build, compiler_for, emulator_for, is_native
-from qpc.errors import ArtifactError, BackendError
+from qpc.children import run_module
+from qpc.errors import ArtifactError, BackendError, MissingDependencyError
 from qpc.targets import Target
 from qpc.targets.form import decode_target
 
@@ -93,7 +94,7 @@ def verify(path: str | os.PathLike[str], where: Where | None = None) -> Verified
     where = where or Where()
     entry, files = read_library(path)
     target = _target(entry, path)
-    with _ready(entry, files, target, where) as ready:
+    with _ready(path, entry, files, target, where) as ready:
         done = ready.run("", where.seconds)
         _check(entry, target, done, ready.place)
         tolerances = tuple(port.tolerance for port in entry.outputs)
@@ -113,7 +114,7 @@ def time_library(
         raise BackendError(f"calls must be a positive number, got {calls}")
     entry, files = read_library(path)
     target = _target(entry, path)
-    with _ready(entry, files, target, where) as ready:
+    with _ready(path, entry, files, target, where) as ready:
         done = ready.run(f"--time {calls}", where.seconds)
         _check(entry, target, done, ready.place)
         found = re.findall(r"^(\d+) ns$", done.stdout, re.MULTILINE)
@@ -155,9 +156,30 @@ class _There:
         return self.board.shell(f"{self.program} {options} -", self.vectors, seconds=seconds)
 
 
+@dataclass
+class _Loaded:
+    """The shared library, in a process of its own, where there is no compiler."""
+
+    folder: str | os.PathLike[str]
+    library: str
+    place: str = "on this machine, as a shared library"
+
+    def run(self, options: str, seconds: float) -> subprocess.CompletedProcess[str]:
+        calls = options.removeprefix("--time").strip() or "0"
+        module = "qpc.backends.deploy.replay"
+        ended = run_module(module, str(self.folder), self.library, calls, timeout=seconds)
+        if ended.status is None:
+            raise BackendError(f"the program did not end within {seconds:g} s")
+        return subprocess.CompletedProcess(module, ended.status, ended.output, ended.errors)
+
+
 @contextmanager
 def _ready(
-    entry: LibraryEntry, files: Mapping[str, bytes], target: Target, where: Where
+    path: str | os.PathLike[str],
+    entry: LibraryEntry,
+    files: Mapping[str, bytes],
+    target: Target,
+    where: Where,
 ) -> Iterator[_Ready]:
     board = Board.parse(where.on) if where.on is not None else None
     emulator: tuple[str, ...] = ()
@@ -170,7 +192,14 @@ def _ready(
             f"{entry.name!r} cannot run here: {reason}",
             fix="run it on such a machine (--on ssh://HOST), or emulate one (--cpu max)",
         )
-    compiler = compiler_for(target, where.compiler)
+    try:
+        compiler = compiler_for(target, where.compiler)
+    except MissingDependencyError:
+        library = f"lib{entry.name}.so"
+        if board is not None or emulator or where.compiler or library not in files:
+            raise
+        yield _Loaded(path, library)
+        return
     with tempfile.TemporaryDirectory(prefix="qpc-verify-") as name:
         folder = Path(name)
         for file, data in files.items():

@@ -22,14 +22,14 @@ WIDE, NARROW = elf._WIDE, elf._NARROW
 _FUNCTION = 2
 
 
-def function(name: str, *calls: str, binding: int = STB_GLOBAL, flags: int = 0) -> Object:
+def function(name: str, *calls: str, binding: int = STB_GLOBAL) -> Object:
     """An object with one function that calls others, for x86-64."""
     data = b"\xe8\0\0\0\0" * len(calls) + b"\xc3"
     relocations = [Relocation(5 * i + 1, 4, i + 2, -4) for i in range(len(calls))]
     text = Section(
         ".text",
         SHT_PROGBITS,
-        SHF_ALLOC | SHF_EXEC | flags,
+        SHF_ALLOC | SHF_EXEC,
         data,
         len(data),
         16,
