@@ -28,7 +28,9 @@ def test_machines_are_those_of_targets() -> None:
 
 def test_code_for_a_machine_that_is_not_known_here_is_exported_instead() -> None:
     g = IntegerGraph()
-    with pytest.raises(UnsupportedTargetError, match="'riscv64' can be exported, but not") as caught:
+    with pytest.raises(
+        UnsupportedTargetError, match="'riscv64' can be exported, but not"
+    ) as caught:
         tvm.compile_graph(g.module(g.linear(g.image(8), 4)), "riscv64")
     assert caught.value.fix is not None
     assert caught.value.fix.startswith("qpc.export_library(gm, target, folder, name=...)")
