@@ -13,9 +13,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from qpc.backends.deploy.board import Board, ended_by
 from qpc.backends.deploy.manifest import LibraryEntry, read_library
@@ -76,6 +76,10 @@ class Timed:
     def median(self) -> float:
         """Of all calls."""
         return statistics.median(self.milliseconds)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return asdict(self) | {"median_ms": self.median}
 
     def __str__(self) -> str:
         least, most = min(self.milliseconds), max(self.milliseconds)
