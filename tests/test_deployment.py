@@ -12,6 +12,7 @@ pytest.importorskip("tvm", reason="Apache TVM is not installed")
 
 import qpc
 from qpc.backends.deploy.toolchain import build, compiler_for
+from qpc.backends.deploy.verify import time_library
 from qpc.calls import aten
 from qpc.errors import ArtifactError, BackendError, UnsupportedTargetError
 from qpc.targets import Target
@@ -207,15 +208,19 @@ def test_a_model_that_is_too_large_for_the_board_names_the_layer(tmp_path: Path)
         qpc.export_library(heavy, str(board), tmp_path / "net")
 
 
-@pytest.mark.every(3)
-@pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m4", "cortex-m55"])
-def test_libraries_for_microcontrollers_link(tmp_path: Path, core: str) -> None:
-    require_tools(core, build_only=True)
-    out = tmp_path / "net"
-    result = qpc.export_library(linear(), core, out, name="net")
-    assert not any(name.startswith("TVM") for name in result.needs)
-    main = [out / "main.c", out / "libnet.a"]
-    build(main, tmp_path / "net.elf", compiler_for(Target.parse(core)), ["--specs=rdimon.specs"])
+CORES = ("cortex-m4", "cortex-m0plus", "cortex-m3", "cortex-m7", "cortex-m33", "cortex-m55")
+
+
+@pytest.mark.every(6)
+@pytest.mark.parametrize("core", CORES)
+def test_microcontrollers_without_a_system_give_every_byte(tmp_path: Path, core: str) -> None:
+    g = IntegerGraph()
+    q = g.quantize(g.input(3, 9, 8))
+    a = g.add(g.conv2d(q, 8, padding=(1, 1)), g.conv2d(q, 8, padding=(1, 1)))
+    gm = g.module(g.dequantize(g.linear(g.mean(g.lookup(a), (2, 3)), 5)))
+    out = assert_exact(gm, core, tmp_path)
+    with pytest.raises(BackendError, match="programs without an operating system have no clock"):
+        time_library(out)
 
 
 @pytest.mark.slow
@@ -225,7 +230,7 @@ def test_networks_are_exact_on_every_architecture(tmp_path: Path, name: str) -> 
         gm = NETWORKS[name]()
     except ImportError as e:
         pytest.skip(str(e))
-    for target in ARCHITECTURES:
+    for target in (*ARCHITECTURES, *(CORES if name == "keywords" else ())):
         assert_exact(gm, target, tmp_path, cpus=CPUS.get(target, ()))
 
 

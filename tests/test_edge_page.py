@@ -25,6 +25,7 @@ def test_the_commands_of_the_page_do_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_tools("raspberry-pi-4")
+    require_tools("cortex-m4")
     monkeypatch.chdir(tmp_path)
     assert run_page(PAGE) == 1
     (tmp_path / "qpc").write_text(
@@ -53,7 +54,7 @@ def test_the_commands_of_the_page_do_what_it_says(
                 count += 1
             else:
                 assert line in done.stdout
-    assert count == 5
+    assert count == 7
     names = [file.name for file in (tmp_path / "digits-pi").iterdir()]
     page = PAGE.read_text(encoding="utf-8")
     assert [name for name in names if f"`{name}`" not in page] == []

@@ -22,8 +22,8 @@ def command(
     typer.echo(f"{listing_text(lines)}\n\n{_MORE}")
 
 
-_MORE = """* runs on this machine. A board of your own is described in a YAML file, whose name is given
-in place of a target's:
+_MORE = """* runs on this machine. A board of your own is described in a YAML file, whose name
+is given in place of a target's:
   name: my-board
   like: cortex-m4
   flash: 512 KiB
