@@ -17,8 +17,9 @@ import qpc
 from qpc import registry
 from qpc.analysis.exactness import exactness
 from qpc.analysis.integer_proofs import check_integers
-from qpc.backends import onnx, tvm
-from qpc.backends.onnx import custom as exports
+from qpc.backends import tvm
+from qpc.exporting import onnx
+from qpc.exporting.onnx import custom as exports
 from qpc.backends.tvm import custom as kernels
 from qpc.calls import qpc_ops
 from qpc.channels.cost import cost

@@ -24,7 +24,7 @@ import torch
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
-from qpc.backends.onnx.qdq import to_qdq
+from qpc.exporting.onnx.model import to_qdq
 from qpc.backends.tvm.measure.peak import peak
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.bench.peers import INT8_PEERS, PEERS, Array, Peer, signal_to_noise_db

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.fx import GraphModule
 
-from qpc.backends.onnx.qdq import to_qdq
+from qpc.exporting.onnx.model import to_qdq
 from qpc.bench.request import check_peers
 from qpc.bench.torch_peer import FloatModel
 from qpc.children import run_module

@@ -58,6 +58,8 @@ class FloatModel:
         arguments, before = list(node.input), self._made_by.get(node.input[0])
         if node.op_type == "QuantizeLinear":
             attributes["clamps"] = before is None or before.op_type not in _MOVES
+        if node.op_type == "Clip" and before is not None and before.op_type == "QuantizeLinear":
+            rule, arguments = _clip_points, [*arguments, *before.input[1:]]
         if node.op_type == "Cast" and before is not None:  # of integers, as indices of a table
             arguments = list(before.input)
         self._made_by[output] = node
@@ -96,6 +98,12 @@ def _ends(zero_point: Tensor) -> tuple[int, int]:
 def _cast(x: Tensor, scale: Tensor, zero_point: Tensor, to: int) -> Tensor:
     """The integers of a QuantizeLinear, which leaves values as they are."""
     return ((x / scale).round() + zero_point).clamp(*_ends(zero_point)).to(torch.int32)
+
+
+def _clip_points(x: Tensor, lo: Tensor, hi: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """The ends of a grid that is stored in more bits than it has, as real numbers."""
+    low, high = ((int(end) - int(zero_point)) * float(scale) for end in (lo, hi))
+    return x.clamp(low, high)
 
 
 def _dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int = 1) -> Tensor:
@@ -164,7 +172,7 @@ def _slice(x: Tensor, start: Tensor, end: Tensor, axis: Tensor, step: Tensor) ->
 
 
 def _gather(x: Tensor, index: Tensor, axis: int) -> Tensor:
-    index = index.to(torch.int64)
+    index = index.to(torch.int64) % x.shape[axis]
     taken = x.index_select(axis, index.flatten())
     return taken.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 

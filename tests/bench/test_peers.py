@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from qpc.backends.onnx.qdq import to_qdq
+from qpc.exporting.onnx.model import to_qdq
 from qpc.bench import peers
 from qpc.bench.peers import (
     INT8_PEERS,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from qpc.backends.onnx.qdq import to_qdq
+from qpc.exporting.onnx.model import to_qdq
 from qpc.bench.torch_peer import FloatModel
 from qpc.errors import UnsupportedOpError
 from tests.quantizing import Parts, fake_quantized, integer

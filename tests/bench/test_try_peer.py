@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qpc.backends.onnx.qdq import to_qdq
+from qpc.exporting.onnx.model import to_qdq
 from qpc.bench import try_peer
 from tests.quantizing import Parts, fake_quantized, integer
 
