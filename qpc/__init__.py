@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from qpc.compression.recipe import Recipe as Recipe
     from qpc.compression.sweep import sweep as sweep
     from qpc.errors import QPCError as QPCError
+    from qpc.exporting.export import export as export
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
     from qpc.pipeline import Pipeline as Pipeline
@@ -71,6 +72,7 @@ _HOMES = {
     "compile": "qpc.compiler",
     "compress": "qpc.compression.compress",
     "convert": "qpc.recipes",
+    "export": "qpc.exporting.export",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
     "freeze_batch_norm": "qpc.training.switch",
@@ -114,6 +116,7 @@ __all__ = [
     "compile",
     "compress",
     "convert",
+    "export",
     "fingerprint",
     "format_graph",
     "freeze_batch_norm",

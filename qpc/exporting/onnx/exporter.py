@@ -55,6 +55,7 @@ class Exporter(Writer):
         self.refused: list[QPCError] = []
         self.value_names = value_names(gm)
         self._sizes: dict[Dim, str] = {}
+        self._ends: tuple[int, int] | None = None  # what the value being written is clamped to
 
     # --- the graph --------------------------------------------------------------------------------
 
@@ -76,7 +77,7 @@ class Exporter(Writer):
     def _call(self, node: Node) -> None:
         if not isinstance(self.types[node], ValueType | tuple):
             return  # a size, which is written where it is needed
-        export = self._rules.get(node.target)
+        export, self._ends = self._rules.get(node.target), None
         try:
             if export is None:
                 raise UnsupportedOpError(no_form(node), node=node, fix=REGISTER)  # noqa: TRY301
@@ -200,7 +201,7 @@ class Exporter(Writer):
     def round(self, name: str, grid: QParams) -> str:
         """A QuantizeLinear and a DequantizeLinear, or an entry in the list of grids."""
         if self.form.rounds:
-            return write_grid(self, name, grid)
+            return write_grid(self, name, grid, self._ends)
         if any(found.tensor == name for found in self.grids):
             name = self.emit("Identity", [name])  # it has another grid as well
         name = self.named(name, self.value_name)
@@ -211,28 +212,29 @@ class Exporter(Writer):
     def clipped(self, node: Node, name: str) -> str:
         """The result of an integer operator within the ends that it clamps to.
 
-        A QuantizeLinear clamps to the whole range of its integers, so that only narrower ends need
-        an operator, unless clamps are to be explicit.
+        Where a QuantizeLinear follows, the clamp stands behind it; it needs no operator where it is
+        what the integers end at. Otherwise it is written as a ReLU if it is one, and so is one at
+        the end of a grid in models without nodes for grids.
         """
         given, grid = arguments(node), info(node).qparams
         stored = self.grid(node)
         assert grid is not None
         moved = stored.zero_point - grid.zero_point
         low, high = given["lo"] + moved, given["hi"] + moved
+        if self.form.kind == "qdq":
+            self._ends = low, high
+            return name
         relu = low == stored.zero_point
-        if self.form.explicit_clamps:
-            needs = (relu or low > stored.lo, high < stored.hi or (relu and _is_relu6(stored)))
-        else:
-            needs = (low > stored.lo, high < stored.hi)
-        if needs == (True, False) and relu:
-            return self.emit("Relu", [name])
-        if needs == (False, True) and relu:
-            needs = (True, True)
+        explicit = self.form.explicit_clamps and relu
+        below = explicit or low > stored.lo
+        above = high < stored.hi or (explicit and _is_relu6(stored))
+        if relu and not above:
+            return self.emit("Relu", [name]) if below else name
         ends = [
             self.constant(np.float32((point - stored.zero_point) * stored.scale)) if needed else ""
-            for point, needed in zip((low, high), needs, strict=True)
+            for point, needed in ((low, below or relu), (high, above))
         ]
-        return self.emit("Clip", [name, *ends]) if any(needs) else name
+        return self.emit("Clip", [name, *ends]) if below or above else name
 
     # --- sizes ------------------------------------------------------------------------------------
 

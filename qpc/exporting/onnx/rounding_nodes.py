@@ -42,28 +42,39 @@ def stored_grid(grid: QParams, form: OnnxForm, node: Node) -> QParams:
     return QParams(grid.scale, 0, lo, hi, torch.int8)
 
 
-def write_grid(to: Exporter, name: str, grid: QParams, *, only_integers: bool = False) -> str:
+def write_grid(
+    to: Exporter,
+    name: str,
+    grid: QParams,
+    ends: tuple[int, int] | None = None,
+    *,
+    only_integers: bool = False,
+) -> str:
     """A QuantizeLinear and a DequantizeLinear.
 
-    A grid for which ONNX has no integers of its own is stored in 8 bits and clamped: between the
-    two nodes, as QCDQ does, which leaves operators in front of them to be fused, or before both for
-    TensorRT, which allows nothing in between.
+    ends: the points that the value is clamped to, the ends of the grid by default. Where the
+    integers that it is stored in go beyond them, they are clamped between the two nodes, as QCDQ
+    does it, which leaves operators in front of them to be fused; or the value is in front of both
+    for TensorRT, which allows nothing in between, and for integers that Clip does not know.
     """
+    low, high = ends or (grid.lo, grid.hi)
     dtype = _integers_of(grid, to.opset)
-    narrow = dtype == dtype_name(grid.dtype) and (grid.lo, grid.hi) != _ends(grid.dtype)
-    if narrow and to.form.kind == "tensorrt":
-        low, high = (np.float32((p - grid.zero_point) * grid.scale) for p in (grid.lo, grid.hi))
-        name, narrow = to.emit("Clip", [name, to.constant(low), to.constant(high)]), False
+    whole = _ends(grid.dtype) if dtype == dtype_name(grid.dtype) else (grid.lo, grid.hi)
+    narrow = (low, high) != whole
+    if narrow and (to.form.kind == "tensorrt" or dtype != dtype_name(grid.dtype)):
+        points = [np.float32((p - grid.zero_point) * grid.scale) for p in (low, high)]
+        name, narrow = to.emit("Clip", [name, *map(to.constant, points)]), False
     # Each pair has constants of its own: ONNX Runtime changes zero points in place.
-    ends = [
+    constants = [
         to.constant(np.float32(grid.scale), f"{to.value_name}.scale"),
         to.constant(_array(np.array(grid.zero_point), dtype), f"{to.value_name}.zero_point"),
     ]
-    integer = to.emit("QuantizeLinear", [name, *ends])
+    integer = to.emit("QuantizeLinear", [name, *constants])
     if narrow:
-        points = [to.constant(np.array(p, dtype)) for p in (grid.lo, grid.hi)]
-        integer = to.emit("Clip", [integer, *points])
-    return integer if only_integers else to.emit("DequantizeLinear", [integer, *ends])
+        integer = to.emit(
+            "Clip", [integer, *(to.constant(np.array(p, dtype)) for p in (low, high))]
+        )
+    return integer if only_integers else to.emit("DequantizeLinear", [integer, *constants])
 
 
 def dequantized(to: Exporter, integer: Tensor, scales: Tensor, axis: int, name: str) -> str:
