@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from qpc.errors import BackendError, MissingDependencyError, QPCError, UnsupportedOpError
 from qpc.exporting.grids import TensorGrid
@@ -101,7 +102,7 @@ def _model(to: Exporter) -> onnx.ModelProto:
 
     inputs = [node for node in to.gm.graph.nodes if node.op == "placeholder"]
     (output,) = (node for node in to.gm.graph.nodes if node.op == "output")
-    names = _output_names(to, output.all_input_nodes)
+    names = _output_names(to, _results(output))
     nodes, constants = to.written(names)
     graph = helper.make_graph(
         nodes,
@@ -123,7 +124,10 @@ def _model(to: Exporter) -> onnx.ModelProto:
 
 
 def _results(output: Node) -> list[Node]:
-    return list(output.all_input_nodes)
+    """What the graph returns, in order; a value may be there twice."""
+    found: list[Node] = []
+    map_arg(output.args[0], found.append)
+    return found
 
 
 def _output_names(to: Exporter, results: Sequence[Node]) -> list[str]:

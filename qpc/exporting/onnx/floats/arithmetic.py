@@ -149,9 +149,15 @@ RULES: dict[object, Rule] = {
     **dict.fromkeys((aten.ge.Tensor, aten.ge.Scalar), _compared("GreaterOrEqual")),
     **dict.fromkeys((aten.lt.Tensor, aten.lt.Scalar), _compared("Less")),
     **dict.fromkeys((aten.le.Tensor, aten.le.Scalar), _compared("LessOrEqual")),
-    **dict.fromkeys((aten.logical_and.default, aten.bitwise_and.Tensor), _truths("And")),
-    **dict.fromkeys((aten.logical_or.default, aten.bitwise_or.Tensor), _truths("Or")),
-    **dict.fromkeys((aten.logical_xor.default, aten.bitwise_xor.Tensor), _truths("Xor")),
+    **dict.fromkeys(
+        (aten.logical_and.default, aten.bitwise_and.Tensor, aten.__and__.Tensor), _truths("And")
+    ),
+    **dict.fromkeys(
+        (aten.logical_or.default, aten.bitwise_or.Tensor, aten.__or__.Tensor), _truths("Or")
+    ),
+    **dict.fromkeys(
+        (aten.logical_xor.default, aten.bitwise_xor.Tensor, aten.__xor__.Tensor), _truths("Xor")
+    ),
     **dict.fromkeys((aten.logical_not.default, aten.bitwise_not.default), _truths("Not")),
     **dict.fromkeys((aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf), _where),
     **dict.fromkeys((aten.masked_fill.Scalar, aten.masked_fill.Tensor), _masked_fill),

@@ -91,6 +91,15 @@ def _threshold(to: Exporter, name: str, threshold: float, value: float) -> str:
     return chosen(_greater(threshold), value)(to, name)
 
 
+def _clamp(to: Exporter, node: Node) -> str:
+    """`aten.clamp`, of integers too."""
+    given, dtype = arguments(node), to.type(node).dtype
+    if dtype == torch.float32:
+        return _with_arguments(forms.clip, "min", "max")(to, node)
+    ends = ["" if given[end] is None else to.operand(given[end], dtype) for end in ("min", "max")]
+    return to.emit("Clip", [to.operand(given["self"], dtype), *ends])
+
+
 def _clip_above(to: Exporter, name: str, high: float) -> str:
     return forms.clip(to, name, None, high)
 
@@ -182,7 +191,7 @@ RULES: dict[object, Rule] = {
     aten.softshrink.default: _with_arguments(_softshrink, "lambd"),
     aten.threshold.default: _with_arguments(_threshold, "threshold", "value"),
     aten.relu6.default: _of_one(partial(forms.clip, low=0, high=6)),
-    aten.clamp.default: _with_arguments(forms.clip, "min", "max"),
+    aten.clamp.default: _clamp,
     aten.clamp_min.default: _with_arguments(forms.clip, "min"),
     aten.clamp_max.default: _with_arguments(_clip_above, "max"),
     aten.hardtanh.default: _with_arguments(forms.clip, "min_val", "max_val"),

@@ -34,6 +34,7 @@ def _resize(interpolation: str, **attributes: str) -> Rule:
         if interpolation == "cubic":
             ways |= {"cubic_coeff_a": -0.75}  # type: ignore[dict-item]  # a number
         scales = [v for k, v in given.items() if k.startswith("scales") and v is not None]
+        scales = scales or list(given.get("scale_factors") or ())
         sizes = zip(to.shape(source)[2:], to.shape(node)[2:], strict=True)
         for (before, after), scale in zip(sizes, scales or [None] * 3, strict=False):
             known = not isinstance(before, BatchDim) and not isinstance(after, BatchDim)
@@ -58,14 +59,34 @@ def _grid_sample(to: Exporter, node: Node) -> str:
 
 
 RULES: dict[object, Rule] = {
-    aten.upsample_nearest1d.default: _resize("", **_NEAREST),
-    aten.upsample_nearest2d.default: _resize("", **_NEAREST),
-    aten.upsample_nearest3d.default: _resize("", **_NEAREST),
-    aten._upsample_nearest_exact2d.default: _resize("", **_NEAREST_EXACT),
-    aten.upsample_linear1d.default: _resize("linear"),
-    aten.upsample_bilinear2d.default: _resize("linear"),
-    aten.upsample_trilinear3d.default: _resize("linear"),
-    aten.upsample_bicubic2d.default: _resize("cubic"),
-    aten.grid_sampler.default: _grid_sample,
-    aten.grid_sampler_2d.default: _grid_sample,
+    **dict.fromkeys(
+        (
+            aten.upsample_nearest1d.default,
+            aten.upsample_nearest1d.vec,
+            aten.upsample_nearest2d.default,
+            aten.upsample_nearest2d.vec,
+            aten.upsample_nearest3d.default,
+            aten.upsample_nearest3d.vec,
+        ),
+        _resize("", **_NEAREST),
+    ),
+    **dict.fromkeys(
+        (aten._upsample_nearest_exact2d.default, aten._upsample_nearest_exact2d.vec),
+        _resize("", **_NEAREST_EXACT),
+    ),
+    **dict.fromkeys(
+        (
+            aten.upsample_linear1d.default,
+            aten.upsample_linear1d.vec,
+            aten.upsample_bilinear2d.default,
+            aten.upsample_bilinear2d.vec,
+            aten.upsample_trilinear3d.default,
+            aten.upsample_trilinear3d.vec,
+        ),
+        _resize("linear"),
+    ),
+    **dict.fromkeys(
+        (aten.upsample_bicubic2d.default, aten.upsample_bicubic2d.vec), _resize("cubic")
+    ),
+    **dict.fromkeys((aten.grid_sampler.default, aten.grid_sampler_2d.default), _grid_sample),
 }

@@ -63,11 +63,7 @@ def arithmetic(x: Tensor) -> Tensor:
     parts += [torch.div(a, 0.3, rounding_mode="floor"), torch.div(a, 0.3, rounding_mode="trunc")]
     parts += [torch.where(a > b, a, b), a.masked_fill(b <= 0, -3.0), torch.where(a == b, a, 1.0)]
     parts += [((a > 0) & (b >= 0) | ~(a < b)).float(), (a != b).to(torch.float32)]
-    parts += [
-        a.isfinite() * a,
-        torch.isnan(a).float(),
-        torch.full_like(a, 2.5) + torch.ones_like(a),
-    ]
+    parts += [a.isfinite() * a, torch.isnan(a).float(), torch.full_like(a, 2.5)]
     return torch.cat(parts, 1)
 
 
