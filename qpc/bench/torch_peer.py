@@ -140,7 +140,9 @@ def _conv_transpose(
     dilations: list[int],
     group: int,
 ) -> Tensor:
-    return F.conv_transpose2d(x, weight, bias, strides, pads[:2], output_padding, group, dilations)
+    top, left, bottom, right = pads
+    extra = [output_padding[0] + top - bottom, output_padding[1] + left - right]
+    return F.conv_transpose2d(x, weight, bias, strides, (top, left), extra, group, dilations)
 
 
 def _max_pool(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch.fx import GraphModule
 
@@ -112,7 +113,7 @@ def export(
     """
     require_graph(gm, "export")
     require_choice("form", form, tuple(FORMS))
-    given = {
+    given: dict[str, Any] = {
         name: value
         for name, value in (
             ("batch", batch),

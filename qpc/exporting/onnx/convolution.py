@@ -6,6 +6,7 @@ from torch.fx import Node
 
 from qpc.calls import qpc_ops
 from qpc.exporting.onnx.exporter import Exporter, Rule
+from qpc.exporting.onnx.floats.convolution import ends_of_outputs
 from qpc.exporting.onnx.floats.padding import zero_padding
 from qpc.exporting.onnx.weights import weights_of
 from qpc.ops.convolution import IntConv2d, IntConvTranspose2d
@@ -36,8 +37,7 @@ def _conv_transpose2d(to: Exporter, node: Node) -> str:
         "ConvTranspose",
         [to.of(view.input), *weights_of(to, node)],
         strides=view.stride,
-        pads=view.padding * 2,
-        output_padding=view.output_padding,
+        **ends_of_outputs(node, view.stride, view.padding * 2, view.output_padding),
         dilations=view.dilation,
         group=view.groups,
     )

@@ -130,6 +130,18 @@ def test_functions_of_images(name: str) -> None:
     assert close(gm, x)
 
 
+def test_more_outputs_than_the_stride_are_cut_off_less() -> None:
+    x = torch.randn(2, 2, 5, 4)
+    for padding in (1, 0):
+        conv = nn.ConvTranspose2d(2, 2, 3, 1, padding, output_padding=1, dilation=2)
+        gm = integer(fake_quantized(Parts(lambda m, x: m.conv(x), conv=conv), x))
+        if padding:
+            assert close(gm, x)
+            continue
+        with pytest.raises(UnsupportedOpError, match="with so much output_padding"):
+            to_qdq(gm)
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 def test_transposed_convolutions(groups: int) -> None:
     conv = nn.ConvTranspose2d(6, 9, 3, 2, 1, output_padding=1, groups=groups, dilation=2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch.fx import Node
 
 from qpc.calls import arguments, aten
@@ -15,6 +18,25 @@ def numbers(given: object, count: int) -> list[int]:
     return found * count if len(found) == 1 else found
 
 
+def ends_of_outputs(
+    node: Node, strides: Sequence[int], pads: Sequence[int], extra: Sequence[int]
+) -> dict[str, list[int]]:
+    """Attributes of a ConvTranspose that has `extra` outputs at the ends of its axes.
+
+    Runtimes allow fewer than the stride, PyTorch also fewer than the dilation; the others are cut
+    off less.
+    """
+    moved = [e if e >= s else 0 for e, s in zip(extra, strides, strict=True)]
+    before, after = list(pads[: len(extra)]), list(pads[len(extra) :])
+    after = [a - m for a, m in zip(after, moved, strict=True)]
+    if min(after) < 0:
+        raise UnsupportedOpError(
+            "no ONNX form for a transposed convolution with so much output_padding", node=node
+        )
+    left = [e - m for e, m in zip(extra, moved, strict=True)]
+    return {"pads": [*before, *after], "output_padding": left}
+
+
 def _conv(axes: int, *, transposed: bool = False) -> Rule:
     def rule(to: Exporter, node: Node) -> str:
         given = arguments(node)
@@ -23,14 +45,15 @@ def _conv(axes: int, *, transposed: bool = False) -> Rule:
         if isinstance(given["padding"], str):
             raise UnsupportedOpError(f"no ONNX form for {node.target} with a name", node=node)
         bias = [] if given["bias"] is None else [to.value(node, "bias")]
-        window = {
+        window: dict[str, Any] = {
             "strides": numbers(given["stride"], axes),
             "pads": numbers(given["padding"], axes) * 2,
             "dilations": numbers(given["dilation"], axes),
             "group": given["groups"],
         }
         if transposed:
-            window["output_padding"] = numbers(given["output_padding"], axes)
+            extra = numbers(given["output_padding"], axes)
+            window |= ends_of_outputs(node, window["strides"], window["pads"], extra)
         kind = "ConvTranspose" if transposed else "Conv"
         return to.emit(kind, [to.value(node, "input"), to.value(node, "weight"), *bias], **window)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -25,7 +26,7 @@ from qpc.exporting.onnx.floats.functions import (
 from qpc.types import dtype_name
 
 
-def _of_one(form: Form) -> Rule:
+def _of_one(form: Form) -> Callable[[Exporter, Node], str]:
     """Of float32, or of what becomes float32."""
 
     def rule(to: Exporter, node: Node) -> str:
@@ -37,7 +38,7 @@ def _of_one(form: Form) -> Rule:
     return rule
 
 
-def _with_arguments(form: object, *names: str) -> Rule:
+def _with_arguments(form: object, *names: str) -> Callable[[Exporter, Node], str]:
     """A form that takes some of the call's arguments as well."""
 
     def rule(to: Exporter, node: Node) -> str:

@@ -38,7 +38,7 @@ def _resize(interpolation: str, **attributes: str) -> Rule:
         sizes = zip(to.shape(source)[2:], to.shape(node)[2:], strict=True)
         for (before, after), scale in zip(sizes, scales or [None] * 3, strict=False):
             known = not isinstance(before, BatchDim) and not isinstance(after, BatchDim)
-            if scale is not None and (not known or before * scale != after):  # type: ignore[operator]  # they are numbers
+            if scale is not None and (not known or before * scale != after):
                 raise UnsupportedOpError("no ONNX form for this interpolation", node=node)
         return to.emit("Resize", [to.of(source), "", "", to.extents(to.shape(node))], **ways)
 
