@@ -9,10 +9,20 @@ import json
 import math
 from collections.abc import Mapping
 
+from qpc.analysis.compare import Comparison
 from qpc.errors import ConfigError
 
 BAD, MIDDLE, GOOD = "#d73027", "#fee08b", "#1a9850"
 """Red, yellow and green that people who see no red tell apart by their brightness."""
+
+
+def sqnr_overlay(comparison: Comparison) -> str:
+    """What `qpc.compare` has found, as decibels by tensor of the exported model.
+
+    Tensors have the names of the traced graph's values there.
+    """
+    found = {row.value: row.sqnr_db for row in comparison.layers if row.value}
+    return overlay(found, name="SQNR dB")
 
 
 def overlay(values: Mapping[str, float], *, name: str, more_is_better: bool = True) -> str:

@@ -5,8 +5,10 @@ from math import inf, nan
 
 import pytest
 
+import qpc
 from qpc.errors import ConfigError
-from qpc.exporting.overlay import BAD, GOOD, overlay
+from qpc.exporting.overlay import BAD, GOOD, overlay, sqnr_overlay
+from tests.exporting.nets import Residual, as_onnx, images
 
 
 def test_numbers_by_tensor_and_colours_from_bad_to_good() -> None:
@@ -18,6 +20,17 @@ def test_numbers_by_tensor_and_colours_from_bad_to_good() -> None:
         "same": {"value": 30.0},
     }
     assert [made["gradient"][i]["bgColor"] for i in (0, -1)] == [BAD, GOOD]
+
+
+def test_every_tensor_that_was_compared_is_found_in_the_model() -> None:
+    pytest.importorskip("onnx")
+    float_graph = qpc.trace(Residual(), images())
+    gm = qpc.quantize(float_graph, [images()], effort="fast")
+    made = json.loads(sqnr_overlay(qpc.compare(float_graph, gm, images())))
+    model = as_onnx(gm)
+    tensors = {name for node in model.graph.node for name in node.output}
+    assert len(made["results"]) == 5
+    assert made["results"].keys() <= tensors
 
 
 def test_where_less_is_better_colours_are_the_other_way_round() -> None:

@@ -18,6 +18,7 @@ from qpc.exporting.onnx.form import OnnxForm
 from qpc.exporting.onnx.rounding_nodes import stored_grid, write_grid
 from qpc.exporting.onnx.sizes import ValueType, value_types
 from qpc.exporting.onnx.writer import Scope, Writer
+from qpc.layers import integer_layer
 from qpc.meta import attribute, info
 from qpc.quant.grid import QParams
 from qpc.types import BatchDim, Dim, Shape, dtype_name
@@ -225,7 +226,7 @@ class Exporter(Writer):
             self._ends = low, high
             return name
         relu = low == stored.zero_point
-        explicit = self.form.explicit_clamps and relu
+        explicit = self.form.explicit_clamps and relu and not self._never_negative(node)
         below = explicit or low > stored.lo
         above = high < stored.hi or (explicit and _is_relu6(stored))
         if relu and not above:
@@ -235,6 +236,13 @@ class Exporter(Writer):
             for point, needed in ((low, below or relu), (high, above))
         ]
         return self.emit("Clip", [name, *ends]) if below or above else name
+
+    def _never_negative(self, node: Node) -> bool:
+        """Whether a value of 0 or more needs no ReLU to be that: it is made of such values."""
+        if integer_layer(node) is not None or arguments(node).get("b_multiplier", 0) < 0:
+            return False
+        grids = [self.grid(source) for source in node.all_input_nodes if self.is_integer(source)]
+        return all(grid.zero_point == grid.lo for grid in grids)
 
     # --- sizes ------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -10,9 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import qpc
 from qpc.bench.torch_peer import FloatModel
-from qpc.errors import BackendError, MissingDependencyError, UnsupportedOpError
+from qpc.errors import BackendError, ConfigError, MissingDependencyError, UnsupportedOpError
+from qpc.exporting.onnx.form import OnnxForm
 from qpc.exporting.onnx.model import to_qdq
+from qpc.exporting.tensorrt import tensorrt_problems
+from tests.exporting.nets import as_onnx, images, integer_residual, kinds, ran, read
 from tests.quantizing import Parts, fake_quantized, integer, min_max
 from tests.small_models import graph_of
 
@@ -57,8 +63,8 @@ def close(gm: torch.fx.GraphModule, x: Tensor) -> bool:
     return bool(np.abs(found - expected).max() <= 0.03 * np.abs(expected).max())
 
 
-def kinds(gm: torch.fx.GraphModule, batch: int) -> set[str]:
-    return {node.op_type for node in to_qdq(gm, batch).graph.node}
+def operators(gm: torch.fx.GraphModule, batch: int) -> set[str]:
+    return set(kinds(to_qdq(gm, batch)))
 
 
 def between_layers(function: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -83,7 +89,7 @@ def test_the_model_computes_what_the_graph_computes() -> None:
 def test_tables_become_the_functions_that_they_hold(function: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(5, 6)
     gm = integer(fake_quantized(between_layers(function), x))
-    assert "Gather" not in kinds(gm, 5)
+    assert "Gather" not in operators(gm, 5)
     assert close(gm, x)
 
 
@@ -93,7 +99,7 @@ def test_tables_of_other_functions_stay_tables(symmetric: bool) -> None:
     config = min_max(symmetric=symmetric) if symmetric else None
     model = between_layers(lambda x: torch.square(torch.sin(x)))
     gm = integer(fake_quantized(model, x, config=config))
-    assert "Gather" in kinds(gm, 5)
+    assert "Gather" in operators(gm, 5)
     assert close(gm, x)
 
 
@@ -126,7 +132,7 @@ def test_functions_of_images(name: str) -> None:
     x = torch.randn(2, 3, 6, 6)
     model = Parts(lambda m, x: function(m.conv(x)).flatten(1), conv=nn.Conv2d(3, 12, 1))
     gm = integer(fake_quantized(model, x))
-    assert kind in kinds(gm, 2)
+    assert kind in operators(gm, 2)
     assert close(gm, x)
 
 
@@ -147,7 +153,7 @@ def test_transposed_convolutions(groups: int) -> None:
     conv = nn.ConvTranspose2d(6, 9, 3, 2, 1, output_padding=1, groups=groups, dilation=2)
     x = torch.randn(2, 6, 5, 4)
     gm = integer(fake_quantized(Parts(lambda m, x: m.conv(x), conv=conv), x))
-    assert "ConvTranspose" in kinds(gm, 2)
+    assert "ConvTranspose" in operators(gm, 2)
     assert close(gm, x)
 
 
@@ -253,3 +259,99 @@ def test_onnx_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) 
     gm = graph_of(lambda g, x: g.call_function(torch.ops.aten.relu.default, (x,)), 4)
     with pytest.raises(MissingDependencyError, match="onnx is not installed"):
         to_qdq(gm)
+
+
+# --- what people find in a file -------------------------------------------------------------------
+
+
+def test_names_are_those_of_the_users_model_and_lines_lead_there() -> None:
+    model = as_onnx(integer_residual())
+    (conv, *_) = (node for node in model.graph.node if node.op_type == "Conv")
+    assert conv.name == "stem/Conv"
+    assert re.fullmatch(r"nets\.py:\d+ in forward", conv.doc_string)
+    about = {entry.key: entry.value for entry in conv.metadata_props}
+    assert about == {
+        "qpc.operator": "qpc.conv2d.default",
+        "qpc.module": "stem",
+        "qpc.value": "relu",
+    }
+    assert conv.input[1] == "stem.weight"
+    tensors = {name for node in model.graph.node for name in node.output}
+    assert {"relu", "conv2d_1", "relu_1", "mean", "linear"} <= tensors
+    assert [output.name for output in model.graph.output] == ["linear"]
+
+
+def test_a_file_says_what_it_was_made_from() -> None:
+    gm = integer_residual()
+    model = as_onnx(gm)
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    assert (model.producer_name, about["qpc.form"]) == ("qpc", "qdq")
+    assert about["qpc.fingerprint"] == qpc.fingerprint(gm)
+    assert json.loads(about["qpc.signature"]) == {
+        "inputs": [{"name": "x", "dtype": "float32", "shape": ["N", 3, 8, 8]}],
+        "outputs": [{"name": "linear", "dtype": "float32", "shape": ["N", 5]}],
+    }
+
+
+def test_constants_and_nodes_that_nothing_reads_are_left_out() -> None:
+    """Padding that a convolution does itself, and numbers of forms that were not taken."""
+    conv = nn.Conv2d(3, 4, 3, stride=2)
+    model = Parts(lambda m, x: m.conv(F.pad(x, (0, 1, 0, 1))), conv=conv)
+    made = to_qdq(integer(fake_quantized(model, torch.randn(1, 3, 8, 8))))
+    read = {name for node in made.graph.node for name in node.input}
+    read |= {output.name for output in made.graph.output}
+    assert {tensor.name for tensor in made.graph.initializer} <= read
+    assert {name for node in made.graph.node for name in node.output} <= read
+
+
+def test_newer_opsets_store_four_bits_as_such() -> None:
+    import onnx
+
+    gm = integer_residual(min_max(bits=4, weight_bits=4))
+    types = {
+        opset: {tensor.data_type for tensor in as_onnx(gm, opset=opset).graph.initializer}
+        for opset in (17, 21)
+    }
+    narrow = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
+    assert not types[17] & narrow
+    assert narrow <= types[21]
+    (found,) = ran(as_onnx(gm, opset=21), images())
+    (old,) = ran(as_onnx(gm, opset=17), images())
+    assert torch.equal(found, old)
+
+
+def test_narrow_grids_of_tensorrt_are_clamped_before_they_are_rounded() -> None:
+    gm = integer_residual(min_max(bits=6, symmetric=True))
+    model = as_onnx(gm, "tensorrt")
+    assert tensorrt_problems(model) == []
+    (expected,) = read(gm, images())
+    assert (ran(model, images())[0] - expected).abs().max() <= 0.06 * expected.abs().max()
+
+
+def test_a_value_that_is_returned_twice_is_there_twice() -> None:
+    gm = graph_of(lambda g, x: (x, x, g.call_function(torch.ops.aten.relu.default, (x,))), 4)
+    x = torch.randn(2, 4)
+    found = ran(as_onnx(gm, "float"), x)
+    assert [torch.equal(a, b) for a, b in zip(found, gm(x), strict=True)] == [True] * 3
+
+
+def test_a_relu_at_the_end_of_a_grid_is_written_where_no_node_rounds() -> None:
+    gm = integer_residual()
+    assert "Relu" not in kinds(as_onnx(gm))
+    assert kinds(as_onnx(gm, "float")).count("Relu") == 2
+
+
+def test_a_relu6_is_a_clip_there() -> None:
+    conv = nn.Conv2d(3, 4, 1)
+    model = Parts(lambda m, x: F.relu6(m.conv(x) * 1.0).mean((2, 3)), conv=conv)
+    nn.init.constant_(conv.weight, 4.0)
+    gm = integer(fake_quantized(model, torch.randn(4, 3, 6, 6), random=False))
+    (clip,) = (n for n in as_onnx(gm, "float").graph.node if n.op_type == "Clip")
+    assert len([name for name in clip.input if name]) == 3
+
+
+def test_options_that_do_not_fit_a_form() -> None:
+    with pytest.raises(ConfigError, match="fuse_residual_adds is for TensorRT"):
+        OnnxForm("qdq", fuse_residual_adds=True)
+    with pytest.raises(ConfigError, match="'float' needs opset 12 or newer"):
+        OnnxForm("float", opset=11)
