@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.fx import GraphModule
 
+from qpc.backends.litert.tflite import Ends, to_tflite
 from qpc.calls import qpc_ops
 from qpc.errors import ArtifactError, BackendError, ConfigError
 from qpc.exporting.encodings import DEFAULT_VERSION, encodings
@@ -33,13 +34,14 @@ class Options:
     """How a form is written; each form takes some of these.
 
     batch: the only batch size, None for any. opset: of ONNX. encodings: the version of the JSON.
-    fuse_residual_adds: see `qpc.export`.
+    fuse_residual_adds, ends: see `qpc.export`.
     """
 
     batch: int | None = None
     opset: int = DEFAULT_OPSET
     encodings: str = DEFAULT_VERSION
     fuse_residual_adds: bool = False
+    ends: Ends = "float32"
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def export(
     opset: int | None = None,
     encodings: str | None = None,
     fuse_residual_adds: bool | None = None,
+    ends: Ends | None = None,
 ) -> Exported:
     """Write a graph to the file `path` in a form that other runtimes and tools read.
 
@@ -95,14 +98,16 @@ def export(
       "onnx-float": float ONNX, and the grids as JSON in a file beside it that ends in `.encodings`,
       for QNN, SNPE and AIMET; alone for tools that quantize by themselves.
       "onnx-integer": ONNX that computes exactly the integers of the graph, in any runtime.
+      "tflite": a .tflite file, for LiteRT and TensorFlow Lite Micro; images are NHWC there.
       "pt2e": an exported program with PyTorch's `quantized_decomposed` operators.
-    batch: the only batch size of the file; None leaves it open, for ONNX.
+    batch: the only batch size of the file; None leaves it open, but for "tflite", which has 1 then.
     opset: of ONNX, 17 by default. From 21 on grids and weights of 4 bits are stored as such, from
     25 on those of 2 bits; in older ones they are integers of 8 bits that are clamped.
     encodings: version of the JSON, "0.6.1", "1.0.0" (the default) or "2.0.0".
     fuse_residual_adds: for "onnx-tensorrt". A layer whose value goes into a sum alone is not
     rounded, so that TensorRT computes layer, sum and ReLU in one kernel. The numbers are then not
-    those of the graph, and better rather than worse.
+    those of the graph.
+    ends: for "tflite", the type of its inputs and outputs: "float32", the default, or "int8".
 
     Tensors have the names of the traced graph's values, nodes those of the user's modules. Files
     replace what is there, each whole or not at all.
@@ -120,6 +125,7 @@ def export(
             ("opset", opset),
             ("encodings", encodings),
             ("fuse_residual_adds", fuse_residual_adds),
+            ("ends", ends),
         )
         if value is not None
     }
@@ -157,7 +163,7 @@ def _require_converted(gm: GraphModule) -> None:
     ):
         if found := gm.graph.find_nodes(op="call_function", target=target):
             raise BackendError(
-                "ONNX models are made of integer or float graphs, and this one is in between",
+                "the form is made of integer or float graphs, and this one is in between",
                 node=found[0],
                 fix=fix,
             )
@@ -192,6 +198,11 @@ def _float(gm: GraphModule, options: Options) -> _Content:
     return _Content(files, made.grids)
 
 
+def _tflite(gm: GraphModule, options: Options) -> _Content:
+    _require_converted(gm)
+    return _Content({"": to_tflite(gm, options.batch or 1, options.ends)})
+
+
 def _pt2e(gm: GraphModule, options: Options) -> _Content:
     return _Content({"": pt2e_file(gm)})
 
@@ -202,6 +213,7 @@ FORMS: Mapping[str, Form] = {
     "onnx-tensorrt": Form(_tensorrt, _SHAPE | {"fuse_residual_adds"}, "TensorRT"),
     "onnx-float": Form(_float, _SHAPE | {"encodings"}, "QNN, SNPE, AIMET, Kneron"),
     "onnx-integer": Form(_of_kind("integer"), _SHAPE, "exact integers anywhere"),
+    "tflite": Form(_tflite, frozenset({"batch", "ends"}), "LiteRT, TensorFlow Lite Micro"),
     "pt2e": Form(_pt2e, frozenset(), "torch.compile, ExecuTorch"),
 }
 """All forms by name."""

@@ -160,6 +160,12 @@ def test_forms_and_options_that_there_are_not(gm: GraphModule, tmp_path: Path) -
         qpc.export(Residual(), tmp_path / "net")  # type: ignore[arg-type]  # the slip that is meant
 
 
+def test_a_tflite_file_has_one_batch_size(gm: GraphModule, tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers")
+    made = qpc.export(gm, tmp_path / "net.tflite", form="tflite", ends="int8")
+    assert made.files[0].read_bytes()[4:8] == b"TFL3"
+
+
 def test_a_file_that_cannot_be_written(gm: GraphModule, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"cannot write to .*net\.onnx.*No such file"):
         qpc.export(gm, tmp_path / "missing" / "net.onnx")
