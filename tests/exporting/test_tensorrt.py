@@ -31,8 +31,8 @@ def model(nodes: list[Any], outputs: str = "y", **constants: Any) -> Any:
     return helper.make_model(graph)
 
 
-GRID = {"s": np.float32(0.5), "z": np.int8(0)}
-WEIGHT = {
+GRID: dict[str, Any] = {"s": np.float32(0.5), "z": np.int8(0)}
+WEIGHT: dict[str, Any] = {
     "w": np.ones((3, 2, 1, 1), np.int8),
     "ws": np.ones(3, np.float32),
     "wz": np.zeros(3, np.int8),
