@@ -35,6 +35,7 @@ def test_values_become_pairs_and_weights_integers() -> None:
     assert "stem.weight" not in dict(made.named_parameters())
 
 
+@pytest.mark.thorough
 def test_a_graph_that_trains_is_exported_as_it_is_in_inference() -> None:
     gm = qpc.prepare_qat(qpc.trace(Residual(), images()), [images()], batch_norm="simulated")
     set_training(gm)
@@ -57,6 +58,7 @@ def test_one_scale_for_a_weight_and_none_that_pt2e_could_say() -> None:
         assert [b.dtype for b in stored] == [torch.int8 if kind else torch.float32]
 
 
+@pytest.mark.thorough
 def test_the_file_is_an_exported_program_of_any_batch_size() -> None:
     gm = rounded_residual()
     program = torch.export.load(io.BytesIO(pt2e_file(gm))).module()

@@ -154,6 +154,10 @@ class Exporter(Writer):
             raise BackendError("the grid of an integer value is not known", node=node)
         return stored_grid(grid, self.form, node)
 
+    def scale(self, node: Node) -> float:
+        """The scale of a value's grid; 1.0 for the float result of an integer operator."""
+        return 1.0 if "greatest" in arguments(node) else self.grid(node).scale
+
     def of(self, source: Node) -> str:
         """The name of a value: computed, a parameter, or a buffer."""
         if source in self.names:
@@ -218,6 +222,8 @@ class Exporter(Writer):
         the end of a grid in models without nodes for grids.
         """
         given, grid = arguments(node), info(node).qparams
+        if "greatest" in given:
+            return clip(self, name, given["least"], given["greatest"])
         stored = self.grid(node)
         assert grid is not None
         moved = stored.zero_point - grid.zero_point
@@ -293,6 +299,16 @@ class Exporter(Writer):
 
 
 REGISTER = "register one with qpc.exporting.onnx.register_export"
+
+
+def clip(to: Exporter, name: str, low: float | None = None, high: float | None = None) -> str:
+    """Float values brought between two ends; None is no end."""
+    if low == 0 and high is None:
+        return to.emit("Relu", [name])
+    if low is None and high is None:
+        return name
+    ends = ["" if end is None else to.constant(np.float32(end)) for end in (low, high)]
+    return to.emit("Clip", [name, *ends])
 
 
 def no_form(node: Node) -> str:

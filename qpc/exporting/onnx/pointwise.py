@@ -18,7 +18,7 @@ from qpc.exporting.onnx.floats import functions as forms
 from qpc.exporting.onnx.floats.functions import Form, operator
 from qpc.meta import info
 from qpc.ops.concat import Cat
-from qpc.quant.fixedpoint import lookup_table, requant_table
+from qpc.quant.fixedpoint import lookup_table, real_table, requant_table
 from qpc.quant.grid import QParams
 
 
@@ -29,7 +29,10 @@ def _lookup(to: Exporter, node: Node) -> str:
     index, and a Gather.
     """
     source = arguments(node)["q"]
-    before, after, table = real_grid(source), real_grid(node), to.tensor(node, "table")
+    before, table = real_grid(source), to.tensor(node, "table")
+    if table.dtype is torch.float32:
+        return _real_lookup(to, node, source)
+    after = real_grid(node)
     if torch.equal(requant_table(before, after), table):
         # To round the operands of a concat to its grid, or its result, is the same.
         if all(Cat.matches(user) and info(user).qparams == after for user in node.users):
@@ -38,8 +41,21 @@ def _lookup(to: Exporter, node: Node) -> str:
     for function, form in _FUNCTIONS:
         if torch.equal(lookup_table(function, before, after), table):
             return form(to, to.of(source))
-    values = to.constant(after.dequantize(table).numpy())
-    return to.emit("Gather", [values, _index(to, source)], axis=0)
+    return _gathered(to, source, after.dequantize(table))
+
+
+def _real_lookup(to: Exporter, node: Node, source: Node) -> str:
+    """`qpc::lookup` in a table of floats, which nothing rounds."""
+    table = to.tensor(node, "table")
+    for function, form in _FUNCTIONS:
+        if torch.equal(real_table(function, real_grid(source)), table):
+            return form(to, to.of(source))
+    return _gathered(to, source, table)
+
+
+def _gathered(to: Exporter, source: Node, values: Tensor) -> str:
+    """The entries of a table of 256 floats, picked by the integers of a value."""
+    return to.emit("Gather", [to.constant(values.numpy()), _index(to, source)], axis=0)
 
 
 def _index(to: Exporter, source: Node) -> str:

@@ -124,16 +124,6 @@ def elu(to: Exporter, name: str, alpha: float = 1, scale: float = 1, input_scale
     return to.emit("Add", [with_number("Mul", scale)(to, to.emit("Relu", [name])), low])
 
 
-def clip(to: Exporter, name: str, low: float | None = None, high: float | None = None) -> str:
-    """Values brought between two ends; None is no end."""
-    if low == 0 and high is None:
-        return to.emit("Relu", [name])
-    if low is None and high is None:
-        return name
-    ends = ["" if end is None else number(to, end) for end in (low, high)]
-    return to.emit("Clip", [name, *ends])
-
-
 def chosen(condition: Callable[[Exporter, str], str], otherwise: float) -> Form:
     """Values where a condition holds, a number elsewhere."""
     return lambda to, name: to.emit("Where", [condition(to, name), name, number(to, otherwise)])

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from qpc.calls import arguments, aten
 from qpc.errors import UnsupportedOpError
-from qpc.exporting.onnx.exporter import Exporter, Rule
+from qpc.exporting.onnx.exporter import Exporter, Rule, clip
 from qpc.exporting.onnx.floats import functions as forms
 from qpc.exporting.onnx.floats.functions import (
     Form,
@@ -96,13 +96,13 @@ def _clamp(to: Exporter, node: Node) -> str:
     """`aten.clamp`, of integers too."""
     given, dtype = arguments(node), to.type(node).dtype
     if dtype == torch.float32:
-        return _with_arguments(forms.clip, "min", "max")(to, node)
+        return _with_arguments(clip, "min", "max")(to, node)
     ends = ["" if given[end] is None else to.operand(given[end], dtype) for end in ("min", "max")]
     return to.emit("Clip", [to.operand(given["self"], dtype), *ends])
 
 
 def _clip_above(to: Exporter, name: str, high: float) -> str:
-    return forms.clip(to, name, None, high)
+    return clip(to, name, None, high)
 
 
 def _clamp_by_tensors(to: Exporter, node: Node) -> str:
@@ -191,11 +191,11 @@ RULES: dict[object, Rule] = {
     aten.hardshrink.default: _with_arguments(_hardshrink, "lambd"),
     aten.softshrink.default: _with_arguments(_softshrink, "lambd"),
     aten.threshold.default: _with_arguments(_threshold, "threshold", "value"),
-    aten.relu6.default: _of_one(partial(forms.clip, low=0, high=6)),
+    aten.relu6.default: _of_one(partial(clip, low=0, high=6)),
     aten.clamp.default: _clamp,
-    aten.clamp_min.default: _with_arguments(forms.clip, "min"),
+    aten.clamp_min.default: _with_arguments(clip, "min"),
     aten.clamp_max.default: _with_arguments(_clip_above, "max"),
-    aten.hardtanh.default: _with_arguments(forms.clip, "min_val", "max_val"),
+    aten.hardtanh.default: _with_arguments(clip, "min_val", "max_val"),
     aten.clamp.Tensor: _clamp_by_tensors,
     aten.full_like.default: _filled(None),
     aten.zeros_like.default: _filled(0),

@@ -11,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from qpc.calls import arguments, qpc_ops
-from qpc.exporting.onnx.exporter import Exporter, Rule
+from qpc.exporting.onnx.exporter import Exporter, Rule, clip
 from qpc.types import dtype_name
 
 _MOST_OF_A_SUM = 2**25
@@ -30,9 +30,15 @@ def centred(to: Exporter, source: Node, zero_point: int) -> str:
 
 
 def requantized(to: Exporter, node: Node, accumulator: str, multiplier: str) -> str:
-    """int32 accumulators on the grid of a call: `clamp(rne(float32(acc) * m) + z, lo, hi)`."""
+    """int32 accumulators on the grid of a call: `clamp(rne(float32(acc) * m) + z, lo, hi)`.
+
+    Or the reals that they stand for, `clamp(float32(acc) * m, least, greatest)`, where it says so.
+    """
     real = to.emit("Mul", [to.cast(accumulator, torch.float32), multiplier])
-    return rounded(to, node, real)
+    given = arguments(node)
+    if "greatest" not in given:
+        return rounded(to, node, real)
+    return clip(to, real, given["least"], given["greatest"])
 
 
 def rounded(to: Exporter, node: Node, real: str) -> str:
@@ -72,7 +78,9 @@ def _add(to: Exporter, node: Node) -> str:
         )
         for side in "ab"
     )
-    total, shift = to.emit("Add", [a, b]), given["shift"]
+    total, shift = to.emit("Add", [a, b]), given.get("shift")
+    if shift is None:
+        return requantized(to, node, total, to.constant(np.float32(given["scale"])))
     if shift:
         total = to.emit("Add", [total, int32(to, 1 << (shift - 1))])
     total = shifted(to, total, shift, _MOST_OF_A_SUM)
@@ -101,7 +109,7 @@ def _clamp(to: Exporter, node: Node) -> str:
 
 
 RULES: dict[object, Rule] = {
-    qpc_ops.add.default: _add,
-    qpc_ops.mul.default: _mul,
+    **dict.fromkeys((qpc_ops.add.default, qpc_ops.add_float.default), _add),
+    **dict.fromkeys((qpc_ops.mul.default, qpc_ops.mul_float.default), _mul),
     qpc_ops.clamp.default: _clamp,
 }

@@ -55,7 +55,7 @@ def _mean(to: Exporter, node: Node) -> str:
     given, count = arguments(node), 1
     for axis in axes_of(given["dims"], len(to.shape(given["q"]))):
         count *= to.size(given["q"], axis)
-    factor = average_multiplier(given["input_scale"], given["output_scale"], count)
+    factor = average_multiplier(given["input_scale"], given.get("output_scale", 1.0), count)
     return _reduced(to, node, factor)
 
 
@@ -70,6 +70,9 @@ def _reduced(to: Exporter, node: Node, multiplier: float) -> str:
 RULES: dict[object, Rule] = {
     qpc_ops.max_pool2d.default: _max_pool2d,
     qpc_ops.avg_pool2d.default: _avg_pool2d,
+    qpc_ops.avg_pool2d_float.default: _avg_pool2d,
     qpc_ops.sum.default: _sum,
+    qpc_ops.sum_float.default: _sum,
     qpc_ops.mean.default: _mean,
+    qpc_ops.mean_float.default: _mean,
 }

@@ -136,16 +136,17 @@ class Layers(nn.Module):
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
+    "layers": Layers,
     **{
         function.__name__: partial(Call, function)
         for function in (
-            *(all_of, all_of_positive, arithmetic, reductions, movement, windows, products),
+            *(all_of, windows, reductions, arithmetic, all_of_positive, movement, products),
         )
     },
-    "layers": Layers,
 }
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("name", MODELS)
 def test_what_onnx_computes_is_what_pytorch_computes(name: str) -> None:
     torch.manual_seed(0)
@@ -202,6 +203,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_onnx_cannot_say_is_refused(name: str) -> None:
     function, wrong = REFUSED[name]
