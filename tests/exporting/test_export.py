@@ -10,6 +10,9 @@ from torch.fx import GraphModule
 
 import qpc
 from qpc.errors import ArtifactError, BackendError, ConfigError, PassError, UnsupportedOpError
+from qpc.exporting.encodings import read_encodings
+from qpc.layers import integer_layer
+from qpc.meta import attribute, info
 from tests.exporting.nets import (
     Residual,
     images,
@@ -177,3 +180,32 @@ def test_a_fixed_batch_size_stands_in_the_file(gm: GraphModule, tmp_path: Path) 
     (size, *_) = model.graph.input[0].type.tensor_type.shape.dim
     assert size.dim_value == 2
     assert "Shape" not in kinds(model)
+
+
+@pytest.mark.parametrize("version", ["0.6.1", "1.0.0", "2.0.0"])
+def test_float_model_and_encodings_hold_every_integer_of_the_graph(
+    version: str, gm: GraphModule, tmp_path: Path
+) -> None:
+    """Weights, biases and grids come back from the files alone, to the last bit."""
+    made = qpc.export(gm, tmp_path / "net.onnx", form="onnx-float", encodings=version)
+    grids = {g.tensor: g for g in read_encodings(made.files[1].read_bytes())}
+    model = onnx.load(made.files[0])
+    constants = {
+        c.name: torch.from_numpy(onnx.numpy_helper.to_array(c).copy())
+        for c in model.graph.initializer
+    }
+    layers = [view for node in gm.graph.nodes if (view := integer_layer(node)) is not None]
+    inputs = {"stem": "x", "block": "relu", "head": "mean"}
+    assert len(layers) == 3
+    for view in layers:
+        name = info(view.node).module_path
+        value, weight = grids[inputs[name]], grids[f"{name}.weight"]
+        known = info(view.input).qparams
+        assert known is not None
+        assert (value.scales[0], value.zero_point) == (known.scale, known.zero_point)
+        steps = torch.tensor(weight.scales, dtype=torch.float64)
+        real = constants[f"{name}.weight"].double()
+        integers = (real / steps.reshape(-1, *[1] * (real.dim() - 1))).round()
+        assert torch.equal(integers.to(torch.int8), attribute(gm, str(view.weight.target)))
+        bias = (constants[f"{name}.bias"].double() / (steps * value.scales[0])).round()
+        assert torch.equal(bias.to(torch.int32), attribute(gm, str(view.bias.target)))
