@@ -163,7 +163,22 @@ def test_forms_and_options_that_there_are_not(gm: GraphModule, tmp_path: Path) -
         qpc.export(Residual(), tmp_path / "net")  # type: ignore[arg-type]  # the slip that is meant
 
 
-def test_a_tflite_file_has_one_batch_size(gm: GraphModule, tmp_path: Path) -> None:
+def test_results_that_nothing_rounds_are_floats_in_every_form(tmp_path: Path) -> None:
+    gm = integer_residual(min_max(results="float32", symmetric=True))
+    assert str(list(gm.graph.nodes)[-2].target) == "qpc.linear_float.default"
+    (expected,) = read(gm, images())
+    for form in ("onnx-integer", "onnx-qdq", "onnx-tensorrt"):
+        made = qpc.export(gm, tmp_path / "net.onnx", form=form)
+        model = onnx.load(made.files[0])
+        (found,) = ran(model, images())
+        if form == "onnx-integer":
+            assert torch.equal(found, expected)
+        else:
+            assert kinds(model)[-1] == "Gemm"
+            assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
+def test_a_tflite_file_is_written_of_rounded_results(gm: GraphModule, tmp_path: Path) -> None:
     pytest.importorskip("flatbuffers")
     made = qpc.export(gm, tmp_path / "net.tflite", form="tflite", ends="int8")
     assert made.files[0].read_bytes()[4:8] == b"TFL3"

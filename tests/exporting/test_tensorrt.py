@@ -72,7 +72,11 @@ BROKEN: dict[str, tuple[Any, str]] = {
         "Conv_y: its bias is quantized",
     ),
     "int32 behind a DequantizeLinear": (
-        model([("DequantizeLinear", ["i", "s"], "y", None)], i=np.array([1], np.int32), s=np.float32(1)),
+        model(
+            [("DequantizeLinear", ["i", "s"], "y", None)],
+            i=np.array([1], np.int32),
+            s=np.float32(1),
+        ),
         "DequantizeLinear_y: integers of type INT32, not INT8, INT4 or FP8",
     ),
     "a zero point": (

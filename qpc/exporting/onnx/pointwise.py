@@ -34,8 +34,8 @@ def _lookup(to: Exporter, node: Node) -> str:
         return _real_lookup(to, node, source)
     after = real_grid(node)
     if torch.equal(requant_table(before, after), table):
-        # To round the operands of a concat to its grid, or its result, is the same. Others than ONNX
-        # Runtime want each operand on the grid of the result.
+        # To round the operands of a concat to its grid, or its result, is the same. TensorRT and
+        # QNN want each operand on the grid of the result.
         joined = all(Cat.matches(user) and info(user).qparams == after for user in node.users)
         if joined and to.form.kind == "qdq":
             to.rounded_later.add(node)
