@@ -96,8 +96,8 @@ def export(
       "onnx-tensorrt": the same by TensorRT's rules: int8, zero points 0, float biases. Needs
       symmetric grids.
       "onnx-float": float ONNX, and the grids as JSON in a file beside it that ends in `.encodings`,
-      for QNN, SNPE and AIMET; alone for tools that quantize by themselves.
-      "onnx-integer": ONNX that computes exactly the integers of the graph, in any runtime.
+      for QNN, SNPE and AIMET.
+      "onnx-integer": ONNX that computes exactly the integers of the graph.
       "tflite": a .tflite file, for LiteRT and TensorFlow Lite Micro; images are NHWC there.
       "pt2e": an exported program with PyTorch's `quantized_decomposed` operators.
     batch: the only batch size of the file; None leaves it open, but for "tflite", which has 1 then.
@@ -118,28 +118,30 @@ def export(
     """
     require_graph(gm, "export")
     require_choice("form", form, tuple(FORMS))
-    given: dict[str, Any] = {
-        name: value
-        for name, value in (
-            ("batch", batch),
-            ("opset", opset),
-            ("encodings", encodings),
-            ("fuse_residual_adds", fuse_residual_adds),
-            ("ends", ends),
-        )
-        if value is not None
+    given = {
+        "batch": batch,
+        "opset": opset,
+        "encodings": encodings,
+        "fuse_residual_adds": fuse_residual_adds,
+        "ends": ends,
     }
-    if wrong := sorted(given.keys() - FORMS[form].options):
-        raise ConfigError(
-            f"the form {form!r} has no option {wrong[0]!r}",
-            fix=f"leave it out; it has: {', '.join(sorted(FORMS[form].options)) or 'none'}",
-        )
-    made = FORMS[form].make(gm, dataclasses.replace(Options(), **given))
+    made = FORMS[form].make(gm, _options(form, given))
     goal = Path(path)
     files = [goal.with_suffix(end) if end else goal for end in made.files]
     for file, content in zip(files, made.files.values(), strict=True):
         _write(file, content)
     return Exported(form, tuple(files), made.grids, made.notes)
+
+
+def _options(form: str, given: Mapping[str, Any]) -> Options:
+    """The options of a form; None is what was not said."""
+    said = {name: value for name, value in given.items() if value is not None}
+    if wrong := sorted(said.keys() - FORMS[form].options):
+        raise ConfigError(
+            f"the form {form!r} has no option {wrong[0]!r}",
+            fix=f"leave it out; it has: {', '.join(sorted(FORMS[form].options)) or 'none'}",
+        )
+    return dataclasses.replace(Options(), **said)
 
 
 def _write(file: Path, content: bytes) -> None:
