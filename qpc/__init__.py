@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qpc.compression.sweep import sweep as sweep
     from qpc.deployment import export_library as export_library
     from qpc.errors import QPCError as QPCError
+    from qpc.exporting.export import export as export
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
     from qpc.pipeline import Pipeline as Pipeline
@@ -72,6 +73,7 @@ _HOMES = {
     "compile": "qpc.compiler",
     "compress": "qpc.compression.compress",
     "convert": "qpc.recipes",
+    "export": "qpc.exporting.export",
     "export_library": "qpc.deployment",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
@@ -116,6 +118,7 @@ __all__ = [
     "compile",
     "compress",
     "convert",
+    "export",
     "export_library",
     "fingerprint",
     "format_graph",

@@ -178,6 +178,44 @@ def bench(
 
 
 @app.command()
+def export(
+    graph: Annotated[Path, typer.Argument(help="Folder of a saved graph.")],
+    out: Annotated[Path, typer.Argument(help="The file to write.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            help="onnx-qdq, onnx-tensorrt, onnx-float, onnx-integer, tflite or pt2e.",
+        ),
+    ] = "onnx-qdq",
+    batch: Annotated[int | None, typer.Option(min=1, help="The only batch size.")] = None,
+    opset: Annotated[int | None, typer.Option(help="Opset of ONNX.")] = None,
+    encodings: Annotated[
+        str | None, typer.Option(help="Version of the grids beside float ONNX.")
+    ] = None,
+    fuse_residual_adds: Annotated[
+        bool, typer.Option("--fuse-residual-adds", help="As TensorRT fuses sums best.")
+    ] = False,
+    ends: Annotated[
+        str | None, typer.Option(help="Type of inputs and outputs in tflite: float32 or int8.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the result to this file, too.")] = None,
+) -> None:
+    """Write a saved graph in a form that other runtimes and tools read."""
+    with _saying_on_interrupt("the file is as it was before"):
+        if json is not None:
+            _check_writable(json)
+        from qpc.exporting.command import run
+
+        given = {"batch": batch, "opset": opset, "encodings": encodings, "ends": ends}
+        answer = run(graph, out, form, given | {"fuse_residual_adds": fuse_residual_adds or None})
+    typer.echo(answer.text)
+    for note in answer.notes:
+        typer.echo(note, err=True)
+    if json is not None:
+        _write_json(json, answer.data)
+
+
+@app.command()
 def compress(
     recipe: Annotated[Path, typer.Argument(help="A YAML file that names model, data and steps.")],
     out: Annotated[

@@ -24,13 +24,13 @@ import torch
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
-from qpc.backends.onnx.qdq import to_qdq
 from qpc.backends.tvm.measure.peak import peak
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.bench.peers import INT8_PEERS, PEERS, Array, Peer, signal_to_noise_db
 from qpc.bench.request import check_peers
 from qpc.bench.turns import Ratio, Times, cpu_share, in_turns, ratio, times
 from qpc.channels.cost import cost
+from qpc.exporting.onnx.model import to_qdq
 
 LEAST_AGREEMENT_DB = 15.0
 """All round sums to grids in their own way; what agrees less than this is another network."""
