@@ -57,7 +57,7 @@ def compile_graph(
         ) from e
     # What is fused is the same for all batch sizes: the report is about the last of them, and how
     # each kernel computes is in the plan of each.
-    uses = tuple(use for use in emit.kernel_uses if use.nodes)
+    uses = tuple(use for use in emit.kernel_uses if use.nodes and not use.in_float)
     report = Report(uses, tuple(emit.other_uses), exactness(gm), clock.seconds)
     about = interface(signature, threads, code.entries, weights.tensors)
     code = replace(code, library=sealed(code.library, about))

@@ -7,7 +7,7 @@ block are read from memory once for each chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 
@@ -92,24 +92,25 @@ class Tiles:
 
     def emit(self, threads: int, tile: Callable[[Block, Index], None]) -> None:
         """Call `tile(block, first row)` for all tiles, in loops."""
+        for count, block in self._kinds():
+            self._blocks(count, threads, block, tile)
+
+    def each_block(self, do: Callable[[Block], None]) -> None:
+        """Call `do(block)` for all blocks of outputs, in loops, for rows that are known."""
+        for count, block in self._kinds():
+            with loop(count) as i:
+                do(block(i))
+
+    def _kinds(self) -> Iterator[tuple[int, Callable[[Index], Block]]]:
+        """Blocks that are alike: how many, and each by its number."""
         size = self.vectors * self.lanes
         whole, rest = divmod(self.o, size)
-        if rest and ceil(rest / self.lanes) == self.vectors and not whole:
-            whole_last = rest - (self.vectors - 1) * self.lanes
-            self._blocks(1, threads, lambda i: Block(0, 0, self.vectors, whole_last), tile)
-            return
         if whole:
-            self._blocks(
-                whole,
-                threads,
-                lambda i: Block(i * size, i * self.vectors, self.vectors, self.lanes),
-                tile,
-            )
+            yield whole, lambda i: Block(i * size, i * self.vectors, self.vectors, self.lanes)
         if rest:
             vectors = ceil(rest / self.lanes)
             last = rest - (vectors - 1) * self.lanes
-            block = Block(whole * size, whole * self.vectors, vectors, last)
-            self._blocks(1, threads, lambda i: block, tile)
+            yield 1, lambda i: Block(whole * size, whole * self.vectors, vectors, last)
 
     def _blocks(
         self,
@@ -119,8 +120,8 @@ class Tiles:
         tile: Callable[[Block, Index], None],
     ) -> None:
         tiles = ceil(self.m / self.rows)
-        chunk = min(tiles, _TILES_IN_CHUNK)
-        chunks = ceil(tiles / chunk)
+        chunks = ceil(tiles / _TILES_IN_CHUNK)
+        chunk = ceil(tiles / chunks)  # all of them about equally long: the last ends with the rows
         with tasks(chunks * count, min(threads, chunks * count)) as (_, task):
             at, number = split(task, chunks, count)
             with loop(chunk) as i:
