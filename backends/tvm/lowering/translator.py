@@ -85,8 +85,8 @@ class FloatOperators:
             return None
         value = known.value
         if rule.kernel:
-            tensors = _tensors(node, known.tensor)
-            call = FloatCall(self._emit, _given(node, value), tensors, (user_node,))
+            tensors, lists = _tensors(node, known.tensor)
+            call = FloatCall(self._emit, _given(node, value), tensors, lists, (user_node,))
             made = rule.kernel(call)
             if made is not None:
                 return made
@@ -187,15 +187,27 @@ def _given(node: Node, value: Values) -> dict[str, Any]:
     return {k: map_arg(v, value) for k, v in arguments(node).items()}
 
 
-def _tensors(node: Node, tensor: Tensors) -> dict[str, Tensor]:
-    """The arguments of a call that are tensors and known, by their names in its schema."""
-    found = {k: tensor(v) for k, v in arguments(node).items() if isinstance(v, Node)}
-    return {name: value for name, value in found.items() if value is not None}
+def _tensors(
+    node: Node, tensor: Tensors
+) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
+    """The arguments of a call that are known tensors, and lists of them, by name in its schema."""
+    tensors: dict[str, Tensor] = {}
+    lists: dict[str, tuple[Tensor, ...]] = {}
+    for name, value in arguments(node).items():
+        if isinstance(value, Node) and (found := tensor(value)) is not None:
+            tensors[name] = found
+        elif isinstance(value, list | tuple) and all(isinstance(v, Node) for v in value):
+            known = [tensor(v) for v in value]
+            if all(v is not None for v in known):
+                lists[name] = tuple(v for v in known if v is not None)
+    return tensors, lists
 
 
 def _is_known(operator: object) -> bool:
     rule = FLOATS.get(operator)
-    return rule is not None and rule.decomposition is None
+    if rule is None or rule.decomposition is not None:
+        return False
+    return bool(rule.own or rule.truths or rule.writes or rule.importer)
 
 
 def _normal_arguments(

@@ -148,6 +148,11 @@ class Functions:
         cubic = self.number(1.0) + self.number(0.044715) * x * x
         return x * self.sigmoid(self.bind(x * cubic * self.number(2 * (2 / pi) ** 0.5)))
 
+    def elu(self, x: Expr, positive: float, negative: float, slope: float) -> Expr:
+        """`positive * x` above 0, `negative * (e ** (slope * x) - 1)` below."""
+        below = self.number(negative) * self.expm1(x * self.number(slope))
+        return T.Select(x > self.number(0.0), x * self.number(positive), below)
+
     # --- parts ------------------------------------------------------------------------------------
 
     def _grown(self, x: Expr) -> tuple[Expr, Expr]:

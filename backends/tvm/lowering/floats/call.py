@@ -51,13 +51,15 @@ class Strided:
 class FloatCall:
     """A call of a float operator.
 
-    args: its arguments by schema name, with Relax tensors in place of tensors. tensors: those of
-    them that are known when the model is compiled. nodes: of the user's graph that it computes.
+    args: its arguments by schema name, with Relax tensors in place of tensors. tensors, lists:
+    those of them that are known when the model is compiled, or whose members are. nodes: of the
+    user's graph that it computes.
     """
 
     emit: Emitter
     args: Arguments
     tensors: Mapping[str, Tensor]
+    lists: Mapping[str, tuple[Tensor, ...]]
     nodes: tuple[Node, ...]
 
     @property
