@@ -43,6 +43,7 @@ class Kernel:
     saved: the share of its `dot`s that it does without, as it needs fewer multiplications.
     method: how it computes, if there were several ways; time: what a model of the CPU makes of
     that, in instructions of a `dot`, to compare the ways.
+    more: further outputs, whose tensors follow the first.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Kernel:
     saved: float = 0.0
     method: str = ""
     time: float = 0.0
+    more: tuple[TensorType, ...] = ()
 
 
 def kernel_name(operation: str, *description: object) -> str:

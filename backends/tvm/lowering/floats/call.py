@@ -119,11 +119,20 @@ class FloatCall:
         self, kernel: Kernel, inputs: Sequence[relax.Expr], shape: Sequence[int]
     ) -> relax.Expr:
         """Call a kernel, whose inputs and result have the same bytes under other shapes."""
+        (made,) = self.results(kernel, inputs)
+        return self.emit.view(made, shape)
+
+    def results(self, kernel: Kernel, inputs: Sequence[relax.Expr]) -> list[relax.Expr]:
+        """Call a kernel that may have several results, which keep their shapes."""
         views = [
-            self.emit.view(x, wanted.shape) for x, wanted in zip(inputs, kernel.inputs, strict=True)
+            self.emit.view(x, wanted.shape)
+            for x, wanted in zip(inputs, kernel.inputs, strict=True)
         ]
         made = self.emit.kernel(kernel, views, nodes=self.nodes)
-        return self.emit.view(made, shape)
+        if not kernel.more:
+            return [made]
+        emit = self.emit.builder.emit
+        return [emit(relax.TupleGetItem(made, i)) for i in range(1 + len(kernel.more))]
 
 
 def batch_strides(x: Strided, batch: Sequence[int]) -> tuple[int, ...]:
