@@ -113,9 +113,7 @@ def recurrent(
     terms = prod((desc.steps, desc.rows, desc.directions, desc.gates, desc.hidden, desc.hidden))
     threads = worthwhile(isa, threads, terms)
     lanes = isa.lanes
-    packed = [
-        _pack(by_unit(weight, desc.gates, lanes), lanes) for weight in weights
-    ]
+    packed = [_pack(by_unit(weight, desc.gates, lanes), lanes) for weight in weights]
     params: list[Array] = [np.concatenate(packed)]
     if desc.cell == "gru":
         params.append(np.concatenate([by_unit(bias, 1, lanes) for bias in biases]))
@@ -155,10 +153,15 @@ def _function(isa: Isa, desc: RecurrentDesc, threads: int) -> tuple[str, PrimFun
         gates, *begin = (next(given) for _ in inputs)
         weight, *bias = (next(given) for _ in params)
         out, *last = given
-        code = _Layer(isa, desc, gates, tuple(begin), weight, bias[0] if bias else None, out, threads)
+        code = _Layer(
+            isa, desc, gates, tuple(begin), weight, bias[0] if bias else None, out, threads
+        )
         tiles = ceil(desc.rows / code.tile_rows)
         groups = min(threads, tiles)
-        with tasks(desc.directions * groups, min(threads, desc.directions * groups)) as (worker, task):
+        with tasks(desc.directions * groups, min(threads, desc.directions * groups)) as (
+            worker,
+            task,
+        ):
             direction, group = (task, 0) if groups == 1 else (task // groups, task % groups)
             first, end = (group * tiles // groups, (group + 1) * tiles // groups)
             code.sequences(worker, bind(direction), bind(first), bind(end), last)

@@ -125,8 +125,7 @@ class FloatCall:
     def results(self, kernel: Kernel, inputs: Sequence[relax.Expr]) -> list[relax.Expr]:
         """Call a kernel that may have several results, which keep their shapes."""
         views = [
-            self.emit.view(x, wanted.shape)
-            for x, wanted in zip(inputs, kernel.inputs, strict=True)
+            self.emit.view(x, wanted.shape) for x, wanted in zip(inputs, kernel.inputs, strict=True)
         ]
         made = self.emit.kernel(kernel, views, nodes=self.nodes)
         if not kernel.more:

@@ -99,9 +99,7 @@ def _of_layer(call: FloatCall, state: relax.Expr, number: int, layers: int) -> r
         return state
     directions = shape_of(state)[0] // layers
     first = number * directions
-    return call.emit.builder.emit(
-        relax.op.strided_slice(state, [0], [first], [first + directions])
-    )
+    return call.emit.builder.emit(relax.op.strided_slice(state, [0], [first], [first + directions]))
 
 
 def _joined(call: FloatCall, states: list[relax.Expr]) -> relax.Expr:

@@ -72,8 +72,11 @@ def test_the_relative_error_is_small_wherever_the_result_is_a_normal_number(
         as_float = wanted.astype(np.float32)
     np.testing.assert_array_equal(np.isnan(got), np.isnan(as_float))
     np.testing.assert_array_equal(np.isinf(got), np.isinf(as_float))
-    normal = np.isfinite(as_float) & (np.abs(wanted) >= SMALLEST_NORMAL)
+    least = np.full(len(got), SMALLEST_NORMAL)
+    if name in ("silu", "gelu", "gelu_tanh"):  # shares may be zero below
+        least *= np.clip(np.nan_to_num(np.abs(x)), 1, 1e4)
+    normal = np.isfinite(as_float) & (np.abs(wanted) >= least)
     error = np.abs(got[normal] - wanted[normal]) / np.abs(wanted[normal])
     assert error.max() <= MOST_ERROR
     small = np.isfinite(as_float) & ~normal
-    assert np.abs(got[small] - wanted[small]).max() <= SMALLEST_NORMAL
+    assert np.all(np.abs(got[small] - wanted[small]) <= least[small])
