@@ -44,6 +44,7 @@ class Kernel:
     method: how it computes, if there were several ways; time: what a model of the CPU makes of
     that, in instructions of a `dot`, to compare the ways.
     more: further outputs, whose tensors follow the first.
+    macs: multiply-accumulates, where they are not those of a layer with weights.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Kernel:
     method: str = ""
     time: float = 0.0
     more: tuple[TensorType, ...] = ()
+    macs: int = 0
 
 
 def kernel_name(operation: str, *description: object) -> str:

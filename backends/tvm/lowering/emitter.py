@@ -116,7 +116,7 @@ class Emitter:
         use = KernelUse(
             kernel.name,
             tuple(label(n) for n in nodes),
-            sum(self._macs(n) for n in nodes),
+            kernel.macs or sum(self._macs(n) for n in nodes),
             bytes=-others,
             skipped=kernel.skipped,
             saved=kernel.saved,

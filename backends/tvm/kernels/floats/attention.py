@@ -81,7 +81,7 @@ def attention(isa: Isa, desc: AttentionDesc, threads: int = 1) -> Kernel:
     name, func = _function(isa, desc, worthwhile(isa, threads, terms))
     inputs = tuple(TensorType((o.size,), "float32") for o in desc.tensors)
     out = TensorType((*desc.batch, desc.tokens, desc.values), "float32")
-    return Kernel(name, func, inputs, (), out)
+    return Kernel(name, func, inputs, (), out, macs=terms)
 
 
 @cache

@@ -96,10 +96,11 @@ def linear(
     params: list[Array] = [tiles.pack(weight)]
     if bias is not None:
         params.append(tiles.pack_outputs(bias))
-    threads = worthwhile(isa, threads, desc.m * desc.k * desc.o)
+    terms = desc.m * desc.k * desc.o
+    threads = worthwhile(isa, threads, terms)
     name, func = _linear_function(isa, desc, tiles, threads)
     x, out = TensorType((desc.m, desc.k), "float32"), TensorType((desc.m, desc.o), "float32")
-    return Kernel(name, func, (x,), tuple(params), out)
+    return Kernel(name, func, (x,), tuple(params), out, macs=terms)
 
 
 @cache
@@ -189,11 +190,12 @@ class ProductDesc:
 
 def product(isa: Isa, desc: ProductDesc, threads: int = 1) -> Kernel:
     """The kernel of a batch of products; the result is contiguous."""
-    threads = worthwhile(isa, threads, prod(desc.batch) * desc.m * desc.k * desc.n)
+    terms = prod(desc.batch) * desc.m * desc.k * desc.n
+    threads = worthwhile(isa, threads, terms)
     name, func = _product_function(isa, desc, threads)
     inputs = tuple(TensorType((o.size,), "float32") for o in (desc.left, desc.right))
     out = TensorType((*desc.batch, desc.m, desc.n), "float32")
-    return Kernel(name, func, inputs, (), out)
+    return Kernel(name, func, inputs, (), out, macs=terms)
 
 
 @cache

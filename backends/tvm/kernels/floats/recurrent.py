@@ -120,7 +120,7 @@ def recurrent(
     inputs, param_types, outputs = _types(desc, lanes)
     assert tuple(p.shape for p in params) == tuple(t.shape for t in param_types)
     name, func = _function(isa, desc, threads)
-    return Kernel(name, func, inputs, tuple(params), outputs[0], more=outputs[1:])
+    return Kernel(name, func, inputs, tuple(params), outputs[0], more=outputs[1:], macs=terms)
 
 
 def _pack(weight: _Numbers, lanes: int) -> Array:
