@@ -1,9 +1,9 @@
 """Functions of float32 vectors without a call of a library: exponentials and what is made of them.
 
-The polynomials interpolate at Chebyshev nodes. Tests measure every function against float64, over all
-exponents: the relative error is at most `MOST_ERROR` where the result is a normal number. Shares (of
-sigmoid, and those that SiLU and GELU multiply with) that are no normal numbers are zero. NaN gives
-NaN, and infinities give the limit.
+The polynomials interpolate at Chebyshev nodes. Tests measure every function against float64, over
+all exponents: the relative error is at most `MOST_ERROR` where the result is a normal number.
+Shares (of sigmoid, and those that SiLU and GELU multiply with) that are no normal numbers are zero.
+NaN gives NaN, and infinities give the limit.
 """
 
 from __future__ import annotations

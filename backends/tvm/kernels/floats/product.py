@@ -120,7 +120,8 @@ def _linear_function(
 
         def tile(block: Block, row: Index) -> None:
             left = Matrix(x, bind(row * desc.k), tiles.rows, desc.k, desc.k)
-            values = _tile(tiles, block, left, panels, lambda v: first(block, v))
+            begin = [bind(first(block, v)) for v in range(block.vectors)]
+            values = tile_sums(tiles, block, left, panels, lambda _, v: begin[v])
             for i in range(tiles.rows):
                 tiles.store(out, row + i, block, values[i])
 
@@ -133,19 +134,18 @@ def _linear_function(
     return name, prim_func(name, types, body)
 
 
-def _tile(
+def tile_sums(
     tiles: Tiles,
     block: Block,
     left: Matrix,
     panels: Panels,
-    first: Callable[[int], Expr],
+    first: Callable[[int, int], Expr],
 ) -> list[list[Expr]]:
-    """The sums of one tile, by rows and vectors; `first` is what those of a vector begin with."""
+    """The sums of one tile; `first` is what those of a row and a vector begin with."""
     lanes, size = tiles.lanes, (tiles.rows, block.vectors)
     sums = local(prod(size) * lanes, "float32")
-    begin = [bind(first(v)) for v in range(block.vectors)]
     for i in range(prod(size)):
-        sums.store(i * lanes, begin[i % block.vectors], lanes)
+        sums.store(i * lanes, first(*divmod(i, block.vectors)), lanes)
     moved = panels.moved(block.before)
     multiply(sums, size, lanes, panels.rows, left.load, moved.load)
     return [
@@ -213,7 +213,7 @@ def _product_function(isa: Isa, desc: ProductDesc, threads: int) -> tuple[str, P
             def tile(block: Block, row: Index) -> None:
                 at = bind(start + row * desc.left.stride)
                 left = Matrix(a, at, tiles.rows, desc.k, desc.left.stride)
-                values = _tile(tiles, block, left, panels, lambda v: zero(tiles.lanes))
+                values = tile_sums(tiles, block, left, panels, lambda *_: zero(tiles.lanes))
                 for i in range(tiles.rows):
                     tiles.store(result, row + i, block, values[i])
 

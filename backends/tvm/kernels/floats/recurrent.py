@@ -1,10 +1,10 @@
-"""Recurrent layers of float32 as a loop over steps, so that compiling takes no longer for long ones.
+"""Recurrent layers of float32 as a loop over steps: long sequences take no longer to compile.
 
-What a step adds of the layer's input is computed for all steps at once, as a linear layer (`gates`).
-The kernel here adds the product with the state before it, and makes the next state of it. Weights
-are packed when a model is compiled: for `lanes` hidden units side by side, all of their gates.
-States are kept in two places by turns, as all of a state is needed until all of the next is there.
-A sequence is computed by one thread, in one order.
+What a step adds of the layer's input is computed for all steps at once, as a linear layer (the
+gates). The kernel here adds the product with the state before it, and makes the next state of it.
+Weights are packed when a model is compiled: for `lanes` hidden units side by side, all of their
+gates. States are kept in two places by turns, as all of a state is needed until all of the next is
+there. A sequence is computed by one thread, in one order.
 """
 
 from __future__ import annotations

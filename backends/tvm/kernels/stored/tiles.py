@@ -92,16 +92,16 @@ class Tiles:
 
     def emit(self, threads: int, tile: Callable[[Block, Index], None]) -> None:
         """Call `tile(block, first row)` for all tiles, in loops."""
-        for count, block in self._kinds():
+        for count, block in self.kinds():
             self._blocks(count, threads, block, tile)
 
     def each_block(self, do: Callable[[Block], None]) -> None:
         """Call `do(block)` for all blocks of outputs, in loops, for rows that are known."""
-        for count, block in self._kinds():
+        for count, block in self.kinds():
             with loop(count) as i:
                 do(block(i))
 
-    def _kinds(self) -> Iterator[tuple[int, Callable[[Index], Block]]]:
+    def kinds(self) -> Iterator[tuple[int, Callable[[Index], Block]]]:
         """Blocks that are alike: how many, and each by its number."""
         size = self.vectors * self.lanes
         whole, rest = divmod(self.o, size)
@@ -111,6 +111,10 @@ class Tiles:
             vectors = ceil(rest / self.lanes)
             last = rest - (vectors - 1) * self.lanes
             yield 1, lambda i: Block(whole * size, whole * self.vectors, vectors, last)
+
+    def first_row(self, number: Index) -> Index:
+        """Where a tile of rows begins."""
+        return tile_start(number, self.rows, self.m)
 
     def _blocks(
         self,
@@ -126,7 +130,7 @@ class Tiles:
             at, number = split(task, chunks, count)
             with loop(chunk) as i:
                 which = at * chunk + i if tiles % chunk == 0 else smaller(at * chunk + i, tiles - 1)
-                tile(block(number), bind(tile_start(which, self.rows, self.m)))
+                tile(block(number), bind(self.first_row(which)))
 
     def store(self, out: Flat, row: Index, block: Block, values: list[Expr]) -> None:
         """Store the results of a block in one row of `out`."""
