@@ -50,7 +50,8 @@ def linear_by(
     if not prod(shape) or not weight.numel() or shape[-1] != k:
         return None
     desc = LinearDesc(prod(shape[:-1]), k, o, bias is not None)
-    given = weight.numpy(), None if bias is None else bias.reshape(-1).numpy()
+    added = None if bias is None else bias.detach().reshape(-1).numpy()
+    given = weight.detach().numpy(), added
     made = linear(call.isa, desc, *given, call.threads)
     return call.kernel(made, [x], (*shape[:-1], o))
 
