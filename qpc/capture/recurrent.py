@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ _DECOMPOSED = DispatchKey.CompositeImplicitAutograd
 @contextmanager
 def quick_recurrent_shapes() -> Iterator[None]:
     """Within it, recurrent layers of tensors without values yield tensors of the right shapes."""
-    operators = {
+    operators: dict[OpOverload[..., Any], Callable[..., object]] = {
         aten.lstm.input: _lstm,
         aten.gru.input: _one_state,
         aten.rnn_tanh.input: _one_state,
@@ -34,11 +35,11 @@ def quick_recurrent_shapes() -> Iterator[None]:
             _replace(operator, function)
         yield
     finally:
-        for operator, function in before.items():
-            _replace(operator, function)
+        for operator, own in before.items():
+            _replace(operator, own)
 
 
-def _replace(operator: OpOverload, function: Callable[..., object] | None) -> None:
+def _replace(operator: OpOverload[..., Any], function: Callable[..., object] | None) -> None:
     if function is None:
         operator.py_kernels.pop(_DECOMPOSED, None)
     else:
@@ -47,21 +48,23 @@ def _replace(operator: OpOverload, function: Callable[..., object] | None) -> No
 
 
 def _lstm(
-    x: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], *others: object
+    x: Tensor,
+    hx: Sequence[Tensor],
+    params: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    out, hidden = _results(x, hx[0], *others)
-    return out, hidden, torch.empty_like(hx[1])
+    return (*_results(x, hx[0], bidirectional), torch.empty_like(hx[1]))
 
 
 def _one_state(
-    x: Tensor, hx: Tensor, params: Sequence[Tensor], *others: object
-) -> tuple[Tensor, Tensor]:
-    return _results(x, hx, *others)
-
-
-def _results(
     x: Tensor,
-    hidden: Tensor,
+    hx: Tensor,
+    params: Sequence[Tensor],
     has_biases: bool,
     num_layers: int,
     dropout: float,
@@ -69,6 +72,10 @@ def _results(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor]:
-    """What every step yields, and the last state; all else that PyTorch checks it has checked."""
+    return _results(x, hx, bidirectional)
+
+
+def _results(x: Tensor, hidden: Tensor, bidirectional: bool) -> tuple[Tensor, Tensor]:
+    """What every step yields, and the last state."""
     width = hidden.shape[-1] * (2 if bidirectional else 1)
     return x.new_empty((*x.shape[:-1], width)), torch.empty_like(hidden)

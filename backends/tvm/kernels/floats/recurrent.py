@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import ceil, prod
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from tvm.tirx import Expr, PrimFunc
 from tvm.tirx.script import builder as T
 
@@ -37,70 +35,26 @@ from qpc.backends.tvm.kernels.emit import (
 from qpc.backends.tvm.kernels.floats.functions import Functions
 from qpc.backends.tvm.kernels.floats.panels import Panels
 from qpc.backends.tvm.kernels.floats.product import multiply, worthwhile
+from qpc.backends.tvm.kernels.floats.recurrent_desc import (
+    Numbers,
+    RecurrentDesc,
+    by_unit,
+    gate_width,
+    types_of,
+)
 from qpc.backends.tvm.kernels.isa.base import Isa
-from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
+from qpc.backends.tvm.kernels.kernel import Array, Kernel, kernel_name
 from qpc.backends.tvm.kernels.stored.tiles import Tiles
-
-Cell = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
-GATES: dict[Cell, int] = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
-"""How many there are, in PyTorch's order: input, forget, cell, output; reset, update, new."""
 
 _MOST_ROWS = 6
 _FEW_SUMS = 8  # so that none of them waits for the one before
-_Numbers = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class RecurrentDesc:
-    """`rows` sequences of `steps` steps, in one direction or both, with `hidden` units in each.
-
-    by_rows: whether a sequence lies in memory as a whole, rather than a step of all of them.
-    state: whether states to begin with are given; they are zero otherwise.
-    """
-
-    cell: Cell
-    steps: int
-    rows: int
-    hidden: int
-    directions: int = 1
-    by_rows: bool = False
-    state: bool = False
-
-    @property
-    def gates(self) -> int:
-        """How many each unit has."""
-        return GATES[self.cell]
-
-    @property
-    def states(self) -> int:
-        """How many tensors of states there are."""
-        return 2 if self.cell == "lstm" else 1
-
-    def row(self, step: Index, row: Index) -> Index:
-        """Which of all rows of all steps is that of a sequence at a step."""
-        return row * self.steps + step if self.by_rows else step * self.rows + row
-
-
-def by_unit(values: _Numbers, gates: int, lanes: int) -> _Numbers:
-    """values[gates * hidden, ...] as [blocks of units, gates, lanes, ...], padded with zeros."""
-    hidden, rest = len(values) // gates, values.shape[1:]
-    blocks = ceil(hidden / lanes)
-    whole = np.zeros((gates, blocks * lanes, *rest), np.float32)
-    whole[:, :hidden] = values.reshape(gates, hidden, *rest)
-    apart = whole.reshape(gates, blocks, lanes, *rest).swapaxes(0, 1)
-    return np.ascontiguousarray(apart.reshape(-1, *rest))
-
-
-def gate_width(desc: RecurrentDesc, lanes: int) -> int:
-    """How many numbers of gates a row has, with those of units that do not exist."""
-    return desc.directions * ceil(desc.hidden / lanes) * desc.gates * lanes
 
 
 def recurrent(
     isa: Isa,
     desc: RecurrentDesc,
-    weights: Sequence[_Numbers],
-    biases: Sequence[_Numbers] = (),
+    weights: Sequence[Numbers],
+    biases: Sequence[Numbers] = (),
     threads: int = 1,
 ) -> Kernel:
     """The kernel of a recurrent layer; weights[gates * hidden, hidden] for each direction.
@@ -117,36 +71,19 @@ def recurrent(
     params: list[Array] = [np.concatenate(packed)]
     if desc.cell == "gru":
         params.append(np.concatenate([by_unit(bias, 1, lanes) for bias in biases]))
-    inputs, param_types, outputs = _types(desc, lanes)
+    inputs, param_types, outputs = types_of(desc, lanes)
     assert tuple(p.shape for p in params) == tuple(t.shape for t in param_types)
     name, func = _function(isa, desc, threads)
     return Kernel(name, func, inputs, tuple(params), outputs[0], more=outputs[1:], macs=terms)
 
 
-def _pack(weight: _Numbers, lanes: int) -> Array:
+def _pack(weight: Numbers, lanes: int) -> Array:
     return Tiles(1, len(weight), lanes, 1, 1).pack(weight)
-
-
-_Types = tuple[TensorType, ...]
-
-
-def _types(desc: RecurrentDesc, lanes: int) -> tuple[_Types, _Types, _Types]:
-    """Of inputs, constants and results."""
-    width, rows = gate_width(desc, lanes), desc.steps * desc.rows
-    units = width // desc.gates
-    state = TensorType((desc.directions, desc.rows, desc.hidden), "float32")
-    states = (state,) * desc.states
-    inputs = (TensorType((rows, width), "float32"), *(states if desc.state else ()))
-    params = [TensorType((width * desc.hidden,), "float32")]
-    if desc.cell == "gru":
-        params.append(TensorType((units,), "float32"))
-    out = TensorType((rows, desc.directions * desc.hidden), "float32")
-    return inputs, tuple(params), (out, *states)
 
 
 @cache
 def _function(isa: Isa, desc: RecurrentDesc, threads: int) -> tuple[str, PrimFunc]:
-    inputs, params, outputs = _types(desc, isa.lanes)
+    inputs, params, outputs = types_of(desc, isa.lanes)
 
     def body(*arguments: Flat) -> None:
         given = iter(arguments)

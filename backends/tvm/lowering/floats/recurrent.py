@@ -12,11 +12,11 @@ from torch import Tensor
 from tvm import relax
 
 from qpc.backends.tvm.kernels.floats.product import LinearDesc, linear
-from qpc.backends.tvm.kernels.floats.recurrent import (
+from qpc.backends.tvm.kernels.floats.recurrent import recurrent
+from qpc.backends.tvm.kernels.floats.recurrent_desc import (
     Cell,
     RecurrentDesc,
     by_unit,
-    recurrent,
 )
 from qpc.backends.tvm.lowering.floats.call import FloatCall
 from qpc.backends.tvm.lowering.floats.rule import FloatRule, KernelWriter, dtype_of, shape_of

@@ -15,13 +15,13 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 import tvm
 
-from qpc.backends.tvm.kernels.floats.recurrent import (
+from qpc.backends.tvm.kernels.floats.recurrent import recurrent
+from qpc.backends.tvm.kernels.floats.recurrent_desc import (
     GATES,
     Cell,
     RecurrentDesc,
     by_unit,
     gate_width,
-    recurrent,
 )
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel
