@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from qpc.capture.checks import ExampleInputs, validated
 from qpc.capture.functionalize import fold_constants, replace_in_place
 from qpc.capture.normalize import normalize
+from qpc.capture.recurrent import quick_recurrent_shapes
 from qpc.capture.unlift import drop_unused_constants, unlift
 from qpc.errors import PassError, QPCError, TraceError, user_line
 from qpc.meta import info
@@ -177,7 +178,7 @@ def _export_once(
     kwargs: dict[str, Tensor],
     shapes: ShapesCollection | None,
 ) -> ExportedProgram:
-    with _quiet():
+    with _quiet(), quick_recurrent_shapes():
         return torch.export.export(
             model,
             args,

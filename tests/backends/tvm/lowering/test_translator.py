@@ -309,6 +309,7 @@ def _graph(calls: list[tuple[Any, ...]]) -> tuple[Any, list[str]]:
 NOT_LIKE_NUMBERS = (
     "scaled_dot_product_attention",  # PyTorch's own kernel gives 0.0 for a row with NaN
     "('topk', 'row'), 1",  # of several NaN it may take any
+    "aten.gelu",  # PyTorch's vectors make NaN of infinity, its single values infinity
     "upsample_bilinear2d",  # a neighbour of weight 0 counts, or does not: 0 * inf is NaN
 )
 """Operators that need not treat NaN and infinity as PyTorch does."""
@@ -448,10 +449,8 @@ def test_float_models_compile(name: str) -> None:
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
     assert compiled.report.kernels == ()
     reason = compiled.report.others[0].reason
-    assert reason in (
-        "float32, compiled by TVM's own rules",
-        "no integer kernel, compiled by TVM's own rules",  # for several results
-    )
+    # There is no integer kernel for several results, either.
+    assert reason.startswith(("float32, ", "no integer kernel, "))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
