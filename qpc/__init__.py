@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from qpc.compression.recipe import Recipe as Recipe
     from qpc.compression.sweep import sweep as sweep
     from qpc.errors import QPCError as QPCError
+    from qpc.explanation.explain import explain as explain
+    from qpc.explanation.inspection import inspect_graph as inspect_graph
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
     from qpc.pipeline import Pipeline as Pipeline
@@ -71,11 +73,13 @@ _HOMES = {
     "compile": "qpc.compiler",
     "compress": "qpc.compression.compress",
     "convert": "qpc.recipes",
+    "explain": "qpc.explanation.explain",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
     "freeze_batch_norm": "qpc.training.switch",
     "freeze_ranges": "qpc.training.ranges",
     "from_yaml": "qpc.yaml_form",
+    "inspect_graph": "qpc.explanation.inspection",
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
     "merge_calibration": "qpc.analysis.merge",
@@ -114,11 +118,13 @@ __all__ = [
     "compile",
     "compress",
     "convert",
+    "explain",
     "fingerprint",
     "format_graph",
     "freeze_batch_norm",
     "freeze_ranges",
     "from_yaml",
+    "inspect_graph",
     "load",
     "load_graph",
     "merge_calibration",

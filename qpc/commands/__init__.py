@@ -29,9 +29,42 @@ class About:
 
 
 COMMANDS: Mapping[str, About] = {
+    "trace": About(
+        _SEE, "Say whether a model can be captured as a graph, and if not, where and why."
+    ),
+    "inspect": About(
+        _SEE, "List layers, shapes and costs, what will be in integers and what not, and why."
+    ),
+    "diff": About(_SEE, "Compare two saved models: layers, grids, sizes, outputs and latency."),
+    "quantize": About(
+        _COMPRESS,
+        "Quantize a model to integers, calibrated on data, and keep graph, settings and result.",
+    ),
+    "prune": About(
+        _COMPRESS, "Remove the channels that are worth least, and keep the smaller graph."
+    ),
     "compress": About(
         _COMPRESS,
         "Prune, train and quantize a model by a recipe; a run that was interrupted goes on.",
+    ),
+    "sweep": About(
+        _COMPRESS, "Run one recipe with many settings; each combination is a run of its own."
+    ),
+    "compile": About(
+        _DEPLOY,
+        "Compile a graph to machine code, verify that it gives the same values, and keep it.",
+    ),
+    "run": About(_DEPLOY, "Run a model on data, show its first answers, and keep all of them."),
+    "evaluate": About(
+        _MEASURE,
+        "Measure accuracy of a model and of the float model that it was made from, side by side.",
+    ),
+    "explain": About(
+        _MEASURE,
+        "Say which layers make a model slow or wrong, why, and which changes would gain most.",
+    ),
+    "sensitivity": About(
+        _MEASURE, "Say what fewer bits and fewer channels of each layer do to the output."
     ),
     "bench": About(
         _MEASURE,

@@ -109,9 +109,7 @@ def _moving(stream: TextIO) -> Iterator[Sink]:
         yield Moving()
 
 
-def shown(
-    wanted: bool | Sink, stream: TextIO | None = None
-) -> AbstractContextManager[Sink | None]:
+def shown(wanted: bool | Sink, stream: TextIO | None = None) -> AbstractContextManager[Sink | None]:
     """Where to show progress: there, if it is a sink; nowhere, if it is not wanted."""
     if not isinstance(wanted, bool):
         return nullcontext(wanted)

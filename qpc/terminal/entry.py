@@ -11,16 +11,20 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from json import dumps
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, get_type_hints
 
 import typer
 
 from qpc.errors import QPCError, VerificationError
 from qpc.terminal.answer import Answer
 from qpc.terminal.logs import logging_to
+from qpc.terminal.plain import plain
 from qpc.terminal.reporter import Reporter
+from qpc.terminal.settings_file import read_settings
 from qpc.terminal.sinks import sink_for
 from qpc.version import VERSION
 
@@ -43,6 +47,15 @@ class LogFormat(StrEnum):
 
 _PANEL = "Output"
 _COMMON = {
+    "settings": Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML with options by name, as commands keep them; what is written here wins.",
+            is_eager=True,
+            callback=read_settings,
+            rich_help_panel=_PANEL,
+        ),
+    ],
     "json": Annotated[
         bool,
         typer.Option(
@@ -65,6 +78,7 @@ _COMMON = {
     ],
 }
 _DEFAULTS: Mapping[str, object] = {
+    "settings": None,
     "json": False,
     "verbose": False,
     "quiet": False,
@@ -75,29 +89,59 @@ _DEFAULTS: Mapping[str, object] = {
 def callback_of(function: Callable[..., Answer]) -> Callable[..., None]:
     """What Typer calls for a command: its own options, and those of all commands.
 
-    function: takes a Reporter, and then the command's arguments by name.
+    function: takes a Reporter, and then the command's arguments by name. A parameter whose type is
+    a dataclass stands for its fields; its method `check` says what is wrong with them,
+    before anything is imported.
     """
 
     def callback(**given: Any) -> None:
         common = {name: given.pop(name) for name in _COMMON}
-        _run(lambda reporter: function(reporter, **given), **common)
+        settings = {name: plain(value) for name, value in given.items() if value is not None}
+        for name, kind in groups.items():
+            given[name] = kind(**{f.name: given.pop(f.name) for f in fields(kind)})
+
+        def work(reporter: Reporter) -> Answer:
+            reporter.settings = settings
+            for name in groups:
+                given[name].check()
+            return function(reporter, **given)
+
+        _run(work, **common)
 
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    groups: dict[str, Any] = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
     keyword = inspect.Parameter.KEYWORD_ONLY
     shared = [
         inspect.Parameter(name, keyword, default=_DEFAULTS[name], annotation=kind)
         for name, kind in _COMMON.items()
     ]
-    parameters = [*(p.replace(kind=keyword) for p in own), *shared]
+    flat = [q for p in own for q in (_fields(p.annotation) if p.name in groups else [p])]
+    parameters = [*(p.replace(kind=keyword) for p in flat), *shared]
     callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # functions may have one
     callback.__annotations__ = {p.name: p.annotation for p in parameters}
     callback.__doc__ = function.__doc__
     return callback
 
 
+def _fields(kind: type[Any]) -> list[inspect.Parameter]:
+    """The fields of a dataclass as parameters."""
+    types = get_type_hints(kind, include_extras=True)
+    none = inspect.Parameter.empty
+    return [
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=none if f.default is MISSING else f.default,
+            annotation=types[f.name],
+        )
+        for f in fields(kind)
+    ]
+
+
 def _run(
     work: Callable[[Reporter], Answer],
     *,
+    settings: object,
     json: bool,
     verbose: bool,
     quiet: bool,

@@ -14,12 +14,12 @@ def plain(value: object) -> object:
 
     Raises TypeError for what JSON has no form for.
     """
+    if isinstance(value, Path | Enum):
+        return str(value)
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, Path | Enum):
-        return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):

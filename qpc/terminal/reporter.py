@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import length_hint
@@ -44,7 +44,8 @@ class Phase:
 class Reporter:
     """Says what is done to a sink: when it begins, when it gets on, and once in every beat.
 
-    lost, kept: what Ctrl-C says, if it comes now: what is lost, and how to go on.
+    lost, kept: what Ctrl-C says, if it comes now: what is lost, and how to go on. settings: all
+    options of the command that have a value, by name.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Reporter:
         beat_s: float = BEAT_S,
     ) -> None:
         self.lost, self.kept = "nothing was written", ""
+        self.settings: Mapping[str, object] = {}
         self._sink, self._clock, self._beat_s = sink or Silent(), clock, beat_s
         self._start = clock()
         self._phases: list[Phase] = []

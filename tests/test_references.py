@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qpc.compression.references import function_of, relative
+from qpc.references import function_of, relative
 from qpc.errors import ConfigError
 
 

@@ -1,0 +1,332 @@
+"""What each integer operator does to the outputs by itself, everything else in float.
+
+A value's grid belongs to the operator that makes the value. So an operator is given the float
+values rounded to the grids on which it reads them, and what it makes of them is compared with what
+the float model makes of the same rounded values. That difference, and nothing else, is its own
+error: of its weights, bias and multiplier, and of the grid of its result. Added to the float value
+it goes through the rest of the float model, to the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from qpc.batches import Batch, checked_batches, inputs_of
+from qpc.calls import qpc_ops
+from qpc.errors import PassError
+from qpc.meta import attribute, info, value_name
+from qpc.precision.partial_runs import NoiseSums, require_finite, tensors_of
+from qpc.quant.grid import QParams
+
+_SLACK = 0.5
+"""Steps of a grid by which a value may lie outside of it before it counts as clipped."""
+
+
+@dataclass(frozen=True)
+class OwnError:
+    """The own error of one integer operator.
+
+    node: its name in the integer graph; value: the float model's name for what it makes.
+    noise: squared error of the outputs over their squares, everything else in float.
+    local_noise: the same of its own result. gain: by what factor its result is too large, as the
+    best fit has it. clipped: share of the float values that lie outside of its grid. reach: the
+    greatest of them over the end of the grid on its side; used: the share of the grid that they
+    need.
+    """
+
+    node: str
+    value: str
+    noise: float
+    local_noise: float
+    gain: float
+    clipped: float
+    reach: float
+    used: float
+
+
+def measurable(reference: GraphModule, integer: GraphModule) -> list[Node]:
+    """The integer operators that make a value which the float model has, too."""
+    known = {node.name for node in reference.graph.nodes if node.op != "get_attr"}
+    found = []
+    for node in integer.graph.nodes:
+        about = info(node)
+        made = about.dtype in (torch.int8, torch.uint8) and about.qparams is not None
+        if node.op == "call_function" and made and value_name(node) in known:
+            found.append(node)
+    last = {value_name(node): node for node in found if node.target is not _QUANTIZE}
+    return [n for n in found if n.target is _QUANTIZE or last[value_name(n)] is n]
+
+
+_QUANTIZE = qpc_ops.quantize.default
+
+
+def own_errors(
+    reference: GraphModule,
+    integer: GraphModule,
+    batches: Iterable[Batch],
+    *,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[OwnError], float]:
+    """The own error of every measurable operator, and the noise of the whole integer model.
+
+    reference: the traced float graph. integer: an integer graph made of it. batches: as for
+    `qpc.compare`; one batch's values are kept at a time. told: how many operators are done.
+
+    Raises PassError if the graphs have nothing in common or there are no batches, CalibrationError
+    for batches that do not fit and outputs that are not finite.
+    """
+    nodes = measurable(reference, integer)
+    if not nodes:
+        raise PassError(
+            "the two graphs have no value in common",
+            fix="pass the traced graph, and the integer graph that was made of it",
+        )
+    given = list(checked_batches(batches, "explain"))
+    if not given:
+        raise PassError("there are no batches to explain with")
+    sums = {node: _Sums() for node in nodes}
+    whole = NoiseSums()
+    downstream = {n: _affected(reference, str(value_name(n))) for n in nodes}
+    with torch.no_grad():
+        for number, batch in enumerate(given):
+            inputs = inputs_of(reference, batch, number)
+            values = _all_values(reference, inputs)
+            exact = tensors_of(values[_output(reference).name])
+            require_finite(exact, number)
+            whole.add(exact, tensors_of(integer(*inputs)))
+            for place, node in enumerate(nodes):
+                one = _One(reference, integer, values, node)
+                error, grid = one.error(), one.grid
+                sums[node].add(values[one.value], error, grid)
+                changed = values[one.value] + error
+                rest = _run_rest(reference, downstream[node], values, one.value, changed)
+                sums[node].output.add(exact, tensors_of(rest))
+                told(number * len(nodes) + place + 1, len(given) * len(nodes))
+    return [sums[node].result(node) for node in nodes], whole.ratio()
+
+
+# --- one operator ---------------------------------------------------------------------------------
+
+
+@dataclass
+class _Sums:
+    """What adds up over batches about one operator, in float64."""
+
+    output: NoiseSums = field(default_factory=NoiseSums)
+    signal: float = 0.0
+    noise: float = 0.0
+    product: float = 0.0
+    clipped: int = 0
+    count: int = 0
+    least: float = 0.0
+    greatest: float = 0.0
+    ends: tuple[float, float] = (0.0, 0.0)
+
+    def add(self, value: Tensor, error: Tensor, grid: QParams) -> None:
+        r, e = value.double().flatten(), error.double().flatten()
+        self.signal += float(r @ r)
+        self.noise += float(e @ e)
+        self.product += float(r @ (r + e))
+        self.ends = lo, hi = grid.real_range
+        slack = _SLACK * grid.scale
+        self.clipped += int(((r < lo - slack) | (r > hi + slack)).sum())
+        self.count += r.numel()
+        self.least = min(self.least, float(r.min()) if r.numel() else 0.0)
+        self.greatest = max(self.greatest, float(r.max()) if r.numel() else 0.0)
+
+    def result(self, node: Node) -> OwnError:
+        lo, hi = self.ends
+        over = [v / end for v, end in ((self.least, lo), (self.greatest, hi)) if end]
+        width = hi - lo
+        return OwnError(
+            node=node.name,
+            value=str(value_name(node)),
+            noise=self.output.ratio(),
+            local_noise=self.noise / self.signal if self.signal else float(self.noise > 0),
+            gain=self.product / self.signal if self.signal else 1.0,
+            clipped=self.clipped / max(self.count, 1),
+            reach=max(over, default=0.0),
+            used=(self.greatest - self.least) / width if width else 1.0,
+        )
+
+
+@dataclass
+class _One:
+    """One integer operator, and the part of the float graph that it stands for."""
+
+    reference: GraphModule
+    integer: GraphModule
+    values: Mapping[str, Any]
+    node: Node
+
+    @property
+    def value(self) -> str:
+        """The float model's name for what it makes."""
+        return str(value_name(self.node))
+
+    @property
+    def grid(self) -> QParams:
+        """The grid of what it makes."""
+        return _grid(self.node)
+
+    def error(self) -> Tensor:
+        """What it adds to the float value by itself."""
+        rounded: dict[str, Tensor] = {}
+        if self.node.target is _QUANTIZE:
+            exact: Tensor = self.values[self.value]
+            return self.grid.dequantize(self.grid.quantize(exact)) - exact
+        made = self._integers(self.node, rounded, top=True)
+        exact = self._floats(rounded)
+        result: Tensor = self.grid.dequantize(made).reshape(exact.shape) - exact
+        return result
+
+    def _integers(self, node: Node, rounded: dict[str, Tensor], *, top: bool = False) -> Any:
+        """The value of a node of the integer graph, from float values rounded to its grids.
+
+        rounded: receives those, by the names of the float values.
+        """
+        if node.op == "get_attr":
+            return attribute(self.integer, str(node.target))
+        name = value_name(node)
+        if (
+            not top
+            and info(node).qparams is not None
+            and name in self.values
+            and name != self.value
+        ):
+            grid = _grid(node)
+            points = grid.quantize(self.values[str(name)])
+            rounded[str(name)] = grid.dequantize(points)
+            return points.reshape(_shape(node, points))
+        if node.op == "placeholder" or not callable(node.target):
+            return self.values[node.name]
+        args, kwargs = torch.fx.node.map_arg(
+            (node.args, node.kwargs), lambda n: self._integers(n, rounded)
+        )
+        return node.target(*args, **kwargs)
+
+    def _floats(self, rounded: Mapping[str, Tensor]) -> Any:
+        """What the float model makes of the same rounded values."""
+        nodes = {n.name: n for n in self.reference.graph.nodes}
+        known: dict[Node, Any] = {nodes[name]: value for name, value in rounded.items()}
+        depends = depending(nodes[self.value], set(known))
+
+        def of(node: Node) -> Any:
+            if node not in known:
+                known[node] = self._computed(node, of) if node in depends else self._plain(node)
+            return known[node]
+
+        return of(nodes[self.value])
+
+    def _computed(self, node: Node, of: Callable[[Node], Any]) -> Any:
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), of)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def _plain(self, node: Node) -> Any:
+        if node.op == "get_attr":
+            return attribute(self.reference, str(node.target))
+        return self.values[node.name]
+
+
+def _grid(node: Node) -> QParams:
+    grid = info(node).qparams
+    assert grid is not None
+    return grid
+
+
+def _shape(node: Node, like: Tensor) -> Sequence[int]:
+    """The shape of an integer value, which may have one axis more than the float one."""
+    shape = info(node).shape
+    if shape is None or len(shape) == like.dim():
+        return like.shape
+    return [size if isinstance(size, int) else -1 for size in shape]
+
+
+def depending(target: Node, sources: set[Node]) -> set[Node]:
+    """The nodes on the way from some values to a target, which is one of them."""
+    found: dict[Node, bool] = {}
+    waiting = [target]
+    while waiting:
+        node = waiting[-1]
+        if node in found:
+            waiting.pop()
+            continue
+        missing = [n for n in node.all_input_nodes if n not in found and n not in sources]
+        if missing:
+            waiting += missing
+            continue
+        found[node] = any(n in sources or found.get(n, False) for n in node.all_input_nodes)
+        waiting.pop()
+    found[target] = True
+    return {node for node, depends in found.items() if depends}
+
+
+# --- the float graph ------------------------------------------------------------------------------
+
+
+def _output(gm: GraphModule) -> Node:
+    (found,) = gm.graph.find_nodes(op="output")
+    assert isinstance(found, Node)
+    return found
+
+
+class _Keeping(Interpreter):
+    """Keeps every value by name."""
+
+    def __init__(self, gm: GraphModule) -> None:
+        super().__init__(gm, garbage_collect_values=False)
+        self.kept: dict[str, Any] = {}
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.op != "get_attr":
+            self.kept[n.name] = value
+        return value
+
+
+def _all_values(gm: GraphModule, inputs: Sequence[Tensor]) -> dict[str, Any]:
+    run = _Keeping(gm)
+    run.run(*inputs)
+    return run.kept
+
+
+def _affected(gm: GraphModule, value: str) -> tuple[Node, ...]:
+    """The nodes that depend on a value, in order."""
+    found: set[Node] = {node for node in gm.graph.nodes if node.name == value}
+    ordered = []
+    for node in gm.graph.nodes:
+        if not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+            ordered.append(node)
+    return tuple(ordered)
+
+
+def _run_rest(
+    gm: GraphModule,
+    affected: Sequence[Node],
+    values: Mapping[str, Any],
+    changed: str,
+    value: Tensor,
+) -> Any:
+    """The outputs of the float graph with one value changed."""
+    new: dict[str, Any] = {changed: value}
+
+    def of(node: Node) -> Any:
+        if node.op == "get_attr":
+            return attribute(gm, str(node.target))
+        return new[node.name] if node.name in new else values[node.name]
+
+    for node in affected:
+        if node.op == "output":
+            return torch.fx.node.map_arg(node.args[0], of)
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), of)
+        assert callable(node.target)
+        new[node.name] = node.target(*args, **kwargs)
+    return values[_output(gm).name]
