@@ -2,7 +2,9 @@
 
 A change is worth the share of the loss that it takes back, from 0 to 1: of the time, or of the
 noise, as far as the noise does any harm. So a float operator that takes half of the time, and a
-layer without which the outputs would be right, come before what could be a little better.
+layer without which the outputs would be right, come before what could be a little better. Noise
+does harm as compared with what differs between the outputs for different samples: a constant that
+all of them have in common says nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from qpc.explanation.own_errors import Errors
 from qpc.explanation.result import Change, LayerExplained, decibels
 
 HARMFUL = 0.01
-"""Noise of the outputs over their squares from which on it counts fully: 20 dB, about where
+"""Noise over what differs between outputs from which on it counts fully: 20 dB, about where
 classifiers of images begin to answer otherwise."""
 _LEAST = 0.02  # of what is lost; what would gain less is not worth a word
 _CLIPPED = 0.001  # share of the values outside of a grid from which on they are the cause
@@ -24,6 +27,7 @@ _UNUSED = 0.3  # of a grid that is used: less than two of its eight bits are los
 _FASTER = 4.0
 """By how much a float operator that moves memory is faster in integers: a quarter of the bytes."""
 _FEWER = 0.25  # of the channels, as an example
+_AT_A_PRICE = 0.5  # so much counts what pruning gains, which costs accuracy, and what more bits gain
 _EIGHT = 8
 
 
@@ -48,17 +52,17 @@ class Island:
 def changes_of(
     layers: Sequence[LayerExplained],
     islands: Sequence[Island],
-    noise: float,
+    errors: Errors,
     total_us: float | None,
     prunable: Mapping[str, bool],
     most: int = 3,
 ) -> tuple[Change, ...]:
     """The changes that would gain most, the best first.
 
-    layers: all rows. noise: of the outputs. total_us: of a call, if it is known. prunable: whether
+    layers: all rows. errors: of the outputs. total_us: of a call, if it is known. prunable: whether
     the channels that a layer makes may go, by the layer's node.
     """
-    found = [*_for_accuracy(layers, noise)]
+    found = [*_for_accuracy(layers, errors)]
     if total_us:
         found += _for_islands(islands, layers, total_us)
         found += _for_pruning(layers, total_us, prunable)
@@ -69,7 +73,8 @@ def changes_of(
 # --- accuracy -------------------------------------------------------------------------------------
 
 
-def _for_accuracy(layers: Sequence[LayerExplained], noise: float) -> Iterator[Change]:
+def _for_accuracy(layers: Sequence[LayerExplained], errors: Errors) -> Iterator[Change]:
+    noise, harmful = errors.noise, HARMFUL * errors.varying
     own = sum(row.own_noise or 0.0 for row in layers)
     if not own:
         return
@@ -77,35 +82,37 @@ def _for_accuracy(layers: Sequence[LayerExplained], noise: float) -> Iterator[Ch
         if not row.own_noise:
             continue
         share = row.own_noise / own
-        score = share * min(row.own_noise / HARMFUL, 1.0)
-        cause, what = _cause(row)
+        score = share * min(row.own_noise / harmful, 1.0)
+        cause, what, free = _cause(row)
         if share < 1.0:
             after = decibels(noise * (1.0 - share))
             expected = f"the outputs would agree to about {after:.1f} dB, not {decibels(noise):.1f}"
         else:
             expected = "the outputs would agree"
+        score *= 1.0 if free else _AT_A_PRICE
         yield Change(row.name, "accuracy", score, cause, what, expected)
 
 
-def _cause(row: LayerExplained) -> tuple[str, str]:
-    """What is wrong with an operator, and what to do about it."""
+def _cause(row: LayerExplained) -> tuple[str, str, bool]:
+    """What is wrong with an operator, what to do about it, and whether that costs nothing."""
     share = f"alone it leaves {row.own_db:.1f} dB of the outputs" if row.own_db is not None else ""
     if row.clipped > _CLIPPED and row.reach > _REACH:
         cause = (
             f"{row.clipped:.1%} of its values are clipped: they reach {row.reach:.1f} times the end"
             f" of its grid; {share}"
         )
-        return cause, "calibrate on data like this, or with the observer min-max"
+        return cause, "calibrate on data like this, or with the observer min-max", True
     if row.local_noise is not None and abs(row.gain - 1.0) > _OFF:
         cause = f"its values are {row.gain:.2f} times what they must be; {share}"
-        return cause, "its scale is wrong: quantize again from the float model"
+        return cause, "its scale is wrong: quantize again from the float model", True
     if row.used < _UNUSED:
         cause = f"its values need {row.used:.0%} of its grid, whose steps are too wide; {share}"
-        return cause, "calibrate on data like this, or with another observer"
+        return cause, "calibrate on data like this, or with another observer", True
     if row.weight_bits is not None and row.weight_bits < _EIGHT:
-        return f"its weights have {row.weight_bits} bits; {share}", "give them more bits"
+        return f"its weights have {row.weight_bits} bits; {share}", "give them more bits", False
     kept = row.module or row.operator
-    return f"rounding costs most here; {share}", f"keep it in float: --float {shlex.quote(kept)}"
+    what = f"keep it in float: --float {shlex.quote(kept)}"
+    return f"rounding costs most here; {share}", what, False
 
 
 # --- time -----------------------------------------------------------------------------------------
@@ -160,7 +167,7 @@ def _for_pruning(
         yield Change(
             row.name,
             "time",
-            saved / total_us,
+            _AT_A_PRICE * saved / total_us,
             f"it takes {row.us / total_us:.0%} of the time, and its channels can be pruned",
             "qpc prune, with --amount",
             f"{_FEWER:.0%} fewer channels would take about {saved:,.0f} us less",

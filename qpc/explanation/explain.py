@@ -70,21 +70,22 @@ def explain(
         )
     integer = convert(gm) if stage == "rounded" else gm
     given = list(checked_batches(batches, "explain"))
-    errors, noise = own_errors(reference, integer, given, told=told)
+    errors = own_errors(reference, integer, given, told=told)
     if profile is None and compiled is not None:
         profile = compiled.profile()
     times = {} if profile is None else times_of(profile, integer)
     slow = _float_times(reference, integer, given, profile) if float_time else {}
     facts = inspect_graph(reference)
-    rows = _rows(integer, {e.node: e for e in errors}, times, slow, profile, facts.layers)
+    rows = _rows(integer, {e.node: e for e in errors.operators}, times, slow, profile, facts.layers)
     prunable = {row.node: not row.why_whole for row in rows if row.macs}
     total = None if profile is None else profile.total_us
     islands = _islands(integer, {row.node: row for row in rows}, times)
     known = 0.0 if profile is None else sum(t.us for t in times.values())
     return Explanation(
         layers=rows,
-        changes=changes_of(rows, islands, noise, total, prunable, most),
-        noise=noise,
+        changes=changes_of(rows, islands, errors, total, prunable, most),
+        noise=errors.noise,
+        varying=errors.varying,
         total_us=total,
         other_us=None if total is None else max(total - known, 0.0),
         batch=None if profile is None else profile.batch,

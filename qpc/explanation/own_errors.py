@@ -24,6 +24,7 @@ from qpc.meta import attribute, info, value_name
 from qpc.precision.partial_runs import NoiseSums, require_finite, tensors_of
 from qpc.quant.grid import QParams
 
+_SOME = 2  # samples, between which something may differ
 _SLACK = 0.5
 """Steps of a grid by which a value may lie outside of it before it counts as clipped."""
 
@@ -50,6 +51,19 @@ class OwnError:
     used: float
 
 
+@dataclass(frozen=True)
+class Errors:
+    """The own errors of all operators.
+
+    noise: of the whole integer model, as in `OwnError`. varying: the share of the outputs' squares
+    that is not the same for all samples; 1 for a single sample, of which nobody can tell.
+    """
+
+    operators: tuple[OwnError, ...]
+    noise: float
+    varying: float
+
+
 def measurable(reference: GraphModule, integer: GraphModule) -> list[Node]:
     """The integer operators that make a value which the float model has, too."""
     known = {node.name for node in reference.graph.nodes if node.op != "get_attr"}
@@ -72,8 +86,8 @@ def own_errors(
     batches: Iterable[Batch],
     *,
     told: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[list[OwnError], float]:
-    """The own error of every measurable operator, and the noise of the whole integer model.
+) -> Errors:
+    """The own error of every measurable operator, and that of the whole integer model.
 
     reference: the traced float graph. integer: an integer graph made of it. batches: as for
     `qpc.compare`; one batch's values are kept at a time. told: how many operators are done.
@@ -91,7 +105,7 @@ def own_errors(
     if not given:
         raise PassError("there are no batches to explain with")
     sums = {node: _Sums() for node in nodes}
-    whole = NoiseSums()
+    whole, varying = NoiseSums(), _Varying()
     downstream = {n: _affected(reference, str(value_name(n))) for n in nodes}
     with torch.no_grad():
         for number, batch in enumerate(given):
@@ -100,6 +114,7 @@ def own_errors(
             exact = tensors_of(values[_output(reference).name])
             require_finite(exact, number)
             whole.add(exact, tensors_of(integer(*inputs)))
+            varying.add(exact)
             for place, node in enumerate(nodes):
                 one = _One(reference, integer, values, node)
                 error, grid = one.error(), one.grid
@@ -108,7 +123,8 @@ def own_errors(
                 rest = _run_rest(reference, downstream[node], values, one.value, changed)
                 sums[node].output.add(exact, tensors_of(rest))
                 told(number * len(nodes) + place + 1, len(given) * len(nodes))
-    return [sums[node].result(node) for node in nodes], whole.ratio()
+    results = tuple(sums[node].result(node) for node in nodes)
+    return Errors(results, whole.ratio(), varying.share())
 
 
 # --- one operator ---------------------------------------------------------------------------------
@@ -154,6 +170,38 @@ class _Sums:
             reach=max(over, default=0.0),
             used=(self.greatest - self.least) / width if width else 1.0,
         )
+
+
+class _Varying:
+    """How much of the outputs differs between samples, in float64."""
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+        self._squares: list[float] = []
+        self._count = 0
+
+    def add(self, outputs: Sequence[Tensor]) -> None:
+        """The outputs for one batch, with the samples along the first axis."""
+        real = [value.detach().double() for value in outputs if value.dim()]
+        if not self._sums:
+            self._sums = [torch.zeros_like(value[0]) for value in real]
+            self._squares = [0.0] * len(real)
+        self._count += len(real[0]) if real else 0
+        for place, value in enumerate(real):
+            if value.shape[1:] == self._sums[place].shape:
+                self._sums[place] = self._sums[place] + value.sum(0)
+                self._squares[place] += float(value.square().sum())
+
+    def share(self) -> float:
+        """The mean over the outputs of varying squares over all squares."""
+        if self._count < _SOME:
+            return 1.0
+        shares = [
+            max(1.0 - float(total.square().sum()) / self._count / squares, 0.0)
+            for total, squares in zip(self._sums, self._squares, strict=True)
+            if squares
+        ]
+        return sum(shares) / len(shares) if shares and sum(shares) else 1.0
 
 
 @dataclass

@@ -97,7 +97,8 @@ class Explanation:
     """Why a compressed model is as slow and as wrong as it is.
 
     layers: in the order of the graph. changes: those that would gain most, the best first.
-    noise: squared error of the outputs over their squares. total_us: microseconds of a call; None
+    noise: squared error of the outputs over their squares; varying: the share of the squares that is
+    not the same for all samples. total_us: microseconds of a call; None
     without a compiled model. other_us: what of it belongs to no operator. batch, threads: of it.
     target: what it was compiled for.
     """
@@ -105,6 +106,7 @@ class Explanation:
     layers: tuple[LayerExplained, ...]
     changes: tuple[Change, ...]
     noise: float
+    varying: float = 1.0
     total_us: float | None = None
     other_us: float | None = None
     batch: int | None = None
