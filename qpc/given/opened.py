@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -107,7 +108,10 @@ def _example(reporter: Reporter, module: nn.Module, options: DataOptions) -> Exa
         reporter.note(f"the input is taken to be {_IMAGE}; --input says another one")
         return examples(inputs_of_text([_IMAGE]))
     found = data_of(options.data, None, _parameters(module), options.classes)
-    return next(iter(found.parts(1))).inputs
+    floats = (p.dtype for p in module.parameters() if p.is_floating_point())
+    dtype = next(floats, torch.float32)  # numpy's floats have 64 bits, most models' 32
+    inputs = next(iter(found.parts(1))).inputs
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
 
 
 def _parameters(module: nn.Module) -> list[str]:
