@@ -65,7 +65,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Resu
 
     def invoke(answer: Callable[[Request], object], *options: str) -> Result:
         module = ModuleType("qpc.bench.command")
-        monkeypatch.setattr(module, "run", answer, raising=False)
+        monkeypatch.setattr(module, "run", lambda request, *_: answer(request), raising=False)
         monkeypatch.setitem(sys.modules, "qpc.bench.command", module)
         monkeypatch.setattr(Request, "check", lambda request: None)
         return CliRunner().invoke(cli.app, ["bench", str(tmp_path), *options])

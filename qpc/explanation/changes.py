@@ -27,7 +27,9 @@ _UNUSED = 0.3  # of a grid that is used: less than two of its eight bits are los
 _FASTER = 4.0
 """By how much a float operator that moves memory is faster in integers: a quarter of the bytes."""
 _FEWER = 0.25  # of the channels, as an example
-_AT_A_PRICE = 0.5  # so much counts what pruning gains, which costs accuracy, and what more bits gain
+_AT_A_PRICE = (
+    0.5  # so much counts what pruning gains, which costs accuracy, and what more bits gain
+)
 _EIGHT = 8
 
 

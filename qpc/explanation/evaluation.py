@@ -65,7 +65,15 @@ class _Sums:
     noise: NoiseSums = field(default_factory=NoiseSums)
 
 
-def any_size(model: CallableModel) -> Callable[..., list[Tensor]]:
+class Sized(Protocol):
+    """What runs in some batch sizes only."""
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]: ...
+    def __call__(self, *inputs: Any) -> Any: ...
+
+
+def any_size(model: Sized) -> Callable[..., list[Tensor]]:
     """A compiled model that takes any number of samples, in the batch sizes that it was made for.
 
     What is left over is filled up with samples that were there before. Returns its output tensors.

@@ -96,11 +96,11 @@ class Change:
 class Explanation:
     """Why a compressed model is as slow and as wrong as it is.
 
-    layers: in the order of the graph. changes: those that would gain most, the best first.
-    noise: squared error of the outputs over their squares; varying: the share of the squares that is
-    not the same for all samples. total_us: microseconds of a call; None
-    without a compiled model. other_us: what of it belongs to no operator. batch, threads: of it.
-    target: what it was compiled for.
+    layers: in the order of the graph. changes: those that would gain most, the best first. noise:
+    squared error of the outputs over their squares; varying: the share of the squares that is not
+    the same for all samples. total_us: microseconds of a call; None without a compiled model.
+    other_us: what of it belongs to no operator. batch, threads: of it. target: what it was compiled
+    for.
     """
 
     layers: tuple[LayerExplained, ...]

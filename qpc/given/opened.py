@@ -24,6 +24,7 @@ from qpc.types import TensorType
 
 _IMAGE = "1x3x224x224"
 """The input of most classifiers of images."""
+_BATCH = 16  # samples, if nothing else is said
 _RESIZE = 256 / 224
 """By how much images are larger before the middle is cut out, where classifiers are judged."""
 
@@ -62,7 +63,7 @@ class Samples:
     def batches(self, size: int | None = None, most: int | None = None) -> Iterator[Part]:
         """The samples in batches; of `size` samples in place of the option's, or at most `most`."""
         wanted = self.options.samples if most is None else most
-        for part in self.data.parts(size or self.options.batch, wanted):
+        for part in self.data.parts(size or self.options.batch or _BATCH, wanted):
             yield replace(part, inputs=tuple(self._fitting(part.inputs)))
 
     def number_of_batches(self, size: int | None = None, most: int | None = None) -> int | None:
@@ -70,7 +71,7 @@ class Samples:
         known = self.count
         if known is not None and most is not None:
             known = min(known, most)
-        return None if known is None else -(-known // (size or self.options.batch))
+        return None if known is None else -(-known // (size or self.options.batch or _BATCH))
 
     def _fitting(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
         """Floats in the precision of the model, integers in its width."""

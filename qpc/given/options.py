@@ -55,7 +55,7 @@ class DataOptions:
     samples: Annotated[
         int | None, typer.Option(min=1, help="How many samples to use, drawn once.")
     ] = None
-    batch: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 16
+    batch: Annotated[int | None, typer.Option(min=1, help="Samples in a batch.")] = None
     resize: Annotated[
         int | None,
         typer.Option(

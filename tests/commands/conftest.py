@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +103,10 @@ def _photographs(folder: Path) -> None:
 
 
 @pytest.fixture
-def here(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, as the current folder."""
     monkeypatch.chdir(made)
-    yield made
+    return made
 
 
 def answer(result: Result) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +14,7 @@ from qpc.bench.request import Request
 from qpc.cli import Commands, whole_command
 from qpc.commands import COMMANDS
 from qpc.doctor import Check
-from qpc.terminal.reporter import Phase, Reporter
+from qpc.terminal.reporter import Reporter
 from tests.commands.conftest import invoke
 
 pytestmark = pytest.mark.tvm
@@ -45,7 +43,11 @@ WRONG = {
         ("network.py", 1, "'network.py' is a file: which of its functions returns the model?"),
         ("network.py:model", 1, "the shape of the inputs of 'network.py:model' is not known"),
         ("network.py:Branch --input 1x3", 1, 'network.py", line '),
-        ("network.py:broken --input 1x3", 1, "raised RuntimeError: the disk of the teacher is full"),
+        (
+            "network.py:broken --input 1x3",
+            1,
+            "raised RuntimeError: the disk of the teacher is full",
+        ),
     ],
     "inspect": [
         ("nett", 1, "there is no folder 'nett' (did you mean 'net'?)"),
@@ -136,13 +138,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qpc.demo.run_demo", lambda *, quick, say: {"seconds": 3})
     monkeypatch.setattr("qpc.demo.render", lambda result, console: console.print("a table"))
     found = SimpleNamespace(text="a table", data={"rounds": 1}, notes=())
-    monkeypatch.setattr("qpc.bench.command.run", lambda request, **_: found)
+    monkeypatch.setattr("qpc.bench.command.run", lambda request, *_: found)
     check = Request.check
 
     def checked(request: Request) -> None:
-        if not str(request.model).startswith("net"):
-            check(request)
-        elif request.peers != ["torch"]:
+        if not str(request.model).startswith("net") or request.peers != ["torch"]:
             check(request)
 
     monkeypatch.setattr(Request, "check", checked)
@@ -214,10 +214,8 @@ def test_an_error_is_json_too(here: Path) -> None:
 def test_an_interrupt_ends_with_130_and_a_line_that_says_what_is_kept(
     name: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @contextmanager
-    def interrupted(self: Reporter, text: str, total: int | None = None) -> Iterator[Phase]:
+    def interrupted(self: Reporter, text: str, total: int | None = None) -> object:
         raise KeyboardInterrupt
-        yield Phase(text, total, 0.0)
 
     monkeypatch.setattr(Reporter, "phase", interrupted)
     result = invoke(name, *words_of(RIGHT[name], tmp_path))

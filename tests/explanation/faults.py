@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 import qpc
@@ -131,11 +132,11 @@ def with_clipped_values(gm: GraphModule, place: int, part: float) -> tuple[Graph
     node = layers[place % len(layers)]
     grid = info(node).qparams
     assert grid is not None
-    arguments = dict(zip([a.name for a in node.target._schema.arguments], node.args, strict=False))
-    hi = grid.zero_point + max(round((int(arguments["hi"]) - grid.zero_point) * part), 1)
-    lo = grid.zero_point - max(round((grid.zero_point - int(arguments["lo"])) * part), 0)
+    assert isinstance(node.target, OpOverload)
     names = [a.name for a in node.target._schema.arguments]
-    args = list(node.args)
+    zero, args = grid.zero_point, list(node.args)
+    hi = zero + max(round((int(str(args[names.index("hi")])) - zero) * part), 1)
+    lo = zero - max(round((zero - int(str(args[names.index("lo")]))) * part), 0)
     args[names.index("hi")], args[names.index("lo")] = hi, lo
     node.args = tuple(args)
     update_info(node, qparams=replace(grid, lo=min(lo, hi - 1), hi=hi))

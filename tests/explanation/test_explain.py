@@ -52,9 +52,7 @@ def test_a_layer_with_a_wrong_scale_comes_first(network: int, networks: list[Sta
 
 
 @pytest.mark.parametrize("network", range(len(NETWORKS)))
-def test_a_layer_whose_values_are_clipped_comes_first(
-    network: int, networks: list[Stages]
-) -> None:
+def test_a_layer_whose_values_are_clipped_comes_first(network: int, networks: list[Stages]) -> None:
     gm, integer = networks[network]
     broken, name = with_clipped_values(integer, 2, 0.3)
     first = explained(gm, broken).changes[0]

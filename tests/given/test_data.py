@@ -63,7 +63,7 @@ def test_folders_that_are_called_by_numbers_or_by_a_file_s_names_have_those_clas
     draw(tmp_path / "names" / "emu" / "1.png")
     with pytest.raises(ConfigError, match="the folder 'emu' is called like none of the classes"):
         given(tmp_path / "names", classes=tmp_path / "classes.txt")
-    with pytest.raises(ConfigError, match="cannot read '.*none.txt'"):
+    with pytest.raises(ConfigError, match=r"cannot read '.*none.txt'"):
         given(tmp_path / "names", classes=tmp_path / "none.txt")
 
 
@@ -113,10 +113,10 @@ def test_preparations_that_cannot_be_are_refused(
 
 
 def test_folders_without_images_and_files_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there are no images in '.*', nor in folders of it"):
+    with pytest.raises(ConfigError, match=r"there are no images in '.*', nor in folders of it"):
         given(tmp_path)
     (tmp_path / "1.png").write_bytes(b"no image")
-    with pytest.raises(ConfigError, match="1.png' cannot be read as an image"):
+    with pytest.raises(ConfigError, match=r"1.png' cannot be read as an image"):
         whole(given(tmp_path))
     with pytest.raises(ConfigError, match="is a folder, of images, and the model takes no images"):
         data_of(str(tmp_path), None, ("x",), None)
@@ -167,7 +167,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         given(tmp_path / "objects.npy")
     (tmp_path / "a.csv").touch()
-    with pytest.raises(ConfigError, match="a.csv' is no data that QPC reads"):
+    with pytest.raises(ConfigError, match=r"a.csv' is no data that QPC reads"):
         given(tmp_path / "a.csv")
 
 

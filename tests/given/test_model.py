@@ -100,14 +100,14 @@ def test_weights_of_another_model_and_files_that_hold_more_are_refused(folder: P
     with pytest.raises(ConfigError, match=problem):
         load_weights(nn.Linear(3, 2), folder / "w.safetensors")
     torch.save({"weight": nn.Linear(2, 2)}, folder / "code.pth")
-    with pytest.raises(ConfigError, match="cannot read '.*code.pth' as tensors"):
+    with pytest.raises(ConfigError, match=r"cannot read '.*code.pth' as tensors"):
         load_weights(nn.Linear(3, 2), folder / "code.pth")
     torch.save([torch.zeros(1)], folder / "list.pt")
     with pytest.raises(ConfigError, match="holds something else than tensors by name"):
         load_weights(nn.Linear(3, 2), folder / "list.pt")
-    with pytest.raises(ConfigError, match="cannot read '.*none.safetensors'"):
+    with pytest.raises(ConfigError, match=r"cannot read '.*none.safetensors'"):
         load_weights(nn.Linear(3, 2), folder / "none.safetensors")
-    with pytest.raises(ConfigError, match="weights are read from .safetensors, .pt and .pth, not"):
+    with pytest.raises(ConfigError, match=r"weights are read from .safetensors, .pt and .pth, not"):
         load_weights(nn.Linear(3, 2), folder / "w.h5")
 
 
@@ -151,11 +151,11 @@ def test_a_folder_to_write_to_holds_nothing_else(folder: Path) -> None:
     assert (folder / "new/settings.yaml").read_text() == "command: quantize\n"
     ModelFolder.begin(folder / "new")
     (folder / "new" / "thesis.tex").touch()
-    with pytest.raises(ArtifactError, match="holds something else: 'thesis.tex'"):
+    with pytest.raises(ArtifactError, match=r"holds something else: 'thesis.tex'"):
         ModelFolder.begin(folder / "new")
-    with pytest.raises(ArtifactError, match="cannot write to '.*some_models.py': File exists"):
+    with pytest.raises(ArtifactError, match=r"cannot write to '.*some_models.py': File exists"):
         ModelFolder.begin(folder / "some_models.py")
-    with pytest.raises(ArtifactError, match="cannot write '.*settings.yaml'"):
+    with pytest.raises(ArtifactError, match=r"cannot write '.*settings.yaml'"):
         ModelFolder(folder / "gone").write_texts({}, {})
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 
 import pytest
@@ -36,7 +37,7 @@ class Kept:
 def silences(events: list[Event]) -> list[float]:
     """Seconds between events."""
     times = [event.at_s for event in events]
-    return [b - a for a, b in zip(times, times[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(times)]
 
 
 def reporter(sink: Kept | Lines, clock: Clock) -> Reporter:
