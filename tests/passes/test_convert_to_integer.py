@@ -274,6 +274,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[object]]] = {
 }
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_kind_of_operator_stays_within_one_step(name: str) -> None:
     build, expected = MODELS[name]
@@ -345,6 +346,7 @@ INTERPOLATED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", [*RESIZED, *INTERPOLATED])
 def test_resized_images_are_those_of_torch(name: str) -> None:
     """Exactly if values move only, else within one step of the grid: half of it is rounding."""
@@ -394,6 +396,7 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("name", POINTWISE)
 def test_pointwise_functions_become_tables_that_are_exact(name: str) -> None:
     function = POINTWISE[name]
@@ -424,6 +427,7 @@ def test_a_table_has_the_lowest_point_for_values_without_a_result() -> None:
     assert int(table[128]) == grid.zero_point
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
 def test_fewer_bits_convert_as_well(bits: int) -> None:
     model = nn.Sequential(conv(3, 4, 3), nn.ReLU(), nn.Hardswish(), conv(4, 2))
@@ -436,6 +440,7 @@ def test_fewer_bits_convert_as_well(bits: int) -> None:
     assert steps_apart(fake, result, IMAGE) <= 4.0
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_signed_and_unsigned_grids_give_identical_reals(bits: int, symmetric: bool) -> None:

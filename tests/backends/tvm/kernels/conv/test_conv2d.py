@@ -124,6 +124,7 @@ BASE = Conv2dDesc(
 PADDED = {"padding": (1, 1, 1, 1)}
 
 
+@pytest.mark.every(6)
 @COMMON
 @pytest.mark.parametrize(
     "changes",
@@ -308,6 +309,7 @@ ADD = AddTensor(
 )
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("channels", "groups"), [(24, 1), (80, 80)])
 def test_stages_follow_in_order(isa: Isa, run: Run, channels: int, groups: int) -> None:
     layer = Layer(replace(BASE, c=channels, o=channels, groups=groups))
@@ -318,6 +320,7 @@ def test_stages_follow_in_order(isa: Isa, run: Run, channels: int, groups: int) 
     np.testing.assert_array_equal(result, added(value, layer.added, ADD))
 
 
+@pytest.mark.every(3)
 @COMMON
 @pytest.mark.parametrize("channels", [3, 16])
 @pytest.mark.parametrize("depthwise", [False, True])
@@ -354,6 +357,7 @@ def test_outputs_may_be_a_share_of_larger_images(
     assert (result[..., -16:] == 99).all()
 
 
+@pytest.mark.every(3)
 @COMMON
 @pytest.mark.parametrize(
     "changes",
@@ -420,6 +424,7 @@ def test_layers_of_one_shape_share_their_code(isa: Isa) -> None:
     assert plain.name != kernels[0].name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", ["x86-64-avx512-vnni"], indirect=True)
 @pytest.mark.parametrize("groups", [1, 20])
 def test_other_vectors_give_the_same_result(isa: Isa, run: Run, groups: int) -> None:
@@ -472,6 +477,7 @@ def layers(draw: st.DrawFn) -> Layer:
     return Layer(desc, seed=size(1000))
 
 
+@pytest.mark.thorough
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

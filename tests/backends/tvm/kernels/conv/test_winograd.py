@@ -59,6 +59,7 @@ def only_this(out: int, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -108,6 +109,7 @@ def test_nothing_overflows_at_alternating_extremes(isa: Isa, run: Run) -> None:
     np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("outputs", [5, pytest.param(16, marks=SLOW), 40])
 def test_stages_follow_in_order(isa: Isa, run: Run, outputs: int) -> None:
     layer = Layer(replace(BASE, o=outputs))
@@ -117,6 +119,7 @@ def test_stages_follow_in_order(isa: Isa, run: Run, outputs: int) -> None:
     np.testing.assert_array_equal(result, np.clip(layer.table[value], 10, 200))
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("threads", [2, pytest.param(3, marks=SLOW)])
 @pytest.mark.parametrize(
     "changes",
@@ -154,6 +157,7 @@ def test_tuning_may_choose_any_micro_kernel(isa: Isa, run: Run, out: int) -> Non
     np.testing.assert_array_equal(result, layer.expected())
 
 
+@pytest.mark.every(2)
 @settings(
     max_examples=4,
     deadline=None,
