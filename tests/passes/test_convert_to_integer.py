@@ -17,7 +17,7 @@ from qpc.calls import arguments, aten, qpc_ops
 from qpc.errors import OverflowProofError, PassError, UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
 from qpc.meta import attribute, info, update_info
-from qpc.ops.convolution import IntConv2d
+from qpc.ops.clamp import Clamping
 from qpc.passes import ConvertToInteger
 from qpc.pipeline import Pipeline
 from qpc.quant.config import Override, QuantConfig
@@ -435,7 +435,7 @@ def test_fewer_bits_convert_as_well(bits: int) -> None:
     result = integer(fake)
     assert int(result.get_buffer("0.weight").abs().max()) == 2 ** (bits - 1) - 1
     for node in nodes_of(result, qpc_ops.conv2d.default):
-        assert IntConv2d(node).hi <= 2**bits - 1
+        assert Clamping(node).hi <= 2**bits - 1
     # the first convolution may be off by one step of its grid, which the second one's weights scale
     assert steps_apart(fake, result, IMAGE) <= 4.0
 

@@ -17,7 +17,7 @@ from qpc.backends.tvm.kernels.conv.conv_plan import Convolution
 from qpc.backends.tvm.kernels.conv.methods import plan_for
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.tiling import Tile
-from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
+from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.isa.matrices import WIDE
@@ -104,6 +104,7 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
             {"kernel": (1, 1), "c": 3, "source": ChannelSlice(1, 4)},
             id="1x1 of a slice of three channels",
         ),
+        pytest.param({"c": 29, "o": 53, "reals": Reals(least=0.0), **PADDED}, id="float32"),
     ],
 )
 def test_equals_the_exact_result(isa: Isa, run: Run, changes: dict[str, Any]) -> None:

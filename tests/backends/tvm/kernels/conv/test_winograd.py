@@ -17,7 +17,7 @@ from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
 from qpc.backends.tvm.kernels.conv.methods import plan_for
 from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
-from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
+from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.targets import Target
@@ -76,6 +76,7 @@ def only_this(out: int, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param({"c": 40, "o": 80}, id="many vectors"),
         pytest.param({"h": 40, "w": 6, "c": 130, "o": 8}, id="several tasks"),
         pytest.param({"source": ChannelSlice(5, 25)}, id="a slice of channels", marks=SLOW),
+        pytest.param({"c": 29, "o": 53, "reals": Reals(least=0.0)}, id="float32"),
     ],
 )
 def test_equals_the_exact_result(isa: Isa, run: Run, changes: dict[str, Any]) -> None:
