@@ -30,7 +30,7 @@ from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.bench.peers import INT8_PEERS, PEERS, Array, Peer, signal_to_noise_db
 from qpc.bench.request import check_peers
 from qpc.bench.throughput import throughput
-from qpc.bench.turns import Ratio, Times, cpu_share, in_turns, ratio, times
+from qpc.bench.turns import Block, Ratio, Times, cpu_share, in_turns, ratio, times
 from qpc.channels.cost import cost
 from qpc.explanation.evaluation import Part, any_size
 from qpc.terminal.plain import plain
@@ -136,10 +136,9 @@ def compare(
     batch = len(inputs[0])
     ours = _flat(compiled(*inputs))
     differing = count_differing(integer, inputs, ours)
-    model = to_qdq(integer, batch) if peers else None
     told("getting the other runtimes ready")
+    model = to_qdq(integer, batch) if peers else None
     others = [PEERS[name](model, list(inputs), threads) for name in peers]
-    agreement = {peer.name: _agreement(peer, ours) for peer in others}
     loop, macs = peak(compiled.target), cost(integer).macs * batch
     calls: dict[str, Callable[[], object]] = {"QPC": lambda: compiled(*inputs), "peak": loop.run}
     load = os.getloadavg()[0]
@@ -151,19 +150,7 @@ def compare(
     told("measuring accuracy")
     right, samples = _accuracies(compiled, others, parts, batch)
     results = [
-        PeerResult(
-            peer.name,
-            peer.version,
-            times(blocks[peer.name]),
-            ratio(blocks["QPC"], blocks[peer.name]),
-            peer.ready_s,
-            peer.integer_layers,
-            peer.float_layers,
-            agreement[peer.name],
-            peer.kernels,
-            rates.get(name, batch * _MS / times(blocks[peer.name]).median_ms),
-            right.get(peer.name),
-        )
+        _peer_result(peer, blocks, _agreement(peer, ours), rates.get(name), right, batch)
         for name, peer in zip(peers, others, strict=True)
     ]
     return Comparison(
@@ -181,13 +168,37 @@ def compare(
         cpu_share=cpu_share(blocks, threads),
         load=load,
         instances=instances,
-        per_s=rates.get(_OURS, batch * _MS / times(blocks[_OURS]).median_ms),
+        per_s=rates.get(_OURS) or batch * _MS / times(blocks[_OURS]).median_ms,
         accuracy=right.get(_OURS),
         samples=samples,
     )
 
 
 _OURS, _MS = "QPC", 1e3
+
+
+def _peer_result(
+    peer: Peer,
+    blocks: Mapping[str, list[Block]],
+    agreement_db: float,
+    per_s: float | None,
+    right: Mapping[str, float],
+    batch: int,
+) -> PeerResult:
+    measured = times(blocks[peer.name])
+    return PeerResult(
+        peer.name,
+        peer.version,
+        measured,
+        ratio(blocks[_OURS], blocks[peer.name]),
+        peer.ready_s,
+        peer.integer_layers,
+        peer.float_layers,
+        agreement_db,
+        peer.kernels,
+        per_s or batch * _MS / measured.median_ms,
+        right.get(peer.name),
+    )
 
 
 def _rates(

@@ -14,7 +14,7 @@ from qpc.calls import is_shape_arithmetic, qpc_ops
 from qpc.effort import tidying
 from qpc.errors import PassError
 from qpc.explanation.changes import Island, changes_of
-from qpc.explanation.inspection import Form, LayerFacts, inspect_graph, stage_of
+from qpc.explanation.inspection import Form, LayerFacts, in_integers, inspect_graph, stage_of
 from qpc.explanation.own_errors import OwnError, own_errors
 from qpc.explanation.result import Explanation, LayerExplained
 from qpc.explanation.times import NodeTime, float_times, in_float, times_of
@@ -154,7 +154,7 @@ def _form(node: Node) -> Form:
     dtype = info(node).dtype
     bridge = node.target in (_QUANTIZE, _DEQUANTIZE)
     floating = dtype is not None and dtype.is_floating_point
-    return "float" if floating and not bridge else "integer"
+    return "float" if floating and not bridge and not in_integers(node) else "integer"
 
 
 def _why_float(node: Node) -> str:

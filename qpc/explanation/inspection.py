@@ -32,6 +32,7 @@ Stage = Literal["float", "rounded", "integer"]
 """What a graph is: in float, in float with values rounded to grids, or of integers."""
 _EIGHT = 8
 _ROUND = qpc_ops.fake_quantize.default
+_DEQUANTIZE = qpc_ops.dequantize.default
 _BRIDGES = frozenset({qpc_ops.observe.default, _ROUND})
 
 
@@ -163,6 +164,14 @@ def inspect_graph(gm: GraphModule, config: QuantConfig | None = None) -> Inspect
     )
 
 
+def in_integers(node: Node) -> bool:
+    """Whether an operator computes in integers, even if its result is a float, as at an end."""
+    if not str(node.target).startswith("qpc.") or node.target in (*_BRIDGES, _DEQUANTIZE):
+        return False
+    values = [node, *(n for n in node.all_input_nodes if n.op != "get_attr")]
+    return any(info(n).dtype in (torch.int8, torch.uint8) for n in values)
+
+
 def stage_of(gm: GraphModule) -> Stage:
     """What a graph is."""
     targets = {node.target for node in gm.graph.nodes}
@@ -191,11 +200,11 @@ def _forms(gm: GraphModule, stage: Stage, config: QuantConfig) -> dict[Node, tup
     found: dict[Node, tuple[Form, str]] = {}
     for node in reported_calls(gm) | {n for n in gm.graph.nodes if any_layer(n) is not None}:
         about = info(node)
-        if node.target in _BRIDGES or node.target is qpc_ops.dequantize.default:
+        if node.target in _BRIDGES or node.target is _DEQUANTIZE:
             continue
         if role_of(node) is Role.STORED:
             found[node] = ("stored", "")
-        elif about.integer or about.dtype in (torch.int8, torch.uint8):
+        elif about.integer or about.dtype in (torch.int8, torch.uint8) or in_integers(node):
             found[node] = ("integer", "")
         else:
             found[node] = ("float", about.declined or "it was made in float")

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from qpc.batches import Batch, checked_batches, inputs_of
 from qpc.calls import qpc_ops
 from qpc.errors import PassError
+from qpc.explanation.float_runs import affected, all_values, depending, output_of, run_rest
+from qpc.explanation.inspection import in_integers
 from qpc.meta import attribute, info, value_name
 from qpc.precision.partial_runs import NoiseSums, require_finite, tensors_of
 from qpc.quant.grid import QParams
@@ -69,15 +71,17 @@ def measurable(reference: GraphModule, integer: GraphModule) -> list[Node]:
     known = {node.name for node in reference.graph.nodes if node.op != "get_attr"}
     found = []
     for node in integer.graph.nodes:
-        about = info(node)
-        made = about.dtype in (torch.int8, torch.uint8) and about.qparams is not None
-        if node.op == "call_function" and made and value_name(node) in known:
+        if node.op != "call_function" or value_name(node) not in known:
+            continue
+        on_grid = info(node).dtype in _INTEGERS and info(node).qparams is not None
+        if on_grid or (info(node).dtype is torch.float32 and in_integers(node)):
             found.append(node)
     last = {value_name(node): node for node in found if node.target is not _QUANTIZE}
     return [n for n in found if n.target is _QUANTIZE or last[value_name(n)] is n]
 
 
 _QUANTIZE = qpc_ops.quantize.default
+_INTEGERS = (torch.int8, torch.uint8)
 
 
 def own_errors(
@@ -106,12 +110,12 @@ def own_errors(
         raise PassError("there are no batches to explain with")
     sums = {node: _Sums() for node in nodes}
     whole, varying = NoiseSums(), _Varying()
-    downstream = {n: _affected(reference, str(value_name(n))) for n in nodes}
+    downstream = {n: affected(reference, str(value_name(n))) for n in nodes}
     with torch.no_grad():
         for number, batch in enumerate(given):
             inputs = inputs_of(reference, batch, number)
-            values = _all_values(reference, inputs)
-            exact = tensors_of(values[_output(reference).name])
+            values = all_values(reference, inputs)
+            exact = tensors_of(values[output_of(reference).name])
             require_finite(exact, number)
             whole.add(exact, tensors_of(integer(*inputs)))
             varying.add(exact)
@@ -120,7 +124,7 @@ def own_errors(
                 error, grid = one.error(), one.grid
                 sums[node].add(values[one.value], error, grid)
                 changed = values[one.value] + error
-                rest = _run_rest(reference, downstream[node], values, one.value, changed)
+                rest = run_rest(reference, downstream[node], values, one.value, changed)
                 sums[node].output.add(exact, tensors_of(rest))
                 told(number * len(nodes) + place + 1, len(given) * len(nodes))
     results = tuple(sums[node].result(node) for node in nodes)
@@ -144,15 +148,16 @@ class _Sums:
     greatest: float = 0.0
     ends: tuple[float, float] = (0.0, 0.0)
 
-    def add(self, value: Tensor, error: Tensor, grid: QParams) -> None:
+    def add(self, value: Tensor, error: Tensor, grid: QParams | None) -> None:
         r, e = value.double().flatten(), error.double().flatten()
         self.signal += float(r @ r)
         self.noise += float(e @ e)
         self.product += float(r @ (r + e))
-        self.ends = lo, hi = grid.real_range
-        slack = _SLACK * grid.scale
-        self.clipped += int(((r < lo - slack) | (r > hi + slack)).sum())
         self.count += r.numel()
+        if grid is not None:
+            self.ends = lo, hi = grid.real_range
+            slack = _SLACK * grid.scale
+            self.clipped += int(((r < lo - slack) | (r > hi + slack)).sum())
         self.least = min(self.least, float(r.min()) if r.numel() else 0.0)
         self.greatest = max(self.greatest, float(r.max()) if r.numel() else 0.0)
 
@@ -219,20 +224,21 @@ class _One:
         return str(value_name(self.node))
 
     @property
-    def grid(self) -> QParams:
-        """The grid of what it makes."""
-        return _grid(self.node)
+    def grid(self) -> QParams | None:
+        """The grid of what it makes; None where that is a float."""
+        return info(self.node).qparams if info(self.node).dtype in _INTEGERS else None
 
     def error(self) -> Tensor:
         """What it adds to the float value by itself."""
         rounded: dict[str, Tensor] = {}
         if self.node.target is _QUANTIZE:
             exact: Tensor = self.values[self.value]
-            return self.grid.dequantize(self.grid.quantize(exact)) - exact
-        made = self._integers(self.node, rounded, top=True)
+            grid = _grid(self.node)
+            return grid.dequantize(grid.quantize(exact)) - exact
+        made: Tensor = self._integers(self.node, rounded, top=True)
         exact = self._floats(rounded)
-        result: Tensor = self.grid.dequantize(made).reshape(exact.shape) - exact
-        return result
+        real = made if self.grid is None else self.grid.dequantize(made)
+        return real.reshape(exact.shape) - exact
 
     def _integers(self, node: Node, rounded: dict[str, Tensor], *, top: bool = False) -> Any:
         """The value of a node of the integer graph, from float values rounded to its grids.
@@ -245,6 +251,7 @@ class _One:
         if (
             not top
             and info(node).qparams is not None
+            and info(node).dtype in _INTEGERS
             and name in self.values
             and name != self.value
         ):
@@ -295,86 +302,3 @@ def _shape(node: Node, like: Tensor) -> Sequence[int]:
     if shape is None or len(shape) == like.dim():
         return like.shape
     return [size if isinstance(size, int) else -1 for size in shape]
-
-
-def depending(target: Node, sources: set[Node]) -> set[Node]:
-    """The nodes on the way from some values to a target, which is one of them."""
-    found: dict[Node, bool] = {}
-    waiting = [target]
-    while waiting:
-        node = waiting[-1]
-        if node in found:
-            waiting.pop()
-            continue
-        missing = [n for n in node.all_input_nodes if n not in found and n not in sources]
-        if missing:
-            waiting += missing
-            continue
-        found[node] = any(n in sources or found.get(n, False) for n in node.all_input_nodes)
-        waiting.pop()
-    found[target] = True
-    return {node for node, depends in found.items() if depends}
-
-
-# --- the float graph ------------------------------------------------------------------------------
-
-
-def _output(gm: GraphModule) -> Node:
-    (found,) = gm.graph.find_nodes(op="output")
-    assert isinstance(found, Node)
-    return found
-
-
-class _Keeping(Interpreter):
-    """Keeps every value by name."""
-
-    def __init__(self, gm: GraphModule) -> None:
-        super().__init__(gm, garbage_collect_values=False)
-        self.kept: dict[str, Any] = {}
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n.op != "get_attr":
-            self.kept[n.name] = value
-        return value
-
-
-def _all_values(gm: GraphModule, inputs: Sequence[Tensor]) -> dict[str, Any]:
-    run = _Keeping(gm)
-    run.run(*inputs)
-    return run.kept
-
-
-def _affected(gm: GraphModule, value: str) -> tuple[Node, ...]:
-    """The nodes that depend on a value, in order."""
-    found: set[Node] = {node for node in gm.graph.nodes if node.name == value}
-    ordered = []
-    for node in gm.graph.nodes:
-        if not found.isdisjoint(node.all_input_nodes):
-            found.add(node)
-            ordered.append(node)
-    return tuple(ordered)
-
-
-def _run_rest(
-    gm: GraphModule,
-    affected: Sequence[Node],
-    values: Mapping[str, Any],
-    changed: str,
-    value: Tensor,
-) -> Any:
-    """The outputs of the float graph with one value changed."""
-    new: dict[str, Any] = {changed: value}
-
-    def of(node: Node) -> Any:
-        if node.op == "get_attr":
-            return attribute(gm, str(node.target))
-        return new[node.name] if node.name in new else values[node.name]
-
-    for node in affected:
-        if node.op == "output":
-            return torch.fx.node.map_arg(node.args[0], of)
-        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), of)
-        assert callable(node.target)
-        new[node.name] = node.target(*args, **kwargs)
-    return values[_output(gm).name]

@@ -19,6 +19,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from qpc.backends.profile import KernelTime, Limit, Profile
 from qpc.calls import is_shape_arithmetic
+from qpc.explanation.float_runs import depending
 from qpc.meta import info, label, value_name
 from qpc.registry import op_name
 
@@ -159,8 +160,6 @@ def in_float(node: Node, values: Mapping[str, Node], times: Mapping[Node, float]
 
     values: the nodes of the float graph by the values that they hold. times: of all its operators.
     """
-    from qpc.explanation.own_errors import depending
-
     target = values.get(value_name(node) or "")
     if target is None:
         return None

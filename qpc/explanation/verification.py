@@ -15,7 +15,7 @@ from qpc.backends.compiled import CallableModel
 from qpc.meta import label
 from qpc.modes import ordinary_torch
 
-_RUNS = 4
+_RUNS = 2
 """How often each batch size is run, on other inputs each time."""
 _MOST = 0.1
 """Of the greatest value: a step of a grid more or less, on its way to an output, is far below."""

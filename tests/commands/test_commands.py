@@ -127,6 +127,8 @@ WRONG = {
         ("--settings nowhere.yaml", 2, "cannot read 'nowhere.yaml': No such file or directory"),
     ],
 }
+LONG = ("quantize", "prune", "compress", "sweep", "compile", "explain", "sensitivity")
+"""Commands that take a second even for a small network: most of it is the same with JSON."""
 LAST = ("demo", "doctor", "version", "diff", "sweep")
 """Commands after which there is not always one to type next."""
 
@@ -179,7 +181,9 @@ def test_right_use_prints_a_result_and_plain_lines_about_the_way(
     assert ("\nNext:\n  " in result.stderr) or name in LAST
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.thorough) if n in LONG else n for n in COMMANDS]
+)
 def test_with_json_there_is_nothing_else_on_stdout(name: str, here: Path, tmp_path: Path) -> None:
     result = invoke(name, *words_of(RIGHT[name], tmp_path), "--json", "--log-format", "json")
     assert result.exit_code == 0, result.output

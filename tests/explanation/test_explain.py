@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -30,9 +31,24 @@ from tests.explanation.faults import (
 Stages = tuple[GraphModule, GraphModule]
 
 
+class Networks:
+    """The stages of the networks, made when they are asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Stages] = {}
+
+    def __getitem__(self, place: int) -> Stages:
+        if place not in self._made:
+            self._made[place] = stages(seeded(NETWORKS[place], place))
+        return self._made[place]
+
+    def __iter__(self) -> Iterator[Stages]:
+        return (self[place] for place in range(len(NETWORKS)))
+
+
 @pytest.fixture(scope="module")
-def networks() -> list[Stages]:
-    return [stages(seeded(make, seed)) for seed, make in enumerate(NETWORKS)]
+def networks() -> Networks:
+    return Networks()
 
 
 def explained(gm: GraphModule, integer: GraphModule) -> Explanation:
@@ -41,8 +57,9 @@ def explained(gm: GraphModule, integer: GraphModule) -> Explanation:
     return explain(gm, integer, [images()], profile=profile, float_time=False)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("network", range(len(NETWORKS)))
-def test_a_layer_with_a_wrong_scale_comes_first(network: int, networks: list[Stages]) -> None:
+def test_a_layer_with_a_wrong_scale_comes_first(network: int, networks: Networks) -> None:
     gm, integer = networks[network]
     broken, name = with_wrong_scale(integer, 1, 2.0)
     first = explained(gm, broken).changes[0]
@@ -51,8 +68,9 @@ def test_a_layer_with_a_wrong_scale_comes_first(network: int, networks: list[Sta
     assert first.what == "its scale is wrong: quantize again from the float model"
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("network", range(len(NETWORKS)))
-def test_a_layer_whose_values_are_clipped_comes_first(network: int, networks: list[Stages]) -> None:
+def test_a_layer_whose_values_are_clipped_comes_first(network: int, networks: Networks) -> None:
     gm, integer = networks[network]
     broken, name = with_clipped_values(integer, 2, 0.3)
     first = explained(gm, broken).changes[0]
@@ -70,7 +88,7 @@ def test_a_slow_operator_in_float_comes_first_with_what_it_takes_along() -> None
 
 @pytest.mark.slow
 def test_of_thirty_faults_in_three_networks_the_layer_comes_first_28_times(
-    networks: list[Stages],
+    networks: Networks,
 ) -> None:
     found = []
     for seed, (make, (gm, integer)) in enumerate(zip(NETWORKS, networks, strict=True)):
@@ -89,14 +107,15 @@ def test_of_thirty_faults_in_three_networks_the_layer_comes_first_28_times(
     assert sum(found) >= 28
 
 
-def test_own_errors_add_up_to_the_error_of_the_model(networks: list[Stages]) -> None:
+@pytest.mark.thorough
+def test_own_errors_add_up_to_the_error_of_the_model(networks: Networks) -> None:
     for gm, integer in networks:
         found = explain(gm, integer, [images()], float_time=False)
         own = sum(row.own_noise or 0.0 for row in found.layers)
         assert own == pytest.approx(found.noise, rel=0.5)  # within 2 dB: errors partly cancel
 
 
-def test_an_own_error_is_that_of_the_layer_alone(networks: list[Stages]) -> None:
+def test_an_own_error_is_that_of_the_layer_alone(networks: Networks) -> None:
     gm, integer = networks[0]
     broken, name = with_wrong_scale(integer, 1, 2.0)
     before, after = (explain(gm, g, [images()], float_time=False) for g in (integer, broken))
@@ -112,7 +131,8 @@ def test_a_rounded_graph_is_explained_as_the_integers_that_it_becomes() -> None:
     gm = qpc.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), images(1))
     rounded = qpc.prepare_qat(gm, [images()], learn=None)
     found = explain(gm, rounded, [images(2)], float_time=False)
-    assert [row.operator for row in found.layers if row.macs] == ["conv2d", "conv2d"]
+    assert [row.form for row in found.layers if row.macs] == ["integer", "integer"]
+    assert [row.clipped for row in found.layers if row.macs][1] == 0.0, "a float has no grid"
     assert found.sqnr_db > 20
 
 
@@ -131,7 +151,7 @@ def test_reasons_stand_in_the_rows() -> None:
     assert rows["a"].float_us > 0
 
 
-def test_the_result_is_text_and_json(networks: list[Stages]) -> None:
+def test_the_result_is_text_and_json(networks: Networks) -> None:
     gm, integer = networks[0]
     found = explained(gm, integer)
     text = found.table(3)
@@ -144,14 +164,14 @@ def test_the_result_is_text_and_json(networks: list[Stages]) -> None:
     assert len(repr(found)) < 80
 
 
-def test_progress_is_told(networks: list[Stages]) -> None:
+def test_progress_is_told(networks: Networks) -> None:
     gm, integer = networks[0]
     said: list[tuple[int, int]] = []
     explain(gm, integer, [images(2)] * 2, float_time=False, told=lambda *x: said.append(x))
     assert said == [(n, len(said)) for n in range(1, len(said) + 1)]
 
 
-def test_what_cannot_be_explained_is_refused(networks: list[Stages]) -> None:
+def test_what_cannot_be_explained_is_refused(networks: Networks) -> None:
     gm, integer = networks[0]
     with pytest.raises(PassError, match="needs a quantized graph, and this one is in float"):
         explain(gm, gm, [images()])
