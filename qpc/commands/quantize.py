@@ -24,6 +24,7 @@ EXAMPLE = (
 )
 _SAMPLES, _COMPARED = 128, 16
 """Samples to calibrate with, if nothing else is said, and to compare with float."""
+_SMALL = 4  # samples at a time, as graphs of integers are slow in PyTorch
 _SUMMED_UP = ("convert-to-integer", "quantize-weights")
 """Passes that say how many layers were quantized."""
 
@@ -132,13 +133,15 @@ def _result(
     from qpc.explanation.inspection import inspect_graph, tensor_bytes
     from qpc.terminal.plain import plain
 
-    found = inspect_graph(made)
+    with reporter.phase("looking at the result"):
+        found = inspect_graph(made)
     summaries = [report.summary for report in ctx.reports if report.name in _SUMMED_UP]
     outputs: object = None
     if samples is not None:
-        batches = [part.inputs for part in samples.batches(most=_COMPARED)]
-        with reporter.phase("comparing with float"):
-            outputs = [plain(row) for row in compare(gm, made, batches).outputs]
+        parts = samples.batches(_SMALL, _COMPARED)
+        total = samples.number_of_batches(_SMALL, _COMPARED)
+        batches = (part.inputs for part in reporter.each(parts, "comparing with float", total))
+        outputs = [plain(row) for row in compare(gm, made, batches).outputs]
     return {
         "summary": next((s for s in reversed(summaries) if s), "quantized"),
         "layers": [plain(layer) for layer in found.layers],

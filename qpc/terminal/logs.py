@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from qpc.terminal.reporter import Reporter
 
 _ROOT = "qpc"
+_PROGRESS = "qpc.progress"
+"""The logger of what tells its progress: records at INFO with `done` and `total`."""
 
 
 class _Notes(logging.Handler):
@@ -25,6 +27,19 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         self._reporter.note(text)
+
+
+class _Told(logging.Handler):
+    """Progress of work that knows no reporter."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__()
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        done, total = getattr(record, "done", None), getattr(record, "total", None)
+        if isinstance(done, int) and isinstance(total, int):
+            self._reporter.told(done, total)
 
 
 class _JsonLines(logging.Handler):
@@ -49,8 +64,15 @@ class _JsonLines(logging.Handler):
 @contextmanager
 def logging_to(reporter: Reporter, stream: TextIO, level: int, *, as_json: bool) -> Iterator[None]:
     """Show the records of QPC's loggers from a level on; afterwards all is as before."""
-    logger = logging.getLogger(_ROOT)
     handler = _JsonLines(stream) if as_json else _Notes(reporter)
+    with _handled(_ROOT, handler, level), _handled(_PROGRESS, _Told(reporter), logging.INFO):
+        yield
+
+
+@contextmanager
+def _handled(name: str, handler: logging.Handler, level: int) -> Iterator[None]:
+    """Give the records of a logger from a level on to a handler, and to no other."""
+    logger = logging.getLogger(name)
     before, passed_on = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(level)

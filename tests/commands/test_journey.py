@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,12 @@ def test_the_commands_of_the_readme_lead_to_a_verified_model(photos: Path) -> No
 
 
 def test_nothing_is_silent_for_longer_than_two_seconds(photos: Path) -> None:
-    """By the clock of the events, with a little for a machine that others use, too."""
+    """By the clock of the events; where other programs have the cores, by as much longer."""
+    start, cpu = time.perf_counter(), time.process_time()
     result = invoke(*commands()[0], "--log-format", "json")
     assert result.exit_code == 0, result.output
+    share = (time.process_time() - cpu) / (time.perf_counter() - start)
     events = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
     times = [event["at_s"] for event in events if "at_s" in event]
-    assert max(b - a for a, b in itertools.pairwise(times)) < 3.0
+    assert max(b - a for a, b in itertools.pairwise(times)) < 2.0 / min(share, 1.0)
     assert any(event.get("left_s") is not None for event in events)
