@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch.fx import GraphModule
 from tvm import relax
 
@@ -20,9 +18,9 @@ from qpc.backends.tvm.lowering.emitter import Emitter, Weights
 from qpc.backends.tvm.lowering.lower import lower
 from qpc.backends.tvm.lowering.rules import trait_table
 from qpc.backends.tvm.report import Report
-from qpc.backends.tvm.runtime.manifest import interface
+from qpc.backends.tvm.runtime.artifact import sealed_parts
 from qpc.backends.tvm.runtime.model import CompiledModel, Parts
-from qpc.backends.tvm.runtime.seal import sealed
+from qpc.backends.tvm.runtime.tensors import stored
 from qpc.backends.tvm.stopwatch import Stopwatch
 from qpc.errors import BackendError, QPCError
 from qpc.targets import Target
@@ -59,6 +57,6 @@ def compile_graph(
     # each kernel computes is in the plan of each.
     uses = tuple(use for use in emit.kernel_uses if use.nodes)
     report = Report(uses, tuple(emit.other_uses), exactness(gm), clock.seconds)
-    about = interface(signature, threads, code.entries, weights.tensors)
-    code = replace(code, library=sealed(code.library, about))
-    return CompiledModel(Parts(signature, chosen, threads, code, weights.tensors, report))
+    constants = {name: stored(tensor) for name, tensor in weights.tensors.items()}
+    parts = Parts(signature, chosen, threads, code, constants, report)
+    return CompiledModel(sealed_parts(parts))

@@ -76,11 +76,7 @@ def read_by_no_layer(gm: GraphModule, integer: AbstractSet[Node]) -> set[Node]:
 
 
 def _combined(nodes: Iterable[Node]) -> list[Node]:
-    return [
-        n
-        for n in nodes
-        if role_of(n) is Role.COMBINE and quantization_of(n).ends_in_float
-    ]
+    return [n for n in nodes if role_of(n) is Role.COMBINE and quantization_of(n).ends_in_float]
 
 
 def _rounds_as_float(node: Node) -> bool:

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.float_results import NOT_READ_BY_LAYERS, float_results, read_by_no_layer
 from qpc.analysis.origins import (
     activations,
     maker,
     multiplies_by_parameter,
     reported_calls,
 )
-from qpc.analysis.float_results import NOT_READ_BY_LAYERS, float_results, read_by_no_layer
 from qpc.meta import info, label
 from qpc.quant.config import LayerConfig, QuantConfig, Site
 from qpc.registry import Role, op_name, quantization_of, role_of

@@ -97,9 +97,7 @@ def _add_float(
     return real_values(total, scale, least, greatest)
 
 
-_ADD = (
-    "Tensor a, Tensor b, int a_zero_point, int b_zero_point, int a_multiplier, int b_multiplier"
-)
+_ADD = "Tensor a, Tensor b, int a_zero_point, int b_zero_point, int a_multiplier, int b_multiplier"
 ADD = define(f"add({_ADD}, int shift, {GRID}) -> Tensor", _add, _fake_binary)
 ADD_FLOAT = define(
     f"add_float({_ADD}, float scale, {REALS}) -> Tensor", _add_float, in_float(_fake_binary)
@@ -327,9 +325,7 @@ def _gated_halves(flow: Flow, node: Node) -> Labels:
 
 
 def _combined(convert: Callable[[Conversion], Node]) -> Callable[[Node], Quantization]:
-    return _quantization(
-        Quantization(Role.COMBINE, refuse_parameters, convert, ends_in_float=True)
-    )
+    return _quantization(Quantization(Role.COMBINE, refuse_parameters, convert, ends_in_float=True))
 
 
 _SUM, _PRODUCT = _combined(_convert_sum), _combined(_convert_product)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from qpc.calls import Arg, OpView, aten, arguments
+from qpc.calls import Arg, OpView, arguments, aten
 from qpc.library import NAMESPACE, define, like_first
 from qpc.ops.pointwise import first_input, tabulate
 from qpc.registry import OpSpec, Quantization, Role, fits_by_itself, overloads, spec_of

@@ -10,7 +10,7 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 from qpc.analysis.origins import computed
-from qpc.calls import aten, arguments
+from qpc.calls import arguments, aten
 from qpc.channels.atoms import Labels, spread, varying_axes
 from qpc.channels.flow import describe, pin_inputs
 from qpc.errors import BackendError

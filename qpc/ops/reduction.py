@@ -132,9 +132,7 @@ def _mean_float(
 
 _MEAN = "Tensor q, int[] dims, bool keepdim, int input_zero_point, float input_scale"
 MEAN = define(f"mean({_MEAN}, float output_scale, {GRID}) -> Tensor", _mean, _fake_reduced)
-MEAN_FLOAT = define(
-    f"mean_float({_MEAN}, {REALS}) -> Tensor", _mean_float, in_float(_fake_reduced)
-)
+MEAN_FLOAT = define(f"mean_float({_MEAN}, {REALS}) -> Tensor", _mean_float, in_float(_fake_reduced))
 
 
 # --- quantization ---------------------------------------------------------------------------------

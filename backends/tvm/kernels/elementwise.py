@@ -28,7 +28,6 @@ from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, broadcast_strides, for_each_vector
 
-
 _REAL = ("add_float", "mul_float", "lookup_float")
 """Operations whose results are float32."""
 
