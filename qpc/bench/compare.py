@@ -135,12 +135,11 @@ def compare(
     check_peers(peers)
     batch = len(inputs[0])
     ours = _flat(compiled(*inputs))
-    differing = count_differing(integer, inputs, ours)
     told("getting the other runtimes ready")
     model = to_qdq(integer, batch) if peers else None
     others = [PEERS[name](model, list(inputs), threads) for name in peers]
     loop, macs = peak(compiled.target), cost(integer).macs * batch
-    calls: dict[str, Callable[[], object]] = {"QPC": lambda: compiled(*inputs), "peak": loop.run}
+    calls: dict[str, Callable[[], object]] = {_OURS: lambda: compiled(*inputs), "peak": loop.run}
     load = os.getloadavg()[0]
     told("timing in turns")
     blocks = in_turns(calls | {peer.name: peer.run for peer in others}, rounds)
@@ -149,17 +148,17 @@ def compare(
     rates = _rates(compiled, inputs, peers, model, threads, instances)
     told("measuring accuracy")
     right, samples = _accuracies(compiled, others, parts, batch)
-    results = [
+    results = (
         _peer_result(peer, blocks, _agreement(peer, ours), rates.get(name), right, batch)
         for name, peer in zip(peers, others, strict=True)
-    ]
+    )
     return Comparison(
         network=network,
         batch=batch,
         threads=threads,
         rounds=rounds,
         macs=macs,
-        differing=differing,
+        differing=count_differing(integer, inputs, ours),
         times=times(blocks["QPC"]),
         share=macs / loop.macs / threads * ratio(loops, blocks["QPC"]).median,
         share_cpu=macs / loop.macs * ratio(loops, blocks["QPC"]).cpu,
@@ -168,13 +167,18 @@ def compare(
         cpu_share=cpu_share(blocks, threads),
         load=load,
         instances=instances,
-        per_s=rates.get(_OURS) or batch * _MS / times(blocks[_OURS]).median_ms,
+        per_s=rates.get(_OURS) or _per_s(blocks[_OURS], batch),
         accuracy=right.get(_OURS),
         samples=samples,
     )
 
 
 _OURS, _MS = "QPC", 1e3
+
+
+def _per_s(blocks: list[Block], batch: int) -> float:
+    """Samples in a second, if one call follows the other."""
+    return batch * _MS / times(blocks).median_ms
 
 
 def _peer_result(
@@ -196,7 +200,7 @@ def _peer_result(
         peer.float_layers,
         agreement_db,
         peer.kernels,
-        per_s or batch * _MS / measured.median_ms,
+        per_s or _per_s(blocks[peer.name], batch),
         right.get(peer.name),
     )
 
