@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qpc.compression.compress import compress as compress
     from qpc.compression.recipe import Recipe as Recipe
     from qpc.compression.sweep import sweep as sweep
+    from qpc.deployment import export_library as export_library
     from qpc.errors import QPCError as QPCError
     from qpc.explanation.explain import explain as explain
     from qpc.explanation.inspection import inspect_graph as inspect_graph
@@ -74,6 +75,7 @@ _HOMES = {
     "compress": "qpc.compression.compress",
     "convert": "qpc.recipes",
     "explain": "qpc.explanation.explain",
+    "export_library": "qpc.deployment",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
     "freeze_batch_norm": "qpc.training.switch",
@@ -119,6 +121,7 @@ __all__ = [
     "compress",
     "convert",
     "explain",
+    "export_library",
     "fingerprint",
     "format_graph",
     "freeze_batch_norm",

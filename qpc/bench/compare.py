@@ -133,16 +133,16 @@ def compare(
     Raises MissingDependencyError for a runtime that is not installed.
     """
     check_peers(peers)
-    batch = len(inputs[0])
-    ours = _flat(compiled(*inputs))
+    batch, ours = len(inputs[0]), _flat(compiled(*inputs))
     told("getting the other runtimes ready")
     model = to_qdq(integer, batch) if peers else None
     others = [PEERS[name](model, list(inputs), threads) for name in peers]
     loop, macs = peak(compiled.target), cost(integer).macs * batch
     calls: dict[str, Callable[[], object]] = {_OURS: lambda: compiled(*inputs), "peak": loop.run}
+    calls |= {peer.name: peer.run for peer in others}
     load = os.getloadavg()[0]
     told("timing in turns")
-    blocks = in_turns(calls | {peer.name: peer.run for peer in others}, rounds)
+    blocks = in_turns(calls, rounds)
     loops = blocks.pop("peak")
     told("counting samples in a second")
     rates = _rates(compiled, inputs, peers, model, threads, instances)

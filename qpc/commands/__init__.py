@@ -52,7 +52,11 @@ COMMANDS: Mapping[str, About] = {
     ),
     "compile": About(
         _DEPLOY,
-        "Compile a graph to machine code, verify that it gives the same values, and keep it.",
+        "Compile a graph to machine code, for here or as a library for C programs, and verify it.",
+    ),
+    "verify": About(_DEPLOY, "Replay what a deployed model must give, and demand every byte."),
+    "targets": About(
+        _DEPLOY, "List the CPUs and boards that there is code for, with what each needs."
     ),
     "run": About(_DEPLOY, "Run a model on data, show its first answers, and keep all of them."),
     "evaluate": About(

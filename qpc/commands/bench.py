@@ -21,7 +21,9 @@ _KERNELS_KEPT = "kernels that were compiled are kept for the next time"
 
 def command(
     reporter: Reporter,
-    model: Annotated[Path, typer.Argument(help="Folder of a quantized graph or compiled model.")],
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a quantized graph, compiled model or library.")
+    ],
     data: DataOptions,
     graph: Annotated[
         Path | None, typer.Option(help="The graph that a compiled model was made from.")
@@ -34,9 +36,17 @@ def command(
         int, typer.Option(min=1, help="Copies side by side, where samples in a second count.")
     ] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, in each of which all run.")] = 50,
+    on: Annotated[
+        str | None, typer.Option(help="Where to time an exported library: ssh://user@host.")
+    ] = None,
 ) -> Answer:
-    """Compare a model's speed with other runtimes, in turns, on the same threads."""
+    """Compare a model's speed with other runtimes, in turns, on the same threads.
+
+    Exported libraries are timed by themselves, here or on a board that has a shell.
+    """
     reporter.lost, reporter.kept = "nothing is measured yet", _KERNELS_KEPT
+    if on is not None or (model / "library.json").is_file():
+        return _of_library(reporter, model, on, rounds)
     from qpc.bench.request import Request
 
     peers = list(dict.fromkeys(peer or ())) or None
@@ -60,6 +70,14 @@ def command(
         notes += ("the data has no labels, so there is no accuracy",)
     then = f"qpc explain {quoted(model)} --data {quoted(data.data or 'PHOTOS')}"
     return Answer(answer.data, (answer.text.rstrip(),), notes, then=(then,))
+
+
+def _of_library(reporter: Reporter, path: Path, on: str | None, calls: int) -> Answer:
+    with reporter.phase("importing"):
+        from qpc.backends.deploy.verify import Where, time_library
+    with reporter.phase("timing"):
+        timed = time_library(path, Where(on), calls=calls)
+    return Answer(timed.to_json(), (str(timed),))
 
 
 def _parts_of(model: Path, graph: Path | None, *, default: bool) -> tuple[Path, Path | None]:

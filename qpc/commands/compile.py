@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,20 +16,38 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from qpc.backends.tvm.runtime.model import CompiledModel
+    from qpc.targets import Target
 
+_NATIVE = "native"
 EXAMPLE = "qpc compile mobilenet --batch 1,8 --threads 2"
 _KERNELS_KEPT = "kernels that were compiled are kept for the next time"
+
+
+class Form(StrEnum):
+    """What comes of it: what `qpc.load` opens, or what C programs link."""
+
+    MODEL = "model"
+    LIBRARY = "library"
 
 
 def command(
     reporter: Reporter,
     model: ModelOptions,
     out: Annotated[
-        Path | None, typer.Option(help="Folder; inside of the model's own by default.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder; inside of the model's own by default."),
     ] = None,
     target: Annotated[
-        str, typer.Option(help="A CPU, see `qpc targets`; the one at hand by default.")
-    ] = "native",
+        str, typer.Option(help="What `qpc targets` lists, or a YAML file; this CPU by default.")
+    ] = _NATIVE,
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            "--as", help="A model for Python, or a library for C, which other targets are."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What a library's symbols begin with.")] = None,
+    vectors: Annotated[int, typer.Option(min=1, help="Test vectors of a library.")] = 2,
     batch: Annotated[str, typer.Option(help="Batch sizes that the model takes.")] = "1",
     threads: Annotated[int, typer.Option(min=1, help="Threads of a call.")] = 1,
     tune: Annotated[
@@ -44,9 +63,14 @@ def command(
         ),
     ] = True,
 ) -> Answer:
-    """Compile a graph to machine code, verify that it gives the same values, and keep it."""
+    """Compile a graph to machine code, for here or as a library for C programs, and verify it."""
     reporter.kept = _KERNELS_KEPT
     sizes = _sizes(batch)
+    from qpc.targets import Target
+
+    chosen = Target.parse(target)
+    if form is Form.LIBRARY or (form is None and target != _NATIVE):
+        return _library(reporter, model, chosen, out, sizes, threads, vectors, name)
     from qpc.backends.tvm.compat import check_versions
 
     check_versions()
@@ -63,7 +87,7 @@ def command(
     goal = out or _goal(opened.folder, COMPILED, ModelFolder)
     with reporter.phase("compiling"):
         compiled = compiled_of(
-            gm, target, batch_sizes=sizes, threads=threads, cache=cache, tune=tune or False
+            gm, chosen, batch_sizes=sizes, threads=threads, cache=cache, tune=tune or False
         )
     checked = _verified(reporter, gm, compiled) if verify else {}
     with reporter.phase("saving"):
@@ -79,6 +103,44 @@ def command(
         text += f"\nit is not verified: {compiled.target.runs_here()}"
     shown = model.model if opened.folder and goal.parent == opened.folder else str(goal)
     return Answer(data, (text,), then=(f"qpc bench {quoted(shown)}",))
+
+
+def _library(
+    reporter: Reporter,
+    model: ModelOptions,
+    target: Target,
+    out: Path | None,
+    sizes: tuple[int, ...],
+    threads: int,
+    vectors: int,
+    name: str | None,
+) -> Answer:
+    """A library for C programs, with header and test vectors."""
+    from qpc.errors import ConfigError
+
+    if out is None:
+        raise ConfigError("where is the library to be kept?", fix="--out FOLDER")
+    if len(sizes) > 1:
+        raise ConfigError("a library has one batch size", fix="--batch 1")
+    with reporter.phase("importing"):
+        from qpc.backends.tvm.compat import require_tvm
+
+        require_tvm()
+        from qpc.deployment import export_library, name_for
+        from qpc.explanation.inspection import stage_of
+        from qpc.given.opened import open_model
+        from qpc.recipes import to_integer
+        from qpc.terminal.hints import quoted
+    gm = open_model(reporter, model).model.require_graph("compile")
+    if stage_of(gm) == "rounded":
+        gm = to_integer().run(gm)
+    called = name or name_for(model.model.rpartition(":")[2])
+    with reporter.phase(f"compiling for {target.name}"):
+        made = export_library(
+            gm, target, out, name=called, batch=sizes[0], threads=threads, vectors=vectors
+        )
+    data = {"path": str(out), "name": made.name, "target": target.name, "report": made.report}
+    return Answer(data, (made.report,), then=(f"qpc verify {quoted(out)}",))
 
 
 def _sizes(text: str) -> tuple[int, ...]:

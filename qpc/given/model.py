@@ -7,6 +7,7 @@ import logging
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,15 +41,20 @@ class Model:
     """A model that was given.
 
     written: as it was. graph: in core form; None for a compiled model alone. original: the float
-    graph that it was made from, where that is known. compiled: the same as machine code, if it was
-    compiled. folder: where all of it is kept; None if it comes from a function.
+    graph that it was made from, where that is known. compiled_in: where the same is as machine
+    code, if it was compiled. folder: where all of it is kept; None if it comes from a function.
     """
 
     written: str
     graph: GraphModule | None = field(repr=False, default=None)
     original: GraphModule | None = field(repr=False, default=None)
-    compiled: CompiledModel | None = field(repr=False, default=None)
+    compiled_in: Path | None = None
     folder: Path | None = None
+
+    @cached_property
+    def compiled(self) -> CompiledModel | None:
+        """The same as machine code; opened when it is asked for, since it may be out of date."""
+        return None if self.compiled_in is None else load(self.compiled_in)
 
     def require_graph(self, what: str) -> GraphModule:
         """The graph. Raises ConfigError if this is a compiled model alone; `what` needs one."""
@@ -217,7 +223,7 @@ def _of_folder(written: str, path: Path) -> Model:
             written,
             load_graph(kept.graph),
             None if kept.original is None else load_graph(kept.original),
-            None if kept.compiled is None else load(kept.compiled),
+            kept.compiled,
             path,
         )
     if (path / "checkpoint.json").is_file():
@@ -225,7 +231,7 @@ def _of_folder(written: str, path: Path) -> Model:
     if (path / "graph.json").is_file():
         return Model(written, load_graph(path), folder=path)
     if (path / "manifest.json").is_file():
-        return Model(written, compiled=load(path), folder=path)
+        return Model(written, compiled_in=path, folder=path)
     raise ArtifactError(
         f"{written!r} holds neither a saved graph nor a compiled model",
         fix="pass a folder that qpc.save_graph, .save(path) of a compiled model or a command wrote",

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from qpc.analysis.float_results import NOT_READ_BY_LAYERS
 from qpc.analysis.quantization import QuantizationPlan, plan_quantization
 from qpc.calls import aten, qpc_ops
-from qpc.meta import info
 from qpc.quant.config import LayerConfig, Override, QuantConfig
 from qpc.testing import traced
 from tests.quantizing import Parts, fake_quantized, integer, min_max

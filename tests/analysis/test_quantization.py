@@ -363,7 +363,9 @@ def test_every_quantized_value_has_the_default_configuration() -> None:
     ids=["module", "pattern", "op and pattern", "position"],
 )
 def test_overrides_select_one_layer(override: Override) -> None:
-    gm, plan = plan_of(lambda net, x: net.b(net.a(x)), QuantConfig(default=ROUNDED, overrides=(override,)))
+    gm, plan = plan_of(
+        lambda net, x: net.b(net.a(x)), QuantConfig(default=ROUNDED, overrides=(override,))
+    )
     first, second = nodes_of(gm, aten.conv2d.default)
     assert plan.configs[first] == ROUNDED
     assert plan.configs[second] == plan.grid_configs[second] == FOUR

@@ -29,6 +29,8 @@ RIGHT = {
     "compress": "recipe.yaml --out run",
     "sweep": "recipe.yaml --set seed=0,1 --out runs",
     "compile": "net --batch 1,2 --out {new}",
+    "verify": "net",
+    "targets": "",
     "run": "net --data data.npz",
     "evaluate": "net --data data.safetensors",
     "explain": "net --data data.safetensors --samples 2",
@@ -83,7 +85,18 @@ WRONG = {
     "compile": [
         (MODEL, 1, "where is the compiled model to be kept?"),
         ("net --batch 0", 2, "must be different numbers from 1, such as 1,8, got '0'"),
-        ("net --target riscv", 1, "no code for RISC-V yet"),
+        ("net --target i860 --out {new}", 1, "unknown target 'i860'"),
+        ("net --target cortex-m4", 1, "where is the library to be kept?"),
+    ],
+    "verify": [
+        ("nowhere", 1, "'nowhere'"),
+        ("net --cpu cortex-a53", 1, "--on, --cpu and --cc are for exported libraries"),
+        ("net/graph", 1, "net/graph"),
+    ],
+    "targets": [
+        ("cortex-m4", 2, "unexpected extra argument"),
+        ("--all", 2, "No such option: --all"),
+        ("--json=1", 2, "--json"),
     ],
     "run": [
         ("net", 1, "run needs data"),
@@ -166,7 +179,7 @@ def test_help_has_an_example_and_says_what_the_list_says(name: str) -> None:
     assert result.exit_code == 0
     assert "Example: qpc " in result.output
     assert module.EXAMPLE.startswith(f"qpc {name}")
-    assert whole_command(name).help.splitlines()[0] == COMMANDS[name].line
+    assert (whole_command(name).help or "").splitlines()[0] == COMMANDS[name].line
     assert COMMANDS[name].line in (module.command.__doc__ or "")
 
 
@@ -214,7 +227,7 @@ def test_an_error_is_json_too(here: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "version"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("version", "targets")])
 def test_an_interrupt_ends_with_130_and_a_line_that_says_what_is_kept(
     name: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,9 @@ def test_floats_are_moved_as_integers_are(
 
 def test_sums_beyond_float32_are_infinite() -> None:
     x = IMAGE[0, 0, :4, :4]
-    gm = integer(fake_quantized(nn.Sequential(nn.Linear(4, 3)), x, config=min_max(results="float32")))
+    gm = integer(
+        fake_quantized(nn.Sequential(nn.Linear(4, 3)), x, config=min_max(results="float32"))
+    )
     gm.get_buffer("0.multiplier").fill_(torch.finfo(torch.float32).max)
     assert torch.isinf(gm(x)).any()
     assert_same_bits(gm)
