@@ -125,8 +125,8 @@ def compare(
 ) -> Comparison:
     """Measure `compiled`, which was made from the graph `integer`, and the same in other runtimes.
 
-    inputs: float32 arrays of one batch size that `compiled` takes.
-    peers: packages, of `qpc.bench.peers.PEERS`; each must be installed.
+    inputs: float32 arrays of one batch size that `compiled` takes. peers: packages, of
+    `qpc.bench.peers.PEERS`; each must be installed.
     instances: how many copies of each run side by side to count samples in a second.
     parts: labelled samples, to measure the accuracy of all. told: what is being measured.
 
@@ -146,8 +146,7 @@ def compare(
     loops = blocks.pop("peak")
     told("counting samples in a second")
     rates = _rates(compiled, inputs, peers, model, threads, instances)
-    told("measuring accuracy")
-    right, samples = _accuracies(compiled, others, parts, batch)
+    right, samples = _accuracies(compiled, others, parts, batch, told)
     results = (
         _peer_result(peer, blocks, _agreement(peer, ours), rates.get(name), right, batch)
         for name, peer in zip(peers, others, strict=True)
@@ -238,9 +237,14 @@ class _OneSize:
 
 
 def _accuracies(
-    compiled: CompiledModel, others: Sequence[Peer], parts: Iterable[Part], batch: int
+    compiled: CompiledModel,
+    others: Sequence[Peer],
+    parts: Iterable[Part],
+    batch: int,
+    told: Callable[[str], None],
 ) -> tuple[dict[str, float], int]:
     """The share of samples that each runtime gets right, and how many samples there are."""
+    told("measuring accuracy")
     sized: dict[str, Any] = {_OURS: compiled}
     sized |= {peer.name: _OneSize(peer.call, (batch,)) for peer in others}
     calls = {name: any_size(model) for name, model in sized.items()}

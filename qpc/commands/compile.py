@@ -71,6 +71,20 @@ def command(
     chosen = Target.parse(target)
     if form is Form.LIBRARY or (form is None and target != _NATIVE):
         return _library(reporter, model, chosen, out, sizes, threads, vectors, name)
+    settings = {"batch_sizes": sizes, "threads": threads, "cache": cache, "tune": tune or False}
+    return _model(reporter, model, chosen, out, settings, verify=verify)
+
+
+def _model(
+    reporter: Reporter,
+    model: ModelOptions,
+    target: Target,
+    out: Path | None,
+    settings: dict[str, Any],
+    *,
+    verify: bool,
+) -> Answer:
+    """A model for Python, verified."""
     from qpc.backends.tvm.compat import check_versions
 
     check_versions()
@@ -86,9 +100,7 @@ def command(
     gm = opened.require_graph("compile")
     goal = out or _goal(opened.folder, COMPILED, ModelFolder)
     with reporter.phase("compiling"):
-        compiled = compiled_of(
-            gm, chosen, batch_sizes=sizes, threads=threads, cache=cache, tune=tune or False
-        )
+        compiled = compiled_of(gm, target, **settings)
     checked = _verified(reporter, gm, compiled) if verify else {}
     with reporter.phase("saving"):
         compiled.save(goal)

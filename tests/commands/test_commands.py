@@ -183,7 +183,9 @@ def test_help_has_an_example_and_says_what_the_list_says(name: str) -> None:
     assert COMMANDS[name].line in (module.command.__doc__ or "")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.thorough) if n in LONG[1:] else n for n in COMMANDS]
+)
 def test_right_use_prints_a_result_and_plain_lines_about_the_way(
     name: str, here: Path, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_own_errors_add_up_to_the_error_of_the_model(networks: Networks) -> None
         assert own == pytest.approx(found.noise, rel=0.5)  # within 2 dB: errors partly cancel
 
 
+@pytest.mark.thorough
 def test_an_own_error_is_that_of_the_layer_alone(networks: Networks) -> None:
     gm, integer = networks[0]
     broken, name = with_wrong_scale(integer, 1, 2.0)
@@ -127,6 +128,7 @@ def test_an_own_error_is_that_of_the_layer_alone(networks: Networks) -> None:
     assert all(a == b for a, b in others), "nothing but the layer itself has another error"
 
 
+@pytest.mark.thorough
 def test_a_rounded_graph_is_explained_as_the_integers_that_it_becomes() -> None:
     gm = qpc.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), images(1))
     rounded = qpc.prepare_qat(gm, [images()], learn=None)
@@ -136,6 +138,7 @@ def test_a_rounded_graph_is_explained_as_the_integers_that_it_becomes() -> None:
     assert found.sqnr_db > 20
 
 
+@pytest.mark.thorough
 def test_reasons_stand_in_the_rows() -> None:
     config = qpc.QuantConfig(overrides=(Override(module="head", use="float"),))
     gm = qpc.trace(seeded(Residual, 0).eval(), images(1))
