@@ -47,7 +47,7 @@ def test_a_saved_graph_is_compiled_verified_and_timed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["compile", "nothere", "--target", "rpi4", "-o", "x"], "unknown target 'rpi4'"),
+        (["compile", ".", "--target", "rpi4", "-o", "x"], "unknown target 'rpi4'"),
         (["compile", "nothere", "--target", "x86-64", "-o", "x"], "no folder 'nothere'"),
         (["verify", "nothere"], "'nothere' does not exist"),
         (["bench", "nothere", "--on", "ssh://pi"], "'nothere' does not exist"),
