@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qpc.errors import QPCError as QPCError
     from qpc.explanation.explain import explain as explain
     from qpc.explanation.inspection import inspect_graph as inspect_graph
+    from qpc.exporting.export import export as export
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
     from qpc.pipeline import Pipeline as Pipeline
@@ -75,6 +76,7 @@ _HOMES = {
     "compress": "qpc.compression.compress",
     "convert": "qpc.recipes",
     "explain": "qpc.explanation.explain",
+    "export": "qpc.exporting.export",
     "export_library": "qpc.deployment",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
@@ -121,6 +123,7 @@ __all__ = [
     "compress",
     "convert",
     "explain",
+    "export",
     "export_library",
     "fingerprint",
     "format_graph",

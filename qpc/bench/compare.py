@@ -24,7 +24,6 @@ import torch
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
-from qpc.backends.onnx.qdq import to_qdq
 from qpc.backends.tvm.measure.peak import peak
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.bench.peers import INT8_PEERS, PEERS, Array, Peer, signal_to_noise_db
@@ -33,6 +32,7 @@ from qpc.bench.throughput import throughput
 from qpc.bench.turns import Block, Ratio, Times, cpu_share, in_turns, ratio, times
 from qpc.channels.cost import cost
 from qpc.explanation.evaluation import Part, any_size
+from qpc.exporting.onnx.model import to_qdq
 from qpc.terminal.plain import plain
 
 LEAST_AGREEMENT_DB = 15.0

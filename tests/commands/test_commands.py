@@ -29,6 +29,7 @@ RIGHT = {
     "compress": "recipe.yaml --out run",
     "sweep": "recipe.yaml --set seed=0,1 --out runs",
     "compile": "net --batch 1,2 --out {new}",
+    "export": "net {new}.onnx",
     "verify": "net",
     "targets": "",
     "run": "net --data data.npz",
@@ -88,6 +89,11 @@ WRONG = {
         ("net --target i860 --out {new}", 1, "unknown target 'i860'"),
         ("net --target cortex-m4", 1, "where is the library to be kept?"),
     ],
+    "export": [
+        ("nowhere x.onnx", 1, "nowhere"),
+        ("net", 2, "Missing argument"),
+        ("net x.onnx --form onnx-8", 1, "onnx-8"),
+    ],
     "verify": [
         ("nowhere", 1, "'nowhere'"),
         ("net --cpu cortex-a53", 1, "--on, --cpu and --cc are for exported libraries"),
@@ -142,7 +148,7 @@ WRONG = {
 }
 LONG = ("quantize", "prune", "compress", "sweep", "compile", "explain", "sensitivity")
 """Commands that take a second even for a small network: most of it is the same with JSON."""
-LAST = ("demo", "doctor", "version", "diff", "sweep")
+LAST = ("export", "demo", "doctor", "version", "diff", "sweep")
 """Commands after which there is not always one to type next."""
 
 
