@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from qpc.compression.sweep import sweep as sweep
     from qpc.deployment import export_library as export_library
     from qpc.errors import QPCError as QPCError
+    from qpc.explanation.explain import explain as explain
+    from qpc.explanation.inspection import inspect_graph as inspect_graph
     from qpc.exporting.export import export as export
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
@@ -73,6 +75,7 @@ _HOMES = {
     "compile": "qpc.compiler",
     "compress": "qpc.compression.compress",
     "convert": "qpc.recipes",
+    "explain": "qpc.explanation.explain",
     "export": "qpc.exporting.export",
     "export_library": "qpc.deployment",
     "fingerprint": "qpc.hashing",
@@ -80,6 +83,7 @@ _HOMES = {
     "freeze_batch_norm": "qpc.training.switch",
     "freeze_ranges": "qpc.training.ranges",
     "from_yaml": "qpc.yaml_form",
+    "inspect_graph": "qpc.explanation.inspection",
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
     "merge_calibration": "qpc.analysis.merge",
@@ -118,6 +122,7 @@ __all__ = [
     "compile",
     "compress",
     "convert",
+    "explain",
     "export",
     "export_library",
     "fingerprint",
@@ -125,6 +130,7 @@ __all__ = [
     "freeze_batch_norm",
     "freeze_ranges",
     "from_yaml",
+    "inspect_graph",
     "load",
     "load_graph",
     "merge_calibration",

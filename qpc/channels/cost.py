@@ -38,7 +38,7 @@ class LayerCost:
     """One operator that has parameters or multiplies.
 
     layer: the path of the module that owns its weight, or the node's name; channels: output
-    channels, 0 if it has no weight that makes any.
+    channels, 0 if it has no weight that makes any. node: the name of the node.
     """
 
     layer: str
@@ -46,6 +46,7 @@ class LayerCost:
     channels: int
     parameters: int
     macs: int
+    node: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class CostModel:
                 sum(line.at(kept) for line in layer.outputs.values()),
                 sum(product.at(kept) for product in layer.parameters),
                 sum(product.at(kept) for product in layer.macs),
+                layer.node,
             )
             for layer in self._layers
         ]
@@ -210,6 +212,7 @@ class _Layer:
 
     name: str
     op: str
+    node: str
     macs: tuple[_Product, ...]
     parameters: tuple[_Product, ...]
     outputs: dict[int, _Product] = field(default_factory=dict)
@@ -227,7 +230,7 @@ def _layers(gm: GraphModule, sizes: Sizes) -> Iterator[_Layer]:
             yield _weighted(gm, view, sizes, parameters)
         elif (macs := _macs(node, sizes)) or owned:
             name = _owner(owned[0]) if owned else node.name
-            yield _Layer(name, op_name(node), macs, parameters)
+            yield _Layer(name, op_name(node), node.name, macs, parameters)
 
 
 def _weighted(
@@ -245,7 +248,7 @@ def _weighted(
     found = source_parameter(view.weight)
     name = view.node.name if found is None else _owner(found)
     key = id(view.node if found is None else _tensor(gm, found))
-    return _Layer(name, op_name(view.node), macs, parameters, {key: outputs})
+    return _Layer(name, op_name(view.node), view.node.name, macs, parameters, {key: outputs})
 
 
 def _macs(node: Node, sizes: Sizes) -> tuple[_Product, ...]:

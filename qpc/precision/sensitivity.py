@@ -23,7 +23,7 @@ from qpc.modes import ordinary_torch
 from qpc.parallel.in_process import InProcess
 from qpc.parallel.journal import Journal
 from qpc.parallel.processes import Processes
-from qpc.parallel.run import run_jobs
+from qpc.parallel.run import Told, run_jobs
 from qpc.parallel.work import Executor, Plain
 from qpc.passes import Calibrate, FoldBatchNorm, InsertObservers, LiftConv1d, RemoveIdentities
 from qpc.pipeline import Pipeline
@@ -49,7 +49,7 @@ def sensitivity(
     folder: str | os.PathLike[str] | None = None,
     workers: int = 1,
     executor: Executor | None = None,
-    progress: bool = False,
+    progress: bool | Told = False,
 ) -> Sensitivity:
     """What each layer of a traced float graph does to the output when it is reduced, and no other.
 
@@ -66,7 +66,7 @@ def sensitivity(
     interruption; made if it is not there.
     workers: in how many processes to work, each with one thread; executor: or where else, see
     `qpc.parallel`.
-    progress: show a progress bar.
+    progress: show a progress bar, or a function that is told how many jobs are done, of how many.
 
     Raises ConfigError for settings that are not allowed and an `evaluate` that returns no finite
     number, CalibrationError for batches that do not fit or outputs that are not finite, PassError
@@ -79,7 +79,7 @@ def sensitivity(
     require_kind("config", config, QuantConfig, "a QuantConfig")
     require_kind("criterion", criterion, Judge, "an object with a method `scores`", fix="L1()")
     inputs = gathered(gm, batches)
-    prepared = prepare_parts(gm, inputs, config, progress=progress)
+    prepared = prepare_parts(gm, inputs, config, progress=progress is True)
     groups = groups_of(gm, criterion) if fewer_channels else ()
     experiments = Experiments(
         gm, prepared.observed, inputs, prepared.parts, groups, criterion, evaluate
@@ -91,7 +91,7 @@ def sensitivity(
         {name: job.argument for name, job in jobs.items()},
         executor=executor or (Processes(workers) if workers > 1 else InProcess()),
         journal=None if folder is None else Journal.open(folder, subject),
-        progress="sensitivity" if progress else None,
+        progress="sensitivity" if progress is True else progress or None,
     )
     (_, metric), *_ = cast(list[list[float | None]], results.pop(_FLOAT))
     effects = [e for name, result in results.items() for e in jobs[name].effects(result)]
