@@ -80,7 +80,7 @@ class _Search:
     def _fits(self, user: Node, value: Node) -> bool:
         stage = traits_of(user, self.traits).stage
         if stage is not StageKind.SUM:
-            return stage is not None
+            return stage is not None and self.types[user] == self.types[value]
         a, b = arguments(user)["a"], arguments(user)["b"]
         types = self.types
         return a is not b and types[a] == types[b] == types[value] == types[user]

@@ -43,7 +43,7 @@ def compile_graph(
         signature = signature_of(gm, options.batch_sizes)
         builder, weights = relax.BlockBuilder(), Weights()
         emit = Emitter(builder, isa_for(chosen), threads, weights, tuner)
-        known = trait_table(), registered_decompositions()
+        known = trait_table(), registered_decompositions(), emit.activation
         plans = {batch: plan_graph(gm, batch, *known) for batch in signature.batch_sizes}
         functions = {batch: lower(emit, plan) for batch, plan in plans.items()}
     try:
