@@ -140,6 +140,8 @@ class _Code:
 
         if plan.nibbles:
             self._add_pairs(source, sums, unit, x_start)
+        elif isa.steps_per_load > 1 and not tile.skips:
+            self._add_groups(source, sums, unit, x_start)
         else:
             self._add_terms(source, sums, unit, x_start, turn)
 
@@ -173,18 +175,57 @@ class _Code:
             w_at = bind(term * (tile.vectors * block))
             for i in range(plan.fetched):
                 self.given.weight[0].fetch(ahead + (term * plan.fetched + i) * block)
-            w = [
-                bind(
-                    cast(self.given.weight[0].load(w_at + vector * block, block), isa.w_type, block)
-                )
-                for vector in range(tile.vectors)
-            ]
+            w = [bind(self._weights(w_at + vector * block)) for vector in range(tile.vectors)]
             for pixel in range(tile.pixels):
                 pixel_at = x_at + pixel * plan.x_step
                 x = bind(isa.broadcast(source.load(pixel_at, isa.depth)))
                 for vector in range(tile.vectors):
                     at = (pixel * tile.vectors + vector) * isa.lanes
                     sums.store(at, isa.dot(sums.load(at, isa.lanes), x, w[vector]), isa.lanes)
+
+    def _add_groups(self, source: Flat, sums: Flat, unit: Index, x_start: Index) -> None:
+        """`_add_terms` where the activations of several steps are loaded together."""
+        plan, group = self.plan, self.plan.isa.steps_per_load
+        kh, (dh, dw) = plan.shape.kernel[0], plan.shape.dilation
+        whole, rest = divmod(plan.run_steps, group)
+        with loop(kh) as row, loop(plan.runs) as run:
+            place = bind(x_start + row * (dh * plan.x_next_row) + run * (dw * plan.shape.c))
+            term = bind(((unit * kh + row) * plan.runs + run) * plan.run_steps)
+            if whole:
+                with loop(whole) as i:
+                    steps = range(group)
+                    self._add_steps(source, sums, place, term, i * group, steps)
+            at = whole * group
+            for count in _powers_of_two(rest):
+                self._add_steps(source, sums, place, term, at, range(count))
+                at += count
+
+    def _add_steps(
+        self, source: Flat, sums: Flat, place: Index, term: Index, first: Index, steps: range
+    ) -> None:
+        """The terms from `first` of a run on, whose activations one load has for each pixel."""
+        plan, isa, tile = self.plan, self.plan.isa, self.plan.tile
+        block, count = isa.lanes * isa.depth, len(steps)
+        # Bound, so that each address below is a variable plus a constant: quick to compile.
+        x_at = bind(place + first * isa.depth)
+        w_at = bind((term + first) * (tile.vectors * block))
+        loaded = [
+            bind(source.load(x_at + pixel * plan.x_step, count * isa.depth))
+            for pixel in range(tile.pixels)
+        ]
+        for step in steps:
+            for vector in range(tile.vectors):
+                w = bind(self._weights(w_at + (step * tile.vectors + vector) * block))
+                for pixel, x in enumerate(loaded):
+                    at = (pixel * tile.vectors + vector) * isa.lanes
+                    total = isa.dot_step(sums.load(at, isa.lanes), x, w, step, count)
+                    sums.store(at, total, isa.lanes)
+
+    def _weights(self, at: Index) -> Expr:
+        """A vector of weights as `dot` takes them."""
+        isa = self.plan.isa
+        block = isa.lanes * isa.depth
+        return cast(self.given.weight[0].load(at, block), isa.w_type, block)
 
     def _add_pairs(self, source: Flat, sums: Flat, unit: Index, x_start: Index) -> None:
         """`_add_terms` for weights of four bits: two terms at a time."""
@@ -238,3 +279,8 @@ class _Code:
     def _lanes(self, values: Flat, start: Index, vector: int) -> Expr:
         lanes = self.plan.isa.lanes
         return bind(values.load(start + vector * lanes, lanes))
+
+
+def _powers_of_two(count: int) -> list[int]:
+    """Sizes of loads that together are `count`, the largest first."""
+    return [1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]
