@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qpc.compression.compress import compress as compress
     from qpc.compression.recipe import Recipe as Recipe
     from qpc.compression.sweep import sweep as sweep
+    from qpc.deployment import export_library as export_library
     from qpc.errors import QPCError as QPCError
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
@@ -71,6 +72,7 @@ _HOMES = {
     "compile": "qpc.compiler",
     "compress": "qpc.compression.compress",
     "convert": "qpc.recipes",
+    "export_library": "qpc.deployment",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
     "freeze_batch_norm": "qpc.training.switch",
@@ -114,6 +116,7 @@ __all__ = [
     "compile",
     "compress",
     "convert",
+    "export_library",
     "fingerprint",
     "format_graph",
     "freeze_batch_norm",

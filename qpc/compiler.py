@@ -18,7 +18,7 @@ from qpc.errors import ArtifactError, BackendError
 from qpc.facts import CORE_FORM
 from qpc.modes import ordinary_torch
 from qpc.pipeline import Pipeline
-from qpc.targets import TARGETS, Target
+from qpc.targets import PRESETS, TARGETS, Target
 
 if TYPE_CHECKING:
     from qpc.backends.reference.model import ReferenceModel
@@ -108,7 +108,8 @@ def chosen_backend(target: Target | str, backend: str | Backend | None = None) -
 
 
 def _is_cpu(target: str) -> bool:
-    return target == _NATIVE or any(target == known.name for known in TARGETS)
+    own = target.endswith((".yaml", ".yml"))
+    return own or target == _NATIVE or any(target == known.name for known in (*TARGETS, *PRESETS))
 
 
 def _of_name(name: str) -> Backend:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import TypeAlias, TypeVar
 
 import torch
 import tvm
@@ -24,8 +25,11 @@ from qpc.backends.tvm.lowering.float_arithmetic import LEGALIZED
 from qpc.backends.tvm.lowering.lower import LoweredFunction
 from qpc.backends.tvm.runtime.seal import BLANK_NAME
 from qpc.backends.tvm.stopwatch import Stopwatch
+from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
 from qpc.types import TensorType
+
+T = TypeVar("T")
 
 ENTRY_WRITERS: Mapping[str, EntryWriter] = {"elf": TirEntryWriter()}
 """By the object format of a target."""
@@ -54,6 +58,18 @@ class Code:
     entries: Mapping[int, EntryPoint]
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """Kernels as object files, entry points by batch size, and what their functions do."""
+
+    kernels: tuple[bytes, ...]
+    entries: Mapping[int, EntryPoint]
+    plans: tuple[EntryPlan, ...]
+
+
+_Finish: TypeAlias = Callable[[Pieces, KernelCache], T]
+
+
 def build(
     mod: tvm.IRModule,
     functions: Mapping[int, LoweredFunction],
@@ -62,31 +78,67 @@ def build(
     clock: Stopwatch,
     cache: KernelCache,
 ) -> Code:
-    """Compile every function of `mod`; constants inside them are added to `weights`."""
-    chosen = tvm_target(target)
-    with chosen, tvm.transform.PassContext(opt_level=3, config=CODEGEN_OPTIONS):
-        with clock.stage("float operators"):
-            mod = _FLOAT_PASSES(mod)
-        try:
-            return _linked(mod, functions, weights, target, clock, cache)
-        except Exception as e:  # whatever comes up in a file that is not what it should be
-            if not cache.found:
-                raise
-            failure = e
-        code = _linked(mod, functions, weights, target, clock, cache.renewed())
-        say_once(f"kernels that were kept do not fit together, and were made again: {failure}")
-        return code
+    """Compile every function of `mod`; constants inside them are added to `weights`.
+
+    Raises UnsupportedTargetError for a target whose code cannot be linked here.
+    """
+    machine = MACHINES.get(target.architecture.name)
+    if machine is None:
+        raise UnsupportedTargetError(
+            f"code for {target.name!r} can be exported, but not loaded by Python yet",
+            fix="qpc.export_library(gm, target, folder, name=...) writes a library for C programs",
+        )
+
+    def linked(pieces: Pieces, cache: KernelCache) -> Code:
+        with clock.stage("entry points"):
+            caller = ENTRY_WRITERS[target.object_format].write(pieces.plans, target, cache)
+        cache.trim()
+        with clock.stage("link"):
+            objects = [*pieces.kernels, caller]
+            library = link_shared(objects, BLANK_NAME, machine, target.libraries)
+            return Code(library, pieces.entries)
+
+    return finished(mod, functions, weights, target, clock, cache, linked)
 
 
-def _linked(
+def finished(
     mod: tvm.IRModule,
     functions: Mapping[int, LoweredFunction],
     weights: Weights,
     target: Target,
     clock: Stopwatch,
     cache: KernelCache,
-) -> Code:
-    """Kernels and entry points, made or found in the cache, as one library."""
+    finish: _Finish[T],
+) -> T:
+    """What `finish` makes of the pieces of a program.
+
+    If it fails on kernels that were kept, they are compiled anew.
+    """
+    chosen = tvm_target(target)
+    with chosen, tvm.transform.PassContext(opt_level=3, config=CODEGEN_OPTIONS):
+        with clock.stage("float operators"):
+            mod = _FLOAT_PASSES(mod)
+        try:
+            return finish(_pieces(mod, functions, weights, target, clock, cache), cache)
+        except Exception as e:  # whatever comes up in a file that is not what it should be
+            if not cache.found:
+                raise
+            failure = e
+        renewed = cache.renewed()
+        made = finish(_pieces(mod, functions, weights, target, clock, renewed), renewed)
+        say_once(f"kernels that were kept do not fit together, and were made again: {failure}")
+        return made
+
+
+def _pieces(
+    mod: tvm.IRModule,
+    functions: Mapping[int, LoweredFunction],
+    weights: Weights,
+    target: Target,
+    clock: Stopwatch,
+    cache: KernelCache,
+) -> Pieces:
+    """Kernels, made or found in the cache, and the plans of what calls them."""
     prim_funcs = {gv: f for gv, f in mod.functions_items() if isinstance(f, tirx.PrimFunc)}
     chosen = tvm_target(target)
     with clock.stage("kernels"):
@@ -94,14 +146,7 @@ def _linked(
     scratch = {name: size for kernel in kernels for name, size in kernel.scratch.items()}
     with clock.stage("memory plan"):
         entries, plans = _entries(mod, functions, weights, scratch, target)
-    with clock.stage("entry points"):
-        caller = ENTRY_WRITERS[target.object_format].write(plans, target, cache)
-    cache.trim()
-    with clock.stage("link"):
-        objects = [*(kernel.code for kernel in kernels), caller]
-        machine = MACHINES[target.architecture.name]
-        library = link_shared(objects, BLANK_NAME, machine, target.libraries)
-        return Code(library, entries)
+    return Pieces(tuple(kernel.code for kernel in kernels), entries, tuple(plans))
 
 
 def _entries(

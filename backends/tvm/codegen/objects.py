@@ -53,7 +53,7 @@ def tvm_target(target: Target) -> tvm.target.Target:
     if target.mattr:
         options["mattr"] = list(target.mattr)
     if target.abi is not None:
-        options["mfloat-abi"] = target.abi
+        options[target.architecture.abi_option] = target.abi
     made = tvm.target.Target(options)
     if unknown := set(target.features) - set(map(str, llvm_get_cpu_features(made))):
         raise UnsupportedTargetError(
