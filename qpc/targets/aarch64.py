@@ -43,15 +43,11 @@ NEON_COSTS = Costs(
 """Of CPUs with vectors of 128 bits."""
 
 # The families: instruction set, and the type of activations that its products want.
-_PLAIN = TargetData("aarch64", _AARCH64, _ARMV8, 4, "generic", counter=None)
+_PLAIN = TargetData(
+    "aarch64", _AARCH64, _ARMV8, 4, "neon", activation="int8", counter=None, costs=NEON_COSTS
+)
 _DOT_PRODUCTS = replace(
-    _PLAIN,
-    name="aarch64-dotprod",
-    features=_ARMV8_2,
-    isa="neon-dot",
-    activation="int8",
-    costs=NEON_COSTS,
-    emulated="cortex-a76",
+    _PLAIN, name="aarch64-dotprod", features=_ARMV8_2, isa="neon-dot", emulated="cortex-a76"
 )
 _MATRICES = replace(_DOT_PRODUCTS, name="aarch64-i8mm", features=_ARMV8_6, emulated="max")
 _SCALABLE = replace(_MATRICES, features=(*_ARMV8_6, "bf16", "sve"))

@@ -243,6 +243,7 @@ class DensePlan(ConvLayout):
         packed = terms.reshape(
             self.units, self.tile.vectors, self.isa.lanes, self.steps, self.isa.depth
         ).transpose(0, 3, 1, 2, 4)
+        packed = self.isa.arranged(packed)
         if self.nibbles:
             return (nibbles.pack(packed),)
         packed = np.ascontiguousarray(packed, self.w_type)

@@ -19,7 +19,7 @@ from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.kernels.emit import Flat, cast, integer, shuffle, splat, wrapped_sum
 from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles
-from qpc.backends.tvm.kernels.kernel import least
+from qpc.backends.tvm.kernels.kernel import Array, least
 from qpc.errors import UnsupportedTargetError
 from qpc.targets.costs import Costs
 
@@ -86,10 +86,15 @@ class Isa:
         """The fastest instructions that are exact for these weights and every activation."""
         return self
 
+    def arranged(self, weight: Array) -> Array:
+        """weight[..., lane, depth] as `dot` takes vectors, in an array of the same shape."""
+        return weight
+
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         """`acc[i] + sum(x[i, d] * w[i, d] for d in range(depth))` for every lane `i`.
 
-        `x` is an `x_type` and `w` a `w_type` vector of `lanes * depth` elements. The sum may wrap
+        `x` is an `x_type` and `w` a `w_type` vector of `lanes * depth` elements, in the order of
+        `arranged`. The sum may wrap
         around: on the way to a result that fits, and in minimal filtering.
         """
         product = cast(x, "int32", self.lanes) * cast(w, "int32", self.lanes)

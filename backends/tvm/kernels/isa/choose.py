@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from qpc.backends.tvm.kernels.isa.amx import Amx
 from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
 from qpc.backends.tvm.kernels.isa.matrices import WIDE, MatrixTiles
-from qpc.backends.tvm.kernels.isa.neon import SignedDots
+from qpc.backends.tvm.kernels.isa.neon import ByteProducts, Neon, SignedDots
 from qpc.backends.tvm.kernels.isa.x86 import DotProducts, MultiplyAdd
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
@@ -90,14 +90,17 @@ def _dot_products(target: Target) -> Isa:
     )
 
 
-def _signed_dots(target: Target) -> Isa:
-    return SignedDots(
-        target.isa,
-        target.vector_lanes,
-        registers=32,
-        vectors_per_store=_VECTORS_PER_STORE,
-        activation="int8",
-    )
+def _neon(kind: Callable[..., Neon]) -> Callable[[Target], Isa]:
+    def make(target: Target) -> Isa:
+        return kind(
+            target.isa,
+            target.vector_lanes,
+            registers=32,
+            vectors_per_store=_VECTORS_PER_STORE,
+            activation="int8",
+        )
+
+    return make
 
 
 def _matrices(target: Target) -> Isa:
@@ -130,6 +133,7 @@ _ISAS: dict[str, _Kind] = {
     "avx-vnni": _Kind(_dot_products, 8, (frozenset({"avxvnni"}), _WIDE_DOTS)),
     "avx512-vnni": _Kind(_dot_products, 16, (_WIDE_DOTS,)),
     "amx": _Kind(_matrices, 16, (_WIDE_DOTS | {"amx-tile", "amx-int8"},)),
-    "neon-dot": _Kind(_signed_dots, 4, (frozenset({"dotprod"}),), ("int8",)),
+    "neon": _Kind(_neon(ByteProducts), 4, (frozenset({"neon"}),), ("int8",)),
+    "neon-dot": _Kind(_neon(SignedDots), 4, (frozenset({"neon", "dotprod"}),), ("int8",)),
     "plain-matrices": _Kind(_plain_matrices, WIDE.lanes, activations=_BOTH),
 }

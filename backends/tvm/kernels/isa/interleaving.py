@@ -41,8 +41,8 @@ class Interleaving(Isa):
         self, rows: Sequence[_Vector], take: Callable[[list[_Vector], list[int]], _Vector]
     ) -> list[_Vector]:
         """Rows into as many vectors; `take` gathers lanes of two concatenated vectors."""
-        groups, width = [[row] for row in rows], 1
-        while len(groups) > 1:
+        groups = [[row] for row in rows]
+        for width in self._widths:
             groups = [
                 [
                     take([a, b], lanes)
@@ -51,8 +51,12 @@ class Interleaving(Isa):
                 ]
                 for first, second in zip(groups[::2], groups[1::2], strict=True)
             ]
-            width *= 2
         return groups[0]
+
+    @property
+    def _widths(self) -> list[int]:
+        """How many elements of a row stay together, step by step."""
+        return [1 << step for step in range(self.depth.bit_length() - 1)]
 
     def _unpack(self, width: int) -> list[list[int]]:
         """Elements that interleave `width` elements of two vectors each, within blocks."""

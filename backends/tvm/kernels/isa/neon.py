@@ -6,8 +6,10 @@ A vector is one block, so that what interleaving and narrowing do leaves channel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
@@ -19,9 +21,11 @@ from qpc.backends.tvm.kernels.emit import (
     reinterpret,
     shuffle,
     splat,
+    wrapped_sum,
 )
-from qpc.backends.tvm.kernels.isa.base import intrinsic
+from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
 from qpc.backends.tvm.kernels.isa.interleaving import BLOCK_BYTES, Interleaving
+from qpc.backends.tvm.kernels.kernel import Array
 
 _WORDS = BLOCK_BYTES // 2  # int16 of a vector
 _TABLE_BYTES = 4 * BLOCK_BYTES  # that one `tbl` looks into
@@ -137,6 +141,77 @@ class SignedDots(Neon):
         # Few of these CPUs load beside what they compute, and pairs of vectors load at once.
         loads = pixels / self.steps_per_load + vectors / 2
         return max(pixels * vectors + loads, self.sums_in_flight)
+
+
+@dataclass(frozen=True)
+class ByteProducts(Neon):
+    """Eight products of bytes as int16, eight more on top, and their pairs on top of int32 sums.
+
+    A vector is in halves: two of the four products of every lane, then the other two. A lane's
+    sums of two products fit an int16 unless both weights are -128.
+    """
+
+    depth: int = 4
+    steps_per_load = 4
+    dot_instructions: int = 3
+    any_weights: bool = False
+    """Whether weights may be -128."""
+
+    def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
+        least = weight.min(initial=0)
+        return replace(self, any_weights=True, dot_instructions=4) if least == -128 else self
+
+    def arranged(self, weight: Array) -> Array:
+        *outer, lanes, depth = weight.shape
+        halves = weight.reshape(*outer, lanes, 2, depth // 2)
+        return np.moveaxis(halves, -2, -3).reshape(weight.shape)
+
+    def broadcast(self, x: Expr) -> Expr:
+        halves = bind(reinterpret(x, "int16", 2))
+        return reinterpret(shuffle([halves], [0] * self.lanes + [1] * self.lanes), "int8", 16)
+
+    def interleaved_channels(self) -> npt.NDArray[np.int64]:
+        return np.arange(self.lanes * self.depth).reshape(self.depth, self.lanes)
+
+    @property
+    def _widths(self) -> list[int]:
+        return [1, BLOCK_BYTES // 2]
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        halves = [[shuffle([v], half) for v in (x, w)] for half in (range(8), range(8, 16))]
+        return self._summed(acc, halves)
+
+    def dot_step(self, acc: Expr, x: Expr, w: Expr, step: int, steps: int) -> Expr:
+        pairs = reinterpret(x, "int16", 2 * steps)
+        halves = []
+        for half in (0, 1):
+            pair = reinterpret(splat(shuffle([pairs], [2 * step + half]), 8), "int8", 16)
+            own = range(8 * half, 8 * half + 8)
+            halves.append([shuffle([pair], own), shuffle([w], own)])
+        return self._summed(acc, halves)
+
+    def _summed(self, acc: Expr, halves: Sequence[Sequence[Expr]]) -> Expr:
+        """int32 sums plus the products of the halves of vectors."""
+        first, second = (
+            intrinsic("llvm.aarch64.neon.smull", "int16x8", *operands) for operands in halves
+        )
+        if self.any_weights:
+            return self._paired(self._paired(acc, first), second)
+        return self._paired(acc, first + second)
+
+    def _paired(self, acc: Expr, words: Expr) -> Expr:
+        """int32 sums plus those of neighbouring int16."""
+        pairs = intrinsic("llvm.aarch64.neon.saddlp", "int32x4", words)
+        return wrapped_sum(acc, pairs, self.lanes)
+
+    def accumulators_fit(self, pixels: int, vectors: int) -> bool:
+        # sums, activations of each pixel, and of one in every lane; two of weights and products
+        return pixels * (vectors + 1) + 6 <= self.registers
+
+    def step_time(self, pixels: int, vectors: int) -> float:
+        loads = pixels / self.steps_per_load + vectors / 2
+        beside = (2 * pixels + loads) / self.dot_instructions
+        return max(pixels * vectors + beside, self.sums_in_flight)
 
 
 def _narrowed(part: Expr) -> Expr:
