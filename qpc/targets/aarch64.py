@@ -66,7 +66,9 @@ _DOT_PRODUCTS = replace(
     cpu=None,
     emulated="cortex-a76",
 )
-_MATRICES = replace(_DOT_PRODUCTS, name="aarch64-i8mm", features=_ARMV8_6, emulated="max")
+_MATRICES = replace(
+    _DOT_PRODUCTS, name="aarch64-i8mm", features=_ARMV8_6, isa="neon-i8mm", emulated="max"
+)
 _SCALABLE = replace(_MATRICES, features=(*_ARMV8_6, "bf16", "sve"))
 
 _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
@@ -104,7 +106,9 @@ AARCH64 = Architecture(
     ),
     # Sizes of caches are those of the chip of a board, and of a core by itself the usual ones.
     presets=(
-        _core("cortex-a53", _PLAIN, "cortex-a53", cpu=_SCHEDULED_FOR, caches=(32 * _KIB, 512 * _KIB)),
+        _core(
+            "cortex-a53", _PLAIN, "cortex-a53", cpu=_SCHEDULED_FOR, caches=(32 * _KIB, 512 * _KIB)
+        ),
         _core("cortex-a72", _PLAIN, "cortex-a72", caches=(32 * _KIB, 1 * _MIB)),
         _core("cortex-a55", _DOT_PRODUCTS, caches=(32 * _KIB, 128 * _KIB)),
         _core("cortex-a76", _DOT_PRODUCTS, caches=(64 * _KIB, 512 * _KIB)),

@@ -125,7 +125,7 @@ def tiles_that_fit(
             if nibbles:  # sums, the excess and two activations of each pixel, weights of three
                 # kinds and two constants
                 fits = pixels * (tile_vectors + 3) + 5 <= isa.registers
-            if fits or pixels == tile_vectors == 1:
+            if fits or (pixels == tile_vectors == 1 and not isa.in_pairs):
                 yield Tile(pixels, tile_vectors)
 
 

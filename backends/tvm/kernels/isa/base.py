@@ -53,6 +53,8 @@ class Isa:
     """Registers of matrices, if there are any; `lanes` are one or more times theirs."""
     steps_per_load: ClassVar[int] = 1
     """Of how many consecutive `dot`s the activations are loaded together; see `dot_step`."""
+    in_pairs: ClassVar[bool] = False
+    """Whether a `dot` is of two pixels and half of the lanes' channels; see `PairedSums`."""
     saturates: ClassVar[bool] = False
     """Whether `rounded_to_bytes` takes floats that no int32 is near, as out of bounds."""
 
@@ -80,6 +82,11 @@ class Isa:
 
         They have as many lanes and registers.
         """
+        return None
+
+    @property
+    def pairs(self) -> Isa | None:
+        """The instructions for two pixels at a time, if there are any; they have as many lanes."""
         return None
 
     def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from qpc.backends.tvm.kernels.isa.amx import Amx
 from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
 from qpc.backends.tvm.kernels.isa.matrices import WIDE, MatrixTiles
-from qpc.backends.tvm.kernels.isa.neon import ByteProducts, Neon, SignedDots
+from qpc.backends.tvm.kernels.isa.neon import ByteProducts, Neon, SignedDots, SignedMatrices
 from qpc.backends.tvm.kernels.isa.x86 import DotProducts, MultiplyAdd
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
@@ -135,5 +135,8 @@ _ISAS: dict[str, _Kind] = {
     "amx": _Kind(_matrices, 16, (_WIDE_DOTS | {"amx-tile", "amx-int8"},)),
     "neon": _Kind(_neon(ByteProducts), 4, (frozenset({"neon"}),), ("int8",)),
     "neon-dot": _Kind(_neon(SignedDots), 4, (frozenset({"neon", "dotprod"}),), ("int8",)),
+    "neon-i8mm": _Kind(
+        _neon(SignedMatrices), 4, (frozenset({"neon", "dotprod", "i8mm"}),), ("int8",)
+    ),
     "plain-matrices": _Kind(_plain_matrices, WIDE.lanes, activations=_BOTH),
 }

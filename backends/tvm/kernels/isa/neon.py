@@ -144,6 +144,42 @@ class SignedDots(Neon):
 
 
 @dataclass(frozen=True)
+class SignedMatrices(SignedDots):
+    """`smmla` where there are two pixels, and `sdot` for all else."""
+
+    @property
+    def pairs(self) -> Isa:
+        return PairedProducts(
+            self.name,
+            self.lanes,
+            self.registers,
+            vectors_per_store=self.vectors_per_store,
+            activation=self.activation,
+            costs=self.costs,
+        )
+
+
+@dataclass(frozen=True)
+class PairedProducts(Neon):
+    """`smmla`: the products of two pixels and two output channels, eight of each."""
+
+    depth: int = 8
+    steps_per_load = 2
+    in_pairs = True
+
+    def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
+        return intrinsic("llvm.aarch64.neon.smmla", "int32x4", acc, x, w)
+
+    def accumulators_fit(self, pixels: int, vectors: int) -> bool:
+        # sums, activations of each pixel, and three vectors of weights or of what is permuted
+        return pixels % 2 == 0 and pixels * (vectors + 1) + 3 <= self.registers
+
+    def step_time(self, pixels: int, vectors: int) -> float:
+        # half a load and half a permutation for each pixel; pairs of vectors of weights
+        return max(pixels * vectors + pixels + vectors, self.sums_in_flight)
+
+
+@dataclass(frozen=True)
 class ByteProducts(Neon):
     """Eight products of bytes as int16, eight more on top, and their pairs on top of int32 sums.
 
