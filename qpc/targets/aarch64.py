@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from qpc.targets.costs import Costs, VectorCosts
+from qpc.targets.costs import NEON_COSTS
 from qpc.targets.data import Architecture, Board, TargetData, Tools
 from qpc.targets.host import CpuInfo
 
@@ -28,19 +28,6 @@ _AARCH64 = "aarch64-unknown-linux-gnu"
 _ARMV8 = ("neon",)
 _ARMV8_2 = (*_ARMV8, "crc", "dotprod", "fullfp16", "lse", "rcpc", "rdm")
 _ARMV8_6 = (*_ARMV8_2, "i8mm")
-
-NEON_COSTS = Costs(
-    # Counted in instructions, of which a quarter of those for 16 outputs and a copy of the bias.
-    vectors=VectorCosts(
-        few_dots=0,
-        tile_overhead=12.0,
-        epilogue=6.75,
-        epilogue_alone=0.0,
-        fetch=0.0,
-        fetched_passes=0,
-    ),
-)
-"""Of CPUs with vectors of 128 bits."""
 
 # LLVM's order of instructions for a Cortex-A53, or for no CPU in particular, has so many products
 # wait to be added that registers run out; the features of this one are no more than theirs.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from qpc.backends.tvm.kernels.isa.amx import Amx
+from qpc.backends.tvm.kernels.isa.armv7 import ByteProducts32
 from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
 from qpc.backends.tvm.kernels.isa.matrices import WIDE, MatrixTiles
 from qpc.backends.tvm.kernels.isa.neon import ByteProducts, Neon, SignedDots, SignedMatrices
@@ -90,12 +91,12 @@ def _dot_products(target: Target) -> Isa:
     )
 
 
-def _neon(kind: Callable[..., Neon]) -> Callable[[Target], Isa]:
+def _neon(kind: Callable[..., Neon], registers: int = 32) -> Callable[[Target], Isa]:
     def make(target: Target) -> Isa:
         return kind(
             target.isa,
             target.vector_lanes,
-            registers=32,
+            registers=registers,
             vectors_per_store=_VECTORS_PER_STORE,
             activation="int8",
         )
@@ -134,6 +135,7 @@ _ISAS: dict[str, _Kind] = {
     "avx512-vnni": _Kind(_dot_products, 16, (_WIDE_DOTS,)),
     "amx": _Kind(_matrices, 16, (_WIDE_DOTS | {"amx-tile", "amx-int8"},)),
     "neon": _Kind(_neon(ByteProducts), 4, (frozenset({"neon"}),), ("int8",)),
+    "neon32": _Kind(_neon(ByteProducts32, 16), 4, (frozenset({"neon"}),), ("int8",)),
     "neon-dot": _Kind(_neon(SignedDots), 4, (frozenset({"neon", "dotprod"}),), ("int8",)),
     "neon-i8mm": _Kind(
         _neon(SignedMatrices), 4, (frozenset({"neon", "dotprod", "i8mm"}),), ("int8",)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,10 @@ _TABLE_BYTES = 4 * BLOCK_BYTES  # that one `tbl` looks into
 class Neon(Interleaving):
     """What all of them have in common."""
 
-    saturates = True
+    saturates: ClassVar[bool] = True
+    narrow_words: ClassVar[str] = "llvm.aarch64.neon.sqxtn"
+    multiply: ClassVar[str] = "llvm.aarch64.neon.smull"
+    add_pairs: ClassVar[str] = "llvm.aarch64.neon.saddlp"
 
     def broadcast(self, x: Expr) -> Expr:
         return splat(T.reinterpret("int32", x), self.lanes)
@@ -44,7 +48,7 @@ class Neon(Interleaving):
         return self.narrow_in_order(parts)
 
     def narrow_in_order(self, parts: Sequence[Expr]) -> Expr:
-        return _first(_bytes(self._words(parts)), self.lanes * len(parts))
+        return _first(self._bytes(self._words(parts)), self.lanes * len(parts))
 
     def rounds_to_bytes(self, count: int) -> bool:
         return True
@@ -93,7 +97,8 @@ class Neon(Interleaving):
         """int16 vectors of two int32 vectors each, saturated; an odd one is there twice."""
         pairs = [parts[at : at + 2] for at in range(0, len(parts), 2)]
         return [
-            bind(shuffle([_narrowed(p) for p in (pair[0], pair[-1])], range(8))) for pair in pairs
+            bind(shuffle([self._narrowed(p) for p in (pair[0], pair[-1])], range(8)))
+            for pair in pairs
         ]
 
     def _clamped(self, words: Sequence[Expr], zero_point: Expr, lo: Expr, hi: Expr) -> Expr:
@@ -101,7 +106,15 @@ class Neon(Interleaving):
         by = splat(T.cast(zero_point, "int16"), _WORDS)
         moved = [bind(intrinsic("llvm.sadd.sat", "int16x8", word, by)) for word in words]
         low, high = (splat(T.cast(bound, "int8"), BLOCK_BYTES) for bound in (lo, hi))
-        return T.min(T.max(_bytes(moved), low), high)
+        return T.min(T.max(self._bytes(moved), low), high)
+
+    def _narrowed(self, part: Expr) -> Expr:
+        return intrinsic(self.narrow_words, "int16x4", part)
+
+    def _bytes(self, words: Sequence[Expr]) -> Expr:
+        """int8 of two int16 vectors, saturated; a single one is there twice."""
+        halves = [intrinsic(self.narrow_words, "int8x8", word) for word in (words[0], words[-1])]
+        return bind(shuffle(halves, range(BLOCK_BYTES)))
 
     def _nearest(self, value: Expr) -> Expr:
         """float32 vector rounded to int32, half to even; what does not fit saturates."""
@@ -109,7 +122,7 @@ class Neon(Interleaving):
 
     def _product(self, words: Expr, factor: Expr) -> Expr:
         """int32 products of int16."""
-        return intrinsic("llvm.aarch64.neon.smull", "int32x4", words, factor)
+        return intrinsic(self.multiply, "int32x4", words, factor)
 
     def _looked_up(self, found: Expr | None, entries: Sequence[Expr], index: Expr) -> Expr:
         """The entries of 64 at an index below 64; elsewhere 0, or what was found before."""
@@ -123,7 +136,7 @@ class SignedDots(Neon):
     """`sdot`: four products per lane, summed into int32; activations by element of a vector."""
 
     depth: int = 4
-    steps_per_load = 4
+    steps_per_load: ClassVar[int] = 4
 
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         # LLVM finds the form that takes an element where this operand is last.
@@ -164,8 +177,8 @@ class PairedProducts(Neon):
     """`smmla`: the products of two pixels and two output channels, eight of each."""
 
     depth: int = 8
-    steps_per_load = 2
-    in_pairs = True
+    steps_per_load: ClassVar[int] = 2
+    in_pairs: ClassVar[bool] = True
 
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         return intrinsic("llvm.aarch64.neon.smmla", "int32x4", acc, x, w)
@@ -188,7 +201,7 @@ class ByteProducts(Neon):
     """
 
     depth: int = 4
-    steps_per_load = 2
+    steps_per_load: ClassVar[int] = 2
     dot_instructions: int = 3
     any_weights: bool = False
     """Whether weights may be -128."""
@@ -228,16 +241,14 @@ class ByteProducts(Neon):
 
     def _summed(self, acc: Expr, halves: Sequence[Sequence[Expr]]) -> Expr:
         """int32 sums plus the products of the halves of vectors."""
-        first, second = (
-            intrinsic("llvm.aarch64.neon.smull", "int16x8", *operands) for operands in halves
-        )
+        first, second = (intrinsic(self.multiply, "int16x8", *operands) for operands in halves)
         if self.any_weights:
             return self._paired(self._paired(acc, first), second)
         return self._paired(acc, first + second)
 
     def _paired(self, acc: Expr, words: Expr) -> Expr:
         """int32 sums plus those of neighbouring int16."""
-        pairs = intrinsic("llvm.aarch64.neon.saddlp", "int32x4", words)
+        pairs = intrinsic(self.add_pairs, "int32x4", words)
         return wrapped_sum(acc, pairs, self.lanes)
 
     def accumulators_fit(self, pixels: int, vectors: int) -> bool:
@@ -249,18 +260,6 @@ class ByteProducts(Neon):
         loads = pixels / self.steps_per_load + vectors / 2
         beside = (pixels + loads) / self.dot_instructions
         return max(pixels * vectors + beside, self.sums_in_flight)
-
-
-def _narrowed(part: Expr) -> Expr:
-    return intrinsic("llvm.aarch64.neon.sqxtn", "int16x4", part)
-
-
-def _bytes(words: Sequence[Expr]) -> Expr:
-    """int8 of two int16 vectors, saturated; a single one is there twice."""
-    halves = [
-        intrinsic("llvm.aarch64.neon.sqxtn", "int8x8", word) for word in (words[0], words[-1])
-    ]
-    return bind(shuffle(halves, range(BLOCK_BYTES)))
 
 
 def _first(value: Expr, lanes: int) -> Expr:
