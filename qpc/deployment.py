@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.fx import GraphModule
 
+from qpc.backends.deploy.deployable import checked_name
 from qpc.backends.options import CompileOptions, is_count
+from qpc.calls import qpc_ops
 from qpc.compiler import require_facts
 from qpc.errors import BackendError
 from qpc.facts import CORE_FORM
 from qpc.modes import ordinary_torch
 from qpc.pipeline import Pipeline
+from qpc.recipes import to_integer
+from qpc.storage import load_graph
 from qpc.targets import Target
 
 if TYPE_CHECKING:
@@ -54,7 +60,6 @@ def export_library(
     Raises BackendError and its kin for what cannot be compiled or does not fit the board, and
     ArtifactError if the folder cannot be written.
     """
-    from qpc.backends.deploy.deployable import checked_name
     from qpc.backends.deploy.library import write_objects
     from qpc.backends.deploy.vectors import make_cases
     from qpc.backends.tvm.backend import BACKEND
@@ -79,3 +84,37 @@ def export_library(
     cases = make_cases(gm, batch, max(vectors, len(examples)), examples)
     compiled = compile_deployable(gm, chosen, name, options, cases)
     return write_objects(compiled.model, compiled.objects, out)
+
+
+def export_saved(
+    model: str | os.PathLike[str], target: Target | str, out: str | os.PathLike[str], **options: Any
+) -> ExportedLibrary:
+    """Write the graph in the folder `model`, which `qpc.save_graph` wrote, as a library.
+
+    A fake-quantized graph is converted to an integer one before. options: see `export_library`;
+    without a name the library is called as the folder is, as far as C allows.
+
+    Raises as `export_library` does, and ArtifactError if there is no such graph.
+    """
+    chosen = target if isinstance(target, Target) else Target.parse(target)
+    graph = finished_graph(model)
+    name = options.pop("name", None) or name_for(model)
+    return export_library(graph, chosen, out, name=name, **options)
+
+
+@ordinary_torch()
+def finished_graph(path: str | os.PathLike[str]) -> GraphModule:
+    """The saved graph in a folder; for a fake-quantized one, the integer graph it stands for."""
+    graph = load_graph(path)
+    if any(node.target is qpc_ops.fake_quantize.default for node in graph.graph.nodes):
+        return to_integer().run(graph)
+    return graph
+
+
+def name_for(path: str | os.PathLike[str]) -> str:
+    """The name of a folder as far as C allows it, else "model"."""
+    plain = re.sub(r"[^a-z0-9_]+", "_", Path(path).resolve().name.lower()).strip("_")[:40]
+    try:
+        return checked_name(plain)
+    except BackendError:
+        return "model"

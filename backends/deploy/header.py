@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from qpc.backends.deploy.deployable import ARENA_ALIGNMENT, ERRORS, Deployable, Port
+from qpc.backends.deploy.abi import ARENA_ALIGNMENT, ERRORS
+from qpc.backends.deploy.deployable import Deployable, Port
+from qpc.backends.deploy.parallel import DECLARATION
 from qpc.version import VERSION
 
 
@@ -82,26 +84,12 @@ def _about(kind: str, port: Port) -> str:
 
 
 def _declaration(model: Deployable) -> Iterator[str]:
-    macro = model.macro
     yield "/* inputs: addresses of the inputs, in order; outputs: likewise, to be written. */"
     yield f"int {model.run}(const void *const *inputs, void *const *outputs, void *arena,"
     yield f"{' ' * len(f'int {model.run}(')}size_t arena_bytes);"
     if model.threads > 1:
-        yield ""
-        text = _PARALLEL.replace("@name@", model.name).replace("@NAME@", macro)
-        yield text.replace("@threads@", str(model.threads)).strip()
-
-
-_PARALLEL = """
-/* @name@ shares its larger layers among up to @threads@ tasks, which may run in any order or at the
- * same time. The program defines @name@_parallel, which calls task(number, &environment, data) for
- * every number below tasks, with an environment that says how many there are. It returns 0 after
- * the last has ended, or another number, of which @name@_run makes @NAME@_ERROR_KERNEL. If tasks is
- * 0, it may choose up to @threads@. See parallel_*.c. */
-struct @name@_environment { void *unused; int32_t tasks; };
-typedef int (*@name@_task)(int number, struct @name@_environment *environment, void *data);
-int @name@_parallel(@name@_task task, void *data, int tasks);
-"""
+        text = DECLARATION.replace("@name@", model.name)
+        yield text.replace("@threads@", str(model.threads)).rstrip()
 
 
 def c_float(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qpc import documents
@@ -12,10 +12,12 @@ from qpc.backends.deploy import elf
 from qpc.backends.deploy.archive import archive
 from qpc.backends.deploy.deployable import Deployable, raw_bytes
 from qpc.backends.deploy.header import header
-from qpc.backends.deploy.manifest import DOCUMENT, LibraryEntry, library_kind, manifest, validated
+from qpc.backends.deploy.manifest import DOCUMENT, library_kind, manifest
 from qpc.backends.deploy.merge import Merged, constants, merge
+from qpc.backends.deploy.parallel import DEFAULT, samples
 from qpc.backends.deploy.report import Footprint, check_board, footprint, report_text
 from qpc.backends.deploy.sample import MAIN, VECTORS, cmake_file, main_program, vectors_file
+from qpc.backends.deploy.shared import shared_library
 from qpc.errors import BackendError
 
 _PLAIN = frozenset({"memcpy", "memmove", "memset"})
@@ -49,7 +51,16 @@ def write_objects(
     needs = footprint(model, merged.code, merged.constants)
     library = f"lib{model.name}.a"
     files = {library: archive({f"{model.name}.o": merged.made})}
-    return write_library(model, files, needs, merged.needed, library, path)
+    shared = shared_library(model, merged.made, files[library])
+    if isinstance(shared, bytes):
+        files[f"lib{model.name}.so"] = shared
+    else:
+        model = replace(model, notes=(*model.notes, f"no shared library: {shared}"))
+    sources = []
+    if model.threads > 1:
+        files |= {file: text.encode() for file, text in samples(model).items()}
+        sources = [DEFAULT]
+    return write_library(model, files, needs, merged.needed, library, path, sources=sources)
 
 
 def write_library(
@@ -77,19 +88,6 @@ def write_library(
     document = manifest(model, needs, needed, library, whole, form=form, sources=sources)
     documents.write(path, {DOCUMENT: document, **whole}, library_kind(sorted(whole)))
     return ExportedLibrary(Path(path), model.name, needs, tuple(needed), report)
-
-
-def read_library(path: str | os.PathLike[str]) -> tuple[LibraryEntry, dict[str, bytes]]:
-    """The manifest of an exported library and its files, all as they were written.
-
-    Raises ArtifactError if they are not.
-    """
-    where = repr(str(path))
-    names = documents.declared_files(path, library_kind(()))
-    kind = library_kind(names)
-    content = documents.read(path, kind)
-    entry = validated(documents.verified(content, kind, where), where)
-    return entry, content
 
 
 def _merged(model: Deployable, objects: Sequence[bytes]) -> Merged:

@@ -11,18 +11,23 @@ report.txt      flash, memory, and what each layer costs
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
-from qpc.backends.deploy.deployable import ARENA_ALIGNMENT, ERRORS, Deployable, Port
-from qpc.backends.deploy.report import Footprint
+from qpc import documents
+from qpc.backends.deploy.abi import ARENA_ALIGNMENT, ERRORS
 from qpc.documents import Kind, damaged, described, seal
 from qpc.settings import first_problem
 from qpc.targets.form import encode_target
 from qpc.version import VERSION
+
+if TYPE_CHECKING:  # whoever reads a manifest needs neither PyTorch nor TVM
+    from qpc.backends.deploy.deployable import Deployable, Port
+    from qpc.backends.deploy.report import Footprint
 
 DOCUMENT = "library.json"
 OBJECTS = "objects"
@@ -130,7 +135,20 @@ def manifest(
     )
 
 
-def validated(document: Mapping[str, Any], where: str) -> LibraryEntry:
+def read_library(path: str | os.PathLike[str]) -> tuple[LibraryEntry, dict[str, bytes]]:
+    """The manifest of an exported library and its files, all as they were written.
+
+    Raises ArtifactError if they are not.
+    """
+    where = repr(str(path))
+    names = documents.declared_files(path, library_kind(()))
+    kind = library_kind(names)
+    content = documents.read(path, kind)
+    entry = _validated(documents.verified(content, kind, where), where)
+    return entry, content
+
+
+def _validated(document: Mapping[str, Any], where: str) -> LibraryEntry:
     """The document, all of it checked. Raises ArtifactError for what no export wrote."""
     try:
         return LibraryEntry.model_validate(dict(document))

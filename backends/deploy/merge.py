@@ -1,8 +1,9 @@
 """Several object files made one, in which nothing but what callers need has a global name.
 
 What `ld -r` and `objcopy --localize-symbol` do: references between the objects are bound, sections
-that nothing reaches are left out (debugging information among them), and symbols become local. So
-any number of exported libraries link into one program.
+that nothing reaches are left out (debugging information and unwind tables, which C functions do
+without, among them), and symbols become local. So any number of exported libraries link into one
+program.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from qpc.backends.deploy.elf import (
     SHF_ALLOC,
     SHF_EXEC,
-    SHF_LINK_ORDER,
     SHF_WRITE,
     SHN_RESERVED,
     SHT_NOBITS,
@@ -33,6 +33,9 @@ from qpc.errors import BackendError
 
 _ATTRIBUTES = (".ARM.attributes", ".riscv.attributes", ".note.GNU-stack")
 """What linkers want to know of a file as a whole."""
+
+_RELOCATED = ".data.rel.ro"
+"""Constants that hold addresses, and are written once, when these are known."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class _Merger:
         kept = self._reached()
         sections = [self.whole.sections[i] for i in kept]
         for section in sections:
-            if section.flags & SHF_WRITE and section.size:
+            constant = section.name.startswith(_RELOCATED)
+            if section.flags & SHF_WRITE and section.size and not constant:
                 raise BackendError(
                     f"the library would have memory that changes: section {section.name!r}"
                 )
@@ -151,14 +155,9 @@ class _Merger:
             waiting += [self._section_of(self._target(r.symbol)) for r in relocations]
         seen: set[str] = set()
         for number, section in enumerate(self.whole.sections):
-            follows = section.flags & SHF_LINK_ORDER and section.after in found
-            about_all = section.name in _ATTRIBUTES and section.name not in seen
-            if follows or about_all:
+            if section.name in _ATTRIBUTES and section.name not in seen:
                 seen.add(section.name)
                 found.add(number)
-                for relocation in section.relocations:  # of unwind tables, to library functions
-                    if (at := self._section_of(self._target(relocation.symbol))) is not None:
-                        found.add(at)
         return sorted(found)
 
     def _section_of(self, symbol: int) -> int | None:
@@ -176,7 +175,7 @@ class _Merger:
             replace(
                 section,
                 name=names.of(new, section),
-                after=None if section.after is None else numbers[section.after],
+                after=None if section.after is None else numbers.get(section.after),
                 relocations=[
                     replace(r, symbol=places.get(self._target(r.symbol), 0))
                     for r in section.relocations

@@ -109,7 +109,7 @@ def _lines(model: Deployable, needs: Footprint) -> Iterator[str]:
     for layer in needs.layers:
         yield f"{layer.macs:>21,} {layer.constants:>11,} {layer.arena:>13,}  {layer.layer}"
     if model.notes:
-        yield from ("", "Computed in float:", *(f"  {note}" for note in model.notes))
+        yield from ("", "Notes:", *(f"  {note}" for note in model.notes))
 
 
 def _share(used: int, there: int | None) -> str:

@@ -128,7 +128,7 @@ _HALF = """static double half_as_double(uint16_t bits)
 
 _MAIN = """/* Calls @name@_run on its test vectors and compares every byte of the outputs.
  *
- *     main [FILE]            the vectors in FILE, @vectors@ by default
+ *     main [FILE]            the vectors in FILE, @vectors@ by default; "-" for standard input
  *     main --time N [FILE]   then N timed calls: nanoseconds of each, one per line
  *
  * Returns 0 if all outputs are as expected, 1 if not, 2 if the vectors cannot be read.
@@ -214,6 +214,7 @@ static int replay(FILE *file)
 
 static int measure(long calls)
 {
+#ifdef CLOCK_MONOTONIC
     while (calls-- > 0) {
         struct timespec start, end;
         clock_gettime(CLOCK_MONOTONIC, &start);
@@ -223,6 +224,10 @@ static int measure(long calls)
                                 (end.tv_nsec - start.tv_nsec));
     }
     return 0;
+#else
+    if (calls > 0) printf("there is no clock to time calls with\\n");
+    return calls > 0;
+#endif
 }
 
 int main(int count, char **arguments)
@@ -236,7 +241,7 @@ int main(int count, char **arguments)
         at += 2;
     }
     if (count > at) path = arguments[at];
-    file = fopen(path, "rb");
+    file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     if (file == NULL) {
         printf("cannot read %s\\n", path);
         return 2;

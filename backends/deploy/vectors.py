@@ -15,7 +15,8 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.exactness import exactness
 from qpc.backends.compiled import output_nodes, signature_of
-from qpc.backends.deploy.deployable import ELEMENTS, Array, Case, Port, raw_bytes
+from qpc.backends.deploy.abi import ELEMENTS
+from qpc.backends.deploy.deployable import Array, Case, Port, raw_bytes
 from qpc.backends.inputs import plain_tensor
 from qpc.backends.reference.model import compile_graph
 from qpc.calls import arguments, qpc_ops

@@ -58,6 +58,8 @@ def compile_deployable(
         steps=entry.steps,
         cases=tuple(cases),
         threads=options.threads,
-        notes=tuple(f"{use.operator} {use.node}: {use.reason}" for use in program.emit.other_uses),
+        notes=tuple(
+            f"in float: {use.operator} {use.node}: {use.reason}" for use in program.emit.other_uses
+        ),
     )
     return Compiled(model, (*pieces.kernels, entry_object(model)))

@@ -82,6 +82,9 @@ class Host(Protocol):
     def available(self, features: Set[str]) -> Set[str] | None:
         """Those of the LLVM features that every core has; None if the system says nothing."""
 
+    def found_in(self, text: str, features: Set[str]) -> Set[str]:
+        """Those that every core of another machine has, by the text of its `/proc/cpuinfo`."""
+
 
 class Permission(Protocol):
     """What a process has to ask the operating system for before it may use a feature."""

@@ -28,10 +28,11 @@ class CpuInfo:
 
     def available(self, features: Set[str]) -> Set[str] | None:
         """Those of the LLVM features that every core has; None if the file cannot be read."""
-        try:
-            text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
+        text = _cpuinfo()
+        return None if text is None else self.found_in(text, features)
+
+    def found_in(self, text: str, features: Set[str]) -> Set[str]:
+        """Those that every core has, by the text of such a file."""
         lines = re.findall(rf"^{re.escape(self.key)}\s*:(.*)$", text, re.MULTILINE)
         cores = [set(line.split()) for line in lines]
         common = set.intersection(*cores) if cores else set()
@@ -49,10 +50,11 @@ class RiscvInfo:
 
     def available(self, features: Set[str]) -> Set[str] | None:
         """Those of the LLVM features that every core has; None if the file cannot be read."""
-        try:
-            text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
+        text = _cpuinfo()
+        return None if text is None else self.found_in(text, features)
+
+    def found_in(self, text: str, features: Set[str]) -> Set[str]:
+        """Those that every core has, by the text of such a file."""
         cores = [_extensions(word) for word in re.findall(r"^isa\s*:\s*(\S+)", text, re.MULTILINE)]
         return features & set.intersection(*cores) if cores else set()
 
@@ -74,4 +76,15 @@ class NoSystem:
 
     def available(self, features: Set[str]) -> Set[str] | None:
         """None: there is nothing to ask."""
+        return None
+
+    def found_in(self, text: str, features: Set[str]) -> Set[str]:
+        """All: no text says anything else."""
+        return features
+
+
+def _cpuinfo() -> str | None:
+    try:
+        return _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return None

@@ -73,14 +73,16 @@ def link_shared(
     name: str,
     machine: Machine = MACHINES["x86_64"],
     libraries: Sequence[str] = LINUX_LIBRARIES,
+    runtime: str | None = RUNTIME,
 ) -> bytes:
     """The shared library made from object files for a machine; `name` becomes its SONAME.
 
-    libraries: those of the system that it needs beside TVM's. Where several objects define the same
-    symbol, all mean the first definition.
+    libraries: those of the system that it needs beside `runtime`, which is TVM's. Where several
+    objects define the same symbol, all mean the first definition.
     """
     whole = _merged([parse(raw, machine.number, machine.name) for raw in objects])
-    needed = [library.encode() for library in (RUNTIME, *libraries)]
+    first = () if runtime is None else (runtime,)
+    needed = [library.encode() for library in (*first, *libraries)]
     return _Linker(whole, name.encode(), machine, needed).link()
 
 

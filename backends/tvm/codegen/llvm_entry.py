@@ -17,7 +17,8 @@ from tvm import tirx
 from tvm.ir import PrimType
 
 from qpc.backends.common.plan import Place
-from qpc.backends.deploy.deployable import ARENA_ALIGNMENT, ERRORS, Deployable, Port
+from qpc.backends.deploy.abi import ARENA_ALIGNMENT, ERRORS
+from qpc.backends.deploy.deployable import Deployable, Port
 from qpc.backends.tvm.codegen.entry import Call
 from qpc.backends.tvm.codegen.objects import tvm_target
 from qpc.backends.tvm.scratch import in_scratch_file
@@ -80,6 +81,9 @@ class _Writer:
             if number:
                 yield from (f"{name}:", f"  ret i32 {number}")
         yield "}"
+        if self._model.threads > 1:
+            launcher = _LAUNCHER.replace("@name@", self._model.name)
+            yield launcher.replace("@threads@", str(self._model.threads))
         yield f"attributes #0 = {{ nounwind {attributes} }}"
         yield from ("!llvm.module.flags = !{!0}", f"!0 = {flag}")
 
@@ -159,6 +163,47 @@ class _Writer:
                 start = f"{self._word} {place.start}"
                 moves.append(f"  {found[-1]} = getelementptr i8, ptr %arena, {start}")
         return found, moves
+
+
+# What kernels call to share their work is a pointer to a function, of which TVM expects to be set;
+# here it is a constant. The program's own function sees neither TVM's environments nor its codes.
+_LAUNCHER = """
+%context = type { ptr, ptr, i32, { ptr, i32 } }
+@__TVMBackendParallelLaunch = hidden constant ptr @launch
+declare void @@name@_parallel(ptr, ptr, i32)
+define internal i32 @launch(ptr %task, ptr %data, i32 %wanted) #0 {
+  %context = alloca %context
+  %all = icmp slt i32 %wanted, 1
+  %tasks = select i1 %all, i32 @threads@, i32 %wanted
+  store ptr %task, ptr %context
+  %data_at = getelementptr %context, ptr %context, i32 0, i32 1
+  store ptr %data, ptr %data_at
+  %code_at = getelementptr %context, ptr %context, i32 0, i32 2
+  store i32 0, ptr %code_at
+  %handle_at = getelementptr %context, ptr %context, i32 0, i32 3, i32 0
+  store ptr null, ptr %handle_at
+  %tasks_at = getelementptr %context, ptr %context, i32 0, i32 3, i32 1
+  store i32 %tasks, ptr %tasks_at
+  call void @@name@_parallel(ptr @begin, ptr %context, i32 %tasks)
+  %code = load i32, ptr %code_at
+  ret i32 %code
+}
+define internal void @begin(ptr %context, i32 %number) #0 {
+entry:
+  %task = load ptr, ptr %context
+  %data_at = getelementptr %context, ptr %context, i32 0, i32 1
+  %data = load ptr, ptr %data_at
+  %environment = getelementptr %context, ptr %context, i32 0, i32 3
+  %code = call i32 %task(i32 %number, ptr %environment, ptr %data)
+  %failed = icmp ne i32 %code, 0
+  br i1 %failed, label %note, label %end
+note:
+  %code_at = getelementptr %context, ptr %context, i32 0, i32 2
+  store i32 %code, ptr %code_at
+  br label %end
+end:
+  ret void
+}"""
 
 
 @functools.cache

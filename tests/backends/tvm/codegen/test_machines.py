@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("tvm", reason="Apache TVM is not installed")
 
+from qpc.backends import tvm
 from qpc.backends.tvm.codegen.elf import _Linker
 from qpc.backends.tvm.codegen.elf_format import (
     EHDR,
@@ -16,11 +17,23 @@ from qpc.backends.tvm.codegen.elf_format import (
     Symbol,
 )
 from qpc.backends.tvm.codegen.machines import MACHINES, X86_64, Machine, Reference
+from qpc.errors import UnsupportedTargetError
 from qpc.targets import TARGETS
+from tests.generators import IntegerGraph
 
 
-def test_every_target_has_a_machine() -> None:
-    assert {target.architecture.name for target in TARGETS} == MACHINES.keys()
+def test_machines_are_those_of_targets() -> None:
+    assert {target.architecture.name for target in TARGETS} >= MACHINES.keys()
+
+
+def test_code_for_a_machine_that_is_not_known_here_is_exported_instead() -> None:
+    g = IntegerGraph()
+    with pytest.raises(
+        UnsupportedTargetError, match="'riscv64' can be exported, but not"
+    ) as caught:
+        tvm.compile_graph(g.module(g.linear(g.image(8), 4)), "riscv64")
+    assert caught.value.fix is not None
+    assert caught.value.fix.startswith("qpc.export_library(gm, target, folder, name=...)")
 
 
 def test_x86_64_refers_to_memory_by_distances() -> None:
