@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.node import map_arg
 
 from qpc.backends.common.traits import TraitTable, traits_of
-from qpc.calls import aten, arguments, is_shape_arithmetic, qpc_ops, set_arguments
+from qpc.calls import arguments, aten, is_shape_arithmetic, qpc_ops, set_arguments
 from qpc.library import NAMESPACE
 from qpc.meta import attribute, inherit, update_info
 from qpc.registry import spec_of
@@ -29,7 +28,7 @@ ORIGIN = "activation-type"
 _OTHER = {torch.int8: torch.uint8, torch.uint8: torch.int8}
 _MOVED = 128  # from an integer of a signed grid to that of an unsigned one
 _VALUES = ("q", "a", "b", "table")
-"""What QPC's integer operators call arguments that are on grids; others are weights and the like."""
+"""What QPC's integer operators call arguments that are on grids; others are weights."""
 
 
 def with_activations(

@@ -13,7 +13,6 @@ from qpc.backends.common.activation_type import with_activations
 from qpc.backends.tvm.lowering.rules import trait_table
 from qpc.calls import arguments, aten, qpc_ops
 from qpc.shapes import concrete_shapes
-from qpc.types import TensorType
 from tests.generators import IntegerGraph, random_graph, random_inputs
 from tests.signed import signed
 

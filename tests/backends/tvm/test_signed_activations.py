@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
-from qpc.backends import reference, tvm
+from qpc.backends import reference
 from qpc.calls import aten
 from qpc.targets import Target
 from tests.backends.tvm.checking import assert_same_bits

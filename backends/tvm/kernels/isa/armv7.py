@@ -8,7 +8,7 @@ from typing import ClassVar
 from tvm.tirx import Expr
 
 from qpc.backends.tvm.kernels.emit import Flat, reinterpret, shuffle, splat
-from qpc.backends.tvm.kernels.isa.base import Isa
+from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
 from qpc.backends.tvm.kernels.isa.neon import ByteProducts
 
 
@@ -19,7 +19,6 @@ class ByteProducts32(ByteProducts):
     saturates: ClassVar[bool] = False
     narrow_words: ClassVar[str] = "llvm.arm.neon.vqmovns"
     multiply: ClassVar[str] = "llvm.arm.neon.vmulls"
-    add_pairs: ClassVar[str] = "llvm.arm.neon.vpaddls"
 
     def rounds_to_bytes(self, count: int) -> bool:
         return False
@@ -37,10 +36,13 @@ class ByteProducts32(ByteProducts):
             halves.append([reinterpret(pair, "int8", 8), shuffle([w], own)])
         return self._summed(acc, halves)
 
+    def _paired(self, acc: Expr, words: Expr) -> Expr:
+        return intrinsic("llvm.arm.neon.vpadals", "int32x4", acc, words)
+
     def accumulators_fit(self, pixels: int, vectors: int) -> bool:
-        # sums, half a register of activations of each pixel, and one of one of them; two of
-        # weights, two of products
-        return pixels * vectors + pixels / 2 + 5 <= self.registers
+        # sums, half a register of activations of each pixel, two of one of them in every lane;
+        # of weights and products, three each: LLVM loads early
+        return pixels * vectors + pixels / 2 + 8 <= self.registers
 
     def step_time(self, pixels: int, vectors: int) -> float:
         loads = pixels / self.steps_per_load + vectors / 2

@@ -19,7 +19,7 @@ from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.kernels.emit import Flat, cast, integer, shuffle, splat, wrapped_sum
 from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles
-from qpc.backends.tvm.kernels.kernel import Array, least
+from qpc.backends.tvm.kernels.kernel import least
 from qpc.errors import UnsupportedTargetError
 from qpc.targets.costs import Costs
 
@@ -93,7 +93,7 @@ class Isa:
         """The fastest instructions that are exact for these weights and every activation."""
         return self
 
-    def arranged(self, weight: Array) -> Array:
+    def arranged(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
         """weight[..., lane, depth] as `dot` takes vectors, in an array of the same shape."""
         return weight
 

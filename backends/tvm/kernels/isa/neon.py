@@ -26,7 +26,6 @@ from qpc.backends.tvm.kernels.emit import (
 )
 from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
 from qpc.backends.tvm.kernels.isa.interleaving import BLOCK_BYTES, Interleaving
-from qpc.backends.tvm.kernels.kernel import Array
 
 _WORDS = BLOCK_BYTES // 2  # int16 of a vector
 _TABLE_BYTES = 4 * BLOCK_BYTES  # that one `tbl` looks into
@@ -39,7 +38,6 @@ class Neon(Interleaving):
     saturates: ClassVar[bool] = True
     narrow_words: ClassVar[str] = "llvm.aarch64.neon.sqxtn"
     multiply: ClassVar[str] = "llvm.aarch64.neon.smull"
-    add_pairs: ClassVar[str] = "llvm.aarch64.neon.saddlp"
 
     def broadcast(self, x: Expr) -> Expr:
         return splat(T.reinterpret("int32", x), self.lanes)
@@ -210,7 +208,7 @@ class ByteProducts(Neon):
         least = weight.min(initial=0)
         return replace(self, any_weights=True, dot_instructions=4) if least == -128 else self
 
-    def arranged(self, weight: Array) -> Array:
+    def arranged(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
         *outer, lanes, depth = weight.shape
         halves = weight.reshape(*outer, lanes, 2, depth // 2)
         return np.moveaxis(halves, -2, -3).reshape(weight.shape)
@@ -248,7 +246,7 @@ class ByteProducts(Neon):
 
     def _paired(self, acc: Expr, words: Expr) -> Expr:
         """int32 sums plus those of neighbouring int16."""
-        pairs = intrinsic(self.add_pairs, "int32x4", words)
+        pairs = intrinsic("llvm.aarch64.neon.saddlp", "int32x4", words)
         return wrapped_sum(acc, pairs, self.lanes)
 
     def accumulators_fit(self, pixels: int, vectors: int) -> bool:
