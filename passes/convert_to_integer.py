@@ -4,7 +4,8 @@ Before:  x -> fake_quantize -> conv2d(fake_quantize(W), b) -> relu -> fake_quant
 After:   x -> quantize -> qpc::conv2d(W int8, b int32, multiplier) -> qpc::clamp -> ...
          -> dequantize -> y
 Keeps:   the fake-quantized output, up to one step of the output grid
-Leaves:  operators that stay in float; dequantize and quantize stand at the borders
+Leaves:  operators that stay in float; dequantize and quantize stand at the borders, or nothing
+         where an operator ends in float32 by itself
 Cost:    one walk over the graph
 
 Every layer is proven from its real weights not to overflow its 32-bit accumulator; a layer that
@@ -71,11 +72,17 @@ class _Conversion:
         self.integers: dict[Node, Node] = {}
 
     def run(self) -> bool:
+        changed = False
         for node in list(self.gm.graph.nodes):
             if node.target is qpc_ops.fake_quantize.default:
                 self._convert_rounding(node)
             elif info(node).integer:
-                self.integers[node] = self._convert_operator(node)
+                made = self._convert_operator(node)
+                if info(node).qparams is None:
+                    changed = True
+                    self.editor.replace(node, made)  # nothing but float operators reads it
+                else:
+                    self.integers[node] = made
         for value, made in self.integers.items():
             self._serve_float_readers(value, made)
         self.editor.drop_unused()
@@ -83,7 +90,7 @@ class _Conversion:
         self.editor.drop_unused()
         for node, sizes in fixed_sizes(self.gm).items():
             set_arguments(node, sizes=list(sizes))
-        return bool(self.integers)
+        return changed or bool(self.integers)
 
     def _convert_rounding(self, node: Node) -> None:
         """A rounded value is the integer it was made as, or a float that is quantized here."""

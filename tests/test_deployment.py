@@ -12,6 +12,7 @@ pytest.importorskip("tvm", reason="Apache TVM is not installed")
 
 import qpc
 from qpc.backends.deploy.toolchain import build, compiler_for
+from qpc.backends.deploy.verify import time_library
 from qpc.calls import aten
 from qpc.errors import ArtifactError, BackendError, UnsupportedTargetError
 from qpc.targets import Target
@@ -62,7 +63,8 @@ int main(void)
 """
 
 
-@pytest.mark.parametrize("target", ["x86-64", "aarch64", "armv7-a"])
+@pytest.mark.every(3)
+@pytest.mark.parametrize("target", ["aarch64", "x86-64", "armv7-a"])
 def test_wrong_memory_gives_an_error_code_and_two_models_link(tmp_path: Path, target: str) -> None:
     require_tools(target)
     g = IntegerGraph()
@@ -88,6 +90,7 @@ def _run(target: Target, program: Path) -> str:
     return Program(program, emulator).run(seconds=60).stdout
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("target", ARCHITECTURES)
 def test_threads_do_not_change_results(tmp_path: Path, target: str) -> None:
     g = IntegerGraph()
@@ -98,6 +101,7 @@ def test_threads_do_not_change_results(tmp_path: Path, target: str) -> None:
     assert "void net_parallel(void (*task)(void *context, int number), void *context, int" in text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sample", ["parallel_serial.c", "parallel_openmp.c"])
 def test_other_samples_of_threads_give_the_same(tmp_path: Path, sample: str) -> None:
     require("gcc")
@@ -113,6 +117,7 @@ def test_other_samples_of_threads_give_the_same(tmp_path: Path, sample: str) -> 
     assert done.stdout == "1 cases, all equal\n"
 
 
+@pytest.mark.thorough
 def test_examples_become_test_vectors(tmp_path: Path) -> None:
     x = np.arange(8, dtype=np.uint8)[None]
     gm = linear()
@@ -122,6 +127,7 @@ def test_examples_become_test_vectors(tmp_path: Path) -> None:
     assert len(vectors) == 3 * 12
 
 
+@pytest.mark.thorough
 def test_outputs_that_float_operators_round_have_a_bound(tmp_path: Path) -> None:
     require_tools("aarch64")
     g = IntegerGraph()
@@ -134,6 +140,7 @@ def test_outputs_that_float_operators_round_have_a_bound(tmp_path: Path) -> None
     assert "within" in str(result)
 
 
+@pytest.mark.thorough
 def test_the_same_export_writes_the_same_files(tmp_path: Path) -> None:
     for name in ("one", "two"):
         qpc.export_library(linear(), "aarch64", tmp_path / name, name="net")
@@ -144,6 +151,7 @@ def test_the_same_export_writes_the_same_files(tmp_path: Path) -> None:
     assert first == second
 
 
+@pytest.mark.thorough
 def test_a_library_replaces_one_of_its_name_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "net"
     for target in ("aarch64", "x86-64"):
@@ -182,6 +190,7 @@ def test_code_that_must_ask_the_system_first_is_refused(tmp_path: Path) -> None:
         qpc.export_library(linear(), "x86-64-amx", tmp_path / "net")
 
 
+@pytest.mark.thorough
 def test_a_model_that_is_too_large_for_the_board_names_the_layer(tmp_path: Path) -> None:
     g = IntegerGraph()
     wide = g.module(g.conv2d(g.conv2d(g.image(16, 96, 96), 32), 4))
@@ -199,14 +208,19 @@ def test_a_model_that_is_too_large_for_the_board_names_the_layer(tmp_path: Path)
         qpc.export_library(heavy, str(board), tmp_path / "net")
 
 
-@pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m4", "cortex-m55"])
-def test_libraries_for_microcontrollers_link(tmp_path: Path, core: str) -> None:
-    require_tools(core, build_only=True)
-    out = tmp_path / "net"
-    result = qpc.export_library(linear(), core, out, name="net")
-    assert not any(name.startswith("TVM") for name in result.needs)
-    main = [out / "main.c", out / "libnet.a"]
-    build(main, tmp_path / "net.elf", compiler_for(Target.parse(core)), ["--specs=rdimon.specs"])
+CORES = ("cortex-m4", "cortex-m0plus", "cortex-m3", "cortex-m7", "cortex-m33", "cortex-m55")
+
+
+@pytest.mark.every(6)
+@pytest.mark.parametrize("core", CORES)
+def test_microcontrollers_without_a_system_give_every_byte(tmp_path: Path, core: str) -> None:
+    g = IntegerGraph()
+    q = g.quantize(g.input(3, 9, 8))
+    a = g.add(g.conv2d(q, 8, padding=(1, 1)), g.conv2d(q, 8, padding=(1, 1)))
+    gm = g.module(g.dequantize(g.linear(g.mean(g.lookup(a), (2, 3)), 5)))
+    out = assert_exact(gm, core, tmp_path)
+    with pytest.raises(BackendError, match="programs without an operating system have no clock"):
+        time_library(out)
 
 
 @pytest.mark.slow
@@ -216,7 +230,7 @@ def test_networks_are_exact_on_every_architecture(tmp_path: Path, name: str) -> 
         gm = NETWORKS[name]()
     except ImportError as e:
         pytest.skip(str(e))
-    for target in ARCHITECTURES:
+    for target in (*ARCHITECTURES, *(CORES if name == "keywords" else ())):
         assert_exact(gm, target, tmp_path, cpus=CPUS.get(target, ()))
 
 

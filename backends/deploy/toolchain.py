@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qpc.backends.deploy import bare_metal
 from qpc.errors import BackendError, MissingDependencyError
 from qpc.targets import Target
-from qpc.targets.data import LINUX
+from qpc.targets.data import BARE_METAL
 
 _WARNINGS = ("-std=c99", "-O1", "-Wall", "-Wextra")
 _SECONDS = 120
@@ -45,15 +46,11 @@ def compiler_for(target: Target, chosen: str | None = None) -> tuple[str, ...]:
 def emulator_for(target: Target, cpu: str | None = None) -> tuple[str, ...]:
     """The command that runs programs of a target on this machine.
 
-    cpu: QEMU's name of another CPU than the target's. Raises MissingDependencyError if there is
-    none, BackendError for targets without an operating system, whose programs it cannot run.
+    cpu: QEMU's name of another CPU than the target's; of a board, for targets without an operating
+    system. Raises MissingDependencyError if there is no emulator, BackendError for a board for
+    which there is no start-up code.
     """
     tools = target.architecture.tools
-    if target.architecture.system != LINUX:
-        raise BackendError(
-            f"programs for {target.name!r} need a linker script and start-up code of its board",
-            fix="link main.c with those, and the test vectors as a constant",
-        )
     found = shutil.which(tools.emulator) or shutil.which(f"{tools.emulator}-static")
     if found is None:
         raise MissingDependencyError(
@@ -63,6 +60,13 @@ def emulator_for(target: Target, cpu: str | None = None) -> tuple[str, ...]:
             "--on ssh://HOST",
         )
     wanted = cpu or target.emulated
+    if target.architecture.system == BARE_METAL:
+        if wanted not in bare_metal.MACHINES:
+            raise BackendError(
+                f"there is no start-up code for the board {wanted!r} of QEMU",
+                fix=f"use one of: {', '.join(bare_metal.MACHINES)}",
+            )
+        return found, "-M", wanted, *bare_metal.EMULATOR, "-kernel"
     return (found, "-cpu", wanted) if wanted else (found,)
 
 
@@ -85,6 +89,7 @@ class Program:
                 errors="replace",
                 timeout=seconds,
                 check=False,
+                cwd=self.path.parent,
             )
         except subprocess.TimeoutExpired:
             raise BackendError(f"the program did not end within {seconds:g} s") from None

@@ -11,12 +11,13 @@ import re
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from qpc.backends.deploy import bare_metal
 from qpc.backends.deploy.board import Board, ended_by
 from qpc.backends.deploy.manifest import LibraryEntry, read_library
 from qpc.backends.deploy.sample import MAIN, VECTORS
@@ -24,6 +25,7 @@ from qpc.backends.deploy.toolchain import Program, build, compiler_for, emulator
 from qpc.children import run_module
 from qpc.errors import ArtifactError, BackendError, MissingDependencyError
 from qpc.targets import Target
+from qpc.targets.data import BARE_METAL
 from qpc.targets.form import decode_target
 
 _SECONDS = 600.0
@@ -76,6 +78,10 @@ class Timed:
     def median(self) -> float:
         """Of all calls."""
         return statistics.median(self.milliseconds)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return asdict(self) | {"median_ms": self.median}
 
     def __str__(self) -> str:
         least, most = min(self.milliseconds), max(self.milliseconds)
@@ -140,8 +146,13 @@ class _Here:
     program: Program
     vectors: Path
     place: str
+    takes_arguments: bool
 
     def run(self, options: str, seconds: float) -> subprocess.CompletedProcess[str]:
+        if not self.takes_arguments:
+            if options:
+                raise BackendError("programs without an operating system have no clock")
+            return self.program.run(seconds=seconds)
         return self.program.run(*options.split(), str(self.vectors), seconds=seconds)
 
 
@@ -204,20 +215,51 @@ def _ready(
         folder = Path(name)
         for file, data in files.items():
             (folder / file).write_bytes(data)
-        sources = [folder / file for file in (MAIN, *entry.sources, entry.library)]
-        # Nothing of C need be there where it runs.
-        options = ["-static"] if board or emulator else []
-        options += ["-pthread"] if any("pthread" in source for source in entry.sources) else []
-        build(sources, folder / "main", compiler, [*options, "-lm"])
-        program, vectors = Program(folder / "main", emulator), folder / VECTORS
-        if board is None:
-            place = "on this machine"
-            if emulator:
-                place = " ".join(("in", Path(emulator[0]).name, *emulator[1:]))
-            yield _Here(program, vectors, place)
+        static = board is not None or bool(emulator)
+        main = _built(folder, entry, compiler, _board_of(emulator), static=static)
+        if board is not None:
+            with board.program(main.read_bytes()) as copied:
+                yield _There(board, copied, files[VECTORS], f"on {board}")
             return
-        with board.program((folder / "main").read_bytes()) as copied:
-            yield _There(board, copied, vectors.read_bytes(), f"on {board}")
+        takes_arguments = target.architecture.system != BARE_METAL
+        place = f"in {_in_words(emulator)}" if emulator else "on this machine"
+        yield _Here(Program(main, emulator), folder / VECTORS, place, takes_arguments)
+
+
+def _built(
+    folder: Path,
+    entry: LibraryEntry,
+    compiler: Sequence[str],
+    machine: str | None,
+    *,
+    static: bool,
+) -> Path:
+    """The sample program, built in the folder that holds the files of a library.
+
+    machine: QEMU's board, for cores without an operating system. static: whether nothing of C need
+    be there where it runs.
+    """
+    sources = [folder / file for file in (MAIN, *entry.sources, entry.library)]
+    options = ["-static"] if static else []
+    options += ["-pthread"] if any("pthread" in source for source in entry.sources) else []
+    if machine is not None:
+        for file, text in bare_metal.files(machine).items():
+            (folder / file).write_text(text, encoding="utf-8")
+        sources.insert(0, folder / bare_metal.START)
+        options += [*bare_metal.OPTIONS, "-L", str(folder)]
+    build(sources, folder / "main", compiler, [*options, "-lm"])
+    return folder / "main"
+
+
+def _board_of(emulator: Sequence[str]) -> str | None:
+    """The board that an emulator plays, if it plays one."""
+    return emulator[emulator.index("-M") + 1] if "-M" in emulator else None
+
+
+def _in_words(emulator: Sequence[str]) -> str:
+    machine = _board_of(emulator)
+    shown = ("-M", machine) if machine else tuple(emulator[1:])
+    return " ".join((Path(emulator[0]).name, *shown))
 
 
 def _target(entry: LibraryEntry, path: str | os.PathLike[str]) -> Target:

@@ -20,5 +20,7 @@ def _mul(to: Exporter, node: Node) -> str:
 
 RULES: dict[object, Rule] = {
     qpc_ops.add.default: _add,
+    qpc_ops.add_float.default: _add,
     qpc_ops.mul.default: _mul,
+    qpc_ops.mul_float.default: _mul,
 }

@@ -11,8 +11,12 @@ from qpc.targets.host import NoSystem
 _KIB = 2**10
 
 
-def _core(name: str, triple: str, fpu: str | None, board: Board | None = None) -> TargetData:
-    """A core; fpu: GCC's name of its unit for floats, None if there is none."""
+def _core(name: str, triple: str, fpu: str | None, emulated: str) -> TargetData:
+    """A core.
+
+    fpu: GCC's name of its unit for floats, None if there is none. emulated: QEMU's board with that
+    core, or with one that can do more.
+    """
     float_flags = ("-mfloat-abi=hard", f"-mfpu={fpu}") if fpu else ("-mfloat-abi=soft",)
     return TargetData(
         name,
@@ -24,9 +28,8 @@ def _core(name: str, triple: str, fpu: str | None, board: Board | None = None) -
         abi="hard" if fpu else "soft",
         libraries=(),
         counter=None,
-        board=board or Board(),
         c_flags=(f"-mcpu={name}", "-mthumb", *float_flags),
-        emulated=name,
+        emulated=emulated,
     )
 
 
@@ -35,12 +38,12 @@ def _board(name: str, core: TargetData, flash: int, ram: int) -> TargetData:
     return replace(core, name=name, board=Board(flash=flash * _KIB, ram=ram * _KIB))
 
 
-_M0_PLUS = _core("cortex-m0plus", "thumbv6m-unknown-none-eabi", None)
-_M3 = _core("cortex-m3", "thumbv7m-unknown-none-eabi", None)
-_M4 = _core("cortex-m4", "thumbv7em-unknown-none-eabihf", "fpv4-sp-d16")
-_M7 = _core("cortex-m7", "thumbv7em-unknown-none-eabihf", "fpv5-d16")
-_M33 = _core("cortex-m33", "thumbv8m.main-unknown-none-eabihf", "fpv5-sp-d16")
-_M55 = _core("cortex-m55", "thumbv8.1m.main-unknown-none-eabihf", "auto")
+_M0_PLUS = _core("cortex-m0plus", "thumbv6m-unknown-none-eabi", None, "mps2-an385")
+_M3 = _core("cortex-m3", "thumbv7m-unknown-none-eabi", None, "mps2-an385")
+_M4 = _core("cortex-m4", "thumbv7em-unknown-none-eabihf", "fpv4-sp-d16", "mps2-an386")
+_M7 = _core("cortex-m7", "thumbv7em-unknown-none-eabihf", "fpv5-d16", "mps2-an500")
+_M33 = _core("cortex-m33", "thumbv8m.main-unknown-none-eabihf", "fpv5-sp-d16", "mps3-an547")
+_M55 = _core("cortex-m55", "thumbv8.1m.main-unknown-none-eabihf", "auto", "mps3-an547")
 
 CORTEX_M = Architecture(
     name="thumbv7em",

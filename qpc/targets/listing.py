@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from qpc.targets.data import Board
-from qpc.targets.target import PRESETS, TARGETS, Target
+from qpc.targets.target import ARCHITECTURES, PRESETS, TARGETS, Target
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,38 @@ class TargetLine:
 
 def list_targets() -> list[TargetLine]:
     """Families of CPUs, then cores and boards by their own names, by architecture."""
-    order = {target.architecture.name: number for number, target in enumerate(reversed(TARGETS))}
     every = [*TARGETS, *PRESETS]
-    every.sort(key=lambda target: order.get(target.architecture.name, len(order)))
+    order = list(ARCHITECTURES)[::-1]
+    every.sort(key=lambda target: order.index(target.architecture.name))
     return [_line(target) for target in every]
+
+
+def listing_text(lines: Sequence[TargetLine]) -> str:
+    """The list, as it is printed."""
+    width = max(len(line.name) for line in lines)
+    texts: list[str] = []
+    for line in lines:
+        if line.architecture not in texts:
+            texts += ["", line.architecture]
+        here = "*" if line.missing is None else " "
+        texts.append(f"  {here} {line.name:<{width}}  {_description(line)}")
+    return "\n".join(texts[1:])
+
+
+def _description(line: TargetLine) -> str:
+    parts = [f"CPU {line.cpu}, {line.kernels} kernels, {line.activation}"]
+    if line.needs:
+        parts.append(f"needs {' '.join(line.needs)}")
+    if line.memory:
+        parts.append(line.memory)
+    return "; ".join(parts)
 
 
 def _line(target: Target) -> TargetLine:
     known = target.architecture
     return TargetLine(
         target.name,
-        f"{target.triple.split('-', 1)[0]}, {known.system}",
+        f"{known.triple.split('-', 1)[0]}, {known.system}",
         target.llvm_cpu,
         target.isa,
         target.activation,

@@ -39,7 +39,8 @@ class Target(TargetData):
     are what instructions and memory cost, by which code is chosen; saved models do without them.
 
     `board` is the memory around the CPU, which an exported library must fit. `c_flags` are what GCC
-    is told to make programs for it, and `emulated` is QEMU's name of a CPU that can run them.
+    is told to make programs for it, and `emulated` is QEMU's name of a CPU that can run them,
+    or of a board where there is no operating system.
 
     Raises UnsupportedTargetError for values that no target can have. Whether the micro-kernel can
     do with these features is checked by the compiler.

@@ -11,7 +11,6 @@ import torch
 
 from qpc.backends.deploy.deployable import Case, Deployable, Port
 from qpc.backends.deploy.header import header
-from qpc.backends.deploy.parallel import samples
 from qpc.backends.deploy.sample import cmake_file, main_program, vectors_file
 from tests.backends.deploy.models import deployable
 from tests.emulation import require
@@ -108,16 +107,6 @@ def test_half_precision_is_read_right(tmp_path: Path) -> None:
     assert floats("float16", values) == small
     moved = floats("float16", [2**-14, 2**-24, 65472.0, -1.5])
     assert said(program(copying("float16", small, moved, 40.0), tmp_path))[0] == 0
-
-
-@pytest.mark.parametrize("name", ["parallel_serial.c", "parallel_pthread.c", "parallel_openmp.c"])
-def test_samples_of_threads_compile_without_a_warning(tmp_path: Path, name: str) -> None:
-    require("gcc")
-    model = replace(deployable(), threads=2)
-    (tmp_path / "net.h").write_text(header(model))
-    (tmp_path / name).write_text(samples(model)[name])
-    command = ["gcc", *STRICT, "-fopenmp", "-c", str(tmp_path / name), "-o", str(tmp_path / "o")]
-    subprocess.run(command, check=True)
 
 
 def test_cmake_knows_the_library_and_what_it_needs() -> None:

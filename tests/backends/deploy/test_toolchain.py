@@ -37,9 +37,15 @@ def test_qemu_emulates_the_cpu_of_the_target(
     assert emulator_for(Target.parse("aarch64")) == (qemu,)
 
 
-def test_programs_without_a_system_need_a_board() -> None:
-    with pytest.raises(BackendError, match="'cortex-m4' need a linker script and start-up code"):
-        emulator_for(Target.parse("cortex-m4"))
+def test_cores_without_a_system_are_on_a_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qemu = command(tmp_path, "qemu-system-arm")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = emulator_for(Target.parse("cortex-m4"))
+    assert (found[:3], found[-1]) == ((qemu, "-M", "mps2-an386"), "-kernel")
+    with pytest.raises(BackendError, match="no start-up code for the board 'virt' of QEMU"):
+        emulator_for(Target.parse("cortex-m4"), "virt")
 
 
 @pytest.mark.parametrize("find", [compiler_for, emulator_for])

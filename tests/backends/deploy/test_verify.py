@@ -30,6 +30,7 @@ def changed(folder: Path, name: str, data: bytes) -> None:
     (folder / DOCUMENT).write_bytes(documents.seal(kept | {"files": documents.described(files)}))
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("target", ARCHITECTURES)
 def test_every_byte_is_equal_on_every_architecture(exported: Exported, target: str) -> None:
     require_tools(target)
@@ -38,6 +39,7 @@ def test_every_byte_is_equal_on_every_architecture(exported: Exported, target: s
     assert "2 exact outputs: every byte is as expected" in str(result)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cpu", ["cortex-a53", "max"])
 def test_another_cpu_may_be_emulated(exported: Exported, cpu: str) -> None:
     require_tools("aarch64")
@@ -55,6 +57,7 @@ def test_one_wrong_byte_is_noticed(exported: Exported, tmp_path: Path) -> None:
         verify(folder)
 
 
+@pytest.mark.thorough
 def test_vectors_that_lack_a_byte_are_noticed(exported: Exported, tmp_path: Path) -> None:
     require_tools("x86-64")
     folder = copied(exported, "x86-64", tmp_path)
@@ -63,6 +66,7 @@ def test_vectors_that_lack_a_byte_are_noticed(exported: Exported, tmp_path: Path
         verify(folder)
 
 
+@pytest.mark.thorough
 def test_no_vectors_are_not_enough(exported: Exported, tmp_path: Path) -> None:
     require_tools("x86-64")
     folder = copied(exported, "x86-64", tmp_path)
@@ -79,6 +83,7 @@ def test_a_file_that_changed_is_not_run(exported: Exported, tmp_path: Path, name
         verify(folder)
 
 
+@pytest.mark.thorough
 def test_a_library_of_another_architecture_does_not_link(
     exported: Exported, tmp_path: Path
 ) -> None:
@@ -119,6 +124,7 @@ def test_the_kind_of_folder_is_known() -> None:
     assert library_kind(["b", "a"]).files == ("b", "a")
 
 
+@pytest.mark.thorough
 def test_calls_are_timed_after_outputs_were_compared(exported: Exported) -> None:
     require_tools("x86-64")
     timed = time_library(exported("x86-64"), calls=3)
@@ -128,6 +134,7 @@ def test_calls_are_timed_after_outputs_were_compared(exported: Exported) -> None
         time_library(exported("x86-64"), calls=0)
 
 
+@pytest.mark.thorough
 def test_without_a_compiler_the_shared_library_is_called(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +162,7 @@ def test_a_machine_without_tools_says_what_to_install(
     assert "apt-get install gcc-aarch64-linux-gnu" in caught.value.fix
 
 
+@pytest.mark.thorough
 def test_another_compiler_may_be_named(exported: Exported) -> None:
     with pytest.raises(MissingDependencyError, match="no C compiler for 'x86-64': nothere is not"):
         verify(exported("x86-64"), Where(compiler="nothere"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from qpc.backends.common.traits import MemoryOrder, StageKind, Traits
 from qpc.backends.tvm.kernels import elementwise
 from qpc.backends.tvm.kernels.geometry import View
@@ -17,7 +19,9 @@ from qpc.types import dtype_name
 
 
 def _lookup(emit: Emitter, call: Call) -> Value | Slice:
-    """A table from one type to another is one that `with_activations` has put there."""
+    """A table from one integer type to another is one that `with_activations` has put there."""
+    if call.result.dtype is torch.float32:
+        return _lookup_float(emit, call)
     x = call.tensor("q")
     if x.dtype is not call.result.dtype:
         return _retyped(emit, call, emit.alone(x) if isinstance(x, Slice) else x)
@@ -40,11 +44,21 @@ def _retyped(emit: Emitter, call: Call, x: Value) -> Value | Slice:
     return replace(x, expr=expr, dtype=call.result.dtype)
 
 
+def _lookup_float(emit: Emitter, call: Call) -> Value | Slice:
+    table = call.args["table"].numpy()
+
+    def build(x: View) -> Kernel:
+        return elementwise.real_lookup(emit.isa, x, table, emit.threads)
+
+    return unary(emit, call, build)
+
+
 def unary(emit: Emitter, call: Call, build: Callable[[View], Kernel]) -> Value | Slice:
     """In the memory order of the operand, unless it or the result is a slice."""
     x = call.tensor("q")
     if call.share is None and isinstance(x, Value):
-        return replace(x, expr=emit.kernel(build(x.view), [x.expr], nodes=call.nodes))
+        expr = emit.kernel(build(x.view), [x.expr], nodes=call.nodes)
+        return replace(x, expr=expr, dtype=call.result.dtype)
     x = emit.images(x)
     return emitted(emit, call, build(x.view), [x], x.shape)
 
