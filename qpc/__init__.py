@@ -145,10 +145,25 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'qpc' has no attribute {name!r}")
-    all_homes()  # so that graphs that were pickled find their operators in torch.ops.qpc
-    value = getattr(importlib.import_module(home), name)
+    try:
+        if home != "qpc.errors":
+            all_homes()  # so that graphs that were pickled find their operators in torch.ops.qpc
+        value = getattr(importlib.import_module(home), name)
+    except ModuleNotFoundError as e:
+        if e.name is not None and e.name.startswith("qpc."):
+            raise _not_there(name) from e
+        raise
     globals()[name] = value
     return value
+
+
+def _not_there(name: str) -> Exception:
+    from qpc.errors import MissingDependencyError
+
+    return MissingDependencyError(
+        f"qpc.{name} is no part of the package qpc-runtime, which only runs compiled models",
+        fix="pip install qpc in its place; to load a model: qpc.runtime.load(path)",
+    )
 
 
 def __dir__() -> list[str]:

@@ -140,7 +140,7 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     The backend that its manifest names opens it, and returns a model of its own class. A compiled
     model is a program: load only what you trust. The checks find damage, not intent.
 
-    Raises ArtifactError if it is damaged, made for another version or CPU, or by a backend that is
+    Raises ArtifactError if it is damaged, made for another ABI or CPU, or by a backend that is
     not there.
     """
     name = documents.named_backend(path) or DEFAULT

@@ -67,7 +67,7 @@ COMPILED_MODEL = Kind(
     "manifest.json",
     ("weights.safetensors", "kernels.so"),
     "qpc-tvm-model",
-    6,
+    7,
     "qpc.load",
     "compile and save the model again",
     "copy the folder again, or compile and save the model again",

@@ -27,7 +27,7 @@ def shared_library(model: Deployable, made: Object, static: bytes) -> bytes | st
     name = f"lib{model.name}.so"
     machine = MACHINES.get(target.architecture.name)
     if machine is not None:
-        return link_shared([write(made)], name, machine, target.libraries, runtime=None)
+        return link_shared([write(made)], name, machine, target.libraries)
     try:
         compiler = compiler_for(target)
         with tempfile.TemporaryDirectory(prefix="qpc-link-") as folder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import tvm
 from torch.fx import GraphModule
@@ -23,9 +23,9 @@ from qpc.backends.tvm.lowering.emitter import Emitter, Weights
 from qpc.backends.tvm.lowering.lower import LoweredFunction, lower
 from qpc.backends.tvm.lowering.rules import trait_table
 from qpc.backends.tvm.report import Report
-from qpc.backends.tvm.runtime.manifest import interface
+from qpc.backends.tvm.runtime.artifact import sealed_parts
 from qpc.backends.tvm.runtime.model import CompiledModel, Parts
-from qpc.backends.tvm.runtime.seal import sealed
+from qpc.backends.tvm.runtime.tensors import stored
 from qpc.backends.tvm.stopwatch import Stopwatch
 from qpc.errors import BackendError, QPCError
 from qpc.targets import Target
@@ -50,9 +50,9 @@ def compile_graph(
     # each kernel computes is in the plan of each.
     uses = tuple(use for use in program.emit.kernel_uses if use.nodes)
     report = Report(uses, tuple(program.emit.other_uses), exactness(gm), clock.seconds)
-    about = interface(program.signature, threads, code.entries, weights.tensors)
-    code = replace(code, library=sealed(code.library, about))
-    return CompiledModel(Parts(program.signature, chosen, threads, code, weights.tensors, report))
+    constants = {name: stored(tensor) for name, tensor in weights.tensors.items()}
+    parts = Parts(program.signature, chosen, threads, code, constants, report)
+    return CompiledModel(sealed_parts(parts))
 
 
 def compile_pieces(

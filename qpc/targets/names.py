@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import NoReturn
@@ -52,6 +51,8 @@ def refuse(name: str, targets: Sequence[str]) -> NoReturn:
 
 
 def _nearest(plain: str, known: list[str]) -> str | None:
+    import difflib  # here, as right names need none
+
     names = [*known, "reference"]
     if plain in names:  # but for capitals or underscores
         return plain

@@ -19,43 +19,21 @@ from qpc.backends.tvm.codegen.layout import lay_out
 from qpc.backends.tvm.codegen.machines import MACHINES
 from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS, kernel_code, tvm_target
 from qpc.backends.tvm.codegen.schedule import schedule
+from qpc.backends.tvm.codegen.sharing import shares_work, sharing_code
 from qpc.backends.tvm.codegen.tir_entry import TirEntryWriter
 from qpc.backends.tvm.lowering.emitter import Weights
 from qpc.backends.tvm.lowering.float_arithmetic import LEGALIZED
 from qpc.backends.tvm.lowering.lower import LoweredFunction
-from qpc.backends.tvm.runtime.seal import BLANK_NAME
+from qpc.backends.tvm.runtime.code import Code, EntryPoint
 from qpc.backends.tvm.stopwatch import Stopwatch
 from qpc.errors import UnsupportedTargetError
+from qpc.runtime.seal import BLANK_NAME
 from qpc.targets import Target
-from qpc.types import TensorType
 
 T = TypeVar("T")
 
 ENTRY_WRITERS: Mapping[str, EntryWriter] = {"elf": TirEntryWriter()}
 """By the object format of a target."""
-
-
-@dataclass(frozen=True)
-class EntryPoint:
-    """A function of the shared library; `qpc.backends.tvm.codegen.entry` says how it is called.
-
-    weights: names of the constant tensors it reads; outputs: what it writes; arena: bytes of memory
-    it needs; steps: the calls of kernels that it makes, with their memory.
-    """
-
-    name: str
-    weights: tuple[str, ...]
-    outputs: tuple[TensorType, ...]
-    arena: int
-    steps: tuple[Step, ...]
-
-
-@dataclass(frozen=True)
-class Code:
-    """A shared library and its entry points by batch size."""
-
-    library: bytes
-    entries: Mapping[int, EntryPoint]
 
 
 @dataclass(frozen=True)
@@ -95,6 +73,8 @@ def build(
         cache.trim()
         with clock.stage("link"):
             objects = [*pieces.kernels, caller]
+            if any(map(shares_work, objects)):
+                objects.insert(0, sharing_code(target, cache))  # of two definitions, the first
             library = link_shared(objects, BLANK_NAME, machine, target.libraries)
             return Code(library, pieces.entries)
 
@@ -178,7 +158,7 @@ def _entries(
         plans += [plan, plan.with_times] if target.counter else [plan]
         steps = tuple(_described(plan.calls, function.kernels))
         entries[batch] = EntryPoint(
-            function.name, tuple(names), function.outputs, plan.arena, steps
+            function.name, tuple(names), function.outputs, plan.arena, steps, len(steps)
         )
     return entries, plans
 

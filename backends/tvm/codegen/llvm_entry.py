@@ -21,7 +21,7 @@ from qpc.backends.deploy.abi import ARENA_ALIGNMENT, ERRORS
 from qpc.backends.deploy.deployable import Deployable, Port
 from qpc.backends.tvm.codegen.entry import Call
 from qpc.backends.tvm.codegen.objects import tvm_target
-from qpc.backends.tvm.scratch import in_scratch_file
+from qpc.runtime.scratch import in_scratch_file
 from qpc.targets import Target
 
 _ROOM = 16 << 20  # bytes that LLVM may need for the object file

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from qpc.backends.tvm import scratch
-from qpc.backends.tvm.scratch import in_scratch_file
 from qpc.errors import BackendError
+from qpc.runtime import scratch
+from qpc.runtime.scratch import in_scratch_file
 
 
 def _read(path: str) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qpc.backends.tvm.interrupts import deferred_signals
+from qpc.runtime.interrupts import deferred_signals
 
 
 @pytest.fixture(autouse=True)

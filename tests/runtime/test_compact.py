@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends import tvm
 from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
-from qpc.backends.tvm.runtime.compact import compact, spread
+from qpc.runtime.arrays import Stored
+from qpc.runtime.compact import compact, spread
 from qpc.targets import Target
 from tests.generators import IntegerGraph
 
@@ -25,19 +27,19 @@ def test_weights_of_minimal_filtering_are_saved_as_their_taps(out: int, kind: st
         "extreme": np.random.choice([-128, 127], (2, 9, 3, 2, 8, 2)),
         "zero": np.zeros((2, 9, 3, 2, 8, 2)),
     }[kind].astype(np.int8)
-    weights = {"w": torch.from_numpy(FILTERINGS[out].spread(taps)), "b": torch.ones(3)}
+    weights = {"w": Stored.of(FILTERINGS[out].spread(taps)), "b": Stored.of(np.ones(3))}
     saved, places = compact(weights)
-    assert np.array_equal(saved["w"].numpy(), taps)
+    assert np.array_equal(saved["w"].array, taps)
     again = spread(saved, places)
     assert again.keys() == weights.keys()
-    assert all(torch.equal(again[name], weights[name]) for name in weights)
+    assert _equal(again, weights)
 
 
 @pytest.mark.parametrize("out", FILTERINGS)
 def test_what_only_looks_like_them_stays(out: int) -> None:
     places = FILTERINGS[out].places
-    other = torch.from_numpy(np.random.randint(-99, 99, (2, places, 1, 1, 8, 2), np.int16))
-    saved, found = compact({"w": other, "flat": other[0]})
+    other = Stored.of(np.random.randint(-99, 99, (2, places, 1, 1, 8, 2), np.int16))
+    saved, found = compact({"w": other, "flat": Stored.of(other.array[0])})
     assert found == {}
     assert saved["w"] is other
 
@@ -52,6 +54,19 @@ def test_places_are_spread_as_weights_are_transformed(out: int) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ({"gone": 16}, "places: there is no 'gone', or none with 16 places"),
+        ({"w": 9}, "places: there is no 'w', or none with 9 places"),
+        ({"w": 16}, "places: 'w' is float32.*, not 3 x 3 values of int8"),
+    ],
+)
+def test_places_of_what_is_none_are_an_error(places: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spread({"w": Stored.of(np.zeros((1, 9), np.float32))}, places)
+
+
 def test_a_model_is_saved_with_fewer_weights_and_loads_all(tmp_path: Path) -> None:
     if reason := Target.parse("x86-64-avx2").runs_here():
         pytest.skip(reason)
@@ -63,8 +78,12 @@ def test_a_model_is_saved_with_fewer_weights_and_loads_all(tmp_path: Path) -> No
     weights = compiled._parts.weights
     saved, places = compact(weights)
     assert len(places) == 1
-    assert sum(t.nbytes for t in saved.values()) < sum(t.nbytes for t in weights.values()) / 2
+    assert sum(t.data.size for t in saved.values()) < sum(t.data.size for t in weights.values()) / 2
     compiled.save(tmp_path / "model")
     loaded = tvm.load(tmp_path / "model")._parts.weights
     assert loaded.keys() == weights.keys()
-    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+    assert _equal(loaded, weights)
+
+
+def _equal(some: Mapping[str, Stored], others: Mapping[str, Stored]) -> bool:
+    return all(np.array_equal(some[name].array, stored.array) for name, stored in others.items())

@@ -2,25 +2,28 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import threading
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("tvm")
-import torch
 
-import qpc
-from qpc.backends.tvm.runtime.library import Library
 from qpc.errors import BackendError
+from qpc.runtime.library import Library, pool_key
 from tests.robustness.small_models import small_model
-from tests.small_models import Call
 
 pytestmark = pytest.mark.tvm
 
 
 @pytest.fixture(scope="module")
 def code() -> bytes:
-    return small_model(2)._parts.code.library
+    code = small_model(2)._parts.code.library
+    gc.collect()
+    for thread in threading.enumerate():  # those of the model end in their own time
+        if thread.name.startswith("qpc-"):
+            thread.join()
+    return code
 
 
 def _mappings() -> int:
@@ -59,11 +62,19 @@ def test_what_is_no_library_is_an_error() -> None:
         Library(b"no library")
 
 
-def test_code_that_calls_functions_of_tvm_by_name_finds_them() -> None:
-    model = Call(lambda x: torch.topk(x, 3))  # TVM has a function that sorts
-    gm = qpc.trace(model, torch.randn(2, 8))
-    first, second = qpc.compile(gm, cache=False), qpc.compile(gm, cache=False)
-    x = torch.randn(1, 8)
-    for compiled in (first, second, first):
-        for got, wanted in zip(compiled(x), torch.topk(x, 3), strict=True):
-            assert torch.equal(got, wanted)
+def test_a_function_that_is_not_there_is_an_error(code: bytes) -> None:
+    with pytest.raises(BackendError, match="the code of the model has no function 'fly'"):
+        Library(code).function("fly")
+
+
+def test_a_process_may_have_no_keys_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        @staticmethod
+        def pthread_key_create(*_: object) -> int:
+            return 11  # EAGAIN
+
+    pool_key.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr("qpc.runtime.library.ctypes.CDLL", lambda _: Full)
+        with pytest.raises(BackendError, match="no memory left that belongs to a thread"):
+            pool_key()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 import os
 
-from qpc.backends.tvm.runtime.forks import renew_in_forks
+from qpc.runtime.forks import renew_in_forks
 
 
 class Counter:

@@ -16,11 +16,20 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
-from qpc.backends.tvm.runtime import threads
-from qpc.backends.tvm.runtime.threads import Worker, by_core, deal
 from qpc.errors import BackendError
+from qpc.runtime import threads
+from qpc.runtime.library import Library
+from qpc.runtime.pool import LOOKS, looks
+from qpc.runtime.threads import Worker, by_core, deal
+from tests.robustness.small_models import small_model
 
 pytestmark = pytest.mark.tvm
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    return Library(small_model(2)._parts.code.library)
+
 
 FOUR_CORES = [[0, 4], [1, 5], [2, 6], [3, 7]]
 
@@ -52,8 +61,8 @@ def test_every_thread_has_cpus_and_no_two_threads_the_same(
     assert sorted(cpu for share in shares for cpu in share) == list(range(sum(sizes)))
 
 
-def test_there_are_no_more_threads_than_cpus() -> None:
-    _worker, made = _made(100)
+def test_there_are_no_more_threads_than_cpus(library: Library) -> None:
+    _worker, made = _made(library, 100)
     assert len(made) == len(os.sched_getaffinity(0))
 
 
@@ -67,23 +76,23 @@ def test_cpus_are_grouped_by_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
-def test_threads_of_a_model_are_on_different_cores() -> None:
-    _worker, made = _made()
+def test_threads_of_a_model_are_on_different_cores(library: Library) -> None:
+    _worker, made = _made(library)
     places = [os.sched_getaffinity(thread) for thread in made]
     assert len(places) == 2
     assert not places[0] & places[1]
     assert places[0] | places[1] == os.sched_getaffinity(0)
 
 
-def test_a_core_that_is_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_core_that_is_gone_is_no_error(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "by_core", lambda cpus: [[4000], [4001]])
-    _worker, made = _made()
+    _worker, made = _made(library)
     assert len(made) == min(2, len(os.sched_getaffinity(0)))
     assert all(os.sched_getaffinity(t) == os.sched_getaffinity(0) for t in made)
 
 
-def test_workers_sleep_soon_after_a_call() -> None:
-    _worker, made = _made()
+def test_workers_sleep_soon_after_a_call(library: Library) -> None:
+    _worker, made = _made(library)
     time.sleep(0.02)
     ticks = sum(_ticks(thread) for thread in made)
     time.sleep(0.2)
@@ -91,49 +100,54 @@ def test_workers_sleep_soon_after_a_call() -> None:
 
 
 @pytest.mark.thorough
-def test_a_process_may_end_at_any_time() -> None:
+def test_a_process_may_end_at_any_time(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "code").write_bytes(small_model(2)._parts.code.library)
     code = (
-        "from qpc.backends.tvm.runtime.threads import Worker\nkept = [Worker(4) for _ in range(5)]"
+        "from pathlib import Path\n"
+        "from qpc.runtime.library import Library\n"
+        "from qpc.runtime.threads import Worker\n"
+        f"library = Library(Path({str(tmp_path / 'code')!r}).read_bytes())\n"
+        "kept = [Worker(4, library) for _ in range(5)]"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_how_long_workers_wait_can_be_set_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TVM_THREAD_POOL_SPIN_COUNT", "7")
-    Worker(2).run(lambda: None)
-    assert os.environ["TVM_THREAD_POOL_SPIN_COUNT"] == "7"
-    monkeypatch.delenv("TVM_THREAD_POOL_SPIN_COUNT")
-    Worker(2).run(lambda: None)
-    assert os.environ["TVM_THREAD_POOL_SPIN_COUNT"] == "2000"
+    assert looks() == LOOKS
+    monkeypatch.setenv("QPC_THREAD_LOOKS", "7")
+    assert looks() == 7
+    monkeypatch.setenv("QPC_THREAD_LOOKS", "many")
+    assert looks() == LOOKS
 
 
 def test_without_threads_there_is_an_error_and_the_next_try_is_new(
+    library: Library,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    def no_pool(count: int) -> None:
+    def no_pool(library: Library, count: int) -> None:
         raise OSError("no pool")
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(BackendError, match="cannot start the threads of the model: can't"):
-            Worker(2)
+            Worker(2, library)
     with monkeypatch.context() as patch:
-        patch.setattr(threads, "_make_pool", no_pool)
+        patch.setattr(threads, "_made_pool", no_pool)
         with pytest.raises(BackendError, match="threads of the model: no pool") as caught:
-            Worker(2)
+            Worker(2, library)
     assert "compile it with threads=1" in str(caught.value.fix)
-    Worker(2).run(lambda: None)
+    Worker(2, library).run(lambda: None)
 
 
-def test_what_a_worker_was_given_is_freed() -> None:
+def test_what_a_worker_was_given_is_freed(library: Library) -> None:
     class Big:
         pass
 
-    worker, big = Worker(2), Big()
+    worker, big = Worker(2, library), Big()
     watched = weakref.ref(big)
     worker.run(partial(id, big))
     del big
@@ -141,11 +155,11 @@ def test_what_a_worker_was_given_is_freed() -> None:
     assert watched() is None
 
 
-def _made(count: int = 2) -> tuple[Worker, set[int]]:
+def _made(library: Library, count: int = 2) -> tuple[Worker, set[int]]:
     """A worker of so many threads, and their numbers."""
     gc.collect()  # the threads of earlier tests' workers end in their own time
     before = _threads()
-    worker = Worker(count)
+    worker = Worker(count, library)
     return worker, _threads() - before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -12,6 +13,9 @@ pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 from qpc.backends import tvm
 from qpc.backends.tvm.runtime import artifact
 from qpc.errors import ArtifactError
+from qpc.runtime.artifact import decode
+from qpc.runtime.manifest import interface
+from qpc.runtime.seal import sealed
 from tests.forging import Edit, forged
 from tests.generators import IntegerGraph
 
@@ -57,13 +61,19 @@ CASES: dict[str, tuple[Edit, str]] = {
     "weights that are not there": (lambda d: entry(d).update(weights=["none"]), LIED),
     "other inputs": (lambda d: inputs(d)["1"][0].update(shape=[1, 3, 99, 99]), LIED),
     "other outputs": (lambda d: entry(d)["outputs"][0].update(dtype="float64"), LIED),
-    "fewer steps": (lambda d: entry(d)["steps"].pop(), LIED),
+    "fewer steps": (lambda d: entry(d).update(steps=1), LIED),
     "more threads": (lambda d: d.update(threads=64), LIED),
     "exchanged outputs": (signature(outputs=[1, 0]), LIED),
-    "a negative size": (lambda d: inputs(d)["1"][0].update(shape=[-1]), "greater than or equal"),
-    "a negative arena": (lambda d: entry(d).update(arena=-64), "greater than or equal to 0"),
-    "a truth value as a number": (lambda d: d.update(threads=True), "threads: Input should be a v"),
-    "no threads": (lambda d: d.update(threads=0), "greater than or equal to 1"),
+    "a negative size": (
+        lambda d: inputs(d)["1"][0].update(shape=[-1]),
+        "must be a whole number from 0",
+    ),
+    "a negative arena": (lambda d: entry(d).update(arena=-64), "a whole number from 0"),
+    "a truth value as a number": (
+        lambda d: d.update(threads=True),
+        "threads: it must be a whole",
+    ),
+    "no threads": (lambda d: d.update(threads=0), "a whole number from 1 to 4096, got 0"),
     "no dtype": (lambda d: entry(d)["outputs"][0].update(dtype="Tensor"), "no dtype 'Tensor'"),
     "no batch size": (rename_batch("01"), "'01' is no batch size"),
     "a word as batch size": (rename_batch("one"), "'one' is no batch size"),
@@ -79,11 +89,19 @@ CASES: dict[str, tuple[Edit, str]] = {
     "a word as output": (signature(outputs="all"), "outputs are not nested like this"),
     "two kinds of outputs": (signature(outputs={"list": [0], "dict": {}}), "are not nested like"),
     "deep outputs": (signature(outputs=[[[[[[[[[[[[[[[[[[0]]]]]]]]]]]]]]]]]]), "nested too deeply"),
-    "a share of more than all": (
-        lambda d: entry(d)["steps"][0].update(skipped=2.0),
-        "less than or equal to 1",
+    "no object as entry": (
+        lambda d: d["entries"].update({"1": []}),
+        "entries.1: it must be an",
     ),
-    "an entry that nobody knows": (lambda d: d.update(hook=1), "hook: Extra inputs are not"),
+    "no list of names": (signature(names="x"), "signature.names: it must be a list, got 'x'"),
+    "a number as name": (signature(names=[7]), "signature.names[0]: it must be a text, got 7"),
+    "no entry points": (lambda d: d.update(entries={}), "entries: at least one batch size"),
+    "nothing": (lambda d: d.pop("signature"), "signature: it must be an object, got nothing"),
+    "many axes": (lambda d: inputs(d)["1"][0].update(shape=[1] * 65), "at most 64 axes"),
+    "a target without a triple": (lambda d: d["target"].pop("triple"), "target: "),
+    "a target of lists": (lambda d: d["target"].update(isa=[]), "isa of a target must be a name"),
+    "a target of objects": (lambda d: d["target"].update(isa={}), "target: "),
+    "too many places": (lambda d: d.update(places={"none": 36}), "places: there is no 'none'"),
     "other places": (lambda d: d.update(places={"none": 3}), "is damaged"),
 }
 
@@ -93,17 +111,33 @@ def test_a_forged_manifest_is_refused(content: dict[str, bytes], case: str) -> N
     edit, message = CASES[case]
     changed = forged(content, "manifest.json", edit)
     with pytest.raises(ArtifactError, match=re.escape(message)):
-        artifact.decode(changed, "it")
+        decode(changed, "it")
 
 
 def test_another_library_and_other_weights_are_refused(content: dict[str, bytes]) -> None:
-    assert artifact.decode(content, "it").threads == 1
+    assert decode(content, "it").manifest.threads == 1
     data = bytearray(content["kernels.so"])
     data[len(data) // 3] ^= 1
     changed = forged(content | {"kernels.so": bytes(data)}, "manifest.json", lambda _: None)
     with pytest.raises(ArtifactError, match=LIED):
-        artifact.decode(changed, "it")
-    for name in ("kernels.so", "weights.safetensors"):
+        decode(changed, "it")
+    for name, found in (("kernels.so", LIED), ("weights.safetensors", "it has no header")):
         changed = forged(content | {name: b""}, "manifest.json", lambda _: None)
-        with pytest.raises(ArtifactError, match=r"manifest\.json of it is damaged"):
-            artifact.decode(changed, "it")
+        with pytest.raises(ArtifactError, match=found):
+            decode(changed, "it")
+
+
+def test_weights_that_are_named_must_be_there(content: dict[str, bytes]) -> None:
+    """A library may be sealed again, by whoever can change a model."""
+
+    def rename(document: dict[str, Any]) -> None:
+        entry(document)["weights"][0] = "w_gone"
+
+    changed = forged(content, "manifest.json", rename)
+    weights = decode(content, "it").weights
+    library = sealed(
+        content["kernels.so"], interface(json.loads(changed["manifest.json"]), weights)
+    )
+    changed = forged(changed | {"kernels.so": library}, "manifest.json", lambda _: None)
+    with pytest.raises(ArtifactError, match="it names weights that are not there: w_gone"):
+        decode(changed, "it")

@@ -1,16 +1,12 @@
-"""Several threads for a model: one that calls it, and workers of TVM, each on cores of its own.
+"""Several threads for a model: one that calls it, and workers, each on cores of its own.
 
-TVM keeps a pool of workers for every thread that calls it. Workers wait in a loop that gives the
-core away in every round. Linux sees that two such threads get on well on one core, and may leave
-them there, with another core idle. So the cores are dealt out among the threads of a model, and
-within its share every thread goes where Linux sends it.
+Workers wait in a loop that gives the core away in every round. Linux sees that two such threads get
+on well on one core, and may leave them there, with another core idle. So the cores are dealt out
+among the threads of a model, and within its share every thread goes where Linux sends it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import functools
 import os
 import queue
 import threading
@@ -19,39 +15,29 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-import tvm
-
-from qpc.backends.tvm.interrupts import deferred_signals
-from qpc.backends.tvm.runtime.forks import renew_in_forks
-from qpc.backends.tvm.runtime.library import LAUNCHER
 from qpc.errors import BackendError
+from qpc.runtime.forks import renew_in_forks
+from qpc.runtime.interrupts import deferred_signals
+from qpc.runtime.library import Library
+from qpc.runtime.pool import Pool
 
 THREAD_NAME = "qpc-model"
-_SHARE_ALL_CORES = -3  # TVM's ThreadGroup::kSpecifyThreadShareAllCore
-_SPIN = "TVM_THREAD_POOL_SPIN_COUNT"
-# How often a worker looks for work before it sleeps: for about a millisecond, longer than the steps
-# of a model between two that it takes part in. TVM's own 300,000 keep a core busy for 0.1 s.
-_SPINS = 2000
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-_TASK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 
 _Tasks: TypeAlias = "queue.SimpleQueue[_Task | None]"
 
 
 class Worker:
-    """A thread with a pool of TVM workers, for as long as its owner lives.
+    """A thread with a pool of workers for a library, for as long as its owner lives.
 
     threads: how many they are together, at most; no more than CPUs that the process may use.
 
     A forked process has none of its parent's threads: there it starts new ones when it is used. One
     thread at a time may use it.
-
-    The environment variable TVM_THREAD_POOL_SPIN_COUNT says how often workers look for work before
-    they sleep; it is read once in a process, and set here if it is not.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, threads: int, library: Library) -> None:
+        self._threads, self._library = threads, library
         self._thread: threading.Thread | None = None
         self._task: _Task | None = None  # what the caller waits for
         self._start()
@@ -90,13 +76,13 @@ class Worker:
             self._task.done.release()
 
     def _start(self) -> None:
-        ready = _Task(functools.partial(_make_pool, self._threads))
-        # Workers run Python once, to settle, which would abort the process if it ended meanwhile.
+        ready = _Task(lambda: None)
+        threads, library = self._threads, self._library
         with deferred_signals():
             self._tasks: _Tasks = queue.SimpleQueue()
             self._end = weakref.finalize(self, self._tasks.put, None)
             thread = threading.Thread(
-                target=_work, args=(self._tasks,), name=THREAD_NAME, daemon=True
+                target=_work, args=(self._tasks, library, threads), name=THREAD_NAME, daemon=True
             )
             try:
                 thread.start()
@@ -126,37 +112,29 @@ class _Task:
         self.error: BaseException | None = None
 
 
-def _work(tasks: _Tasks) -> None:
-    """Run tasks until None comes; without a reference to the worker, which keeps it alive."""
+def _work(tasks: _Tasks, library: Library, threads: int) -> None:
+    """Run tasks until None comes; without a reference to the worker, which keeps it alive.
+
+    With the first, which does nothing, goes the error if the pool cannot be made.
+    """
+    pool = None
     while (task := tasks.get()) is not None:
         try:
+            pool = pool or _made_pool(library, threads)
             task.work()
         except BaseException as e:
             task.error = e
         task.done.release()
         del task
+    if pool is not None:
+        pool.end()
 
 
-def _make_pool(threads: int) -> None:
-    """Give the calling thread a pool of so many workers, each on its share of the cores."""
-    os.environ.setdefault(_SPIN, str(_SPINS))
+def _made_pool(library: Library, threads: int) -> Pool:
+    """A pool of so many threads, with the calling one, each on its share of the CPUs."""
     cpus = sorted(os.sched_getaffinity(0))
-    threads = min(threads, len(cpus))  # more would only take turns; results are the same
-    # TVM makes a pool of as many threads as CPUs are named.
-    named = [str(cpu) for cpu in cpus[:threads]]
-    tvm.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CORES, threads, named)
-    _settle(deal(by_core(cpus), threads))
-
-
-def _settle(shares: Sequence[Sequence[int]]) -> None:
-    """Send every thread of the calling thread's pool to its share of the cores."""
-
-    def settle(number: int, _environment: int | None, _data: int | None) -> int:
-        with contextlib.suppress(OSError):  # a core that is gone by now: any other will do
-            os.sched_setaffinity(0, shares[number % len(shares)])
-        return 0
-
-    ctypes.CDLL(None)[LAUNCHER](_TASK(settle), None, 0)  # 0: in all threads
+    # More threads than CPUs would only take turns; results are the same.
+    return Pool(library, deal(by_core(cpus), min(threads, len(cpus))))
 
 
 def by_core(cpus: Sequence[int]) -> list[list[int]]:

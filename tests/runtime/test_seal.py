@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qpc.backends.tvm.runtime.seal import BLANK_NAME, is_sealed, sealed
+from qpc.runtime.seal import BLANK_NAME, is_sealed, sealed
 
 LIBRARY = b"code " + BLANK_NAME.encode() + b"\0 more code"
 

@@ -9,7 +9,6 @@ import errno
 import itertools
 import os
 import resource
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +62,8 @@ def _in_memory(content: bytes, room: int) -> Iterator[str]:
 
 @contextmanager
 def _on_disk(content: bytes, room: int) -> Iterator[str]:
+    import tempfile  # here, as most never need it
+
     with tempfile.TemporaryDirectory(prefix="qpc-") as folder:
         _check_limit(len(content) + room)
         system = os.statvfs(folder)

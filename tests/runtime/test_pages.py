@@ -6,13 +6,11 @@ import mmap
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
-import torch
-
-from qpc.backends.common.memory import ALIGNMENT
-from qpc.backends.tvm.runtime.pages import allocate, moved_together
+from qpc.runtime.arrays import Array, Stored
+from qpc.runtime.pages import ALIGNMENT, address, allocate, moved_together
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 1 << 21, (1 << 21) + 1])
@@ -20,7 +18,7 @@ def test_memory_is_zero_and_begins_at_a_page(size: int) -> None:
     memory = allocate(size)
     assert memory.shape == (size,)
     assert not memory.any()
-    assert size == 0 or memory.data_ptr() % (mmap.PAGESIZE if size < 1 << 21 else 1 << 21) == 0
+    assert size == 0 or address(memory) % (mmap.PAGESIZE if size < 1 << 21 else 1 << 21) == 0
 
 
 def test_a_system_without_large_pages_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +29,7 @@ def test_a_system_without_large_pages_will_do(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("size", [1 << 12, 1 << 23])
 def test_memory_is_private_and_large_pages_are_asked_for(size: int) -> None:
     memory = allocate(size)
-    flags = _flags_of_the_mapping_at(memory.data_ptr())
+    flags = _flags_of_the_mapping_at(address(memory))
     assert "rd" in flags
     assert "sh" not in flags  # shared with forked processes
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -49,17 +47,18 @@ def _flags_of_the_mapping_at(address: int) -> list[str]:
 
 
 def test_tensors_are_moved_side_by_side() -> None:
-    given = {
-        "a": torch.arange(7, dtype=torch.uint8),
-        "b": torch.randn(3, 5).t(),
-        "c": torch.empty(0, dtype=torch.int32),
-        "d": torch.tensor(True),
+    arrays: dict[str, Array] = {
+        "a": np.arange(7, dtype=np.uint8),
+        "b": np.random.default_rng(0).random((5, 3)).T,
+        "c": np.empty(0, np.int32),
+        "d": np.array(True),
     }
+    given = {name: Stored.of(array) for name, array in arrays.items()}
     remaining = dict(given)
     found = moved_together(remaining)
     assert not remaining  # nothing is in memory twice
-    for name, tensor in given.items():
-        assert torch.equal(found[name], tensor)
-        assert found[name].dtype == tensor.dtype
-        assert found[name].data_ptr() % ALIGNMENT == 0 or not tensor.numel()
-    assert found["b"].data_ptr() - found["a"].data_ptr() == ALIGNMENT
+    for name, array in arrays.items():
+        assert np.array_equal(found[name].array, array)
+        assert found[name].type == given[name].type
+        assert address(found[name].data) % ALIGNMENT == 0 or not array.size
+    assert address(found["b"].data) - address(found["a"].data) == ALIGNMENT
