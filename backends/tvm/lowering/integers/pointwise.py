@@ -15,17 +15,33 @@ from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted, table_byte
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.calls import qpc_ops
+from qpc.types import dtype_name
 
 
 def _lookup(emit: Emitter, call: Call) -> Value | Slice:
+    """A table from one integer type to another is one that `with_activations` has put there."""
     if call.result.dtype is torch.float32:
         return _lookup_float(emit, call)
+    x = call.tensor("q")
+    if x.dtype is not call.result.dtype:
+        return _retyped(emit, call, emit.alone(x) if isinstance(x, Slice) else x)
     table = table_bytes(call.args["table"])
 
     def build(x: View) -> Kernel:
         return elementwise.lookup(emit.isa, x, table, emit.threads, call.share)
 
     return unary(emit, call, build)
+
+
+def _retyped(emit: Emitter, call: Call, x: Value) -> Value | Slice:
+    """Images go where the share is, or stay in their memory order."""
+    if call.share is not None:
+        x = emit.images(x)
+    made = elementwise.retype(x.view, dtype_name(call.result.dtype), emit.threads, call.share)
+    if call.share is not None:
+        return emitted(emit, call, made, [x], x.shape)
+    expr = emit.kernel(made, [x.expr], nodes=call.nodes)
+    return replace(x, expr=expr, dtype=call.result.dtype)
 
 
 def _lookup_float(emit: Emitter, call: Call) -> Value | Slice:
