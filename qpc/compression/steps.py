@@ -19,7 +19,14 @@ from qpc.compression.rounding import prepared_for_training, rounded
 from qpc.compression.step import STEPS, Place, Step, StepContext
 from qpc.compression.training import TrainSettings, trained
 from qpc.facts import CORE_FORM
-from qpc.passes import CreateMasks, LearnGrids, MaskWeights, PropagateMasks, RemoveChannels
+from qpc.passes import (
+    CreateMasks,
+    FoldWeights,
+    LearnGrids,
+    MaskWeights,
+    PropagateMasks,
+    RemoveChannels,
+)
 from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Allocation
 from qpc.pruning.criteria import Judge
@@ -86,6 +93,7 @@ class Prune(Step):
         allocation = cast(Allocation, self.allocation.make()).at(moment)
         criterion = cast(Judge, self.criterion.make(**at.supply))
         passes = (
+            FoldWeights(),
             CreateMasks(criterion, allocation, self.heads),
             PropagateMasks(self.heads),
             RemoveChannels(self.heads),
