@@ -34,6 +34,10 @@ VALUES: dict[str, tuple[Forward, tuple[int | None, str]]] = {
     "circular border": (lambda m, x: F.pad(m.a(x), (1, 1, 1, 1), mode="circular"), (1, "abcd")),
     "gated halves": (lambda m, x: F.glu(m.a(x), 1), (1, "ab")),
     "gated halves of space": (lambda m, x: F.glu(m.a(x), 2), (1, "abcd")),
+    "a size that counts no channels": (
+        lambda m, x: m.a(x).mean((2, 3), True).expand_as(m.b(x)).flip(2) * m.b(x),
+        (1, "abcd"),
+    ),
     "sampled": (
         lambda m, x: F.grid_sample(m.a(x), x[:, :2].permute(0, 2, 3, 1), align_corners=False),
         (1, "abcd"),

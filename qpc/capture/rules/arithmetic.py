@@ -7,7 +7,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 from torch.fx.node import Argument
 
-from qpc.capture.rules.call import Call, Rule, table
+from qpc.capture.rules.call import Call, Rule, shape_of, table
 
 aten = torch.ops.aten
 
@@ -38,6 +38,31 @@ def _binary(target: OpOverload, *, swap: bool = False) -> Rule:
         return call.emit(target, a, b)
 
     return rule
+
+
+def _add_product(call: Call) -> Node | None:
+    """`a + value * b * c`, where the last two may also be a quotient."""
+    divides = call.target is aten.addcdiv.default
+    first, second = call.source("tensor1"), call.source("tensor2")
+    value = call.args["value"]
+    made = call.emit(aten.div.Tensor if divides else aten.mul.Tensor, first, second)
+    if value != 1:
+        made = call.emit(aten.mul.Tensor, made, value)
+    return call.emit(aten.add.Tensor, made, call.source())
+
+
+def _gate(call: Call) -> Node | None:
+    """The gated linear unit: half of an axis times the sigmoid of the other half."""
+    source = call.source()
+    shape = shape_of(source)
+    axis = int(call.args["dim"]) % len(shape)
+    size = shape[axis]
+    if not isinstance(size, int):
+        return None
+    half = size // 2
+    value = call.emit(aten.slice.Tensor, source, axis, 0, half, 1)
+    gate = call.emit(aten.slice.Tensor, source, axis, half, size, 1)
+    return call.emit(aten.mul.Tensor, value, call.emit(aten.sigmoid.default, gate))
 
 
 def _mean_all(call: Call) -> Node | None:
@@ -84,6 +109,8 @@ RULES = table(
     (_binary(aten.sub.Tensor, swap=True), "rsub.Tensor rsub.Scalar"),
     (_binary(aten.mul.Tensor), "mul.Tensor mul.Scalar multiply.Tensor"),
     (_binary(aten.div.Tensor), "div.Tensor div.Scalar divide.Tensor true_divide.Tensor"),
+    (_add_product, "addcmul.default addcdiv.default"),
+    (_gate, "glu.default"),
     (_mean_all, "mean.default"),
     (_mean, "mean.dim"),
     (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),
