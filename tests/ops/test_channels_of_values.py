@@ -35,7 +35,7 @@ VALUES: dict[str, tuple[Forward, tuple[int | None, str]]] = {
     "gated halves": (lambda m, x: F.glu(m.a(x), 1), (1, "ab")),
     "gated halves of space": (lambda m, x: F.glu(m.a(x), 2), (1, "abcd")),
     "a size that counts no channels": (
-        lambda m, x: m.a(x).mean((2, 3), True).expand_as(m.b(x)).flip(2) * m.b(x),
+        lambda m, x: torch.ones(1, 1, 1, 1).expand_as(m.b(x)).flip(2) * m.b(x),
         (1, "abcd"),
     ),
     "sampled": (

@@ -53,12 +53,10 @@ def _expand(call: Call) -> Node | None:
     return call.emit(aten.expand.default, source, kept)
 
 
-_BROADCASTING = frozenset(
-    overloads(
-        "add.Tensor sub.Tensor mul.Tensor div.Tensor pow.Tensor_Tensor maximum.default "
-        "minimum.default where.self eq.Tensor ne.Tensor gt.Tensor lt.Tensor ge.Tensor le.Tensor".split()
-    )
-)
+_ARITHMETIC = ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "pow.Tensor_Tensor")
+_CHOICES = ("maximum.default", "minimum.default", "where.self")
+_COMPARISONS = ("eq.Tensor", "ne.Tensor", "gt.Tensor", "lt.Tensor", "ge.Tensor", "le.Tensor")
+_BROADCASTING = frozenset(overloads([*_ARITHMETIC, *_CHOICES, *_COMPARISONS]))
 
 
 def drop_expansions(gm: GraphModule) -> None:
