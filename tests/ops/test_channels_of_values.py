@@ -34,10 +34,6 @@ VALUES: dict[str, tuple[Forward, tuple[int | None, str]]] = {
     "circular border": (lambda m, x: F.pad(m.a(x), (1, 1, 1, 1), mode="circular"), (1, "abcd")),
     "gated halves": (lambda m, x: F.glu(m.a(x), 1), (1, "ab")),
     "gated halves of space": (lambda m, x: F.glu(m.a(x), 2), (1, "abcd")),
-    "a size that counts no channels": (
-        lambda m, x: torch.ones(1, 1, 1, 1).expand_as(m.b(x)).flip(2) * m.b(x),
-        (1, "abcd"),
-    ),
     "sampled": (
         lambda m, x: F.grid_sample(m.a(x), x[:, :2].permute(0, 2, 3, 1), align_corners=False),
         (1, "abcd"),
@@ -57,6 +53,10 @@ STAY: dict[str, tuple[Forward, str]] = {
     "other axis": (
         lambda m, x: m.a(x).mean((2, 3))[:, None] * m.b(x).mean((2, 3))[:, :, None],
         "mul of mul has channels on another axis",
+    ),
+    "constant, of as many rows as a value": (
+        lambda m, x: torch.ones(1, 1, 1, 1).expand_as(m.b(x)).flip(2) * m.b(x),
+        "mul of mul meets a tensor whose size is fixed",
     ),
     "sort": (lambda m, x: m.a(x).sort(1).values, "sort of sort numbers channels"),
     "argmax": (lambda m, x: m.a(x).argmax(1), "argmax of argmax numbers channels"),
