@@ -57,12 +57,15 @@ class Quantization:
     convert: makes the integer operator and returns it; None if there is none.
     joins_grids: whether it is free of cost if its operands are on the grid of its result, which
     they then take.
+    rounds_constants: whether parameters among its operands are values like others, with grids of
+    their own.
     """
 
     role: Role
     refuse: Callable[[Node], str | None] = _nothing
     convert: Callable[[Conversion], Node] | None = None
     joins_grids: bool = False
+    rounds_constants: bool = False
 
 
 def fits_by_itself(proof: IntegerProof, node: Node) -> None:

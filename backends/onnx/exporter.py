@@ -112,8 +112,11 @@ class Exporter:
         return found.shape
 
     def value(self, node: Node, argument: str) -> str:
-        """The name of an argument that is a computed tensor."""
+        """The name of an argument that is a computed tensor, or a constant on a grid."""
         source = arguments(node)[argument]
+        if isinstance(source, Node) and source.op == "get_attr" and info(source).qparams:
+            integers = self.constant(self.tensor(node, argument).numpy())
+            return self.emit("DequantizeLinear", [integers, *self._ends(self.grid(source))])
         if not isinstance(source, Node) or source not in self.names:
             raise UnsupportedOpError(f"{argument!r} of {node.target} is not computed", node=node)
         return self.names[source]

@@ -114,6 +114,13 @@ class _Configs:
         return self.config.resolve(module=site.module, op=site.op, position=site.position)
 
 
+def rounded_operands(node: Node) -> list[Node]:
+    """What an integer operator reads on grids: values, and parameters that are used like these."""
+    if quantization_of(node).rounds_constants:
+        return list(node.all_input_nodes)
+    return activations(node)
+
+
 def layer_configs(gm: GraphModule, config: QuantConfig) -> dict[Node, LayerConfig]:
     """The configuration of every float layer that is not to be kept in float, in graph order."""
     configs = _Configs(config, _positions(gm, {}), {})
@@ -208,8 +215,8 @@ def _share_grids(
         if node not in integer:
             continue
         sources = activations(node)
-        for source in sources:
-            grids.add(source)
+        for source in rounded_operands(node):
+            grids.add(source, owner=node if source.op == "get_attr" else None)
         role = role_of(node)
         if role in (Role.MOVE, Role.INTERPOLATE):
             grids.follow(node, sources[0])
@@ -251,9 +258,10 @@ class _Grids:
         self._carrier: dict[Node, Node] = {}
         self._owner: dict[Node, Node] = {}
 
-    def add(self, node: Node) -> None:
+    def add(self, node: Node, owner: Node | None = None) -> None:
         if node not in self._parent:
-            self._parent[node] = self._carrier[node] = self._owner[node] = node
+            self._parent[node] = self._carrier[node] = node
+            self._owner[node] = owner or node
 
     def follow(self, node: Node, source: Node) -> None:
         """`node` has the grid of `source`."""

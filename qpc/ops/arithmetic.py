@@ -16,6 +16,7 @@ from qpc.channels.atoms import NONE, Labels, along, collapse, compact, nothing, 
 from qpc.channels.flow import describe
 from qpc.errors import BackendError
 from qpc.library import GRID, define
+from qpc.meta import info
 from qpc.ops.affine import AFFINE, ChannelAffine
 from qpc.ops.pointwise import POINTWISE, first_input, is_one_number
 from qpc.quant.arithmetic import requantize
@@ -107,6 +108,16 @@ def refuse_parameters(node: Node) -> str | None:
     """Why an operator that combines several values must stay in float."""
     if any(n.op == "get_attr" for n in node.all_input_nodes):
         return "an operand is a parameter"
+    return None
+
+
+def _refuse_constants(node: Node) -> str | None:
+    """Why an operator whose constant operands are rounded must stay in float."""
+    if not activations(node):
+        return "its operands are parameters"
+    for constant in node.all_input_nodes:
+        if constant.op == "get_attr" and info(constant).dtype is not torch.float32:
+            return f"its operand {constant.target} is {info(constant).dtype}"
     return None
 
 
@@ -285,8 +296,12 @@ def _gated_halves(flow: Flow, node: Node) -> Labels:
     return spread(flow.atoms.find(halves[0]), dim, flow.shape(node))
 
 
-_SUM = _quantization(Quantization(Role.COMBINE, refuse_parameters, _convert_sum))
-_PRODUCT = _quantization(Quantization(Role.COMBINE, refuse_parameters, _convert_product))
+_SUM = _quantization(
+    Quantization(Role.COMBINE, _refuse_constants, _convert_sum, rounds_constants=True)
+)
+_PRODUCT = _quantization(
+    Quantization(Role.COMBINE, _refuse_constants, _convert_product, rounds_constants=True)
+)
 
 # --- proofs ---------------------------------------------------------------------------------------
 
