@@ -16,7 +16,7 @@ from qpc.channels.atoms import Labels, spread
 from qpc.library import GRID, define
 from qpc.ops.movement import refuse_parameters
 from qpc.ops.reduction import refuse_long_sum
-from qpc.quant.arithmetic import requantize, require_sum, wrap_int32
+from qpc.quant.arithmetic import average_multiplier, requantize, require_sum, wrap_int32
 from qpc.registry import OpSpec, Quantization, Role, fits_by_itself, overloads
 
 if TYPE_CHECKING:
@@ -150,15 +150,71 @@ AVG_POOL2D = define(
 )
 
 
+def _counted_avg_pool2d(
+    q: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    input_zero_point: int,
+    input_scale: float,
+    output_scale: float,
+    output_zero_point: int,
+    lo: int,
+    hi: int,
+) -> Tensor:
+    """Every sum is divided by the number of values in its window, which differs at the border."""
+    require_sum(prod(kernel_size))
+    centred = q.to(torch.float64) - input_zero_point
+    window = tuple(kernel_size), tuple(stride)
+    total = F.avg_pool2d(centred, *window, tuple(padding), ceil_mode, divisor_override=1)
+    rows, columns = padding if count_include_pad else (0, 0)
+    outside = (0, 0) if count_include_pad else tuple(padding)
+    there = q.new_ones((1, 1, *q.shape[2:]), dtype=torch.float64)
+    there = F.pad(there, (columns, columns, rows, rows), value=1.0)
+    counts = F.avg_pool2d(there, *window, outside, ceil_mode, divisor_override=1)
+    counts = counts[..., : total.shape[-2], : total.shape[-1]].to(torch.int64)
+    table = torch.tensor(count_multipliers(kernel_size, input_scale, output_scale))
+    ends = (output_zero_point, lo, hi, q.dtype)
+    return requantize(wrap_int32(total), table[counts], *ends)
+
+
+def count_multipliers(
+    kernel_size: Sequence[int], input_scale: float, output_scale: float
+) -> list[float]:
+    """What makes averages of sums, by the number of values in them; of none there are none."""
+    counts = range(1, prod(kernel_size) + 1)
+    return [0.0, *(average_multiplier(input_scale, output_scale, count) for count in counts)]
+
+
+def _fake_counted_avg_pool2d(
+    q: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    *_: Any,
+) -> Tensor:
+    return _fake_max_pool2d(q, kernel_size, stride, padding, [1, 1], ceil_mode)
+
+
+COUNTED_AVG_POOL2D = define(
+    "counted_avg_pool2d(Tensor q, int[2] kernel_size, int[2] stride, int[2] padding,"
+    " bool ceil_mode, bool count_include_pad, int input_zero_point, float input_scale,"
+    f" float output_scale, {GRID}) -> Tensor",
+    _counted_avg_pool2d,
+    _fake_counted_avg_pool2d,
+)
+
+
 # --- quantization ---------------------------------------------------------------------------------
 
 
 def _refuse_average(node: Node) -> str | None:
     pool = AvgPool2d(node)
-    if pool.ceil_mode:
-        return "average pooling with ceil_mode divides by varying counts"
-    if pool.padding != (0, 0) and not pool.count_include_pad:
-        return "average pooling without counting the padding divides by varying counts"
+    if pool.ceil_mode and pool.divisor_override:
+        return "average pooling with ceil_mode has a divisor of its own"
     return refuse_long_sum(prod(pool.kernel_size))
 
 
@@ -172,6 +228,12 @@ def _convert_max(conversion: Conversion) -> Node:
 def _convert_average(conversion: Conversion) -> Node:
     pool = AvgPool2d(conversion.node)
     source, value = conversion.grid_of(pool.input), conversion.integers[pool.input]
+    padded = pool.padding != (0, 0)
+    if pool.ceil_mode or (padded and not pool.count_include_pad and not pool.divisor_override):
+        window = [list(pool.kernel_size), list(pool.stride), list(pool.padding)]
+        counting = (pool.ceil_mode, pool.count_include_pad)
+        numbers = (source.zero_point, source.scale, conversion.grid.scale, *conversion.ends)
+        return conversion.call(COUNTED_AVG_POOL2D, value, *window, *counting, *numbers)
     factor = conversion.multiplier(source.scale, pool.divisor_override or prod(pool.kernel_size))
     window = [list(pool.kernel_size), list(pool.stride), list(pool.padding)]
     return conversion.call(AVG_POOL2D, value, *window, source.zero_point, factor, *conversion.ends)
@@ -199,7 +261,11 @@ _AVERAGE = Quantization(Role.REDUCE, _refuse_average, _convert_average)
 
 
 def _check_average(proof: IntegerProof, node: Node) -> None:
-    require_sum(prod(Pair().decode(arguments(node)["kernel_size"])))
+    given = arguments(node)
+    kernel = Pair().decode(given["kernel_size"])
+    require_sum(prod(kernel))
+    if "input_scale" in given:
+        average_multiplier(given["input_scale"], given["output_scale"], 1)
 
 
 def _keeps_size(node: Node, before: tuple[int, ...], now: tuple[int, ...]) -> bool:
@@ -245,6 +311,13 @@ SPECS = (
     OpSpec(MAX_POOL2D, exact=True, picks=True, check=fits_by_itself, keeps_size=_keeps_size),
     OpSpec(
         AVG_POOL2D,
+        exact=True,
+        ends_with_clamp=True,
+        check=_check_average,
+        keeps_size=_keeps_size,
+    ),
+    OpSpec(
+        COUNTED_AVG_POOL2D,
         exact=True,
         ends_with_clamp=True,
         check=_check_average,
