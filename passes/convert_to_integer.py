@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.coverage import is_quantized, kind_of, layers_with_weights
 from qpc.analysis.fixed_sizes import fixed_sizes
+from qpc.analysis.origins import bytes_behind
 from qpc.base import Pass, PassContext
 from qpc.calls import qpc_ops, set_arguments
 from qpc.conversion import Conversion
@@ -30,6 +32,9 @@ from qpc.passes.fold_batch_norm import norm_beside
 from qpc.passes.freeze_grids import grids_are_frozen
 from qpc.quant.grid import QParams
 from qpc.registry import op_name, quantization_of
+
+
+_BYTES = QParams(1.0, 0, 0, 255, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,11 @@ class _Conversion:
             return  # or it is a weight; its layer reads it
         if source in self.integers:
             self.integers[node] = self.integers[source]
+            return
+        counted, grid = bytes_behind(source), info(node).qparams
+        if counted is not None and grid == _BYTES:
+            update_info(counted, qparams=grid)
+            self.integers[node] = counted
             return
         self.integers[node] = self._quantize(source, like=node)
 

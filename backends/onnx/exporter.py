@@ -50,6 +50,9 @@ class Exporter:
             if node.op == "placeholder":
                 self.names[node] = node.name
                 inputs.append(self._value_info(node))
+                if (grid := info(node).qparams) is not None:  # integers that stand for reals
+                    ends = self._ends(grid)
+                    self.names[node] = self.emit("DequantizeLinear", [node.name, *ends])
             elif node.op == "call_function":
                 self._call(node)
             elif node.op == "output":
@@ -156,7 +159,7 @@ class Exporter:
         """
         given, grid = arguments(node), self.grid(node)
         lo, hi = (
-            "" if given[end] == whole else self.constant(_real(grid, given[end]))
+            "" if given[end] == whole else self.constant(real_of(grid, given[end]))
             for end, whole in (("lo", grid.lo), ("hi", grid.hi))
         )
         if hi == "" and given["lo"] == grid.zero_point:
@@ -190,7 +193,8 @@ class Exporter:
         assert isinstance(found, TensorType)
         dtype = np.dtype(dtype_name(found.dtype))
         kind = helper.np_dtype_to_tensor_dtype(dtype)
-        if node in self.names and found.dtype in (torch.uint8, torch.int8):
+        counted = node.op == "placeholder" and info(node).qparams is not None
+        if node in self.names and found.dtype in (torch.uint8, torch.int8) and not counted:
             raise BackendError("no ONNX form for a model that returns integers", node=node)
         return helper.make_tensor_value_info(self.names[node], kind, found.shape)
 
@@ -200,5 +204,6 @@ def no_form(node: Node) -> str:
     return f"no ONNX form for {node.target}"
 
 
-def _real(grid: QParams, point: int) -> np.float32:
+def real_of(grid: QParams, point: int) -> np.float32:
+    """What a point of a grid stands for."""
     return np.float32((point - grid.zero_point) * grid.scale)

@@ -8,6 +8,7 @@ from torch.fx import Node
 from qpc.backends.onnx.exporter import Exporter, Rule
 from qpc.calls import arguments, aten
 from qpc.errors import UnsupportedOpError
+from qpc.meta import attribute
 
 _LEAST = -(2**63)  # the end of a slice that goes backwards through all of an axis
 
@@ -22,6 +23,37 @@ def _permute(to: Exporter, node: Node) -> str:
     given = arguments(node)
     rank = len(given["dims"])
     return to.emit("Transpose", [to.value(node, "self")], perm=[d % rank for d in given["dims"]])
+
+
+def _expand(to: Exporter, node: Node) -> str:
+    """`aten.expand`."""
+    return to.emit("Expand", [to.value(node, "self"), to.integers(to.shape(node))])
+
+
+def _repeat(to: Exporter, node: Node) -> str:
+    """`aten.repeat`, which may add axes in front."""
+    given = arguments(node)
+    counts, shape = given["repeats"], to.shape(given["self"])
+    shape = (*[1] * (len(counts) - len(shape)), *shape)
+    wide = to.emit("Reshape", [to.value(node, "self"), to.integers(shape)])
+    return to.emit("Tile", [wide, to.integers(counts)])
+
+
+def _index(to: Exporter, node: Node) -> str:
+    """`aten.index` along one axis, and `aten.index_select`, by constants."""
+    given = arguments(node)
+    rank = len(to.shape(given["self"]))
+    if "index" in given:
+        axis, index = given["dim"] % rank, given["index"]
+    else:
+        chosen = [(a, i) for a, i in enumerate(given["indices"]) if i is not None]
+        if len(chosen) != 1:
+            raise UnsupportedOpError("no ONNX form for places along several axes", node=node)
+        ((axis, index),) = chosen
+    if index.op != "get_attr":
+        raise UnsupportedOpError("no ONNX form for places that are computed", node=node)
+    places = attribute(to.gm, str(index.target)).numpy()
+    return to.emit("Gather", [to.value(node, "self"), to.constant(places)], axis=axis)
 
 
 def _slice(to: Exporter, node: Node) -> str:
@@ -101,6 +133,10 @@ def _shuffled(to: Exporter, node: Node, split: tuple[int, ...], order: list[int]
 
 
 RULES: dict[object, Rule] = {
+    aten.expand.default: _expand,
+    aten.repeat.default: _repeat,
+    aten.index.Tensor: _index,
+    aten.index_select.default: _index,
     aten.reshape.default: _reshape,
     aten.permute.default: _permute,
     aten.slice.Tensor: _slice,

@@ -43,6 +43,13 @@ def _lookup(to: Exporter, node: Node) -> str:
     return to.emit("Gather", [to.constant(after.dequantize(table).numpy()), index], axis=0)
 
 
+def _prelu(to: Exporter, node: Node) -> str:
+    factor = to.grid(node).scale / to.grid(arguments(node)["q"]).scale
+    slopes = (to.tensor(node, "negative").double() * factor).float()
+    slope = to.constant(slopes[:, None, None].numpy())
+    return to.clipped(node, to.emit("PRelu", [to.value(node, "q"), slope]))
+
+
 _INT32 = 6  # of onnx.TensorProto.DataType
 
 
@@ -85,4 +92,5 @@ _FUNCTIONS: tuple[tuple[Callable[[Tensor], Tensor], _Form], ...] = (
 
 RULES: dict[object, Rule] = {
     qpc_ops.lookup.default: _lookup,
+    qpc_ops.prelu.default: _prelu,
 }

@@ -30,6 +30,17 @@ def _reduced(to: Exporter, node: Node) -> tuple[str, int]:
     return made, math.prod(shape[d] for d in reduced_axes(given["dims"], len(shape)))
 
 
+def _extreme(kind: str) -> Rule:
+    """`aten.amax` or `aten.amin`."""
+
+    def rule(to: Exporter, node: Node) -> str:
+        given, rank = arguments(node), len(to.shape(arguments(node)["self"]))
+        axes, keep = sorted(reduced_axes(given["dim"], rank)), int(given["keepdim"])
+        return to.emit(kind, [to.value(node, "self")], axes=axes, keepdims=keep)
+
+    return rule
+
+
 def scaled_average(to: Exporter, node: Node, average: str, count: int) -> str:
     """The result of an integer operator that sums `count` values, from their average.
 
@@ -59,6 +70,8 @@ def _float_mean(to: Exporter, node: Node) -> str:
 
 
 RULES: dict[object, Rule] = {
+    aten.amax.default: _extreme("ReduceMax"),
+    aten.amin.default: _extreme("ReduceMin"),
     qpc_ops.sum.default: _sum,
     qpc_ops.mean.default: _mean,
     aten.mean.dim: _float_mean,

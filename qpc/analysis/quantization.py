@@ -19,6 +19,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.origins import (
     activations,
+    bytes_behind,
     maker,
     multiplies_by_parameter,
     reported_calls,
@@ -181,6 +182,8 @@ def _drop_unfed(candidates: set[Node], reasons: dict[Node, str], configs: _Confi
 
 
 def _quantizable_source(node: Node, source: Node, configs: _Configs) -> bool:
+    if bytes_behind(source) is not None:
+        return True
     if source.op == "placeholder" or role_of(node) is Role.COMPUTE:
         return configs.of(source) is not None or source.op != "placeholder"
     return False

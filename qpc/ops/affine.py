@@ -132,7 +132,7 @@ def _refuse(node: Node) -> str | None:
     source = node
     while len(activations(source)) == 1 and role_of(source) is not Role.COMPUTE:
         source = activations(source)[0]
-    if source.op == "placeholder":
+    if source.op == "placeholder" and info(source).dtype is not torch.uint8:
         return "it reads an input of the model, whose channels may differ too much for one grid"
     shape = info(node).shape or ()
     if any(not isinstance(size, int) for size in shape[1:]):

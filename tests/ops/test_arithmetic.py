@@ -1,10 +1,15 @@
-"""Parameters among the operands of sums and products are rounded to grids of their own."""
+"""Operands that are parameters have grids of their own; choices and moves by constants."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import reduce
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import qpc
 from qpc.analysis.quantization import plan_quantization
@@ -12,6 +17,7 @@ from qpc.backends import onnx
 from qpc.calls import qpc_ops
 from qpc.meta import info
 from qpc.quant.config import QuantConfig
+from qpc.registry import op_name
 from qpc.testing import randomized, traced
 from tests.small_models import nodes_of, only
 
@@ -94,3 +100,91 @@ def test_a_table_of_another_dtype_is_a_reason_for_float() -> None:
 
     plan = plan_quantization(traced(randomized(Counts()), X), QuantConfig())
     assert list(plan.declined.values()) == ["its operand counts is torch.int64"]
+
+
+# --- choices, and moves by constants --------------------------------------------------------------
+
+IMAGE = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+MASK = torch.arange(36).reshape(6, 6) % 3 == 0
+PLACES = torch.tensor([2, 0, 1, 1])
+CHOICES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "larger": (torch.maximum, "maximum"),
+    "smaller": (torch.minimum, "minimum"),
+    "choice of two": (lambda a, b: torch.where(MASK, a, b), "where"),
+    "choice of a number": (lambda a, b: torch.where(MASK, a, 0.5) + b, "masked_fill add"),
+    "or the other way": (lambda a, b: torch.where(MASK, 0.5, a) + b, "masked_fill add"),
+    "filled": (lambda a, b: a.masked_fill(MASK, -1.0) + b, "masked_fill add"),
+    "largest of channels": (lambda a, b: a.amax(1, keepdim=True) + b, "amax add"),
+    "smallest of rows": (lambda a, b: a.amin(2, keepdim=True) * b, "amin mul"),
+    "repeated": (lambda a, b: a[:, :2].repeat(1, 2, 1, 1) + b, "slice repeat add"),
+    "expanded": (
+        lambda a, b: torch.cat([a.mean((2, 3), True).expand(-1, -1, 6, 6), b], 1)[:, 2:6],
+        "mean expand cat slice",
+    ),
+    "places": (lambda a, b: a[:, PLACES] + b, "index add"),
+    "selected": (lambda a, b: a.index_select(1, PLACES) * b, "index_select mul"),
+    "gated": (lambda a, b: F.glu(torch.cat([a, b], 1), 1), "cat slice slice lookup mul"),
+}
+
+
+class Two(nn.Module):
+    """Some function of what two convolutions make, before a third; the sum of several."""
+
+    def __init__(self, *functions: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1)
+        self.functions = functions
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.b(x)
+        y: Tensor = self.c(reduce(torch.add, [f(a, b) for f in self.functions]))
+        return y
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_and_moves_are_integer(name: str) -> None:
+    function, expected = CHOICES[name]
+    gm = traced(randomized(Two(function)), IMAGE)
+    quantized = qpc.quantize(gm, [IMAGE])
+    calls = [op_name(n) for n in quantized.graph.nodes if n.op == "call_function"]
+    made = [c for c in calls if c not in ("quantize", "conv2d", "dequantize")]
+    assert " ".join(made) == expected
+    assert (calls.count("quantize"), calls.count("conv2d")) == (1, 3)
+    assert qpc.compare(gm, quantized, [IMAGE]).outputs[0].sqnr_db > 28
+    assert onnx.to_qdq(quantized, batch=2)
+
+
+def test_compiled_choices_return_the_same_bits() -> None:
+    functions = [function for function, _ in CHOICES.values()]
+    quantized = qpc.quantize(traced(randomized(Two(*functions)), IMAGE), [IMAGE])
+    compiled = qpc.compile(quantized, batch_sizes=(2,))
+    assert torch.equal(torch.as_tensor(compiled(IMAGE)), quantized(IMAGE))
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "computed mask": (lambda a, b: torch.where(a > 0, a, b), "an input is not float32"),
+    "nearly infinite": (
+        lambda a, b: a.masked_fill(MASK, -1e9) + b,
+        "it fills with -1000000000.0, which no grid has room for beside other values",
+    ),
+    "infinite": (
+        lambda a, b: (a.masked_fill(MASK, -math.inf) + b).relu(),
+        "it fills with -inf, which no grid has room for beside other values",
+    ),
+    "parameter": (
+        lambda a, b: torch.where(MASK, a, torch.linspace(0, 1, 6)),
+        "it chooses values of a parameter",
+    ),
+    "over the batch": (lambda a, b: a.amax(0) + b, "it reduces the batch"),
+    "computed places": (
+        lambda a, b: a.index_select(1, b[0, :, 0, 0].argsort()),
+        "an input is not float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_stays_in_float_has_a_reason(name: str) -> None:
+    function, reason = REFUSED[name]
+    gm = traced(randomized(Two(function)), IMAGE)
+    assert reason in plan_quantization(gm, QuantConfig()).declined.values()

@@ -57,6 +57,6 @@ def test_compiled_they_are_the_same_bits(window: tuple[int, int, int, bool, bool
 
 def test_too_many_values_are_refused() -> None:
     q = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
+    sizes = ([3000, 3000], [1, 1], [0, 0])
     with pytest.raises(OverflowProofError, match="a sum of 9000000 integers may not fit 32 bits"):
-        sizes = ([3000, 3000], [1, 1], [0, 0])
         qpc_ops.counted_avg_pool2d(q, *sizes, True, True, 0, 1.0, 1.0, 0, 0, 255)

@@ -209,7 +209,9 @@ def _pool_function(
             if not is_max:
                 factor = None
                 if counts is not None:
-                    factor = numbers[1].load(_count(window, images.shape[1:3], position[1:], counts))
+                    factor = numbers[1].load(
+                        _count(window, images.shape[1:3], position[1:], counts)
+                    )
                 result = _average(result, numbers[0], outputs.dtype, lanes, factor)
             out.store(outputs.offset(image, row, column) + channel, result, lanes)
 
@@ -230,9 +232,7 @@ def _pool_function(
     return name, prim_func(name, (images.type, *constants, outputs.type), body)
 
 
-def _count(
-    window: PoolWindow, size: Shape, position: Sequence[Index], counts: Counts
-) -> Index:
+def _count(window: PoolWindow, size: Shape, position: Sequence[Index], counts: Counts) -> Index:
     """How many values are in the window of an output, dilation aside."""
     lengths = []
     for axis, at in enumerate(position):

@@ -8,6 +8,7 @@ from torch.fx import Node
 from torch.fx.node import Argument
 
 from qpc.capture.rules.call import Call, Rule, shape_of, table
+from qpc.meta import info
 
 aten = torch.ops.aten
 
@@ -98,6 +99,18 @@ def _rename(target: OpOverload) -> Rule:
     return rule
 
 
+def _fill(call: Call) -> Node | None:
+    """A choice between a value and a number: the number is written where a mask says so."""
+    given, other = dict(call.args), call.target is aten.where.ScalarOther
+    value, number = (given["self"], given["other"]) if other else (given["other"], given["self"])
+    if shape_of(value) != call.shape or info(value).dtype != info(call.node).dtype:
+        return None
+    mask = given["condition"]
+    if other:
+        mask = call.emit(aten.logical_not.default, mask)
+    return call.emit(aten.masked_fill.Scalar, value, mask, number)
+
+
 RULES = table(
     (_clamp(0.0, 6.0), "relu6.default"),
     (_clamp("min_val", "max_val"), "hardtanh.default"),
@@ -111,6 +124,7 @@ RULES = table(
     (_binary(aten.div.Tensor), "div.Tensor div.Scalar divide.Tensor true_divide.Tensor"),
     (_add_product, "addcmul.default addcdiv.default"),
     (_gate, "glu.default"),
+    (_fill, "where.ScalarOther where.ScalarSelf"),
     (_mean_all, "mean.default"),
     (_mean, "mean.dim"),
     (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),
