@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow mutants lint types layers format bench bench-suite wheel doctor clean
+.PHONY: help demo test test-thorough test-slow mutants lint types layers format bench bench-suite wheel doctor clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -23,8 +23,11 @@ help:  ## Show this list
 demo: $(VENV)/.installed  ## Quantize and compile a ResNet-18, and compare accuracy, size and speed
 	$(BIN)/qpc demo $(ARGS)
 
-test: $(VENV)/.installed-models  ## Run the tests with coverage (ARGS="-k word" selects, with --no-cov)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term $(ARGS)
+test: $(VENV)/.installed-models  ## Run the tests (ARGS="-k word" selects)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+test-thorough: $(VENV)/.installed-models  ## Run these and those that take seconds each, with coverage
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.installed-models  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout=1800 $(ARGS)

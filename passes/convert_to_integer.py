@@ -4,7 +4,8 @@ Before:  x -> fake_quantize -> conv2d(fake_quantize(W), b) -> relu -> fake_quant
 After:   x -> quantize -> qpc::conv2d(W int8, b int32, multiplier) -> qpc::clamp -> ...
          -> dequantize -> y
 Keeps:   the fake-quantized output, up to one step of the output grid
-Leaves:  operators that stay in float; dequantize and quantize stand at the borders
+Leaves:  operators that stay in float; dequantize and quantize stand at the borders, or nothing
+         where an operator ends in float32 by itself
 Cost:    one walk over the graph
 
 Every layer is proven from its real weights not to overflow its 32-bit accumulator; a layer that
@@ -32,7 +33,6 @@ from qpc.passes.fold_batch_norm import norm_beside
 from qpc.passes.freeze_grids import grids_are_frozen
 from qpc.quant.grid import QParams
 from qpc.registry import op_name, quantization_of
-
 
 _BYTES = QParams(1.0, 0, 0, 255, torch.uint8)
 
@@ -76,11 +76,17 @@ class _Conversion:
         self.integers: dict[Node, Node] = {}
 
     def run(self) -> bool:
+        changed = False
         for node in list(self.gm.graph.nodes):
             if node.target is qpc_ops.fake_quantize.default:
                 self._convert_rounding(node)
             elif info(node).integer:
-                self.integers[node] = self._convert_operator(node)
+                made = self._convert_operator(node)
+                if info(node).qparams is None:
+                    changed = True
+                    self.editor.replace(node, made)  # nothing but float operators reads it
+                else:
+                    self.integers[node] = made
         for value, made in self.integers.items():
             self._serve_float_readers(value, made)
         self.editor.drop_unused()
@@ -88,7 +94,7 @@ class _Conversion:
         self.editor.drop_unused()
         for node, sizes in fixed_sizes(self.gm).items():
             set_arguments(node, sizes=list(sizes))
-        return bool(self.integers)
+        return changed or bool(self.integers)
 
     def _convert_rounding(self, node: Node) -> None:
         """A rounded value is the integer it was made as, or a float that is quantized here."""

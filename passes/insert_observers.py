@@ -1,7 +1,8 @@
 """Insert an observer for every grid that quantization will need.
 
-Before:  x -> conv2d -> relu -> y
-After:   x -> observe -> conv2d -> relu -> observe -> y; conv2d shares the grid of relu
+Before:  x -> conv2d -> relu -> linear -> y
+After:   x -> observe -> conv2d -> relu -> observe -> linear -> y; conv2d shares the grid of relu,
+         and y, which no integer operator reads, is not rounded
 Keeps:   the output, bit for bit
 Leaves:  operators without an integer form, or kept in float by the configuration, with the reason
 Cost:    one walk over the graph
@@ -79,8 +80,9 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
             carrier: _insert(editor, carrier, plan)
             for carrier in dict.fromkeys(plan.carrier.values())
         }
-        for node, carrier in plan.carrier.items():
-            update_info(node, observer=names[carrier], config=plan.configs.get(node))
+        for node in dict.fromkeys((*plan.carrier, *sorted(plan.integer))):
+            observer = names[plan.carrier[node]] if node in plan.carrier else None
+            update_info(node, observer=observer, config=plan.configs.get(node))
             update_info(node, integer=node in plan.integer)
         _summarize(gm, ctx)
         return bool(names or news)

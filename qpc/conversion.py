@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,14 +26,19 @@ from qpc.quant.fixedpoint import (
     lookup_table,
     quantize_bias,
     quantize_weight,
+    real_table,
     requant_multiplier,
     requant_table,
     require_finite,
+    sum_scale,
     weight_scales,
 )
 from qpc.quant.grid import QParams
 from qpc.registry import op_name
 from qpc.types import Shape
+
+Endings: TypeAlias = tuple[Callable[..., object], Callable[..., object]]
+"""An operator that ends on a grid, and the same one that ends in float32."""
 
 _EXACT = WeightConfig()
 _KEEP_FLOAT = "keep the layer in float: Override(module={!r}, use='float')"
@@ -54,6 +59,11 @@ class Conversion:
     # --- values and their grids -----------------------------------------------------------------
 
     @property
+    def rounds(self) -> bool:
+        """Whether the values that the operator makes have a grid; else they are float32."""
+        return info(self.node).qparams is not None
+
+    @property
     def grid(self) -> QParams:
         """The grid of the values that the operator makes."""
         return self.grid_of(self.node)
@@ -62,6 +72,11 @@ class Conversion:
     def ends(self) -> tuple[int, int, int]:
         """Zero point, lowest and highest point of that grid: how many integer operators end."""
         return self.grid.zero_point, self.grid.lo, self.grid.hi
+
+    @property
+    def output_scale(self) -> float:
+        """The scale of that grid, or 1.0 for values that are float32."""
+        return self.grid.scale if self.rounds else 1.0
 
     def grid_of(self, value: Node) -> QParams:
         """The grid of a quantized value."""
@@ -78,6 +93,16 @@ class Conversion:
     def call(self, target: Callable[..., object], *args: object, **kwargs: Any) -> Node:
         """A new call in place of the node."""
         return self.editor.call(target, *args, like=self.node, **kwargs)
+
+    def ended(self, targets: Endings, *args: object) -> Node:
+        """A new call in place of the node, of the operator that ends as the node's values want it.
+
+        args: all arguments but those of the end.
+        """
+        on_grid, in_float = targets
+        if self.rounds:
+            return self.call(on_grid, *args, *self.ends)
+        return self.call(in_float, *args, None, None)
 
     def again(self, *args: object, **kwargs: Any) -> Node:
         """A new call of the same operator, with other arguments."""
@@ -105,7 +130,11 @@ class Conversion:
 
     def tabulated(self, value: Node, function: Callable[[Tensor], Tensor]) -> Node:
         """A function of single values, as a table over the whole grid of the float `value`."""
-        table = lookup_table(function, self.grid_of(value), self.grid)
+        source = self.grid_of(value)
+        if self.rounds:
+            table = lookup_table(function, source, self.grid)
+        else:
+            table = real_table(function, source)
         return self._lookup(self.integers[value], table)
 
     def brought_to_grid(self, value: Node) -> Node:
@@ -116,7 +145,7 @@ class Conversion:
     def _lookup(self, source: Node, table: Tensor) -> Node:
         name = self.editor.free_name(f"tables.{self.node.name}")
         made = self.call(qpc_ops.lookup.default, source, self.constant(name, table))
-        update_info(made, qparams=self.grid)
+        update_info(made, qparams=info(self.node).qparams)
         return made
 
     # --- numbers --------------------------------------------------------------------------------
@@ -124,16 +153,20 @@ class Conversion:
     def multiplier(self, input_scale: float, count: int = 1) -> float:
         """What requantizes sums at `input_scale`, which stand for `count` times the result."""
         try:
-            return average_multiplier(input_scale, self.grid.scale, count)
+            return average_multiplier(input_scale, self.output_scale, count)
         except OverflowProofError as e:
             fix = f"keep it in float: Override(op={op_name(self.node)!r}, use='float')"
             raise OverflowProofError(e.what, node=self.node, fix=fix) from e
 
-    def sum_multipliers(self, a: Node, b: Node) -> tuple[int, int, int]:
-        """The integers that bring two summands to a common grid, and the shift behind the sum."""
+    def sum_multipliers(self, a: Node, b: Node) -> tuple[int, int, int | float]:
+        """The integers that bring two summands to a common grid, and what follows the sum.
+
+        That is a shift to the result's grid, or for float32 values the scale of the sum.
+        """
         scales = (self.grid_of(a).scale, self.grid_of(b).scale)
-        first, second, shift = add_multipliers(scales, self.grid.scale)
-        return first, second, shift
+        if self.rounds:
+            return add_multipliers(scales, self.grid.scale)
+        return sum_scale(scales)
 
     # --- layers ---------------------------------------------------------------------------------
 
@@ -189,7 +222,7 @@ class Conversion:
         outputs = weight.shape[0]
         try:
             bias = quantize_bias(real_bias, source.scale, scales)
-            multiplier = requant_multiplier(source.scale, scales, self.grid.scale).expand(outputs)
+            multiplier = requant_multiplier(source.scale, scales, self.output_scale).expand(outputs)
         except QPCError as e:
             raise self._in_words(e) from e
         self._prove_no_overflow(weight, bias, source)

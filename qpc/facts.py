@@ -15,6 +15,7 @@ from qpc.calls import is_shape_arithmetic, qpc_ops
 from qpc.errors import ConfigError, PassError
 from qpc.layers import weighted
 from qpc.meta import attribute, info
+from qpc.registry import quantization_of
 
 
 class Violation(str):
@@ -119,7 +120,11 @@ def _observed(gm: GraphModule) -> str | None:
     if fake := _has(qpc_ops.fake_quantize.default, gm):
         return f"{fake[0].name} already rounds values; observers are gone"
     unobserved = [
-        n.name for n in gm.graph.nodes if info(n).config is not None and not info(n).observer
+        n.name
+        for n in gm.graph.nodes
+        if info(n).config is not None
+        and not info(n).observer
+        and not quantization_of(n).ends_in_float  # it may be read by float operators only
     ]
     return f"no observer for {', '.join(unobserved)}" if unobserved else None
 

@@ -38,15 +38,15 @@ class Weighted(Layer):
 
 
 class IntWeighted(Layer):
-    """An integer layer: int8 weight, int32 bias[out], float32 multiplier[out]."""
+    """An integer layer: int8 weight, int32 bias[out], float32 multiplier[out].
+
+    Its results are integers on a grid, or float32 values that nothing rounds.
+    """
 
     input = Arg[Node]("q")
     bias = Arg[Node]()
     multiplier = Arg[Node]()
     input_zero_point = Arg[int]()
-    output_zero_point = Arg[int]()
-    lo = Arg[int]()
-    hi = Arg[int]()
 
 
 def weighted(node: Node) -> Weighted | None:

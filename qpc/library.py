@@ -20,6 +20,8 @@ from torch._ops import OpOverload
 NAMESPACE = "qpc"
 GRID = "int output_zero_point, int lo, int hi"
 """The last arguments of operators that make values on a new grid, in a schema."""
+REALS = "float? least, float? greatest"
+"""The last arguments of operators that make float32 values, in a schema: what they clamp to."""
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 """Keeps the operators for as long as this module is loaded."""
 
@@ -44,6 +46,15 @@ def define(
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
     found: OpOverload[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
     return found
+
+
+def in_float(fake: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The `fake` of an operator whose results have the same shapes, and are float32."""
+
+    def made(*args: Any, **kwargs: Any) -> Tensor:
+        return fake(*args, **kwargs).to(torch.float32)
+
+    return made
 
 
 def like_first(q: Tensor, *_: object) -> Tensor:

@@ -59,6 +59,10 @@ class Quantization:
     they then take.
     rounds_constants: whether parameters among its operands are values like others, with grids of
     their own.
+    ends_in_float: whether `convert` can also make an operator that returns float32, which it is to
+    do where the result has no grid, because nothing but float operators reads it.
+    leaves_values: whether it only moves values, or chooses among them and constants, at about the
+    same cost in float: before float operators it stays in float, and what it reads is not rounded.
     """
 
     role: Role
@@ -66,6 +70,8 @@ class Quantization:
     convert: Callable[[Conversion], Node] | None = None
     joins_grids: bool = False
     rounds_constants: bool = False
+    ends_in_float: bool = False
+    leaves_values: bool = False
 
 
 def fits_by_itself(proof: IntegerProof, node: Node) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(folder.cleanup)
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests first: the last to begin would leave all workers but one idle."""
+    """Mark the cases that `every` leaves out; the longest tests first.
+
+    The last to begin would leave all workers but one idle.
+    """
+    seen: Counter[str] = Counter()
+    for item in items:
+        if (mark := item.get_closest_marker("every")) is not None:
+            function = item.nodeid.partition("[")[0]
+            if seen[function] % mark.args[0]:
+                item.add_marker("thorough")
+            seen[function] += 1
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))  # keeps the order of the rest
 
 

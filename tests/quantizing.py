@@ -21,7 +21,14 @@ from qpc.passes import (
     RemoveIdentities,
 )
 from qpc.pipeline import Pipeline
-from qpc.quant.config import ActivationConfig, LayerConfig, Override, QuantConfig, WeightConfig
+from qpc.quant.config import (
+    ActivationConfig,
+    LayerConfig,
+    Override,
+    QuantConfig,
+    Results,
+    WeightConfig,
+)
 from qpc.quant.grid import QParams
 from qpc.quant.observers import MinMax
 from qpc.testing import randomized, traced
@@ -34,11 +41,13 @@ def min_max(
     symmetric: bool = False,
     per_channel: bool = True,
     overrides: tuple[Override, ...] = (),
+    results: Results = "integer",
 ) -> QuantConfig:
-    """A configuration with the quickest observers."""
+    """A configuration with the quickest observers, in which the least of models is all integers."""
     layer = LayerConfig(
         activation=ActivationConfig(bits=bits, symmetric=symmetric, observer=MinMax()),
         weight=WeightConfig(bits=weight_bits, per_channel=per_channel, observer=MinMax()),
+        results=results,
     )
     return QuantConfig(default=layer, overrides=overrides)
 

@@ -66,6 +66,7 @@ def test_the_model_is_in_eval_mode_and_knows_its_classes(
     assert (metadata.pixel_mean, metadata.pixel_std) == (0.286, 0.353)
 
 
+@pytest.mark.thorough
 def test_the_model_is_as_accurate_on_the_shipped_images_as_it_claims_to_be_on_all(
     demo_model: tuple[ResNet, DemoMetadata], images: DemoImages
 ) -> None:

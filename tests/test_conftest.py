@@ -44,6 +44,27 @@ def test_long_tests_come_first_and_the_others_keep_their_order(
     assert order == sorted(order, reverse=True)
 
 
+def test_of_the_cases_of_a_test_one_of_every_so_many_runs_by_default(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeini("[pytest]\nmarkers =\n thorough: takes seconds\n every(n): one of n")
+    pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text(encoding="utf-8"))
+    cases = """
+import pytest
+
+@pytest.mark.every(3)
+@pytest.mark.parametrize("n", range(7))
+def test_cases(n): ...
+
+@pytest.mark.every(2)
+@pytest.mark.parametrize("n", range(2))
+def test_others(n): ...
+"""
+    pytester.makepyfile(cases)
+    pytester.runpytest_inprocess("-m", "not thorough").assert_outcomes(passed=4, deselected=5)
+    pytester.runpytest_inprocess().assert_outcomes(passed=9)
+
+
 PLAIN_TEST = """
 def test_text(golden):
     golden("text", "one\\ntwo")

@@ -86,6 +86,7 @@ def result(request: pytest.FixtureRequest) -> DemoResult:
 
 
 @pytest.mark.tvm
+@pytest.mark.thorough
 def test_the_compiled_models_return_the_integer_reference_s_values(result: DemoResult) -> None:
     assert [row.form for row in result.trained.rows] == list(FORMS)
     assert [row.form for row in result.large.rows] == list(FORMS)
@@ -95,6 +96,7 @@ def test_the_compiled_models_return_the_integer_reference_s_values(result: DemoR
 
 
 @pytest.mark.tvm
+@pytest.mark.thorough
 def test_integers_cost_hardly_any_accuracy(result: DemoResult) -> None:
     float_top1, *others = [row.top1 or 0.0 for row in result.trained.rows]
     assert float_top1 > 0.92
@@ -103,6 +105,7 @@ def test_integers_cost_hardly_any_accuracy(result: DemoResult) -> None:
 
 
 @pytest.mark.tvm
+@pytest.mark.thorough
 def test_every_layer_is_quantized_and_the_model_is_smaller(result: DemoResult) -> None:
     for model in (result.trained, result.large):
         assert model.layers == "21 of 21 convolution and linear layers quantized"
@@ -113,6 +116,7 @@ def test_every_layer_is_quantized_and_the_model_is_smaller(result: DemoResult) -
 
 
 @pytest.mark.tvm
+@pytest.mark.thorough
 def test_the_titles_say_what_is_not_the_usual_network(result: DemoResult) -> None:
     assert "16 channels in the first stage instead of 64, CIFAR-style stem" in result.trained.title
     assert "trained on Fashion-MNIST" in result.trained.title

@@ -40,6 +40,7 @@ def answers(output: str, form: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.thorough
 @pytest.mark.tvm
 def test_01_compiles_a_model_that_is_as_right_as_the_float_one(tmp_path: Path) -> None:
     output = output_of("01_quantize_and_compile.py", tmp_path)
@@ -50,6 +51,7 @@ def test_01_compiles_a_model_that_is_as_right_as_the_float_one(tmp_path: Path) -
     assert abs(answers(output, "int8") - answers(output, "float")) <= 5
 
 
+@pytest.mark.thorough
 def test_02_names_what_stays_in_float_and_improves_the_worst_layers(tmp_path: Path) -> None:
     output = output_of("02_inspect_declines_and_layer_errors.py", tmp_path)
     assert output.startswith("left alone: softmax (softmax): softmax has no integer form\n")
@@ -62,6 +64,7 @@ def test_02_names_what_stays_in_float_and_improves_the_worst_layers(tmp_path: Pa
     assert decibels[1] > decibels[0] + 3
 
 
+@pytest.mark.thorough
 def test_03_runs_a_pass_from_outside_the_package(tmp_path: Path) -> None:
     output = output_of("03_custom_pass.py", tmp_path)
     assert "  declined 3 (conv2d_1): pads by (0, 1, 0, 1) with 0\n" in output
@@ -76,6 +79,7 @@ def test_03_uses_nothing_private() -> None:
     assert [line for line in imports if "qpc.passes" in line] == []
 
 
+@pytest.mark.thorough
 @pytest.mark.tvm
 def test_04_loads_what_it_saved_and_refuses_what_was_damaged(tmp_path: Path) -> None:
     output = output_of("04_load_and_run_artifact.py", tmp_path)
@@ -96,6 +100,7 @@ def test_every_numbered_example_has_a_test() -> None:
     assert [name for name in examples if f'output_of("{name}"' not in tests] == []
 
 
+@pytest.mark.thorough
 @pytest.mark.tvm
 def test_05_prunes_repairs_and_compiles(tmp_path: Path) -> None:
     output = output_of("05_prune_and_compile.py", tmp_path)

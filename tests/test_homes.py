@@ -19,6 +19,7 @@ def test_every_module_of_operators_is_a_home() -> None:
         assert all(isinstance(spec, OpSpec) for spec in home.SPECS), home
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "first",
     [

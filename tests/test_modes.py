@@ -51,6 +51,7 @@ def results(mode: Callable[[], AbstractContextManager[Any]]) -> tuple[str, str, 
     return qpc.fingerprint(gm), qpc.fingerprint(integer), table
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_callers_mode_changes_nothing(mode: str) -> None:
     assert results(MODES[mode]) == results(nullcontext)

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
+import torch
 from torch.fx import GraphModule, Node
 
 from qpc.backends.common.traits import StageKind, TraitTable, traits_of
 from qpc.calls import arguments
-from qpc.types import Concrete
+from qpc.types import Concrete, TensorType
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class _Search:
 
     def _fits(self, user: Node, value: Node) -> bool:
         stage = traits_of(user, self.traits).stage
+        if _dtype(self.types[user]) is not _dtype(self.types[value]):
+            return False  # a table of floats
         if stage is not StageKind.SUM:
             return stage is not None
         a, b = arguments(user)["a"], arguments(user)["b"]
@@ -87,3 +90,7 @@ class _Search:
 
     def _tables(self, stages: list[Node]) -> int:
         return sum(traits_of(stage, self.traits).stage is StageKind.TABLE for stage in stages)
+
+
+def _dtype(value: Concrete) -> torch.dtype | None:
+    return value.dtype if isinstance(value, TensorType) else None

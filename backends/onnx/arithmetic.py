@@ -38,9 +38,11 @@ def _fill(to: Exporter, node: Node) -> str:
 
 RULES: dict[object, Rule] = {
     qpc_ops.add.default: _add,
+    qpc_ops.add_float.default: _add,
     qpc_ops.mul.default: _mul,
     aten.maximum.default: _of_two("Max"),
     aten.minimum.default: _of_two("Min"),
     aten.where.self: _choice,
     aten.masked_fill.Scalar: _fill,
+    qpc_ops.mul_float.default: _mul,
 }

@@ -46,5 +46,7 @@ def _conv_transpose2d(to: Exporter, node: Node) -> str:
 
 RULES: dict[object, Rule] = {
     qpc_ops.conv2d.default: _conv2d,
+    qpc_ops.conv2d_float.default: _conv2d,
     qpc_ops.conv_transpose2d.default: _conv_transpose2d,
+    qpc_ops.conv_transpose2d_float.default: _conv_transpose2d,
 }

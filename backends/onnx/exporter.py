@@ -157,7 +157,10 @@ class Exporter:
 
         A QuantizeLinear clamps to the whole grid, so only narrower ends need an operator.
         """
-        given, grid = arguments(node), self.grid(node)
+        given = arguments(node)
+        if "greatest" in given:
+            return self._bounded(name, given["least"], given["greatest"])
+        grid = self.grid(node)
         lo, hi = (
             "" if given[end] == whole else self.constant(real_of(grid, given[end]))
             for end, whole in (("lo", grid.lo), ("hi", grid.hi))
@@ -165,6 +168,19 @@ class Exporter:
         if hi == "" and given["lo"] == grid.zero_point:
             return self.emit("Relu", [name]) if lo else name
         return self.emit("Clip", [name, lo, hi]) if lo or hi else name
+
+    def _bounded(self, name: str, least: float | None, greatest: float | None) -> str:
+        """A float result between two bounds, if there are any: no QuantizeLinear follows."""
+        if least is None and greatest is None:
+            return name
+        if (least, greatest) == (0.0, None):
+            return self.emit("Relu", [name])
+        ends = ["" if b is None else self.constant(np.float32(b)) for b in (least, greatest)]
+        return self.emit("Clip", [name, *ends])
+
+    def scale(self, node: Node) -> float:
+        """The scale of a value's grid; 1.0 for the float result of an integer operator."""
+        return 1.0 if "greatest" in arguments(node) else self.grid(node).scale
 
     def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
         """A node of one output, whose name it returns."""

@@ -25,4 +25,5 @@ def _linear(to: Exporter, node: Node) -> str:
 
 RULES: dict[object, Rule] = {
     qpc_ops.linear.default: _linear,
+    qpc_ops.linear_float.default: _linear,
 }

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from qpc.backends.onnx.exporter import Exporter, Rule
 from qpc.calls import arguments, qpc_ops
 from qpc.ops.concat import Cat
-from qpc.quant.fixedpoint import lookup_table, requant_table
+from qpc.quant.fixedpoint import lookup_table, real_table, requant_table
 
 _Form: TypeAlias = Callable[[Exporter, str], str]
 
@@ -28,6 +28,8 @@ def _lookup(to: Exporter, node: Node) -> str:
     index, and a Gather.
     """
     source = arguments(node)["q"]
+    if to.tensor(node, "table").dtype is torch.float32:
+        return _real_lookup(to, node, source)
     before, after, table = to.grid(source), to.grid(node), to.tensor(node, "table")
     if torch.equal(requant_table(before, after), table):
         # To round the operands of a concat to its grid, or its result, is the same.
@@ -37,10 +39,25 @@ def _lookup(to: Exporter, node: Node) -> str:
     for function, form in _FUNCTIONS:
         if torch.equal(lookup_table(function, before, after), table):
             return form(to, to.names[source])
-    index = to.emit("Cast", [to.quantized(to.names[source], before)], to=_INT32)
-    if before.lo:  # tables begin with the least integer
-        index = to.emit("Sub", [index, to.constant(np.int32(before.lo))])
-    return to.emit("Gather", [to.constant(after.dequantize(table).numpy()), index], axis=0)
+    return _gathered(to, source, after.dequantize(table))
+
+
+def _real_lookup(to: Exporter, node: Node, source: Node) -> str:
+    """`qpc::lookup` in a table of floats, which no QuantizeLinear follows."""
+    table = to.tensor(node, "table")
+    for function, form in _FUNCTIONS:
+        if torch.equal(real_table(function, to.grid(source)), table):
+            return form(to, to.names[source])
+    return _gathered(to, source, table)
+
+
+def _gathered(to: Exporter, source: Node, table: Tensor) -> str:
+    """The entries of a table of 256 floats, picked by the integers of a value."""
+    grid = to.grid(source)
+    index = to.emit("Cast", [to.quantized(to.names[source], grid)], to=_INT32)
+    if grid.lo:  # tables begin with the least integer
+        index = to.emit("Sub", [index, to.constant(np.int32(grid.lo))])
+    return to.emit("Gather", [to.constant(table.numpy()), index], axis=0)
 
 
 def _prelu(to: Exporter, node: Node) -> str:

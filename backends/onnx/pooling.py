@@ -59,6 +59,7 @@ def _max_pool2d(to: Exporter, node: Node) -> str:
 RULES: dict[object, Rule] = {
     qpc_ops.avg_pool2d.default: _avg_pool2d,
     qpc_ops.counted_avg_pool2d.default: _counted_avg_pool2d,
+    qpc_ops.avg_pool2d_float.default: _avg_pool2d,
     qpc_ops.max_pool2d.default: _max_pool2d,
     aten.max_pool2d.default: _max_pool2d,
 }

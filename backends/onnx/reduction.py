@@ -47,7 +47,7 @@ def scaled_average(to: Exporter, node: Node, average: str, count: int) -> str:
     Its multiplier says what it divides the sum by: not the count, if it is a sum.
     """
     given, source = arguments(node), to.grid(arguments(node)["q"])
-    factor = np.float32(given["multiplier"] * to.grid(node).scale / source.scale * count)
+    factor = np.float32(given["multiplier"] * to.scale(node) / source.scale * count)
     if not math.isclose(factor, 1.0, rel_tol=1e-5):
         average = to.emit("Mul", [average, to.constant(factor)])
     return to.clipped(node, average)
@@ -73,6 +73,8 @@ RULES: dict[object, Rule] = {
     aten.amax.default: _extreme("ReduceMax"),
     aten.amin.default: _extreme("ReduceMin"),
     qpc_ops.sum.default: _sum,
+    qpc_ops.sum_float.default: _sum,
     qpc_ops.mean.default: _mean,
+    qpc_ops.mean_float.default: _mean,
     aten.mean.dim: _float_mean,
 }

@@ -15,7 +15,7 @@ def weights_of(to: Exporter, node: Node) -> list[str]:
     view = integer_layer(node)
     assert view is not None
     multiplier = to.tensor(node, "multiplier").to(torch.float64)
-    accumulator = multiplier * to.grid(node).scale  # the product of input scale and weight scale
+    accumulator = multiplier * to.scale(node)  # the product of input scale and weight scale
     scales = (accumulator / to.grid(view.input).scale).to(torch.float32)
     weight, bias = to.tensor(node, "weight"), to.tensor(node, "bias")
     groups = view.groups

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.integer_proofs import check_integers
@@ -29,7 +30,7 @@ from qpc.layers import float_layer
 from qpc.meta import attribute, info, label
 from qpc.quant.fixedpoint import weight_limit
 from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE, QParams
-from qpc.registry import Role, role_of
+from qpc.registry import Role, quantization_of, role_of
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType, format_shape, resolve
 
@@ -174,7 +175,7 @@ def _float_between(gm: GraphModule) -> Violation | None:
     after: set[Node] = set()
     for node in gm.graph.nodes:
         follows = _is_float_call(node) and not after.isdisjoint(node.all_input_nodes)
-        if follows or node.target is qpc_ops.dequantize.default:
+        if follows or _leaves_integers(node):
             after.add(node)
     before: set[Node] = set()
     for node in reversed(gm.graph.nodes):
@@ -182,10 +183,30 @@ def _float_between(gm: GraphModule) -> Violation | None:
         if reads_float:
             before.update(n for n in node.all_input_nodes if n in after)
     for node in gm.graph.nodes:
-        between = node in before and node.target is not qpc_ops.dequantize.default
-        if between and not info(node).declined and role_of(node) is not Role.STORED:
+        between = node in before and not _leaves_integers(node)
+        if between and not _is_float_for_a_reason(node):
             return Violation(f"{label(node)} stays in float between integers without reason", node)
     return None
+
+
+def _is_float_for_a_reason(node: Node) -> bool:
+    """It has one, or is a layer of another mode, or moves values to operators that have one."""
+    if info(node).declined or role_of(node) is Role.STORED:
+        return True
+    rounded = any(user.target is qpc_ops.quantize.default for user in node.users)
+    return quantization_of(node).leaves_values and not rounded
+
+
+def _leaves_integers(node: Node) -> bool:
+    """Whether an operator reads integers and makes floats: `dequantize`, and many that sum."""
+    ours = isinstance(node.target, OpOverload) and node.target.namespace == "qpc"
+    if not ours or not _is_float_call(node):
+        return False
+    return any(info(n).dtype in (torch.int8, torch.uint8) for n in _computed(node))
+
+
+def _computed(node: Node) -> list[Node]:
+    return [n for n in node.all_input_nodes if n.op != "get_attr"]
 
 
 def _is_float_call(node: Node) -> bool:
@@ -203,18 +224,32 @@ def _calls(gm: GraphModule, target: object) -> Iterator[Node]:
 def _reads_unknown(
     gm: GraphModule, is_known: Callable[[Node], bool], what: str
 ) -> Violation | None:
-    """A float value that an integer operator-to-be makes or reads, and that is not known."""
+    """A float value that an integer operator-to-be makes or reads, and that is not known.
+
+    What it makes need not be, if it may end in float32 and no integer operator-to-be reads it.
+    """
     for node in gm.graph.nodes:
         if not info(node).integer:
             continue
         layer = float_layer(node)
         sources = node.all_input_nodes if layer is None else [layer.input]
-        values = [n for n in sources if unrounded(n).op != "get_attr" and _is_float_value(n)]
-        for value in (node, *values):
+        values = [
+            n
+            for n in sources
+            if unrounded(n).op != "get_attr" and _is_float_value(n) and not _is_folded(n, node)
+        ]
+        made = [] if quantization_of(node).ends_in_float else [node]
+        for value in (*made, *values):
             if not is_known(value):
                 reader = "" if value is node else f", which {label(node)} reads,"
                 return Violation(f"{label(value)}{reader} {what}", value)
     return None
+
+
+def _is_folded(value: Node, reader: Node) -> bool:
+    """Whether a batch norm is to be folded into the layer that it reads, and ends it in float32."""
+    norm = role_of(reader) is Role.AFFINE and info(reader).observer is None
+    return norm and float_layer(value) is not None and len(value.users) == 1
 
 
 def _is_float_value(node: Node) -> bool:

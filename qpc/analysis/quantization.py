@@ -6,7 +6,7 @@ inputs are, and only together with at least one such layer, so that nothing is r
 Values share a grid where that makes an operator cheaper at no loss: moving values keeps their grid;
 the producer of a ReLU takes the ReLU's grid, because clamping an integer is then all that is left
 of it; the operands of a concat take the grid of the concat. A value that has other readers keeps a
-grid of its own.
+grid of its own. What only float operators read has none (`qpc.analysis.float_results`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.float_results import NOT_READ_BY_LAYERS, float_results, read_by_no_layer
 from qpc.analysis.origins import (
     activations,
     bytes_behind,
@@ -82,8 +83,13 @@ def plan_quantization(
         else:
             reasons[node] = why
     _drop_unfed(candidates, reasons, configs)
+    if unread := read_by_no_layer(gm, candidates):
+        candidates -= unread
+        reasons |= dict.fromkeys(unread, NOT_READ_BY_LAYERS)
+        _drop_unfed(candidates, reasons, configs)
     _drop_without_layer(candidates, reasons)
-    carrier, owner = _share_grids(gm, candidates, parts)
+    in_float = _leave_in_float(gm, candidates, reasons, configs)
+    carrier, owner = _share_grids(gm, candidates, parts, in_float)
     reported = reported_calls(gm)
     return QuantizationPlan(
         integer=frozenset(candidates),
@@ -206,20 +212,44 @@ def _drop_without_layer(candidates: set[Node], reasons: dict[Node, str]) -> None
                 reasons[node] = "no quantized convolution or linear layer is next to it"
 
 
+def _leave_in_float(
+    gm: GraphModule, candidates: set[Node], reasons: dict[Node, str], configs: _Configs
+) -> set[Node]:
+    """Drop what only moves values to float operators; the operators whose results have no grid."""
+
+    def rounds(node: Node) -> bool:
+        config = configs.of(node)
+        return config is not None and config.results == "integer"
+
+    while True:
+        ending, moving = float_results(gm, candidates, configs.parts, rounds)
+        candidates -= moving
+        left = len(candidates)
+        _drop_without_layer(candidates, reasons)
+        if len(candidates) == left:
+            return ending
+
+
 # --- shared grids ---------------------------------------------------------------------------------
 
 
 def _share_grids(
-    gm: GraphModule, integer: set[Node], parts: Mapping[Node, Node]
+    gm: GraphModule, integer: set[Node], parts: Mapping[Node, Node], in_float: set[Node]
 ) -> tuple[dict[Node, Node], dict[Node, Node]]:
-    """`carrier` of every quantized value, and the `owner` of every carrier's configuration."""
+    """`carrier` of every quantized value, and the `owner` of every carrier's configuration.
+
+    in_float: operators whose results have no grid.
+    """
     grids = _Grids()
     for node in gm.graph.nodes:
         if node not in integer:
             continue
         sources = activations(node)
         for source in rounded_operands(node):
-            grids.add(source, owner=node if source.op == "get_attr" else None)
+            if source not in in_float:
+                grids.add(source, owner=node if source.op == "get_attr" else None)
+        if node in in_float:
+            continue
         role = role_of(node)
         if role in (Role.MOVE, Role.INTERPOLATE):
             grids.follow(node, sources[0])

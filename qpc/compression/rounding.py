@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from operator import length_hint
 from pathlib import Path
+from typing import Literal
 
 from torch.fx import GraphModule
 
 from qpc.analysis.merge import merge_calibration
+from qpc.base import Pass
 from qpc.batches import Batch, batch_length, checked_batches
 from qpc.calls import qpc_ops
 from qpc.compression.step import StepContext
-from qpc.effort import corrections
+from qpc.effort import best_quantization, corrections
 from qpc.errors import CalibrationError, PassError
 from qpc.facts import CALIBRATED, CORE_FORM, OBSERVED
-from qpc.passes import Calibrate, CorrectBias, FakeQuantize, LearnGrids
+from qpc.passes import Calibrate, CorrectBias, FakeQuantize
 from qpc.pipeline import Pipeline
 from qpc.quant.config import QuantConfig
 from qpc.recipes import BatchNormMode, prepare, require_trainable, rounding_to_train
 from qpc.storage import load_graph, save_graph
+
+Effort = Literal["fast", "default", "best"]
 
 _READY = frozenset({CORE_FORM, OBSERVED, CALIBRATED})
 
@@ -33,31 +37,43 @@ def is_rounded(gm: GraphModule) -> bool:
     return bool(found)
 
 
-def rounded(gm: GraphModule, config: QuantConfig, at: StepContext) -> GraphModule:
-    """The graph rounded to grids, and corrected, as `qpc.quantize` does it by default."""
+def rounded(
+    gm: GraphModule, config: QuantConfig, at: StepContext, *, effort: Effort = "default"
+) -> GraphModule:
+    """The graph rounded to grids, and corrected, as `qpc.quantize` does it with this effort.
+
+    With "best" every process searches by itself, on all batches: they find the same.
+    """
     if is_rounded(gm):
         raise PassError(
             f"the step {at.place.name!r} would quantize a graph that is rounded to grids already",
             fix="quantize once, or in `finish`, from which rounds do not go on",
         )
-    first = _first_samples(at.require_batches(), CorrectBias([]).samples)
-    passes = (FakeQuantize(), *corrections(first, config))
-    return Pipeline(passes, _READY).run(_calibrated(gm, config, at), at.passes)
+    if effort == "best":
+        return best_quantization(gm, at.require_batches(), config, at.passes)
+    endings: tuple[Pass, ...] = ()
+    if effort == "default":
+        first = _first_samples(at.require_batches(), CorrectBias([]).samples)
+        endings = corrections(first, config)
+    return Pipeline((FakeQuantize(), *endings), _READY).run(_calibrated(gm, config, at), at.passes)
 
 
 def prepared_for_training(
     gm: GraphModule,
     config: QuantConfig,
-    learn: LearnGrids | None,
+    moving: Sequence[Pass],
     at: StepContext,
     *,
     batch_norm: BatchNormMode = "folded",
 ) -> GraphModule:
-    """The same as `qpc.prepare_qat` makes it; a graph that is rounded already stays."""
+    """The same as `qpc.prepare_qat` makes it; a graph that is rounded already stays.
+
+    moving: the passes that let training move grids.
+    """
     if is_rounded(gm):
         return gm
     require_trainable(config)
-    passes = rounding_to_train(*((learn,) if learn else ()))
+    passes = rounding_to_train(*moving)
     calibrated = _calibrated(gm, config, at, batch_norm)
     return Pipeline(passes, _READY).run(calibrated, at.passes)
 

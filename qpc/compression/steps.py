@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, StrictBool, StrictStr
 from torch.fx import GraphModule
 
+from qpc.base import Pass
 from qpc.compression.parts import (
     AllocationSpec,
     CriterionSpec,
@@ -15,13 +17,14 @@ from qpc.compression.parts import (
     RuleSpec,
     ScheduleSpec,
 )
-from qpc.compression.rounding import prepared_for_training, rounded
+from qpc.compression.rounding import Effort, prepared_for_training, rounded
 from qpc.compression.step import STEPS, Place, Step, StepContext
 from qpc.compression.training import TrainSettings, trained
 from qpc.facts import CORE_FORM
 from qpc.passes import (
     CreateMasks,
     FoldWeights,
+    FollowRanges,
     LearnGrids,
     MaskWeights,
     PropagateMasks,
@@ -150,15 +153,16 @@ class FineTune(TrainSettings):
 class Quantize(Step):
     """Round all values to grids that calibration chooses, without training.
 
-    config: what is quantized how.
+    config: what is quantized how. effort: how much is tried to keep accuracy, as in `qpc.quantize`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"batches"})
     kind: Literal["quantize"] = "quantize"
     config: QuantConfig = QuantConfig()
+    effort: Effort = "default"
 
     def run(self, gm: GraphModule, at: StepContext) -> GraphModule:
-        return rounded(gm, self.config, at)
+        return rounded(gm, self.config, at, effort=self.effort)
 
 
 class Learned(Part):
@@ -169,12 +173,21 @@ class Learned(Part):
     zero_points: StrictBool = False
 
 
+class Followed(Part):
+    """Which grids follow the ranges that training sees, as in `FollowRanges`."""
+
+    activations: StrictBool = True
+    weights: StrictBool = True
+    decay: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.99
+
+
 @STEPS.named("qat")
 class Qat(TrainSettings):
     """Round all values to grids, unless they are, and train with that.
 
-    config: what is quantized how. learn: which grids training moves; false keeps those
-    of the calibration. batch_norm: whether batch norms are folded before or after training, as in
+    config: what is quantized how. learn: which grids training moves by gradients. follow: which
+    others it moves by averages of the ranges that it sees; without both, the grids of the
+    calibration stay. batch_norm: whether batch norms are folded before or after training, as in
     `qpc.prepare_qat`.
     """
 
@@ -182,13 +195,22 @@ class Qat(TrainSettings):
     kind: Literal["qat"] = "qat"
     config: QuantConfig = QuantConfig()
     learn: Learned | StrictBool = Learned()
+    follow: Followed | StrictBool = False
     batch_norm: BatchNormMode = "folded"
 
     def run(self, gm: GraphModule, at: StepContext) -> GraphModule:
-        chosen = self.learn.model_dump() if isinstance(self.learn, Learned) else {}
-        learn = LearnGrids(**chosen) if self.learn else None
-        ready = prepared_for_training(gm, self.config, learn, at, batch_norm=self.batch_norm)
+        moving = list(self._moving())
+        ready = prepared_for_training(gm, self.config, moving, at, batch_norm=self.batch_norm)
         return trained(ready, self, at)
+
+    def _moving(self) -> Iterator[Pass]:
+        """What lets grids move; those that are learned do not follow."""
+        if self.learn:
+            learned = self.learn if isinstance(self.learn, Learned) else Learned()
+            yield LearnGrids(**learned.model_dump())
+        if self.follow:
+            followed = self.follow if isinstance(self.follow, Followed) else Followed()
+            yield FollowRanges(**followed.model_dump())
 
 
 @STEPS.named("convert")

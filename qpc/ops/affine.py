@@ -19,7 +19,7 @@ from qpc.analysis.roundings import unrounded
 from qpc.calls import Arg, OpView, arguments, aten
 from qpc.channels.atoms import Labels, spread
 from qpc.meta import attribute, info, update_info
-from qpc.ops.convolution import CONV2D
+from qpc.ops.convolution import CONV2D, CONV2D_FLOAT
 from qpc.registry import IN_FLOAT, OpSpec, Quantization, Role, role_of
 
 if TYPE_CHECKING:
@@ -156,15 +156,15 @@ def _convert(conversion: Conversion) -> Node:
         pixels = prod(size for size in inner[2:] if isinstance(size, int))  # they all are
         x = conversion.reshaped(x, (*inner[:2], 1, pixels))
     geometry = ([1, 1], [0, 0], [1, 1], len(factor))
-    ends = (source.zero_point, *conversion.ends)
-    made = conversion.call(CONV2D, x, *constants, *geometry, *ends)
-    update_info(made, qparams=conversion.grid)
+    operands = x, *constants, *geometry, source.zero_point
+    made = conversion.ended((CONV2D, CONV2D_FLOAT), *operands)
+    update_info(made, qparams=info(conversion.node).qparams)
     if len(shape) != 4:
         made = conversion.reshaped(made, inner)
     return conversion.permuted(made, [order.index(a) for a in range(len(shape))])
 
 
-AFFINE = Quantization(Role.AFFINE, _refuse, _convert)
+AFFINE = Quantization(Role.AFFINE, _refuse, _convert, ends_in_float=True)
 """Of operators that `ChannelAffine` knows."""
 
 

@@ -15,11 +15,11 @@ from qpc.calls import Arg, OpView, arguments, aten
 from qpc.channels.atoms import NONE, Labels, along, collapse, compact, nothing, spread, varying_axes
 from qpc.channels.flow import describe
 from qpc.errors import BackendError
-from qpc.library import GRID, define
+from qpc.library import GRID, REALS, define, in_float
 from qpc.meta import info
 from qpc.ops.affine import AFFINE, ChannelAffine
 from qpc.ops.pointwise import POINTWISE, first_input, is_one_number
-from qpc.quant.arithmetic import requantize
+from qpc.quant.arithmetic import real_values, requantize, require_bounds
 from qpc.registry import IN_FLOAT, OpSpec, Quantization, Role, fits_by_itself, overloads
 
 if TYPE_CHECKING:
@@ -49,6 +49,18 @@ class Mul(OpView, of=aten.mul.Tensor):
     b = Arg[Node | float]("other")
 
 
+def _weighted_sum(
+    a: Tensor,
+    b: Tensor,
+    a_zero_point: int,
+    b_zero_point: int,
+    a_multiplier: int,
+    b_multiplier: int,
+) -> Tensor:
+    total = (a.to(torch.int32) - a_zero_point) * a_multiplier
+    return total + (b.to(torch.int32) - b_zero_point) * b_multiplier
+
+
 def _add(
     a: Tensor,
     b: Tensor,
@@ -61,8 +73,7 @@ def _add(
     lo: int,
     hi: int,
 ) -> Tensor:
-    total = (a.to(torch.int32) - a_zero_point) * a_multiplier
-    total = total + (b.to(torch.int32) - b_zero_point) * b_multiplier
+    total = _weighted_sum(a, b, a_zero_point, b_zero_point, a_multiplier, b_multiplier)
     half = 1 << (shift - 1) if shift else 0
     return (((total + half) >> shift) + output_zero_point).clamp(lo, hi).to(a.dtype)
 
@@ -71,12 +82,31 @@ def _fake_binary(a: Tensor, b: Tensor, *_: Any) -> Tensor:
     return a.new_empty(torch.broadcast_shapes(a.shape, b.shape))
 
 
-ADD = define(
-    "add(Tensor a, Tensor b, int a_zero_point, int b_zero_point, int a_multiplier,"
-    f" int b_multiplier, int shift, {GRID}) -> Tensor",
-    _add,
-    _fake_binary,
+def _add_float(
+    a: Tensor,
+    b: Tensor,
+    a_zero_point: int,
+    b_zero_point: int,
+    a_multiplier: int,
+    b_multiplier: int,
+    scale: float,
+    least: float | None,
+    greatest: float | None,
+) -> Tensor:
+    """`scale` is that of the sum, which has less than 2**24 steps: float32 holds it exactly."""
+    total = _weighted_sum(a, b, a_zero_point, b_zero_point, a_multiplier, b_multiplier)
+    return real_values(total, scale, least, greatest)
+
+
+_ADD = "Tensor a, Tensor b, int a_zero_point, int b_zero_point, int a_multiplier, int b_multiplier"
+ADD = define(f"add({_ADD}, int shift, {GRID}) -> Tensor", _add, _fake_binary)
+ADD_FLOAT = define(
+    f"add_float({_ADD}, float scale, {REALS}) -> Tensor", _add_float, in_float(_fake_binary)
 )
+
+
+def _product(a: Tensor, b: Tensor, a_zero_point: int, b_zero_point: int) -> Tensor:
+    return (a.to(torch.int32) - a_zero_point) * (b.to(torch.int32) - b_zero_point)
 
 
 def _mul(
@@ -89,16 +119,25 @@ def _mul(
     lo: int,
     hi: int,
 ) -> Tensor:
-    product = (a.to(torch.int32) - a_zero_point) * (b.to(torch.int32) - b_zero_point)
+    product = _product(a, b, a_zero_point, b_zero_point)
     return requantize(product, multiplier, output_zero_point, lo, hi, a.dtype)
 
 
-MUL = define(
-    "mul(Tensor a, Tensor b, int a_zero_point, int b_zero_point, float multiplier,"
-    f" {GRID}) -> Tensor",
-    _mul,
-    _fake_binary,
-)
+def _mul_float(
+    a: Tensor,
+    b: Tensor,
+    a_zero_point: int,
+    b_zero_point: int,
+    multiplier: float,
+    least: float | None,
+    greatest: float | None,
+) -> Tensor:
+    return real_values(_product(a, b, a_zero_point, b_zero_point), multiplier, least, greatest)
+
+
+_MUL = "Tensor a, Tensor b, int a_zero_point, int b_zero_point, float multiplier"
+MUL = define(f"mul({_MUL}, {GRID}) -> Tensor", _mul, _fake_binary)
+MUL_FLOAT = define(f"mul_float({_MUL}, {REALS}) -> Tensor", _mul_float, in_float(_fake_binary))
 
 
 # --- quantization ---------------------------------------------------------------------------------
@@ -141,10 +180,10 @@ def _quantization(combined: Quantization) -> Callable[[Node], Quantization]:
 def _convert_sum(conversion: Conversion) -> Node:
     view = Add.of(conversion.node) or Sub(conversion.node)
     assert isinstance(view.b, Node)
-    first, second, shift = conversion.sum_multipliers(view.a, view.b)
+    first, second, last = conversion.sum_multipliers(view.a, view.b)
     second = -second if isinstance(view, Sub) else second
     operands = _operands(conversion, view.a, view.b)
-    return conversion.call(ADD, *operands, first, second, shift, *conversion.ends)
+    return conversion.ended((ADD, ADD_FLOAT), *operands, first, second, last)
 
 
 def _convert_product(conversion: Conversion) -> Node:
@@ -152,7 +191,7 @@ def _convert_product(conversion: Conversion) -> Node:
     assert isinstance(view.b, Node)
     scale = conversion.grid_of(view.a).scale * conversion.grid_of(view.b).scale
     operands = _operands(conversion, view.a, view.b)
-    return conversion.call(MUL, *operands, conversion.multiplier(scale), *conversion.ends)
+    return conversion.ended((MUL, MUL_FLOAT), *operands, conversion.multiplier(scale))
 
 
 def _operands(conversion: Conversion, *values: Node) -> list[object]:
@@ -192,8 +231,12 @@ def _convert_extreme(conversion: Conversion) -> Node:
 
 
 _LARGEST_FILL = 1e4  # what stands for minus infinity is larger
-_EXTREME = Quantization(Role.COMBINE, refuse_parameters, _convert_extreme, joins_grids=True)
-_CHOICE = Quantization(Role.COMBINE, _refuse_choice, _convert_choice, joins_grids=True)
+_EXTREME = Quantization(
+    Role.COMBINE, refuse_parameters, _convert_extreme, joins_grids=True, leaves_values=True
+)
+_CHOICE = Quantization(
+    Role.COMBINE, _refuse_choice, _convert_choice, joins_grids=True, leaves_values=True
+)
 
 # --- channels -------------------------------------------------------------------------------------
 
@@ -330,12 +373,15 @@ def _gated_halves(flow: Flow, node: Node) -> Labels:
     return spread(flow.atoms.find(halves[0]), dim, flow.shape(node))
 
 
-_SUM = _quantization(
-    Quantization(Role.COMBINE, _refuse_constants, _convert_sum, rounds_constants=True)
-)
-_PRODUCT = _quantization(
-    Quantization(Role.COMBINE, _refuse_constants, _convert_product, rounds_constants=True)
-)
+def _combined(convert: Callable[[Conversion], Node]) -> Callable[[Node], Quantization]:
+    return _quantization(
+        Quantization(
+            Role.COMBINE, _refuse_constants, convert, rounds_constants=True, ends_in_float=True
+        )
+    )
+
+
+_SUM, _PRODUCT = _combined(_convert_sum), _combined(_convert_product)
 
 # --- proofs ---------------------------------------------------------------------------------------
 
@@ -346,11 +392,17 @@ _MOST_SHIFT = 30
 def _check_add(proof: IntegerProof, node: Node) -> None:
     """`2 * 255 * 2**15 + 2**29` at the most."""
     given = arguments(node)
+    require_bounds(given.get("least"), given.get("greatest"))
     for name in ("a_multiplier", "b_multiplier"):
         if given[name] not in _INT16:
             raise BackendError(f"{name!r} is {given[name]}, which does not fit 16 bits")
-    if not 0 <= given["shift"] <= _MOST_SHIFT:
+    if "shift" in given and not 0 <= given["shift"] <= _MOST_SHIFT:
         raise BackendError(f"'shift' must be from 0 to {_MOST_SHIFT}, got {given['shift']}")
+
+
+def _check_product(proof: IntegerProof, node: Node) -> None:
+    given = arguments(node)
+    require_bounds(given["least"], given["greatest"])
 
 
 _ELEMENTWISE = (
@@ -378,4 +430,6 @@ SPECS = (
     OpSpec(aten.glu.default, channels=_gated_halves),
     OpSpec(ADD, exact=True, ends_with_clamp=True, check=_check_add),
     OpSpec(MUL, exact=True, ends_with_clamp=True, check=fits_by_itself),
+    OpSpec(ADD_FLOAT, exact=True, check=_check_add),
+    OpSpec(MUL_FLOAT, exact=True, check=_check_product),
 )

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import Node
 
-from qpc.calls import Arg, OpView, aten
-from qpc.library import define, like_first
+from qpc.calls import Arg, OpView, arguments, aten
+from qpc.library import NAMESPACE, define, like_first
 from qpc.ops.pointwise import first_input, tabulate
 from qpc.registry import OpSpec, Quantization, Role, fits_by_itself, overloads, spec_of
 
@@ -64,6 +65,20 @@ class Clamping(OpView):
         return spec is not None and spec.ends_with_clamp
 
 
+class Bounded(OpView):
+    """Any integer operator that ends in float32 values, from `least` to `greatest`."""
+
+    least = Arg[float | None]()
+    greatest = Arg[float | None]()
+
+    @classmethod
+    def matches(cls, node: object) -> bool:
+        if not isinstance(node, Node) or node.op != "call_function":
+            return False
+        ours = isinstance(node.target, OpOverload) and node.target.namespace == NAMESPACE
+        return ours and "greatest" in arguments(node)
+
+
 # --- quantization ---------------------------------------------------------------------------------
 
 
@@ -107,14 +122,14 @@ def _bounded(proof: IntegerProof, node: Node) -> tuple[int, int]:
 SPECS = (
     OpSpec(
         aten.relu.default,
-        quantization=Quantization(Role.CLAMP, convert=_convert_relu),
+        quantization=Quantization(Role.CLAMP, convert=_convert_relu, leaves_values=True),
         view=Relu,
         exact=True,
         channels=first_input,
     ),
     OpSpec(
         aten.clamp.default,
-        quantization=Quantization(Role.CLAMP, _refuse_clamp, _convert_clamp),
+        quantization=Quantization(Role.CLAMP, _refuse_clamp, _convert_clamp, leaves_values=True),
         view=Clamp,
         exact=True,
         channels=first_input,

@@ -65,7 +65,9 @@ def _axis_of_pieces(flow: Flow, pieces: list[Labels], dim: int) -> int | None:
 SPECS = (
     OpSpec(
         aten.cat.default,
-        quantization=Quantization(Role.COMBINE, refuse_parameters, _convert, joins_grids=True),
+        quantization=Quantization(
+            Role.COMBINE, refuse_parameters, _convert, joins_grids=True, leaves_values=True
+        ),
         view=Cat,
         channels=_channels,
         exact=True,

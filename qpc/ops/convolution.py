@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,16 +15,16 @@ from qpc.calls import One, Pair, arguments, aten, qpc_ops, set_arguments
 from qpc.channels.atoms import Labels, spread
 from qpc.channels.flow import describe
 from qpc.layers import IntWeighted, Weighted, weighted
-from qpc.library import GRID, define
+from qpc.library import GRID, REALS, define, in_float
 from qpc.meta import info
 from qpc.ops.linear import check_layer, computed_weight, refuse_layer
-from qpc.quant.arithmetic import requantize, wrap_int32
+from qpc.quant.arithmetic import real_values, requantize, wrap_int32
 from qpc.registry import OpSpec, Quantization, Role, op_name
 
 if TYPE_CHECKING:
     from qpc.channels.flow import Flow
     from qpc.channels.removal import Removal
-    from qpc.conversion import Conversion
+    from qpc.conversion import Conversion, Endings
 
 
 class Conv1d(Weighted, of=aten.conv1d.default):
@@ -76,6 +76,29 @@ class ConvTranspose3d(Weighted, of=aten.conv_transpose3d.input):
     transposed = True
 
 
+def _conv2d_sums(
+    q: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    input_zero_point: int,
+) -> Tensor:
+    centred = q.to(torch.float64) - input_zero_point  # so that padding contributes zero
+    total = F.conv2d(
+        centred,
+        weight.to(torch.float64),
+        None,
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        groups,
+    )
+    return wrap_int32(total + bias.to(torch.float64)[:, None, None])
+
+
 def _conv2d(
     q: Tensor,
     weight: Tensor,
@@ -90,18 +113,25 @@ def _conv2d(
     lo: int,
     hi: int,
 ) -> Tensor:
-    centred = q.to(torch.float64) - input_zero_point  # so that padding contributes zero
-    total = F.conv2d(
-        centred,
-        weight.to(torch.float64),
-        None,
-        tuple(stride),
-        tuple(padding),
-        tuple(dilation),
-        groups,
-    )
-    acc = wrap_int32(total + bias.to(torch.float64)[:, None, None])
+    acc = _conv2d_sums(q, weight, bias, stride, padding, dilation, groups, input_zero_point)
     return requantize(acc, multiplier[:, None, None], output_zero_point, lo, hi, q.dtype)
+
+
+def _conv2d_float(
+    q: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    multiplier: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    input_zero_point: int,
+    least: float | None,
+    greatest: float | None,
+) -> Tensor:
+    acc = _conv2d_sums(q, weight, bias, stride, padding, dilation, groups, input_zero_point)
+    return real_values(acc, multiplier[:, None, None], least, greatest)
 
 
 def _fake_conv2d(
@@ -122,12 +152,39 @@ def _fake_conv2d(
     return q.new_empty((q.shape[0], weight.shape[0], *sizes))
 
 
-CONV2D = define(
-    "conv2d(Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int[2] stride,"
-    f" int[2] padding, int[2] dilation, int groups, int input_zero_point, {GRID}) -> Tensor",
-    _conv2d,
-    _fake_conv2d,
+_CONV2D = (
+    "Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int[2] stride, int[2] padding,"
+    " int[2] dilation, int groups, int input_zero_point"
 )
+CONV2D = define(f"conv2d({_CONV2D}, {GRID}) -> Tensor", _conv2d, _fake_conv2d)
+CONV2D_FLOAT = define(
+    f"conv2d_float({_CONV2D}, {REALS}) -> Tensor", _conv2d_float, in_float(_fake_conv2d)
+)
+
+
+def _conv_transpose2d_sums(
+    q: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+    input_zero_point: int,
+) -> Tensor:
+    centred = q.to(torch.float64) - input_zero_point
+    total = F.conv_transpose2d(
+        centred,
+        weight.to(torch.float64),
+        None,
+        tuple(stride),
+        tuple(padding),
+        tuple(output_padding),
+        groups,
+        tuple(dilation),
+    )
+    return wrap_int32(total + bias.to(torch.float64)[:, None, None])
 
 
 def _conv_transpose2d(
@@ -145,19 +202,28 @@ def _conv_transpose2d(
     lo: int,
     hi: int,
 ) -> Tensor:
-    centred = q.to(torch.float64) - input_zero_point
-    total = F.conv_transpose2d(
-        centred,
-        weight.to(torch.float64),
-        None,
-        tuple(stride),
-        tuple(padding),
-        tuple(output_padding),
-        groups,
-        tuple(dilation),
-    )
-    acc = wrap_int32(total + bias.to(torch.float64)[:, None, None])
+    window = stride, padding, output_padding, groups, dilation
+    acc = _conv_transpose2d_sums(q, weight, bias, *window, input_zero_point)
     return requantize(acc, multiplier[:, None, None], output_zero_point, lo, hi, q.dtype)
+
+
+def _conv_transpose2d_float(
+    q: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    multiplier: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+    input_zero_point: int,
+    least: float | None,
+    greatest: float | None,
+) -> Tensor:
+    window = stride, padding, output_padding, groups, dilation
+    acc = _conv_transpose2d_sums(q, weight, bias, *window, input_zero_point)
+    return real_values(acc, multiplier[:, None, None], least, greatest)
 
 
 def _fake_conv_transpose2d(
@@ -183,16 +249,23 @@ def _fake_conv_transpose2d(
     return q.new_empty((q.shape[0], weight.shape[1] * groups, *sizes))
 
 
+_CONV_TRANSPOSE2D = (
+    "Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int[2] stride, int[2] padding,"
+    " int[2] output_padding, int groups, int[2] dilation, int input_zero_point"
+)
 CONV_TRANSPOSE2D = define(
-    "conv_transpose2d(Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int[2] stride,"
-    " int[2] padding, int[2] output_padding, int groups, int[2] dilation,"
-    f" int input_zero_point, {GRID}) -> Tensor",
+    f"conv_transpose2d({_CONV_TRANSPOSE2D}, {GRID}) -> Tensor",
     _conv_transpose2d,
     _fake_conv_transpose2d,
 )
+CONV_TRANSPOSE2D_FLOAT = define(
+    f"conv_transpose2d_float({_CONV_TRANSPOSE2D}, {REALS}) -> Tensor",
+    _conv_transpose2d_float,
+    in_float(_fake_conv_transpose2d),
+)
 
 
-class IntConv2d(IntWeighted, of=CONV2D):
+class IntConv2d(IntWeighted, of=(CONV2D, CONV2D_FLOAT)):
     """Integer convolution."""
 
     stride = Pair()
@@ -200,7 +273,7 @@ class IntConv2d(IntWeighted, of=CONV2D):
     dilation = Pair()
 
 
-class IntConvTranspose2d(IntWeighted, of=CONV_TRANSPOSE2D):
+class IntConvTranspose2d(IntWeighted, of=(CONV_TRANSPOSE2D, CONV_TRANSPOSE2D_FLOAT)):
     """Integer transposed convolution; weight[in, out/groups, kh, kw]."""
 
     stride = Pair()
@@ -226,22 +299,25 @@ def _refuse(node: Node) -> str | None:
 def _convert_conv2d(conversion: Conversion) -> Node:
     layer = Conv2d(conversion.node)
     geometry = [list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups]
-    return _converted(conversion, CONV2D, layer, geometry)
+    return _converted(conversion, (CONV2D, CONV2D_FLOAT), layer, geometry)
 
 
 def _convert_transposed(conversion: Conversion) -> Node:
     layer = ConvTranspose2d(conversion.node)
     window = [list(layer.stride), list(layer.padding), list(layer.output_padding)]
     geometry = [*window, layer.groups, list(layer.dilation)]
-    return _converted(conversion, CONV_TRANSPOSE2D, layer, geometry)
+    return _converted(conversion, _TRANSPOSED, layer, geometry)
+
+
+_TRANSPOSED = (CONV_TRANSPOSE2D, CONV_TRANSPOSE2D_FLOAT)
 
 
 def _converted(
-    conversion: Conversion, target: OpOverload, layer: Weighted, geometry: list[object]
+    conversion: Conversion, targets: Endings, layer: Weighted, geometry: list[object]
 ) -> Node:
     source = conversion.grid_of(layer.input)
     operands = conversion.layer(layer)
-    return conversion.call(target, *operands, *geometry, source.zero_point, *conversion.ends)
+    return conversion.ended(targets, *operands, *geometry, source.zero_point)
 
 
 # --- channels -------------------------------------------------------------------------------------
@@ -311,6 +387,10 @@ def shrink_groups(removal: Removal, node: Node) -> None:
 _NO_FORM = Quantization(Role.COMPUTE, _has_no_form)
 
 
+def _quantized(convert: Callable[[Conversion], Node]) -> Quantization:
+    return Quantization(Role.COMPUTE, _refuse, convert, ends_in_float=True)
+
+
 def _layer(
     target: OpOverload, view: type[Weighted], quantization: Quantization = _NO_FORM
 ) -> OpSpec:
@@ -321,14 +401,10 @@ def _layer(
 
 SPECS = (
     _layer(aten.conv1d.default, Conv1d),
-    _layer(aten.conv2d.default, Conv2d, Quantization(Role.COMPUTE, _refuse, _convert_conv2d)),
+    _layer(aten.conv2d.default, Conv2d, _quantized(_convert_conv2d)),
     _layer(aten.conv3d.default, Conv3d),
     _layer(aten.conv_transpose1d.default, ConvTranspose1d),
-    _layer(
-        aten.conv_transpose2d.input,
-        ConvTranspose2d,
-        Quantization(Role.COMPUTE, _refuse, _convert_transposed),
-    ),
+    _layer(aten.conv_transpose2d.input, ConvTranspose2d, _quantized(_convert_transposed)),
     _layer(aten.conv_transpose3d.input, ConvTranspose3d),
     OpSpec(CONV2D, view=IntConv2d, exact=True, ends_with_clamp=True, check=check_layer),
     OpSpec(
@@ -338,4 +414,6 @@ SPECS = (
         ends_with_clamp=True,
         check=check_layer,
     ),
+    OpSpec(CONV2D_FLOAT, view=IntConv2d, exact=True, check=check_layer),
+    OpSpec(CONV_TRANSPOSE2D_FLOAT, view=IntConvTranspose2d, exact=True, check=check_layer),
 )

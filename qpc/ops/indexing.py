@@ -119,7 +119,7 @@ def _convert(conversion: Conversion) -> Node:
     return conversion.again(*args, **node.kwargs)
 
 
-_PICK = Quantization(Role.MOVE, _refuse, _convert)
+_PICK = Quantization(Role.MOVE, _refuse, _convert, leaves_values=True)
 SPECS = (
     *(
         OpSpec(

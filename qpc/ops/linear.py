@@ -10,13 +10,19 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 from qpc.analysis.origins import computed
-from qpc.calls import aten
+from qpc.calls import arguments, aten
 from qpc.channels.atoms import Labels, spread, varying_axes
 from qpc.channels.flow import describe, pin_inputs
 from qpc.errors import BackendError
 from qpc.layers import IntWeighted, Weighted, integer_layer, outputs_first, weighted
-from qpc.library import GRID, define
-from qpc.quant.arithmetic import requantize, require_multiplier, wrap_int32
+from qpc.library import GRID, REALS, define, in_float
+from qpc.quant.arithmetic import (
+    real_values,
+    requantize,
+    require_bounds,
+    require_multiplier,
+    wrap_int32,
+)
 from qpc.registry import OpSpec, Quantization, Role
 
 if TYPE_CHECKING:
@@ -31,6 +37,11 @@ class Linear(Weighted, of=aten.linear.default):
     channel_axis = -1
 
 
+def _sums(q: Tensor, weight: Tensor, bias: Tensor, input_zero_point: int) -> Tensor:
+    centred = q.to(torch.float64) - input_zero_point
+    return wrap_int32(F.linear(centred, weight.to(torch.float64)) + bias.to(torch.float64))
+
+
 def _linear(
     q: Tensor,
     weight: Tensor,
@@ -41,8 +52,7 @@ def _linear(
     lo: int,
     hi: int,
 ) -> Tensor:
-    centred = q.to(torch.float64) - input_zero_point
-    acc = wrap_int32(F.linear(centred, weight.to(torch.float64)) + bias.to(torch.float64))
+    acc = _sums(q, weight, bias, input_zero_point)
     return requantize(acc, multiplier, output_zero_point, lo, hi, q.dtype)
 
 
@@ -58,7 +68,28 @@ LINEAR = define(
 )
 
 
-class IntLinear(IntWeighted, of=LINEAR):
+def _linear_float(
+    q: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    multiplier: Tensor,
+    input_zero_point: int,
+    least: float | None,
+    greatest: float | None,
+) -> Tensor:
+    acc = _sums(q, weight, bias, input_zero_point)
+    return real_values(acc, multiplier, least, greatest)
+
+
+LINEAR_FLOAT = define(
+    "linear_float(Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int input_zero_point,"
+    f" {REALS}) -> Tensor",
+    _linear_float,
+    in_float(_fake_linear),
+)
+
+
+class IntLinear(IntWeighted, of=(LINEAR, LINEAR_FLOAT)):
     """Integer linear layer."""
 
     channel_axis = -1
@@ -80,7 +111,8 @@ def refuse_layer(node: Node) -> str | None:
 def _convert(conversion: Conversion) -> Node:
     layer = Linear(conversion.node)
     source = conversion.grid_of(layer.input)
-    return conversion.call(LINEAR, *conversion.layer(layer), source.zero_point, *conversion.ends)
+    operands = [*conversion.layer(layer), source.zero_point]
+    return conversion.ended((LINEAR, LINEAR_FLOAT), *operands)
 
 
 # --- channels -------------------------------------------------------------------------------------
@@ -146,15 +178,23 @@ def check_layer(proof: IntegerProof, node: Node) -> None:
             f"{weight.shape[0]} outputs, {bias.numel()} biases and {multiplier.numel()} multipliers"
         )
     require_multiplier(multiplier)
+    require_bounds_of(node)
     proof.require_accumulator(layer.input, weight, bias, layer.input_zero_point)
+
+
+def require_bounds_of(node: Node) -> None:
+    """Raise BackendError for an operator that ends in float32 and whose bounds are none."""
+    given = arguments(node)
+    require_bounds(given.get("least"), given.get("greatest"))
 
 
 SPECS = (
     OpSpec(
         aten.linear.default,
-        quantization=Quantization(Role.COMPUTE, refuse_layer, _convert),
+        quantization=Quantization(Role.COMPUTE, refuse_layer, _convert, ends_in_float=True),
         view=Linear,
         channels=_channels,
     ),
     OpSpec(LINEAR, view=IntLinear, exact=True, ends_with_clamp=True, check=check_layer),
+    OpSpec(LINEAR_FLOAT, view=IntLinear, exact=True, check=check_layer),
 )

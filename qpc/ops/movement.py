@@ -67,7 +67,7 @@ def move(conversion: Conversion) -> Node:
     return conversion.again(*args, **node.kwargs)
 
 
-MOVE = Quantization(Role.MOVE, refuse_parameters, move)
+MOVE = Quantization(Role.MOVE, refuse_parameters, move, leaves_values=True)
 """Of operators that move values in the same way whatever they are."""
 
 # --- channels -------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ def _shrink_roll(removal: Removal, node: Node) -> None:
     set_arguments(node, shifts=list(shifts.values()), dims=list(shifts))
 
 
-_DROPOUT = Quantization(Role.MOVE, _refuse_dropout, move)
+_DROPOUT = Quantization(Role.MOVE, _refuse_dropout, move, leaves_values=True)
 
 
 def moving(

@@ -70,7 +70,7 @@ def tabulate(conversion: Conversion) -> Node:
     return conversion.tabulated(value, function)
 
 
-POINTWISE = Quantization(Role.POINTWISE, _refuse, tabulate)
+POINTWISE = Quantization(Role.POINTWISE, _refuse, tabulate, ends_in_float=True)
 """Of functions of one value at a time."""
 
 # --- channels -------------------------------------------------------------------------------------
@@ -85,7 +85,10 @@ def first_input(flow: Flow, node: Node) -> Labels:
 
 
 def _check_lookup(proof: IntegerProof, node: Node) -> None:
-    table = proof.tensor(node, "table", proof.type(arguments(node)["q"]).dtype)
+    dtype = proof.type(arguments(node)["q"]).dtype
+    if proof.type(node).dtype is torch.float32:
+        dtype = torch.float32
+    table = proof.tensor(node, "table", dtype)
     if table.numel() != 256:
         raise BackendError(f"a table has 256 entries, not {table.numel()}")
 

@@ -13,10 +13,17 @@ from torch.nn import functional as F
 
 from qpc.calls import Arg, One, OpView, Pair, arguments, aten
 from qpc.channels.atoms import Labels, spread
-from qpc.library import GRID, define
+from qpc.library import GRID, REALS, define, in_float
 from qpc.ops.movement import refuse_parameters
 from qpc.ops.reduction import refuse_long_sum
-from qpc.quant.arithmetic import average_multiplier, requantize, require_sum, wrap_int32
+from qpc.quant.arithmetic import (
+    average_multiplier,
+    real_values,
+    requantize,
+    require_bounds,
+    require_sum,
+    wrap_int32,
+)
 from qpc.registry import OpSpec, Quantization, Role, fits_by_itself, overloads
 
 if TYPE_CHECKING:
@@ -113,6 +120,19 @@ MAX_POOL2D = define(
 )
 
 
+def _window_sums(
+    q: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    input_zero_point: int,
+) -> Tensor:
+    require_sum(prod(kernel_size))
+    centred = q.to(torch.float64) - input_zero_point
+    window = tuple(kernel_size), tuple(stride), tuple(padding)
+    return wrap_int32(F.avg_pool2d(centred, *window, divisor_override=1))
+
+
 def _avg_pool2d(
     q: Tensor,
     kernel_size: Sequence[int],
@@ -124,11 +144,22 @@ def _avg_pool2d(
     lo: int,
     hi: int,
 ) -> Tensor:
-    require_sum(prod(kernel_size))
-    centred = q.to(torch.float64) - input_zero_point
-    window = tuple(kernel_size), tuple(stride), tuple(padding)
-    total = F.avg_pool2d(centred, *window, divisor_override=1)
-    return requantize(wrap_int32(total), multiplier, output_zero_point, lo, hi, q.dtype)
+    total = _window_sums(q, kernel_size, stride, padding, input_zero_point)
+    return requantize(total, multiplier, output_zero_point, lo, hi, q.dtype)
+
+
+def _avg_pool2d_float(
+    q: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    input_zero_point: int,
+    multiplier: float,
+    least: float | None,
+    greatest: float | None,
+) -> Tensor:
+    total = _window_sums(q, kernel_size, stride, padding, input_zero_point)
+    return real_values(total, multiplier, least, greatest)
 
 
 def _fake_avg_pool2d(
@@ -142,11 +173,15 @@ def _fake_avg_pool2d(
     return q.new_empty((*q.shape[:-2], *sizes))
 
 
-AVG_POOL2D = define(
-    "avg_pool2d(Tensor q, int[2] kernel_size, int[2] stride, int[2] padding,"
-    f" int input_zero_point, float multiplier, {GRID}) -> Tensor",
-    _avg_pool2d,
-    _fake_avg_pool2d,
+_AVERAGED = (
+    "Tensor q, int[2] kernel_size, int[2] stride, int[2] padding, int input_zero_point,"
+    " float multiplier"
+)
+AVG_POOL2D = define(f"avg_pool2d({_AVERAGED}, {GRID}) -> Tensor", _avg_pool2d, _fake_avg_pool2d)
+AVG_POOL2D_FLOAT = define(
+    f"avg_pool2d_float({_AVERAGED}, {REALS}) -> Tensor",
+    _avg_pool2d_float,
+    in_float(_fake_avg_pool2d),
 )
 
 
@@ -225,18 +260,22 @@ def _convert_max(conversion: Conversion) -> Node:
     return conversion.call(MAX_POOL2D, value, *map(list, window), pool.ceil_mode)
 
 
+def _convert_counted(conversion: Conversion) -> Node:
+    pool = AvgPool2d(conversion.node)
+    source, value = conversion.grid_of(pool.input), conversion.integers[pool.input]
+    window = [list(pool.kernel_size), list(pool.stride), list(pool.padding)]
+    counting = (pool.ceil_mode, pool.count_include_pad)
+    numbers = (source.zero_point, source.scale, conversion.grid.scale, *conversion.ends)
+    return conversion.call(COUNTED_AVG_POOL2D, value, *window, *counting, *numbers)
+
+
 def _convert_average(conversion: Conversion) -> Node:
     pool = AvgPool2d(conversion.node)
     source, value = conversion.grid_of(pool.input), conversion.integers[pool.input]
-    padded = pool.padding != (0, 0)
-    if pool.ceil_mode or (padded and not pool.count_include_pad and not pool.divisor_override):
-        window = [list(pool.kernel_size), list(pool.stride), list(pool.padding)]
-        counting = (pool.ceil_mode, pool.count_include_pad)
-        numbers = (source.zero_point, source.scale, conversion.grid.scale, *conversion.ends)
-        return conversion.call(COUNTED_AVG_POOL2D, value, *window, *counting, *numbers)
     factor = conversion.multiplier(source.scale, pool.divisor_override or prod(pool.kernel_size))
     window = [list(pool.kernel_size), list(pool.stride), list(pool.padding)]
-    return conversion.call(AVG_POOL2D, value, *window, source.zero_point, factor, *conversion.ends)
+    operands = value, *window, source.zero_point, factor
+    return conversion.ended((AVG_POOL2D, AVG_POOL2D_FLOAT), *operands)
 
 
 # --- channels -------------------------------------------------------------------------------------
@@ -255,15 +294,24 @@ def _windows_with_places(flow: Flow, node: Node) -> Labels:
 
 
 _MAX = Quantization(Role.MOVE, refuse_parameters, _convert_max)
-_AVERAGE = Quantization(Role.REDUCE, _refuse_average, _convert_average)
+_AVERAGE = Quantization(Role.REDUCE, _refuse_average, _convert_average, ends_in_float=True)
+_COUNTED = Quantization(Role.REDUCE, _refuse_average, _convert_counted)
+
+
+def _average(node: Node) -> Quantization:
+    """Where windows reach beyond the image and that counts, each has a divisor of its own."""
+    pool = AvgPool2d(node)
+    uncounted = pool.padding != (0, 0) and not pool.count_include_pad
+    return _COUNTED if pool.ceil_mode or (uncounted and not pool.divisor_override) else _AVERAGE
+
 
 # --- proofs and sizes -----------------------------------------------------------------------------
 
 
 def _check_average(proof: IntegerProof, node: Node) -> None:
     given = arguments(node)
-    kernel = Pair().decode(given["kernel_size"])
-    require_sum(prod(kernel))
+    require_sum(prod(Pair().decode(given["kernel_size"])))
+    require_bounds(given.get("least"), given.get("greatest"))
     if "input_scale" in given:
         average_multiplier(given["input_scale"], given["output_scale"], 1)
 
@@ -291,7 +339,7 @@ SPECS = (
     ),
     OpSpec(
         aten.avg_pool2d.default,
-        quantization=_AVERAGE,
+        quantization=_average,
         view=AvgPool2d,
         channels=window,
         keeps_size=_keeps_size,
@@ -323,4 +371,5 @@ SPECS = (
         check=_check_average,
         keeps_size=_keeps_size,
     ),
+    OpSpec(AVG_POOL2D_FLOAT, exact=True, check=_check_average, keeps_size=_keeps_size),
 )

@@ -13,12 +13,14 @@ from torch.fx import Node
 from qpc.calls import Arg, Ints, OpView, arguments, aten
 from qpc.channels.atoms import NONE, Labels, nothing, spread, varying_axes
 from qpc.channels.flow import describe, pin_inputs
-from qpc.library import GRID, define
+from qpc.library import GRID, REALS, define, in_float
 from qpc.meta import info
 from qpc.quant.arithmetic import (
     MOST_SUMMED,
     average_multiplier,
+    real_values,
     requantize,
+    require_bounds,
     require_sum,
     wrap_int32,
 )
@@ -57,6 +59,11 @@ def _count(q: Tensor, dims: Sequence[int]) -> int:
     return prod(q.shape[axis] for axis in reduced_axes(dims, q.dim()))
 
 
+def _total(q: Tensor, dims: Sequence[int], keepdim: bool, input_zero_point: int) -> Tensor:
+    require_sum(_count(q, dims))
+    return wrap_int32((q.to(torch.int64) - input_zero_point).sum(tuple(dims), keepdim))
+
+
 def _sum(
     q: Tensor,
     dims: Sequence[int],
@@ -67,9 +74,20 @@ def _sum(
     lo: int,
     hi: int,
 ) -> Tensor:
-    require_sum(_count(q, dims))
-    total = (q.to(torch.int64) - input_zero_point).sum(tuple(dims), keepdim)
-    return requantize(wrap_int32(total), multiplier, output_zero_point, lo, hi, q.dtype)
+    total = _total(q, dims, keepdim, input_zero_point)
+    return requantize(total, multiplier, output_zero_point, lo, hi, q.dtype)
+
+
+def _sum_float(
+    q: Tensor,
+    dims: Sequence[int],
+    keepdim: bool,
+    input_zero_point: int,
+    multiplier: float,
+    least: float | None,
+    greatest: float | None,
+) -> Tensor:
+    return real_values(_total(q, dims, keepdim, input_zero_point), multiplier, least, greatest)
 
 
 def _fake_reduced(q: Tensor, dims: Sequence[int], keepdim: bool, *_: Any) -> Tensor:
@@ -78,12 +96,9 @@ def _fake_reduced(q: Tensor, dims: Sequence[int], keepdim: bool, *_: Any) -> Ten
     return q.new_empty([s for i, s in enumerate(sizes) if keepdim or i not in reduced])
 
 
-SUM = define(
-    "sum(Tensor q, int[] dims, bool keepdim, int input_zero_point, float multiplier,"
-    f" {GRID}) -> Tensor",
-    _sum,
-    _fake_reduced,
-)
+_SUM = "Tensor q, int[] dims, bool keepdim, int input_zero_point, float multiplier"
+SUM = define(f"sum({_SUM}, {GRID}) -> Tensor", _sum, _fake_reduced)
+SUM_FLOAT = define(f"sum_float({_SUM}, {REALS}) -> Tensor", _sum_float, in_float(_fake_reduced))
 
 
 def _mean(
@@ -102,12 +117,22 @@ def _mean(
     return _sum(q, dims, keepdim, input_zero_point, multiplier, output_zero_point, lo, hi)
 
 
-MEAN = define(
-    "mean(Tensor q, int[] dims, bool keepdim, int input_zero_point, float input_scale,"
-    f" float output_scale, {GRID}) -> Tensor",
-    _mean,
-    _fake_reduced,
-)
+def _mean_float(
+    q: Tensor,
+    dims: Sequence[int],
+    keepdim: bool,
+    input_zero_point: int,
+    input_scale: float,
+    least: float | None,
+    greatest: float | None,
+) -> Tensor:
+    multiplier = average_multiplier(input_scale, 1.0, _count(q, dims))
+    return _sum_float(q, dims, keepdim, input_zero_point, multiplier, least, greatest)
+
+
+_MEAN = "Tensor q, int[] dims, bool keepdim, int input_zero_point, float input_scale"
+MEAN = define(f"mean({_MEAN}, float output_scale, {GRID}) -> Tensor", _mean, _fake_reduced)
+MEAN_FLOAT = define(f"mean_float({_MEAN}, {REALS}) -> Tensor", _mean_float, in_float(_fake_reduced))
 
 
 # --- quantization ---------------------------------------------------------------------------------
@@ -134,15 +159,19 @@ def _refuse(node: Node) -> str | None:
 def _convert_mean(conversion: Conversion) -> Node:
     view = Mean(conversion.node)
     source, value = conversion.grid_of(view.input), conversion.integers[view.input]
-    numbers = (source.zero_point, source.scale, conversion.grid.scale, *conversion.ends)
-    return conversion.call(MEAN, value, list(view.dims), view.keepdim, *numbers)
+    numbers = [source.zero_point, source.scale]
+    if conversion.rounds:
+        numbers.append(conversion.grid.scale)
+    operands = value, list(view.dims), view.keepdim, *numbers
+    return conversion.ended((MEAN, MEAN_FLOAT), *operands)
 
 
 def _convert_sum(conversion: Conversion) -> Node:
     view = Sum(conversion.node)
     source, value = conversion.grid_of(view.input), conversion.integers[view.input]
-    numbers = (source.zero_point, conversion.multiplier(source.scale), *conversion.ends)
-    return conversion.call(SUM, value, list(view.dims), view.keepdim, *numbers)
+    numbers = (source.zero_point, conversion.multiplier(source.scale))
+    operands = value, list(view.dims), view.keepdim, *numbers
+    return conversion.ended((SUM, SUM_FLOAT), *operands)
 
 
 # --- channels -------------------------------------------------------------------------------------
@@ -196,7 +225,8 @@ def _check(proof: IntegerProof, node: Node) -> None:
     count = prod(shape[axis] for axis in reduced_axes(given["dims"], len(shape)))
     require_sum(count)
     if "input_scale" in given:
-        average_multiplier(given["input_scale"], given["output_scale"], count)
+        average_multiplier(given["input_scale"], given.get("output_scale", 1.0), count)
+    require_bounds(given.get("least"), given.get("greatest"))
 
 
 def _refuse_extreme(node: Node) -> str | None:
@@ -213,7 +243,7 @@ def _convert_extreme(conversion: Conversion) -> Node:
     return conversion.again(conversion.integers[node.all_input_nodes[0]], *node.args[1:])
 
 
-_EXTREME = Quantization(Role.MOVE, _refuse_extreme, _convert_extreme)
+_EXTREME = Quantization(Role.MOVE, _refuse_extreme, _convert_extreme, leaves_values=True)
 _REDUCED = (
     "linalg_vector_norm var.correction std.correction var.dim std.dim logsumexp norm.ScalarOpt_dim "
     "prod.dim_int any.dim all.dim sum"
@@ -221,13 +251,13 @@ _REDUCED = (
 SPECS = (
     OpSpec(
         aten.mean.dim,
-        quantization=Quantization(Role.REDUCE, _refuse, _convert_mean),
+        quantization=Quantization(Role.REDUCE, _refuse, _convert_mean, ends_in_float=True),
         view=Mean,
         channels=reduce,
     ),
     OpSpec(
         aten.sum.dim_IntList,
-        quantization=Quantization(Role.REDUCE, _refuse, _convert_sum),
+        quantization=Quantization(Role.REDUCE, _refuse, _convert_sum, ends_in_float=True),
         view=Sum,
         channels=reduce,
     ),
@@ -241,4 +271,6 @@ SPECS = (
     *(OpSpec(t, channels=_scan) for t in overloads("cumsum cumprod")),
     OpSpec(SUM, exact=True, ends_with_clamp=True, check=_check),
     OpSpec(MEAN, exact=True, ends_with_clamp=True, check=_check),
+    OpSpec(SUM_FLOAT, exact=True, check=_check),
+    OpSpec(MEAN_FLOAT, exact=True, check=_check),
 )

@@ -4,12 +4,15 @@
 - `requantize(acc, m, z, lo, hi) = clamp(rne(float32(acc) * m) + z, lo, hi)`: one float32
   multiplication, integers after it. A float product never feeds a float sum, so that no compiler
   can contract the two.
+- `real_values(acc, m) = float32(acc) * m`: the same product, which only floats read and which is
+  rounded to no grid.
 
 `docs/quantization.md` has the reasons.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +45,22 @@ def requantize(
     return clamp_round(acc.to(torch.float32) * factor, zero_point, lo, hi).to(dtype)
 
 
+def real_values(
+    acc: Tensor, multiplier: Tensor | float, least: float | None, greatest: float | None
+) -> Tensor:
+    """The reals that int32 sums stand for: `clamp(float32(acc) * m, least, greatest)`, float32.
+
+    One float32 multiplication, and a choice between numbers: nothing that is rounded again.
+    """
+    factor = float32(multiplier) if isinstance(multiplier, float) else multiplier
+    real = acc.to(torch.float32) * factor
+    if least is not None:
+        real = torch.where(real > float32(least), real, float32(least))
+    if greatest is not None:
+        real = torch.where(real < float32(greatest), real, float32(greatest))
+    return real
+
+
 def wrap_int32(exact: Tensor) -> Tensor:
     """An exact integer (float64 or int64 tensor) as int32, modulo 2**32 as hardware does."""
     wide = exact.to(torch.int64)
@@ -56,9 +75,12 @@ def reciprocal(scale: float) -> float:
 def average_multiplier(input_scale: float, output_scale: float, count: int) -> float:
     """`float32(input_scale / (output_scale * count))`, which requantizes a sum to its average.
 
-    Computed in float64. Raises OverflowProofError if it is too large for float32.
+    Computed in float64; 0 below the least normal float32, as it would be on hardware that flushes
+    these. Raises OverflowProofError if it is too large for float32.
     """
     exact = input_scale / (output_scale * count)
+    if exact < float(np.finfo(np.float32).tiny):
+        return 0.0
     if exact > float(np.finfo(np.float32).max):
         raise OverflowProofError(f"the requantization multiplier {exact:.6g} does not fit float32")
     return float(np.float32(exact))
@@ -68,6 +90,15 @@ def require_multiplier(multiplier: Tensor) -> None:
     """Raise BackendError unless multipliers are finite and not negative."""
     if not bool((torch.isfinite(multiplier) & (multiplier >= 0)).all()):
         raise BackendError("a requantization multiplier is negative, infinite or NaN")
+
+
+def require_bounds(least: float | None, greatest: float | None) -> None:
+    """Raise BackendError unless these are bounds of float32 values, in order."""
+    given = [bound for bound in (least, greatest) if bound is not None]
+    if any(math.isnan(bound) or float(np.float32(bound)) != bound for bound in given):
+        raise BackendError(f"the bounds {least} and {greatest} are no float32 numbers")
+    if len(given) == 2 and given[0] > given[1]:
+        raise BackendError(f"its bounds are {least} and {greatest}")
 
 
 def require_sum(count: int) -> None:

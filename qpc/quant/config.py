@@ -17,6 +17,7 @@ from qpc.settings import Settings
 Bits = Annotated[StrictInt, Field(ge=2, le=8)]
 Group = Literal[32, 64, 128]
 Mode = Literal["static", "dynamic", "weight-only"]
+Results = Literal["float32", "integer"]
 
 
 class ActivationConfig(Settings):
@@ -57,11 +58,15 @@ class LayerConfig(Settings):
     are for linear layers, whose values stay float32. "dynamic": each row of the input is brought to
     a grid of its own when the model runs. "weight-only": weights are integers, and sums are of
     floats. Neither looks at `activation`, nor needs calibration.
+    results: what becomes of values that only the model's output and float operators read. "float32":
+    they are not rounded to a grid. "integer": they are, as all others, which makes a model that
+    ends in integers, for machines without floats.
     """
 
     mode: Mode = "static"
     activation: ActivationConfig = ActivationConfig()
     weight: WeightConfig = WeightConfig()
+    results: Results = "float32"
 
     @model_validator(mode="after")
     def _groups_need_float_sums(self) -> Self:

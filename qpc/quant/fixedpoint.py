@@ -24,6 +24,8 @@ INT32_MAX = 2**31 - 1
 """The greatest accumulator."""
 _INT16_MAX = 2**15 - 1
 _MAX_ADD_SHIFT = 22
+_REAL_SUM_SHIFT = 14  # the largest power of two that fits int16
+_NO_TABLE = "a table needs a function from float32[256] to float32[256], got {} {}"
 
 
 # --- weights ------------------------------------------------------------------------------------
@@ -214,6 +216,19 @@ def add_multipliers(scales: tuple[float, float], output_scale: float) -> tuple[i
     return min(round(a_ratio), _INT16_MAX), min(round(b_ratio), _INT16_MAX), 0
 
 
+def sum_scale(scales: tuple[float, float]) -> tuple[int, int, float]:
+    """Return `(a_multiplier, b_multiplier, scale)` of `qpc::add_float`: int16 factors, and a scale.
+
+    The scale is that of the coarser summand over 2**14, or, if that is no normal float32, the least
+    one. So its factor is exact, as 2**14 is, and that of the finer is off by half of one at most:
+    less than a hundredth of a step of the coarser summand in the sum.
+    """
+    coarser = max(scales)
+    scale = max(coarser / 2.0**_REAL_SUM_SHIFT, SMALLEST_SCALE)
+    first, second = (min(round(each / scale), _INT16_MAX) for each in scales)
+    return first, second, scale
+
+
 # --- tables -------------------------------------------------------------------------------------
 
 
@@ -226,15 +241,16 @@ def lookup_table(
     fn: float32[256] -> float32[256], applied to the dequantized inputs; NaN becomes the lowest
     point. Raises `ValueError` if it returns another shape or dtype.
     """
+    return output_qparams.quantize(real_table(fn, input_qparams))
+
+
+def real_table(fn: Callable[[Tensor], Tensor], input_qparams: QParams) -> Tensor:
+    """Return the results of a pointwise function for all inputs q, float32[256]; see above."""
     limits = torch.iinfo(input_qparams.dtype)
-    real = input_qparams.dequantize(torch.arange(limits.min, limits.max + 1))
-    result = fn(real)
-    if result.shape != real.shape or result.dtype != torch.float32:
-        raise ValueError(
-            f"a table needs a function from float32[256] to float32[256],"
-            f" got {result.dtype} {list(result.shape)}"
-        )
-    return output_qparams.quantize(result.detach())
+    result = fn(input_qparams.dequantize(torch.arange(limits.min, limits.max + 1)))
+    if result.shape != (256,) or result.dtype != torch.float32:
+        raise ValueError(_NO_TABLE.format(result.dtype, list(result.shape)))
+    return result.detach()
 
 
 def requant_table(input_qparams: QParams, output_qparams: QParams) -> Tensor:

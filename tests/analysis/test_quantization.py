@@ -19,6 +19,9 @@ from tests.small_models import Call, nodes_of, only
 IMAGE = torch.zeros(2, 3, 8, 8)
 FOLD = "is computed, not a parameter; run qpc.passes.FoldWeights() first to make it one"
 
+ROUNDED = LayerConfig(results="integer")
+"""So that every value has a grid; `qpc.analysis.float_results` has its own tests."""
+
 
 class Net(nn.Module):
     """Two convolutions `a` and `b` of three channels, a linear layer `fc`, and any forward."""
@@ -40,7 +43,7 @@ def plan_of(
     function: Callable[[Net, Tensor], object], config: QuantConfig | None = None
 ) -> tuple[GraphModule, QuantizationPlan]:
     gm = traced(Net(function), IMAGE)
-    return gm, plan_quantization(gm, config or QuantConfig())
+    return gm, plan_quantization(gm, config or QuantConfig(default=ROUNDED))
 
 
 def integers(plan: QuantizationPlan) -> set[str]:
@@ -340,12 +343,12 @@ def test_sums_products_and_means_have_grids_of_their_own() -> None:
 
 # --- configuration --------------------------------------------------------------------------------
 
-FOUR = LayerConfig(activation=ActivationConfig(bits=4))
+FOUR = LayerConfig(activation=ActivationConfig(bits=4), results="integer")
 
 
 def test_every_quantized_value_has_the_default_configuration() -> None:
     _, plan = plan_of(lambda net, x: torch.relu(net.a(x)))
-    assert set(plan.configs.values()) == {LayerConfig()}
+    assert set(plan.configs.values()) == {ROUNDED}
     assert {node.name for node in plan.grid_configs} == {"x", "relu"}
 
 
@@ -360,38 +363,40 @@ def test_every_quantized_value_has_the_default_configuration() -> None:
     ids=["module", "pattern", "op and pattern", "position"],
 )
 def test_overrides_select_one_layer(override: Override) -> None:
-    gm, plan = plan_of(lambda net, x: net.b(net.a(x)), QuantConfig(overrides=(override,)))
+    gm, plan = plan_of(
+        lambda net, x: net.b(net.a(x)), QuantConfig(default=ROUNDED, overrides=(override,))
+    )
     first, second = nodes_of(gm, aten.conv2d.default)
-    assert plan.configs[first] == LayerConfig()
+    assert plan.configs[first] == ROUNDED
     assert plan.configs[second] == plan.grid_configs[second] == FOUR
 
 
 def test_the_grid_that_a_layer_shares_with_its_relu_is_configured_with_the_layer() -> None:
-    config = QuantConfig(overrides=(Override(module="a", use=FOUR),))
+    config = QuantConfig(default=ROUNDED, overrides=(Override(module="a", use=FOUR),))
     gm, plan = plan_of(lambda net, x: torch.relu(net.a(x)), config)
     assert plan.grid_configs[only(gm, aten.relu.default)] == FOUR
 
 
 def test_the_grid_of_a_concat_is_configured_with_the_concat() -> None:
-    config = QuantConfig(overrides=(Override(op="cat", use=FOUR),))
+    config = QuantConfig(default=ROUNDED, overrides=(Override(op="cat", use=FOUR),))
     gm, plan = plan_of(lambda net, x: torch.cat([net.a(x), net.b(x)], 1), config)
     assert plan.grid_configs[only(gm, aten.cat.default)] == FOUR
 
 
 def test_position_input_selects_the_input_and_the_layers_that_read_it() -> None:
-    config = QuantConfig(overrides=(Override(position="input", use=FOUR),))
+    config = QuantConfig(default=ROUNDED, overrides=(Override(position="input", use=FOUR),))
     gm, plan = plan_of(lambda net, x: net.b(net.a(x.flip(2))), config)
     first, second = nodes_of(gm, aten.conv2d.default)
     (x,) = (node for node in gm.graph.nodes if node.op == "placeholder")
     assert plan.configs[first] == plan.grid_configs[plan.carrier[x]] == FOUR
-    assert plan.configs[second] == LayerConfig()
+    assert plan.configs[second] == ROUNDED
 
 
 def test_position_output_selects_the_layer_behind_the_last_relu_and_flatten() -> None:
-    config = QuantConfig(overrides=(Override(position="output", use=FOUR),))
+    config = QuantConfig(default=ROUNDED, overrides=(Override(position="output", use=FOUR),))
     gm, plan = plan_of(lambda net, x: torch.relu(net.b(net.a(x))).flatten(1), config)
     first, second = nodes_of(gm, aten.conv2d.default)
-    assert plan.configs[first] == LayerConfig()
+    assert plan.configs[first] == ROUNDED
     assert plan.configs[second] == FOUR
 
 

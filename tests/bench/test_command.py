@@ -36,6 +36,7 @@ def compiled(graph: Path) -> Path:
     return path
 
 
+@pytest.mark.thorough
 def test_a_saved_graph_is_compared_with_all_that_is_installed(graph: Path) -> None:
     answer = run(Request(graph, rounds=1, batch=2))
     assert [peer["name"] for peer in answer.data["peers"]] == [

@@ -71,6 +71,7 @@ def test_what_has_no_onnx_form_is_run_by_none() -> None:
     )
 
 
+@pytest.mark.thorough
 def test_a_peer_is_tried_in_another_process() -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

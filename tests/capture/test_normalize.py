@@ -263,6 +263,7 @@ CASES: dict[str, tuple[Function, list[str]]] = {
 }
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_each_spelling_has_one_core_form_that_computes_the_same(name: str) -> None:

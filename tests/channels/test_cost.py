@@ -165,6 +165,7 @@ class Mixed(nn.Module):
         return y
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("seed", range(4))
 def test_the_cost_after_pruning_is_known_without_pruning(seed: int) -> None:
     gm = traced(Mixed(), torch.randn(2, 3, 8, 8))

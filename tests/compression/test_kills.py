@@ -14,6 +14,7 @@ MOMENTS = (1, 12, 40, 64, 90, 2, 31)
 """Calls that change the disk: while the run begins, within steps, between epochs, near its end."""
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path: Path) -> None:
     undisturbed = marks(run(LOOP))
     folder = tmp_path / "run"

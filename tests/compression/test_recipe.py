@@ -15,6 +15,7 @@ from tests.conftest import compare_with_golden
 SCHEMA = Path(__file__).parents[2] / "docs" / "recipe.schema.json"
 
 
+@pytest.mark.thorough
 def test_the_schema_for_editors_is_that_of_the_recipes(request: pytest.FixtureRequest) -> None:
     # in a process of its own: tests register names, too
     code = "import json, qpc.compression.recipe as r; print(json.dumps(r.schema(), indent=1))"

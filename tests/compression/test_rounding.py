@@ -42,22 +42,22 @@ def gm() -> GraphModule:
 
 def test_preparation_is_that_of_the_front_door(gm: GraphModule) -> None:
     learn = LearnGrids(zero_points=True)
-    found = prepared_for_training(gm, QuantConfig(), learn, at([inputs()]))
+    found = prepared_for_training(gm, QuantConfig(), [learn], at([inputs()]))
     expected = qpc.prepare_qat(gm, [inputs()], learn=learn)
     assert qpc.fingerprint(found) == qpc.fingerprint(expected)
     assert is_rounded(found)
     assert not is_rounded(gm)
-    assert prepared_for_training(found, QuantConfig(), None, at([])) is found
+    assert prepared_for_training(found, QuantConfig(), [], at([])) is found
 
 
 def test_batch_norms_may_train_before_they_are_folded() -> None:
     x = torch.randn(16, 6)
     gm = traced(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), x)
     step = Qat.model_validate({"kind": "qat", "epochs": 1, "batch_norm": "simulated"})
-    found = prepared_for_training(gm, step.config, None, at([x]), batch_norm=step.batch_norm)
+    found = prepared_for_training(gm, step.config, [], at([x]), batch_norm=step.batch_norm)
     expected = qpc.prepare_qat(gm, [x], learn=None, batch_norm="simulated")
     assert qpc.fingerprint(found) == qpc.fingerprint(expected)
-    folded = prepared_for_training(gm, step.config, None, at([x]))
+    folded = prepared_for_training(gm, step.config, [], at([x]))
     assert qpc.fingerprint(folded) != qpc.fingerprint(found)
 
 

@@ -12,6 +12,7 @@ from qpc.compression.any_step import read_step
 from qpc.compression.step import Phase, Place, Step, StepContext
 from qpc.compression.steps import Mask, Prune, Qat, Quantize
 from qpc.errors import PassError
+from qpc.passes import FollowRanges, LearnGrids
 from qpc.pruning.scored_groups import Baseline
 from qpc.pruning.sparsity import sparsity_report
 from qpc.recipes import post_training_quantization
@@ -102,6 +103,27 @@ def test_quantization_is_that_of_the_front_door(gm: GraphModule) -> None:
     assert qpc.fingerprint(Quantize().run(gm, at(gm, place()))) == qpc.fingerprint(expected)
     with pytest.raises(PassError, match="would quantize a graph that is rounded to grids already"):
         Quantize().run(expected, at(gm, place()))
+
+
+def test_the_effort_of_quantization_is_that_of_the_front_door(gm: GraphModule) -> None:
+    config = {"default": {"weight": {"bits": 4}}}
+    for effort in ("fast", "best"):
+        rounding = step({"kind": "quantize", "config": config, "effort": effort})
+        assert isinstance(rounding, Quantize)
+        integers = qpc.convert(rounding.run(gm, at(gm, place())))
+        expected = qpc.quantize(gm, [inputs()], rounding.config, effort=effort)
+        assert qpc.fingerprint(integers) == qpc.fingerprint(expected)
+
+
+def test_grids_that_are_not_learned_may_follow_their_values(gm: GraphModule) -> None:
+    data = {**QAT, "learn": {"activations": False}, "follow": {"weights": False, "decay": 0.5}}
+    training = step(data)
+    assert isinstance(training, Qat)
+    trained = training.run(gm, at(gm, place(), train=lambda graph, context: None))
+    moving = LearnGrids(activations=False), FollowRanges(weights=False, decay=0.5)
+    assert qpc.fingerprint(trained) == qpc.fingerprint(
+        qpc.prepare_qat(gm, [inputs()], training.config, learn=moving)
+    )
 
 
 @pytest.mark.parametrize("learn", [True, False, {"weights": False}])

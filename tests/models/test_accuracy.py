@@ -12,6 +12,7 @@ from benchmarks.real_models import NETWORKS
 pytestmark = pytest.mark.models
 
 
+@pytest.mark.thorough
 def test_a_few_photographs_show_that_mobilenet_v2_survives() -> None:
     subject = subject_of("mobilenet_v2", every=20)
     integer = subject.quantize()

@@ -44,6 +44,7 @@ def test_the_sums_are_divided_by_the_numbers_that_pytorch_takes(
     assert shape == got.shape
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("window", WINDOWS[:3])
 def test_compiled_they_are_the_same_bits(window: tuple[int, int, int, bool, bool]) -> None:
     layers = (nn.Conv2d(3, 20, 1), nn.ReLU(), nn.AvgPool2d(*window), nn.Conv2d(20, 3, 1))

@@ -34,7 +34,8 @@ def test_values_below_zero_have_the_factor_of_their_channel() -> None:
     assert made[0, :, 0].tolist() == [[48, 50, 60], [55, 50, 60]]  # -2.5 is rounded to even
 
 
-@pytest.mark.parametrize("channels", [1, 3, 70])
+@pytest.mark.every(3)
+@pytest.mark.parametrize("channels", [70, 1, 3])
 def test_compiled_it_returns_the_same_bits(channels: int) -> None:
     quantized = quantized_net(channels)
     if channels > 1:
@@ -44,6 +45,7 @@ def test_compiled_it_returns_the_same_bits(channels: int) -> None:
         assert torch.equal(torch.as_tensor(compiled(X)), quantized(X))
 
 
+@pytest.mark.thorough
 def test_rows_of_features_have_slopes_too() -> None:
     x = torch.randn(4, 6)
     model = nn.Sequential(nn.Linear(6, 5), nn.PReLU(5), nn.Linear(5, 3))

@@ -19,6 +19,7 @@ from tests.parallel.jobs import Endless, Unlucky, refuse
 JOBS: dict[str, Plain] = {f"job {i}": i for i in range(12)}
 
 
+@pytest.mark.thorough
 def test_two_processes_of_which_one_is_killed_give_the_results_of_one(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()

@@ -35,7 +35,8 @@ class TwoInputs(nn.Module):
 
 
 def one_input(observer: ActivationObserver | None = None) -> GraphModule:
-    layer = LayerConfig(activation=ActivationConfig(observer=observer or MinMax()))
+    grid = ActivationConfig(observer=observer or MinMax())
+    layer = LayerConfig(activation=grid, results="integer")
     return observed(nn.Linear(3, 3), BATCHES[0], config=QuantConfig(default=layer))
 
 

@@ -17,7 +17,7 @@ from qpc.calls import arguments, aten, qpc_ops
 from qpc.errors import OverflowProofError, PassError, UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
 from qpc.meta import attribute, info, update_info
-from qpc.ops.convolution import IntConv2d
+from qpc.ops.clamp import Clamping
 from qpc.passes import ConvertToInteger
 from qpc.pipeline import Pipeline
 from qpc.quant.config import Override, QuantConfig
@@ -274,6 +274,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[object]]] = {
 }
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_kind_of_operator_stays_within_one_step(name: str) -> None:
     build, expected = MODELS[name]
@@ -345,6 +346,7 @@ INTERPOLATED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", [*RESIZED, *INTERPOLATED])
 def test_resized_images_are_those_of_torch(name: str) -> None:
     """Exactly if values move only, else within one step of the grid: half of it is rounding."""
@@ -394,6 +396,7 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("name", POINTWISE)
 def test_pointwise_functions_become_tables_that_are_exact(name: str) -> None:
     function = POINTWISE[name]
@@ -424,6 +427,7 @@ def test_a_table_has_the_lowest_point_for_values_without_a_result() -> None:
     assert int(table[128]) == grid.zero_point
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
 def test_fewer_bits_convert_as_well(bits: int) -> None:
     model = nn.Sequential(conv(3, 4, 3), nn.ReLU(), nn.Hardswish(), conv(4, 2))
@@ -431,11 +435,12 @@ def test_fewer_bits_convert_as_well(bits: int) -> None:
     result = integer(fake)
     assert int(result.get_buffer("0.weight").abs().max()) == 2 ** (bits - 1) - 1
     for node in nodes_of(result, qpc_ops.conv2d.default):
-        assert IntConv2d(node).hi <= 2**bits - 1
+        assert Clamping(node).hi <= 2**bits - 1
     # the first convolution may be off by one step of its grid, which the second one's weights scale
     assert steps_apart(fake, result, IMAGE) <= 4.0
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_signed_and_unsigned_grids_give_identical_reals(bits: int, symmetric: bool) -> None:

@@ -134,9 +134,8 @@ def test_a_model_without_a_batch_axis_is_corrected_too() -> None:
 
 def test_the_full_correction_is_never_worse_than_the_fast_one() -> None:
     model, data = TwoLayers(), [8.0 * batch for batch in batches()]
-    coarse = LayerConfig(
-        weight=WeightConfig(bits=3), activation=ActivationConfig(bits=3, observer=MSE())
-    )
+    grid = ActivationConfig(bits=3, observer=MSE())
+    coarse = LayerConfig(weight=WeightConfig(bits=3), activation=grid, results="integer")
     passes = (InsertObservers(QuantConfig(default=coarse)), Calibrate(data), FakeQuantize())
     gm = Pipeline(passes).run(qpc.trace(model, data[0]))
     known = frozenset({CORE_FORM, FAKE_QUANTIZED})

@@ -237,7 +237,8 @@ def test_reports_how_many_grids_are_fixed() -> None:
 
 
 def warnings_for(batch: Tensor, observer: ActivationObserver) -> list[str]:
-    config = QuantConfig(default=LayerConfig(activation=ActivationConfig(observer=observer)))
+    grid = ActivationConfig(observer=observer)
+    config = QuantConfig(default=LayerConfig(activation=grid, results="integer"))
     gm = observed(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), batch, config=config)
     for name, value in (("0.weight", 1.0), ("0.bias", 0.0)):
         nn.init.constant_(gm.get_parameter(name), value)

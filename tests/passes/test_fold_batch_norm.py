@@ -389,6 +389,7 @@ MOVED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", MOVED)
 def test_folds_through_moves_that_keep_channels_and_into_the_next_layer(name: str) -> None:
     model, shape, left = MOVED[name]

@@ -185,12 +185,14 @@ def test_refuses_a_configuration_of_another_type() -> None:
 
 
 def test_a_batch_norm_that_is_folded_later_has_the_grid_of_what_follows() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+    )
     gm = traced(model, torch.randn(2, 3, 4, 4))
     apart = Pipeline((InsertObservers(),)).run(gm)
     together = Pipeline((InsertObservers(fold_later=True),)).run(gm)
     observers = [{info(n).observer for n in g.graph.nodes} - {None} for g in (apart, together)]
-    assert [len(names) for names in observers] == [3, 2]
+    assert [len(names) for names in observers] == [4, 2]
     assert observers[1] == {"observers.input_1", "observers.relu"}
 
 

@@ -29,6 +29,7 @@ def test_is_worth_five_points_at_four_bits_where_inputs_share_a_strong_component
     assert network.accuracy(better) >= network.accuracy(gm) + 5.0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_the_outputs_of_all_kinds_of_layers_come_nearer(per_channel: bool) -> None:
     model = Kinds()

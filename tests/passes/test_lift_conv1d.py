@@ -150,7 +150,7 @@ def test_a_network_over_one_axis_is_quantized_as_a_whole() -> None:
     summaries = [report.summary for report in ctx.reports]
     assert "3 of 3 convolution and linear layers quantized" in summaries
     assert not nodes_of(integer, aten.relu.default)
-    assert len(nodes_of(integer, qpc_ops.dequantize.default)) == 1
+    assert len(nodes_of(integer, qpc_ops.linear_float.default)) == 1
     assert qpc.compare(gm, integer, X).outputs[0].sqnr_db > 25
     assert_same_output(integer, qpc.compile(integer, batch_sizes=(3,)), X, exact=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,6 +118,7 @@ steps = st.builds(Step, st.sampled_from(KINDS), st.integers(0, 3), st.integers(0
 networks = st.lists(steps, min_size=1, max_size=8)
 
 
+@pytest.mark.thorough
 @settings(max_examples=EXAMPLES)
 @given(networks, st.sampled_from([8, 8, 6]), st.booleans())
 def test_any_network_becomes_an_integer_one_that_computes_nearly_the_same(

@@ -125,8 +125,7 @@ def test_overrides_choose_among_all_modes_in_one_model() -> None:
         "qpc.weight_only_linear",
         "aten.relu",
         "qpc.quantize",
-        "qpc.linear",
-        "qpc.dequantize",
+        "qpc.linear_float",
     ]
     summaries = {report.name: report.summary for report in context.reports}
     assert summaries["convert-to-integer"] == "3 of 3 convolution and linear layers quantized"

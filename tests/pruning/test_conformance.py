@@ -43,6 +43,7 @@ MIXES_SAMPLES = frozenset({"attention_of_torch_sequence_first", "sum_over_everyt
 """Attention runs over axis 0, which is the sequence there; a sum is over all samples."""
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("case", EACH)
 def test_removed_is_as_good_as_masked(case: Case) -> None:
     gm, inputs = traced(case)
@@ -64,6 +65,7 @@ def test_removed_is_as_good_as_masked_for_every_choice_of_channels(case: Case, c
         assert pruned_by(case, choice, seed).error <= TOLERANCE, seed
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize(
     "case",
     [

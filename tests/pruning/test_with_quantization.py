@@ -142,6 +142,7 @@ BEFORE_DATA = {"folded": FLOAT, "observers that have seen nothing": OBSERVED}
 AFTER_DATA = {"calibrated": CALIBRATED, "fake-quantized": ROUNDED}
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("stage", BEFORE_DATA)
 @pytest.mark.parametrize("build", NETWORKS)
 def test_pruning_before_calibration_gives_the_integer_model_of_pruning_first(
@@ -151,6 +152,7 @@ def test_pruning_before_calibration_gives_the_integer_model_of_pruning_first(
     assert fingerprint(later) == fingerprint(first)
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("stage", AFTER_DATA)
 @pytest.mark.parametrize("build", NETWORKS)
 def test_pruning_after_calibration_gives_it_too_but_for_the_last_bit_of_the_ranges(
@@ -174,6 +176,7 @@ def test_pruning_after_calibration_gives_it_too_but_for_the_last_bit_of_the_rang
     assert all_parameters(first) < 0.8 * all_parameters(dense)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("build", NETWORKS)
 def test_live_channels_too_when_calibration_comes_after_pruning(
     build: Callable[[], nn.Module],

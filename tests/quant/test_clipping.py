@@ -37,6 +37,7 @@ SAMPLES = {
 # --- least squares --------------------------------------------------------------------------------
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("grid", [UINT4, INT2], ids=["4 bits", "2 bits"])
 @pytest.mark.parametrize("name", SAMPLES)

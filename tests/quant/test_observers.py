@@ -74,6 +74,7 @@ def fitted(observer: BaseObserver, *data: torch.Tensor, grid: Grid = UINT8) -> Q
 # --- all observers --------------------------------------------------------------------------------
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("observer", OBSERVERS, ids=name)
 @given(data=batches, cuts=st.tuples(st.integers(0, 6), st.integers(0, 6)).map(sorted))
 def test_merged_shards_are_one_run_bit_for_bit(
@@ -104,6 +105,7 @@ def test_how_data_is_divided_into_batches_does_not_matter(observer: BaseObserver
     assert same(observe(observer, x), observe(observer, *shuffled.split(7)))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("observer", OBSERVERS, ids=name)
 @pytest.mark.parametrize(("grid", "symmetric"), SETTINGS[::3], ids=str)
 @pytest.mark.parametrize("kind", SPECIAL)

@@ -21,10 +21,12 @@ def _check(kind: str, seeds: range, folder: Path) -> None:
     assert {one.outcome for one in found} == {"error", "loaded"}
 
 
+@pytest.mark.thorough
 def test_broken_graphs(tmp_path: Path) -> None:
     _check("graph", range(40), tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.tvm
 def test_broken_models(tmp_path: Path) -> None:
     pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
@@ -80,6 +82,7 @@ break_one.main("graph", 0, 6, Path(sys.argv[1]))
 """
 
 
+@pytest.mark.thorough
 def test_the_fuzzer_notices_what_must_not_be(tmp_path: Path) -> None:
     bases, empty = tmp_path / "bases", tmp_path / "empty"
     empty.mkdir()

@@ -97,6 +97,7 @@ def test_a_child_of_a_child_works_too(model: CompiledModel, answers: Answers) ->
     assert Child(grow).result() == 0
 
 
+@pytest.mark.thorough
 def test_a_process_may_be_forked_while_a_thread_is_in_a_call(
     model: CompiledModel, answers: Answers
 ) -> None:

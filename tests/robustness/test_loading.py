@@ -70,6 +70,7 @@ def cycles(tries: int, threads: int, folder: Path, report: int = 0) -> tuple[int
     return wrong, [*held, Held.now()]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("threads", [1, 2])
 def test_loading_and_freeing_leaves_nothing(threads: int, tmp_path: Path) -> None:
     before = Held.now().code  # of models that other tests hold

@@ -102,6 +102,7 @@ def check(moves: str, batch_norm: BatchNorm, per_channel: bool, bits: int, symme
     assert (found == 0).float().mean() >= 0.999 - 1 / found.numel()
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize(("moves", "batch_norm", "per_channel", "bits"), SOME)
 def test_integers_are_those_of_the_rounded_graph(
     moves: str, batch_norm: BatchNorm, per_channel: bool, bits: int
@@ -131,6 +132,7 @@ def test_machine_code_has_the_bits_of_the_integers(batch_norm: BatchNorm) -> Non
     assert torch.equal(torch.as_tensor(compiled(X)), integers(X))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_channels_go_in_the_middle_of_training(per_channel: bool) -> None:
     config = min_max(per_channel=per_channel)

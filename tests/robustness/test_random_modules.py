@@ -24,6 +24,7 @@ def _check(job: Job) -> None:
     assert outcome.verdict != "fault", job.text(outcome)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [1, 2, *(pytest.param(s, marks=pytest.mark.slow) for s in (4, 5))])
 def test_a_random_network_agrees_at_every_stage(seed: int) -> None:
     _check(Job(seed, steps=8, prune=False))

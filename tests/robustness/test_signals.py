@@ -292,6 +292,7 @@ def campaign(tries: int, seed: int, folder: Path, report: int = 0) -> Counter[st
     return found
 
 
+@pytest.mark.thorough
 def test_ctrl_c_at_random_moments_leaves_nothing_half_done(tmp_path: Path) -> None:
     assert campaign(8, 0, tmp_path).total() > 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
+import numpy.typing as npt
 from tvm.tirx import Expr, PrimFunc
 from tvm.tirx.script import builder as T
 
@@ -23,9 +24,11 @@ from qpc.backends.tvm.kernels.emit import (
 from qpc.backends.tvm.kernels.epilogue import (
     AddTensor,
     Lookup,
+    Reals,
     Requantize,
     add_constants,
     clamped,
+    real_values,
     requantize_constants,
     requantized,
 )
@@ -33,6 +36,9 @@ from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 from qpc.backends.tvm.kernels.loops import Box, broadcast_strides, for_each_vector
+
+_REAL = ("add_float", "mul_float", "lookup_float")
+"""Operations whose results are float32."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,28 @@ class MulConstants:
     output_zero_point: int
     lo: int = 0
     hi: int = 255
+
+
+@dataclass(frozen=True)
+class RealSum:
+    """The numbers of `qpc::add_float`; `scale` is rounded to float32."""
+
+    a_zero_point: int
+    b_zero_point: int
+    a_multiplier: int
+    b_multiplier: int
+    scale: float
+    reals: Reals
+
+
+@dataclass(frozen=True)
+class RealProduct:
+    """The numbers of `qpc::mul_float`; `multiplier` is rounded to float32."""
+
+    a_zero_point: int
+    b_zero_point: int
+    multiplier: float
+    reals: Reals
 
 
 def add(
@@ -81,6 +109,26 @@ def mul(
         *requantize_constants(numbers.output_zero_point, numbers.lo, numbers.hi),
     )
     return _binary(isa, "mul", a, b, constants, threads, share)
+
+
+def real_sum(isa: Isa, a: View, b: View, numbers: RealSum, threads: int = 1) -> Kernel:
+    """The kernel of `qpc::add_float` on tensors whose physical shapes broadcast as numpy's do."""
+    a_factor, b_factor = numbers.a_multiplier, numbers.b_multiplier
+    offset = -numbers.a_zero_point * a_factor - numbers.b_zero_point * b_factor
+    constants = a_factor, b_factor, offset, float_bits(numbers.scale), *numbers.reals.bits
+    return _binary(isa, "add_float", a, b, constants, threads, None)
+
+
+def real_product(isa: Isa, a: View, b: View, numbers: RealProduct, threads: int = 1) -> Kernel:
+    """The kernel of `qpc::mul_float` on tensors whose physical shapes broadcast as numpy's do."""
+    zero_points = numbers.a_zero_point, numbers.b_zero_point
+    constants = *zero_points, float_bits(numbers.multiplier), *numbers.reals.bits
+    return _binary(isa, "mul_float", a, b, constants, threads, None)
+
+
+def real_lookup(isa: Isa, x: View, table: npt.NDArray[np.float32], threads: int = 1) -> Kernel:
+    """The kernel of `qpc::lookup` in a table of 256 float32."""
+    return _unary(isa, "lookup_float", x, table, threads, None)
 
 
 def lookup(
@@ -163,7 +211,8 @@ def _binary(
     threads: int,
     share: ChannelSlice | None,
 ) -> Kernel:
-    out = View(np.broadcast_shapes(a.shape, b.shape), share, a.dtype)
+    dtype = "float32" if operation in _REAL else a.dtype
+    out = View(np.broadcast_shapes(a.shape, b.shape), share, dtype)
     name, func = _binary_function(isa, operation, (a, b, out), len(constants), threads)
     params = (np.array(constants, np.int64).astype(np.int32),)
     return Kernel(name, func, (a.type, b.type), params, out.type)
@@ -178,7 +227,12 @@ def _binary_function(
     threads: int,
 ) -> tuple[str, PrimFunc]:
     a_view, b_view, out_view = views
-    emit_value = isa.added if operation == "add" else partial(_multiplied, isa.activation)
+    emit_value = {
+        "add": isa.added,
+        "mul": partial(_multiplied, isa.activation),
+        "add_float": _real_sum,
+        "mul_float": _real_product,
+    }[operation]
     strides = [broadcast_strides(v.shape, v.strides, out_view.shape) for v in views]
     box = Box.of(out_view.shape, *strides)
 
@@ -214,10 +268,25 @@ def _multiplied(dtype: str, a: Expr, b: Expr, constants: Sequence[Expr], lanes: 
     return cast(requantized(product, scale, requantize, lanes), dtype, lanes)
 
 
+def _real_sum(a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
+    a_factor, b_factor, offset, scale, *bounds = constants
+    a, b = cast(a, "int32", lanes), cast(b, "int32", lanes)
+    total = a * splat(a_factor, lanes) + b * splat(b_factor, lanes) + splat(offset, lanes)
+    return real_values(total, splat(T.reinterpret("float32", scale), lanes), bounds, lanes)
+
+
+def _real_product(a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
+    a_zero_point, b_zero_point, multiplier, *bounds = constants
+    product = (cast(a, "int32", lanes) - splat(a_zero_point, lanes)) * (
+        cast(b, "int32", lanes) - splat(b_zero_point, lanes)
+    )
+    return real_values(product, splat(T.reinterpret("float32", multiplier), lanes), bounds, lanes)
+
+
 def _unary(
     isa: Isa, operation: str, x: View, param: Array, threads: int, share: ChannelSlice | None
 ) -> Kernel:
-    out = View(x.shape, share, x.dtype)
+    out = View(x.shape, share, "float32" if operation in _REAL else x.dtype)
     param_type = TensorType(param.shape, str(param.dtype))
     name, func = _unary_function(isa, operation, (x, out), param_type, threads)
     return Kernel(name, func, (x.type,), (param,), out.type)
@@ -238,6 +307,8 @@ def _unary_function(
             value = x.load(source, lanes)
             if operation == "lookup":
                 value = isa.lookup(numbers, value, lanes)
+            elif operation == "lookup_float":
+                value = Isa.lookup(isa, numbers, value, lanes)  # not by bytes
             else:
                 value = clamped(value, numbers.load(0), numbers.load(1), isa.activation, lanes)
             out.store(target, value, lanes)

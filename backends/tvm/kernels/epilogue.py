@@ -1,5 +1,7 @@
 """What happens to an accumulator: requantization to 8 bits, then optional stages, then the store.
 
+Or it becomes the float32 value that it stands for, which is stored as it is.
+
 The code of a kernel depends on the kinds of its stages only; their numbers are arguments. So layers
 of equal shape share code, and compile once.
 """
@@ -41,6 +43,21 @@ class Requantize:
     output_zero_point: int
     lo: int = 0
     hi: int = 255
+
+
+@dataclass(frozen=True)
+class Reals:
+    """int32 to float32: `clamp(f32(acc) * multiplier, least, greatest)`, and no stages."""
+
+    least: float | None = None
+    greatest: float | None = None
+
+    @property
+    def bits(self) -> tuple[int, int]:
+        """The bounds as kernels take them."""
+        least = -np.inf if self.least is None else self.least
+        greatest = np.inf if self.greatest is None else self.greatest
+        return float_bits(least), float_bits(greatest)
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,7 @@ Epilogue: TypeAlias = tuple[Stage, ...]
 Form: TypeAlias = type[AddTensor] | type[Lookup] | type[Clamp]
 
 _FIXED = 7  # the input's zero point and what requantization needs, in two forms
+_REAL_CONSTANTS = 3  # the input's zero point and the bounds
 _FITTING_MULTIPLIER = 0.5  # at most 2**30 comes of an int32, whatever is rounded
 _CONSTANTS: dict[Form, int] = {AddTensor: 7, Lookup: 0, Clamp: 2}
 
@@ -95,12 +113,13 @@ class EpilogueForm:
     """What the code of an epilogue depends on, and the types of its arguments.
 
     fits: whether every accumulator times its multiplier fits an int32. moved: of each tensor that
-    is added, see `AddTensor`.
+    is added, see `AddTensor`. real: whether it ends in float32.
     """
 
     stages: tuple[Form, ...]
     fits: bool = False
     moved: tuple[int, ...] = ()
+    real: bool = False
 
     @classmethod
     def of(cls, epilogue: Epilogue, multiplier: Array) -> EpilogueForm:
@@ -110,6 +129,8 @@ class EpilogueForm:
         return cls(tuple(type(stage) for stage in epilogue), fits, moved)
 
     def __repr__(self) -> str:
+        if self.real:
+            return "float32"
         names = [stage.__name__ for stage in self.stages] + ["fits"] * self.fits
         return "+".join(names + [f"moved by {by}" for by in self.moved if by])
 
@@ -119,6 +140,8 @@ class EpilogueForm:
 
     def params(self, activation: str) -> tuple[TensorType, ...]:
         """The constants, then the tables, whose entries are activations."""
+        if self.real:
+            return (TensorType((_REAL_CONSTANTS,), "int32"),)
         count = _FIXED + sum(_CONSTANTS[stage] for stage in self.stages)
         table = TensorType((256,), activation)
         return (TensorType((count,), "int32"), *(table,) * self.stages.count(Lookup))
@@ -148,6 +171,11 @@ def epilogue_params(
             case Lookup():
                 lookup_tables.append(np.frombuffer(stage.table, activation))
     return (np.array(values, np.int64).astype(np.int32), *lookup_tables)
+
+
+def real_params(input_zero_point: int, reals: Reals) -> tuple[Array, ...]:
+    """The arrays described by `EpilogueForm.params` of an epilogue that ends in float32."""
+    return (np.array((input_zero_point, *reals.bits), np.int32),)
 
 
 @dataclass(frozen=True)
@@ -183,6 +211,11 @@ class EpilogueCode:
         constants = [self.constants.load(i) for i in range(1, 4)]
         parts = [bind(rounded(product, constants, isa.lanes)) for product in products]
         return isa.narrow_in_order(parts) if in_order else isa.narrow(parts)
+
+    def real(self, acc: Expr, multiplier: Expr) -> Expr:
+        """The float32 values of an int32 vector."""
+        bounds = [self.constants.load(i) for i in range(1, _REAL_CONSTANTS)]
+        return bind(real_values(acc, multiplier, bounds, self.isa.lanes))
 
     def stages(self, value: Expr, offset: Index, lanes: int) -> Expr:
         """The stages applied to activations `value`, whose place in the output is `offset`."""
@@ -225,6 +258,13 @@ def rounded(value: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
     value = T.min(value, splat(T.reinterpret("float32", highest), lanes))
     shifted = value + splat(T.reinterpret("float32", T.IntImm("int32", ROUNDING)), lanes)
     return reinterpret(shifted, "int32", lanes) + splat(offset, lanes)
+
+
+def real_values(acc: Expr, multiplier: Expr, bounds: Sequence[Expr], lanes: int) -> Expr:
+    """float32 of an int32 accumulator; the bounds are given by their bits."""
+    value = cast(acc, "float32", lanes) * multiplier
+    least, greatest = (splat(T.reinterpret("float32", bound), lanes) for bound in bounds)
+    return T.min(T.max(value, least), greatest)
 
 
 def add_constants(add: AddTensor) -> tuple[int, ...]:

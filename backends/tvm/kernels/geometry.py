@@ -8,6 +8,7 @@ from typing import Self
 
 from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.emit import Index, smaller
+from qpc.backends.tvm.kernels.epilogue import Reals
 from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.backends.tvm.kernels.loops import contiguous_strides
 
@@ -90,7 +91,7 @@ class ConvShape:
     places: Places | None = None
     source: ChannelSlice | None = None
     dtype: str = "uint8"
-    """Of inputs and outputs."""
+    """Of inputs, and of outputs that are on a grid."""
 
     def __post_init__(self) -> None:
         if self.c % self.groups or self.o % self.groups:
@@ -163,6 +164,8 @@ class Conv2dDesc(ConvShape):
     hi: int = 255
     channels: int | None = None
     """Channels of the tensor that the outputs are a part of, if it has more than they."""
+    reals: Reals | None = None
+    """How the outputs end, if they are float32; then there is no grid for them."""
 
     def placed(self, share: ChannelSlice) -> Self:
         """The same with outputs that go to a share of the channels of larger images."""
@@ -173,7 +176,8 @@ class Conv2dDesc(ConvShape):
     @property
     def output(self) -> TensorType:
         """The tensor that the outputs go to."""
-        return TensorType((self.n, self.oh, self.ow, self.channels or self.o), self.dtype)
+        dtype = self.dtype if self.reals is None else "float32"
+        return TensorType((self.n, self.oh, self.ow, self.channels or self.o), dtype)
 
     @property
     def shape(self) -> ConvShape:

@@ -26,13 +26,28 @@ from qpc.backends.tvm.kernels.emit import (
     splat,
     when,
 )
-from qpc.backends.tvm.kernels.epilogue import Requantize, requantize_constants, requantized
+from qpc.backends.tvm.kernels.epilogue import (
+    Reals,
+    Requantize,
+    real_values,
+    requantize_constants,
+    requantized,
+)
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name, least
 from qpc.backends.tvm.kernels.loops import Box, contiguous_strides, for_each_vector, outer_indices
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RealAverage:
+    """From int32 sums to float32 averages; `multiplier` is rounded to float32."""
+
+    input_zero_point: int
+    multiplier: float
+    reals: Reals
 
 
 @dataclass(frozen=True)
@@ -71,23 +86,24 @@ def max_pool2d(
 
     share: which channels of larger images the outputs are.
     """
-    return _pool(isa, "max_pool2d", x, window, (), threads, share)
+    return _pool(isa, "max_pool2d", x, window, (), x.dtype, threads, share)
 
 
 def avg_pool2d(
     isa: Isa,
     x: View,
     window: PoolWindow,
-    requantize: Requantize,
+    requantize: Requantize | RealAverage,
     threads: int = 1,
     share: ChannelSlice | None = None,
 ) -> Kernel:
-    """The kernel of `qpc::avg_pool2d`; padding counts as the zero point.
+    """The kernel of `qpc::avg_pool2d`, or that in float32; padding counts as the zero point.
 
     share: which channels of larger images the outputs are.
     """
     constants = (_average_constants(requantize),)
-    return _pool(isa, "avg_pool2d", x, window, constants, threads, share)
+    dtype = _result_type(isa, requantize)
+    return _pool(isa, "avg_pool2d", x, window, constants, dtype, threads, share)
 
 
 def counted_avg_pool2d(
@@ -108,30 +124,40 @@ def counted_avg_pool2d(
     """
     counts = Counts(len(multipliers), count_padding)
     constants = (_average_constants(requantize), np.array(multipliers, np.float32))
-    return _pool(isa, "counted_avg_pool2d", x, window, constants, threads, share, counts)
+    return _pool(isa, "counted_avg_pool2d", x, window, constants, x.dtype, threads, share, counts)
 
 
 def mean(
     isa: Isa,
     shape: Shape,
     axes: tuple[int, ...],
-    requantize: Requantize,
+    requantize: Requantize | RealAverage,
     keepdim: bool = False,
     threads: int = 1,
 ) -> Kernel:
-    """The kernel of `qpc::sum` and `qpc::mean` over physical axes; `requantize` says which."""
+    """The kernel of `qpc::sum` and `qpc::mean` over physical axes; `requantize` says which.
+
+    And whether the results are on a grid or float32.
+    """
     reduced = {axis % len(shape) for axis in axes}
     kept = tuple(
         1 if axis in reduced else extent
         for axis, extent in enumerate(shape)
         if keepdim or axis not in reduced
     )
-    x, out = (TensorType(size, isa.activation) for size in (shape, kept))
+    x, out = TensorType(shape, isa.activation), TensorType(kept, _result_type(isa, requantize))
     name, func = _mean_function(isa, x, frozenset(reduced), out, threads)
     return Kernel(name, func, (x,), (_average_constants(requantize),), out)
 
 
-def _average_constants(requantize: Requantize) -> Array:
+def _result_type(isa: Isa, requantize: Requantize | RealAverage) -> str:
+    return "float32" if isinstance(requantize, RealAverage) else isa.activation
+
+
+def _average_constants(requantize: Requantize | RealAverage) -> Array:
+    if isinstance(requantize, RealAverage):
+        zero_point, factor = requantize.input_zero_point, float_bits(requantize.multiplier)
+        return np.array((zero_point, factor, *requantize.reals.bits, 0), np.int32)
     numbers = (
         requantize.input_zero_point,
         float_bits(requantize.multiplier),
@@ -146,10 +172,12 @@ _AVERAGE_CONSTANTS = TensorType((5,), "int32")
 def _average(
     total: Expr, numbers: Flat, dtype: str, lanes: int, multiplier: Expr | None = None
 ) -> Expr:
-    """Activations of a sum from which zero points are subtracted already."""
+    """The results of a sum from which zero points are subtracted already."""
     if multiplier is None:
         multiplier = T.reinterpret("float32", numbers.load(1))
     multiplier = splat(multiplier, lanes)
+    if dtype == "float32":
+        return real_values(total, multiplier, [numbers.load(i) for i in (2, 3)], lanes)
     constants = [numbers.load(i) for i in range(2, 5)]
     return cast(requantized(total, multiplier, constants, lanes), dtype, lanes)
 
@@ -160,12 +188,13 @@ def _pool(
     x: View,
     window: PoolWindow,
     params: tuple[Array, ...],
+    dtype: str,
     threads: int,
     share: ChannelSlice | None,
     counts: Counts | None = None,
 ) -> Kernel:
     n, h, w, c = x.shape
-    out = View((n, window.output_size(h, 0), window.output_size(w, 1), c), share, x.dtype)
+    out = View((n, window.output_size(h, 0), window.output_size(w, 1), c), share, dtype)
     name, func = _pool_function(isa, operation, x, window, out, threads, counts)
     return Kernel(name, func, (x.type,), params, out.type)
 

@@ -21,8 +21,9 @@ from qpc.backends.common.fused_padding import NO_PADDING, Padding
 from qpc.backends.common.orders import NHWC, Order
 from qpc.backends.common.traits import StageKind, Traits
 from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
-from qpc.backends.tvm.kernels.epilogue import Requantize
+from qpc.backends.tvm.kernels.epilogue import Reals, Requantize
 from qpc.backends.tvm.kernels.kernel import Kernel
+from qpc.backends.tvm.kernels.pooling import RealAverage
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.types import TensorType
@@ -96,7 +97,7 @@ def emitted(
     others = sum(v.view.others for v in inputs) + kernel.output.size - prod(shape)
     expr = emit.kernel(kernel, exprs, nodes=call.nodes, into=call.frame, others=others)
     if call.share is None:
-        return Value(expr, shape, emit.activation, NHWC)
+        return Value(expr, shape, call.result.dtype, NHWC)
     n, _, h, w = shape
     whole = Value(expr, (n, call.share.channels, h, w), emit.activation, NHWC)
     return Slice(whole, call.share.first, shape)
@@ -107,14 +108,28 @@ def grid_arguments(args: Arguments, *zero_points: str) -> dict[str, Any]:
     return {k: args[k] for k in (*zero_points, "output_zero_point", "lo", "hi")}
 
 
+def end_arguments(args: Arguments) -> dict[str, Any]:
+    """How a layer ends, under the names that descriptions of its kernel have for that."""
+    if "greatest" not in args:
+        return grid_arguments(args, "input_zero_point")
+    return {"input_zero_point": args["input_zero_point"], "reals": reals_of(args)}
+
+
+def reals_of(args: Arguments) -> Reals:
+    """The bounds of a call that ends in float32."""
+    return Reals(args["least"], args["greatest"])
+
+
 def layer_constants(args: Arguments) -> LayerConstants:
     """The constants of a layer as kernels take them."""
     return LayerConstants(*(args[name].numpy() for name in ("weight", "bias", "multiplier")))
 
 
-def requantize_of(args: Arguments) -> Requantize:
-    """The requantization that a call asks for."""
-    return Requantize(multiplier=args["multiplier"], **grid_arguments(args, "input_zero_point"))
+def average_of(args: Arguments, multiplier: float) -> Requantize | RealAverage:
+    """What a call makes of its sums, which are multiplied by this."""
+    if "greatest" in args:
+        return RealAverage(args["input_zero_point"], multiplier, reals_of(args))
+    return Requantize(multiplier=multiplier, **grid_arguments(args, "input_zero_point"))
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:

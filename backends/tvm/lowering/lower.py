@@ -116,7 +116,7 @@ class _Lowering:
             return self._given(arguments(node)["self"])
         if (concat := self._plan.in_place.concats.get(node)) and self._needs_no_copy(node, concat):
             return self._completed(node, concat)
-        if rule and self._type(node).dtype in _INTEGERS:
+        if rule and (self._type(node).dtype in _INTEGERS or self._reads_reordered(node)):
             return rule.lower(self._emit, Call(node, self._moved_arguments(node), self._type(node)))
         return self._other(node)
 
@@ -168,6 +168,17 @@ class _Lowering:
             self._begun[home.cat] = place(self._emit, copied, whole, begun)
         value = Value(self._begun[home.cat], whole, self._type(home.cat).dtype, NHWC)
         return value if home.cat is cat else Slice(value, home.share.first, shape)
+
+    def _reads_reordered(self, node: Node) -> bool:
+        """Whether floats to be moved lie in another order than their axes, as a layer left them.
+
+        They are moved as integers are, which changes the order back only where it must. Padding is
+        by the integer 0 there.
+        """
+        values = [self._values.get(n) for n in node.all_input_nodes]
+        moved = [v for v in values if isinstance(v, Value) and v.dtype is torch.float32]
+        whole = len(moved) == len(values) and node.target is not aten.constant_pad_nd.default
+        return whole and any(v.order != identity(len(v.shape)) for v in moved)
 
     def _other(self, node: Node) -> Any:
         found = self._types[node]

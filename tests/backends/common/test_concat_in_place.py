@@ -61,6 +61,7 @@ MEMBERS: dict[str, Callable[[IntegerGraph, Node], Node]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("member", MEMBERS)
 def test_an_operator_writes_to_its_place(member: str, threads: int) -> None:
@@ -136,6 +137,7 @@ def test_a_layer_that_adds_a_tensor_of_its_own_is_copied() -> None:
     assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_layers_add_what_lies_in_the_same_tensor(threads: int, depthwise: bool) -> None:
@@ -287,6 +289,7 @@ def test_a_shuffle_unit_copies_its_first_half_once() -> None:
     assert kernels(compiled) == ["quantize", "conv2d", "conv2d", "place", "mean"]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("reader", MEMBERS)
 def test_an_operator_reads_a_slice_where_it_is(reader: str, threads: int) -> None:

@@ -58,6 +58,7 @@ def test_versions_are_read_without_an_import() -> None:
     assert compat.installed_version("no-such-package") is None
 
 
+@pytest.mark.thorough
 def test_ctrl_c_during_the_import_waits_for_its_end() -> None:
     done = subprocess.run([sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "interrupted\nwhole\nKeyboardInterrupt\n")

@@ -18,6 +18,7 @@ from qpc.testing import traced
 TARGETS = ["x86-64-avx2", "x86-64-avx512-vnni"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_estimate_is_that_of_the_plan(target: str) -> None:
     torch.manual_seed(0)

@@ -11,7 +11,13 @@ from tvm.tirx import PrimFunc
 
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, ConvPlan, Operands
 from qpc.backends.tvm.kernels.emit import Flat, prim_func
-from qpc.backends.tvm.kernels.epilogue import Epilogue, EpilogueCode, EpilogueForm, epilogue_params
+from qpc.backends.tvm.kernels.epilogue import (
+    Epilogue,
+    EpilogueCode,
+    EpilogueForm,
+    epilogue_params,
+    real_params,
+)
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 
 Types = tuple[TensorType, TensorType]
@@ -40,8 +46,11 @@ def conv_kernel(
             plan.pack_channels(layer.constants.multiplier.astype(np.float32)),
         )
     desc, (x, out) = layers[0].desc, types
-    numbers = desc.input_zero_point, desc.output_zero_point, desc.lo, desc.hi
-    params += epilogue_params(*numbers, epilogue, plans[0].isa.activation)
+    if desc.reals is not None:
+        params += real_params(desc.input_zero_point, desc.reals)
+    else:
+        numbers = desc.input_zero_point, desc.output_zero_point, desc.lo, desc.hi
+        params += epilogue_params(*numbers, epilogue, plans[0].isa.activation)
     return Kernel(
         name,
         func,
@@ -57,6 +66,9 @@ def conv_kernel(
 
 def form_of(epilogue: Epilogue, layers: Sequence[Convolution]) -> EpilogueForm:
     """What code depends on of an epilogue and of the multipliers before it."""
+    if layers[0].desc.reals is not None:
+        assert not epilogue, "nothing follows values that are float32"
+        return EpilogueForm((), real=True)
     multipliers = [layer.constants.multiplier for layer in layers]
     return EpilogueForm.of(epilogue, np.concatenate(multipliers))
 

@@ -131,6 +131,13 @@ class ConvLayout:
         offsets: Sequence[Index],
     ) -> None:
         """Store the outputs of a pixel, of one or more vectors, at these offsets."""
+        if epilogue.form.real:
+            for acc, multiplier, offset in zip(sums, multipliers, offsets, strict=True):
+                value = epilogue.real(acc, multiplier)
+                if self.lanes < self.isa.lanes:
+                    value = shuffle([value], range(self.lanes))
+                out.store(offset, value, self.lanes)
+            return
         together = self.vectors_per_store(len(sums))
         for start in range(0, len(sums), together):
             part = slice(start, start + together)

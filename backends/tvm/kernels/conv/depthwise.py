@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+import numpy as np
 from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
@@ -140,10 +141,32 @@ class _Code:
         ]
         for pixel in pixels:
             totals = [sums.load((pixel * depth + vector) * lanes, lanes) for vector in range(depth)]
+            place = out_start + pixel * (plan.tile.merged * shape.output_step)
+            if self.given.epilogue.form.real:
+                self._store_reals(totals, scale, place)
+                continue
             value = self.given.epilogue.requantized(totals, scale, in_order=False)
             if plan.lanes < plan.block:
                 value = shuffle([value], range(plan.lanes))
-            self._store(value, out_start + pixel * (plan.tile.merged * shape.output_step))
+            self._store(value, place)
+
+    def _store_reals(self, totals: list[Expr], scale: list[Expr], offset: Index) -> None:
+        """Store the float32 values of a group of merged pixels, channel after channel."""
+        plan, shape, lanes = self.plan, self.plan.shape, self.plan.isa.lanes
+        values = [
+            self.given.epilogue.real(total, factor)
+            for total, factor in zip(totals, scale, strict=True)
+        ]
+        order = np.argsort(plan.isa.interleaved_channels().reshape(-1)).tolist()
+        pixels = [(0, plan.lanes)]
+        if plan.splits and plan.tile.merged > 1:
+            pixels = [(i * shape.c, shape.c) for i in range(plan.tile.merged)]
+        for pixel, (first, count) in enumerate(pixels):
+            for start in range(0, count, lanes):
+                size = min(lanes, count - start)
+                channels = order[first + start : first + start + size]
+                place = offset + (pixel * shape.output_step + start)
+                self.given.out.store(place, shuffle(values, channels), size)
 
     def _store(self, value: Expr, offset: Index) -> None:
         """Store the bytes of a group of merged pixels, of which the first goes to `offset`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from qpc.backends.tvm.kernels.conv.conv2d import dense_conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
-from qpc.backends.tvm.kernels.epilogue import Epilogue
+from qpc.backends.tvm.kernels.epilogue import Epilogue, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
@@ -24,6 +24,7 @@ class LinearDesc:
     output_zero_point: int = 0
     lo: int = 0
     hi: int = 255
+    reals: Reals | None = None
 
 
 def linear(
@@ -51,8 +52,10 @@ def linear(
         lo=desc.lo,
         hi=desc.hi,
         dtype=isa.activation,
+        reals=desc.reals,
     )
-    x, out = (TensorType((desc.m, size), isa.activation) for size in (desc.k, desc.o))
+    x = TensorType((desc.m, desc.k), isa.activation)
+    out = TensorType((desc.m, desc.o), conv.output.dtype)
     weight = constants.weight.reshape(desc.o, desc.k, 1, 1)
     layer = Convolution(conv, replace(constants, weight=weight))
     return dense_conv2d("conv2d", isa, layer, epilogue, threads, (x, out), tuner)

@@ -21,7 +21,7 @@ from qpc.backends.tvm.kernels.conv.conv_kernel import conv_kernel
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
 from qpc.backends.tvm.kernels.conv.methods import plan_for
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
-from qpc.backends.tvm.kernels.epilogue import Epilogue
+from qpc.backends.tvm.kernels.epilogue import Epilogue, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, Places, View
 from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
@@ -51,7 +51,9 @@ class TransposedDesc:
     share: ChannelSlice | None = None
     """Which channels of larger images the outputs are, if they are a part of these."""
     dtype: str = "uint8"
-    """Of inputs and outputs."""
+    """Of inputs, and of outputs that are on a grid."""
+    reals: Reals | None = None
+    """How the outputs end, if they are float32."""
 
     def axis(self, i: int) -> Axis:
         """Rows (0) or columns (1)."""
@@ -67,7 +69,8 @@ class TransposedDesc:
     def output(self) -> TensorType:
         """The tensor that the outputs go to."""
         size = self.axis(0).outputs, self.axis(1).outputs
-        return View((self.n, *size, self.o), self.share, self.dtype).type
+        dtype = self.dtype if self.reals is None else "float32"
+        return View((self.n, *size, self.o), self.share, dtype).type
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,7 @@ def _layer(
         output_zero_point=desc.output_zero_point,
         lo=desc.lo,
         hi=desc.hi,
+        reals=desc.reals,
     )
     return Convolution(conv, joined)
 

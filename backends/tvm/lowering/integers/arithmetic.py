@@ -12,7 +12,7 @@ from qpc.backends.common.traits import MemoryOrder, StageKind, Traits
 from qpc.backends.tvm.kernels import elementwise
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.kernel import Kernel
-from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted
+from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted, reals_of
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.epilogue import add_stage
 from qpc.backends.tvm.lowering.integers.movement import with_rank
@@ -46,6 +46,31 @@ def _mul(emit: Emitter, call: Call) -> Value | Slice:
     return _binary(emit, call, build)
 
 
+def _add_float(emit: Emitter, call: Call) -> Value | Slice:
+    args = call.args
+    numbers = (*_zero_points(call), args["a_multiplier"], args["b_multiplier"], args["scale"])
+    constants = elementwise.RealSum(*numbers, reals_of(args))
+
+    def build(a: View, b: View) -> Kernel:
+        return elementwise.real_sum(emit.isa, a, b, constants, emit.threads)
+
+    return _binary(emit, call, build)
+
+
+def _mul_float(emit: Emitter, call: Call) -> Value | Slice:
+    args = call.args
+    constants = elementwise.RealProduct(*_zero_points(call), args["multiplier"], reals_of(args))
+
+    def build(a: View, b: View) -> Kernel:
+        return elementwise.real_product(emit.isa, a, b, constants, emit.threads)
+
+    return _binary(emit, call, build)
+
+
+def _zero_points(call: Call) -> tuple[int, int]:
+    return call.args["a_zero_point"], call.args["b_zero_point"]
+
+
 def _binary(emit: Emitter, call: Call, build: Callable[[View, View], Kernel]) -> Value | Slice:
     """Broadcast in the memory order of the larger operand, unless one or the result is a slice."""
     operands = call.tensor("a"), call.tensor("b")
@@ -60,7 +85,7 @@ def _binary(emit: Emitter, call: Call, build: Callable[[View, View], Kernel]) ->
     order = max((a, b), key=lambda v: prod(v.shape)).order
     a, b = emit.stored_as(a, order), emit.stored_as(b, order)
     expr = emit.kernel(build(a.view, b.view), [a.expr, b.expr], nodes=call.nodes)
-    return Value(expr, shape, a.dtype, order)
+    return Value(expr, shape, call.result.dtype, order)
 
 
 RULES: dict[object, KernelRule] = {
@@ -68,4 +93,10 @@ RULES: dict[object, KernelRule] = {
         _add, Traits(order=MemoryOrder.KEPT, in_place=True, stage=StageKind.SUM)
     ),
     qpc_ops.mul.default: KernelRule(_mul, Traits(order=MemoryOrder.KEPT, in_place=True)),
+    qpc_ops.add_float.default: KernelRule(
+        _add_float, Traits(order=MemoryOrder.KEPT, in_place=True)
+    ),
+    qpc_ops.mul_float.default: KernelRule(
+        _mul_float, Traits(order=MemoryOrder.KEPT, in_place=True)
+    ),
 }

@@ -14,7 +14,7 @@ from qpc.backends.tvm.lowering.call import (
     Call,
     KernelRule,
     emitted,
-    grid_arguments,
+    end_arguments,
     layer_constants,
     pair,
 )
@@ -43,7 +43,7 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
         groups=args["groups"],
         source=x.view.share,
         dtype=emit.isa.activation,
-        **grid_arguments(args, "input_zero_point"),
+        **end_arguments(args),
     )
     if call.share is not None:
         desc = desc.placed(call.share)
@@ -78,7 +78,7 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value | Slice:
         source=x.view.share,
         dtype=emit.isa.activation,
         share=call.share,
-        **grid_arguments(args, "input_zero_point"),
+        **end_arguments(args),
     )
     epilogue, others = epilogue_of(emit, call, NHWC)
     made = transposed.conv_transpose2d(
@@ -98,4 +98,10 @@ _LAYER = Traits(
 RULES: dict[object, KernelRule] = {
     qpc_ops.conv2d.default: KernelRule(_conv2d, replace(_LAYER, pads_with="input_zero_point")),
     qpc_ops.conv_transpose2d.default: KernelRule(_conv_transpose2d, _LAYER),
+    qpc_ops.conv2d_float.default: KernelRule(
+        _conv2d, replace(_LAYER, epilogue=False, pads_with="input_zero_point")
+    ),
+    qpc_ops.conv_transpose2d_float.default: KernelRule(
+        _conv_transpose2d, replace(_LAYER, epilogue=False)
+    ),
 }

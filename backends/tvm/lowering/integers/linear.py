@@ -8,7 +8,7 @@ from math import prod
 from qpc.backends.common.orders import identity, significant
 from qpc.backends.common.traits import MemoryOrder, Traits
 from qpc.backends.tvm.kernels.conv import linear as linear_kernels
-from qpc.backends.tvm.lowering.call import Call, KernelRule, grid_arguments, layer_constants
+from qpc.backends.tvm.lowering.call import Call, KernelRule, end_arguments, layer_constants
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of
 from qpc.backends.tvm.lowering.layout import Value
@@ -24,24 +24,22 @@ def _linear(emit: Emitter, call: Call) -> Value:
     o, k = args["weight"].shape
     shape = (*x.shape[:-1], o)
     rows = prod(x.shape[:-1])
-    desc = linear_kernels.LinearDesc(rows, k, o, **grid_arguments(args, "input_zero_point"))
+    desc = linear_kernels.LinearDesc(rows, k, o, **end_arguments(args))
     epilogue, others = epilogue_of(emit, call, order)
     made = linear_kernels.linear(
         emit.isa, desc, layer_constants(args), epilogue, emit.threads, emit.tuner
     )
     inputs = [emit.view(x.expr, (rows, k)), *(emit.view(v.expr, (rows, o)) for v in others)]
     expr = emit.kernel(made, inputs, nodes=call.nodes)
-    result = Value(expr, shape, x.dtype, order)
+    result = Value(expr, shape, call.result.dtype, order)
     return replace(result, expr=emit.view(expr, result.physical_shape))
 
 
+_LAYER = Traits(
+    order=MemoryOrder.LOGICAL, epilogue=True, constants=("weight", "bias", "multiplier")
+)
+
 RULES: dict[object, KernelRule] = {
-    qpc_ops.linear.default: KernelRule(
-        _linear,
-        Traits(
-            order=MemoryOrder.LOGICAL,
-            epilogue=True,
-            constants=("weight", "bias", "multiplier"),
-        ),
-    ),
+    qpc_ops.linear.default: KernelRule(_linear, _LAYER),
+    qpc_ops.linear_float.default: KernelRule(_linear, replace(_LAYER, epilogue=False)),
 }

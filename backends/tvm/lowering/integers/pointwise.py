@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from qpc.backends.common.traits import MemoryOrder, StageKind, Traits
 from qpc.backends.tvm.kernels import elementwise
 from qpc.backends.tvm.kernels.epilogue import Requantize
@@ -17,6 +19,8 @@ from qpc.calls import qpc_ops
 
 
 def _lookup(emit: Emitter, call: Call) -> Value | Slice:
+    if call.result.dtype is torch.float32:
+        return _lookup_float(emit, call)
     table = table_bytes(call.args["table"])
 
     def build(x: View) -> Kernel:
@@ -33,11 +37,21 @@ def _prelu(emit: Emitter, call: Call) -> Value | Slice:
     return emitted(emit, call, made, [x], x.shape)
 
 
+def _lookup_float(emit: Emitter, call: Call) -> Value | Slice:
+    table = call.args["table"].numpy()
+
+    def build(x: View) -> Kernel:
+        return elementwise.real_lookup(emit.isa, x, table, emit.threads)
+
+    return unary(emit, call, build)
+
+
 def unary(emit: Emitter, call: Call, build: Callable[[View], Kernel]) -> Value | Slice:
     """In the memory order of the operand, unless it or the result is a slice."""
     x = call.tensor("q")
     if call.share is None and isinstance(x, Value):
-        return replace(x, expr=emit.kernel(build(x.view), [x.expr], nodes=call.nodes))
+        expr = emit.kernel(build(x.view), [x.expr], nodes=call.nodes)
+        return replace(x, expr=expr, dtype=call.result.dtype)
     x = emit.images(x)
     return emitted(emit, call, build(x.view), [x], x.shape)
 

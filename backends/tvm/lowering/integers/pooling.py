@@ -12,10 +12,10 @@ from qpc.backends.tvm.lowering.call import (
     Call,
     KernelRule,
     Shape,
+    average_of,
     emitted,
     grid_arguments,
     pair,
-    requantize_of,
 )
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Slice, Value
@@ -33,7 +33,7 @@ def _max_pool2d(emit: Emitter, call: Call) -> Value | Slice:
 
 def _avg_pool2d(emit: Emitter, call: Call) -> Value | Slice:
     x = emit.images(call.tensor("q"))
-    window, requantize = _window(call.args), requantize_of(call.args)
+    window, requantize = _window(call.args), average_of(call.args, call.args["multiplier"])
     made = pooling.avg_pool2d(emit.isa, x.view, window, requantize, emit.threads, call.share)
     return emitted(emit, call, made, [x], _resized(x, window))
 
@@ -76,5 +76,8 @@ RULES: dict[object, KernelRule] = {
     ),
     qpc_ops.counted_avg_pool2d.default: KernelRule(
         _counted_avg_pool2d, Traits(order=MemoryOrder.IMAGES, in_place=True)
+    ),
+    qpc_ops.avg_pool2d_float.default: KernelRule(
+        _avg_pool2d, Traits(order=MemoryOrder.IMAGES, in_place=True)
     ),
 }

@@ -85,6 +85,7 @@ LAYERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer(isa: Isa, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     plans(monkeypatch, None)

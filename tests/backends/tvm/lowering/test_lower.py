@@ -72,6 +72,7 @@ RULES: dict[str, Build] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", ["native", "x86-64-avx2", "x86-64"])
 def test_rules_give_the_bits_of_the_reference(target: str) -> None:
     """All rules in one graph per target: compiling has a fixed cost."""
@@ -82,6 +83,7 @@ def test_rules_give_the_bits_of_the_reference(target: str) -> None:
     assert_same_bits(g.module(*outputs), target, batch_sizes=(2,))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("rule", ["conv2d", "linear", "add, broadcast", "mean of images"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_rules_work_at_every_batch_size(rule: str, threads: int) -> None:
@@ -171,6 +173,7 @@ MOVEMENT: dict[str, tuple[Build, list[str]]] = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("case", MOVEMENT)
 def test_movement_needs_these_kernels_and_no_more(case: str) -> None:
     build, expected = MOVEMENT[case]

@@ -67,6 +67,7 @@ def test_a_model_without_kernels_can_be_saved(tmp_path: Path) -> None:
     assert tvm.load(tmp_path / "model")(torch.ones(1, 2, 3)).tolist() == [[1.0] * 6]
 
 
+@pytest.mark.thorough
 def test_a_fresh_process_loads_a_model_without_any_compiler(saved: Path) -> None:
     code = (
         "import sys, torch, qpc.backends.tvm as backend\n"

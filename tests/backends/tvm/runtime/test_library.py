@@ -28,6 +28,7 @@ def _mappings() -> int:
     return Path("/proc/self/maps").read_text().count("/memfd:qpc")
 
 
+@pytest.mark.thorough
 def test_a_library_is_unloaded_with_the_last_of_its_functions(code: bytes) -> None:
     before = _mappings()
     library = Library(code)

@@ -90,6 +90,7 @@ def test_workers_sleep_soon_after_a_call() -> None:
     assert sum(_ticks(thread) for thread in made) - ticks <= 2  # of a hundredth of a second
 
 
+@pytest.mark.thorough
 def test_a_process_may_end_at_any_time() -> None:
     code = (
         "from qpc.backends.tvm.runtime.threads import Worker\nkept = [Worker(4) for _ in range(5)]"

@@ -17,7 +17,7 @@ from qpc.backends.tvm.kernels.conv.conv2d import conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
-from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Epilogue, Lookup
+from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Epilogue, Lookup, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel
@@ -76,6 +76,10 @@ class Layer:
     def expected(self) -> Array:
         desc = self.desc
         accumulators = exact_convolution(self.x, self.weight, desc) + self.bias
+        if desc.reals is not None:
+            least, greatest = (np.int32(bits).view(np.float32) for bits in desc.reals.bits)
+            real = accumulators.astype(np.float32) * self.multiplier
+            return np.asarray(np.clip(real, least, greatest))
         return requantized(accumulators, self.multiplier, desc.output_zero_point, desc.lo, desc.hi)
 
 
@@ -124,6 +128,7 @@ BASE = Conv2dDesc(
 PADDED = {"padding": (1, 1, 1, 1)}
 
 
+@pytest.mark.every(6)
 @COMMON
 @pytest.mark.parametrize(
     "changes",
@@ -308,6 +313,7 @@ ADD = AddTensor(
 )
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("channels", "groups"), [(24, 1), (80, 80)])
 def test_stages_follow_in_order(isa: Isa, run: Run, channels: int, groups: int) -> None:
     layer = Layer(replace(BASE, c=channels, o=channels, groups=groups))
@@ -318,6 +324,7 @@ def test_stages_follow_in_order(isa: Isa, run: Run, channels: int, groups: int) 
     np.testing.assert_array_equal(result, added(value, layer.added, ADD))
 
 
+@pytest.mark.every(3)
 @COMMON
 @pytest.mark.parametrize("channels", [3, 16])
 @pytest.mark.parametrize("depthwise", [False, True])
@@ -354,6 +361,7 @@ def test_outputs_may_be_a_share_of_larger_images(
     assert (result[..., -16:] == 99).all()
 
 
+@pytest.mark.every(3)
 @COMMON
 @pytest.mark.parametrize(
     "changes",
@@ -420,12 +428,40 @@ def test_layers_of_one_shape_share_their_code(isa: Isa) -> None:
     assert plain.name != kernels[0].name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", ["x86-64-avx512-vnni"], indirect=True)
 @pytest.mark.parametrize("groups", [1, 20])
 def test_other_vectors_give_the_same_result(isa: Isa, run: Run, groups: int) -> None:
     layer = Layer(replace(BASE, c=20, o=20, groups=groups, padding=(1, 1, 1, 1)))
     result = layer.run(isa, run, (Lookup(layer.table.tobytes()),))
     np.testing.assert_array_equal(result, layer.table[layer.expected()])
+
+
+# --- results that stay float32 --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"c": 5, "o": 19, "kernel": (3, 3), "padding": (1, 1, 1, 1)},
+        pytest.param({"c": 32, "o": 64, "kernel": (1, 1)}, marks=SLOW),
+        pytest.param({"c": 8, "o": 8, "kernel": (1, 1), "groups": 4}, marks=SLOW),
+        {"c": 24, "o": 24, "kernel": (3, 3), "groups": 24},
+        pytest.param({"c": 68, "o": 68, "kernel": (3, 1), "groups": 68}, marks=SLOW),
+        pytest.param({"c": 3, "o": 3, "kernel": (3, 3), "groups": 3}, marks=SLOW),
+        pytest.param({"n": 1, "h": 14, "w": 14, "c": 64, "o": 64, "kernel": (3, 3)}, marks=SLOW),
+    ],
+    ids=str,
+)
+def test_reals_are_the_accumulator_times_its_multiplier(
+    isa: Isa, run: Run, changes: dict[str, Any]
+) -> None:
+    sizes: dict[str, Any] = {"n": 2, "h": 7, "w": 9} | changes
+    for reals in (Reals(), Reals(least=0.0, greatest=1.25)):
+        desc = Conv2dDesc(**sizes, input_zero_point=131, dtype=isa.activation, reals=reals)
+        layer = Layer(desc, seed=3)
+        assert layer.expected().dtype == np.float32
+        assert np.array_equal(layer.run(isa, run), layer.expected())
 
 
 def test_channels_must_form_groups() -> None:
@@ -472,6 +508,7 @@ def layers(draw: st.DrawFn) -> Layer:
     return Layer(desc, seed=size(1000))
 
 
+@pytest.mark.thorough
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

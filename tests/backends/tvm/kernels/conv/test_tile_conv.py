@@ -17,7 +17,7 @@ from qpc.backends.tvm.kernels.conv.conv_plan import Convolution
 from qpc.backends.tvm.kernels.conv.methods import plan_for
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.tiling import Tile
-from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
+from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.isa.matrices import WIDE
@@ -45,6 +45,7 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TilePlan, "time", 0.0)
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -103,6 +104,7 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
             {"kernel": (1, 1), "c": 3, "source": ChannelSlice(1, 4)},
             id="1x1 of a slice of three channels",
         ),
+        pytest.param({"c": 29, "o": 53, "reals": Reals(least=0.0), **PADDED}, id="float32"),
     ],
 )
 def test_equals_the_exact_result(isa: Isa, run: Run, changes: dict[str, Any]) -> None:
@@ -116,6 +118,7 @@ def test_these_tests_use_registers_of_matrices(isa: Isa) -> None:
     assert isinstance(plan_for(isa, part, 1), TilePlan)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("number", range(len(WIDE.blocks)))
 @pytest.mark.parametrize("kernel", [pytest.param((1, 1), marks=SLOW), (3, 3)], ids=str)
 def test_every_block_of_registers_is_right(
@@ -153,6 +156,7 @@ def test_stages_follow_in_order(isa: Isa, run: Run, outputs: int) -> None:
     np.testing.assert_array_equal(result, np.clip(layer.table[value], 10, 200))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("threads", [2, pytest.param(3, marks=SLOW)])
 @pytest.mark.parametrize(
     "changes",
@@ -222,6 +226,7 @@ def descs(draw: st.DrawFn) -> Conv2dDesc:
     )
 
 
+@pytest.mark.thorough
 @settings(
     max_examples=5,
     deadline=None,

@@ -83,6 +83,7 @@ BASE = TransposedDesc(
 )
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -128,6 +129,7 @@ def test_nothing_saturates_at_extreme_values(isa: Isa, run: Run, x: int, weight:
     np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("kernel", "threads"), [((2, 2), 3), ((3, 3), 1)])
 def test_stages_see_the_same_place_of_every_tensor(
     isa: Isa, run: Run, kernel: tuple[int, int], threads: int
@@ -201,6 +203,7 @@ def layers(draw: st.DrawFn) -> Layer:
     return Layer(desc, seed=size(1000))
 
 
+@pytest.mark.thorough
 @settings(
     max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

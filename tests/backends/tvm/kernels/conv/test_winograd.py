@@ -17,7 +17,7 @@ from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS
 from qpc.backends.tvm.kernels.conv.methods import plan_for
 from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
-from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup
+from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.targets import Target
@@ -59,6 +59,7 @@ def only_this(out: int, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -75,6 +76,7 @@ def only_this(out: int, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param({"c": 40, "o": 80}, id="many vectors"),
         pytest.param({"h": 40, "w": 6, "c": 130, "o": 8}, id="several tasks"),
         pytest.param({"source": ChannelSlice(5, 25)}, id="a slice of channels", marks=SLOW),
+        pytest.param({"c": 29, "o": 53, "reals": Reals(least=0.0)}, id="float32"),
     ],
 )
 def test_equals_the_exact_result(isa: Isa, run: Run, changes: dict[str, Any]) -> None:
@@ -108,6 +110,7 @@ def test_nothing_overflows_at_alternating_extremes(isa: Isa, run: Run) -> None:
     np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("outputs", [5, pytest.param(16, marks=SLOW), 40])
 def test_stages_follow_in_order(isa: Isa, run: Run, outputs: int) -> None:
     layer = Layer(replace(BASE, o=outputs))
@@ -117,6 +120,7 @@ def test_stages_follow_in_order(isa: Isa, run: Run, outputs: int) -> None:
     np.testing.assert_array_equal(result, np.clip(layer.table[value], 10, 200))
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("threads", [2, pytest.param(3, marks=SLOW)])
 @pytest.mark.parametrize(
     "changes",
@@ -154,6 +158,7 @@ def test_tuning_may_choose_any_micro_kernel(isa: Isa, run: Run, out: int) -> Non
     np.testing.assert_array_equal(result, layer.expected())
 
 
+@pytest.mark.every(2)
 @settings(
     max_examples=4,
     deadline=None,

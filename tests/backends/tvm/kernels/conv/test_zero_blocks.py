@@ -39,6 +39,7 @@ def thinned(layer: Layer, share: float, outputs: int = 16, inputs: int = 4) -> L
     return layer
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     "changes",
     [

@@ -61,6 +61,7 @@ def test_other_instructions_take_any_weights(name: str) -> None:
     assert isa.for_weights(np.zeros(1, np.int8)) is isa
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     ("name", "instruction", "lanes"),
     [

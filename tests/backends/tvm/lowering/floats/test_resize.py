@@ -27,6 +27,7 @@ def images(mode: str) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("mode", "options"),
     [
@@ -44,6 +45,7 @@ def test_a_resize_is_that_of_pytorch(mode: str, options: dict[str, Any]) -> None
     torch.testing.assert_close(qpc.compile(gm, cache=False)(x), gm(x))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["bilinear", "trilinear"])
 def test_infinities_stay_and_become_nan_only_where_they_do_in_pytorch(mode: str) -> None:
     gm = qpc.trace(Resize(mode=mode, scale_factor=2.0), images(mode))

@@ -1,0 +1,45 @@
+"""An integer graph as a .tflite file, for LiteRT, TensorFlow Lite Micro and what reads such files.
+
+Every integer value is an int8 tensor with the graph's own scale and zero point, every layer an
+operator with the graph's own weights and biases. What the graph computes in float is float in the
+file, too.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch.fx import GraphModule
+
+from qpc.backends.litert.exporter import Exporter
+from qpc.backends.litert.rules import RULES
+from qpc.errors import MissingDependencyError
+from qpc.settings import require_choice, require_count
+
+Ends = Literal["float32", "int8"]
+
+
+def to_tflite(gm: GraphModule, batch: int = 1, ends: Ends = "float32") -> bytes:
+    """Return `gm`, a core-form graph with integer operators, as the bytes of a .tflite file.
+
+    batch: the only batch size of the file. ends: the type of inputs and outputs; int8 ones are on
+    the grids of the graph, uint8 grids less 128.
+
+    Images are NHWC, inputs and outputs of four axes too: torch's x[n, c, h, w] is the file's
+    x[n, h, w, c]. The file's metadata "qpc" says so, and its signature "serving_default" has the
+    names of the graph's inputs and results. It computes what the graph does up to the rounding of
+    runtimes, which differs by kernel: those of XNNPACK round like the graph, the others as fixed
+    point numbers.
+
+    Raises UnsupportedOpError that names all operators without a form, and MissingDependencyError
+    without flatbuffers.
+    """
+    require_count("batch", batch)
+    require_choice("ends", ends, ("float32", "int8"))
+    try:
+        import flatbuffers  # noqa: F401  # is it there?
+    except ImportError as e:
+        raise MissingDependencyError(
+            "flatbuffers is not installed", fix="pip install flatbuffers"
+        ) from e
+    return Exporter(gm, batch, RULES, ends == "int8").write()

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qpc.backends.litert import to_tflite
+from qpc.errors import ConfigError, MissingDependencyError, UnsupportedOpError
+from tests.backends.litert.running import KERNELS, results, steps_off
+from tests.quantizing import Parts, fake_quantized, integer
+
+pytest.importorskip("ai_edge_litert")
+
+
+class Mixed(nn.Module):
+    """Most operators that image classifiers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.squeeze, self.expand = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.stem(F.pad(x, (0, 1, 1, 0))))
+        x = F.max_pool2d(x, 3, 2, 1)
+        y = F.hardswish(self.left(x)) + F.relu(self.right(x))
+        z = torch.cat([x, y], 1)
+        gate = self.expand(F.relu(self.squeeze(z.mean((2, 3), keepdim=True))))
+        z = z * F.hardsigmoid(gate)
+        z = z.reshape(-1, 2, 8, *z.shape[2:]).permute(0, 2, 1, 3, 4).flatten(1, 2)
+        z = F.avg_pool2d(F.silu(z[:, 4:12]), 2)
+        result: Tensor = self.head(z.mean((2, 3)))
+        return result
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_file_computes_what_the_graph_computes(kernels: str, signed: bool) -> None:
+    torch.manual_seed(1)
+    x = torch.randn(2, 3, 17, 17)
+    gm = integer(fake_quantized(Mixed(), x, signed=signed))
+    assert steps_off(gm, x, kernels=kernels) <= 3  # a step early on can grow
+
+
+def test_kernels_that_round_like_the_graph_give_its_integers() -> None:
+    x = torch.randn(1, 3, 16, 16)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.ReLU6(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    assert steps_off(integer(fake_quantized(layers, x)), x, kernels="xnnpack") == 0
+
+
+def test_microcontrollers_run_the_same_file() -> None:
+    runtime = pytest.importorskip("tflite_micro").runtime
+    x = torch.randn(1, 3, 8, 8)
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 4, 1)
+    gm = integer(fake_quantized(nn.Sequential(*layers), x))
+    interpreter = runtime.Interpreter.from_bytes(to_tflite(gm))
+    interpreter.set_input(x.permute(0, 2, 3, 1).contiguous().numpy(), 0)
+    interpreter.invoke()
+    found = torch.from_numpy(interpreter.get_output(0)).permute(0, 3, 1, 2)
+    (expected,) = results(to_tflite(gm), {"input_1": x.numpy()}, "reference")
+    assert torch.equal(found, expected)
+
+
+def test_inputs_and_outputs_may_be_integers() -> None:
+    x = torch.randn(2, 3, 6, 6)
+    gm = integer(fake_quantized(nn.Conv2d(3, 4, 1), x))
+    first, last = (
+        gm.graph.find_nodes(op="call_function", target=torch.ops.qpc.quantize.default)[0],
+        gm.graph.find_nodes(op="output")[0].all_input_nodes[0],
+    )
+    points = torch.ops.qpc.quantize(x, *first.args[1:])
+    given = (points.to(torch.int16) - 128).to(torch.int8).numpy()
+    (found,) = results(to_tflite(gm, 2, "int8"), {"input_1": given}, "xnnpack")
+    assert found.dtype is torch.int8
+    scale, zero = last.args[1], last.args[2]
+    real = (found.float() + 128 - float(zero)) * float(scale)
+    assert torch.equal(real, gm(x))
+
+
+def test_files_have_a_signature_and_say_how_images_lie() -> None:
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    gm = integer(fake_quantized(nn.Conv2d(3, 4, 1), torch.randn(1, 3, 6, 6)))
+    data = to_tflite(gm)
+    runner = interpreter.Interpreter(model_content=data).get_signature_runner("serving_default")
+    (name,) = runner.get_input_details()
+    assert name == "input_1"
+    assert tuple(runner.get_input_details()[name]["shape"]) == (1, 6, 6, 3)
+    assert b'{"layouts": {"input_1": "NHWC", "' in data
+    assert data[4:8] == b"TFL3"
+
+
+def test_weights_are_those_of_the_graph() -> None:
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    gm = integer(fake_quantized(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 6, 6)))
+    made = interpreter.Interpreter(model_content=to_tflite(gm))
+    made.allocate_tensors()
+    (detail,) = (d for d in made.get_tensor_details() if d["name"].endswith(".weight"))
+    (held,) = (t for t in gm.buffers() if t.dtype is torch.int8)
+    stored = torch.from_numpy(made.get_tensor(detail["index"]))
+    assert torch.equal(stored.permute(0, 3, 1, 2), held)
+
+
+def test_all_operators_without_a_form_are_named_at_once() -> None:
+    parts = {"first": nn.Linear(6, 6), "last": nn.Linear(6, 4)}
+    model = Parts(lambda m, x: m.last(torch.cumsum(m.first(x), 1).tan()), **parts)
+    gm = integer(fake_quantized(model, torch.randn(2, 6)))
+    with pytest.raises(
+        UnsupportedOpError, match=r"no \.tflite form for aten\.cumsum\.default \(it has none\)"
+    ):
+        to_tflite(gm)
+
+
+def test_reading_an_input_in_float_as_well_rules_integers_out() -> None:
+    layer = nn.Linear(4, 4)
+    gm = integer(
+        fake_quantized(
+            Parts(lambda m, x: m.layer(x) + x.softmax(1), layer=layer), torch.randn(2, 4)
+        )
+    )
+    with pytest.raises(UnsupportedOpError, match="cannot be int8"):
+        to_tflite(gm, ends="int8")
+
+
+def test_what_is_asked_for_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    gm = integer(fake_quantized(nn.Linear(4, 4), torch.randn(2, 4)))
+    with pytest.raises(ConfigError, match="batch"):
+        to_tflite(gm, 0)
+    with pytest.raises(ConfigError, match="ends"):
+        to_tflite(gm, ends="uint8")  # type: ignore[arg-type]  # that is the point
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(MissingDependencyError, match="flatbuffers is not installed"):
+        to_tflite(gm)
+
+
+def test_the_same_graph_gives_the_same_bytes() -> None:
+    gm = integer(fake_quantized(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 6, 6)))
+    assert to_tflite(gm) == to_tflite(gm)
