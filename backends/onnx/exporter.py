@@ -50,7 +50,8 @@ class Exporter:
             if node.op == "placeholder":
                 self.names[node] = node.name
                 inputs.append(self._value_info(node))
-                if (grid := info(node).qparams) is not None:  # integers that stand for reals
+                grid = info(node).qparams
+                if grid is not None and self._is_of_integers(node):  # which stand for reals
                     ends = self._ends(grid)
                     self.names[node] = self.emit("DequantizeLinear", [node.name, *ends])
             elif node.op == "call_function":
@@ -202,6 +203,10 @@ class Exporter:
         """The name of a constant row of int64."""
         return self.constant(np.array(values, np.int64))
 
+    def _is_of_integers(self, node: Node) -> bool:
+        found = self.types[node]
+        return isinstance(found, TensorType) and found.dtype in (torch.uint8, torch.int8)
+
     def _value_info(self, node: Node) -> onnx.ValueInfoProto:
         from onnx import helper
 
@@ -210,7 +215,7 @@ class Exporter:
         dtype = np.dtype(dtype_name(found.dtype))
         kind = helper.np_dtype_to_tensor_dtype(dtype)
         counted = node.op == "placeholder" and info(node).qparams is not None
-        if node in self.names and found.dtype in (torch.uint8, torch.int8) and not counted:
+        if node in self.names and self._is_of_integers(node) and not counted:
             raise BackendError("no ONNX form for a model that returns integers", node=node)
         return helper.make_tensor_value_info(self.names[node], kind, found.shape)
 

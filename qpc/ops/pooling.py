@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from qpc.calls import Arg, One, OpView, Pair, arguments, aten
 from qpc.channels.atoms import Labels, spread
 from qpc.library import GRID, REALS, define, in_float
+from qpc.ops.counted_pooling import COUNTED_AVG_POOL2D
 from qpc.ops.movement import refuse_parameters
 from qpc.ops.reduction import refuse_long_sum
 from qpc.quant.arithmetic import (
-    average_multiplier,
     real_values,
     requantize,
     require_bounds,
@@ -185,64 +185,6 @@ AVG_POOL2D_FLOAT = define(
 )
 
 
-def _counted_avg_pool2d(
-    q: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    ceil_mode: bool,
-    count_include_pad: bool,
-    input_zero_point: int,
-    input_scale: float,
-    output_scale: float,
-    output_zero_point: int,
-    lo: int,
-    hi: int,
-) -> Tensor:
-    """Every sum is divided by the number of values in its window, which differs at the border."""
-    require_sum(prod(kernel_size))
-    centred = q.to(torch.float64) - input_zero_point
-    window = tuple(kernel_size), tuple(stride)
-    total = F.avg_pool2d(centred, *window, tuple(padding), ceil_mode, divisor_override=1)
-    rows, columns = padding if count_include_pad else (0, 0)
-    outside = (0, 0) if count_include_pad else tuple(padding)
-    there = q.new_ones((1, 1, *q.shape[2:]), dtype=torch.float64)
-    there = F.pad(there, (columns, columns, rows, rows), value=1.0)
-    counts = F.avg_pool2d(there, *window, outside, ceil_mode, divisor_override=1)
-    counts = counts[..., : total.shape[-2], : total.shape[-1]].to(torch.int64)
-    table = torch.tensor(count_multipliers(kernel_size, input_scale, output_scale))
-    ends = (output_zero_point, lo, hi, q.dtype)
-    return requantize(wrap_int32(total), table[counts], *ends)
-
-
-def count_multipliers(
-    kernel_size: Sequence[int], input_scale: float, output_scale: float
-) -> list[float]:
-    """What makes averages of sums, by the number of values in them; of none there are none."""
-    counts = range(1, prod(kernel_size) + 1)
-    return [0.0, *(average_multiplier(input_scale, output_scale, count) for count in counts)]
-
-
-def _fake_counted_avg_pool2d(
-    q: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    ceil_mode: bool,
-    *_: Any,
-) -> Tensor:
-    return _fake_max_pool2d(q, kernel_size, stride, padding, [1, 1], ceil_mode)
-
-
-COUNTED_AVG_POOL2D = define(
-    "counted_avg_pool2d(Tensor q, int[2] kernel_size, int[2] stride, int[2] padding,"
-    " bool ceil_mode, bool count_include_pad, int input_zero_point, float input_scale,"
-    f" float output_scale, {GRID}) -> Tensor",
-    _counted_avg_pool2d,
-    _fake_counted_avg_pool2d,
-)
-
-
 # --- quantization ---------------------------------------------------------------------------------
 
 
@@ -312,8 +254,6 @@ def _check_average(proof: IntegerProof, node: Node) -> None:
     given = arguments(node)
     require_sum(prod(Pair().decode(given["kernel_size"])))
     require_bounds(given.get("least"), given.get("greatest"))
-    if "input_scale" in given:
-        average_multiplier(given["input_scale"], given["output_scale"], 1)
 
 
 def _keeps_size(node: Node, before: tuple[int, ...], now: tuple[int, ...]) -> bool:
@@ -359,13 +299,6 @@ SPECS = (
     OpSpec(MAX_POOL2D, exact=True, picks=True, check=fits_by_itself, keeps_size=_keeps_size),
     OpSpec(
         AVG_POOL2D,
-        exact=True,
-        ends_with_clamp=True,
-        check=_check_average,
-        keeps_size=_keeps_size,
-    ),
-    OpSpec(
-        COUNTED_AVG_POOL2D,
         exact=True,
         ends_with_clamp=True,
         check=_check_average,

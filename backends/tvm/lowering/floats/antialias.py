@@ -1,7 +1,7 @@
 """Resizing that averages over what becomes one pixel ("antialias"), as weighted sums of points.
 
-The weights are those of PyTorch: a triangle, or the cubic kernel of Keys 1981 with a = -0.5, as wide
-as one pixel of the smaller image, cut at the border and normalised.
+The weights are those of PyTorch: a triangle, or the cubic kernel of Keys 1981 with a = -0.5, as
+wide as one pixel of the smaller image, cut at the border and normalised.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from qpc.backends.tvm.lowering.call import (
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.calls import qpc_ops
-from qpc.ops.pooling import count_multipliers
+from qpc.ops.counted_pooling import count_multipliers
 
 
 def _max_pool2d(emit: Emitter, call: Call) -> Value | Slice:
