@@ -19,63 +19,24 @@ from qpc.backends.inputs import plain_tensor
 from qpc.backends.options import checked_batch_sizes
 from qpc.errors import BackendError
 from qpc.meta import info
+from qpc.runtime.signature import AnySignature, Structure, nest
 from qpc.types import TensorType, dtype_name, resolve
 
 Array = Tensor | np.ndarray[Any, Any]
-Structure = int | list["Structure"] | dict[str, Any] | None
-"""How outputs are nested. An int is the number of an output tensor, a list a tuple of outputs; a
-dict is `{"list": [...]}` or `{"dict": {...}}` (JSON has no tuples, so the rarer kinds are marked).
-"""
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(AnySignature[TensorType]):
     """The inputs a model takes, by name and for each batch size, and the nesting of its outputs."""
 
-    names: tuple[str, ...]
-    inputs: Mapping[int, tuple[TensorType, ...]]
-    outputs: Structure
+    def dtypes(self, tensor: Tensor, expected: TensorType) -> tuple[str, str] | None:
+        """See `AnySignature`."""
+        if tensor.dtype == expected.dtype:
+            return None
+        return dtype_name(tensor.dtype), dtype_name(expected.dtype)
 
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """The batch sizes that the model takes, in the order in which they were asked for."""
-        return tuple(self.inputs)
-
-    def batch_of(self, tensors: Sequence[Tensor]) -> int:
-        """The batch size whose shapes the inputs have; an error says what was expected."""
-        if len(tensors) != len(self.names):
-            wanted = ", ".join(self.names)
-            raise BackendError(
-                f"the model takes {len(self.names)} input(s) ({wanted}), got {len(tensors)}"
-            )
-        for batch, types in self.inputs.items():
-            if all(tuple(t.shape) == e.shape for t, e in zip(tensors, types, strict=True)):
-                self._check_dtypes(tensors, types)
-                return batch
-        raise self._wrong_shape(tensors)
-
-    def _check_dtypes(self, tensors: Sequence[Tensor], types: Sequence[TensorType]) -> None:
-        for name, tensor, expected in zip(self.names, tensors, types, strict=True):
-            if tensor.dtype != expected.dtype:
-                wanted, got = dtype_name(expected.dtype), dtype_name(tensor.dtype)
-                raise BackendError(
-                    f"input {name!r} is {got}, expected {wanted}",
-                    fix=f"convert it with .to(torch.{wanted}) or .astype({wanted!r})",
-                )
-
-    def _wrong_shape(self, tensors: Sequence[Tensor]) -> BackendError:
-        for i, (name, tensor) in enumerate(zip(self.names, tensors, strict=True)):
-            allowed = dict.fromkeys(types[i].shape for types in self.inputs.values())
-            if tuple(tensor.shape) not in allowed:
-                wanted = " or ".join(map(str, allowed))
-                return BackendError(
-                    f"input {name!r} has shape {tuple(tensor.shape)}, expected {wanted}",
-                    fix="compile for other batch sizes with batch_sizes=(...)"
-                    if all(tuple(tensor.shape)[1:] == shape[1:] for shape in allowed)
-                    else None,
-                )
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
-        return BackendError(f"inputs of shapes {shapes} have different batch sizes")
+    def conversion(self, wanted: str) -> str:
+        """See `AnySignature`."""
+        return f"convert it with .to(torch.{wanted}) or .astype({wanted!r})"
 
 
 @dataclass(frozen=True)
@@ -131,16 +92,16 @@ class CallableModel(ABC):
         """
         results: Sequence[Array] | None
         if not named and (results := self.run_arrays(inputs)) is not None:
-            return _nest(self.signature.outputs, results)
-        given = self._ordered(inputs, named)
+            return nest(self.signature.outputs, results)
+        given = self.signature.ordered(inputs, named)
         tensors = [
             plain_tensor(value, name)
-            for value, name in zip(given, self._names(given), strict=False)
+            for value, name in zip(given, self.signature.names_of(given), strict=False)
         ]
         batch = self.signature.batch_of(tensors)
         results = self.run_tensors(batch, tensors)
         as_numpy = bool(given) and all(isinstance(value, np.ndarray) for value in given)
-        return _nest(self.signature.outputs, [_array(r) if as_numpy else r for r in results])
+        return nest(self.signature.outputs, [_array(r) if as_numpy else r for r in results])
 
     def benchmark(
         self, inputs: Array | Sequence[Array] | None = None, *, warmup: int = 5, repeats: int = 50
@@ -161,7 +122,10 @@ class CallableModel(ABC):
         if isinstance(inputs, Tensor | np.ndarray):
             inputs = [inputs]
         chosen = list(inputs) if inputs is not None else self._example_inputs()
-        tensors = [plain_tensor(v, n) for v, n in zip(chosen, self._names(chosen), strict=False)]
+        tensors = [
+            plain_tensor(v, n)
+            for v, n in zip(chosen, self.signature.names_of(chosen), strict=False)
+        ]
         return self.signature.batch_of(tensors), tensors
 
     def _example_inputs(self) -> list[Tensor]:
@@ -173,23 +137,6 @@ class CallableModel(ABC):
             else torch.zeros(t.shape, dtype=t.dtype)
             for t in types
         ]
-
-    def _names(self, given: Sequence[Array]) -> list[str]:
-        """One name per given input, even if there are too many of them."""
-        extra = [f"#{i}" for i in range(len(self.signature.names), len(given))]
-        return [*self.signature.names, *extra]
-
-    def _ordered(self, inputs: Sequence[Array], named: Mapping[str, Array]) -> list[Array]:
-        names = self.signature.names
-        positional = dict(zip(names, inputs, strict=False))
-        if twice := [n for n in named if n in positional]:
-            raise BackendError(f"input {twice[0]!r} is given twice, by position and by name")
-        if unknown := [n for n in named if n not in names]:
-            raise BackendError(
-                f"unexpected input {unknown[0]!r}: the model takes {', '.join(names)}"
-            )
-        rest = [named[n] for n in names[len(positional) :] if n in named]
-        return [*inputs, *rest]
 
 
 def measure(call: Callable[[], object], *, warmup: int, repeats: int) -> Benchmark:
@@ -246,18 +193,6 @@ def _structure(value: object, nodes: Sequence[Node]) -> Structure:
     if value is None:
         return None
     raise BackendError(f"the model returns {value!r}, which is not a tensor")
-
-
-def _nest(structure: Structure, flat: Sequence[object]) -> Any:
-    if structure is None:
-        return None
-    if isinstance(structure, int):
-        return flat[structure]
-    if isinstance(structure, list):
-        return tuple(_nest(s, flat) for s in structure)
-    if "list" in structure:
-        return [_nest(s, flat) for s in structure["list"]]
-    return {k: _nest(s, flat) for k, s in structure["dict"].items()}
 
 
 def _array(result: Tensor) -> np.ndarray[Any, Any]:

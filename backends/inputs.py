@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qpc.errors import BackendError
+from qpc.runtime.inputs import plain_array
 
 
 def plain_tensor(value: object, name: str) -> Tensor:
@@ -46,17 +47,9 @@ def _is_plain(value: Tensor) -> bool:
 
 
 def _from_array(value: np.ndarray[Any, Any], name: str) -> Tensor:
-    if isinstance(value, np.ma.MaskedArray):
-        raise BackendError(
-            f"input {name!r} is a masked array: masked values are unknown",
-            fix="say what they are, with .filled(value)",
-        )
-    array = np.ndarray.view(value, np.ndarray)  # without the methods of a subclass
-    if array.dtype.kind not in "fiub":
-        raise BackendError(f"input {name!r} is a numpy array of {array.dtype}, not of numbers")
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    array = plain_array(value, name)
     try:
-        tensor = torch.from_numpy(np.require(native, requirements=["C", "W", "A"]))
+        tensor = torch.from_numpy(np.require(array, requirements="W"))
     except TypeError as e:
         raise BackendError(
             f"input {name!r} is a numpy array of {array.dtype}, which torch does not have",

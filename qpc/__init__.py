@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qpc.compression.compress import compress as compress
     from qpc.compression.recipe import Recipe as Recipe
     from qpc.compression.sweep import sweep as sweep
+    from qpc.deployment import export_library as export_library
     from qpc.errors import QPCError as QPCError
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
@@ -71,6 +72,7 @@ _HOMES = {
     "compile": "qpc.compiler",
     "compress": "qpc.compression.compress",
     "convert": "qpc.recipes",
+    "export_library": "qpc.deployment",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
     "freeze_batch_norm": "qpc.training.switch",
@@ -114,6 +116,7 @@ __all__ = [
     "compile",
     "compress",
     "convert",
+    "export_library",
     "fingerprint",
     "format_graph",
     "freeze_batch_norm",
@@ -142,10 +145,25 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'qpc' has no attribute {name!r}")
-    all_homes()  # so that graphs that were pickled find their operators in torch.ops.qpc
-    value = getattr(importlib.import_module(home), name)
+    try:
+        if home != "qpc.errors":
+            all_homes()  # so that graphs that were pickled find their operators in torch.ops.qpc
+        value = getattr(importlib.import_module(home), name)
+    except ModuleNotFoundError as e:
+        if e.name is not None and e.name.startswith("qpc."):
+            raise _not_there(name) from e
+        raise
     globals()[name] = value
     return value
+
+
+def _not_there(name: str) -> Exception:
+    from qpc.errors import MissingDependencyError
+
+    return MissingDependencyError(
+        f"qpc.{name} is no part of the package qpc-runtime, which only runs compiled models",
+        fix="pip install qpc in its place; to load a model: qpc.runtime.load(path)",
+    )
 
 
 def __dir__() -> list[str]:

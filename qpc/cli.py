@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from qpc.commands import compile, targets, verify
 from qpc.errors import QPCError
 from qpc.version import VERSION
 
@@ -78,6 +79,11 @@ def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
     return error
 
 
+app.command("targets")(targets.command)
+app.command("compile")(compile.command)
+app.command("verify")(verify.command)
+
+
 @app.command()
 def demo(
     quick: Annotated[
@@ -120,7 +126,9 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    model: Annotated[Path, typer.Argument(help="Folder of a quantized graph or compiled model.")],
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a quantized graph, compiled model or library.")
+    ],
     graph: Annotated[
         Path | None, typer.Option(help="The graph that a compiled model was made from.")
     ] = None,
@@ -131,8 +139,23 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, in each of which all run.")] = 50,
     json: Annotated[Path | None, typer.Option(help="Write the result to this file, too.")] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Where to time an exported library: ssh://user@host.")
+    ] = None,
 ) -> None:
-    """Compare a model's speed with other runtimes, in turns, on the same threads."""
+    """Compare a model's speed with other runtimes, in turns, on the same threads.
+
+    Exported libraries are timed by themselves, here or on a board that has a shell.
+    """
+    if on is not None or (model / "library.json").is_file():
+        with _saying_on_interrupt("nothing is measured yet"):
+            from qpc.backends.deploy.verify import Where, time_library
+
+            timed = time_library(model, Where(on), calls=rounds)
+        typer.echo(str(timed))
+        if json is not None:
+            _write_json(json, timed.to_json())
+        return
     with _saying_on_interrupt("nothing is measured yet", _KERNELS_KEPT):
         from qpc.bench.request import Request
 

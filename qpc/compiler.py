@@ -18,7 +18,7 @@ from qpc.errors import ArtifactError, BackendError
 from qpc.facts import CORE_FORM
 from qpc.modes import ordinary_torch
 from qpc.pipeline import Pipeline
-from qpc.targets import TARGETS, Target
+from qpc.targets import PRESETS, TARGETS, Target
 
 if TYPE_CHECKING:
     from qpc.backends.reference.model import ReferenceModel
@@ -108,7 +108,8 @@ def chosen_backend(target: Target | str, backend: str | Backend | None = None) -
 
 
 def _is_cpu(target: str) -> bool:
-    return target == _NATIVE or any(target == known.name for known in TARGETS)
+    own = target.endswith((".yaml", ".yml"))
+    return own or target == _NATIVE or any(target == known.name for known in (*TARGETS, *PRESETS))
 
 
 def _of_name(name: str) -> Backend:
@@ -139,7 +140,7 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     The backend that its manifest names opens it, and returns a model of its own class. A compiled
     model is a program: load only what you trust. The checks find damage, not intent.
 
-    Raises ArtifactError if it is damaged, made for another version or CPU, or by a backend that is
+    Raises ArtifactError if it is damaged, made for another ABI or CPU, or by a backend that is
     not there.
     """
     name = documents.named_backend(path) or DEFAULT

@@ -67,7 +67,7 @@ COMPILED_MODEL = Kind(
     "manifest.json",
     ("weights.safetensors", "kernels.so"),
     "qpc-tvm-model",
-    6,
+    7,
     "qpc.load",
     "compile and save the model again",
     "copy the folder again, or compile and save the model again",
@@ -229,6 +229,22 @@ def read(path: str | os.PathLike[str], kind: Kind) -> dict[str, bytes]:
     if kind.document not in content:
         raise _another_kind(folder, kind)
     return content
+
+
+def declared_files(path: str | os.PathLike[str], kind: Kind) -> tuple[str, ...]:
+    """The names of the other files that the document in a folder lists, where kinds differ in it.
+
+    `read` and `verified` check the rest. Raises ArtifactError if there is no such document.
+    """
+    content = read(path, kind)
+    document = parse(content[kind.document], kind.document, kind.damaged)
+    files = document.get("files")
+    plain = isinstance(files, dict) and all(
+        name == os.path.basename(name) and name not in ("", ".", "..") for name in files
+    )
+    if not isinstance(files, dict) or not plain:
+        raise damaged(f"{kind.document} of {str(path)!r}", "it names no files", kind.damaged)
+    return tuple(sorted(files))
 
 
 def named_backend(path: str | os.PathLike[str]) -> str | None:

@@ -12,8 +12,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +47,7 @@ def staged(parent: Path) -> Iterator[Path]:
 def locked_file(parent: Path, mode: int) -> Iterator[tuple[Path, int]]:
     """A new file in `parent`, which is removed in the end unless it was renamed."""
     for _ in range(_TRIES):
-        path = parent / f"{_PREFIX}{secrets.token_hex(8)}"
+        path = parent / f"{_PREFIX}{_unique()}"
         with created(path, mode) as file:
             try:
                 if _claim(file, path):
@@ -82,7 +80,7 @@ def clean_up(folder: Path) -> None:
 
 def _claimed(parent: Path) -> tuple[Path, int]:
     for _ in range(_TRIES):
-        folder = parent / f"{_PREFIX}{secrets.token_hex(8)}"
+        folder = parent / f"{_PREFIX}{_unique()}"
         os.mkdir(folder, 0o700)
         try:
             lock = os.open(folder / _LOCK, _LOCK_FLAGS | os.O_CREAT, 0o600)
@@ -140,7 +138,15 @@ def _remove_abandoned(path: Path) -> None:
         os.close(lock)
 
 
+def _unique() -> str:
+    import secrets  # here, as whoever only reads does without
+
+    return secrets.token_hex(8)
+
+
 def _remove(folder: Path) -> None:
+    import shutil
+
     with contextlib.suppress(OSError):
         os.chmod(folder / FRESH, 0o700)  # an old version may have been made read-only
     shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ALIGNMENT = 64  # bytes of a cache line, and of the widest vector
+from qpc.runtime.pages import ALIGNMENT as ALIGNMENT
+from qpc.runtime.pages import aligned as aligned
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,3 @@ def arrange(lifetimes: Sequence[Lifetime]) -> Arena:
         placed.sort(key=lambda i: offsets[i])
     size = max((offset + t.size for offset, t in zip(offsets, lifetimes, strict=True)), default=0)
     return Arena(tuple(offsets), aligned(size))
-
-
-def aligned(size: int) -> int:
-    """The next multiple of ALIGNMENT."""
-    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -114,9 +114,9 @@ class Exporter:
 
     def shape(self, node: Node) -> tuple[int, ...]:
         """The logical shape of a tensor."""
-        if not isinstance(found := self.types[node], TensorType):
-            raise UnsupportedOpError("the value is not one tensor", node=node)
-        return found.shape
+        if isinstance(found := self.types[node], TensorType):
+            return found.shape
+        raise UnsupportedOpError("the value is not one tensor", node=node)
 
     def stored(self, index: int) -> Stored:
         """A tensor of the file."""
@@ -135,10 +135,9 @@ class Exporter:
 
     def value(self, node: Node, argument: str) -> int:
         """The tensor of an argument, computed or constant."""
-        source = arguments(node)[argument]
-        if not isinstance(source, Node):
-            raise UnsupportedOpError(f"{argument!r} of {node.target} is no tensor", node=node)
-        return self.operand(source)
+        if isinstance(source := arguments(node)[argument], Node):
+            return self.operand(source)
+        raise UnsupportedOpError(f"{argument!r} of {node.target} is no tensor", node=node)
 
     def operand(self, source: Node) -> int:
         """The tensor of a value of the graph; parameters and buffers become constants."""
@@ -238,12 +237,11 @@ class Exporter:
         """An integer tensor within `lo` and `hi` of a call."""
         grid, given, like = self.grid(node), arguments(node), self.stored(index)
         whole = torch.iinfo(grid.dtype)
-        ends = ("lo", Kind.MAXIMUM, whole.min), ("hi", Kind.MINIMUM, whole.max)
-        for end, kind, none in ends:
+        for end, kind, none in (("lo", Kind.MAXIMUM, whole.min), ("hi", Kind.MINIMUM, whole.max)):
             if given[end] != none:
                 bound = np.array(as_stored_point(given[end], grid.dtype), np.int8)
-                made = Stored("", like.shape, like.dtype, like.grid)
-                index = self.emit(kind, [index, self.constant(bound, like.grid)], made)
+                inputs = [index, self.constant(bound, like.grid)]
+                index = self.emit(kind, inputs, self.like(index, like.shape))
         return index
 
     # --- layouts ----------------------------------------------------------------------------------
@@ -347,4 +345,6 @@ class Exporter:
 
 
 def _no_form(to: Exporter, node: Node) -> int:
+    if str(node.target).startswith("qpc.") and str(node.target).endswith("_float.default"):
+        raise Refused('its result is not rounded: quantize with LayerConfig(results="integer")')
     raise Refused("it has none")

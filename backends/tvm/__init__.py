@@ -74,7 +74,7 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
 
     Everything is checked before any of it is used. The checks find damage, not intent: a compiled
     model is a program, so load only what you trust. Raises ArtifactError if the folder is not a
-    saved model, is damaged or incomplete, or was made by another version of QPC or TVM or for
+    saved model, is damaged or incomplete, or was made for another ABI (see `qpc.runtime`) or for
     another CPU.
     """
     from qpc.backends.tvm.backend import BACKEND

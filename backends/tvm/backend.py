@@ -44,7 +44,6 @@ class TvmBackend:
 
     def load(self, path: str | os.PathLike[str]) -> CompiledModel:
         """See `qpc.backends.tvm.load`."""
-        require_tvm()
         from qpc.backends.tvm.runtime import artifact
 
         return artifact.load(path)

@@ -10,8 +10,8 @@ import functools
 import importlib
 from importlib import metadata
 
-from qpc.backends.tvm.interrupts import deferred_signals
 from qpc.errors import MissingDependencyError
+from qpc.runtime.interrupts import deferred_signals
 
 TVM_VERSION = "0.27.0.post1"
 FFI_VERSION = "0.1.14.post1"

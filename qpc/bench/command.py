@@ -17,9 +17,8 @@ from qpc.bench.peers import Array, usable_peers
 from qpc.bench.request import Request, holds_graph, installed_peers
 from qpc.calls import qpc_ops
 from qpc.compiler import compile, load
+from qpc.deployment import finished_graph
 from qpc.errors import BackendError
-from qpc.recipes import to_integer
-from qpc.storage import load_graph
 from qpc.types import dtype_name
 
 
@@ -86,15 +85,13 @@ def _opened(request: Request) -> tuple[CompiledModel, GraphModule | None]:
 
 
 def _integer_graph(path: Path) -> GraphModule:
-    graph = load_graph(path)
-    kinds = {node.target for node in graph.graph.nodes}
-    if qpc_ops.quantize.default in kinds:
-        return graph
-    if qpc_ops.fake_quantize.default in kinds:
-        return to_integer().run(graph)
-    raise BackendError(
-        f"the graph in {str(path)!r} is not quantized", fix="qpc.quantize it before it is saved"
-    )
+    graph = finished_graph(path)
+    if all(node.target is not qpc_ops.quantize.default for node in graph.graph.nodes):
+        raise BackendError(
+            f"the graph in {str(path)!r} is not quantized",
+            fix="qpc.quantize it before it is saved",
+        )
+    return graph
 
 
 def _inputs(compiled: CompiledModel, batch: int) -> list[Array]:

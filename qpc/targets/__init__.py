@@ -4,6 +4,6 @@ Each architecture has a file of its own, with its targets, what they have in com
 operating system says what a machine can do.
 """
 
-from qpc.targets.target import TARGETS, Target, cpu_features
+from qpc.targets.target import PRESETS, TARGETS, Target, cpu_features
 
-__all__ = ["TARGETS", "Target", "cpu_features"]
+__all__ = ["PRESETS", "TARGETS", "Target", "cpu_features"]

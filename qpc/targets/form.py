@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from qpc.settings import first_problem
 from qpc.targets.target import Target
 
-_COSTS = "costs"
+_NOT_NEEDED = ("costs", "board", "c_flags", "emulated")
+"""Fields that are about making code and looking at it, not about running it."""
 
 
 class _Document(BaseModel):
@@ -25,7 +26,7 @@ class _Document(BaseModel):
 
 def encode_target(target: Target, *, costs: bool = True) -> dict[str, Any]:
     """All fields as JSON values; without `costs`, all that code needs to run."""
-    left_out = None if costs else {"target": {_COSTS}}
+    left_out = None if costs else {"target": set(_NOT_NEEDED)}
     written: dict[str, Any] = _Document(target=target).model_dump(mode="json", exclude=left_out)
     form: dict[str, Any] = written["target"]
     return form
@@ -36,7 +37,7 @@ def decode_target(data: Mapping[str, object]) -> Target:
 
     Raises ValueError for anything else, UnsupportedTargetError for values that no target can have.
     """
-    needed = [field.name for field in fields(Target) if field.name != _COSTS]
+    needed = [field.name for field in fields(Target) if field.name not in _NOT_NEEDED]
     if missing := [name for name in needed if name not in data]:
         raise ValueError(f"target.{missing[0]}: Field required")
     try:  # as text: only there are a list and a tuple the same, or a number and a key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import NoReturn
@@ -10,46 +9,56 @@ from typing import NoReturn
 from qpc.errors import UnsupportedTargetError
 
 _NOT_YET = {
-    "ARM": r"a(arch64|rm)|apple|ampere|cortex|graviton|jetson|m[1-9]\b|neon|neoverse|raspberry|rpi"
-    r"|snapdragon|sve|thumb",
-    "RISC-V": r"risc|rv(32|64)",
-    "GPUs": r"cuda|gpu|metal|nvidia|opencl|rocm|vulkan",
+    "GPUs": r"cuda|gpu|mali|metal|nvidia|opencl|rocm|vulkan",
+    "Xtensa": r"esp32|esp8266|xtensa",
+    "Hexagon": r"hexagon|snapdragon",
+    "Windows": r"windows|msvc|mingw",
 }
-"""How names of CPUs begin, or parts of them behind a hyphen, for which there is no code."""
+"""How names of machines begin, or parts of them behind a hyphen, for which there is no code."""
 
-# What others call our targets: psABI levels of x86-64, and words for "this machine".
+# What others call our targets, and words for "this machine".
 _ALSO_CALLED = {
-    "x86-64-v2": "x86-64-sse4",
-    "x86-64-v3": "x86-64-avx2",
-    "x86-64-v4": "x86-64-avx512",
     "amd64": "x86-64",
+    **dict.fromkeys(("arm64", "armv8", "armv8-a", "aarch64-linux-gnu"), "aarch64"),
+    **dict.fromkeys(("arm", "arm32", "armhf", "armv7", "armv7l"), "armv7-a"),
+    **dict.fromkeys(("risc-v", "riscv", "rv64", "rv64gc"), "riscv64"),
+    **dict.fromkeys(("graviton", "graviton2", "ampere-altra"), "neoverse-n1"),
+    **dict.fromkeys(("graviton3", "neoverse-v2", "graviton4"), "neoverse-v1"),
+    **dict.fromkeys(("m1", "m2", "m3", "m4", "apple-m2", "apple-m3", "apple-m4"), "apple-m1"),
+    **dict.fromkeys(("jetson", "jetson-orin", "cortex-a78ae"), "cortex-a78"),
+    **dict.fromkeys(("nrf52840", "arduino-nano"), "arduino-nano-33-ble"),
+    **dict.fromkeys(("pico", "rp2040"), "raspberry-pi-pico"),
+    **dict.fromkeys(("pico-2", "rp2350"), "raspberry-pi-pico-2"),
+    **{f"{short}{model}": f"raspberry-pi-{model}" for short in ("rpi", "pi") for model in "2345"},
+    **{f"rpi-{model}": f"raspberry-pi-{model}" for model in "2345"},
     **dict.fromkeys(("auto", "cpu", "host", "local"), "native"),
 }
 
 
 def refuse(name: str, targets: Sequence[str]) -> NoReturn:
     """Raise UnsupportedTargetError for a name that is none of `targets`, with the nearest one."""
-    known = ["native", *targets]
     plain = name.strip().lower().replace("_", "-").replace(" ", "-")
+    others = "`qpc targets` lists them all, `native` is this machine's"
+    near = _nearest(plain, ["native", *targets])
     for family, pattern in _NOT_YET.items():
-        if re.search(rf"(^|-)({pattern})", plain):
+        if near not in targets and re.search(rf"(^|-)({pattern})", plain):
             raise UnsupportedTargetError(
-                f"no code for {family} yet: {name!r} is not supported",
-                fix=f"use one of: {', '.join(known)}",
+                f"no code for {family} yet: {name!r} is not supported", fix=others
             )
-    near = _nearest(plain, known)
-    others = f"use one of: {', '.join(known)}"
     raise UnsupportedTargetError(
         f"unknown target {name!r}", fix=f"{near!r} may be meant; else {others}" if near else others
     )
 
 
 def _nearest(plain: str, known: list[str]) -> str | None:
+    import difflib  # here, as right names need none
+
     names = [*known, "reference"]
     if plain in names:  # but for capitals or underscores
         return plain
     if plain in _ALSO_CALLED:
         return _ALSO_CALLED[plain]
     ends = [name for name in names if plain and name.endswith(f"-{plain}")]
+    joined = [name for name in names if name.replace("-", "") == plain.replace("-", "")]
     close = difflib.get_close_matches(plain, names, n=1)
-    return next(iter(ends or close), None)
+    return next(iter(joined or ends or close), None)

@@ -8,12 +8,18 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from qpc.errors import UnsupportedTargetError
+from qpc.targets.aarch64 import AARCH64
+from qpc.targets.armv7 import ARMV7
+from qpc.targets.cortex_m import CORTEX_M
 from qpc.targets.costs import Costs
-from qpc.targets.data import Architecture, TargetData
+from qpc.targets.data import LINUX, Architecture, Board, TargetData
 from qpc.targets.names import refuse
+from qpc.targets.riscv64 import RISCV64
 from qpc.targets.x86_64 import X86_64
 
-ARCHITECTURES: Mapping[str, Architecture] = {known.name: known for known in (X86_64,)}
+ARCHITECTURES: Mapping[str, Architecture] = {
+    known.name: known for known in (CORTEX_M, ARMV7, AARCH64, RISCV64, X86_64)
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,10 @@ class Target(TargetData):
     it may need. `counter` is the LLVM intrinsic that reads a counter of time, for profiles. `costs`
     are what instructions and memory cost, by which code is chosen; saved models do without them.
 
+    `board` is the memory around the CPU, which an exported library must fit. `c_flags` are what GCC
+    is told to make programs for it, and `emulated` is QEMU's name of a CPU that can run them,
+    or of a board where there is no operating system.
+
     Raises UnsupportedTargetError for values that no target can have. Whether the micro-kernel can
     do with these features is checked by the compiler.
     """
@@ -45,16 +55,22 @@ class Target(TargetData):
                 f"vector_lanes of a target must be one of {', '.join(map(str, _LANES))}, "
                 f"got {self.vector_lanes!r}"
             )
+        _check_strings("c_flags", self.c_flags, _FLAG, 'options, such as "-mcpu=cortex-m4"')
         _check_name("isa", self.isa, "a name")
         _check_choice("activation", self.activation, _ACTIVATIONS)
         _check_choice("object_format", self.object_format, _FORMATS)
-        for field in ("cpu", "abi", "counter"):
+        for field in ("cpu", "abi", "counter", "emulated"):
             if (value := getattr(self, field)) is not None:
                 _check_name(field, value, "a name or None")
         if not isinstance(self.costs, Costs):
             raise UnsupportedTargetError(
                 f"costs of a target must be Costs, got {self.costs!r}",
                 fix="costs=qpc.targets.costs.Costs(...)",
+            )
+        if not isinstance(self.board, Board):
+            raise UnsupportedTargetError(
+                f"board of a target must be a Board, got {self.board!r}",
+                fix="board=qpc.targets.data.Board(flash=..., ram=...)",
             )
         _check_triple(self.triple)
         change = self.architecture.instructions
@@ -68,8 +84,8 @@ class Target(TargetData):
 
         A CPU's name says little: a virtual machine may hide features that the model has.
         """
-        here = ARCHITECTURES.get(platform.machine())
-        if here and platform.system() == _SYSTEM and here.host.available(set()) is None:
+        here = _architecture_here()
+        if here and platform.system() == LINUX and here.host.available(set()) is None:
             raise UnsupportedTargetError(
                 f"cannot see what this CPU can do: {here.host.source} cannot be read",
                 fix=f"mount /proc, or choose a target: {here.targets[0].name!r} runs on every one",
@@ -87,6 +103,9 @@ class Target(TargetData):
     def parse(cls, name: str) -> Target:
         """The target called `name`, or the one for this machine if `name` is "native".
 
+        A name that ends in ".yaml" or ".yml" is the path of a file that describes a target; see
+        `qpc.targets.own.read_target`.
+
         Raises UnsupportedTargetError for an unknown name, with the nearest one.
         """
         if name == "native":
@@ -95,13 +114,17 @@ class Target(TargetData):
             raise UnsupportedTargetError(
                 f"a target is a name or a qpc.Target, got {type(name).__name__}"
             )
-        by_name = {target.name: target for target in TARGETS}
+        if name.endswith((".yaml", ".yml")):
+            from qpc.targets.own import read_target
+
+            return read_target(name)
+        by_name = {target.name: target for target in (*TARGETS, *PRESETS)}
         return by_name[name] if name in by_name else refuse(name, list(by_name))
 
     @property
     def architecture(self) -> Architecture:
         """What it has in common with others."""
-        return ARCHITECTURES[self.triple.split("-", 1)[0]]
+        return next(known for known in ARCHITECTURES.values() if known.knows(self.triple))
 
     @property
     def llvm_cpu(self) -> str:
@@ -115,10 +138,10 @@ class Target(TargetData):
 
     def runs_here(self) -> str | None:
         """None if this machine can run code for the target, else the reason why not."""
-        if platform.system() != _SYSTEM:
-            return f"code is for {_SYSTEM}, this machine runs {platform.system()}"
         needed = self.architecture
-        if platform.machine() != needed.name:
+        if platform.system() != needed.system:
+            return f"code is for {needed.system}, this machine runs {platform.system()}"
+        if platform.machine() not in (needed.name, *needed.machines):
             return f"code is for {needed.name}, this machine is {platform.machine()}"
         features = set(self.features)
         available = needed.host.available(features)
@@ -132,18 +155,24 @@ class Target(TargetData):
 
 def cpu_features(candidates: tuple[str, ...]) -> Set[str]:
     """Those of the LLVM features `candidates` that every core of this machine has."""
-    here = ARCHITECTURES.get(platform.machine())
+    here = _architecture_here()
     return (here.host.available(set(candidates)) if here else None) or set()
+
+
+def _architecture_here() -> Architecture | None:
+    machine = platform.machine()
+    known = ARCHITECTURES.values()
+    return next((each for each in known if machine in (each.name, *each.machines)), None)
 
 
 # --- mistakes -------------------------------------------------------------------------------------
 
-_SYSTEM = "Linux"
 _LANES = (1, 2, 4, 8, 16)
 _ACTIVATIONS = ("uint8", "int8")
 _FORMATS = ("elf",)
 _FEATURE = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _LIBRARY = re.compile(r"[A-Za-z0-9_+.-]+")
+_FLAG = re.compile(r"-[A-Za-z0-9_+.,=-]+")
 
 
 def _check_own_name(name: object) -> None:
@@ -175,11 +204,12 @@ def _check_strings(field: str, values: object, allowed: re.Pattern[str], are: st
 
 
 def _check_triple(triple: object) -> None:
-    parts = triple.split("-") if isinstance(triple, str) else []
-    if len(parts) < 3 or parts[0] not in ARCHITECTURES or _SYSTEM.lower() not in parts[1:]:
+    known = ARCHITECTURES.values()
+    if not isinstance(triple, str) or not any(each.knows(triple) for each in known):
+        kinds = ", ".join(f"{each.triple.split('-', 1)[0]} with {each.system}" for each in known)
         raise UnsupportedTargetError(
-            f"no code for {triple!r}: a target is {' or '.join(ARCHITECTURES)} with {_SYSTEM}",
-            fix=f'triple="{next(iter(ARCHITECTURES.values())).triple}"',
+            f"no code for {triple!r}: a target is one of {kinds}",
+            fix=f'triple="{X86_64.triple}"',
         )
 
 
@@ -187,3 +217,8 @@ TARGETS: tuple[Target, ...] = tuple(
     Target(**vars(data)) for known in ARCHITECTURES.values() for data in known.targets
 )
 """Within one architecture, a later target needs more of the CPU and is faster."""
+
+PRESETS: tuple[Target, ...] = tuple(
+    Target(**vars(data)) for known in ARCHITECTURES.values() for data in known.presets
+)
+"""CPUs and boards by their own names: one of the families, and what is known about the rest."""

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qpc.targets.data import Architecture, TargetData
+from qpc.targets.data import Architecture, TargetData, Tools
 from qpc.targets.host import CpuInfo
 
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # of Linux on x86-64
@@ -73,4 +73,11 @@ X86_64 = Architecture(
         TargetData("x86-64-avx512-vnni-vbmi", _X86_64, _VBMI, 16, "avx512-vnni", _WIDE),
         TargetData("x86-64-amx", _X86_64, _AMX, 16, "amx", _WIDE),
     ),
+    # Levels of the psABI: what distributions and compilers call them.
+    presets=(
+        TargetData("x86-64-v2", _X86_64, _SSE4, 4, "sse4.1", cpu="x86-64-v2"),
+        TargetData("x86-64-v3", _X86_64, _AVX2, 8, "avx2", cpu="x86-64-v3"),
+        TargetData("x86-64-v4", _X86_64, _AVX512, 16, "avx512", _WIDE, cpu="x86-64-v4"),
+    ),
+    tools=Tools("x86_64-linux-gnu", "qemu-x86_64", ("gcc", "libc6-dev", "qemu-user")),
 )

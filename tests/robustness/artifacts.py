@@ -28,7 +28,8 @@ PATIENCE_S = 10.0
 _WAIT_S = 120.0
 _START_S = 900.0  # for imports, on a machine that has other things to do
 _BATCH = 2000  # tries in one child
-KINDS = ("graph", "model")
+KINDS = ("graph", "model", "runtime")
+"""Saved graphs, compiled models, and these as `qpc.runtime` loads them."""
 
 
 @dataclass(frozen=True)

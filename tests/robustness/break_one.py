@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import qpc
+from qpc import runtime
 from qpc.documents import COMPILED_MODEL, SAVED_GRAPH, Kind
 from qpc.errors import ArtifactError
 from qpc.meta import info
@@ -38,7 +39,7 @@ class _Watch:
 
     def __init__(self, kind: str) -> None:
         self.armed, self.seen = False, list[str]()
-        self._of_models = kind == "model"
+        self._of_models = kind != "graph"
         sys.addaudithook(self._note)
 
     def _note(self, event: str, args: tuple[Any, ...]) -> None:
@@ -68,7 +69,7 @@ class _Watch:
 def main(kind_name: str, first: int, stop: int, bases: Path) -> None:
     """Break a folder for each seed."""
     kind = SAVED_GRAPH if kind_name == "graph" else COMPILED_MODEL
-    load = qpc.load_graph if kind_name == "graph" else qpc.load
+    load = {"graph": qpc.load_graph, "model": qpc.load, "runtime": runtime.load}[kind_name]
     watch = _Watch(kind_name)
     folders = sorted(bases.iterdir())
     values = {(folder / kind.document).read_bytes(): _value(load(folder)) for folder in folders}
@@ -147,9 +148,12 @@ def _value(loaded: Any) -> str:
     if isinstance(loaded, torch.fx.GraphModule):
         return qpc.fingerprint(loaded)
     answers = []
-    for (wanted,) in loaded.signature.inputs.values():
-        x = torch.linspace(-1, 1, torch.Size(wanted.shape).numel()).reshape(wanted.shape)
-        answers.append([y.tolist() for y in loaded(x)])
+    for batch in loaded.batch_sizes:
+        of_arrays = isinstance(loaded, runtime.Model)
+        types = loaded.input_types(batch) if of_arrays else loaded.signature.inputs[batch]
+        (shape,) = [wanted.shape for wanted in types]
+        x = torch.linspace(-1, 1, torch.Size(shape).numel()).reshape(shape)
+        answers.append([y.tolist() for y in loaded(x.numpy() if of_arrays else x)])
     return repr(answers)
 
 

@@ -34,6 +34,14 @@ def test_broken_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.tvm
+@pytest.mark.timeout(3600)
+def test_many_broken_models_for_the_runtime(tmp_path: Path) -> None:
+    pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+    _check("runtime", range(200_000, 203_000), tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_many_broken_graphs(tmp_path: Path) -> None:
     _check("graph", range(100_000, 103_000), tmp_path)

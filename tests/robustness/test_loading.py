@@ -52,6 +52,17 @@ class Held:
         )
 
 
+def _settled() -> Held:
+    """What is held when the threads of models that were freed before have ended."""
+    held, deadline = Held.now(), time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        threading.Event().wait(0.1)
+        earlier, held = held, Held.now()
+        if (held.code, held.threads) == (earlier.code, earlier.threads):
+            break
+    return held
+
+
 def cycles(tries: int, threads: int, folder: Path, report: int = 0) -> tuple[int, list[Held]]:
     """Load, call and free a model so often: wrong calls, and what was held four times."""
     answers = Answers()
@@ -73,7 +84,7 @@ def cycles(tries: int, threads: int, folder: Path, report: int = 0) -> tuple[int
 @pytest.mark.thorough
 @pytest.mark.parametrize("threads", [1, 2])
 def test_loading_and_freeing_leaves_nothing(threads: int, tmp_path: Path) -> None:
-    before = Held.now().code  # of models that other tests hold
+    before = _settled().code  # of models that other tests hold
     wrong, held = cycles(12, threads, tmp_path)
     assert wrong == 0
     assert (held[-1].code, held[-1].files) == (before, held[0].files)

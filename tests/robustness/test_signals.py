@@ -161,7 +161,7 @@ def test_what_a_thread_still_writes_to_is_kept_when_the_caller_is_interrupted(
     x = answers.inputs[0].numpy().copy()
     kept.append(weakref.ref(x))
     with during_a_call(model, interrupt_and_wait), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qpc.backends.tvm.runtime.program.np.empty", watched)
+        patch.setattr("qpc.runtime.program.np.empty", watched)
         with pytest.raises(KeyboardInterrupt):
             model(x)
         interrupted.set()

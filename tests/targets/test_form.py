@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from qpc.errors import UnsupportedTargetError
-from qpc.targets import TARGETS, Target
+from qpc.targets import PRESETS, TARGETS, Target
 from qpc.targets.costs import Costs, MatrixCosts, Sharing, WinogradCosts
+from qpc.targets.data import Board
 from qpc.targets.form import decode_target, encode_target
 
 OWN = replace(
@@ -15,6 +16,9 @@ OWN = replace(
     cpu="skylake",
     tuning=("-prefer-256-bit",),
     counter=None,
+    board=Board(flash=1000, ram=2000),
+    c_flags=("-O2",),
+    emulated="max",
     costs=Costs(
         sharing=Sharing(launch=7, task=3),
         matrices=MatrixCosts(epilogue={1: 9, 3: 11}, fetch_per_byte=1 / 3),
@@ -28,7 +32,7 @@ def through_text(target: Target, *, costs: bool = True) -> Target:
     return decode_target(json.loads(json.dumps(encode_target(target, costs=costs))))
 
 
-@pytest.mark.parametrize("target", [*TARGETS, OWN], ids=lambda target: target.name)
+@pytest.mark.parametrize("target", [*TARGETS, *PRESETS, OWN], ids=lambda target: target.name)
 def test_a_target_comes_back_with_its_types(target: Target) -> None:
     back = through_text(target)
     assert back == target
@@ -46,9 +50,10 @@ def test_every_field_is_written() -> None:
     check(OWN, encode_target(OWN))
 
 
-def test_without_costs_it_has_the_measured_ones() -> None:
+def test_without_costs_it_has_all_that_code_needs_to_run() -> None:
     assert "costs" not in encode_target(OWN, costs=False)
-    assert through_text(OWN, costs=False) == replace(OWN, costs=Costs())
+    plain = replace(OWN, costs=Costs(), board=Board(), c_flags=(), emulated=None)
+    assert through_text(OWN, costs=False) == plain
 
 
 def changed(**changes: object) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import TypeAlias, TypeVar
 
 import torch
 import tvm
@@ -18,40 +19,33 @@ from qpc.backends.tvm.codegen.layout import lay_out
 from qpc.backends.tvm.codegen.machines import MACHINES
 from qpc.backends.tvm.codegen.objects import CODEGEN_OPTIONS, kernel_code, tvm_target
 from qpc.backends.tvm.codegen.schedule import schedule
+from qpc.backends.tvm.codegen.sharing import shares_work, sharing_code
 from qpc.backends.tvm.codegen.tir_entry import TirEntryWriter
 from qpc.backends.tvm.lowering.emitter import Weights
 from qpc.backends.tvm.lowering.float_arithmetic import LEGALIZED
 from qpc.backends.tvm.lowering.lower import LoweredFunction
-from qpc.backends.tvm.runtime.seal import BLANK_NAME
+from qpc.backends.tvm.runtime.code import Code, EntryPoint
 from qpc.backends.tvm.stopwatch import Stopwatch
+from qpc.errors import UnsupportedTargetError
+from qpc.runtime.seal import BLANK_NAME
 from qpc.targets import Target
-from qpc.types import TensorType
+
+T = TypeVar("T")
 
 ENTRY_WRITERS: Mapping[str, EntryWriter] = {"elf": TirEntryWriter()}
 """By the object format of a target."""
 
 
 @dataclass(frozen=True)
-class EntryPoint:
-    """A function of the shared library; `qpc.backends.tvm.codegen.entry` says how it is called.
+class Pieces:
+    """Kernels as object files, entry points by batch size, and what their functions do."""
 
-    weights: names of the constant tensors it reads; outputs: what it writes; arena: bytes of memory
-    it needs; steps: the calls of kernels that it makes, with their memory.
-    """
-
-    name: str
-    weights: tuple[str, ...]
-    outputs: tuple[TensorType, ...]
-    arena: int
-    steps: tuple[Step, ...]
-
-
-@dataclass(frozen=True)
-class Code:
-    """A shared library and its entry points by batch size."""
-
-    library: bytes
+    kernels: tuple[bytes, ...]
     entries: Mapping[int, EntryPoint]
+    plans: tuple[EntryPlan, ...]
+
+
+_Finish: TypeAlias = Callable[[Pieces, KernelCache], T]
 
 
 def build(
@@ -62,31 +56,69 @@ def build(
     clock: Stopwatch,
     cache: KernelCache,
 ) -> Code:
-    """Compile every function of `mod`; constants inside them are added to `weights`."""
-    chosen = tvm_target(target)
-    with chosen, tvm.transform.PassContext(opt_level=3, config=CODEGEN_OPTIONS):
-        with clock.stage("float operators"):
-            mod = _FLOAT_PASSES(mod)
-        try:
-            return _linked(mod, functions, weights, target, clock, cache)
-        except Exception as e:  # whatever comes up in a file that is not what it should be
-            if not cache.found:
-                raise
-            failure = e
-        code = _linked(mod, functions, weights, target, clock, cache.renewed())
-        say_once(f"kernels that were kept do not fit together, and were made again: {failure}")
-        return code
+    """Compile every function of `mod`; constants inside them are added to `weights`.
+
+    Raises UnsupportedTargetError for a target whose code cannot be linked here.
+    """
+    machine = MACHINES.get(target.architecture.name)
+    if machine is None:
+        raise UnsupportedTargetError(
+            f"code for {target.name!r} can be exported, but not loaded by Python yet",
+            fix="qpc.export_library(gm, target, folder, name=...) writes a library for C programs",
+        )
+
+    def linked(pieces: Pieces, cache: KernelCache) -> Code:
+        with clock.stage("entry points"):
+            caller = ENTRY_WRITERS[target.object_format].write(pieces.plans, target, cache)
+        cache.trim()
+        with clock.stage("link"):
+            objects = [*pieces.kernels, caller]
+            if any(map(shares_work, objects)):
+                objects.insert(0, sharing_code(target, cache))  # the first of two definitions
+            library = link_shared(objects, BLANK_NAME, machine, target.libraries)
+            return Code(library, pieces.entries)
+
+    return finished(mod, functions, weights, target, clock, cache, linked)
 
 
-def _linked(
+def finished(
     mod: tvm.IRModule,
     functions: Mapping[int, LoweredFunction],
     weights: Weights,
     target: Target,
     clock: Stopwatch,
     cache: KernelCache,
-) -> Code:
-    """Kernels and entry points, made or found in the cache, as one library."""
+    finish: _Finish[T],
+) -> T:
+    """What `finish` makes of the pieces of a program.
+
+    If it fails on kernels that were kept, they are compiled anew.
+    """
+    chosen = tvm_target(target)
+    with chosen, tvm.transform.PassContext(opt_level=3, config=CODEGEN_OPTIONS):
+        with clock.stage("float operators"):
+            mod = _FLOAT_PASSES(mod)
+        try:
+            return finish(_pieces(mod, functions, weights, target, clock, cache), cache)
+        except Exception as e:  # whatever comes up in a file that is not what it should be
+            if not cache.found:
+                raise
+            failure = e
+        renewed = cache.renewed()
+        made = finish(_pieces(mod, functions, weights, target, clock, renewed), renewed)
+        say_once(f"kernels that were kept do not fit together, and were made again: {failure}")
+        return made
+
+
+def _pieces(
+    mod: tvm.IRModule,
+    functions: Mapping[int, LoweredFunction],
+    weights: Weights,
+    target: Target,
+    clock: Stopwatch,
+    cache: KernelCache,
+) -> Pieces:
+    """Kernels, made or found in the cache, and the plans of what calls them."""
     prim_funcs = {gv: f for gv, f in mod.functions_items() if isinstance(f, tirx.PrimFunc)}
     chosen = tvm_target(target)
     with clock.stage("kernels"):
@@ -94,14 +126,7 @@ def _linked(
     scratch = {name: size for kernel in kernels for name, size in kernel.scratch.items()}
     with clock.stage("memory plan"):
         entries, plans = _entries(mod, functions, weights, scratch, target)
-    with clock.stage("entry points"):
-        caller = ENTRY_WRITERS[target.object_format].write(plans, target, cache)
-    cache.trim()
-    with clock.stage("link"):
-        objects = [*(kernel.code for kernel in kernels), caller]
-        machine = MACHINES[target.architecture.name]
-        library = link_shared(objects, BLANK_NAME, machine, target.libraries)
-        return Code(library, entries)
+    return Pieces(tuple(kernel.code for kernel in kernels), entries, tuple(plans))
 
 
 def _entries(
@@ -133,7 +158,7 @@ def _entries(
         plans += [plan, plan.with_times] if target.counter else [plan]
         steps = tuple(_described(plan.calls, function.kernels))
         entries[batch] = EntryPoint(
-            function.name, tuple(names), function.outputs, plan.arena, steps
+            function.name, tuple(names), function.outputs, plan.arena, steps, len(steps)
         )
     return entries, plans
 

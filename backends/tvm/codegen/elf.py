@@ -3,8 +3,7 @@
 LLVM emits object files (`.o`); only a shared library can be loaded. Users of QPC have Python but
 no compiler, so this module does the little that `ld -shared` would do for a few self-contained
 objects: lay out their sections, resolve the relocations between them, and describe to the dynamic
-loader the functions it exports and the few (`memset`, `expf`, TVM's error function) that it
-imports.
+loader the functions it exports and the few (`memset`, `expf`) that it imports.
 
 Layout of the result: file offset = address, four page-aligned segments.
 
@@ -64,9 +63,6 @@ from qpc.backends.tvm.codegen.machines import MACHINES, Machine, Reference
 from qpc.errors import BackendError
 from qpc.targets.data import LINUX_LIBRARIES
 
-RUNTIME = "libtvm_ffi.so"
-"""Where code finds TVM's error function and threads."""
-
 
 def link_shared(
     objects: Sequence[bytes],
@@ -76,11 +72,11 @@ def link_shared(
 ) -> bytes:
     """The shared library made from object files for a machine; `name` becomes its SONAME.
 
-    libraries: those of the system that it needs beside TVM's. Where several objects define the same
+    libraries: those of the system that it needs. Where several objects define the same
     symbol, all mean the first definition.
     """
     whole = _merged([parse(raw, machine.number, machine.name) for raw in objects])
-    needed = [library.encode() for library in (RUNTIME, *libraries)]
+    needed = [library.encode() for library in libraries]
     return _Linker(whole, name.encode(), machine, needed).link()
 
 

@@ -23,10 +23,8 @@ from typing import Protocol
 
 from qpc.backends.common.plan import Place
 from qpc.backends.tvm.codegen.cache import KernelCache
+from qpc.runtime.abi import TIMED
 from qpc.targets import Target
-
-TIMED = "_timed"
-"""What the name of an entry point ends with that notes the time of each call."""
 
 
 @dataclass(frozen=True)

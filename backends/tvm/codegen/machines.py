@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from typing import ClassVar, Protocol
 
+from qpc.errors import BackendError
+
 
 class Reference(Enum):
     """What a relocation wants to be filled in with, before `Machine.apply` encodes it."""
@@ -86,5 +88,70 @@ class X86_64:  # noqa: N801  # as ELF writes it
         return b"\xff\x25" + struct.pack("<i", slot - (at + 6)) + b"\x90\x90"
 
 
-MACHINES: Mapping[str, Machine] = {"x86_64": X86_64()}
+class AArch64:
+    """ARM's machines of 64 bits, whose code refers to memory by pages of 4 KiB and places in them.
+
+    Numbers of relocations are those of the ELF supplement for the ARM 64-bit architecture.
+    """
+
+    name: ClassVar[str] = "aarch64"
+    number: ClassVar[int] = 183
+    page: ClassVar[int] = 0x10000  # Linux may have pages of 64 KiB there
+    absolute: ClassVar[int] = 257  # R_AARCH64_ABS64
+    filled_slot: ClassVar[int] = 1025  # R_AARCH64_GLOB_DAT
+    relative: ClassVar[int] = 1027  # R_AARCH64_RELATIVE
+    stub_size: ClassVar[int] = 16
+
+    _PREL64: ClassVar[int] = 260
+    _PREL32: ClassVar[int] = 261
+    _PAGES: ClassVar[tuple[int, ...]] = (275, 311)  # ADR_PREL_PG_HI21, ADR_GOT_PAGE
+    _BRANCHES: ClassVar[tuple[int, ...]] = (282, 283)  # JUMP26, CALL26
+    # How far places in a page are shifted: ADD, LDST of 8 to 128 bits, LD64_GOT.
+    _PLACES: ClassVar[Mapping[int, int]] = {277: 0, 278: 0, 284: 1, 285: 2, 286: 3, 299: 4, 312: 3}
+
+    def classify(self, kind: int) -> Reference | None:
+        """See `Machine`."""
+        if kind == self.absolute:
+            return Reference.ADDRESS
+        if kind in self._BRANCHES:
+            return Reference.CODE
+        if kind in (311, 312):
+            return Reference.SLOT
+        known = kind in (self._PREL64, self._PREL32, *self._PAGES, *self._PLACES)
+        return Reference.DATA if known else None
+
+    def apply(self, image: bytearray, kind: int, place: int, value: int) -> None:
+        """See `Machine`: most fill in the bits of an instruction that hold a number."""
+        if kind in (self._PREL64, self._PREL32):
+            struct.pack_into("<q" if kind == self._PREL64 else "<i", image, place, value - place)
+            return
+        (word,) = struct.unpack_from("<I", image, place)
+        if kind in self._BRANCHES:
+            word |= _within(value - place, 28) >> 2
+        elif kind in self._PAGES:
+            word |= self._page_distance(place, value)
+        else:
+            word |= (value & 0xFFF) >> self._PLACES[kind] << 10
+        struct.pack_into("<I", image, place, word)
+
+    def stub(self, at: int, slot: int) -> bytes:
+        """See `Machine`: `adrp x16; ldr x17, [x16, ...]; br x17`, and one that is never reached."""
+        page = 0x90000010 | self._page_distance(at, slot)
+        load = 0xF9400211 | (slot & 0xFFF) >> 3 << 10
+        return struct.pack("<IIII", page, load, 0xD61F0220, 0xD503201F)
+
+    def _page_distance(self, place: int, value: int) -> int:
+        """The bits of `adrp` that hold how many pages on it is; the lowest two stand apart."""
+        pages = _within((value >> 12) - (place >> 12), 21)
+        return (pages & 3) << 29 | pages >> 2 << 5
+
+
+def _within(distance: int, bits: int) -> int:
+    """A distance in so many bits, the highest of which is its sign."""
+    if not -(1 << bits - 1) <= distance < 1 << bits - 1:
+        raise BackendError(f"cannot link: the code is too large, {distance} is out of reach")
+    return distance & (1 << bits) - 1
+
+
+MACHINES: Mapping[str, Machine] = {"x86_64": X86_64(), "aarch64": AArch64()}
 """By the architecture of a target."""

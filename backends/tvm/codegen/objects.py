@@ -18,8 +18,8 @@ from qpc.backends.tvm.codegen.c_functions import lower_kernels, scratch_bytes
 from qpc.backends.tvm.codegen.cache import KernelCache
 from qpc.backends.tvm.compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.lowering import float_arithmetic
-from qpc.backends.tvm.scratch import in_scratch_file
 from qpc.errors import UnsupportedTargetError
+from qpc.runtime.scratch import in_scratch_file
 from qpc.targets import Target
 from qpc.version import VERSION
 
@@ -53,7 +53,7 @@ def tvm_target(target: Target) -> tvm.target.Target:
     if target.mattr:
         options["mattr"] = list(target.mattr)
     if target.abi is not None:
-        options["mfloat-abi"] = target.abi
+        options[target.architecture.abi_option] = target.abi
     made = tvm.target.Target(options)
     if unknown := set(target.features) - set(map(str, llvm_get_cpu_features(made))):
         raise UnsupportedTargetError(
@@ -77,7 +77,7 @@ def kernel_code(
 def entry_code(functions: _Functions, target: tvm.target.Target, cache: KernelCache) -> bytes:
     """One object file with all entry points, which are functions that need no lowering."""
     texts = [tvm.ir.save_json(functions[gv]) for gv in sorted(functions, key=str)]
-    return _cached("\n".join(texts), target, cache, lambda: _object_file(functions, target))
+    return cached("\n".join(texts), target, cache, lambda: _object_file(functions, target))
 
 
 def _cached_kernel(
@@ -94,12 +94,12 @@ def _cached_kernel(
         made = _compiled_kernels({gv: function}, target)
         return made.scratch[name].to_bytes(_NUMBER_BYTES, "little") + made.code
 
-    kept = _cached(f"{name}\n{text}", target, cache, make)
+    kept = cached(f"{name}\n{text}", target, cache, make)
     scratch = int.from_bytes(kept[:_NUMBER_BYTES], "little")
     return KernelCode(kept[_NUMBER_BYTES:], {name: scratch})
 
 
-def _cached(
+def cached(
     text: str, target: tvm.target.Target, cache: KernelCache, make: Callable[[], bytes]
 ) -> bytes:
     """What the cache has for functions of this text, which `make` makes."""

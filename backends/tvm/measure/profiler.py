@@ -19,14 +19,14 @@ from torch import Tensor
 from qpc.backends.common.plan import KernelUse
 from qpc.backends.profile import KernelTime, Machine, Profile
 from qpc.backends.tvm.measure.peak import peak
-from qpc.backends.tvm.runtime.program import Program
+from qpc.backends.tvm.runtime.tensors import TensorProgram
 from qpc.targets import Target
 
 _SIZES = tuple(2**n for n in (14, 17, 20, 23, 26))  # bytes, from the first cache to main memory
 
 
 def profile(
-    program: Program,
+    program: TensorProgram,
     uses: Sequence[KernelUse],
     inputs: Sequence[Tensor],
     *,

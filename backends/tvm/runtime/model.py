@@ -13,11 +13,15 @@ from torch import Tensor
 from qpc.backends.common.plan import FunctionPlan, Plan
 from qpc.backends.compiled import Array, CallableModel, Signature
 from qpc.backends.profile import Profile
-from qpc.backends.tvm.codegen.build import Code
 from qpc.backends.tvm.report import Report
-from qpc.backends.tvm.runtime.program import Loaded, Program
+from qpc.backends.tvm.runtime.code import Code
+from qpc.backends.tvm.runtime.lend import lend
+from qpc.backends.tvm.runtime.tensors import TensorProgram, array_type
 from qpc.errors import BackendError, UnsupportedTargetError
 from qpc.modes import ordinary_torch
+from qpc.runtime.arrays import Stored
+from qpc.runtime.program import Loaded
+from qpc.runtime.signature import ArraySignature
 from qpc.targets import Target
 
 
@@ -32,8 +36,21 @@ class Parts:
     target: Target
     threads: int
     code: Code
-    weights: MutableMapping[str, Tensor]
+    weights: MutableMapping[str, Stored]
     report: Report
+
+    @property
+    def array_signature(self) -> ArraySignature:
+        """The signature without PyTorch."""
+        known = self.signature
+        inputs = {b: tuple(map(array_type, types)) for b, types in known.inputs.items()}
+        return ArraySignature(known.names, inputs, known.outputs)
+
+    def loaded(self) -> Loaded:
+        """Its code and weights, ready to run; this takes the weights."""
+        entries = {batch: entry.entry for batch, entry in self.code.entries.items()}
+        inputs = self.array_signature.inputs
+        return Loaded.of(self.code.library, entries, inputs, self.weights, lend)
 
 
 class CompiledModel(CallableModel):
@@ -47,9 +64,9 @@ class CompiledModel(CallableModel):
         """loaded: the code and weights of the parts, if another model has loaded them."""
         super().__init__(parts.signature)
         if loaded is None and parts.target.runs_here() is None:
-            loaded = Loaded.of(parts.code, parts.signature.inputs, parts.weights)
+            loaded = parts.loaded()
         self._parts = parts if loaded is None else replace(parts, weights=loaded.weights)
-        self._program = None if loaded is None else Program(loaded, parts.threads)
+        self._program = None if loaded is None else TensorProgram(loaded, parts.threads)
 
     @property
     def target(self) -> Target:
@@ -129,9 +146,15 @@ class CompiledModel(CallableModel):
                 fix="compiled.benchmark() measures whole calls",
             )
         batch, tensors = self._checked(inputs)
+        entry = self._parts.code.entries[batch]
+        if len(entry.steps) != entry.count:
+            raise BackendError(
+                "the steps of the model are described in a way that this version does not know",
+                fix="compile and save the model again",
+            )
         return profile(
             self._runnable(),
-            self._parts.code.entries[batch].steps,
+            entry.steps,
             tensors,
             target=self.target,
             batch=batch,
@@ -145,7 +168,7 @@ class CompiledModel(CallableModel):
     def run_arrays(self, inputs: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]] | None:
         return None if self._program is None else self._program.run_arrays(inputs)
 
-    def _runnable(self) -> Program:
+    def _runnable(self) -> TensorProgram:
         if self._program is None:
             raise UnsupportedTargetError(
                 f"cannot run code for {self.target.name!r}: {self.target.runs_here()}",

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from qpc.backends.litert import to_tflite
 from qpc.errors import ConfigError, MissingDependencyError, UnsupportedOpError
 from tests.backends.litert.running import KERNELS, results, steps_off
-from tests.quantizing import Parts, fake_quantized, integer
+from tests.quantizing import Parts, fake_quantized, integer, min_max
 
 pytest.importorskip("ai_edge_litert")
 
@@ -119,6 +119,13 @@ def test_all_operators_without_a_form_are_named_at_once() -> None:
     with pytest.raises(
         UnsupportedOpError, match=r"no \.tflite form for aten\.cumsum\.default \(it has none\)"
     ):
+        to_tflite(gm)
+
+
+def test_results_that_are_not_rounded_are_refused_with_what_to_do() -> None:
+    layer, x = nn.Linear(6, 6), torch.randn(2, 6)
+    gm = integer(fake_quantized(layer, x, config=min_max(results="float32")))
+    with pytest.raises(UnsupportedOpError, match=r'quantize with LayerConfig\(results="integer"\)'):
         to_tflite(gm)
 
 

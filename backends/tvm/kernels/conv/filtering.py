@@ -15,14 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-TAPS = 3
-"""Rows and columns of a kernel."""
+from qpc.runtime.kernel_transform import FOUR_BY_FOUR, TAPS, TWO_BY_TWO, KernelTransform
 
 Line: TypeAlias = Sequence[Any]
 Keep: TypeAlias = Callable[[Any], Any]
@@ -35,14 +33,14 @@ Transform: TypeAlias = Callable[[Line, Keep], list[Any]]
 class Filtering:
     """F(out x out, 3 x 3).
 
-    All transforms are done in one dimension, then in the other. kernel_rows: that of a kernel, as a
-    matrix. inputs and outputs: those of a line of inputs, and of sums; of anything that can be
-    added and subtracted. Inputs of 8 bits become 16 bits; outputs are right modulo 2**32.
+    All transforms are done in one dimension, then in the other. kernel: that of a kernel. inputs,
+    outputs: those of a line of inputs, and of sums; of all that can be added and subtracted.
+    Inputs of 8 bits become 16 bits; outputs are right modulo 2**32.
     """
 
     out: int
     factor: int
-    kernel_rows: tuple[tuple[int, int, int], ...]
+    kernel: KernelTransform
     inputs: Transform
     outputs: Transform
 
@@ -73,27 +71,14 @@ class Filtering:
         result: npt.NDArray[np.int16] = self.spread(taps[np.newaxis])[0]
         return result
 
+    @property
+    def kernel_rows(self) -> tuple[tuple[int, int, int], ...]:
+        """The transform of kernels in one dimension, as a matrix."""
+        return self.kernel.rows
+
     def spread(self, taps: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
         """taps[unit, 9, ...] -> [unit, place, ...]: transforms the second dimension."""
-        units, _, *rest = taps.shape
-        flat = taps.reshape(units, TAPS**2, prod(rest))
-        # Products and sums stay below 2**24, so these are the integers, and fast.
-        lines = self._kernel_matrix @ flat.astype(np.float32)
-        return lines.astype(np.int16).reshape(units, self.places, *rest)
-
-    def taps(self, places: npt.NDArray[np.int16]) -> npt.NDArray[np.int8] | None:
-        """The inverse of `spread`, or None for what `spread` cannot have given."""
-        units, _, *rest = places.shape
-        flat = places.reshape(units, self.places, prod(rest))
-        found = np.rint(np.linalg.pinv(self._kernel_matrix) @ flat.astype(np.float32))
-        taps = found.clip(-128, 127).astype(np.int8).reshape(units, TAPS**2, *rest)
-        return taps if np.array_equal(self.spread(taps), places) else None
-
-    @cached_property
-    def _kernel_matrix(self) -> npt.NDArray[np.float32]:
-        """[place, tap]: kernel_rows in both dimensions."""
-        rows = np.array(self.kernel_rows, np.float32)
-        return np.kron(rows, rows)
+        return self.kernel.spread(taps)
 
     def fits(self, weight: npt.NDArray[np.int8], activation: str = "uint8") -> bool:
         """Whether outputs leave enough bits free, whatever the inputs of that type are."""
@@ -149,14 +134,7 @@ def _outputs_4(line: Line, keep: Keep) -> list[Any]:
 
 
 FILTERINGS: Mapping[int, Filtering] = {
-    2: Filtering(2, 2, ((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2)), _inputs_2, _outputs_2),
-    4: Filtering(
-        4,
-        24,
-        # The last row is halved, or its products with itself would need more than 16 bits.
-        ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 12)),
-        _inputs_4,
-        _outputs_4,
-    ),
+    2: Filtering(2, 2, TWO_BY_TWO, _inputs_2, _outputs_2),
+    4: Filtering(4, 24, FOUR_BY_FOUR, _inputs_4, _outputs_4),
 }
 """By rows and columns of outputs."""

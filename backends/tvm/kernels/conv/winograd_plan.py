@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from qpc.backends.tvm.kernels.conv.conv_layout import ConvLayout
-from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS, TAPS, Filtering
+from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS, Filtering
 from qpc.backends.tvm.kernels.conv.tiling import Cut, Tile, tiles_that_fit
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
+from qpc.runtime.kernel_transform import TAPS
 from qpc.targets.costs import WinogradCosts
 
 _MAX_TASKS = 64  # of an image

@@ -9,6 +9,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from qpc.backends.tvm.lowering.floats.extremes import extreme_of, isnan, worst
+from qpc.backends.tvm.lowering.floats.largest import places
 from qpc.backends.tvm.lowering.floats.rule import (
     IMPORTED,
     Arguments,
@@ -129,9 +130,10 @@ def _topk(builder: relax.BlockBuilder, args: Arguments) -> relax.Expr:
         infinite, largest = like(float("inf"), x), like(float(np.finfo(dtype_of(x)).max), x)
         known = relax.op.where(relax.op.equal(x, infinite), largest, x)
         known = relax.op.where(relax.op.isnan(x), infinite, known)
-    places = relax.op.topk(known, args["k"], axis, "indices", args["largest"], "int64")
-    places = builder.emit(places)
-    return relax.Tuple([relax.op.gather_elements(x, places, axis), places])
+        if dtype_of(x) in ("float16", "bfloat16"):
+            known = relax.op.astype(known, "float32")
+    found = places(builder, builder.emit(known), args["k"], axis, largest=bool(args["largest"]))
+    return relax.Tuple([relax.op.gather_elements(x, found, axis), found])
 
 
 RULES: dict[object, FloatRule] = {

@@ -22,8 +22,8 @@ from qpc.backends.tvm.codegen.cache import KernelCache
 from qpc.backends.tvm.codegen.entry import Call, Copy, EntryPlan, EntryWriter
 from qpc.backends.tvm.codegen.tir_entry import TirEntryWriter
 from qpc.backends.tvm.runtime.model import CompiledModel
-from qpc.backends.tvm.runtime.pages import allocate
 from qpc.calls import aten
+from qpc.runtime.pages import address, allocate
 from qpc.targets import Target
 from tests.generators import IntegerGraph, random_inputs
 
@@ -165,9 +165,11 @@ def run_text(
     outputs = [torch.full(t.shape, 77, dtype=t.dtype) for t in entry.outputs]
     weights = [model._program.loaded.weights[name] for name in entry.weights]
     arena, times = allocate(plan.arena), torch.zeros(len(plan.calls) + 1, dtype=torch.int64)
-    arena.fill_(0xAA)
+    arena.fill(0xAA)
     assert (len(inputs), len(outputs), len(weights)) == (plan.inputs, plan.outputs, plan.weights)
-    table = [tensor.data_ptr() for tensor in (arena, *inputs, *outputs, *weights, times)]
+    values = [tensor.data_ptr() for tensor in (*inputs, *outputs)]
+    constants = [address(stored.data) for stored in weights]
+    table = [address(arena), *values, *constants, times.data_ptr()]
     kernels, ticks = Kernels(model), iter(range(100, 200))
 
     def store(address: int, time: int) -> None:

@@ -15,9 +15,9 @@ from qpc.backends.tvm.codegen.elf import link_shared
 from qpc.backends.tvm.codegen.entry import Call, Copy, EntryPlan
 from qpc.backends.tvm.codegen.machines import MACHINES
 from qpc.backends.tvm.codegen.tir_entry import TirEntryWriter
-from qpc.backends.tvm.runtime.library import Library
-from qpc.backends.tvm.runtime.seal import BLANK_NAME
 from qpc.calls import aten
+from qpc.runtime.library import Library
+from qpc.runtime.seal import BLANK_NAME
 from qpc.targets import TARGETS, Target
 from tests.backends.tvm.checking import assert_same_bits
 from tests.generators import IntegerGraph

@@ -17,7 +17,7 @@ from qpc.backends.profile import Profile
 from qpc.backends.tvm.measure import profiler
 from qpc.backends.tvm.measure.peak import Peak
 from qpc.backends.tvm.runtime.model import CompiledModel
-from qpc.backends.tvm.runtime.program import Program
+from qpc.backends.tvm.runtime.tensors import TensorProgram
 from qpc.errors import BackendError, UnsupportedTargetError
 from qpc.targets import TARGETS, Target
 from tests.quantizing import Parts, fake_quantized, integer
@@ -104,7 +104,7 @@ class SlowMotion:
             patch.setattr(profiler, "_copy_speeds", lambda: {1024: 10.0})
             patch.setattr("time.perf_counter_ns", lambda: self.now)
             return profiler.profile(
-                cast(Program, self),
+                cast(TensorProgram, self),
                 uses,
                 [],
                 target=TARGETS[0],

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS, TAPS, Filtering, Transform
+from qpc.backends.tvm.kernels.conv.filtering import FILTERINGS, Filtering, Transform
+from qpc.runtime.kernel_transform import TAPS
 
 pytestmark = [pytest.mark.tvm, pytest.mark.parametrize("filtering", FILTERINGS.values())]
 

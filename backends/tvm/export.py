@@ -1,0 +1,65 @@
+"""From a graph to what is deployed of it: object files, and all that is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.fx import GraphModule
+
+from qpc.backends.deploy.deployable import Case, Deployable
+from qpc.backends.deploy.vectors import input_ports, output_ports, tensor_array
+from qpc.backends.options import CompileOptions
+from qpc.backends.tvm.codegen.llvm_entry import entry_object
+from qpc.backends.tvm.compile import compile_pieces
+from qpc.errors import UnsupportedTargetError
+from qpc.targets import Target
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A deployable, and the object files of its kernels and of the function that calls them."""
+
+    model: Deployable
+    objects: tuple[bytes, ...]
+
+
+def compile_deployable(
+    gm: GraphModule,
+    target: Target,
+    name: str,
+    options: CompileOptions,
+    cases: Sequence[Case],
+) -> Compiled:
+    """A core-form graph as object files, for the one batch size of the options.
+
+    Raises UnsupportedTargetError for targets whose code has to ask the operating system first.
+    """
+    for permission in target.architecture.permissions:
+        if permission.feature in target.features:
+            raise UnsupportedTargetError(
+                f"code for {target.name!r} must ask the operating system for {permission.feature}, "
+                "which an exported library does not do",
+                fix="choose a target without it: `qpc targets` lists them",
+            )
+    (batch,) = options.batch_sizes
+    pieces, program = compile_pieces(gm, target, options)
+    entry = pieces.entries[batch]
+    (plan,) = [p for p in pieces.plans if p.batch == batch and not p.timed]
+    tensors = program.weights.tensors
+    model = Deployable(
+        name=name,
+        target=target,
+        entry=plan,
+        inputs=input_ports(gm, batch),
+        outputs=output_ports(gm, entry.outputs, cases),
+        weights={weight: tensor_array(tensors[weight]) for weight in sorted(set(entry.weights))},
+        weight_names=entry.weights,
+        steps=entry.steps,
+        cases=tuple(cases),
+        threads=options.threads,
+        notes=tuple(
+            f"in float: {use.operator} {use.node}: {use.reason}" for use in program.emit.other_uses
+        ),
+    )
+    return Compiled(model, (*pieces.kernels, entry_object(model)))

@@ -1,0 +1,74 @@
+"""Compiled programs on PyTorch's tensors, which lend them their memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from qpc.errors import BackendError
+from qpc.runtime.arrays import Array, ArrayType, Stored
+from qpc.runtime.program import Loaded, Program
+from qpc.types import TensorType, dtype_name, dtype_of
+
+
+class TensorProgram(Program):
+    """A program whose inputs and outputs may be tensors."""
+
+    def __init__(self, loaded: Loaded, threads: int) -> None:
+        super().__init__(loaded, threads)
+        self._outputs = {b: [tensor_type(t) for t in e.outputs] for b, e in loaded.entries.items()}
+        entries, inputs = loaded.entries.values(), loaded.inputs.values()
+        types = [t for types in (*(e.outputs for e in entries), *inputs) for t in types]
+        self._numpy_knows_all = all(t.is_numpy for t in types)
+
+    def run(
+        self, batch: int, inputs: Sequence[Tensor], stamps: Tensor | None = None
+    ) -> list[Tensor]:
+        """The outputs for one batch.
+
+        stamps: where to note the counter of time before the first and after every step; see
+        `empty_stamps`.
+        """
+        outputs = [torch.empty(t.shape, dtype=t.dtype, device="cpu") for t in self._outputs[batch]]
+        if any(type(tensor) is not Tensor for tensor in outputs):
+            raise BackendError(
+                "the model is called inside a mode of torch in which tensors have no memory, such"
+                " as FakeTensorMode",
+                fix="call it outside of the mode",
+            )
+        tensors = (*inputs, *outputs)
+        places = [tensor.data_ptr() for tensor in tensors]
+        if stamps is None:
+            self.run_at(batch, tensors, places)
+        else:
+            self.run_at(batch, (*tensors, stamps), places, stamps.data_ptr())
+        return outputs
+
+    def run_arrays(self, inputs: Sequence[object]) -> list[Array] | None:
+        """See `Program`; None, too, where numpy would see bits in place of values."""
+        return super().run_arrays(inputs) if self._numpy_knows_all else None
+
+    def empty_stamps(self, batch: int) -> Tensor:
+        """Zeros for the time stamps of one run, int64[steps + 1]."""
+        steps = self.loaded.entries[batch].steps
+        return torch.zeros(steps + 1, dtype=torch.int64, device="cpu")
+
+
+def tensor_type(kind: ArrayType) -> TensorType:
+    """The type with a dtype of PyTorch's."""
+    dtype = dtype_of(kind.dtype)
+    assert dtype is not None, "arrays have dtypes by PyTorch's names"
+    return TensorType(kind.shape, dtype)
+
+
+def array_type(tensor: TensorType) -> ArrayType:
+    """The type with a dtype by name."""
+    return ArrayType(tensor.shape, dtype_name(tensor.dtype))
+
+
+def stored(tensor: Tensor) -> Stored:
+    """A tensor's values, in its memory if they lie there one after the other."""
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return Stored(ArrayType(tuple(tensor.shape), dtype_name(tensor.dtype)), data)

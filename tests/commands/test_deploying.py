@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("tvm", reason="Apache TVM is not installed")
+
+import qpc
+from qpc import cli
+from qpc.errors import QPCError
+from tests.emulation import require_tools
+from tests.generators import IntegerGraph
+
+pytestmark = [pytest.mark.tvm, pytest.mark.arm]
+
+
+def test_targets_are_listed() -> None:
+    result = CliRunner().invoke(cli.app, ["targets"])
+    assert result.exit_code == 0
+    assert "raspberry-pi-4" in result.output
+    lines = json.loads(CliRunner().invoke(cli.app, ["targets", "--json"]).output)
+    assert {"cortex-m4", "x86-64"} <= {line["name"] for line in lines}
+
+
+def test_a_saved_graph_is_compiled_verified_and_timed(tmp_path: Path) -> None:
+    require_tools("x86-64")
+    g = IntegerGraph()
+    qpc.save_graph(g.module(g.linear(g.image(8), 4)), tmp_path / "My Net-2")
+
+    def call(*arguments: str | Path) -> str:
+        result = CliRunner().invoke(cli.app, [*map(str, arguments)])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    out = tmp_path / "library"
+    text = call("compile", tmp_path / "My Net-2", "--target", "x86-64", "-o", out)
+    assert "my_net_2 for x86-64, batch size 1" in text
+    assert (out / "libmy_net_2.a").is_file()
+    assert "every byte is as expected" in call("verify", out)
+    assert "my_net_2 for x86-64 on this machine: " in call(
+        "bench", out, "--rounds", "3", "--json", tmp_path / "times.json"
+    )
+    assert len(json.loads((tmp_path / "times.json").read_text())["milliseconds"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["compile", "nothere", "--target", "rpi4", "-o", "x"], "unknown target 'rpi4'"),
+        (["compile", "nothere", "--target", "x86-64", "-o", "x"], "'nothere' does not exist"),
+        (["verify", "nothere"], "'nothere' does not exist"),
+        (["bench", "nothere", "--on", "ssh://pi"], "'nothere' does not exist"),
+    ],
+)
+def test_what_cannot_be_is_said(arguments: list[str], text: str) -> None:
+    result = CliRunner().invoke(cli.app, arguments)
+    assert isinstance(result.exception, QPCError)
+    assert text in result.exception.full_text
