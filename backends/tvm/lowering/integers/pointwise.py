@@ -9,9 +9,10 @@ import torch
 
 from qpc.backends.common.traits import MemoryOrder, StageKind, Traits
 from qpc.backends.tvm.kernels import elementwise
+from qpc.backends.tvm.kernels.epilogue import Requantize
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.kernel import Kernel
-from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted, table_bytes
+from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted, grid_arguments, table_bytes
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.calls import qpc_ops
@@ -44,6 +45,14 @@ def _retyped(emit: Emitter, call: Call, x: Value) -> Value | Slice:
     return replace(x, expr=expr, dtype=call.result.dtype)
 
 
+def _prelu(emit: Emitter, call: Call) -> Value | Slice:
+    args, x = call.args, emit.images(call.tensor("q"))
+    numbers = Requantize(multiplier=args["positive"], **grid_arguments(args, "input_zero_point"))
+    negative = args["negative"].numpy()
+    made = elementwise.prelu(emit.isa, x.view, negative, numbers, emit.threads, call.share)
+    return emitted(emit, call, made, [x], x.shape)
+
+
 def _lookup_float(emit: Emitter, call: Call) -> Value | Slice:
     table = call.args["table"].numpy()
 
@@ -64,6 +73,9 @@ def unary(emit: Emitter, call: Call, build: Callable[[View], Kernel]) -> Value |
 
 
 RULES: dict[object, KernelRule] = {
+    qpc_ops.prelu.default: KernelRule(
+        _prelu, Traits(order=MemoryOrder.IMAGES, in_place=True, constants=("negative",))
+    ),
     qpc_ops.lookup.default: KernelRule(
         _lookup,
         Traits(order=MemoryOrder.KEPT, in_place=True, stage=StageKind.TABLE, constants=("table",)),
