@@ -11,6 +11,7 @@ and in products of two values, such as attention's. `--reasons` lists why operat
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 import warnings
@@ -123,9 +124,7 @@ def measured(name: str, gm: GraphModule) -> Coverage:
 def timm() -> ModuleType:
     """The package timm, for which torchvision's operators must be known."""
     torchvision_models()
-    import timm
-
-    return timm
+    return importlib.import_module("timm")
 
 
 if __name__ == "__main__":

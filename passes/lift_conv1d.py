@@ -56,11 +56,11 @@ class Conv1dOfABatch(Rule[_Conv]):
         operands = (_with_height(editor, found.input, found.node), found.weight, found.bias)
         window, dilation = ([1, found.stride], [0, found.padding]), [1, found.dilation]
         if isinstance(found, ConvTranspose1d):
+            rest: tuple[object, ...] = ([0, found.output_padding], found.groups, dilation)
             target = aten.conv_transpose2d.input
-            geometry = (*window, [0, found.output_padding], found.groups, dilation)
         else:
-            target, geometry = aten.conv2d.default, (*window, dilation, found.groups)
-        made = editor.call(target, *operands, *geometry, like=found.node)
+            rest, target = (dilation, found.groups), aten.conv2d.default
+        made = editor.call(target, *operands, *window, *rest, like=found.node)
         return _finish(editor, found.node, made)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import qpc
-from qpc.backends import onnx
+from qpc.exporting.onnx.model import to_qdq
 from qpc.facts import CORE_FORM, OBSERVED
 from qpc.passes import Calibrate, FakeQuantize
 from qpc.pipeline import Pipeline
@@ -26,7 +26,7 @@ class Normalised(nn.Module):
         self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = (x.float() / 255 - self.mean) / self.std
+        x = (x.float() / 255 - self.get_buffer("mean")) / self.get_buffer("std")
         y: Tensor = self.last(self.first(x).relu())
         return y
 
@@ -45,7 +45,7 @@ def test_no_float_operator_is_in_front(gm: torch.fx.GraphModule) -> None:
     assert float((gm(everything) - quantized(everything)).detach().abs().max()) < 2.0
     compiled = qpc.compile(quantized, batch_sizes=(2,))
     assert torch.equal(torch.as_tensor(compiled(IMAGES)), quantized(IMAGES))
-    first = onnx.to_qdq(quantized, batch=2).graph.node[0]
+    first = to_qdq(quantized, batch=2).graph.node[0]
     assert first.op_type == "DequantizeLinear"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -257,12 +257,13 @@ def _binary_function(
     threads: int,
 ) -> tuple[str, PrimFunc]:
     a_view, b_view, out_view = views
-    emit_value = {
+    emitters: dict[str, Callable[..., Expr]] = {
         "add": isa.added,
         "mul": partial(_multiplied, isa.activation),
         "add_float": _real_sum,
         "mul_float": _real_product,
-    }[operation]
+    }
+    emit_value = emitters[operation]
     strides = [broadcast_strides(v.shape, v.strides, out_view.shape) for v in views]
     box = Box.of(out_view.shape, *strides)
 

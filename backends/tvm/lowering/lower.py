@@ -256,8 +256,9 @@ class _Lowering:
 
 def _reason(found: Concrete, own: Sequence[KernelUse]) -> str:
     """Why no integer kernel computes a node, and what does."""
-    is_float = isinstance(found, TensorType) and found.dtype not in _INTEGERS
-    why = dtype_name(found.dtype) if is_float else "no integer kernel"
+    why = "no integer kernel"
+    if isinstance(found, TensorType) and found.dtype not in _INTEGERS:
+        why = dtype_name(found.dtype)
     if not own:
         return f"{why}, compiled by TVM's own rules"
     return f"{why}, by {', '.join(dict.fromkeys(use.operation for use in own))}"

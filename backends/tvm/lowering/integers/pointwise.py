@@ -37,10 +37,12 @@ def _lookup(emit: Emitter, call: Call) -> Value | Slice:
 def _retyped(emit: Emitter, call: Call, x: Value) -> Value | Slice:
     """Images go where the share is, or stay in their memory order."""
     if call.share is not None:
-        x = emit.images(x)
-    made = elementwise.retype(x.view, dtype_name(call.result.dtype), emit.threads, call.share)
-    if call.share is not None:
-        return emitted(emit, call, made, [x], x.shape)
+        images = emit.images(x)
+        made = elementwise.retype(
+            images.view, dtype_name(call.result.dtype), emit.threads, call.share
+        )
+        return emitted(emit, call, made, [images], images.shape)
+    made = elementwise.retype(x.view, dtype_name(call.result.dtype), emit.threads, None)
     expr = emit.kernel(made, [x.expr], nodes=call.nodes)
     return replace(x, expr=expr, dtype=call.result.dtype)
 
