@@ -43,7 +43,9 @@ def _kernel(call: FloatCall) -> relax.Expr | None:
         width,
         values,
         _scale(args),
-        *operands[:3],
+        operands[0],
+        operands[1],
+        operands[2],
         operands[3] if mask else None,
         bool(args["is_causal"]),
     )
