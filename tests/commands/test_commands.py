@@ -255,7 +255,8 @@ def test_a_command_that_nobody_knows_is_answered_with_the_nearest() -> None:
     assert "Did you mean 'quantize'?" in result.output
 
 
-def test_the_shell_completes_commands_and_their_options() -> None:
+def test_the_shell_completes_commands_and_their_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.completion._get_shell_name", lambda: "bash")
     group = Commands(name="qpc")
     names = [item.value for item in group.shell_complete(group.make_context("qpc", ["x"]), "co")]
     assert names == ["compress", "compile"]

@@ -168,7 +168,7 @@ def test_softmax_is_one_in_float() -> None:
 def test_what_stays_in_float_is_float_in_the_model() -> None:
     model = Parts(
         lambda m, x: F.relu(m.conv(m.norm(x))).mean((2, 3)),
-        conv=nn.Conv2d(3, 4, 1),
+        conv=nn.Conv2d(3, 4, 3, padding=1),  # its padding keeps the norm apart
         norm=nn.BatchNorm2d(3),
     )
     x = torch.randn(2, 3, 8, 8)
