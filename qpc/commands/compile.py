@@ -18,6 +18,9 @@ def command(
     batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Among how many a call is shared.")] = 1,
     vectors: Annotated[int, typer.Option(min=1, help="How many test vectors.")] = 2,
+    emit: Annotated[
+        str, typer.Option(help="objects: a library of machine code; c: one file of C99.")
+    ] = "objects",
 ) -> None:
     """Compile a saved graph to a library for C programs, with header and test vectors."""
     from qpc.backends.tvm.compat import require_tvm
@@ -27,7 +30,7 @@ def command(
     require_tvm()  # first, as this import must not be interrupted
     from qpc.deployment import export_saved
 
-    options = {"name": name, "batch": batch, "threads": threads, "vectors": vectors}
+    options = {"name": name, "batch": batch, "threads": threads, "vectors": vectors, "form": emit}
     typer.echo(f"compiling for {chosen.name}", err=True)
     result = export_saved(model, chosen, out, **options)
     typer.echo(result.report)

@@ -70,6 +70,11 @@ class Isa:
         return self.operand or "int8"
 
     @property
+    def wide_lanes(self) -> int:
+        """Elements that are computed together, one by one: bytes that fill a vector."""
+        return 1 if self.lanes == 1 else self.lanes * 4
+
+    @property
     def words(self) -> Isa | None:
         """The instructions for operands of int16 whose sums wrap around, if there are fast ones.
 
