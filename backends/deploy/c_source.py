@@ -28,6 +28,7 @@ from qpc.version import VERSION
 
 FORM = "c"
 _COLUMNS = 100
+_AT = "#define AT(offset) ((void *)((unsigned char *)arena + (offset)))"
 _BY_COMPILERS = {"memcpy", "memset"}  # which they call for loops, too
 _LEAST = {"int32": -(2**31), "int64": -(2**63)}  # which C has no constant for
 
@@ -68,8 +69,12 @@ def _called(functions: Iterable[CFunction]) -> set[str]:
 class _Writer:
     def __init__(self, model: Deployable, functions: Mapping[str, CFunction]) -> None:
         self._model, self._functions = model, functions
-        names = sorted(set(model.weight_names))
-        self._weights = {name: re.sub(r"\W", "_", f"w_{name}") for name in names}
+        self._weights = dict(_names_of_weights(model))
+        kernels = {step.kernel: step.operation for step in model.steps}
+        self._kernels = {
+            kernel: f"{re.sub(r'[^A-Za-z0-9_]', '_', operation)}_{number}"
+            for number, (kernel, operation) in enumerate(kernels.items(), 1)
+        }
 
     def parts(self) -> Iterator[str]:
         model = self._model
@@ -103,18 +108,19 @@ class _Writer:
 
     def _kernel(self, function: CFunction, steps: Sequence[Step]) -> str:
         about = _comment([layer(step) for step in steps])
-        return f"{about}\n{function.definition(len(steps[0].reads))}"
+        name = self._kernels[function.name]
+        return f"{about}\n{function.definition(name, len(steps[0].reads))}"
 
     # --- the function of the library --------------------------------------------------------------
 
     def _entry(self) -> Iterator[str]:
         model = self._model
+        if model.entry.arena:
+            yield from ("/* A place in the arena. */", _AT, "")
         head = f"int {model.run}("
         yield f"{head}const void *const *inputs, void *const *outputs, void *arena,"
         yield f"{' ' * len(head)}size_t arena_bytes)"
         yield "{"
-        if model.entry.arena:
-            yield "    unsigned char *memory = arena;"
         yield from self._checks()
         for number, (call, step) in enumerate(zip(model.entry.calls, model.steps, strict=True), 1):
             yield ""
@@ -160,15 +166,8 @@ class _Writer:
             self._argument(place, parameter.element)
             for place, parameter in zip(call.arguments, parameters, strict=True)
         ]
-        head = f"    {call.kernel}("
-        yield from textwrap.wrap(
-            f"{call.kernel}({', '.join(arguments)});",
-            _COLUMNS,
-            initial_indent="    ",
-            subsequent_indent=" " * len(head),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        head = f"    {self._kernels[call.kernel]}("
+        yield _wrapped(f"{head}{', '.join(arguments)});", " " * len(head))
 
     def _argument(self, place: Place, element: str) -> str:
         """An address, as that of elements of a type."""
@@ -182,7 +181,7 @@ class _Writer:
         if place.kind == "weight":
             return self._weights[self._model.weight_of(place)]
         if place.kind == "arena":
-            return f"(void *)(memory + {place.start})"
+            return f"AT({place.start})"
         return f"{place.kind}s[{place.start}]"
 
 
@@ -191,19 +190,35 @@ def layer(step: Step) -> str:
     return f"{step.operation}: {' + '.join(step.nodes)}" if step.nodes else step.operation
 
 
+def _names_of_weights(model: Deployable) -> Iterator[tuple[str, str]]:
+    """Names of constants in C: by the first call that takes them, and which of its arguments."""
+    found: set[str] = set()
+    for number, step in enumerate(model.steps, 1):
+        for argument, place in enumerate(step.reads):
+            name = model.weight_of(place) if place.kind == "weight" else None
+            if name is not None and name not in found:
+                found.add(name)
+                yield name, f"layer_{number}_constant_{argument}"
+    for copy in model.entry.copies:
+        if copy.source.kind == "weight":
+            name = model.weight_of(copy.source)
+            if name not in found:
+                found.add(name)
+                yield name, f"output_{copy.to.start}_constant"
+
+
+def _wrapped(text: str, indent: str) -> str:
+    """Text that begins with an indent of its own, as lines."""
+    lines = textwrap.wrap(
+        text, _COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
+
+
 def _array(identifier: str, values: Array, users: Sequence[str]) -> str:
     flat = values.reshape(-1)
     written = ", ".join(_constants(flat)) or "0"
-    lines = "\n".join(
-        textwrap.wrap(
-            written,
-            _COLUMNS,
-            initial_indent="    ",
-            subsequent_indent="    ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    )
+    lines = _wrapped(f"    {written}", "    ")
     shape = " x ".join(map(str, values.shape)) or "1"
     about = _comment([f"{shape}, of {user}" for user in users] or [shape])
     return (

@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from qpc.targets.costs import Costs
 from qpc.targets.data import BARE_METAL, Architecture, Board, TargetData, Tools
 from qpc.targets.host import NoSystem
 
 _KIB = 2**10
+
+
+# There is no cache to fit, but memory is dear: few input rows are copied at a time.
+_COSTS = Costs(scratch_bytes=4 * _KIB)
 
 
 def _core(name: str, triple: str, fpu: str | None, emulated: str) -> TargetData:
@@ -28,6 +33,7 @@ def _core(name: str, triple: str, fpu: str | None, emulated: str) -> TargetData:
         abi="hard" if fpu else "soft",
         libraries=(),
         counter=None,
+        costs=_COSTS,
         c_flags=(f"-mcpu={name}", "-mthumb", *float_flags),
         emulated=emulated,
     )

@@ -60,10 +60,16 @@ def _plain(store: tirx.BufferStore) -> tirx.Stmt:
         and _bytes(store) * lanes > _SHORT
     ):
         return _copied(store, lanes)
+    if isinstance(source, tirx.Shuffle):
+        return tirx.SeqStmt([_stored(store, _Lane(lane)) for lane in range(lanes)])
     at = tirx.Var("i", "int32")
-    lane = _Lane(at)
-    element = tirx.BufferStore(store.buffer, lane.of(source), [lane.of(index)])
+    element = _stored(store, _Lane(at))
     return tirx.For(at, tirx.const(0), tirx.const(lanes), tirx.ForKind.SERIAL, element)
+
+
+def _stored(store: tirx.BufferStore, lane: _Lane) -> tirx.Stmt:
+    (index,) = store.indices
+    return tirx.BufferStore(store.buffer, lane.of(store.value), [lane.of(index)])
 
 
 def _copied(store: tirx.BufferStore, lanes: int) -> tirx.Stmt:
@@ -90,7 +96,7 @@ def _bytes(store: tirx.BufferStore) -> int:
 class _Lane:
     """One element of what vectors are made of."""
 
-    def __init__(self, at: tirx.Var) -> None:
+    def __init__(self, at: tirx.Var | int) -> None:
         self._at = at
 
     def of(self, value: Any) -> Any:
@@ -99,13 +105,29 @@ class _Lane:
             return value.base + self._at * value.stride
         if isinstance(value, tirx.Broadcast):
             return value.value
-        if "x" not in str(value.ty):
+        if _lanes(value) == 1 and not isinstance(value, tirx.Shuffle):
             return value
         if isinstance(value, tirx.Cast):
             return tirx.Cast(str(value.ty).partition("x")[0], self.of(value.value))
         if isinstance(value, ir.TensorLoad):
             return value.source[self.of(value.indices[0])]
+        if isinstance(value, tirx.Shuffle) and isinstance(self._at, int):
+            return self._shuffled(value, int(value.indices[self._at]))
         raise BackendError(
             f"C has no vectors, in which a kernel computes {str(value)[:60]}",
             fix="form='objects', or another isa",
         )
+
+    @staticmethod
+    def _shuffled(value: tirx.Shuffle, lane: int) -> Any:
+        """The lane of vectors that are numbered one after the other."""
+        for part in value.vectors:
+            lanes = _lanes(part)
+            if lane < lanes:
+                return _Lane(lane).of(part)
+            lane -= lanes
+        raise BackendError("a kernel takes a lane that its vectors do not have")
+
+
+def _lanes(value: Any) -> int:
+    return int(str(value.ty).partition("x")[2] or 1)

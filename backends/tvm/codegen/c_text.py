@@ -52,13 +52,13 @@ class CFunction:
     body: str
     calls: frozenset[str]
 
-    def definition(self, reads: int) -> str:
-        """Its text; the first parameters, as many as `reads`, are of what it only reads."""
+    def definition(self, name: str, reads: int) -> str:
+        """Its text, under a name; the first `reads` parameters are of what it only reads."""
         written = [
             f"{'const ' * (i < reads)}{p.element} *restrict {p.name}"
             for i, p in enumerate(self.parameters)
         ]
-        head = f"static void {self.name}("
+        head = f"static void {name}("
         joint = ",\n" + " " * len(head)
         return f"{head}{joint.join(written)})\n{{\n{self.body}}}\n"
 
