@@ -270,9 +270,9 @@ def _safe(text: str) -> str:
 
 _HEAD = """/* @name@: a neural network as C99, made by QPC @version@. See @name@.h.
  *
- * Kernels take addresses of inputs, constants and outputs; tensors lie in memory with channels last.
- * It relies on what GCC, Clang and their kin say of integers: conversions wrap around, and shifts of
- * negative numbers keep the sign. */
+ * Kernels take addresses of inputs, constants and outputs; channels of tensors come last. It relies
+ * on what GCC, Clang and their kin say of integers: conversions wrap around, and shifts of negative
+ * numbers keep the sign. */
 #include "@name@.h"
 
 #include <float.h>

@@ -28,7 +28,8 @@ class LayerCost:
 class Footprint:
     """Bytes that a library takes: code and constants in flash, the rest in memory.
 
-    code: None if a compiler has yet to make it. ports: of all inputs and outputs together. layers: in the order in which they run.
+    code: None if a compiler has yet to make it. ports: of all inputs and outputs together. layers:
+    in the order in which they run.
     """
 
     code: int | None

@@ -35,8 +35,9 @@ class Target(TargetData):
     `cpu` is LLVM's name of a CPU, by default of the one that has nothing but what every CPU of the
     architecture has; `abi` LLVM's name of a calling convention, where there is a choice.
     `object_format` is what compiled code is linked as, or "c" for source in C, and `libraries` are
-    those of the system that it may need. `counter` is the LLVM intrinsic that reads a counter of time, for profiles. `costs`
-    are what instructions and memory cost, by which code is chosen; saved models do without them.
+    those of the system that it may need. `counter` is the LLVM intrinsic that reads a counter of
+    time, for profiles. `costs` are what instructions and memory cost, by which code is chosen;
+    saved models do without them.
 
     `board` is the memory around the CPU, which an exported library must fit. `c_flags` are what GCC
     is told to make programs for it, and `emulated` is QEMU's name of a CPU that can run them,

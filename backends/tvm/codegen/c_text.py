@@ -8,6 +8,8 @@ file can be written; nothing of TVM is left in it.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qpc.errors import BackendError
@@ -19,20 +21,17 @@ PLAIN_FUNCTIONS = frozenset({"memcpy", "memmove", "memset"})
 
 _HEAD = re.compile(r"^TVM_DLL int32_t (\w+)\(([^)]*)\) \{$", re.MULTILINE)
 _PARAMETER = re.compile(r"(\w+)\* (\w+)")
-_LOCAL = re.compile(r"^ *\w+ (\w+) = (.*);\n", re.MULTILINE)
+_LOCAL = re.compile(r" *\w+ (\w+) = .*;\n")
 _CALLED = re.compile(r"\b([A-Za-z_]\w*)\(")
 _END = re.compile(r"\n  return 0;\n\}\s*$")
 _PUNS = {"*(float *)(&(": AS_FLOAT, "*(int32_t *)(&(": AS_INTEGER}
 _WORDS = frozenset({"for", "if", "while", "return", "sizeof", "switch", AS_FLOAT, AS_INTEGER})
-_MATH = frozenset(
-    name + ending
-    for name in (
-        "acos acosh asin asinh atan atan2 atanh ceil cos cosh erf exp exp2 fabs floor fma fmax "
-        "fmin fmod hypot ldexp log log10 log1p log2 nearbyint pow rint round sin sinh sqrt tan "
-        "tanh trunc"
-    ).split()
-    for ending in ("", "f")
-) | {"isnan", "isinf", "isfinite"}
+_NAMES = """
+acos acosh asin asinh atan atan2 atanh ceil cos cosh erf exp exp2 fabs floor fma fmax fmin fmod
+hypot ldexp log log10 log1p log2 nearbyint pow rint round sin sinh sqrt tan tanh trunc
+"""
+_MATH = frozenset(name + ending for name in _NAMES.split() for ending in ("", "f"))
+_MATH |= {"isnan", "isinf", "isfinite"}
 
 
 @dataclass(frozen=True)
@@ -125,11 +124,14 @@ def _closing(text: str, start: int) -> int:
 def _without_unused(body: str) -> str:
     """Without variables that nothing reads."""
     while True:
-        names = re.findall(r"\w+", body)
-        counts = dict.fromkeys(names, 0)
-        for name in names:
-            counts[name] += 1
-        kept = _LOCAL.sub(lambda line: "" if counts[line[1]] == 1 else line[0], body)
-        if kept == body:
+        counts = Counter(re.findall(r"\w+", body))
+        lines = body.splitlines(keepends=True)
+        kept = [line for line in lines if not _is_unused(line, counts)]
+        if len(kept) == len(lines):
             return body
-        body = kept
+        body = "".join(kept)
+
+
+def _is_unused(line: str, counts: Mapping[str, int]) -> bool:
+    declared = _LOCAL.fullmatch(line)
+    return declared is not None and counts[declared[1]] == 1

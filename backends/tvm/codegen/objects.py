@@ -1,4 +1,4 @@
-"""Kernels and entry points as object files, or as C, each kernel by itself, so that it can be kept."""
+"""Kernels and entry points as object files or as C, each kernel by itself, so it can be kept."""
 
 from __future__ import annotations
 

@@ -76,11 +76,6 @@ def test_threads_are_refused(tmp_path: Path) -> None:
         write_c(replace(deployable(), threads=2), [], tmp_path / "net")
 
 
-def test_an_unknown_form_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="form must be one of 'objects', 'c', got 'rust'"):
-        qpc.export_library(small_graph(), "cortex-m4", tmp_path / "net", form="rust")
-
-
 def test_every_byte_is_right_and_no_compiler_warns(tmp_path: Path) -> None:
     require("gcc")
     out = tmp_path / "net"

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-tvm = pytest.importorskip("tvm", reason="Apache TVM is not installed")
+pytest.importorskip("tvm", reason="Apache TVM is not installed")
 
+import tvm
 from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.codegen.c_functions import lower_kernels
