@@ -55,8 +55,8 @@ def export_library(
     examples: inputs for test vectors, a tuple of tensors or arrays each; vectors: how many test
     vectors there are, random ones besides the examples.
     cache: as for `qpc.compile`.
-    form: "objects" for machine code, or "c" for one file of C99 that any compiler takes, with plain
-    instructions and for one thread.
+    form: "objects" for machine code, or "c" for one file of C99 that any compiler takes, for one
+    thread.
 
     Outputs that depend on integer operators only are the same bits as PyTorch's: `qpc verify` on
     the folder shows it, on this machine, in an emulator, or on a board.

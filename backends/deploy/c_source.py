@@ -306,6 +306,64 @@ static int32_t as_integer(float value)
 }
 """,
 }
+_HELPERS |= {
+    "load_word": """/* Four bytes of memory, the first of which is the lowest. */
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "this file is for machines whose words begin with the lowest byte"
+#endif
+static int32_t load_word(const void *address)
+{
+    int32_t word;
+    memcpy(&word, address, sizeof word);
+    return word;
+}
+""",
+    "unsigned_pair": """/* Bytes 0 and 2 of a word, or 1 and 3, as two numbers of 16 bits. */
+static int32_t unsigned_pair(int32_t word, int odd)
+{
+#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
+    int32_t pair;
+    if (odd)
+        __asm__("uxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
+    else
+        __asm__("uxtb16 %0, %1" : "=r"(pair) : "r"(word));
+    return pair;
+#else
+    return (odd ? word >> 8 : word) & 0x00ff00ff;
+#endif
+}
+""",
+    "signed_pair": """/* Signed bytes 0 and 2 of a word, or 1 and 3, as two numbers of 16 bits. */
+static int32_t signed_pair(int32_t word, int odd)
+{
+#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
+    int32_t pair;
+    if (odd)
+        __asm__("sxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
+    else
+        __asm__("sxtb16 %0, %1" : "=r"(pair) : "r"(word));
+    return pair;
+#else
+    uint32_t bytes = (uint32_t)(odd ? word >> 8 : word) & 0x00ff00ffu;
+    return (int32_t)(bytes | (bytes & 0x00800080u) * 0x1feu);
+#endif
+}
+""",
+    "add_products": """/* A sum, and the products of the two pairs of numbers. */
+static int32_t add_products(int32_t a, int32_t b, int32_t sum)
+{
+#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
+    int32_t total;
+    __asm__("smlad %0, %1, %2, %3" : "=r"(total) : "r"(a), "r"(b), "r"(sum));
+    return total;
+#else
+    int32_t low = (int16_t)(a & 0xffff) * (int16_t)(b & 0xffff);
+    int32_t high = (int16_t)(a >> 16) * (int16_t)(b >> 16);
+    return (int32_t)((uint32_t)sum + (uint32_t)low + (uint32_t)high);
+#endif
+}
+""",
+}
 _HELPER_ALIGNED = """static int is_misaligned(const void *address, uintptr_t to)
 {
     return (uintptr_t)address % to != 0;

@@ -31,7 +31,8 @@ class Compiled:
 def in_c(target: Target) -> Target:
     """The target whose kernels are scalar code in C, where there is nothing to fetch ahead with."""
     costs = replace(target.costs, vectors=replace(target.costs.vectors, fetched_passes=0))
-    return replace(target, isa="generic", vector_lanes=1, object_format=C_SOURCE, costs=costs)
+    isa = "dsp" if "dsp" in target.features else "generic"
+    return replace(target, isa=isa, vector_lanes=1, object_format=C_SOURCE, costs=costs)
 
 
 def compile_deployable(

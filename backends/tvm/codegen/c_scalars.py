@@ -16,6 +16,9 @@ from qpc.errors import BackendError
 COPY = "memcpy"
 """What copies bytes in C."""
 
+LOAD_WORD = "load_word"
+"""The function of C that takes four bytes from memory, wherever they begin."""
+
 _SHORT = 8  # bytes; to copy that few one by one costs no more than a call
 
 
@@ -24,8 +27,44 @@ def in_scalars(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
     Raises BackendError for vectors that are more than copied, filled or converted.
     """
-    body = tvm_ffi.structural_map(function.body, (tirx.BufferStore, _plain), order="post")
+    body = _with_words(function.body)
+    body = tvm_ffi.structural_map(body, (tirx.BufferStore, _plain), order="post")
     return function.with_body(_without_scopes(body))
+
+
+def _with_words(body: tirx.Stmt) -> tirx.Stmt:
+    """Four bytes that are taken as a number of 32 bits are loaded as one."""
+    words: dict[Any, Any] = {}
+
+    def bound(statement: tirx.Bind) -> tirx.Stmt:
+        if not _is_word(statement.value):
+            return statement
+        word = tirx.Var(statement.var.name, "int32")
+        words[statement.var] = word
+        return tirx.Bind(word, _word(statement.value))
+
+    def taken(call: ir.Call) -> Any:
+        if getattr(call.op, "name", "") != "tirx.reinterpret" or str(call.ty) != "int32":
+            return call
+        (value,) = call.args
+        if _is_word(value):
+            return _word(value)
+        return words.get(value, call) if isinstance(value, ir.Var) else call
+
+    body = tvm_ffi.structural_map(body, (tirx.Bind, bound), order="post")
+    return tvm_ffi.structural_map(body, (ir.Call, taken), order="post")
+
+
+def _is_word(value: Any) -> bool:
+    if not isinstance(value, ir.TensorLoad) or str(value.ty) not in ("int8x4", "uint8x4"):
+        return False
+    (index,) = value.indices
+    return isinstance(index, tirx.Ramp) and _is_dense(index)
+
+
+def _word(value: ir.TensorLoad) -> Any:
+    address = tirx.address_of(_element(value.source, value.indices[0].base))
+    return tirx.call_extern("int32", LOAD_WORD, address)
 
 
 def _without_scopes(body: tirx.Stmt) -> tirx.Stmt:

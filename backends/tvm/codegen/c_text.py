@@ -25,7 +25,11 @@ _LOCAL = re.compile(r" *\w+ (\w+) = .*;\n")
 _CALLED = re.compile(r"\b([A-Za-z_]\w*)\(")
 _END = re.compile(r"\n  return 0;\n\}\s*$")
 _PUNS = {"*(float *)(&(": AS_FLOAT, "*(int32_t *)(&(": AS_INTEGER}
-_WORDS = frozenset({"for", "if", "while", "return", "sizeof", "switch", AS_FLOAT, AS_INTEGER})
+HELPERS = frozenset(
+    {AS_FLOAT, AS_INTEGER, "load_word", "unsigned_pair", "signed_pair", "add_products"}
+)
+"""Functions that are written into a file whose kernels call them."""
+_WORDS = frozenset({"for", "if", "while", "return", "sizeof", "switch"}) | HELPERS
 _NAMES = """
 acos acosh asin asinh atan atan2 atanh ceil cos cosh erf exp exp2 fabs floor fma fmax fmin fmod
 hypot ldexp log log10 log1p log2 nearbyint pow rint round sin sinh sqrt tan tanh trunc
