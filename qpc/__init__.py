@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from qpc.compression.sweep import sweep as sweep
     from qpc.deployment import export_library as export_library
     from qpc.errors import QPCError as QPCError
+    from qpc.explanation.explain import explain as explain
+    from qpc.explanation.inspection import inspect_graph as inspect_graph
+    from qpc.exporting.export import export as export
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
     from qpc.pipeline import Pipeline as Pipeline
@@ -72,12 +75,15 @@ _HOMES = {
     "compile": "qpc.compiler",
     "compress": "qpc.compression.compress",
     "convert": "qpc.recipes",
+    "explain": "qpc.explanation.explain",
+    "export": "qpc.exporting.export",
     "export_library": "qpc.deployment",
     "fingerprint": "qpc.hashing",
     "format_graph": "qpc.printer",
     "freeze_batch_norm": "qpc.training.switch",
     "freeze_ranges": "qpc.training.ranges",
     "from_yaml": "qpc.yaml_form",
+    "inspect_graph": "qpc.explanation.inspection",
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
     "merge_calibration": "qpc.analysis.merge",
@@ -116,12 +122,15 @@ __all__ = [
     "compile",
     "compress",
     "convert",
+    "explain",
+    "export",
     "export_library",
     "fingerprint",
     "format_graph",
     "freeze_batch_norm",
     "freeze_ranges",
     "from_yaml",
+    "inspect_graph",
     "load",
     "load_graph",
     "merge_calibration",

@@ -17,13 +17,14 @@ import qpc
 from qpc import registry
 from qpc.analysis.exactness import exactness
 from qpc.analysis.integer_proofs import check_integers
-from qpc.backends import onnx, tvm
-from qpc.backends.onnx import custom as exports
+from qpc.backends import tvm
 from qpc.backends.tvm import custom as kernels
 from qpc.calls import qpc_ops
 from qpc.channels.cost import cost
 from qpc.channels.groups import analyze_channels
 from qpc.errors import BackendError
+from qpc.exporting import onnx
+from qpc.exporting.onnx import custom as exports
 from qpc.pruning.allocation import Uniform
 from qpc.pruning.magnitude import L1
 from qpc.registry import op_name

@@ -29,6 +29,7 @@ class LayerError:
     are equal.
     cosine: cosine of the angle between the two values as vectors.
     max_error: the largest absolute difference.
+    value: the traced graph's name of the value; empty for outputs.
     """
 
     name: str
@@ -36,6 +37,7 @@ class LayerError:
     sqnr_db: float
     cosine: float
     max_error: float
+    value: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def compare(
     if not outputs:
         raise PassError("there are no batches to compare on")
     layers = [
-        total.result(label(nodes[name]), op_name(nodes[name])) for name, total in sums.items()
+        total.result(label(nodes[name]), op_name(nodes[name]), name) for name, total in sums.items()
     ]
     layers.sort(key=lambda row: (row.sqnr_db, row.name))
     results = [total.result(f"output {i}", "output") for i, total in enumerate(outputs)]
@@ -130,12 +132,13 @@ class _Sums:
         self.noise += float(difference @ difference)
         self.largest = max(self.largest, float(difference.abs().max()) if r.numel() else 0.0)
 
-    def result(self, name: str, op: str) -> LayerError:
+    def result(self, name: str, op: str, value: str = "") -> LayerError:
         if self.noise == 0.0:
-            return LayerError(name, op, math.inf, 1.0, 0.0)
+            return LayerError(name, op, math.inf, 1.0, 0.0, value)
         norm = math.sqrt(self.signal * self.other)
         sqnr = 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
-        return LayerError(name, op, sqnr, self.product / norm if norm else 0.0, self.largest)
+        cosine = self.product / norm if norm else 0.0
+        return LayerError(name, op, sqnr, cosine, self.largest, value)
 
 
 def _by_value(gm: GraphModule) -> dict[str, Node]:

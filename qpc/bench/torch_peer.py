@@ -58,6 +58,8 @@ class FloatModel:
         arguments, before = list(node.input), self._made_by.get(node.input[0])
         if node.op_type == "QuantizeLinear":
             attributes["clamps"] = before is None or before.op_type not in _MOVES
+        if node.op_type == "Clip" and before is not None and before.op_type == "QuantizeLinear":
+            rule, arguments = _clip_points, [*arguments, *before.input[1:]]
         if node.op_type == "Cast" and before is not None:  # of integers, as indices of a table
             arguments = list(before.input)
         self._made_by[output] = node
@@ -98,6 +100,12 @@ def _cast(x: Tensor, scale: Tensor, zero_point: Tensor, to: int) -> Tensor:
     return ((x / scale).round() + zero_point).clamp(*_ends(zero_point)).to(torch.int32)
 
 
+def _clip_points(x: Tensor, lo: Tensor, hi: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """The ends of a grid that is stored in more bits than it has, as real numbers."""
+    low, high = ((int(end) - int(zero_point)) * float(scale) for end in (lo, hi))
+    return x.clamp(low, high)
+
+
 def _dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int = 1) -> Tensor:
     if x.is_floating_point():
         return x
@@ -132,7 +140,9 @@ def _conv_transpose(
     dilations: list[int],
     group: int,
 ) -> Tensor:
-    return F.conv_transpose2d(x, weight, bias, strides, pads[:2], output_padding, group, dilations)
+    top, left, bottom, right = pads
+    extra = [output_padding[0] + top - bottom, output_padding[1] + left - right]
+    return F.conv_transpose2d(x, weight, bias, strides, (top, left), extra, group, dilations)
 
 
 def _max_pool(
@@ -164,7 +174,7 @@ def _slice(x: Tensor, start: Tensor, end: Tensor, axis: Tensor, step: Tensor) ->
 
 
 def _gather(x: Tensor, index: Tensor, axis: int) -> Tensor:
-    index = index.to(torch.int64)
+    index = index.to(torch.int64) % x.shape[axis]
     taken = x.index_select(axis, index.flatten())
     return taken.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 

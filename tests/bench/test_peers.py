@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from qpc.backends.onnx.qdq import to_qdq
 from qpc.bench import peers
 from qpc.bench.peers import (
     INT8_PEERS,
@@ -16,6 +15,7 @@ from qpc.bench.peers import (
 )
 from qpc.bench.request import RUNTIMES
 from qpc.children import Ended
+from qpc.exporting.onnx.model import to_qdq
 from tests.quantizing import Parts, fake_quantized, integer
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from qpc.backends.onnx.qdq import to_qdq
 from qpc.bench import try_peer
+from qpc.exporting.onnx.model import to_qdq
 from tests.quantizing import Parts, fake_quantized, integer
 
 

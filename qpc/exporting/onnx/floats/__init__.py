@@ -1,0 +1,1 @@
+"""Float operators, and those that move values of any kind, as ONNX operators."""

@@ -1,0 +1,1 @@
+"""Integer operators as ONNX operators that compute exactly the same integers."""
