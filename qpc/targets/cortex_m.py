@@ -16,7 +16,9 @@ _KIB = 2**10
 _COSTS = Costs(scratch_bytes=4 * _KIB)
 
 
-def _core(name: str, triple: str, fpu: str | None, emulated: str, *, dsp: bool = True) -> TargetData:
+def _core(
+    name: str, triple: str, fpu: str | None, emulated: str, *, dsp: bool = True
+) -> TargetData:
     """A core.
 
     fpu: GCC's name of its unit for floats, None if there is none. emulated: QEMU's board with that
