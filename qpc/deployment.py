@@ -75,14 +75,7 @@ def export_library(
             f"export_library needs a traced graph, got {type(gm).__name__}",
             fix="gm = qpc.trace(model, example_inputs), then qpc.quantize(gm, batches) for int8",
         )
-    checked_name(name)
-    if form not in FORMS:
-        raise BackendError(
-            f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}",
-            fix="form='objects' for machine code, form='c' for C source",
-        )
-    if not is_count(vectors):
-        raise BackendError(f"vectors must be a positive number, got {vectors!r}")
+    _check(name, form, vectors)
     options = CompileOptions((batch,), threads, cache)
     chosen = target if isinstance(target, Target) else Target.parse(target)
     require_facts(gm, BACKEND)
@@ -95,6 +88,17 @@ def export_library(
     compiled = compile_deployable(gm, chosen, name, options, cases, c=form == "c")
     write = write_c if form == "c" else write_objects
     return write(compiled.model, compiled.code, out)
+
+
+def _check(name: object, form: object, vectors: object) -> None:
+    checked_name(name)
+    if form not in FORMS:
+        raise BackendError(
+            f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}",
+            fix="form='objects' for machine code, form='c' for C source",
+        )
+    if not is_count(vectors):
+        raise BackendError(f"vectors must be a positive number, got {vectors!r}")
 
 
 def export_saved(

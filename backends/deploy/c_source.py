@@ -17,6 +17,7 @@ import numpy as np
 
 from qpc.backends.common.plan import Place, Step
 from qpc.backends.deploy.abi import ARENA_ALIGNMENT
+from qpc.backends.deploy.c_helpers import HEAD, HELPERS, IS_MISALIGNED
 from qpc.backends.deploy.deployable import Array, Deployable, Port
 from qpc.backends.deploy.header import c_float
 from qpc.backends.deploy.library import ExportedLibrary, write_library
@@ -79,14 +80,14 @@ class _Writer:
     def parts(self) -> Iterator[str]:
         model = self._model
         text = "".join(function.body for function in self._functions.values())
-        yield _HEAD.replace("@name@", model.name).replace("@version@", VERSION)
-        for helper, written in _HELPERS.items():
+        yield HEAD.replace("@name@", model.name).replace("@version@", VERSION)
+        for helper, written in HELPERS.items():
             if re.search(rf"\b{helper}\b", text):
                 yield written
         if any(port.element.bytes > 1 for port in (*model.inputs, *model.outputs)) or (
             model.entry.arena
         ):
-            yield _HELPER_ALIGNED
+            yield IS_MISALIGNED
         users = self._users()
         for name, identifier in self._weights.items():
             yield _array(identifier, model.weights[name], users.get(name, ()))
@@ -266,106 +267,3 @@ def _comment(lines: Sequence[str]) -> str:
 def _safe(text: str) -> str:
     """Text that cannot end a comment."""
     return text.replace("*/", "* /").replace("/*", "/ *")
-
-
-_HEAD = """/* @name@: a neural network as C99, made by QPC @version@. See @name@.h.
- *
- * Kernels take addresses of inputs, constants and outputs; channels of tensors come last. It relies
- * on what GCC, Clang and their kin say of integers: conversions wrap around, and shifts of negative
- * numbers keep the sign. */
-#include "@name@.h"
-
-#include <float.h>
-#include <math.h>
-#include <stdbool.h>
-#include <string.h>
-
-#ifdef __FAST_MATH__
-#error "compile without -ffast-math: results could differ"
-#endif
-#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
-#error "floats must be computed as floats, for instance by -mfpmath=sse: results could differ"
-#endif
-"""
-
-_HELPERS = {
-    "as_float": """/* The bits of an integer as a float. */
-static float as_float(int32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-""",
-    "as_integer": """/* The bits of a float as an integer. */
-static int32_t as_integer(float value)
-{
-    int32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-""",
-}
-_HELPERS |= {
-    "load_word": """/* Four bytes of memory, the first of which is the lowest. */
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "this file is for machines whose words begin with the lowest byte"
-#endif
-static int32_t load_word(const void *address)
-{
-    int32_t word;
-    memcpy(&word, address, sizeof word);
-    return word;
-}
-""",
-    "unsigned_pair": """/* Bytes 0 and 2 of a word, or 1 and 3, as two numbers of 16 bits. */
-static int32_t unsigned_pair(int32_t word, int odd)
-{
-#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
-    int32_t pair;
-    if (odd)
-        __asm__("uxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
-    else
-        __asm__("uxtb16 %0, %1" : "=r"(pair) : "r"(word));
-    return pair;
-#else
-    return (odd ? word >> 8 : word) & 0x00ff00ff;
-#endif
-}
-""",
-    "signed_pair": """/* Signed bytes 0 and 2 of a word, or 1 and 3, as two numbers of 16 bits. */
-static int32_t signed_pair(int32_t word, int odd)
-{
-#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
-    int32_t pair;
-    if (odd)
-        __asm__("sxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
-    else
-        __asm__("sxtb16 %0, %1" : "=r"(pair) : "r"(word));
-    return pair;
-#else
-    uint32_t bytes = (uint32_t)(odd ? word >> 8 : word) & 0x00ff00ffu;
-    return (int32_t)(bytes | (bytes & 0x00800080u) * 0x1feu);
-#endif
-}
-""",
-    "add_products": """/* A sum, and the products of the two pairs of numbers. */
-static int32_t add_products(int32_t a, int32_t b, int32_t sum)
-{
-#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
-    int32_t total;
-    __asm__("smlad %0, %1, %2, %3" : "=r"(total) : "r"(a), "r"(b), "r"(sum));
-    return total;
-#else
-    int32_t low = (int16_t)(a & 0xffff) * (int16_t)(b & 0xffff);
-    int32_t high = (int16_t)(a >> 16) * (int16_t)(b >> 16);
-    return (int32_t)((uint32_t)sum + (uint32_t)low + (uint32_t)high);
-#endif
-}
-""",
-}
-_HELPER_ALIGNED = """static int is_misaligned(const void *address, uintptr_t to)
-{
-    return (uintptr_t)address % to != 0;
-}
-"""

@@ -9,7 +9,7 @@ pytest.importorskip("tvm", reason="Apache TVM is not installed")
 
 import tvm
 
-from qpc.backends.deploy.c_source import _HELPERS
+from qpc.backends.deploy.c_helpers import HELPERS as ALL
 from qpc.backends.tvm.codegen.c_functions import lower_kernels
 from qpc.backends.tvm.codegen.c_scalars import in_scalars
 from qpc.backends.tvm.kernels.emit import Flat, bind, prim_func
@@ -49,7 +49,7 @@ int main(void)
 
 def test_other_machines_compute_what_the_instructions_do(tmp_path: Path) -> None:
     require("gcc")
-    text = PROGRAM.replace("@helpers@", "".join(_HELPERS[name] for name in HELPERS))
+    text = PROGRAM.replace("@helpers@", "".join(ALL[name] for name in HELPERS))
     (tmp_path / "main.c").write_text(text)
     strict = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic"]
     command = ["gcc", *strict, tmp_path / "main.c", "-o", tmp_path / "main"]
