@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qpc.backends.options import Cache
 
 VECTORS = 2
+FORMS = ("objects", "c")
 
 
 @ordinary_torch()
@@ -42,6 +43,7 @@ def export_library(
     examples: Sequence[Sequence[object]] = (),
     vectors: int = VECTORS,
     cache: Cache = True,
+    form: str = "objects",
 ) -> ExportedLibrary:
     """Write a graph as a static library with a C header, which needs no Python, PyTorch or TVM.
 
@@ -53,6 +55,8 @@ def export_library(
     examples: inputs for test vectors, a tuple of tensors or arrays each; vectors: how many test
     vectors there are, random ones besides the examples.
     cache: as for `qpc.compile`.
+    form: "objects" for machine code, or "c" for one file of C99 that any compiler takes, for one
+    thread.
 
     Outputs that depend on integer operators only are the same bits as PyTorch's: `qpc verify` on
     the folder shows it, on this machine, in an emulator, or on a board.
@@ -60,6 +64,7 @@ def export_library(
     Raises BackendError and its kin for what cannot be compiled or does not fit the board, and
     ArtifactError if the folder cannot be written.
     """
+    from qpc.backends.deploy.c_source import write_c
     from qpc.backends.deploy.library import write_objects
     from qpc.backends.deploy.vectors import make_cases
     from qpc.backends.tvm.backend import BACKEND
@@ -70,9 +75,7 @@ def export_library(
             f"export_library needs a traced graph, got {type(gm).__name__}",
             fix="gm = qpc.trace(model, example_inputs), then qpc.quantize(gm, batches) for int8",
         )
-    checked_name(name)
-    if not is_count(vectors):
-        raise BackendError(f"vectors must be a positive number, got {vectors!r}")
+    _check(name, form, vectors)
     options = CompileOptions((batch,), threads, cache)
     chosen = target if isinstance(target, Target) else Target.parse(target)
     require_facts(gm, BACKEND)
@@ -82,8 +85,20 @@ def export_library(
     from qpc.backends.tvm.export import compile_deployable
 
     cases = make_cases(gm, batch, max(vectors, len(examples)), examples)
-    compiled = compile_deployable(gm, chosen, name, options, cases)
-    return write_objects(compiled.model, compiled.objects, out)
+    compiled = compile_deployable(gm, chosen, name, options, cases, c=form == "c")
+    write = write_c if form == "c" else write_objects
+    return write(compiled.model, compiled.code, out)
+
+
+def _check(name: object, form: object, vectors: object) -> None:
+    checked_name(name)
+    if form not in FORMS:
+        raise BackendError(
+            f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}",
+            fix="form='objects' for machine code, form='c' for C source",
+        )
+    if not is_count(vectors):
+        raise BackendError(f"vectors must be a positive number, got {vectors!r}")
 
 
 def export_saved(

@@ -177,6 +177,11 @@ def test_no_vectors_are_refused(tmp_path: Path) -> None:
         qpc.export_library(linear(), "x86-64", tmp_path / "net", vectors=0)
 
 
+def test_an_unknown_form_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="form must be one of 'objects', 'c', got 'rust'"):
+        qpc.export_library(linear(), "cortex-m4", tmp_path / "net", form="rust")
+
+
 def test_an_example_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     x = np.zeros((1, 8), np.uint8)
     with pytest.raises(BackendError, match="an example has 2 inputs, the model takes 1"):
@@ -232,6 +237,7 @@ def test_networks_are_exact_on_every_architecture(tmp_path: Path, name: str) -> 
         pytest.skip(str(e))
     for target in (*ARCHITECTURES, *(CORES if name == "keywords" else ())):
         assert_exact(gm, target, tmp_path, cpus=CPUS.get(target, ()))
+        assert_exact(gm, target, tmp_path / "c", form="c")
 
 
 @pytest.mark.slow

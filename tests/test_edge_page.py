@@ -54,7 +54,7 @@ def test_the_commands_of_the_page_do_what_it_says(
                 count += 1
             else:
                 assert line in done.stdout
-    assert count == 7
+    assert count == 10
     names = [file.name for file in (tmp_path / "digits-pi").iterdir()]
     page = PAGE.read_text(encoding="utf-8")
     assert [name for name in names if f"`{name}`" not in page] == []

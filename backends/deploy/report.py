@@ -28,10 +28,11 @@ class LayerCost:
 class Footprint:
     """Bytes that a library takes: code and constants in flash, the rest in memory.
 
-    ports: of all inputs and outputs together. layers: in the order in which they run.
+    code: None if a compiler has yet to make it. ports: of all inputs and outputs together. layers:
+    in the order in which they run.
     """
 
-    code: int
+    code: int | None
     constants: int
     arena: int
     ports: int
@@ -39,8 +40,8 @@ class Footprint:
 
     @property
     def flash(self) -> int:
-        """What does not change."""
-        return self.code + self.constants
+        """What does not change, as far as it is known."""
+        return (self.code or 0) + self.constants
 
     @property
     def ram(self) -> int:
@@ -53,7 +54,7 @@ class Footprint:
         return sum(layer.macs for layer in self.layers)
 
 
-def footprint(model: Deployable, code: int, constants: int) -> Footprint:
+def footprint(model: Deployable, code: int | None, constants: int) -> Footprint:
     """What a model takes, given the bytes of its code and constants."""
     layers = tuple(
         LayerCost(_label(step), step.macs, _constants(model, step), arena)
@@ -92,7 +93,8 @@ def _lines(model: Deployable, needs: Footprint) -> Iterator[str]:
     yield f"{model.name} for {model.target.name}, batch size {model.entry.batch}"
     yield ""
     yield f"flash  {needs.flash:>13,} bytes{_share(needs.flash, board.flash)}"
-    yield f"         code {needs.code:,}, constants {needs.constants:,}"
+    code = "not known yet" if needs.code is None else f"{needs.code:,}"
+    yield f"         code {code}, constants {needs.constants:,}"
     yield f"memory {needs.ram:>13,} bytes{_share(needs.ram, board.ram)}"
     yield f"         arena {needs.arena:,}, inputs and outputs {needs.ports:,}"
     yield f"work   {needs.macs:>13,} multiply-accumulates"

@@ -59,13 +59,18 @@ def main_program(model: Deployable) -> str:
     return text
 
 
-def cmake_file(model: Deployable) -> str:
-    """The text of `CMakeLists.txt`, for programs that add the folder to theirs, or by itself."""
+def cmake_file(model: Deployable, library: str) -> str:
+    """The text of `CMakeLists.txt`, for programs that add the folder to theirs, or by itself.
+
+    library: the file that programs link, or source of it.
+    """
     needs_math = "m" if model.target.architecture.system == "Linux" else ""
     parallel = ""
     if model.threads > 1:
         parallel = _CMAKE_PARALLEL.replace("@name@", model.name)
-    text = _CMAKE.replace("@name@", model.name).replace("@math@", needs_math)
+    form = _CMAKE_SOURCE if library.endswith(".c") else _CMAKE_ARCHIVE
+    text = _CMAKE.replace("@library@", form).replace("@file@", library)
+    text = text.replace("@name@", model.name).replace("@math@", needs_math)
     return text.replace("@flags@", " ".join(model.target.c_flags)).replace("@parallel@", parallel)
 
 
@@ -257,12 +262,7 @@ _CMAKE = """# add_subdirectory(this folder), then target_link_libraries(program 
 cmake_minimum_required(VERSION 3.13)
 project(@name@ C)
 
-add_library(@name@ STATIC IMPORTED GLOBAL)
-set_target_properties(@name@ PROPERTIES
-  IMPORTED_LOCATION ${CMAKE_CURRENT_SOURCE_DIR}/lib@name@.a
-  INTERFACE_INCLUDE_DIRECTORIES ${CMAKE_CURRENT_SOURCE_DIR}
-  INTERFACE_LINK_LIBRARIES "@math@")
-@parallel@
+@library@@parallel@
 if(CMAKE_SOURCE_DIR STREQUAL CMAKE_CURRENT_SOURCE_DIR)
   enable_testing()
   add_executable(main main.c)
@@ -270,6 +270,17 @@ if(CMAKE_SOURCE_DIR STREQUAL CMAKE_CURRENT_SOURCE_DIR)
   target_link_libraries(main PRIVATE @name@)
   add_test(NAME vectors COMMAND main ${CMAKE_CURRENT_SOURCE_DIR}/vectors.bin)
 endif()
+"""
+_CMAKE_ARCHIVE = """add_library(@name@ STATIC IMPORTED GLOBAL)
+set_target_properties(@name@ PROPERTIES
+  IMPORTED_LOCATION ${CMAKE_CURRENT_SOURCE_DIR}/@file@
+  INTERFACE_INCLUDE_DIRECTORIES ${CMAKE_CURRENT_SOURCE_DIR}
+  INTERFACE_LINK_LIBRARIES "@math@")
+"""
+_CMAKE_SOURCE = """add_library(@name@ STATIC @file@)
+target_include_directories(@name@ PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
+target_compile_options(@name@ PRIVATE @flags@)
+target_link_libraries(@name@ PUBLIC @math@)
 """
 _CMAKE_PARALLEL = """
 # Threads by POSIX; parallel_openmp.c and parallel_serial.c do the same with OpenMP, or without.

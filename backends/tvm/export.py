@@ -1,9 +1,9 @@
-"""From a graph to what is deployed of it: object files, and all that is known of them."""
+"""From a graph to what is deployed of it: object files or C, and all that is known of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.fx import GraphModule
 
@@ -14,14 +14,25 @@ from qpc.backends.tvm.codegen.llvm_entry import entry_object
 from qpc.backends.tvm.compile import compile_pieces
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
+from qpc.targets.data import C_SOURCE
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A deployable, and the object files of its kernels and of the function that calls them."""
+    """A deployable, and its code.
+
+    code: object files of its kernels and of the function that calls them; or the kernels in C.
+    """
 
     model: Deployable
-    objects: tuple[bytes, ...]
+    code: tuple[bytes, ...]
+
+
+def in_c(target: Target) -> Target:
+    """The target whose kernels are scalar code in C, where there is nothing to fetch ahead with."""
+    costs = replace(target.costs, vectors=replace(target.costs.vectors, fetched_passes=0))
+    isa = "dsp" if "dsp" in target.features else "generic"
+    return replace(target, isa=isa, vector_lanes=1, object_format=C_SOURCE, costs=costs)
 
 
 def compile_deployable(
@@ -30,20 +41,17 @@ def compile_deployable(
     name: str,
     options: CompileOptions,
     cases: Sequence[Case],
+    *,
+    c: bool = False,
 ) -> Compiled:
-    """A core-form graph as object files, for the one batch size of the options.
+    """A core-form graph as object files, or as kernels in C, for the one batch size of the options.
 
     Raises UnsupportedTargetError for targets whose code has to ask the operating system first.
     """
-    for permission in target.architecture.permissions:
-        if permission.feature in target.features:
-            raise UnsupportedTargetError(
-                f"code for {target.name!r} must ask the operating system for {permission.feature}, "
-                "which an exported library does not do",
-                fix="choose a target without it: `qpc targets` lists them",
-            )
+    if not c:
+        _check_permissions(target)
     (batch,) = options.batch_sizes
-    pieces, program = compile_pieces(gm, target, options)
+    pieces, program = compile_pieces(gm, in_c(target) if c else target, options)
     entry = pieces.entries[batch]
     (plan,) = [p for p in pieces.plans if p.batch == batch and not p.timed]
     tensors = program.weights.tensors
@@ -62,4 +70,14 @@ def compile_deployable(
             f"in float: {use.operator} {use.node}: {use.reason}" for use in program.emit.other_uses
         ),
     )
-    return Compiled(model, (*pieces.kernels, entry_object(model)))
+    return Compiled(model, pieces.kernels if c else (*pieces.kernels, entry_object(model)))
+
+
+def _check_permissions(target: Target) -> None:
+    for permission in target.architecture.permissions:
+        if permission.feature in target.features:
+            raise UnsupportedTargetError(
+                f"code for {target.name!r} must ask the operating system for {permission.feature}, "
+                "which an exported library does not do",
+                fix="choose a target without it: `qpc targets` lists them",
+            )

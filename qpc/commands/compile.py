@@ -24,10 +24,11 @@ _KERNELS_KEPT = "kernels that were compiled are kept for the next time"
 
 
 class Form(StrEnum):
-    """What comes of it: what `qpc.load` opens, or what C programs link."""
+    """What comes of it: what `qpc.load` opens, what C programs link, or source of that."""
 
     MODEL = "model"
     LIBRARY = "library"
+    C = "c"
 
 
 def command(
@@ -43,7 +44,9 @@ def command(
     form: Annotated[
         Form | None,
         typer.Option(
-            "--as", help="A model for Python, or a library for C, which other targets are."
+            "--as",
+            "--emit",
+            help="A model for Python, or for C a library, which other targets are, or source.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What a library's symbols begin with.")] = None,
@@ -69,8 +72,10 @@ def command(
     from qpc.targets import Target
 
     chosen = Target.parse(target)
-    if form is Form.LIBRARY or (form is None and target != _NATIVE):
-        return _library(reporter, model, chosen, out, sizes, threads, vectors, name)
+    if form in (Form.LIBRARY, Form.C) or (form is None and target != _NATIVE):
+        written = "c" if form is Form.C else "objects"
+        about = {"threads": threads, "vectors": vectors, "name": name, "form": written}
+        return _library(reporter, model, chosen, out, sizes, about)
     settings = {"batch_sizes": sizes, "threads": threads, "cache": cache, "tune": tune or False}
     return _model(reporter, model, chosen, out, settings, verify=verify)
 
@@ -123,11 +128,9 @@ def _library(
     target: Target,
     out: Path | None,
     sizes: tuple[int, ...],
-    threads: int,
-    vectors: int,
-    name: str | None,
+    about: dict[str, Any],
 ) -> Answer:
-    """A library for C programs, with header and test vectors."""
+    """A library for C programs, with header and test vectors. about: more for `export_library`."""
     from qpc.errors import ConfigError
 
     if out is None:
@@ -146,11 +149,9 @@ def _library(
     gm = open_model(reporter, model).model.require_graph("compile")
     if stage_of(gm) == "rounded":
         gm = to_integer().run(gm)
-    called = name or name_for(model.model.rpartition(":")[2])
+    called = about.pop("name") or name_for(model.model.rpartition(":")[2])
     with reporter.phase(f"compiling for {target.name}"):
-        made = export_library(
-            gm, target, out, name=called, batch=sizes[0], threads=threads, vectors=vectors
-        )
+        made = export_library(gm, target, out, name=called, batch=sizes[0], **about)
     data = {"path": str(out), "name": made.name, "target": target.name, "report": made.report}
     return Answer(data, (made.report,), then=(f"qpc verify {quoted(out)}",))
 

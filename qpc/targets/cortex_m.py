@@ -5,29 +5,37 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from qpc.targets.costs import Costs
 from qpc.targets.data import BARE_METAL, Architecture, Board, TargetData, Tools
 from qpc.targets.host import NoSystem
 
 _KIB = 2**10
 
 
-def _core(name: str, triple: str, fpu: str | None, emulated: str) -> TargetData:
+# There is no cache to fit, but memory is dear: few input rows are copied at a time.
+_COSTS = Costs(scratch_bytes=4 * _KIB)
+
+
+def _core(
+    name: str, triple: str, fpu: str | None, emulated: str, *, dsp: bool = True
+) -> TargetData:
     """A core.
 
     fpu: GCC's name of its unit for floats, None if there is none. emulated: QEMU's board with that
-    core, or with one that can do more.
+    core, or with one that can do more. dsp: whether it has the DSP extension.
     """
     float_flags = ("-mfloat-abi=hard", f"-mfpu={fpu}") if fpu else ("-mfloat-abi=soft",)
     return TargetData(
         name,
         triple,
-        (),
+        ("dsp",) if dsp else (),
         1,
         "generic",
         cpu=name,
         abi="hard" if fpu else "soft",
         libraries=(),
         counter=None,
+        costs=_COSTS,
         c_flags=(f"-mcpu={name}", "-mthumb", *float_flags),
         emulated=emulated,
     )
@@ -38,8 +46,8 @@ def _board(name: str, core: TargetData, flash: int, ram: int) -> TargetData:
     return replace(core, name=name, board=Board(flash=flash * _KIB, ram=ram * _KIB))
 
 
-_M0_PLUS = _core("cortex-m0plus", "thumbv6m-unknown-none-eabi", None, "mps2-an385")
-_M3 = _core("cortex-m3", "thumbv7m-unknown-none-eabi", None, "mps2-an385")
+_M0_PLUS = _core("cortex-m0plus", "thumbv6m-unknown-none-eabi", None, "mps2-an385", dsp=False)
+_M3 = _core("cortex-m3", "thumbv7m-unknown-none-eabi", None, "mps2-an385", dsp=False)
 _M4 = _core("cortex-m4", "thumbv7em-unknown-none-eabihf", "fpv4-sp-d16", "mps2-an386")
 _M7 = _core("cortex-m7", "thumbv7em-unknown-none-eabihf", "fpv5-d16", "mps2-an500")
 _M33 = _core("cortex-m33", "thumbv8m.main-unknown-none-eabihf", "fpv5-sp-d16", "mps3-an547")

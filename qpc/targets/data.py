@@ -13,6 +13,9 @@ from qpc.targets.costs import Costs
 LINUX, BARE_METAL = "Linux", "bare metal"
 """What a target's code runs on."""
 
+C_SOURCE = "c"
+"""The object format of code that a compiler of C has yet to compile."""
+
 LINUX_LIBRARIES = ("libm.so.6", "libc.so.6")
 """Where code for Linux with glibc finds functions of C, by the names of `DT_NEEDED`."""
 

@@ -12,7 +12,7 @@ from qpc.targets.aarch64 import AARCH64
 from qpc.targets.armv7 import ARMV7
 from qpc.targets.cortex_m import CORTEX_M
 from qpc.targets.costs import Costs
-from qpc.targets.data import LINUX, Architecture, Board, TargetData
+from qpc.targets.data import C_SOURCE, LINUX, Architecture, Board, TargetData
 from qpc.targets.names import refuse
 from qpc.targets.riscv64 import RISCV64
 from qpc.targets.x86_64 import X86_64
@@ -34,9 +34,10 @@ class Target(TargetData):
 
     `cpu` is LLVM's name of a CPU, by default of the one that has nothing but what every CPU of the
     architecture has; `abi` LLVM's name of a calling convention, where there is a choice.
-    `object_format` is what compiled code is linked as, and `libraries` are those of the system that
-    it may need. `counter` is the LLVM intrinsic that reads a counter of time, for profiles. `costs`
-    are what instructions and memory cost, by which code is chosen; saved models do without them.
+    `object_format` is what compiled code is linked as, or "c" for source in C, and `libraries` are
+    those of the system that it may need. `counter` is the LLVM intrinsic that reads a counter of
+    time, for profiles. `costs` are what instructions and memory cost, by which code is chosen;
+    saved models do without them.
 
     `board` is the memory around the CPU, which an exported library must fit. `c_flags` are what GCC
     is told to make programs for it, and `emulated` is QEMU's name of a CPU that can run them,
@@ -169,7 +170,7 @@ def _architecture_here() -> Architecture | None:
 
 _LANES = (1, 2, 4, 8, 16)
 _ACTIVATIONS = ("uint8", "int8")
-_FORMATS = ("elf",)
+_FORMATS = ("elf", C_SOURCE)
 _FEATURE = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _LIBRARY = re.compile(r"[A-Za-z0-9_+.-]+")
 _FLAG = re.compile(r"-[A-Za-z0-9_+.,=-]+")

@@ -44,6 +44,16 @@ def test_a_saved_graph_is_compiled_verified_and_timed(tmp_path: Path) -> None:
     assert len(json.loads(timed.stdout)["milliseconds"]) == 3
 
 
+@pytest.mark.thorough
+def test_a_saved_graph_is_written_as_c(tmp_path: Path) -> None:
+    g = IntegerGraph()
+    qpc.save_graph(g.module(g.linear(g.image(8), 4)), tmp_path / "net")
+    arguments = ["compile", tmp_path / "net", "--target", "cortex-m4", "--emit", "c"]
+    result = CliRunner().invoke(cli.app, [*map(str, arguments), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "int net_run(" in (tmp_path / "out" / "net.c").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -205,7 +205,7 @@ ODD_FIELDS = [
     ({"cpu": 3}, "cpu of a target must be a name or None, got 3"),
     ({"abi": 1}, "abi of a target must be a name or None, got 1"),
     ({"counter": ()}, r"counter of a target must be a name or None, got \(\)"),
-    ({"object_format": "pe"}, "object_format of a target must be one of elf, got 'pe'"),
+    ({"object_format": "pe"}, "object_format of a target must be one of elf, c, got 'pe'"),
     ({"board": 3}, "board of a target must be a Board, got 3"),
     ({"emulated": 3}, "emulated of a target must be a name or None, got 3"),
     ({"c_flags": ("mcpu",)}, "c_flags of a target must be a tuple of options"),

@@ -61,7 +61,7 @@ def build(
     Raises UnsupportedTargetError for a target whose code cannot be linked here.
     """
     machine = MACHINES.get(target.architecture.name)
-    if machine is None:
+    if machine is None or target.object_format not in ENTRY_WRITERS:
         raise UnsupportedTargetError(
             f"code for {target.name!r} can be exported, but not loaded by Python yet",
             fix="qpc.export_library(gm, target, folder, name=...) writes a library for C programs",

@@ -1,4 +1,4 @@
-"""Kernels and entry points as object files, each kernel by itself, so that it can be kept."""
+"""Kernels and entry points as object files or as C, each kernel by itself, so it can be kept."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ import tvm
 from tvm import tirx
 from tvm.target.codegen import llvm_get_cpu_features
 
-from qpc.backends.tvm.codegen import c_functions
+from qpc.backends.tvm.codegen import c_functions, c_scalars
 from qpc.backends.tvm.codegen.c_functions import lower_kernels, scratch_bytes
+from qpc.backends.tvm.codegen.c_scalars import in_scalars
 from qpc.backends.tvm.codegen.cache import KernelCache
 from qpc.backends.tvm.compat import FFI_VERSION, TVM_VERSION
 from qpc.backends.tvm.lowering import float_arithmetic
 from qpc.errors import UnsupportedTargetError
 from qpc.runtime.scratch import in_scratch_file
 from qpc.targets import Target
+from qpc.targets.data import C_SOURCE
 from qpc.version import VERSION
 
 CODEGEN_OPTIONS = {"tirx.disable_assert": True}
 """What functions are compiled with, besides the target."""
 
-_SOURCES = "".join(map(inspect.getsource, (c_functions, float_arithmetic)))
+_SOURCES = "".join(map(inspect.getsource, (c_functions, c_scalars, float_arithmetic)))
 _LOWERING = hashlib.sha256(_SOURCES.encode()).hexdigest()
 """A kernel's text is what it was before lowering, so how that is done belongs to its key."""
 
@@ -47,10 +49,12 @@ class KernelCode:
 
 
 def tvm_target(target: Target) -> tvm.target.Target:
-    """`target` in TVM's words, of which it says every one.
+    """`target` in TVM's words, of which it says every one; C is the same for all of them.
 
     Raises UnsupportedTargetError for features that LLVM does not know, which it would leave out.
     """
+    if target.object_format == C_SOURCE:
+        return tvm.target.Target({"kind": "c"})
     options = {"kind": "llvm", "mtriple": target.triple, "mcpu": target.llvm_cpu, "num-cores": 1}
     if target.mattr:
         options["mattr"] = list(target.mattr)
@@ -127,6 +131,10 @@ def _compiled_kernels(kernels: _Functions, target: tvm.target.Target) -> KernelC
 
 
 def _object_file(functions: _Functions, target: tvm.target.Target) -> bytes:
+    if str(target.kind.name) == "c":
+        plain = {gv: in_scalars(function) for gv, function in functions.items()}
+        printed = tvm.get_global_func("target.build.c")(tvm.IRModule(plain), target)
+        return str(printed.inspect_source()).encode()
     compiled = tvm.get_global_func("target.build.llvm")(tvm.IRModule(dict(functions)), target)
 
     def written(path: str) -> bytes:

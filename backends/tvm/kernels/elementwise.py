@@ -287,7 +287,7 @@ def _binary_function(
 
 def _lanes(isa: Isa, box: Box) -> int:
     """Elements of a vector: one where a share of a single channel is read or written."""
-    return isa.lanes * 4 if max(box.last_strides) <= 1 else 1
+    return isa.wide_lanes if max(box.last_strides) <= 1 else 1
 
 
 def _multiplied(dtype: str, a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:

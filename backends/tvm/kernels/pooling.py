@@ -214,7 +214,7 @@ def _pool_function(
     dtype = images.dtype if is_max else "int32"
     # The least number never wins against the window's own values.
     start = least(dtype) if is_max else 0
-    size = isa.lanes * 4 if is_max else isa.lanes
+    size = isa.wide_lanes if is_max else isa.lanes
 
     def body(x: Flat, *args: Flat) -> None:
         *numbers, out = args
@@ -326,7 +326,7 @@ def _mean_function(
             average = _average(total.load(0, lanes), numbers, out_type.dtype, lanes)
             out.store(target, average, lanes)
 
-        for_each_vector(box, isa.lanes * 4 if in_vectors else 1, threads, emit)
+        for_each_vector(box, isa.wide_lanes if in_vectors else 1, threads, emit)
 
     name = kernel_name("mean", isa, x_type, sorted(reduced), out_type, threads)
     return name, prim_func(name, (x_type, _AVERAGE_CONSTANTS, out_type), body)

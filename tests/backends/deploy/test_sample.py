@@ -110,7 +110,7 @@ def test_half_precision_is_read_right(tmp_path: Path) -> None:
 
 
 def test_cmake_knows_the_library_and_what_it_needs() -> None:
-    text = cmake_file(deployable("cortex-m4"))
+    text = cmake_file(deployable("cortex-m4"), "libnet.a")
     assert "target_compile_options(main PRIVATE -mcpu=cortex-m4" in text
     assert 'INTERFACE_LINK_LIBRARIES ""' in text
-    assert "find_package(Threads" in cmake_file(replace(deployable(), threads=2))
+    assert "find_package(Threads" in cmake_file(replace(deployable(), threads=2), "libnet.a")

@@ -174,9 +174,11 @@ class _Code:
         """Add all terms to the sums [pixel, vector, lane]."""
         plan, isa, tile = self.plan, self.plan.isa, self.plan.tile
         block = isa.lanes * isa.depth
-        # What the tiles of a unit fetch follows the unit's own weights, one after the other.
-        ahead = ((unit + 1) * tile.vectors + (turn - unit) * plan.fetched) * (plan.steps * block)
-        ahead = bind(ahead)
+        ahead: Index = 0
+        if plan.fetched:
+            # What the tiles of a unit fetch follows the unit's own weights, one after the other.
+            ahead = (unit + 1) * tile.vectors + (turn - unit) * plan.fetched
+            ahead = bind(ahead * (plan.steps * block))
         with self._terms(unit) as (term, place):
             # Bound, so that each address below is a variable plus a constant: quick to compile.
             x_at = bind(x_start + place)

@@ -40,7 +40,7 @@ class DepthwiseConv(DepthwisePlan):
     @classmethod
     def for_layer(cls, isa: Isa, layer: Convolution, threads: int) -> DepthwiseConv:
         """The plan for a layer with one group per input and output channel."""
-        return cls(isa.for_weights(layer.weight), layer.desc.shape, threads)
+        return cls(isa.by_rows.for_weights(layer.weight), layer.desc.shape, threads)
 
     def emit(self, operands: Operands) -> None:
         """Write the code of the convolution."""

@@ -77,6 +77,16 @@ class Isa:
         return self.operand or "int8"
 
     @property
+    def wide_lanes(self) -> int:
+        """Elements that are computed together, one by one: bytes that fill a vector."""
+        return 1 if self.lanes == 1 else self.lanes * 4
+
+    @property
+    def by_rows(self) -> Isa:
+        """The instructions for sums over rows of one channel, which do not lie side by side."""
+        return self
+
+    @property
     def words(self) -> Isa | None:
         """The instructions for operands of int16 whose sums wrap around, if there are fast ones.
 

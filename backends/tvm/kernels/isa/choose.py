@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from qpc.backends.tvm.kernels.isa.amx import Amx
 from qpc.backends.tvm.kernels.isa.armv7 import ByteProducts32
 from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
+from qpc.backends.tvm.kernels.isa.dsp import Dsp
 from qpc.backends.tvm.kernels.isa.matrices import WIDE, MatrixTiles
 from qpc.backends.tvm.kernels.isa.neon import ByteProducts, Neon, SignedDots, SignedMatrices
 from qpc.backends.tvm.kernels.isa.x86 import DotProducts, MultiplyAdd
@@ -76,6 +77,11 @@ def _generic(target: Target) -> Isa:
     return Isa(target.isa, target.vector_lanes, registers=12, activation=target.activation)
 
 
+def _dsp(target: Target) -> Isa:
+    # Of 13 registers that can be used, addresses and pairs of bytes take some.
+    return Dsp(target.isa, target.vector_lanes, registers=7, activation=target.activation)
+
+
 def _multiply_add(target: Target) -> Isa:
     # One register holds a product before it is added.
     return MultiplyAdd(
@@ -138,6 +144,7 @@ _WIDE_DOTS = _WIDE | {"avx512vnni"}
 _BOTH = ("uint8", "int8")
 _ISAS: dict[str, _Kind] = {
     "generic": _Kind(_generic, activations=_BOTH),
+    "dsp": _Kind(_dsp, 1, (frozenset({"dsp"}),), _BOTH),
     "sse4.1": _Kind(_multiply_add, 4, (frozenset({"sse4.1"}),)),
     "avx2": _Kind(_multiply_add, 8, (frozenset({"avx2"}),)),
     "avx512": _Kind(_multiply_add, 16, (_WIDE,)),

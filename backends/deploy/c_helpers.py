@@ -1,0 +1,105 @@
+"""What stands in files of C beside kernels and constants: their head, and small functions."""
+
+from __future__ import annotations
+
+HEAD = """/* @name@: a neural network as C99, made by QPC @version@. See @name@.h.
+ *
+ * Kernels take addresses of inputs, constants and outputs; channels of tensors come last. It relies
+ * on what GCC, Clang and their kin say of integers: conversions wrap around, and shifts of negative
+ * numbers keep the sign. */
+#include "@name@.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#ifdef __FAST_MATH__
+#error "compile without -ffast-math: results could differ"
+#endif
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
+#error "floats must be computed as floats, for instance by -mfpmath=sse: results could differ"
+#endif
+"""
+
+HELPERS: dict[str, str] = {
+    "as_float": """/* The bits of an integer as a float. */
+static float as_float(int32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+""",
+    "as_integer": """/* The bits of a float as an integer. */
+static int32_t as_integer(float value)
+{
+    int32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+""",
+}
+HELPERS |= {
+    "load_word": """/* Four bytes of memory, the first of which is the lowest. */
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "this file is for machines whose words begin with the lowest byte"
+#endif
+static int32_t load_word(const void *address)
+{
+    int32_t word;
+    memcpy(&word, address, sizeof word);
+    return word;
+}
+""",
+    "unsigned_pair": """/* Bytes 0 and 2 of a word, or 1 and 3, as two numbers of 16 bits. */
+static int32_t unsigned_pair(int32_t word, int odd)
+{
+#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
+    int32_t pair;
+    if (odd)
+        __asm__("uxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
+    else
+        __asm__("uxtb16 %0, %1" : "=r"(pair) : "r"(word));
+    return pair;
+#else
+    return (odd ? word >> 8 : word) & 0x00ff00ff;
+#endif
+}
+""",
+    "signed_pair": """/* Signed bytes 0 and 2 of a word, or 1 and 3, as two numbers of 16 bits. */
+static int32_t signed_pair(int32_t word, int odd)
+{
+#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
+    int32_t pair;
+    if (odd)
+        __asm__("sxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
+    else
+        __asm__("sxtb16 %0, %1" : "=r"(pair) : "r"(word));
+    return pair;
+#else
+    uint32_t bytes = (uint32_t)(odd ? word >> 8 : word) & 0x00ff00ffu;
+    return (int32_t)(bytes | (bytes & 0x00800080u) * 0x1feu);
+#endif
+}
+""",
+    "add_products": """/* A sum, and the products of the two pairs of numbers. */
+static int32_t add_products(int32_t a, int32_t b, int32_t sum)
+{
+#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
+    int32_t total;
+    __asm__("smlad %0, %1, %2, %3" : "=r"(total) : "r"(a), "r"(b), "r"(sum));
+    return total;
+#else
+    int32_t low = (int16_t)(a & 0xffff) * (int16_t)(b & 0xffff);
+    int32_t high = (int16_t)(a >> 16) * (int16_t)(b >> 16);
+    return (int32_t)((uint32_t)sum + (uint32_t)low + (uint32_t)high);
+#endif
+}
+""",
+}
+IS_MISALIGNED = """static int is_misaligned(const void *address, uintptr_t to)
+{
+    return (uintptr_t)address % to != 0;
+}
+"""

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from qpc.backends.tvm.codegen.c_text import Parameter, read_function
+from qpc.errors import BackendError
+
+PRINTED = """// tvm target: {"kind":"c"}
+#define TVM_EXPORTS
+#include "tvm/runtime/base.h"
+void* __tvm_ffi__library_ctx = NULL;
+#ifdef __cplusplus
+extern "C"
+#endif
+TVM_DLL int32_t kernel(int32_t* arg0_ptr, float* arg1_ptr, uint8_t* scratch);
+#ifdef __cplusplus
+extern "C"
+#endif
+TVM_DLL int32_t kernel(int32_t* arg0_ptr, float* arg1_ptr, uint8_t* scratch) {
+@body@
+  return 0;
+}
+
+"""
+
+
+def printed(*lines: str) -> str:
+    return PRINTED.replace("@body@", "\n".join(f"  {line}" for line in lines))
+
+
+def test_a_kernel_is_a_static_function_that_reads_constants() -> None:
+    function = read_function(printed("arg1_ptr[0] = sqrtf(((float)arg0_ptr[0]));"))
+    assert function.parameters[:2] == (
+        Parameter("int32_t", "arg0_ptr"),
+        Parameter("float", "arg1_ptr"),
+    )
+    assert function.calls == {"sqrtf"}
+    assert function.definition("root_1", reads=1) == (
+        "static void root_1(const int32_t *restrict arg0_ptr,\n"
+        "                   float *restrict arg1_ptr,\n"
+        "                   uint8_t *restrict scratch)\n"
+        "{\n  (void)scratch;\n  arg1_ptr[0] = sqrtf(((float)arg0_ptr[0]));\n}\n"
+    )
+
+
+def test_bits_are_taken_by_functions_and_not_through_pointers() -> None:
+    function = read_function(
+        printed(
+            "float v = (*(float *)(&(arg0_ptr[(1 + 2)]))) + (*(float *)(&(1262485504)));",
+            "arg0_ptr[0] = (*(int32_t *)(&(v)));",
+        )
+    )
+    assert "float v = (as_float(arg0_ptr[(1 + 2)])) + (as_float(1262485504));" in function.body
+    assert "arg0_ptr[0] = (as_integer(v));" in function.body
+    assert not function.calls
+
+
+def test_variables_that_nothing_reads_are_left_out() -> None:
+    lines = ("int32_t v = arg0_ptr[1];", "int32_t w = (v * 2);", "arg0_ptr[0] = 1;")
+    body = read_function(printed(*lines)).body
+    assert body == "  (void)arg1_ptr;\n  (void)scratch;\n  arg0_ptr[0] = 1;\n"
+
+
+def test_what_c_does_not_have_is_refused() -> None:
+    with pytest.raises(BackendError, match="kernel 'kernel' calls TVMThing, which C does not have"):
+        read_function(printed("TVMThing(arg0_ptr);"))
+    with pytest.raises(BackendError, match="kernel 'kernel' can fail, which C source does not"):
+        read_function(printed("if (arg0_ptr[0]) return -1;"))
+    with pytest.raises(BackendError, match="kernels that call one another cannot be written as C"):
+        read_function(printed("arg0_ptr[0] = 1;") * 2)
+    with pytest.raises(BackendError, match="TVM printed C whose brackets do not match"):
+        read_function(printed("float v = *(float *)(&(arg0_ptr[0];"))
