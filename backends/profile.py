@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from qpc.terminal.notebook import Shown
 
 Limit = Literal["compute", "memory", "overhead"]
 _OURS, _FLOAT = "qpc_", "qpc_float_"
@@ -89,8 +91,8 @@ class KernelTime:
         return cls(kernel, layers, us, macs, size, share, limit, least[limit] / time)
 
 
-@dataclass(frozen=True)
-class Profile:
+@dataclass(frozen=True, repr=False)
+class Profile(Shown):
     """Every call of a kernel, in the order in which they run.
 
     total_us: microseconds of the whole model: the medians of its kernels, and of what the same runs
@@ -102,6 +104,9 @@ class Profile:
     batch: int
     threads: int
     machine: Machine
+
+    def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
+        return "us", ((" + ".join(call.layers) or call.kernel, call.us) for call in self.calls)
 
     @property
     def kernels_us(self) -> float:
@@ -158,7 +163,9 @@ class Profile:
 
     def _title(self) -> str:
         peak = f"peak {self.machine.gmac_s:.0f} GMAC/s"
-        spent = f", {self.float_us / self.total_us:.0%} of the time in float" if self.float_us else ""
+        spent = (
+            f", {self.float_us / self.total_us:.0%} of the time in float" if self.float_us else ""
+        )
         return f"batch {self.batch}, {self.threads} thread(s), {peak}{spent}"
 
     def __str__(self) -> str:
