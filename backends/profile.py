@@ -163,9 +163,8 @@ class Profile(Shown):
 
     def _title(self) -> str:
         peak = f"peak {self.machine.gmac_s:.0f} GMAC/s"
-        spent = (
-            f", {self.float_us / self.total_us:.0%} of the time in float" if self.float_us else ""
-        )
+        share = f"{self.float_us / self.total_us:.0%}"
+        spent = f", {share} of the time in float" if self.float_us else ""
         return f"batch {self.batch}, {self.threads} thread(s), {peak}{spent}"
 
     def __str__(self) -> str:

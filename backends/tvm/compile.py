@@ -100,7 +100,7 @@ def lowered(
         signature = signature_of(gm, options.batch_sizes)
         builder, weights = relax.BlockBuilder(), Weights()
         emit = Emitter(builder, isa_for(target), options.threads, weights, tuner)
-        known = trait_table(), registered_decompositions()
+        known = trait_table(), registered_decompositions(), emit.activation
         plans = {batch: plan_graph(gm, batch, *known) for batch in signature.batch_sizes}
         functions = {batch: lower(emit, plan) for batch, plan in plans.items()}
     return Lowered(builder.get(), functions, weights, signature, emit, clock)

@@ -78,13 +78,23 @@ def cost(gm: GraphModule) -> Cost:
     return CostModel(gm).after()
 
 
+def node_macs(gm: GraphModule) -> dict[Node, int]:
+    """The multiply-accumulates of each call that has any, at batch size 1."""
+    nothing_removed = torch.ones(1, dtype=torch.bool)
+    found = {
+        node: sum(product.at(nothing_removed) for product in layer.macs)
+        for node, layer in _layers(gm, Sizes(gm, None))
+    }
+    return {node: macs for node, macs in found.items() if macs}
+
+
 class CostModel:
     """The cost of a graph as a function of the units that are removed."""
 
     def __init__(self, gm: GraphModule, analysis: ChannelAnalysis | None = None) -> None:
         self._atoms = 0 if analysis is None else len(analysis.atoms)
         sizes = Sizes(gm, analysis)
-        self._layers = tuple(_layers(gm, sizes))
+        self._layers = tuple(layer for _, layer in _layers(gm, sizes))
         self._tensors = {
             key: _Product.of(sizes.parameter(node)) for key, node in _counted(gm).items()
         }
@@ -218,7 +228,7 @@ class _Layer:
     outputs: dict[int, _Product] = field(default_factory=dict)
 
 
-def _layers(gm: GraphModule, sizes: Sizes) -> Iterator[_Layer]:
+def _layers(gm: GraphModule, sizes: Sizes) -> Iterator[tuple[Node, _Layer]]:
     counted = _counted(gm)
     for node in gm.graph.nodes:
         if node.op != "call_function" or _is_seen_through(node):
@@ -227,10 +237,10 @@ def _layers(gm: GraphModule, sizes: Sizes) -> Iterator[_Layer]:
         owned = [source for source in sources if id(_tensor(gm, source)) in counted]
         parameters = tuple(_Product.of(sizes.parameter(source)) for source in owned)
         if view := any_layer(node):
-            yield _weighted(gm, view, sizes, parameters)
+            yield node, _weighted(gm, view, sizes, parameters)
         elif (macs := _macs(node, sizes)) or owned:
             name = _owner(owned[0]) if owned else node.name
-            yield _Layer(name, op_name(node), node.name, macs, parameters)
+            yield node, _Layer(name, op_name(node), node.name, macs, parameters)
 
 
 def _weighted(

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from qpc.analysis.quantization import QuantizationPlan, plan_quantization
 from qpc.base import PassContext
 from qpc.batches import Batch, checked_batches, inputs_of
+from qpc.effort import tidying
 from qpc.errors import CalibrationError, ConfigError
 from qpc.facts import require_graph
 from qpc.hashing import fingerprint
@@ -25,7 +26,7 @@ from qpc.parallel.journal import Journal
 from qpc.parallel.processes import Processes
 from qpc.parallel.run import Told, run_jobs
 from qpc.parallel.work import Executor, Plain
-from qpc.passes import Calibrate, FoldBatchNorm, InsertObservers, LiftConv1d, RemoveIdentities
+from qpc.passes import Calibrate, InsertObservers
 from qpc.pipeline import Pipeline
 from qpc.precision.experiments import Evaluate, Experiments, Group, Inputs, groups_of
 from qpc.precision.parts import Part, parts_of
@@ -126,7 +127,7 @@ def prepare_parts(
     gm: GraphModule, inputs: Inputs, config: QuantConfig, *, progress: bool = False
 ) -> Prepared:
     """Calibrate a traced graph, and name its parts."""
-    tidy = Pipeline((FoldBatchNorm(), RemoveIdentities(), LiftConv1d())).run(gm)
+    tidy = Pipeline(tidying()).run(gm)
     plan = plan_quantization(tidy, config)
     passes = (InsertObservers(config), Calibrate(inputs))
     observed = Pipeline(passes).run(tidy, PassContext(progress=progress))

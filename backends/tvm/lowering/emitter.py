@@ -69,13 +69,6 @@ class Emitter:
         assert found is not None
         return found
 
-    @property
-    def wanted_grids(self) -> str:
-        """What to do where quantized values are of another type."""
-        signed = self.activation is torch.int8
-        kind = "signed" if signed else "unsigned"
-        return f"quantize activations to {kind} grids (signed={signed})"
-
     def start_function(self, plan: GraphPlan | None) -> None:
         """Forget what belongs to the function before."""
         self._plan = plan

@@ -141,8 +141,6 @@ class _Lowering:
             self._begun.get(part.cat) if part else None,
             self._plan.padding_before(node),
         )
-        if not rule.any_type:
-            _require_activations(self._emit, call)
         value = rule.lower(self._emit, call)
         if part:
             self._begun[part.cat] = value.expr
@@ -258,22 +256,12 @@ class _Lowering:
 
 def _reason(found: Concrete, own: Sequence[KernelUse]) -> str:
     """Why no integer kernel computes a node, and what does."""
-    is_float = isinstance(found, TensorType) and found.dtype not in _INTEGERS
-    why = dtype_name(found.dtype) if is_float else "no integer kernel"
+    why = "no integer kernel"
+    if isinstance(found, TensorType) and found.dtype not in _INTEGERS:
+        why = dtype_name(found.dtype)
     if not own:
         return f"{why}, compiled by TVM's own rules"
     return f"{why}, by {', '.join(dict.fromkeys(use.operation for use in own))}"
-
-
-def _require_activations(emit: Emitter, call: Call) -> None:
-    """Raise BackendError for activations that kernels do not take."""
-    for value in call.args.values():
-        if isinstance(value, Value) and value.dtype not in (emit.activation, torch.float32):
-            raise BackendError(
-                f"integer kernels take {emit.isa.activation} activations, not {value.dtype}",
-                node=call.node,
-                fix=emit.wanted_grids,
-            )
 
 
 def _refuse_bfloat16(types: Mapping[Node, Concrete]) -> None:

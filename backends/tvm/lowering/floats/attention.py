@@ -43,8 +43,11 @@ def _kernel(call: FloatCall) -> relax.Expr | None:
         width,
         values,
         _scale(args),
-        *operands,
-        causal=bool(args["is_causal"]),
+        operands[0],
+        operands[1],
+        operands[2],
+        operands[3] if mask else None,
+        bool(args["is_causal"]),
     )
     made = attention(call.isa, desc, call.threads)
     return call.kernel(made, [x.expr for x in tensors], (*shape_of(args["query"])[:-1], values))
@@ -69,7 +72,7 @@ def _sharing(
         (*batch, *query.shape[-2:]),
         (*query.strides[:-3], stride * each, stride, *query.strides[-2:]),
     )
-    return batch, apart, *(_with_axis(x) for x in (key, value))
+    return batch, apart, _with_axis(key), _with_axis(value)
 
 
 def _with_axis(x: Strided) -> Strided:

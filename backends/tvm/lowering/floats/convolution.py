@@ -52,8 +52,9 @@ def _kernel(call: FloatCall) -> relax.Expr | None:
     """Of constant weights, over one or two axes: one axis is an image of height 1."""
     args, x = call.args, call.args["input"]
     weight, bias = call.tensors.get("weight"), call.tensors.get("bias")
-    known = weight is not None and (bias is not None) == (args["bias"] is not None)
-    if not known or not call.are_floats("input", "weight", "bias") or x.ty.ndim != weight.ndim:
+    if weight is None or (bias is not None) != (args["bias"] is not None):
+        return None
+    if not call.are_floats("input", "weight", "bias") or x.ty.ndim != weight.ndim:
         return None
     axes = weight.ndim - 2
     missing = [0] * (2 - axes)

@@ -47,8 +47,11 @@ def _check(run: Run, isa: Isa, desc: AttentionDesc, threads: int = 1) -> npt.NDA
         given[-1][0] = -np.inf  # a query that sees nothing
         mask = torch.from_numpy(given[-1]).double()
     got = run(attention(isa, desc, threads), *(x.reshape(-1) for x in given))
+    exact = [torch.from_numpy(x).double() for x in given[:3]]
     wanted = F.scaled_dot_product_attention(
-        *(torch.from_numpy(x).double() for x in given[:3]),
+        exact[0],
+        exact[1],
+        exact[2],
         mask,
         is_causal=desc.causal,
         scale=desc.scale,

@@ -55,6 +55,6 @@ def test_convolutions_with_any_number_of_threads(
     desc = ConvDesc(n, c, size, o, kernel, stride, padding, dilation, groups, bias=True)
     one, three = (run(conv(isa, desc, weight, bias, threads), x) for threads in (1, 3))
     np.testing.assert_array_equal(one, three)
-    exact = [torch.from_numpy(t).double() for t in (x, weight, bias)]
-    wanted = F.conv2d(*exact, stride, padding, dilation, groups).numpy()
+    exact, *own = [torch.from_numpy(t).double() for t in (x, weight, bias)]
+    wanted = F.conv2d(exact, own[0], own[1], stride, padding, dilation, groups).numpy()
     np.testing.assert_allclose(one, wanted, rtol=1e-5, atol=1e-5)

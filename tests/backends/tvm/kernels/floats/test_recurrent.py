@@ -46,7 +46,8 @@ def _run(target: Target, kernel: Kernel, *inputs: Array) -> list[Array]:
 def _layer(cell: Cell, hidden: int, directions: int) -> nn.Module:
     given = {"bidirectional": directions == 2, "bias": False}
     if cell in ("lstm", "gru"):
-        return {"lstm": nn.LSTM, "gru": nn.GRU}[cell](INPUTS, hidden, **given)
+        gated: type[nn.LSTM | nn.GRU] = nn.LSTM if cell == "lstm" else nn.GRU
+        return gated(INPUTS, hidden, **given)
     return nn.RNN(INPUTS, hidden, nonlinearity=cell.removeprefix("rnn_"), **given)
 
 

@@ -46,12 +46,12 @@ def test_softmax_makes_nan_of_what_pytorch_does(isa: Isa, run: Run) -> None:
 @pytest.mark.parametrize("size", [5, 130])
 def test_norms_of_rows(isa: Isa, run: Run, size: int) -> None:
     x, weight, bias = _random(3, size), _random(size), _random(size)
-    exact = [torch.from_numpy(t).double() for t in (x, weight, bias)]
+    exact, *affine = [torch.from_numpy(t).double() for t in (x, weight, bias)]
     desc = NormDesc(3, size, 1e-5, weight=True, bias=True)
-    wanted = F.layer_norm(exact[0], (size,), *exact[1:], eps=1e-5).numpy()
+    wanted = F.layer_norm(exact, (size,), affine[0], affine[1], eps=1e-5).numpy()
     np.testing.assert_allclose(run(norm(isa, desc), x, weight, bias), wanted, rtol=1e-5, atol=1e-5)
     desc = NormDesc(3, size, 0.0, centred=False, weight=True)
-    wanted = F.rms_norm(exact[0], (size,), exact[1], eps=0.0).numpy()
+    wanted = F.rms_norm(exact, (size,), affine[0], eps=0.0).numpy()
     np.testing.assert_allclose(run(norm(isa, desc), x, weight), wanted, rtol=1e-5)
 
 
@@ -59,8 +59,8 @@ def test_norms_of_groups(isa: Isa, run: Run) -> None:
     x, weight, bias = _random(2, 6, 21), _random(6), _random(6)
     desc = NormDesc(4, 63, 1e-5, weight=True, bias=True, channels=6, in_row=3)
     got = run(norm(isa, desc), x.reshape(4, 63), weight, bias).reshape(x.shape)
-    exact = [torch.from_numpy(t).double() for t in (x, weight, bias)]
-    wanted = F.group_norm(exact[0], 2, *exact[1:], eps=1e-5).numpy()
+    exact, *affine = [torch.from_numpy(t).double() for t in (x, weight, bias)]
+    wanted = F.group_norm(exact, 2, affine[0], affine[1], eps=1e-5).numpy()
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
