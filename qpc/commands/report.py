@@ -12,8 +12,11 @@ from qpc.terminal.answer import Answer
 from qpc.terminal.reporter import Reporter
 
 if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
     from qpc.explanation.evaluation import Score
     from qpc.given.opened import Opened, Samples
+    from qpc.reporting.data import Report
 
 EXAMPLE = "qpc report mobilenet --data photos --out mobilenet.html"
 _SAMPLES = 8
@@ -49,20 +52,14 @@ def command(
     """Write one HTML file about a model: what it gained and lost, and where; to show around."""
     with reporter.phase("importing"):
         from qpc.commands.explain import compiled_of_graph
-        from qpc.errors import ConfigError
-        from qpc.given.model import model_of
         from qpc.given.opened import open_model
         from qpc.reporting.collect import report_of
-        from qpc.reporting.write import checked_goal, save_report
+        from qpc.reporting.write import checked_goal
         from qpc.terminal.hints import again, quoted
     name = Path(model.model).resolve().name if ":" not in model.model else model.model
     goal = checked_goal(out or Path(f"{name.rpartition(':')[2]}.html"))
     opened = open_model(reporter, model, data)
-    gm, original = opened.model.require_graph("a report"), opened.model.original
-    if reference is not None:
-        original = model_of(reference, model.input or ()).require_float("--float")
-    if original is None:
-        raise ConfigError(f"the float model of {model.model!r} is not there", fix="--float MODEL")
+    gm, original = opened.model.require_graph("a report"), _original(opened, model, reference)
     samples = opened.require_data("a report")
     notes: list[str] = []
     compiled = opened.model.compiled if time else None
@@ -72,6 +69,7 @@ def command(
     if compiled is not None and compiled.target.counter is None:
         notes.append(f"{compiled.target.name!r} has no counter of time: kernels are not timed")
         compiled = None
+    then = f"qpc explain {again(model)} --data {quoted(data.data)}"
     settings, run = _kept(opened.model.folder)
     with reporter.phase("measuring each layer"):
         report = report_of(
@@ -86,13 +84,20 @@ def command(
             notes=notes,
             told=reporter.told,
         )
-    with reporter.phase("writing"):
-        save_report(report, goal)
-    size = goal.stat().st_size
-    text = f"a report on {len(report.layers)} operators, {size:,} bytes, in {str(goal)!r}"
-    result = {"path": str(goal), "data": str(goal.with_suffix(".json")), "bytes": size}
-    then = f"qpc explain {again(model)} --data {quoted(data.data)}"
-    return Answer(result, (text,), tuple(notes), then=(then,))
+    return _written(reporter, report, goal, notes, then)
+
+
+def _original(opened: Opened, model: ModelOptions, reference: str | None) -> GraphModule:
+    """The float model: the one that is named, else the one that is kept."""
+    from qpc.errors import ConfigError
+    from qpc.given.model import model_of
+
+    found = opened.model.original
+    if reference is not None:
+        found = model_of(reference, model.input or ()).require_float("--float")
+    if found is None:
+        raise ConfigError(f"the float model of {model.model!r} is not there", fix="--float MODEL")
+    return found
 
 
 def _scores(
@@ -127,3 +132,15 @@ def _kept(folder: Path | None) -> tuple[str, dict[str, Any] | None]:
         return settings, None
     whole = isinstance(data, dict) and {"metric", "limit", "best", "models"} <= data.keys()
     return settings, data if whole else None
+
+
+def _written(reporter: Reporter, report: Report, goal: Path, notes: list[str], then: str) -> Answer:
+    """The page and its data on disk, and what to say of them."""
+    from qpc.reporting.write import save_report
+
+    with reporter.phase("writing"):
+        save_report(report, goal)
+    size = goal.stat().st_size
+    text = f"a report on {len(report.layers)} operators, {size:,} bytes, in {str(goal)!r}"
+    result = {"path": str(goal), "data": str(goal.with_suffix(".json")), "bytes": size}
+    return Answer(result, (text,), tuple(notes), then=(then,))

@@ -39,7 +39,8 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scores of four classes."""
         x = torch.relu(self.first(x))
-        return self.head(torch.relu(x + self.second(x)).mean((2, 3)))  # type: ignore[no-any-return]
+        scores: Tensor = self.head(torch.relu(x + self.second(x)).mean((2, 3)))
+        return scores
 
 
 @dataclass(frozen=True)
