@@ -14,6 +14,7 @@ from qpc.terminal.reporter import Reporter
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
+    from qpc.backends.tvm.runtime.model import CompiledModel
     from qpc.explanation.evaluation import Score
     from qpc.given.opened import Opened, Samples
     from qpc.reporting.data import Report
@@ -51,7 +52,6 @@ def command(
 ) -> Answer:
     """Write one HTML file about a model: what it gained and lost, and where; to show around."""
     with reporter.phase("importing"):
-        from qpc.commands.explain import compiled_of_graph
         from qpc.given.opened import open_model
         from qpc.reporting.collect import report_of
         from qpc.reporting.write import checked_goal
@@ -62,13 +62,8 @@ def command(
     gm, original = opened.model.require_graph("a report"), _original(opened, model, reference)
     samples = opened.require_data("a report")
     notes: list[str] = []
-    compiled = opened.model.compiled if time else None
-    if time and compiled is None:
-        compiled = compiled_of_graph(reporter, gm, notes)
+    compiled = _timed(reporter, opened, gm, notes) if time else None
     scores = _scores(reporter, opened, samples, original, notes) if accuracy else ()
-    if compiled is not None and compiled.target.counter is None:
-        notes.append(f"{compiled.target.name!r} has no counter of time: kernels are not timed")
-        compiled = None
     then = f"qpc explain {again(model)} --data {quoted(data.data)}"
     settings, run = _kept(opened.model.folder)
     with reporter.phase("measuring each layer"):
@@ -85,6 +80,19 @@ def command(
             told=reporter.told,
         )
     return _written(reporter, report, goal, notes, then)
+
+
+def _timed(
+    reporter: Reporter, opened: Opened, gm: GraphModule, notes: list[str]
+) -> CompiledModel | None:
+    """The compiled model, made if there is none; None, which a note tells, without times."""
+    from qpc.commands.explain import compiled_of_graph
+
+    compiled = opened.model.compiled or compiled_of_graph(reporter, gm, notes)
+    if compiled is not None and compiled.target.counter is None:
+        notes.append(f"{compiled.target.name!r} has no counter of time: kernels are not timed")
+        return None
+    return compiled
 
 
 def _original(opened: Opened, model: ModelOptions, reference: str | None) -> GraphModule:
