@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from qpc.terminal.notebook import Shown
 
 Limit = Literal["compute", "memory", "overhead"]
 _OURS, _FLOAT = "qpc_", "qpc_float_"
@@ -89,8 +91,8 @@ class KernelTime:
         return cls(kernel, layers, us, macs, size, share, limit, least[limit] / time)
 
 
-@dataclass(frozen=True)
-class Profile:
+@dataclass(frozen=True, repr=False)
+class Profile(Shown):
     """Every call of a kernel, in the order in which they run.
 
     total_us: microseconds of the whole model: the medians of its kernels, and of what the same runs
@@ -102,6 +104,9 @@ class Profile:
     batch: int
     threads: int
     machine: Machine
+
+    def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
+        return "us", ((" + ".join(call.layers) or call.kernel, call.us) for call in self.calls)
 
     @property
     def kernels_us(self) -> float:

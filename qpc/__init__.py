@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from qpc.registry import Quantization as Quantization
     from qpc.registry import Role as Role
     from qpc.registry import register_operator as register_operator
+    from qpc.reporting.write import write_report as write_report
     from qpc.storage import load_graph as load_graph
     from qpc.storage import save_graph as save_graph
     from qpc.targets import Target as Target
@@ -100,6 +101,7 @@ _HOMES = {
     "sweep": "qpc.compression.sweep",
     "to_yaml": "qpc.yaml_form",
     "trace": "qpc.capture.trace",
+    "write_report": "qpc.reporting.write",
 }
 
 __all__ = [
@@ -147,6 +149,7 @@ __all__ = [
     "sweep",
     "to_yaml",
     "trace",
+    "write_report",
 ]
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch.fx import GraphModule, Node
 
 from qpc.facts import Fact
 from qpc.meta import label
 from qpc.settings import is_kebab_case
+from qpc.terminal.notebook import Shown
+from qpc.terminal.plain import plain
 
 _log = logging.getLogger(__name__)
 
@@ -51,8 +54,8 @@ class PassReport:
         return "\n".join(lines)
 
 
-@dataclass
-class PassContext:
+@dataclass(repr=False)
+class PassContext(Shown):
     """What a pass may use besides the graph: settings in, remarks out.
 
     check: verify the facts that hold so far after every pass.
@@ -70,6 +73,13 @@ class PassContext:
     _declines: list[Remark] = field(default_factory=list)
     _warnings: list[Remark] = field(default_factory=list)
     _summary: str = ""
+
+    def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
+        return "seconds", ((report.name, report.seconds) for report in self.reports)
+
+    def to_json(self) -> dict[str, Any]:
+        """The reports of all passes as JSON values."""
+        return {"reports": plain(self.reports)}
 
     def change(self, node: Node, what: str) -> None:
         """Record what was done to `node`."""

@@ -29,6 +29,7 @@ TESTED_VERSIONS = {
     "typer": "0.29.2",
     "rich": "15.0.0",
     "pyyaml": "6.0.3",
+    "jinja2": "3.1.6",
 }
 MINIMUM_VERSIONS = {"torch": "2.13", "pydantic": "2"}
 MINIMUM_PYTHON = "3.11"

@@ -66,6 +66,9 @@ def test_the_wheel_holds_every_module_under_qpc_and_nothing_else(wheel: Path) ->
         "qpc/assets/LICENSE-fashion-mnist.txt",
         "qpc/assets/fashion_mnist_subset.safetensors",
         "qpc/assets/resnet18_fashion_mnist.safetensors",
+        "qpc/reporting/page.css",
+        "qpc/reporting/page.html.j2",
+        "qpc/reporting/page.js",
     }
 
 

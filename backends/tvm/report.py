@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qpc.analysis.exactness import Exactness
 from qpc.backends.common.plan import KernelUse
+from qpc.terminal.notebook import Shown
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class OtherUse:
     reason: str
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """What runs as an integer kernel, what does not, and where compile time went.
 
     outputs: of each distinct output, whether it is the same bits everywhere, and if not, which
@@ -31,6 +32,9 @@ class Report:
     others: tuple[OtherUse, ...] = ()
     outputs: tuple[Exactness, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
+        return "seconds of compiling", iter(self.seconds.items())
 
     @property
     def fused(self) -> tuple[KernelUse, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from qpc.facts import require_graph
 from qpc.meta import info, label, value_name
 from qpc.modes import ordinary_torch
 from qpc.registry import op_name
+from qpc.terminal.notebook import Shown
 
 _BRIDGES = frozenset({qpc_ops.dequantize.default, qpc_ops.observe.default})
 
@@ -40,12 +41,15 @@ class LayerError:
     value: str = ""
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """All values that two graphs have in common, worst first."""
 
     layers: tuple[LayerError, ...]
     outputs: tuple[LayerError, ...]
+
+    def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
+        return "max error", ((row.name, row.max_error) for row in self.layers)
 
     def __str__(self) -> str:
         return self.table()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from qpc.bench.turns import Block, Ratio, Times, cpu_share, in_turns, ratio, tim
 from qpc.channels.cost import cost
 from qpc.explanation.evaluation import Part, any_size
 from qpc.exporting.onnx.model import to_qdq
+from qpc.terminal.notebook import Shown
 from qpc.terminal.plain import plain
 
 LEAST_AGREEMENT_DB = 15.0
@@ -62,8 +63,8 @@ class PeerResult:
     accuracy: float | None = None
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """One network in all runtimes.
 
     differing: how many output values of the compiled model are not those of the integer graph.
@@ -93,6 +94,15 @@ class Comparison:
     per_s: float = math.nan
     accuracy: float | None = None
     samples: int = 0
+
+    def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
+        return (
+            "median ms",
+            (
+                (one, t.median_ms)
+                for one, t in [("QPC", self.times), *((p.name, p.times) for p in self.peers)]
+            ),
+        )
 
     @property
     def fastest(self) -> PeerResult | None:

@@ -68,6 +68,10 @@ COMMANDS: Mapping[str, About] = {
         _MEASURE,
         "Say which layers make a model slow or wrong, why, and which changes would gain most.",
     ),
+    "report": About(
+        _MEASURE,
+        "Write one HTML file about a model: what it gained and lost, and where; to show around.",
+    ),
     "sensitivity": About(
         _MEASURE, "Say what fewer bits and fewer channels of each layer do to the output."
     ),

@@ -60,7 +60,7 @@ def command(
     compiled = opened.model.compiled
     notes: list[str] = []
     if time and compiled is None:
-        compiled = _compiled(reporter, gm, notes)
+        compiled = compiled_of_graph(reporter, gm, notes)
     if compiled is not None and compiled.target.counter is None:
         notes.append(f"{compiled.target.name!r} has no counter of time: kernels are not timed")
         compiled = None
@@ -72,7 +72,9 @@ def command(
     return Answer(found.to_json(), (found.table(most),), tuple(notes), then=(then,))
 
 
-def _compiled(reporter: Reporter, gm: GraphModule, notes: list[str]) -> CompiledModel | None:
+def compiled_of_graph(
+    reporter: Reporter, gm: GraphModule, notes: list[str]
+) -> CompiledModel | None:
     """The graph as machine code; None if it cannot be, which a note tells."""
     from qpc.errors import BackendError
 

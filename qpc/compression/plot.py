@@ -52,7 +52,7 @@ def draw(panels: Sequence[Panel], title: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """Values of data, from `low` to `high`, on pixels from `start` to `end`."""
 
     low: float
@@ -61,12 +61,14 @@ class _Axis:
     end: float
 
     @staticmethod
-    def over(values: Sequence[float], start: float, end: float) -> _Axis:
+    def over(values: Sequence[float], start: float, end: float) -> Axis:
+        """An axis with some room beyond the outermost values."""
         low, high = min(values, default=0.0), max(values, default=1.0)
         room = (high - low) * _ROOM or abs(high) * _ROOM or 1.0
-        return _Axis(low - room, high + room, start, end)
+        return Axis(low - room, high + room, start, end)
 
     def at(self, value: float) -> float:
+        """The pixel of a value."""
         way = (value - self.low) / (self.high - self.low)
         return round(self.start + way * (self.end - self.start), 1)
 
@@ -80,14 +82,14 @@ class _Axis:
 
 def _panel(panel: Panel, title: str) -> Iterator[str]:
     limits = [] if panel.limit is None else [panel.limit]
-    x = _Axis.over([dot.x for dot in panel.dots], _LEFT, _WIDTH - _RIGHT)
-    y = _Axis.over([dot.y for dot in panel.dots] + limits, _HEIGHT - _BOTTOM, _TOP)
+    x = Axis.over([dot.x for dot in panel.dots], _LEFT, _WIDTH - _RIGHT)
+    y = Axis.over([dot.y for dot in panel.dots] + limits, _HEIGHT - _BOTTOM, _TOP)
     for value in x.ticks():
         yield _line(x.at(value), _TOP, x.at(value), _HEIGHT - _BOTTOM, "#e0e0e0")
-        yield _text(x.at(value), _HEIGHT - _BOTTOM + 14, _tick(value), "middle")
+        yield _text(x.at(value), _HEIGHT - _BOTTOM + 14, tick(value), "middle")
     for value in y.ticks():
         yield _line(_LEFT, y.at(value), _WIDTH - _RIGHT, y.at(value), "#e0e0e0")
-        yield _text(_LEFT - 6, y.at(value) + 4, _tick(value), "end")
+        yield _text(_LEFT - 6, y.at(value) + 4, tick(value), "end")
     yield _line(_LEFT, _HEIGHT - _BOTTOM, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM, "black")
     yield _line(_LEFT, _TOP, _LEFT, _HEIGHT - _BOTTOM, "black")
     yield _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 12, panel.title, "middle")
@@ -102,7 +104,7 @@ def _panel(panel: Panel, title: str) -> Iterator[str]:
     yield from _dots(panel, x, y)
 
 
-def _dots(panel: Panel, x: _Axis, y: _Axis) -> Iterator[str]:
+def _dots(panel: Panel, x: Axis, y: Axis) -> Iterator[str]:
     front = sorted((dot for dot in panel.dots if dot.front), key=lambda dot: dot.x)
     points = " ".join(f"{x.at(dot.x):g},{y.at(dot.y):g}" for dot in front)
     yield f'<polyline class="front" points="{points}" fill="none" stroke="#2060b0"/>'
@@ -125,7 +127,8 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _tick(value: float) -> str:
+def tick(value: float) -> str:
+    """A number as it stands at an axis."""
     for size, unit in _UNITS:
         if abs(value) >= max(size, _SHORT if unit == "k" else size):
             return f"{value / size:g}{unit}"

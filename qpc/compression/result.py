@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 from qpc.compression.plot import Dot, Panel, draw
 from qpc.compression.recipe import MEASURES, Measure, Recipe, in_units
+from qpc.terminal.notebook import InNotebook
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ class Judgement:
         return tuple(found)
 
 
-@dataclass(frozen=True)
-class CompressResult:
+@dataclass(frozen=True, repr=False)
+class CompressResult(InNotebook):
     """The best model and how it compares.
 
     model: the best graph inside of the budget, of integers if the recipe quantizes. best: its row.
@@ -129,6 +130,16 @@ class CompressResult:
     def measures(self) -> tuple[Measure, ...]:
         """The costs that were measured, of any model."""
         return tuple(m for m in MEASURES if any(row.cost(m) is not None for row in self.rows))
+
+    def __repr__(self) -> str:
+        return f"<CompressResult: {self.best.name!r} of {len(self.rows)} models>"
+
+    def _text(self) -> str:
+        return f"{self.table()}\n\n{self.summary()}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the graphs as JSON values."""
+        return self.plain()
 
     def table(self) -> str:
         """All models as a text, a line for each; the best one has a star."""

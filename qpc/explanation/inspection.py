@@ -25,6 +25,7 @@ from qpc.pipeline import Pipeline
 from qpc.printer import format_type
 from qpc.quant.config import QuantConfig
 from qpc.registry import Role, op_name, role_of
+from qpc.terminal.notebook import Shown
 
 Form = Literal["integer", "float", "stored"]
 """How an operator computes: in integers, in float, or in float with weights kept as integers."""
@@ -72,8 +73,8 @@ class ChannelGroup:
     why_whole: str
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
     """What a graph consists of.
 
     stage: what it is. inputs, outputs: types as text, by name. operators: how many of each.
@@ -90,6 +91,9 @@ class Inspection:
     layers: tuple[LayerFacts, ...]
     channels: tuple[ChannelGroup, ...]
     why_no_channels: str = ""
+
+    def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
+        return "MACs", ((row.name, row.macs) for row in self.layers)
 
     @property
     def in_float(self) -> tuple[LayerFacts, ...]:

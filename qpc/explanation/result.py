@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from qpc.backends.profile import Limit
 from qpc.explanation.inspection import Form
+from qpc.terminal.notebook import Shown
 from qpc.terminal.plain import plain
 
 _FORMAT = "qpc-explanation-1"
@@ -92,8 +93,8 @@ class Change:
         return f"{self.layer}: {self.cause}. {self.expected}: {self.what}"
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Shown):
     """Why a compressed model is as slow and as wrong as it is.
 
     layers: in the order of the graph. changes: those that would gain most, the best first. noise:
@@ -112,6 +113,9 @@ class Explanation:
     batch: int | None = None
     threads: int | None = None
     target: str = ""
+
+    def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
+        return "own noise", ((row.name, row.own_noise or 0.0) for row in self.layers)
 
     @property
     def sqnr_db(self) -> float:

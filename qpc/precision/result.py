@@ -16,6 +16,7 @@ from qpc.errors import ArtifactError
 from qpc.files import replace_file
 from qpc.precision.plot import Dot, Row, draw
 from qpc.settings import Settings, first_problem
+from qpc.terminal.notebook import InNotebook
 
 EffectKind = Literal["weights", "activations", "channels"]
 """What is reduced: bits of weights, bits of activations, or the number of channels."""
@@ -54,8 +55,8 @@ def sqnr_db(noise: float) -> float:
     return -10 * math.log10(noise) if noise else math.inf
 
 
-@dataclass(frozen=True)
-class Sensitivity:
+@dataclass(frozen=True, repr=False)
+class Sensitivity(InNotebook):
     """All effects, the worst part of the model first.
 
     metric: that of the float graph; None without `evaluate`. graph: its fingerprint.
@@ -67,6 +68,9 @@ class Sensitivity:
 
     def __str__(self) -> str:
         return self.table()
+
+    def __repr__(self) -> str:
+        return f"<Sensitivity: {len(self.effects)} effects>"
 
     def of(self, kind: EffectKind, name: str, amount: float) -> Effect | None:
         """One effect; None if it was not tried."""

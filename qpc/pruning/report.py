@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch.fx import GraphModule
@@ -9,6 +10,7 @@ from torch.fx import GraphModule
 from qpc.channels.cost import Cost, LayerCost, cost
 from qpc.channels.groups import ChannelAnalysis, analyze_channels
 from qpc.facts import require_graph
+from qpc.terminal.notebook import Shown
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,19 @@ class PrunedLayer:
     pinned: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class PruningReport:
+@dataclass(frozen=True, repr=False)
+class PruningReport(Shown):
     """All layers of a model, and the totals."""
 
     layers: tuple[PrunedLayer, ...]
     before: Cost
     after: Cost
+
+    def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
+        return (
+            "MACs after",
+            ((r.before.layer, r.after.macs if r.after else 0) for r in self.layers),
+        )
 
     def __str__(self) -> str:
         width = max([len(row.before.layer) for row in self.layers] + [len("total")])

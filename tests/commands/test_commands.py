@@ -35,6 +35,7 @@ RIGHT = {
     "run": "net --data data.npz",
     "evaluate": "net --data data.safetensors",
     "explain": "net --data data.safetensors --samples 2",
+    "report": "net --data data.safetensors --samples 2 --out {new}.html",
     "sensitivity": f"{MODEL} --data data.npz --bits 4 --fewer-channels 0.5",
     "bench": "net --rounds 1 --peer torch",
     "demo": "--quick",
@@ -120,6 +121,11 @@ WRONG = {
         ("net/compiled --data data.npz", 1, "explain needs a graph"),
         ("net", 1, "explain needs data"),
     ],
+    "report": [
+        ("net/graph --data data.npz", 1, "the float model of 'net/graph' is not there"),
+        ("net --data data.npz --out net.pdf", 1, "a report is a file .html, got 'net.pdf'"),
+        ("net", 1, "a report needs data"),
+    ],
     "sensitivity": [
         (f"{MODEL} --data data.npz --bits x", 2, "must be numbers, got 'x'"),
         (f"{MODEL} --data data.npz --accuracy", 1, "--accuracy needs labels"),
@@ -146,7 +152,7 @@ WRONG = {
         ("--settings nowhere.yaml", 2, "cannot read 'nowhere.yaml': No such file or directory"),
     ],
 }
-LONG = ("quantize", "prune", "compress", "sweep", "compile", "explain", "sensitivity")
+LONG = ("quantize", "prune", "compress", "sweep", "compile", "explain", "report", "sensitivity")
 """Commands that take a second even for a small network: most of it is the same with JSON."""
 LAST = ("export", "demo", "doctor", "version", "diff", "sweep")
 """Commands after which there is not always one to type next."""

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+from xml.etree import ElementTree
+
+from qpc.reporting.charts import group_bar, histogram, pareto, shortened, waterfall
+
+
+def test_every_picture_is_xml_and_says_what_it_shows(made: Any) -> None:
+    report = made.report
+    drawn = [*pareto(report.run), waterfall(report.layers, 5.0)]
+    drawn += [histogram(h) for h in report.histograms]
+    drawn += [group_bar(g, 8) for g in report.groups]
+    for text in drawn:
+        assert ElementTree.fromstring(text).get("aria-label")
+
+
+def test_there_is_a_pareto_picture_for_each_cost_that_was_measured(made: Any) -> None:
+    macs, latency = pareto(made.report.run)
+    assert macs.count("<circle") == 2
+    assert latency.count("<circle") == 1
+
+
+def test_bars_begin_where_the_one_before_ends(made: Any) -> None:
+    tree = ElementTree.fromstring(waterfall(made.report.layers, 5.0))
+    bars = list(tree.iter("rect"))
+    assert len(bars) == 4
+    for one, other in pairwise(bars):
+        end = float(one.get("x", "")) + float(one.get("width", ""))
+        assert abs(float(other.get("x", "")) - end) < 0.2
+
+
+def test_nothing_is_drawn_without_times() -> None:
+    assert waterfall((), None) == ""
+
+
+def test_long_names_keep_their_modules() -> None:
+    assert shortened("a.b (conv2d_default)", 30) == "a.b (conv2d_default)"
+    assert shortened("a.b (conv2d_default)", 10) == "a.b"
+    assert shortened("layer1.block2.conv", 8) == "…k2.conv"
