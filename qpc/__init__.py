@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qpc.exporting.export import export as export
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
+    from qpc.importers.encodings import import_encodings as import_encodings
     from qpc.pipeline import Pipeline as Pipeline
     from qpc.precision.budget import BitBudget as BitBudget
     from qpc.precision.mixed_precision import mixed_precision as mixed_precision
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from qpc.pruning.report import pruning_report as pruning_report
     from qpc.quant.config import QuantConfig as QuantConfig
     from qpc.recipes import convert as convert
+    from qpc.recipes import import_quantized as import_quantized
     from qpc.recipes import prepare_qat as prepare_qat
     from qpc.recipes import prune as prune
     from qpc.recipes import quantize as quantize
@@ -80,6 +82,8 @@ _HOMES = {
     "freeze_batch_norm": "qpc.training.switch",
     "freeze_ranges": "qpc.training.ranges",
     "from_yaml": "qpc.yaml_form",
+    "import_encodings": "qpc.importers.encodings",
+    "import_quantized": "qpc.recipes",
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
     "merge_calibration": "qpc.analysis.merge",
@@ -125,6 +129,8 @@ __all__ = [
     "freeze_batch_norm",
     "freeze_ranges",
     "from_yaml",
+    "import_encodings",
+    "import_quantized",
     "load",
     "load_graph",
     "merge_calibration",

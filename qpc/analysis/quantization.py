@@ -18,6 +18,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.float_results import NOT_READ_BY_LAYERS, float_results, read_by_no_layer
+from qpc.analysis.given_grids import GivenGrids
 from qpc.analysis.origins import (
     activations,
     maker,
@@ -59,14 +60,20 @@ class QuantizationPlan:
 
 
 def plan_quantization(
-    gm: GraphModule, config: QuantConfig, parts: Mapping[Node, Node] | None = None
+    gm: GraphModule,
+    config: QuantConfig,
+    parts: Mapping[Node, Node] | None = None,
+    given: GivenGrids | None = None,
 ) -> QuantizationPlan:
     """Decide for every node of a core-form graph whether and how it is quantized.
 
     parts: operators that are to be folded into the layer which they read, and that nothing else
     reads; with that layer. They are quantized as it is, and it has no grid of its own.
+    given: grids that are fixed already; what an integer operator makes is rounded to its own, also
+    where only float operators read it.
     """
     parts = parts or {}
+    given = given or GivenGrids()
     configs = _Configs(config, _positions(gm, parts), parts)
     reasons: dict[Node, str] = {}
     candidates: set[Node] = set()
@@ -76,7 +83,7 @@ def plan_quantization(
         if role_of(node) is Role.STORED:
             configs.of(node)  # an override may be about it
             continue
-        why = _why_float(node, configs)
+        why = given.kept.get(node) or _why_float(node, configs)
         if why is None:
             candidates.add(node)
         else:
@@ -87,8 +94,8 @@ def plan_quantization(
         reasons |= dict.fromkeys(unread, NOT_READ_BY_LAYERS)
         _drop_unfed(candidates, reasons, configs)
     _drop_without_layer(candidates, reasons)
-    in_float = _leave_in_float(gm, candidates, reasons, configs)
-    carrier, owner = _share_grids(gm, candidates, parts, in_float)
+    in_float = _leave_in_float(gm, candidates, reasons, configs, given)
+    carrier, owner = _share_grids(gm, candidates, parts, in_float, given)
     reported = reported_calls(gm)
     return QuantizationPlan(
         integer=frozenset(candidates),
@@ -203,13 +210,17 @@ def _drop_without_layer(candidates: set[Node], reasons: dict[Node, str]) -> None
 
 
 def _leave_in_float(
-    gm: GraphModule, candidates: set[Node], reasons: dict[Node, str], configs: _Configs
+    gm: GraphModule,
+    candidates: set[Node],
+    reasons: dict[Node, str],
+    configs: _Configs,
+    given: GivenGrids,
 ) -> set[Node]:
     """Drop what only moves values to float operators; the operators whose results have no grid."""
 
     def rounds(node: Node) -> bool:
         config = configs.of(node)
-        return config is not None and config.results == "integer"
+        return node in given.values or (config is not None and config.results == "integer")
 
     while True:
         ending, moving = float_results(gm, candidates, configs.parts, rounds)
@@ -224,7 +235,11 @@ def _leave_in_float(
 
 
 def _share_grids(
-    gm: GraphModule, integer: set[Node], parts: Mapping[Node, Node], in_float: set[Node]
+    gm: GraphModule,
+    integer: set[Node],
+    parts: Mapping[Node, Node],
+    in_float: set[Node],
+    given: GivenGrids,
 ) -> tuple[dict[Node, Node], dict[Node, Node]]:
     """`carrier` of every quantized value, and the `owner` of every carrier's configuration.
 
@@ -243,13 +258,17 @@ def _share_grids(
         role = role_of(node)
         if role in (Role.MOVE, Role.INTERPOLATE):
             grids.follow(node, sources[0])
-        elif node in parts or (role is Role.CLAMP and _adopts(sources[0], integer, grids)):
+        elif node in parts or (
+            role is Role.CLAMP
+            and _adopts(sources[0], integer, grids)
+            and given.agree(sources[0], node)
+        ):
             grids.take_over(node, sources[0], owner=grids.owner_of(sources[0]))
         else:
             grids.add(node)
             if quantization_of(node).joins_grids:
                 for source in sources:
-                    if _adopts(source, integer, grids):
+                    if _adopts(source, integer, grids) and given.agree(source, node):
                         grids.take_over(node, source, owner=node)
     return grids.carriers()
 
