@@ -25,6 +25,7 @@ from qpc.analysis.origins import (
     multiplies_by_parameter,
     reported_calls,
 )
+from qpc.analysis.shared_grids import SharedGrids
 from qpc.meta import info, label
 from qpc.quant.config import LayerConfig, QuantConfig, Site
 from qpc.registry import Role, op_name, quantization_of, role_of
@@ -245,7 +246,7 @@ def _share_grids(
 
     in_float: operators whose results have no grid.
     """
-    grids = _Grids()
+    grids = SharedGrids()
     for node in gm.graph.nodes:
         if node not in integer:
             continue
@@ -273,7 +274,7 @@ def _share_grids(
     return grids.carriers()
 
 
-def _adopts(value: Node, integer: set[Node], grids: _Grids) -> bool:
+def _adopts(value: Node, integer: set[Node], grids: SharedGrids) -> bool:
     """Whether the grid of `value` may be chosen by its only reader.
 
     Not through an interpolation: on a grid that ends sooner, its inputs would be clamped.
@@ -290,46 +291,6 @@ def _adopts(value: Node, integer: set[Node], grids: _Grids) -> bool:
         if not keeps_grid:
             return True
         value = activations(value)[0]
-
-
-class _Grids:
-    """Disjoint sets of values; each set has a carrier and an owner."""
-
-    def __init__(self) -> None:
-        self._parent: dict[Node, Node] = {}
-        self._carrier: dict[Node, Node] = {}
-        self._owner: dict[Node, Node] = {}
-
-    def add(self, node: Node) -> None:
-        if node not in self._parent:
-            self._parent[node] = self._carrier[node] = self._owner[node] = node
-
-    def follow(self, node: Node, source: Node) -> None:
-        """`node` has the grid of `source`."""
-        self._parent[node] = self._root(source)
-
-    def take_over(self, node: Node, source: Node, *, owner: Node) -> None:
-        """`source` has the grid of `node`, whose values are the ones that count."""
-        self.add(node)
-        old, new = self._root(source), self._root(node)
-        self._parent[old] = new
-        self._carrier[new], self._owner[new] = node, owner
-
-    def same(self, a: Node, b: Node) -> bool:
-        return self._root(a) is self._root(b)
-
-    def owner_of(self, node: Node) -> Node:
-        return self._owner[self._root(node)]
-
-    def carriers(self) -> tuple[dict[Node, Node], dict[Node, Node]]:
-        carrier = {node: self._carrier[self._root(node)] for node in self._parent}
-        owner = {self._carrier[self._root(n)]: self._owner[self._root(n)] for n in self._parent}
-        return carrier, owner
-
-    def _root(self, node: Node) -> Node:
-        while self._parent[node] is not node:
-            node = self._parent[node]
-        return node
 
 
 # --- places and reports ---------------------------------------------------------------------------
