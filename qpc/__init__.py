@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
     from qpc.importers.encodings import import_encodings as import_encodings
+    from qpc.importers.onnx.model import trace_onnx as trace_onnx
     from qpc.pipeline import Pipeline as Pipeline
     from qpc.precision.budget import BitBudget as BitBudget
     from qpc.precision.mixed_precision import mixed_precision as mixed_precision
@@ -100,6 +101,7 @@ _HOMES = {
     "sweep": "qpc.compression.sweep",
     "to_yaml": "qpc.yaml_form",
     "trace": "qpc.capture.trace",
+    "trace_onnx": "qpc.importers.onnx.model",
 }
 
 __all__ = [
@@ -147,6 +149,7 @@ __all__ = [
     "sweep",
     "to_yaml",
     "trace",
+    "trace_onnx",
 ]
 
 
