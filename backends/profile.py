@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 Limit = Literal["compute", "memory", "overhead"]
+_OURS, _FLOAT = "qpc_", "qpc_float_"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class KernelTime:
     share: float
     limit: Limit
     of_limit: float
+
+    @property
+    def in_float(self) -> bool:
+        """Whether floats are what it computes with from beginning to end: names say so."""
+        return self.kernel.startswith(_FLOAT) or not self.kernel.startswith(_OURS)
 
     @classmethod
     def of(
@@ -108,6 +114,11 @@ class Profile:
         return self.total_us - self.kernels_us
 
     @property
+    def float_us(self) -> float:
+        """The time of the calls that compute with floats, TVM's own among them."""
+        return sum(call.us for call in self.calls if call.in_float)
+
+    @property
     def share(self) -> float:
         """What the whole model reaches of the machine's peak."""
         return self.machine.compute_us(sum(call.macs for call in self.calls)) / self.total_us
@@ -116,7 +127,7 @@ class Profile:
         """The profile as JSON values."""
         machine = asdict(self.machine)
         machine["gb_s"] = {str(size): speed for size, speed in self.machine.gb_s.items()}
-        totals = {k: getattr(self, k) for k in ("kernels_us", "other_us", "share")}
+        totals = {k: getattr(self, k) for k in ("kernels_us", "float_us", "other_us", "share")}
         return asdict(self) | {"machine": machine} | totals
 
     def table(self) -> Table:
@@ -147,7 +158,9 @@ class Profile:
 
     def _title(self) -> str:
         peak = f"peak {self.machine.gmac_s:.0f} GMAC/s"
-        return f"batch {self.batch}, {self.threads} thread(s), {peak}"
+        share = f"{self.float_us / self.total_us:.0%}"
+        spent = f", {share} of the time in float" if self.float_us else ""
+        return f"batch {self.batch}, {self.threads} thread(s), {peak}{spent}"
 
     def __str__(self) -> str:
         console = Console(width=120, color_system=None)

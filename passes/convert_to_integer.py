@@ -16,21 +16,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.coverage import is_quantized, kind_of, layers_with_weights
 from qpc.analysis.fixed_sizes import fixed_sizes
+from qpc.analysis.origins import bytes_behind
 from qpc.base import Pass, PassContext
 from qpc.calls import qpc_ops, set_arguments
 from qpc.conversion import Conversion
 from qpc.edit import Editor
 from qpc.errors import PassError, UnsupportedOpError
 from qpc.facts import FAKE_QUANTIZED, INTEGER
-from qpc.meta import info, label, update_info, value_name
+from qpc.meta import attribute, info, label, update_info, value_name
 from qpc.passes.fold_batch_norm import norm_beside
 from qpc.passes.freeze_grids import grids_are_frozen
 from qpc.quant.grid import QParams
 from qpc.registry import op_name, quantization_of
+
+_BYTES = QParams(1.0, 0, 0, 255, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,30 @@ class _Conversion:
         source = node.args[0]
         assert isinstance(source, Node)
         if source.op == "get_attr":
-            return  # a weight; its layer reads it
+            if info(node).qparams is not None:
+                self.integers[node] = self._constant(source, like=node)
+            return  # or it is a weight; its layer reads it
         if source in self.integers:
             self.integers[node] = self.integers[source]
             return
+        counted, grid = bytes_behind(source), info(node).qparams
+        if counted is not None and grid == _BYTES:
+            update_info(counted, qparams=grid)
+            self.integers[node] = counted
+            return
         self.integers[node] = self._quantize(source, like=node)
+
+    def _constant(self, parameter: Node, *, like: Node) -> Node:
+        """A parameter that is used like a value, on its grid."""
+        grid = info(like).qparams
+        assert grid is not None
+        value = attribute(self.gm, str(parameter.target)).detach()
+        name = self.editor.free_name(f"integers.{parameter.target}")
+        ends = (grid.zero_point, grid.lo, grid.hi, grid.dtype)
+        rounded = qpc_ops.quantize.default(value, grid.scale, *ends)
+        made = self.editor.buffer(name, rounded, before=like)
+        update_info(made, qparams=grid, value=value_name(like) or "")
+        return made
 
     def _quantize(self, value: Node, *, like: Node) -> Node:
         grid = info(like).qparams

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.joint_grids import Observed, joint_groups
-from qpc.analysis.origins import maker
+from qpc.analysis.origins import bytes_behind, maker
 from qpc.base import Pass, PassContext
 from qpc.calls import qpc_ops
 from qpc.edit import Editor
@@ -114,6 +114,8 @@ def _observed(gm: GraphModule, node: Node, *, signed: bool) -> Observed:
     assert config is not None
     settings = config.activation
     grid = Grid(settings.bits, signed=signed)
+    if bytes_behind(node.all_input_nodes[0]) is not None:
+        return Observed((0.0, 255.0), settings)
     try:
         range_ = settings.observer.range(observer_state(gm, node), grid, settings.symmetric)
     except QPCError as e:

@@ -5,12 +5,14 @@ After:   x -> conv(W', b') -> y, with f = gamma / sqrt(var + eps)
          W' = W * f along the output channels,  b' = (b - mean) * f + beta
 Keeps:   the output, up to float rounding
 Leaves:  a layer or weight that is read elsewhere too; batch norms without running statistics;
-         batch norms behind anything else, such as a concat
+         batch norms between two operators that are no layers, such as a concat and a ReLU
 Cost:    one walk over the graph
 
-Arithmetic with a constant for each channel, such as a batch norm that is spelled out, is folded
-likewise. Where there is no layer to fold it into, operators of this kind that follow one another
-become one batch norm.
+Arithmetic with a constant for each channel, such as a batch norm that is spelled out or a learned
+scale of a layer, is folded likewise; permutations and reshapes that keep the channels may be in
+between. Where there is no such layer, operators of this kind that follow one another become one
+batch norm. If only layers read it, and none of them pads what is shifted, it is folded into these:
+W' = W * f along the input channels,  b' = b + sum(W * offset).
 
 Weights that are rounded already, with the batch norm in mind (`InsertObservers(fold_later=True)`),
 stay on the points of their grids: the scales take the factors, and the points their signs.
@@ -28,13 +30,14 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.channel_paths import layer_behind, layers_ahead, output_channel_axis
 from qpc.analysis.origins import computed
 from qpc.analysis.roundings import rounding_of, unrounded
 from qpc.base import Pass, PassContext
 from qpc.calls import arguments, aten, qpc_ops, set_arguments
 from qpc.edit import Editor, reads
 from qpc.facts import CORE_FORM
-from qpc.layers import Weighted, weighted
+from qpc.layers import Weighted, outputs_first, own_layout, weighted
 from qpc.meta import attribute, info, label, update_info, value_name
 from qpc.ops.affine import BatchNorm, ChannelAffine
 from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE
@@ -44,19 +47,26 @@ from qpc.settings import require_kind
 
 @dataclass(frozen=True)
 class _Found:
+    """A layer, what scales and shifts its channels, and whether only moves are between the two."""
+
     layer: Weighted
     node: Node
+
+    @property
+    def apart(self) -> bool:
+        return self.layer.node not in self.node.all_input_nodes
 
 
 @dataclass(frozen=True)
 class LayerThenBatchNorm(Rule[_Found]):
-    """A batch norm whose input is a convolution or linear layer."""
+    """A batch norm whose input is a convolution or linear layer, or what that made, moved."""
 
     def match(self, gm: GraphModule, node: Node) -> _Found | None:
-        norm = BatchNorm.of(node) or ChannelAffine.of(node)
-        if norm is None:
-            return None
-        layer = weighted(norm.input)
+        affine = ChannelAffine.of(node)
+        if affine is not None and (layer := layer_behind(affine.input, affine.axis)) is not None:
+            return _Found(layer, node)
+        norm = BatchNorm.of(node)
+        layer = weighted(norm.input) if norm is not None else None
         return _Found(layer, node) if layer is not None else None
 
     def refuse(self, gm: GraphModule, found: _Found) -> str | None:
@@ -87,8 +97,9 @@ class LayerThenBatchNorm(Rule[_Found]):
         if norm is not None and norm.bias is not None and norm.bias.op != "get_attr":
             layer.bias = _rounded_again(editor, layer, norm.bias)
         text = f"folded into {label(layer.node)}"
-        update_info(layer.node, value=value_name(found.node) or "")
-        editor.replace(found.node, layer.node)
+        if not found.apart:
+            update_info(layer.node, value=value_name(found.node) or "")
+        editor.replace(found.node, affine.input)
         return text
 
 
@@ -109,7 +120,7 @@ class AffineThenAffine(Rule[tuple[ChannelAffine, ChannelAffine]]):
         first = ChannelAffine.of(second.input) if second is not None else None
         if first is None or second is None or len(first.node.users) > 1:
             return None
-        return first, second
+        return (first, second) if first.axis == second.axis else None
 
     def replace(self, editor: Editor, found: tuple[ChannelAffine, ChannelAffine]) -> str:
         first, second = found
@@ -118,10 +129,11 @@ class AffineThenAffine(Rule[tuple[ChannelAffine, ChannelAffine]]):
         name = editor.free_name(f"{first.node.name}_{second.node.name}")
         values = {"weight": factor, "bias": offset}
         state = {"running_mean": torch.zeros_like(a), "running_var": torch.ones_like(a)}
-        before = second.node
+        before, rank = second.node, len(info(second.node).shape or ())
+        order = [0, first.axis, *(a for a in range(1, rank) if a != first.axis)]
         norm = editor.call(
             aten.batch_norm.default,
-            first.input,
+            _permuted(editor, first.input, order, before),
             *[editor.parameter(f"{name}.{k}", v.float(), before=before) for k, v in values.items()],
             *[editor.buffer(f"{name}.{k}", v.float(), before=before) for k, v in state.items()],
             False,
@@ -130,8 +142,72 @@ class AffineThenAffine(Rule[tuple[ChannelAffine, ChannelAffine]]):
             False,
             like=before,
         )
-        editor.replace(before, norm)
+        back = [order.index(a) for a in range(rank)]
+        editor.replace(before, _permuted(editor, norm, back, before))
         return f"joined with {label(first.node)}"
+
+
+@dataclass(frozen=True)
+class AffineThenLayers(Rule[tuple[ChannelAffine, tuple[Weighted, ...]]]):
+    """What scales and shifts the input channels of every layer that reads it, and nothing else."""
+
+    def match(
+        self, gm: GraphModule, node: Node
+    ) -> tuple[ChannelAffine, tuple[Weighted, ...]] | None:
+        affine = ChannelAffine.of(node)
+        layers = layers_ahead(node, affine.axis) if affine is not None else None
+        if affine is None or not layers:
+            return None
+        shifts = bool(affine.coefficients(gm)[1].any())
+        ready = all(_can_take(gm, layer, shifts=shifts) for layer in layers)
+        return (affine, tuple(layers)) if ready else None
+
+    def replace(self, editor: Editor, found: tuple[ChannelAffine, tuple[Weighted, ...]]) -> str:
+        affine, layers = found
+        factor, offset = affine.coefficients(editor.gm)
+        for layer in layers:
+            _take(editor, layer, factor, offset)
+        editor.replace(affine.node, affine.input)
+        return f"folded into {', '.join(label(layer.node) for layer in layers)}"
+
+
+def _permuted(editor: Editor, value: Node, order: list[int], before: Node) -> Node:
+    if order == sorted(order):
+        return value
+    return editor.call(aten.permute.default, value, order, like=before)
+
+
+def _can_take(gm: GraphModule, layer: Weighted, *, shifts: bool) -> bool:
+    """Whether the input channels of a layer may be scaled, and shifted, in its parameters.
+
+    What is shifted must not be padded: padding is zero behind the shift, not before it.
+    """
+    parts = [part for part in (layer.weight, layer.bias) if part is not None]
+    if any(part.op != "get_attr" or reads(gm, part) > 1 for part in parts):
+        return False
+    padding = arguments(layer.node).get("padding", 0)
+    plain = not any([padding] if isinstance(padding, int) else padding)
+    return not shifts or (plain and not layer.transposed)
+
+
+def _take(editor: Editor, layer: Weighted, factor: Tensor, offset: Tensor) -> None:
+    """Let a layer scale and shift its input channels itself."""
+    name, layout = str(layer.weight.target), (layer.output_axis, layer.groups)
+    old = attribute(editor.gm, name).detach()
+    weight = outputs_first(old.double(), *layout)
+    outputs, per_group, *kernel = weight.shape
+    grouped = weight.reshape(layer.groups, outputs // layer.groups, per_group, -1)
+    shape = (layer.groups, 1, per_group, 1)
+    added = (grouped * offset.reshape(shape)).sum((2, 3)).reshape(-1)
+    scaled = (grouped * factor.reshape(shape)).reshape(outputs, per_group, *kernel)
+    editor.set_tensor(name, torch.nn.Parameter(own_layout(scaled.to(old.dtype), *layout)))
+    if not bool(added.any()):
+        return
+    bias_name = editor.free_name(_sibling(name, "bias"))
+    if layer.bias is not None:
+        bias_name = str(layer.bias.target)
+        added = added + attribute(editor.gm, bias_name).detach().double()
+    layer.bias = editor.parameter(bias_name, added.to(old.dtype), before=layer.node)
 
 
 @dataclass(frozen=True)
@@ -149,10 +225,11 @@ class FoldBatchNorm(Pass, name="fold-batch-norm", requires={CORE_FORM}):
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         if self.arithmetic_only:
             return apply_rules((LayerThenArithmetic(),), self, gm, ctx)
-        changed = apply_rules((LayerThenBatchNorm(), AffineThenAffine()), self, gm, ctx)
+        rules = (LayerThenBatchNorm(), AffineThenLayers(), AffineThenAffine())
+        changed = apply_rules(rules, self, gm, ctx)
         for node in gm.graph.nodes:
             norm = BatchNorm.of(node)
-            if norm is not None and weighted(norm.input) is None:
+            if norm is not None and weighted(norm.input) is None:  # a layer has told its reason
                 ctx.decline(node, f"batch norm follows {label(norm.input)}, which has no weight")
         return changed
 
@@ -166,10 +243,11 @@ def why_apart(gm: GraphModule, layer: Weighted, node: Node) -> str | None:
         return "batch norm keeps no running statistics"
     if norm is not None and norm.training:
         return "batch norm is in training mode"
-    if len(info(layer.node).shape or ()) != len(info(layer.weight).shape or ()):
-        return f"the channels of {label(layer.node)} are on another axis than batch norm's"
-    if ChannelAffine.of(node) is None:
+    affine = ChannelAffine.of(node)
+    if affine is None:
         return "a parameter of batch norm is computed"
+    if affine.input is layer.node and affine.axis != output_channel_axis(layer):
+        return f"the channels of {label(layer.node)} are on another axis than batch norm's"
     for part in (layer.weight, layer.bias):
         if part is None:
             continue

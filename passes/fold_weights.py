@@ -25,9 +25,10 @@ from qpc.base import Pass, PassContext
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM
 from qpc.layers import weighted
-from qpc.meta import attribute, label
+from qpc.meta import attribute, info, label
 from qpc.registry import Through, seen_through
 from qpc.rewrite import Rule, apply_rules
+from qpc.settings import require_kind
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,62 @@ class ComputedWeight(Rule[_Found]):
 
 @dataclass(frozen=True)
 class FoldWeights(Pass, name="fold-weights", requires={CORE_FORM}):
-    """Make a parameter of every weight and bias that no input changes."""
+    """Make a parameter of every weight and bias that no input changes.
+
+    operands: and of everything else that is computed from parameters alone and meets a value of the
+    model, such as a learned scale in another shape, or weights of a mixture behind a softmax.
+    """
+
+    operands: bool = False
+
+    def __post_init__(self) -> None:
+        require_kind("operands", self.operands, bool, "True or False")
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
-        return apply_rules((ComputedWeight(),), self, gm, ctx)
+        changed = apply_rules((ComputedWeight(),), self, gm, ctx)
+        return (self.operands and _fold_operands(Editor(gm, self.name), ctx)) or changed
+
+
+def _fold_operands(editor: Editor, ctx: PassContext) -> bool:
+    """Make constants of what parameters decide and any operator but a layer, as its own, reads."""
+    constant = _constants(editor.gm)
+    values: dict[Node, Tensor] = {}
+    for node in constant:
+        readers = [user for user in node.users if user not in constant and not _is_own(user, node)]
+        if not readers or node.op == "get_attr" or info(node).dtype is None:
+            continue
+        values = values or _evaluated(editor.gm, tuple(constant))
+        folded = _stored(editor, node, values[node])
+        for reader in readers:
+            reader.replace_input_with(node, folded)
+        ctx.change(node, "computed once")
+    editor.drop_unused()
+    return bool(values)
+
+
+def _constants(gm: GraphModule) -> dict[Node, None]:
+    """Parameters, buffers, and calls of these alone that always give the same; in order."""
+    found: dict[Node, None] = {}
+    for node in gm.graph.nodes:
+        known = node.all_input_nodes and all(source in found for source in node.all_input_nodes)
+        if node.op == "get_attr" or (known and node.op != "output" and _is_foldable(node)):
+            found[node] = None
+    return found
+
+
+def _is_own(layer: Node, value: Node) -> bool:
+    """Whether a layer reads a value as its weight or bias."""
+    view = weighted(layer)
+    return view is not None and value in (view.weight, view.bias)
+
+
+def _stored(editor: Editor, node: Node, value: Tensor) -> Node:
+    """What a call made, as a parameter of its own; truth values and integers as a buffer."""
+    sources = [call for call in _behind(node) if call.op == "get_attr"]
+    name = editor.free_name(f"{sources[0].target}_folded")
+    trains = value.is_floating_point()
+    store = editor.parameter if trains else editor.buffer
+    return store(name, value.detach().clone().contiguous(), before=node)
 
 
 def _behind(part: Node) -> tuple[Node, ...]:

@@ -26,7 +26,7 @@ from qpc.analysis.coverage import (
     reasons_of,
     require_some,
 )
-from qpc.analysis.quantization import QuantizationPlan, plan_quantization
+from qpc.analysis.quantization import QuantizationPlan, plan_quantization, rounded_operands
 from qpc.base import Pass, PassContext
 from qpc.calls import qpc_ops
 from qpc.edit import Editor
@@ -121,6 +121,8 @@ def _insert(editor: Editor, carrier: Node, plan: QuantizationPlan) -> str:
         editor.set_tensor(f"{name}.{key}", value)
     rounded = carrier in plan.integer
     readers = [user for user in carrier.users if rounded or user in plan.integer]
+    if carrier.op == "get_attr":  # which layers may read too, as their weight
+        readers = [user for user in readers if carrier in rounded_operands(user)]
     made = editor.call(
         qpc_ops.observe.default, carrier, name, like=carrier, after=_last_placeholder(carrier)
     )

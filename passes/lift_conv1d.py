@@ -26,20 +26,22 @@ from qpc.edit import Editor
 from qpc.facts import CORE_FORM
 from qpc.meta import attribute, info, update_info
 from qpc.ops.affine import BatchNorm
-from qpc.ops.convolution import Conv1d, Conv2d
+from qpc.ops.convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from qpc.ops.pooling import AvgPool1d, MaxPool1d
 from qpc.rewrite import Rule, apply_rules
 from qpc.types import BatchDim, Shape
 
+_Conv = Conv1d | ConvTranspose1d
+
 
 @dataclass(frozen=True)
-class Conv1dOfABatch(Rule[Conv1d]):
-    """A convolution over one axis."""
+class Conv1dOfABatch(Rule[_Conv]):
+    """A convolution over one axis, transposed or not."""
 
-    def match(self, gm: GraphModule, node: Node) -> Conv1d | None:
-        return Conv1d.of(node)
+    def match(self, gm: GraphModule, node: Node) -> _Conv | None:
+        return Conv1d.of(node) or ConvTranspose1d.of(node)
 
-    def refuse(self, gm: GraphModule, found: Conv1d) -> str | None:
+    def refuse(self, gm: GraphModule, found: _Conv) -> str | None:
         if reason := _refuse_shape(found.node):
             return reason
         if found.weight.op != "get_attr":
@@ -49,19 +51,16 @@ class Conv1dOfABatch(Rule[Conv1d]):
         others = [n for n in readers if not _reads_as_weight(n, getters)]
         return f"its weight is read by {others[0].name} too" if others else None
 
-    def replace(self, editor: Editor, found: Conv1d) -> str:
+    def replace(self, editor: Editor, found: _Conv) -> str:
         _insert_height(editor, found.weight)
-        made = editor.call(
-            aten.conv2d.default,
-            _with_height(editor, found.input, found.node),
-            found.weight,
-            found.bias,
-            [1, found.stride],
-            [0, found.padding],
-            [1, found.dilation],
-            found.groups,
-            like=found.node,
-        )
+        operands = (_with_height(editor, found.input, found.node), found.weight, found.bias)
+        window, dilation = ([1, found.stride], [0, found.padding]), [1, found.dilation]
+        if isinstance(found, ConvTranspose1d):
+            rest: tuple[object, ...] = ([0, found.output_padding], found.groups, dilation)
+            target = aten.conv_transpose2d.input
+        else:
+            rest, target = (dilation, found.groups), aten.conv2d.default
+        made = editor.call(target, *operands, *window, *rest, like=found.node)
         return _finish(editor, found.node, made)
 
 
@@ -122,7 +121,7 @@ class BatchNormOfALifted(Rule[BatchNorm]):
         if norm is None or norm.input.target is not aten.reshape.default:
             return None
         flat = norm.input
-        layer, shape = Conv2d.of(flat.args[0]), info(flat).shape or ()
+        layer, shape = _lifted(flat.args[0]), info(flat).shape or ()
         if layer is None or len(shape) != 3 or len(flat.users) > 1:
             return None
         return norm if info(layer.node).shape == (*shape[:2], 1, shape[2]) else None
@@ -155,8 +154,12 @@ def _refuse_shape(node: Node) -> str | None:
 
 def _reads_as_weight(node: Node, getters: list[Node]) -> bool:
     """Whether a reader is a convolution over one axis, or was one before this pass."""
-    layer = Conv1d.of(node) or Conv2d.of(node)
+    layer = Conv1d.of(node) or ConvTranspose1d.of(node) or _lifted(node)
     return layer is not None and layer.weight in getters
+
+
+def _lifted(node: object) -> Conv2d | ConvTranspose2d | None:
+    return Conv2d.of(node) or ConvTranspose2d.of(node)
 
 
 def _getters(gm: GraphModule, weight: Node) -> list[Node]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from qpc.compression.sweep import sweep as sweep
     from qpc.deployment import export_library as export_library
     from qpc.errors import QPCError as QPCError
+    from qpc.explanation.explain import explain as explain
+    from qpc.explanation.inspection import inspect_graph as inspect_graph
     from qpc.exporting.export import export as export
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
@@ -76,6 +78,7 @@ _HOMES = {
     "compile": "qpc.compiler",
     "compress": "qpc.compression.compress",
     "convert": "qpc.recipes",
+    "explain": "qpc.explanation.explain",
     "export": "qpc.exporting.export",
     "export_library": "qpc.deployment",
     "fingerprint": "qpc.hashing",
@@ -85,6 +88,7 @@ _HOMES = {
     "from_yaml": "qpc.yaml_form",
     "import_encodings": "qpc.importers.encodings",
     "import_quantized": "qpc.recipes",
+    "inspect_graph": "qpc.explanation.inspection",
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
     "merge_calibration": "qpc.analysis.merge",
@@ -124,6 +128,7 @@ __all__ = [
     "compile",
     "compress",
     "convert",
+    "explain",
     "export",
     "export_library",
     "fingerprint",
@@ -133,6 +138,7 @@ __all__ = [
     "from_yaml",
     "import_encodings",
     "import_quantized",
+    "inspect_graph",
     "load",
     "load_graph",
     "merge_calibration",

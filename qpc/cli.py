@@ -1,30 +1,54 @@
 """The `qpc` command.
 
-Nothing heavy is imported at the top: `qpc --help` must not wait for torch or TVM. Each command
-imports what it needs when it runs, after it has looked at what it was given.
+Nothing heavy is imported at the top: `qpc --help` must not wait for torch or TVM, and needs the
+names of commands and one line about each. The module of a command (`qpc.commands`) is imported when
+it is called, and imports what it needs when it runs, after it has looked at what it was given.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import importlib
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
-from qpc.commands import compile, targets, verify
+from qpc.commands import COMMANDS
 from qpc.errors import QPCError
+from qpc.terminal.entry import callback_of
 from qpc.version import VERSION
 
-_INTERRUPTED = 130  # as shells count a program that SIGINT ended
-_KERNELS_KEPT = "kernels that were compiled are kept for the next time"
+
+class Commands(TyperGroup):
+    """All commands by name: whole when they are called, until then only a line about each."""
+
+    def __init__(self, **attributes: Any) -> None:
+        known = {
+            name: TyperCommand(name, help=about.line, rich_help_panel=about.panel)
+            for name, about in COMMANDS.items()
+        }
+        super().__init__(**{**attributes, "commands": known})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is called."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, found if name is None else whole_command(name), rest
+
+
+def whole_command(name: str) -> Any:
+    """The command of a name, with its options."""
+    module = importlib.import_module(f"qpc.commands.{COMMANDS[name].module or name}")
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    example = module.EXAMPLE.replace("[", r"\[")  # is no markup
+    alone.command(name, epilog=f"Example: {example}")(callback_of(module.command))
+    return get_command(alone)
+
 
 app = typer.Typer(
     name="qpc",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -43,7 +67,7 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        version()
+        typer.echo(f"qpc {VERSION}")
         raise typer.Exit
 
 
@@ -57,216 +81,3 @@ def qpc(
     ] = False,
 ) -> None:
     """Quantize and prune PyTorch models, and compile them to int8 machine code."""
-
-
-@contextmanager
-def _saying_on_interrupt(lost: str, kept: str = "") -> Iterator[None]:
-    """End on Ctrl-C with one line: what is lost, which notes know better, and what is kept."""
-    try:
-        yield
-    except BaseException as error:
-        if (interrupt := _interrupt_behind(error)) is None:
-            raise
-        said = [*(getattr(interrupt, "__notes__", None) or [lost]), *filter(None, [kept])]
-        typer.echo(f"interrupted: {'; '.join(said)}", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
-
-
-def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The interrupt that became this error: imports turn it into errors of their own."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-app.command("targets")(targets.command)
-app.command("compile")(compile.command)
-app.command("verify")(verify.command)
-
-
-@app.command()
-def demo(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Use 200 test images instead of all.")
-    ] = False,
-) -> None:
-    """Quantize and compile a ResNet-18, and compare its accuracy, size and speed."""
-    with _saying_on_interrupt("nothing is measured", _KERNELS_KEPT):
-        from qpc.demo import run
-
-        run(quick=quick)
-
-
-@app.command()
-def doctor() -> None:
-    """Say what this machine has, what is missing, and how to mend it."""
-    with _saying_on_interrupt("not everything was looked at"):
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        from qpc.doctor import diagnose
-
-        checks = diagnose()
-    table = Table("", "check", "found", box=None)
-    for check in checks:
-        mark = Text("ok", "green") if check.ok else Text("no", "bold red")
-        # Text, not str: square brackets in what was found are not markup.
-        table.add_row(mark, Text(check.name), Text(check.found))
-    console = Console()
-    console.print(table)
-    failed = [check for check in checks if not check.ok]
-    for check in failed:
-        console.print(f"\nTo mend {check.name!r}:", style="yellow")
-        # Unwrapped, so that a command can be copied.
-        console.print(Text(f"  {check.fix}"), soft_wrap=True)
-    if failed:
-        raise typer.Exit(1)
-
-
-@app.command()
-def bench(
-    model: Annotated[
-        Path, typer.Argument(help="Folder of a quantized graph, compiled model or library.")
-    ],
-    graph: Annotated[
-        Path | None, typer.Option(help="The graph that a compiled model was made from.")
-    ] = None,
-    peer: Annotated[
-        list[str] | None, typer.Option(help="Another runtime; all installed ones by default.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of all.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, in each of which all run.")] = 50,
-    json: Annotated[Path | None, typer.Option(help="Write the result to this file, too.")] = None,
-    on: Annotated[
-        str | None, typer.Option(help="Where to time an exported library: ssh://user@host.")
-    ] = None,
-) -> None:
-    """Compare a model's speed with other runtimes, in turns, on the same threads.
-
-    Exported libraries are timed by themselves, here or on a board that has a shell.
-    """
-    if on is not None or (model / "library.json").is_file():
-        with _saying_on_interrupt("nothing is measured yet"):
-            from qpc.backends.deploy.verify import Where, time_library
-
-            timed = time_library(model, Where(on), calls=rounds)
-        typer.echo(str(timed))
-        if json is not None:
-            _write_json(json, timed.to_json())
-        return
-    with _saying_on_interrupt("nothing is measured yet", _KERNELS_KEPT):
-        from qpc.bench.request import Request
-
-        peers = list(dict.fromkeys(peer or ())) or None
-        request = Request(model, graph, threads, batch, rounds, peers)
-        request.check()
-        if json is not None:
-            _check_writable(json)
-        from qpc.backends.tvm.compat import require_tvm
-
-        require_tvm()  # first, as this import must not be interrupted
-        from qpc.bench.command import run
-
-        answer = run(request)
-    typer.echo(answer.text)
-    for note in answer.notes:
-        typer.echo(note, err=True)
-    if json is not None:
-        _write_json(json, answer.data)
-
-
-@app.command()
-def export(
-    graph: Annotated[Path, typer.Argument(help="Folder of a saved graph.")],
-    out: Annotated[Path, typer.Argument(help="The file to write.")],
-    form: Annotated[
-        str,
-        typer.Option(
-            help="onnx-qdq, onnx-tensorrt, onnx-float, onnx-integer, tflite or pt2e.",
-        ),
-    ] = "onnx-qdq",
-    batch: Annotated[int | None, typer.Option(min=1, help="The only batch size.")] = None,
-    opset: Annotated[int | None, typer.Option(help="Opset of ONNX.")] = None,
-    encodings: Annotated[
-        str | None, typer.Option(help="Version of the grids beside float ONNX.")
-    ] = None,
-    fuse_residual_adds: Annotated[
-        bool, typer.Option("--fuse-residual-adds", help="As TensorRT fuses sums best.")
-    ] = False,
-    ends: Annotated[
-        str | None, typer.Option(help="Type of inputs and outputs in tflite: float32 or int8.")
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the result to this file, too.")] = None,
-) -> None:
-    """Write a saved graph in a form that other runtimes and tools read."""
-    with _saying_on_interrupt("the file is as it was before"):
-        if json is not None:
-            _check_writable(json)
-        from qpc.exporting.command import run
-
-        given = {"batch": batch, "opset": opset, "encodings": encodings, "ends": ends}
-        answer = run(graph, out, form, given | {"fuse_residual_adds": fuse_residual_adds or None})
-    typer.echo(answer.text)
-    for note in answer.notes:
-        typer.echo(note, err=True)
-    if json is not None:
-        _write_json(json, answer.data)
-
-
-@app.command()
-def compress(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file that names model, data and steps.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for all that comes of it; beside the recipe by default."),
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the result to this file, too.")] = None,
-) -> None:
-    """Prune, train and quantize a model by a recipe; a run that was interrupted goes on."""
-    folder = out if out is not None else recipe.with_name(f"{recipe.stem}-compressed")
-    kept = f"what is done is kept in {str(folder)!r}, and the same command goes on from there"
-    with _saying_on_interrupt("the step that ran", kept):
-        if json is not None:
-            _check_writable(json)
-        from qpc.compression.command import run
-
-        answer = run(recipe, folder)
-    if answer.first:
-        typer.echo(answer.text)
-    if json is not None and answer.first:
-        _write_json(json, answer.data)
-    if answer.reached is False and answer.first:
-        typer.echo("error: the target was not reached", err=True)
-        raise typer.Exit(1)
-
-
-def _check_writable(file: Path) -> None:
-    """Say before minutes of measurement, not after, that a file cannot be written."""
-    try:
-        if file.exists():
-            with file.open("a"):
-                return
-        with tempfile.TemporaryFile(dir=file.parent):
-            return
-    except OSError as error:
-        why = error.strerror or error
-        hint = "--json"
-        raise typer.BadParameter(f"cannot write to {str(file)!r}: {why}", param_hint=hint) from None
-
-
-def _write_json(file: Path, data: dict[str, Any]) -> None:
-    from json import dumps
-
-    try:
-        file.write_text(dumps(data, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        typer.echo(f"error: cannot write to {str(file)!r}: {error.strerror or error}", err=True)
-        raise typer.Exit(1) from None
-
-
-@app.command()
-def version() -> None:
-    """Print QPC's version."""
-    typer.echo(f"qpc {VERSION}")

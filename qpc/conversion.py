@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -117,6 +117,14 @@ class Conversion:
         """The integers `value` in another shape."""
         sizes = [size if isinstance(size, int) else -1 for size in shape]
         made = self.call(torch.ops.aten.reshape.default, value, sizes)
+        update_info(made, qparams=info(value).qparams)
+        return made
+
+    def permuted(self, value: Node, order: Sequence[int]) -> Node:
+        """The integers `value` with their axes in another order."""
+        if list(order) == sorted(order):
+            return value
+        made = self.call(torch.ops.aten.permute.default, value, list(order))
         update_info(made, qparams=info(value).qparams)
         return made
 

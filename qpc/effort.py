@@ -30,6 +30,7 @@ from qpc.passes import (
     FakeQuantize,
     FitWeightScales,
     FoldBatchNorm,
+    FoldWeights,
     InsertObservers,
     LearnRounding,
     LiftConv1d,
@@ -56,7 +57,8 @@ def tidying(*, fold_later: bool = False) -> tuple[Pass, ...]:
 
     fold_later: batch norms are to train and be folded afterwards, so only arithmetic is now.
     """
-    return FoldBatchNorm(arithmetic_only=fold_later), RemoveIdentities(), LiftConv1d()
+    norms = FoldBatchNorm(arithmetic_only=fold_later)
+    return FoldWeights(operands=True), norms, RemoveIdentities(), LiftConv1d()
 
 
 def storing(config: QuantConfig) -> tuple[Pass, ...]:

@@ -92,6 +92,10 @@ class MissingDependencyError(BackendError):
     """An optional package is not installed, or not in a version that works."""
 
 
+class VerificationError(QPCError):
+    """A model gives other values than it must: those of the graph that it was made from."""
+
+
 class ArtifactError(BackendError):
     """A saved model is damaged, incomplete, or made for another version or CPU."""
 

@@ -23,6 +23,7 @@ from qpc.passes import (
     EndTraining,
     FakeQuantize,
     FoldBatchNorm,
+    FoldWeights,
     FollowRanges,
     FreezeGrids,
     ImportQuantized,
@@ -52,7 +53,8 @@ BatchNormMode = Literal["folded", "simulated"]
 def prepare(config: QuantConfig | None = None, *, batch_norm: BatchNormMode = "folded") -> Pipeline:
     """The passes before calibration: tidy the graph up, and insert observers.
 
-    Batch norms are folded, identities removed, convolutions over one axis given a height of 1.
+    What parameters alone decide is computed, batch norms are folded, identities removed,
+    convolutions over one axis given a height of 1.
     Linear layers with a mode that needs no calibration get their integer weights.
 
     batch_norm: "simulated" leaves batch norms that could be folded to be trained, see
@@ -266,8 +268,11 @@ def prune(
     allocation: how many go, such as `qpc.pruning.allocation.Global(0.5, of="macs")`.
     heads: shell patterns of modules in which attention is pruned by whole heads.
 
+    Weights that are computed from parameters, as by weight normalisation, become parameters first.
+
     Raises PassError if no channel may go. What the allocation asked for and could not be had is
     logged as a warning; `ctx` collects the reports.
     """
     masks = CreateMasks(criterion, allocation, heads)
-    return Pipeline((masks, PropagateMasks(heads), RemoveChannels(heads))).run(gm, ctx)
+    passes = (FoldWeights(), masks, PropagateMasks(heads), RemoveChannels(heads))
+    return Pipeline(passes).run(gm, ctx)

@@ -57,6 +57,8 @@ class Quantization:
     convert: makes the integer operator and returns it; None if there is none.
     joins_grids: whether it is free of cost if its operands are on the grid of its result, which
     they then take.
+    rounds_constants: whether parameters among its operands are values like others, with grids of
+    their own.
     ends_in_float: whether `convert` can also make an operator that returns float32, which it is to
     do where the result has no grid, because nothing but float operators reads it.
     leaves_values: whether it only moves values, or chooses among them and constants, at about the
@@ -67,6 +69,7 @@ class Quantization:
     refuse: Callable[[Node], str | None] = _nothing
     convert: Callable[[Conversion], Node] | None = None
     joins_grids: bool = False
+    rounds_constants: bool = False
     ends_in_float: bool = False
     leaves_values: bool = False
 

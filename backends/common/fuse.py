@@ -81,7 +81,7 @@ class _Search:
     def _fits(self, user: Node, value: Node) -> bool:
         stage = traits_of(user, self.traits).stage
         if _dtype(self.types[user]) is not _dtype(self.types[value]):
-            return False  # a table of floats
+            return False  # a table of other integers, or of floats
         if stage is not StageKind.SUM:
             return stage is not None
         a, b = arguments(user)["a"], arguments(user)["b"]

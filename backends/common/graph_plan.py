@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import torch
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.integer_proofs import check_integers
+from qpc.backends.common.activation_type import with_activations
 from qpc.backends.common.concat_in_place import CHANNELS, InPlace, find_in_place
 from qpc.backends.common.constants import find_constants
 from qpc.backends.common.expand import Functions, expanded
@@ -29,7 +31,8 @@ from qpc.types import Concrete, TensorType
 class GraphPlan:
     """How the nodes of a graph are computed.
 
-    gm: the graph, of simpler operators than the one that was asked for if that had decompositions.
+    gm: the graph, of simpler operators than the one that was asked for if that had decompositions,
+    and with other integers if kernels take those.
     types: of all values. nodes: those that are computed one after the other; others are computed
     together with one of these, or not at all. constants: nodes whose values the compiler computes.
     groups: layers with what is fused behind them, by the node whose value they store. in_place:
@@ -79,15 +82,18 @@ def plan_graph(
     batch: int,
     traits: TraitTable,
     decompositions: Functions = MappingProxyType({}),
+    activation: torch.dtype = torch.uint8,
 ) -> GraphPlan:
     """The plan of a core-form graph for kernels with these traits.
 
-    decompositions: what stands for operators that have no kernels. Raises BackendError for a
+    decompositions: what stands for operators that have no kernels. activation: the type of
+    quantized values that kernels take, int8 or uint8; others become that. Raises BackendError for a
     decomposition that fails, or for sums of integers that might overflow.
     """
     gm = expanded(gm, batch, decompositions)
+    check_integers(gm, noted_shapes(gm, batch))
+    gm = with_activations(gm, batch, activation, traits)
     types = noted_shapes(gm, batch)
-    check_integers(gm, types)
     needed = _reachable(output_nodes(gm))
     computed = [node for node in gm.graph.nodes if node in needed]
     groups = find_groups(gm, types, traits)

@@ -17,7 +17,7 @@ Kind: TypeAlias = Literal["input", "weight", "output", "arena"]
 
 @dataclass(frozen=True)
 class KernelUse:
-    """A call of an integer kernel and the graph nodes it computes; several nodes are fused.
+    """A call of a kernel and the graph nodes it computes; several nodes are fused.
 
     nodes: none for a kernel that only moves data from one memory order to another.
     macs: multiply-accumulates of the call, with those that it skips. bytes: of all its arguments,
@@ -38,6 +38,17 @@ class KernelUse:
     method: str = ""
     time: float = 0.0
     notes: tuple[str, ...] = ()
+
+    @property
+    def operation(self) -> str:
+        """What the kernel does, without the hash of all that it depends on."""
+        named = re.fullmatch(r"qpc_(\w+)_[0-9a-f]{12}", self.kernel)
+        return named[1] if named else self.kernel
+
+    @property
+    def in_float(self) -> bool:
+        """Whether the kernel computes with floats from beginning to end."""
+        return self.operation.startswith("float_")
 
     @property
     def done(self) -> float:
@@ -77,12 +88,6 @@ class Step(KernelUse):
     reads: tuple[Place, ...] = ()
     writes: tuple[Place, ...] = ()
     scratch: Place | None = None
-
-    @property
-    def operation(self) -> str:
-        """What the kernel does, without the hash of all that it depends on."""
-        named = re.fullmatch(r"qpc_(\w+)_[0-9a-f]{12}", self.kernel)
-        return named[1] if named else self.kernel
 
     def lines(self) -> Iterator[str]:
         """What it does, how, and where."""

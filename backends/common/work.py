@@ -22,6 +22,8 @@ def multiply_accumulates(gm: GraphModule, node: Node, batch: int) -> int:
     weight = given.get("weight")
     if not isinstance(weight, Node) or weight.op != "get_attr":
         return 0
+    if attribute(gm, str(weight.target)).ndim < 2:  # of a norm, or slopes: no sums of products
+        return 0
     # weight[out, in / groups, ...], or [in, out / groups, ...] of a transposed convolution
     counted = node.all_input_nodes[0] if "transpose" in op_name(node) else node
     shape = resolve(info(counted).shape or (), batch)

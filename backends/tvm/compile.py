@@ -48,7 +48,7 @@ def compile_graph(
         code = build(program.module, program.functions, weights, chosen, clock, cache)
     # What is fused is the same for all batch sizes: the report is about the last of them, and how
     # each kernel computes is in the plan of each.
-    uses = tuple(use for use in program.emit.kernel_uses if use.nodes)
+    uses = tuple(use for use in program.emit.kernel_uses if use.nodes and not use.in_float)
     report = Report(uses, tuple(program.emit.other_uses), exactness(gm), clock.seconds)
     constants = {name: stored(tensor) for name, tensor in weights.tensors.items()}
     parts = Parts(program.signature, chosen, threads, code, constants, report)
@@ -100,7 +100,7 @@ def lowered(
         signature = signature_of(gm, options.batch_sizes)
         builder, weights = relax.BlockBuilder(), Weights()
         emit = Emitter(builder, isa_for(target), options.threads, weights, tuner)
-        known = trait_table(), registered_decompositions()
+        known = trait_table(), registered_decompositions(), emit.activation
         plans = {batch: plan_graph(gm, batch, *known) for batch in signature.batch_sizes}
         functions = {batch: lower(emit, plan) for batch, plan in plans.items()}
     return Lowered(builder.get(), functions, weights, signature, emit, clock)

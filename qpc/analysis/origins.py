@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 
+import torch
 from torch.fx import GraphModule, Node
 
 from qpc.calls import aten
@@ -14,6 +15,15 @@ from qpc.registry import spec_of
 def activations(node: Node) -> list[Node]:
     """The inputs of a call that are no parameters or buffers."""
     return [n for n in node.all_input_nodes if n.op != "get_attr"]
+
+
+def bytes_behind(value: Node) -> Node | None:
+    """The uint8 input of the model that a value is, as float32; None for any other value."""
+    if value.target is not aten.to.dtype or info(value).dtype is not torch.float32:
+        return None
+    source = value.all_input_nodes[0]
+    plain = source.op == "placeholder" and info(source).dtype is torch.uint8
+    return source if plain else None
 
 
 def maker(value: Node) -> Node:

@@ -21,6 +21,7 @@ from qpc.analysis.float_results import NOT_READ_BY_LAYERS, float_results, read_b
 from qpc.analysis.given_grids import GivenGrids
 from qpc.analysis.origins import (
     activations,
+    bytes_behind,
     maker,
     multiplies_by_parameter,
     reported_calls,
@@ -128,6 +129,13 @@ class _Configs:
         return self.config.resolve(module=site.module, op=site.op, position=site.position)
 
 
+def rounded_operands(node: Node) -> list[Node]:
+    """What an integer operator reads on grids: values, and parameters that are used like these."""
+    if quantization_of(node).rounds_constants:
+        return list(node.all_input_nodes)
+    return activations(node)
+
+
 def layer_configs(gm: GraphModule, config: QuantConfig) -> dict[Node, LayerConfig]:
     """The configuration of every float layer that is not to be kept in float, in graph order."""
     configs = _Configs(config, _positions(gm, {}), {})
@@ -188,6 +196,8 @@ def _drop_unfed(candidates: set[Node], reasons: dict[Node, str], configs: _Confi
 
 
 def _quantizable_source(node: Node, source: Node, configs: _Configs) -> bool:
+    if bytes_behind(source) is not None:
+        return True
     if source.op == "placeholder" or role_of(node) is Role.COMPUTE:
         return configs.of(source) is not None or source.op != "placeholder"
     return False
@@ -251,9 +261,9 @@ def _share_grids(
         if node not in integer:
             continue
         sources = activations(node)
-        for source in sources:
+        for source in rounded_operands(node):
             if source not in in_float:
-                grids.add(source)
+                grids.add(source, owner=node if source.op == "get_attr" else None)
         if node in in_float:
             continue
         role = role_of(node)

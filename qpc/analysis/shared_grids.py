@@ -13,9 +13,11 @@ class SharedGrids:
         self._carrier: dict[Node, Node] = {}
         self._owner: dict[Node, Node] = {}
 
-    def add(self, node: Node) -> None:
+    def add(self, node: Node, owner: Node | None = None) -> None:
+        """`node` has a grid; `owner`: whose configuration decides about it, if that is another."""
         if node not in self._parent:
-            self._parent[node] = self._carrier[node] = self._owner[node] = node
+            self._parent[node] = self._carrier[node] = node
+            self._owner[node] = owner or node
 
     def follow(self, node: Node, source: Node) -> None:
         """`node` has the grid of `source`."""

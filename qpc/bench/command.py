@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from qpc.calls import qpc_ops
 from qpc.compiler import compile, load
 from qpc.deployment import finished_graph
 from qpc.errors import BackendError
+from qpc.explanation.evaluation import Part
 from qpc.types import dtype_name
 
 
@@ -31,13 +33,20 @@ class Answer:
     notes: tuple[str, ...]
 
 
-def run(request: Request) -> Answer:
+def run(
+    request: Request,
+    parts: Iterable[Part] = (),
+    told: Callable[[str], None] = lambda what: None,
+) -> Answer:
     """Measure a saved model.
+
+    parts: labelled samples, to measure the accuracy of all. told: what is being measured.
 
     Raises like `Request.check`, ArtifactError for damage, and BackendError for a request that does
     not fit the model.
     """
     request.check()
+    told("compiling")
     compiled, graph = _opened(request)
     inputs = _inputs(compiled, request.batch)
     name = request.model.resolve().name
@@ -47,6 +56,7 @@ def run(request: Request) -> Answer:
         return Answer(f"{name}: {measured}", {"network": name} | vars(measured), (note,))
     threads = compiled.threads
     asked = list(request.peers) if request.peers is not None else installed_peers()
+    told("trying the other runtimes")
     usable, failures = usable_peers(asked, graph, request.batch, threads) if asked else ([], {})
     notes = [f"{peer} cannot run this model: {why}" for peer, why in failures.items()]
     if not asked:
@@ -55,7 +65,16 @@ def run(request: Request) -> Answer:
     torch.set_num_threads(threads)
     try:
         found = compare(
-            name, graph, compiled, inputs, threads=threads, rounds=request.rounds, peers=usable
+            name,
+            graph,
+            compiled,
+            inputs,
+            threads=threads,
+            rounds=request.rounds,
+            peers=usable,
+            instances=request.instances,
+            parts=parts,
+            told=told,
         )
     finally:
         torch.set_num_threads(before)

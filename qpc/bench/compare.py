@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,12 @@ from qpc.backends.tvm.measure.peak import peak
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.bench.peers import INT8_PEERS, PEERS, Array, Peer, signal_to_noise_db
 from qpc.bench.request import check_peers
-from qpc.bench.turns import Ratio, Times, cpu_share, in_turns, ratio, times
+from qpc.bench.throughput import throughput
+from qpc.bench.turns import Block, Ratio, Times, cpu_share, in_turns, ratio, times
 from qpc.channels.cost import cost
+from qpc.explanation.evaluation import Part, any_size
 from qpc.exporting.onnx.model import to_qdq
+from qpc.terminal.plain import plain
 
 LEAST_AGREEMENT_DB = 15.0
 """All round sums to grids in their own way; what agrees less than this is another network."""
@@ -42,7 +45,8 @@ ENOUGH = 0.8
 class PeerResult:
     """Another runtime: its times, QPC's time over its time, and what it ran.
 
-    agreement_db: signal-to-noise ratio of its output against QPC's.
+    agreement_db: signal-to-noise ratio of its output against QPC's. per_s: samples in a second, of
+    all instances. accuracy: share of the samples that it gets right; None without labelled ones.
     """
 
     name: str
@@ -54,6 +58,8 @@ class PeerResult:
     float_layers: int
     agreement_db: float
     kernels: Mapping[str, int]
+    per_s: float = math.nan
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Comparison:
     that of all threads together.
     macs: multiply-accumulates of one call.
     load: the machine's load average before the rounds.
+    instances: how many copies run side by side where samples in a second are counted: per_s.
+    accuracy: as that of peers. samples: how many it was measured on.
     """
 
     network: str
@@ -81,6 +89,10 @@ class Comparison:
     peers: tuple[PeerResult, ...]
     cpu_share: float
     load: float
+    instances: int = 1
+    per_s: float = math.nan
+    accuracy: float | None = None
+    samples: int = 0
 
     @property
     def fastest(self) -> PeerResult | None:
@@ -90,10 +102,8 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON values, which know no infinity: equal outputs agree to null dB."""
         fastest = self.fastest
-        values = asdict(self)
-        for peer in values["peers"]:
-            if math.isinf(peer["agreement_db"]):
-                peer["agreement_db"] = None
+        values = plain(self)
+        assert isinstance(values, dict)
         return values | {
             "fastest": fastest and fastest.name,
             "ratio_to_fastest": fastest and fastest.ratio.median,
@@ -109,47 +119,45 @@ def compare(
     threads: int = 1,
     rounds: int = 50,
     peers: Sequence[str] = INT8_PEERS,
+    instances: int = 1,
+    parts: Iterable[Part] = (),
+    told: Callable[[str], None] = lambda what: None,
 ) -> Comparison:
     """Measure `compiled`, which was made from the graph `integer`, and the same in other runtimes.
 
-    inputs: float32 arrays of one batch size that `compiled` takes.
-    peers: packages, of `qpc.bench.peers.PEERS`; each must be installed.
+    inputs: float32 arrays of one batch size that `compiled` takes. peers: packages, of
+    `qpc.bench.peers.PEERS`; each must be installed.
+    instances: how many copies of each run side by side to count samples in a second.
+    parts: labelled samples, to measure the accuracy of all. told: what is being measured.
 
     Raises MissingDependencyError for a runtime that is not installed.
     """
     check_peers(peers)
-    batch = len(inputs[0])
-    ours = _flat(compiled(*inputs))
-    differing = count_differing(integer, inputs, ours)
+    batch, ours = len(inputs[0]), _flat(compiled(*inputs))
+    told("getting the other runtimes ready")
     model = to_qdq(integer, batch) if peers else None
     others = [PEERS[name](model, list(inputs), threads) for name in peers]
-    agreement = {peer.name: _agreement(peer, ours) for peer in others}
     loop, macs = peak(compiled.target), cost(integer).macs * batch
-    calls: dict[str, Callable[[], object]] = {"QPC": lambda: compiled(*inputs), "peak": loop.run}
+    calls: dict[str, Callable[[], object]] = {_OURS: lambda: compiled(*inputs), "peak": loop.run}
+    calls |= {peer.name: peer.run for peer in others}
     load = os.getloadavg()[0]
-    blocks = in_turns(calls | {peer.name: peer.run for peer in others}, rounds)
+    told("timing in turns")
+    blocks = in_turns(calls, rounds)
     loops = blocks.pop("peak")
-    results = [
-        PeerResult(
-            peer.name,
-            peer.version,
-            times(blocks[peer.name]),
-            ratio(blocks["QPC"], blocks[peer.name]),
-            peer.ready_s,
-            peer.integer_layers,
-            peer.float_layers,
-            agreement[peer.name],
-            peer.kernels,
-        )
-        for peer in others
-    ]
+    told("counting samples in a second")
+    rates = _rates(compiled, inputs, peers, model, threads, instances)
+    right, samples = _accuracies(compiled, others, parts, batch, told)
+    results = (
+        _peer_result(peer, blocks, _agreement(peer, ours), rates.get(name), right, batch)
+        for name, peer in zip(peers, others, strict=True)
+    )
     return Comparison(
         network=network,
         batch=batch,
         threads=threads,
         rounds=rounds,
         macs=macs,
-        differing=differing,
+        differing=count_differing(integer, inputs, ours),
         times=times(blocks["QPC"]),
         share=macs / loop.macs / threads * ratio(loops, blocks["QPC"]).median,
         share_cpu=macs / loop.macs * ratio(loops, blocks["QPC"]).cpu,
@@ -157,7 +165,98 @@ def compare(
         peers=tuple(results),
         cpu_share=cpu_share(blocks, threads),
         load=load,
+        instances=instances,
+        per_s=rates.get(_OURS) or _per_s(blocks[_OURS], batch),
+        accuracy=right.get(_OURS),
+        samples=samples,
     )
+
+
+_OURS, _MS = "QPC", 1e3
+
+
+def _per_s(blocks: list[Block], batch: int) -> float:
+    """Samples in a second, if one call follows the other."""
+    return batch * _MS / times(blocks).median_ms
+
+
+def _peer_result(
+    peer: Peer,
+    blocks: Mapping[str, list[Block]],
+    agreement_db: float,
+    per_s: float | None,
+    right: Mapping[str, float],
+    batch: int,
+) -> PeerResult:
+    measured = times(blocks[peer.name])
+    return PeerResult(
+        peer.name,
+        peer.version,
+        measured,
+        ratio(blocks[_OURS], blocks[peer.name]),
+        peer.ready_s,
+        peer.integer_layers,
+        peer.float_layers,
+        agreement_db,
+        peer.kernels,
+        per_s or _per_s(blocks[peer.name], batch),
+        right.get(peer.name),
+    )
+
+
+def _rates(
+    compiled: CompiledModel,
+    inputs: Sequence[Array],
+    peers: Sequence[str],
+    model: Any,
+    threads: int,
+    instances: int,
+) -> dict[str, float]:
+    """Samples in a second of several instances, by package; nothing for one, which was timed."""
+    if instances == 1:
+        return {}
+    clones = [compiled.clone() for _ in range(instances)]
+    calls: dict[str, list[Callable[[], object]]] = {
+        _OURS: [lambda clone=clone: clone(*inputs) for clone in clones]  # type: ignore[misc]  # mypy types no defaults
+    }
+    for name in peers:
+        calls[name] = [PEERS[name](model, list(inputs), threads).run for _ in range(instances)]
+    return {name: throughput(each, len(inputs[0])) for name, each in calls.items()}
+
+
+@dataclass(frozen=True)
+class _OneSize:
+    """A runtime that takes one batch size, as `any_size` wants it."""
+
+    call: Callable[[Sequence[Array]], list[Array]]
+    batch_sizes: tuple[int, ...]
+
+    def __call__(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        found = self.call([x.numpy() for x in inputs])
+        return [torch.from_numpy(np.array(value)) for value in found]
+
+
+def _accuracies(
+    compiled: CompiledModel,
+    others: Sequence[Peer],
+    parts: Iterable[Part],
+    batch: int,
+    told: Callable[[str], None],
+) -> tuple[dict[str, float], int]:
+    """The share of samples that each runtime gets right, and how many samples there are."""
+    told("measuring accuracy")
+    sized: dict[str, Any] = {_OURS: compiled}
+    sized |= {peer.name: _OneSize(peer.call, (batch,)) for peer in others}
+    calls = {name: any_size(model) for name, model in sized.items()}
+    right, count = dict.fromkeys(calls, 0), 0
+    for part in parts:
+        if part.labels is None:
+            continue
+        count += len(part.labels)
+        for name, call in calls.items():
+            best = call(*part.inputs)[0].argmax(1)
+            right[name] += int((best == part.labels).sum())
+    return ({name: hits / count for name, hits in right.items()} if count else {}), count
 
 
 def count_differing(integer: GraphModule, inputs: Sequence[Array], found: Sequence[Array]) -> int:
@@ -169,12 +268,26 @@ def count_differing(integer: GraphModule, inputs: Sequence[Array], found: Sequen
 
 def table(result: Comparison) -> str:
     """The comparison as text."""
-    head = f"{'':<14}{'median ms':>10}{'p10':>8}{'p90':>8}{'best':>8}{'CPU ms':>8}{'ratio':>8}"
-    rows = [_row("QPC", result.times, "")]
-    rows += [_row(p.name, p.times, f"{p.ratio.median:.3f}") for p in result.peers]
+    head = (
+        f"{'':<16}{'p50 ms':>8}{'p10':>8}{'p90':>8}{'p99':>8}{'best':>8}{'CPU ms':>8}{'ratio':>8}"
+        f"{'samples/s':>11}{'agree dB':>10}{'top-1':>8}"
+    )
+    rows = [_row("QPC", result.times, "", result.per_s, "", result.accuracy)]
+    rows += [
+        _row(
+            p.name,
+            p.times,
+            f"{p.ratio.median:.3f}",
+            p.per_s,
+            f"{p.agreement_db:.1f}",
+            p.accuracy,
+        )
+        for p in result.peers
+    ]
     lines = [
         f"{result.network}: int8, batch {result.batch}, {result.threads} thread(s), "
-        f"{result.rounds} rounds, {result.macs / 1e9:.2f} G MACs",
+        f"{result.instances} instance(s), {result.rounds} rounds, {result.macs / 1e9:.2f} G MACs"
+        + (f", top-1 of {result.samples:,} samples" if result.samples else ""),
         head,
         *rows,
         f"QPC reaches {result.share:.1%} of {result.peak_gmac_s:.0f} GMAC/s "
@@ -197,10 +310,13 @@ def table(result: Comparison) -> str:
     return "\n".join([*lines, ""])
 
 
-def _row(name: str, t: Times, ratio: str) -> str:
-    values = (t.median_ms, t.p10_ms, t.p90_ms, t.best_ms, t.cpu_ms)
-    numbers = "".join(f"{v:>8.2f}" for v in values[1:])
-    return f"{name:<14}{values[0]:>10.2f}{numbers}{ratio:>8}"
+def _row(
+    name: str, t: Times, ratio: str, per_s: float, agreement: str, accuracy: float | None
+) -> str:
+    values = (t.median_ms, t.p10_ms, t.p90_ms, t.p99_ms, t.best_ms, t.cpu_ms)
+    numbers = "".join(f"{v:>8.2f}" for v in values)
+    top1 = "" if accuracy is None else f"{accuracy:.2%}"
+    return f"{name:<16}{numbers}{ratio:>8}{per_s:>11,.0f}{agreement:>10}{top1:>8}".rstrip()
 
 
 def _doubt(threads: int) -> str:

@@ -32,7 +32,8 @@ Array = npt.NDArray[Any]
 class Peer:
     """A model in another runtime.
 
-    run: from inputs to outputs, numpy arrays both.
+    run: the outputs for the inputs that it was made with. call: from inputs of the same shapes to
+    outputs, numpy arrays both.
     ready_s: seconds from the ONNX model to this.
     integer_layers: how many convolutions and linear layers run in integers; float_layers: how many
     do not.
@@ -46,6 +47,7 @@ class Peer:
     integer_layers: int
     float_layers: int
     kernels: Mapping[str, int]
+    call: Callable[[Sequence[Array]], list[Array]]
 
 
 def onnxruntime_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Peer:
@@ -76,6 +78,7 @@ def onnxruntime_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) 
         sum(kernels[k] for k in ("QLinearConv", "QGemm", "MatMulInteger")),
         sum(kernels[k] for k in _ONNX_RUNTIME_FLOAT),
         dict(kernels),
+        lambda values: session.run(None, dict(zip(feeds, values, strict=True))),
     )
 
 
@@ -103,6 +106,9 @@ def openvino_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> 
     def run() -> list[Array]:
         return list(request.infer(feeds, share_inputs=True, share_outputs=True).values())
 
+    def call(values: Sequence[Array]) -> list[Array]:
+        return list(request.infer(dict(enumerate(values))).values())
+
     kernels: Counter[str] = Counter()
     integer = 0
     for operator in compiled.get_runtime_model().get_ops():
@@ -119,6 +125,7 @@ def openvino_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> 
         integer,
         layers - integer,
         dict(kernels),
+        call,
     )
 
 
@@ -141,6 +148,7 @@ def torch_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Pee
         0,
         layers,
         {k: n for k, n in kernels.items() if k not in ("QuantizeLinear", "DequantizeLinear")},
+        lambda values: list(network(*values)),
     )
 
 

@@ -24,6 +24,7 @@ class Request:
     nothing to run.
     threads: None for as many as the compiled model was made for, or one.
     peers: packages of other runtimes; None for all that are installed.
+    instances: how many copies run side by side to count samples in a second.
     """
 
     model: Path
@@ -32,6 +33,7 @@ class Request:
     batch: int = 1
     rounds: int = 50
     peers: Sequence[str] | None = None
+    instances: int = 1
 
     def check(self) -> None:
         """Raise for what cannot be done.

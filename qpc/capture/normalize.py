@@ -36,6 +36,7 @@ def normalize(gm: GraphModule) -> None:
         replacement = rule(Call(gm, node)) if rule is not None else None
         if replacement is not None:
             _replace(gm, node, replacement)
+    shapes.drop_expansions(gm)
     gm.graph.eliminate_dead_code()
     infer_shapes(gm, only_missing=True)
 

@@ -20,6 +20,8 @@ from torch.utils import _pytree as pytree
 from qpc.capture.checks import ExampleInputs, trains, validated
 from qpc.capture.functionalize import fold_constants, replace_in_place
 from qpc.capture.normalize import normalize
+from qpc.capture.precision import in_single_precision
+from qpc.capture.recurrent import quick_recurrent_shapes
 from qpc.capture.unlift import drop_unused_constants, unlift
 from qpc.errors import PassError, QPCError, TraceError, user_line
 from qpc.meta import info
@@ -38,12 +40,15 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, check: bool = True
     Axis 0 of every input whose size agrees with the first one's is the batch; it stays dynamic
     unless the model fixes it. Batch normalisation uses running statistics and dropout is the
     identity, whatever `model.training` is.
+    A model in float16 or bfloat16 is taken as float32, its inputs too, and a line is logged that
+    says so.
     check: run both on the example inputs and compare.
 
     The graph owns copies of all parameters and buffers under their names in `model`, which is not
     changed. Raises TraceError if the model cannot be captured, and says where and why.
     """
     args, kwargs = validated(model, example_inputs)
+    model, args, kwargs = in_single_precision(model, args, kwargs)
     with _inference_mode(model):
         expected = _run_example(model, args, kwargs)
         gm = _any_batch(model, args, kwargs) or _one_batch(model, args, kwargs)
@@ -179,7 +184,7 @@ def _export_once(
     kwargs: dict[str, Tensor],
     shapes: ShapesCollection | None,
 ) -> ExportedProgram:
-    with _quiet():
+    with _quiet(), quick_recurrent_shapes():
         return torch.export.export(
             model,
             args,

@@ -38,7 +38,7 @@ class LayerCost:
     """One operator that has parameters or multiplies.
 
     layer: the path of the module that owns its weight, or the node's name; channels: output
-    channels, 0 if it has no weight that makes any.
+    channels, 0 if it has no weight that makes any. node: the name of the node.
     """
 
     layer: str
@@ -46,6 +46,7 @@ class LayerCost:
     channels: int
     parameters: int
     macs: int
+    node: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,23 @@ def cost(gm: GraphModule) -> Cost:
     return CostModel(gm).after()
 
 
+def node_macs(gm: GraphModule) -> dict[Node, int]:
+    """The multiply-accumulates of each call that has any, at batch size 1."""
+    nothing_removed = torch.ones(1, dtype=torch.bool)
+    found = {
+        node: sum(product.at(nothing_removed) for product in layer.macs)
+        for node, layer in _layers(gm, Sizes(gm, None))
+    }
+    return {node: macs for node, macs in found.items() if macs}
+
+
 class CostModel:
     """The cost of a graph as a function of the units that are removed."""
 
     def __init__(self, gm: GraphModule, analysis: ChannelAnalysis | None = None) -> None:
         self._atoms = 0 if analysis is None else len(analysis.atoms)
         sizes = Sizes(gm, analysis)
-        self._layers = tuple(_layers(gm, sizes))
+        self._layers = tuple(layer for _, layer in _layers(gm, sizes))
         self._tensors = {
             key: _Product.of(sizes.parameter(node)) for key, node in _counted(gm).items()
         }
@@ -99,6 +110,7 @@ class CostModel:
                 sum(line.at(kept) for line in layer.outputs.values()),
                 sum(product.at(kept) for product in layer.parameters),
                 sum(product.at(kept) for product in layer.macs),
+                layer.node,
             )
             for layer in self._layers
         ]
@@ -210,12 +222,13 @@ class _Layer:
 
     name: str
     op: str
+    node: str
     macs: tuple[_Product, ...]
     parameters: tuple[_Product, ...]
     outputs: dict[int, _Product] = field(default_factory=dict)
 
 
-def _layers(gm: GraphModule, sizes: Sizes) -> Iterator[_Layer]:
+def _layers(gm: GraphModule, sizes: Sizes) -> Iterator[tuple[Node, _Layer]]:
     counted = _counted(gm)
     for node in gm.graph.nodes:
         if node.op != "call_function" or _is_seen_through(node):
@@ -224,10 +237,10 @@ def _layers(gm: GraphModule, sizes: Sizes) -> Iterator[_Layer]:
         owned = [source for source in sources if id(_tensor(gm, source)) in counted]
         parameters = tuple(_Product.of(sizes.parameter(source)) for source in owned)
         if view := any_layer(node):
-            yield _weighted(gm, view, sizes, parameters)
+            yield node, _weighted(gm, view, sizes, parameters)
         elif (macs := _macs(node, sizes)) or owned:
             name = _owner(owned[0]) if owned else node.name
-            yield _Layer(name, op_name(node), macs, parameters)
+            yield node, _Layer(name, op_name(node), node.name, macs, parameters)
 
 
 def _weighted(
@@ -245,7 +258,7 @@ def _weighted(
     found = source_parameter(view.weight)
     name = view.node.name if found is None else _owner(found)
     key = id(view.node if found is None else _tensor(gm, found))
-    return _Layer(name, op_name(view.node), macs, parameters, {key: outputs})
+    return _Layer(name, op_name(view.node), view.node.name, macs, parameters, {key: outputs})
 
 
 def _macs(node: Node, sizes: Sizes) -> tuple[_Product, ...]:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from qpc.terminal.answer import Answer
+from qpc.terminal.reporter import Reporter
 
-import typer
+EXAMPLE = "qpc targets --json"
 
 
-def command(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def command(reporter: Reporter) -> Answer:
     """List the CPUs and boards that there is code for, with what each needs."""
-    from json import dumps
-
     from qpc.targets.listing import list_targets, listing_text
 
     lines = list_targets()
-    if json:
-        typer.echo(dumps([line.to_json() for line in lines], indent=2))
-        return
-    typer.echo(f"{listing_text(lines)}\n\n{_MORE}")
+    data = {"targets": [line.to_json() for line in lines]}
+    return Answer(
+        data,
+        (f"{listing_text(lines)}\n\n{_MORE}",),
+        then=("qpc compile MODEL --target TARGET --out FOLDER",),
+    )
 
 
 _MORE = """* runs on this machine. A board of your own is described in a YAML file, whose name

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qpc.compression.compress import compress
+from qpc.compression.progress import Sink
 from qpc.compression.result import CompressResult
 from qpc.compression.source import read_recipe
 from qpc.compression.tasks import model_of, moved, task_of
@@ -26,7 +27,7 @@ class Answer:
     first: bool = True
 
 
-def compress_file(path: Path, out: Path, *, progress: bool = False) -> CompressResult:
+def compress_file(path: Path, out: Path, *, progress: bool | Sink = False) -> CompressResult:
     """Compress the model that a recipe names with the data that it names, and keep all in `out`.
 
     A run that was interrupted goes on. The recipe that is kept in `out` names the same files, from
@@ -46,9 +47,9 @@ def compress_file(path: Path, out: Path, *, progress: bool = False) -> CompressR
     )
 
 
-def run(path: Path, out: Path) -> Answer:
-    """The same for the command line, with progress on stderr."""
-    result = compress_file(path, out, progress=True)
+def run(path: Path, out: Path, sink: Sink) -> Answer:
+    """The same for the command line, with progress to a sink."""
+    result = compress_file(path, out, progress=sink)
     text = f"{result.table()}\n\n{result.summary()}\nEverything is in {str(out)!r}."
     first = os.environ.get("RANK", "0") == "0"  # as torchrun numbers processes
     return Answer(text, result.plain(), result.reached, first)

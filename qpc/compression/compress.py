@@ -48,7 +48,7 @@ def compress(
     example_inputs: ExampleInputs | None = None,
     out: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
-    progress: bool = False,
+    progress: bool | Sink = False,
     timer: Timer = latency_ms,
 ) -> CompressResult:
     """Compress a model by a recipe, round after round while it is good enough, and return the best.
@@ -64,7 +64,7 @@ def compress(
     out: a folder that keeps everything. If it holds a run of this recipe and model that has not
     ended, that run goes on where it was, and ends with the same graphs, bit for bit.
     device: where training happens and float graphs are judged; integers are judged on the CPU.
-    progress: whether to say on stderr what is done, and how long it may take.
+    progress: whether to say on stderr what is done, and how long it may take; or where else.
     timer: from a graph and the recipe's `compile` to milliseconds, in place of a measurement.
 
     Raises ConfigError for a recipe that is wrong, lacks what its steps need, has a target that it
@@ -83,7 +83,7 @@ def compress(
     with current_world() as world, _folder(out, world) as folder:
         gm = traced_model(model, example_inputs, made)
         journal = _journal(folder, plain, world)
-        with shown(progress and world.first) as sink:
+        with shown(progress if world.first else False) as sink:
             run = Run(settings, inputs, journal, world, _progress(settings, sink))
             outcome = run.go(gm)
         result = result_of(run, *outcome)

@@ -109,8 +109,10 @@ def _moving(stream: TextIO) -> Iterator[Sink]:
         yield Moving()
 
 
-def shown(wanted: bool, stream: TextIO | None = None) -> AbstractContextManager[Sink | None]:
-    """Where to show progress; nothing if it is not wanted."""
+def shown(wanted: bool | Sink, stream: TextIO | None = None) -> AbstractContextManager[Sink | None]:
+    """Where to show progress: there, if it is a sink; nowhere, if it is not wanted."""
+    if not isinstance(wanted, bool):
+        return nullcontext(wanted)
     if not wanted:
         return nullcontext()
     target = stream or sys.stderr

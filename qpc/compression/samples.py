@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from qpc.errors import ConfigError, MissingDependencyError
-
-_IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_GREATEST = 255  # value of a pixel
+from qpc.errors import ConfigError
+from qpc.images import ENDINGS, Preparation, read_image, require_pillow
 
 
 class Samples(Protocol):
@@ -82,19 +79,11 @@ class ImageSamples:
     classes: tuple[str, ...] = field(init=False)
     labels: Tensor = field(init=False, repr=False)
     _files: Sequence[Path] = field(init=False, repr=False)
+    _how: Preparation = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        try:
-            import PIL.Image  # noqa: F401
-        except ImportError as e:
-            raise MissingDependencyError(
-                "images are read with Pillow, which is not installed", fix="pip install pillow"
-            ) from e
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
-            raise ConfigError(
-                f"mean and std must have 1 or 3 values each, got {len(self.mean)} and "
-                f"{len(self.std)}"
-            )
+        require_pillow()
+        object.__setattr__(self, "_how", Preparation(self.size, self.mean, self.std))
         if not self.folder.is_dir():
             raise ConfigError(f"there is no folder {str(self.folder)!r}", fix="check the path")
         classes = sorted(path.name for path in self.folder.iterdir() if path.is_dir())
@@ -110,24 +99,8 @@ class ImageSamples:
 
     def _in(self, name: str) -> list[Path]:
         folder = self.folder / name
-        names = sorted(n for n in os.listdir(folder) if n.lower().endswith(_IMAGES))
+        names = sorted(n for n in os.listdir(folder) if n.lower().endswith(ENDINGS))
         return [folder / each for each in names]
 
     def inputs(self, chosen: Tensor) -> Tensor:
-        return torch.stack([self._image(self._files[int(number)]) for number in chosen])
-
-    def _image(self, path: Path) -> Tensor:
-        from PIL import Image, UnidentifiedImageError
-
-        channels = len(self.mean)
-        height, width = self.size
-        try:
-            with Image.open(path) as image:
-                plain = image.convert("L" if channels == 1 else "RGB")
-                scaled = plain.resize((width, height), Image.Resampling.BILINEAR)
-        except (OSError, UnidentifiedImageError) as e:
-            raise ConfigError(f"{str(path)!r} cannot be read as an image: {e}") from e
-        pixels = torch.from_numpy(np.array(scaled)).reshape(height, width, channels)
-        values = pixels.permute(2, 0, 1).float() / _GREATEST
-        mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in (self.mean, self.std))
-        return (values - mean) / std
+        return torch.stack([read_image(self._files[int(number)], self._how) for number in chosen])

@@ -23,6 +23,7 @@ from qpc.compression.training import TrainSettings, trained
 from qpc.facts import CORE_FORM
 from qpc.passes import (
     CreateMasks,
+    FoldWeights,
     FollowRanges,
     LearnGrids,
     MaskWeights,
@@ -95,6 +96,7 @@ class Prune(Step):
         allocation = cast(Allocation, self.allocation.make()).at(moment)
         criterion = cast(Judge, self.criterion.make(**at.supply))
         passes = (
+            FoldWeights(),
             CreateMasks(criterion, allocation, self.heads),
             PropagateMasks(self.heads),
             RemoveChannels(self.heads),

@@ -26,7 +26,7 @@ from qpc.hashing import fingerprint
 from qpc.parallel.in_process import InProcess
 from qpc.parallel.journal import Journal
 from qpc.parallel.processes import Processes
-from qpc.parallel.run import run_jobs
+from qpc.parallel.run import Told, run_jobs
 from qpc.parallel.work import Executor, Plain
 from qpc.settings import require_count, require_kind
 from qpc.storage import graph_files, graph_of_files
@@ -101,7 +101,7 @@ def sweep(
     out: str | os.PathLike[str] | None = None,
     workers: int = 1,
     executor: Executor | None = None,
-    progress: bool = False,
+    progress: bool | Told = False,
 ) -> Sweep:
     """Run `qpc.compress` once for every combination of some settings of a recipe.
 
@@ -114,7 +114,7 @@ def sweep(
     out: a folder that keeps every run; the same call goes on from there, in the middle of runs.
     workers: in how many processes to work, each with one thread; executor: or where else, see
     `qpc.parallel`. Latencies that are measured while other runs work are those of a busy machine.
-    progress: show a progress bar.
+    progress: show a progress bar, or a function that is told how many jobs are done, of how many.
 
     A combination that leads to no model, because none is inside of the budget, is a run with a
     problem, and no error. Raises ConfigError for a path that is not in the recipe and for values
@@ -138,7 +138,7 @@ def sweep(
         jobs,
         executor=executor or (Processes(workers) if workers > 1 else InProcess()),
         journal=None if folder is None else Journal.open(folder / _JOURNAL, _subject(gm, plain)),
-        progress="sweep" if progress else None,
+        progress="sweep" if progress is True else progress or None,
     )
     pairs = zip(combinations, jobs.values(), results.values(), strict=True)
     return Sweep(tuple(_run(changed, job, result) for (changed, _), job, result in pairs))

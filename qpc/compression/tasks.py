@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from qpc.compression.classification import Classification
 from qpc.compression.data import FunctionData, ImageData, TensorData
 from qpc.compression.recipe import Recipe
-from qpc.compression.references import function_of, relative
 from qpc.compression.samples import ImageSamples, Samples, TensorSamples
 from qpc.compression.step import Batches, Evaluate, Loss, Train
 from qpc.errors import ConfigError
+from qpc.references import function_of, relative
 
 _NAMES = ("train.inputs", "train.labels", "test.inputs", "test.labels")
 

@@ -76,6 +76,15 @@ class _Model:
             maker = self.made_by.get(maker.input[0])
         return maker
 
+    def root(self, name: str) -> str:
+        """The tensor that this one is a function of, through operators of one value each."""
+        while (maker := self.made_by.get(name)) is not None and maker.op_type != "DequantizeLinear":
+            computed = {n for n in maker.input if n and n not in self.constants}
+            if len(computed) != 1:
+                break
+            (name,) = computed
+        return name
+
     def is_quantized(self, name: str) -> bool:
         """Whether a tensor comes from a DequantizeLinear."""
         maker = self.maker_of(name)
@@ -207,12 +216,15 @@ def _one_scale(model: _Model, node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _both(model: _Model, node: onnx.NodeProto) -> Iterator[str]:
-    """Both operands of a product are quantized, or none."""
+    """Both operands of a product are quantized, or none.
+
+    A function of one value by itself, as SiLU is `x * sigmoid(x)`, is one operation of floats.
+    """
     computed = [name for name in node.input if name not in model.constants]
     if len(computed) < 2:
         return
     known = [model.is_quantized(name) for name in computed]
-    if any(known) and not all(known):
+    if any(known) and not all(known) and len({model.root(name) for name in computed}) > 1:
         yield "one of its operands is quantized, and the other is not"
 
 

@@ -1,7 +1,7 @@
 """Operators that scale and shift each channel: `y[:, c] = x[:, c] * factor[c] + offset[c]`.
 
 Batch norms in inference are such, and arithmetic with a constant for each channel: a batch norm
-that is spelled out, or a learned scale of a layer.
+that is spelled out, or a learned scale of a layer. Channels may be on any axis but the first.
 """
 
 from __future__ import annotations
@@ -47,13 +47,14 @@ _ARITHMETIC = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tenso
 class ChannelAffine:
     """One such operator: the value it reads and the parameters it is made of.
 
-    input: the value, whose channels are axis 1.
+    input: the value; axis: of its channels, 1 or more.
     constants: the `get_attr` nodes.
     """
 
     node: Node
     input: Node
     constants: tuple[Node, ...]
+    axis: int = 1
 
     @staticmethod
     def of(node: Node) -> ChannelAffine | None:
@@ -104,7 +105,7 @@ def _of_batch_norm(norm: BatchNorm) -> ChannelAffine | None:
 
 
 def _of_arithmetic(node: Node) -> ChannelAffine | None:
-    """Arithmetic of a value [n, c, ...] with a parameter that has c numbers, along axis 1."""
+    """Arithmetic of a value with a parameter that has a number for each place of one axis."""
     a, b = node.args[:2]
     if not (isinstance(a, Node) and isinstance(b, Node)) or node.kwargs:
         return None
@@ -116,9 +117,12 @@ def _of_arithmetic(node: Node) -> ChannelAffine | None:
     shape, own = info(value).shape or (), info(constant).shape or ()
     if len(shape) < 2 or len(own) > len(shape):
         return None
+    wide = [len(shape) - len(own) + i for i, size in enumerate(own) if size != 1]
+    (axis,) = wide if len(wide) == 1 else (1,)
     broadcast = (*[1] * (len(shape) - len(own)), *own)
-    per_channel = (1, shape[1], *[1] * (len(shape) - 2))
-    return ChannelAffine(node, value, (constant,)) if broadcast == per_channel else None
+    per_channel = (*[1] * axis, shape[axis], *[1] * (len(shape) - axis - 1))
+    known = axis > 0 and broadcast == per_channel
+    return ChannelAffine(node, value, (constant,), axis) if known else None
 
 
 # --- quantization ---------------------------------------------------------------------------------
@@ -128,7 +132,7 @@ def _refuse(node: Node) -> str | None:
     source = node
     while len(activations(source)) == 1 and role_of(source) is not Role.COMPUTE:
         source = activations(source)[0]
-    if source.op == "placeholder":
+    if source.op == "placeholder" and info(source).dtype is not torch.uint8:
         return "it reads an input of the model, whose channels may differ too much for one grid"
     shape = info(node).shape or ()
     if any(not isinstance(size, int) for size in shape[1:]):
@@ -144,17 +148,20 @@ def _convert(conversion: Conversion) -> Node:
     factor, offset = (v.float() for v in affine.coefficients(conversion.editor.gm))
     name = str(affine.constants[0].target)
     constants = conversion.channel_scales(name, source, factor, offset)
-    shape, x = info(conversion.node).shape or (), conversion.integers[affine.input]
+    x, shape = conversion.integers[affine.input], info(conversion.node).shape or ()
+    order = [0, affine.axis, *(a for a in range(1, len(shape)) if a != affine.axis)]
+    x = conversion.permuted(x, order)
+    inner = tuple(shape[a] for a in order)
     if len(shape) != 4:
-        pixels = prod(size for size in shape[2:] if isinstance(size, int))  # they all are
-        x = conversion.reshaped(x, (*shape[:2], 1, pixels))
+        pixels = prod(size for size in inner[2:] if isinstance(size, int))  # they all are
+        x = conversion.reshaped(x, (*inner[:2], 1, pixels))
     geometry = ([1, 1], [0, 0], [1, 1], len(factor))
     operands = x, *constants, *geometry, source.zero_point
     made = conversion.ended((CONV2D, CONV2D_FLOAT), *operands)
-    if len(shape) == 4:
-        return made
     update_info(made, qparams=info(conversion.node).qparams)
-    return conversion.reshaped(made, shape)
+    if len(shape) != 4:
+        made = conversion.reshaped(made, inner)
+    return conversion.permuted(made, [order.index(a) for a in range(len(shape))])
 
 
 AFFINE = Quantization(Role.AFFINE, _refuse, _convert, ends_in_float=True)

@@ -16,6 +16,7 @@ from qpc.channels.atoms import NONE, Labels, along, collapse, compact, nothing, 
 from qpc.channels.flow import describe
 from qpc.errors import BackendError
 from qpc.library import GRID, REALS, define, in_float
+from qpc.meta import info
 from qpc.ops.affine import AFFINE, ChannelAffine
 from qpc.ops.pointwise import POINTWISE, first_input, is_one_number
 from qpc.quant.arithmetic import real_values, requantize, require_bounds
@@ -146,6 +147,16 @@ def refuse_parameters(node: Node) -> str | None:
     """Why an operator that combines several values must stay in float."""
     if any(n.op == "get_attr" for n in node.all_input_nodes):
         return "an operand is a parameter"
+    return None
+
+
+def _refuse_constants(node: Node) -> str | None:
+    """Why an operator whose constant operands are rounded must stay in float."""
+    if not activations(node):
+        return "its operands are parameters"
+    for constant in node.all_input_nodes:
+        if constant.op == "get_attr" and info(constant).dtype is not torch.float32:
+            return f"its operand {constant.target} is {info(constant).dtype}"
     return None
 
 
@@ -325,7 +336,11 @@ def _gated_halves(flow: Flow, node: Node) -> Labels:
 
 
 def _combined(convert: Callable[[Conversion], Node]) -> Callable[[Node], Quantization]:
-    return _quantization(Quantization(Role.COMBINE, refuse_parameters, convert, ends_in_float=True))
+    return _quantization(
+        Quantization(
+            Role.COMBINE, _refuse_constants, convert, rounds_constants=True, ends_in_float=True
+        )
+    )
 
 
 _SUM, _PRODUCT = _combined(_convert_sum), _combined(_convert_product)
@@ -357,10 +372,7 @@ _ELEMENTWISE = (
     "lerp.Scalar lerp.Tensor addcmul addcdiv logical_and logical_or masked_fill.Tensor "
     "clamp.Tensor copy"
 )
-_CHOOSING = (
-    "maximum minimum where.self masked_fill.Scalar eq.Tensor ne.Tensor gt.Tensor lt.Tensor "
-    "ge.Tensor le.Tensor"
-)
+_CHOOSING = "eq.Tensor ne.Tensor gt.Tensor lt.Tensor ge.Tensor le.Tensor"
 _COMPARING = "eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar"
 SPECS = (
     OpSpec(aten.add.Tensor, quantization=_SUM, view=Add, channels=elementwise),

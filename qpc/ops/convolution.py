@@ -50,6 +50,10 @@ class Conv3d(Weighted, of=aten.conv3d.default):
 class ConvTranspose1d(Weighted, of=aten.conv_transpose1d.default):
     """weight[in, out/groups, k]."""
 
+    stride = One()
+    padding = One()
+    output_padding = One()
+    dilation = One()
     output_axis = 1
     transposed = True
 

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from qpc.calls import arguments, aten
 from qpc.channels.atoms import Labels, compact, nothing, spread, varying_axes
 from qpc.channels.flow import describe, pin_inputs
 from qpc.edit import Editor
-from qpc.meta import attribute
-from qpc.registry import OpSpec
+from qpc.meta import attribute, info
+from qpc.registry import OpSpec, Quantization, Role
 
 if TYPE_CHECKING:
     from qpc.channels.flow import Flow
     from qpc.channels.removal import Removal
+    from qpc.conversion import Conversion
 
 # --- channels -------------------------------------------------------------------------------------
 
@@ -100,9 +102,36 @@ def _shrink_index(removal: Removal, node: Node) -> None:
         node.replace_input_with(index, editor.buffer(name, renumbered.to(old.dtype), before=node))
 
 
+def _refuse(node: Node) -> str | None:
+    """Constant places of a value; a mask would make values of unknown sizes."""
+    source, *places = node.all_input_nodes
+    if source.op == "get_attr":
+        return "it picks values of a parameter"
+    known = (torch.int32, torch.int64)
+    constant = all(n.op == "get_attr" and info(n).dtype in known for n in places)
+    return None if constant else "its places are no constant numbers"
+
+
+def _convert(conversion: Conversion) -> Node:
+    """The same places of the integers."""
+    node = conversion.node
+    args = map_arg(node.args, lambda source: conversion.integers.get(source, source))
+    return conversion.again(*args, **node.kwargs)
+
+
+_PICK = Quantization(Role.MOVE, _refuse, _convert, leaves_values=True)
 SPECS = (
-    OpSpec(aten.index.Tensor, channels=_channels, shrink=_shrink_index),
-    OpSpec(aten.index_select.default, channels=_channels, shrink=_shrink_index, exact=True),
+    *(
+        OpSpec(
+            target,
+            quantization=_PICK,
+            channels=_channels,
+            shrink=_shrink_index,
+            exact=True,
+            picks=True,
+        )
+        for target in (aten.index.Tensor, aten.index_select.default)
+    ),
     OpSpec(aten.gather.default, exact=True),
     OpSpec(aten.embedding.default, channels=_embedding, exact=True),
 )

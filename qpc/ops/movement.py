@@ -140,6 +140,15 @@ def _expand(flow: Flow, node: Node) -> Labels:
     return labels.reshape(old).expand(shape)
 
 
+def _size(flow: Flow, node: Node) -> Labels:
+    """The size of an axis counts channels only if they are along it."""
+    value, axis = node.all_input_nodes[0], arguments(node)["dim"]
+    labels = flow.of(value)
+    if axis % max(labels.dim(), 1) in varying_axes(labels):
+        return pin_inputs(flow, node, f"{describe(node)} counts channels")
+    return nothing(())
+
+
 def _factory(flow: Flow, node: Node) -> Labels:
     """A tensor of one repeated value can have any channels that it meets."""
     shape = flow.shape(node)
@@ -324,11 +333,12 @@ SPECS = (
         exact=True,
         channels=first_input,
     ),
-    OpSpec(aten.expand.default, exact=True, channels=_expand, shrink=_shrink_size),
-    OpSpec(aten.repeat.default, exact=True, channels=carry),
+    moving(aten.expand.default, _expand, _shrink_size),
+    moving(aten.repeat.default, carry),
     OpSpec(aten.tile.default, channels=carry),
     OpSpec(aten.repeat_interleave.self_int, channels=_repeat_each),
-    *(OpSpec(t, exact=True) for t in overloads("clone sym_size.int")),
+    OpSpec(aten.clone.default, exact=True),
+    OpSpec(aten.sym_size.int, exact=True, channels=_size),
     *(
         OpSpec(t, channels=_factory, shrink=_shrink_size)
         for t in overloads("zeros ones full new_zeros new_ones new_full")

@@ -10,7 +10,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from qpc.analysis.origins import activations
-from qpc.calls import arguments, aten
+from qpc.calls import arguments
 from qpc.channels.atoms import Labels
 from qpc.errors import BackendError
 from qpc.library import define
@@ -81,15 +81,6 @@ def first_input(flow: Flow, node: Node) -> Labels:
     return flow.of(node.all_input_nodes[0])
 
 
-def _prelu(flow: Flow, node: Node) -> Labels:
-    """One slope for each channel, or one for all."""
-    given = arguments(node)
-    labels, weight = flow.of(given["self"]), given["weight"]
-    if flow.shape(weight) != (1,):
-        flow.attach(node, weight, 0, flow.line(node, given["self"], 1))
-    return labels
-
-
 # --- proofs ---------------------------------------------------------------------------------------
 
 
@@ -124,7 +115,6 @@ SPECS = (
         OpSpec(t, quantization=POINTWISE, channels=first_input, exact=True)
         for t in overloads("abs neg")
     ),
-    OpSpec(aten.prelu.default, quantization=POINTWISE, channels=_prelu),
     *(OpSpec(t, channels=first_input) for t in overloads(_FLOAT)),
     OpSpec(LOOKUP, exact=True, bounds=_looked_up, check=_check_lookup),
 )

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from qpc.calls import Arg, One, OpView, Pair, arguments, aten
 from qpc.channels.atoms import Labels, spread
 from qpc.library import GRID, REALS, define, in_float
+from qpc.ops.counted_pooling import COUNTED_AVG_POOL2D
 from qpc.ops.movement import refuse_parameters
 from qpc.ops.reduction import refuse_long_sum
 from qpc.quant.arithmetic import (
@@ -189,10 +190,8 @@ AVG_POOL2D_FLOAT = define(
 
 def _refuse_average(node: Node) -> str | None:
     pool = AvgPool2d(node)
-    if pool.ceil_mode:
-        return "average pooling with ceil_mode divides by varying counts"
-    if pool.padding != (0, 0) and not pool.count_include_pad:
-        return "average pooling without counting the padding divides by varying counts"
+    if pool.ceil_mode and pool.divisor_override:
+        return "average pooling with ceil_mode has a divisor of its own"
     return refuse_long_sum(prod(pool.kernel_size))
 
 
@@ -201,6 +200,15 @@ def _convert_max(conversion: Conversion) -> Node:
     window = [pool.kernel_size, pool.stride, pool.padding, pool.dilation]
     value = conversion.integers[pool.input]
     return conversion.call(MAX_POOL2D, value, *map(list, window), pool.ceil_mode)
+
+
+def _convert_counted(conversion: Conversion) -> Node:
+    pool = AvgPool2d(conversion.node)
+    source, value = conversion.grid_of(pool.input), conversion.integers[pool.input]
+    window = [list(pool.kernel_size), list(pool.stride), list(pool.padding)]
+    counting = (pool.ceil_mode, pool.count_include_pad)
+    numbers = (source.zero_point, source.scale, conversion.grid.scale, *conversion.ends)
+    return conversion.call(COUNTED_AVG_POOL2D, value, *window, *counting, *numbers)
 
 
 def _convert_average(conversion: Conversion) -> Node:
@@ -229,6 +237,15 @@ def _windows_with_places(flow: Flow, node: Node) -> Labels:
 
 _MAX = Quantization(Role.MOVE, refuse_parameters, _convert_max)
 _AVERAGE = Quantization(Role.REDUCE, _refuse_average, _convert_average, ends_in_float=True)
+_COUNTED = Quantization(Role.REDUCE, _refuse_average, _convert_counted)
+
+
+def _average(node: Node) -> Quantization:
+    """Where windows reach beyond the image and that counts, each has a divisor of its own."""
+    pool = AvgPool2d(node)
+    uncounted = pool.padding != (0, 0) and not pool.count_include_pad
+    return _COUNTED if pool.ceil_mode or (uncounted and not pool.divisor_override) else _AVERAGE
+
 
 # --- proofs and sizes -----------------------------------------------------------------------------
 
@@ -262,7 +279,7 @@ SPECS = (
     ),
     OpSpec(
         aten.avg_pool2d.default,
-        quantization=_AVERAGE,
+        quantization=_average,
         view=AvgPool2d,
         channels=window,
         keeps_size=_keeps_size,

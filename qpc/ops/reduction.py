@@ -229,6 +229,21 @@ def _check(proof: IntegerProof, node: Node) -> None:
     require_bounds(given.get("least"), given.get("greatest"))
 
 
+def _refuse_extreme(node: Node) -> str | None:
+    (value, *_), dims = node.all_input_nodes, arguments(node)["dim"]
+    if value.op == "get_attr":
+        return "its input is a parameter"
+    rank = len(info(value).shape or ())
+    return "it reduces the batch" if 0 in reduced_axes(dims, rank) else None
+
+
+def _convert_extreme(conversion: Conversion) -> Node:
+    """The same of integers, which are in the same order as what they stand for."""
+    node = conversion.node
+    return conversion.again(conversion.integers[node.all_input_nodes[0]], *node.args[1:])
+
+
+_EXTREME = Quantization(Role.MOVE, _refuse_extreme, _convert_extreme, leaves_values=True)
 _REDUCED = (
     "linalg_vector_norm var.correction std.correction var.dim std.dim logsumexp norm.ScalarOpt_dim "
     "prod.dim_int any.dim all.dim sum"
@@ -247,7 +262,10 @@ SPECS = (
         channels=reduce,
     ),
     *(OpSpec(t, channels=reduce) for t in overloads(_REDUCED)),
-    *(OpSpec(t, channels=reduce, exact=True) for t in overloads("amax amin")),
+    *(
+        OpSpec(t, quantization=_EXTREME, channels=reduce, exact=True, picks=True)
+        for t in overloads("amax amin")
+    ),
     *(OpSpec(t, channels=_best_along, exact=True) for t in overloads("max.dim argmax argmin")),
     *(OpSpec(t, channels=_best_along) for t in overloads("min.dim sort topk median.dim")),
     *(OpSpec(t, channels=_scan) for t in overloads("cumsum cumprod")),

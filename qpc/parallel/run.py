@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import closing, contextmanager
+from typing import TypeAlias
 
 from rich.progress import Progress
 
@@ -16,6 +18,9 @@ from qpc.parallel.journal import Journal
 from qpc.parallel.work import Executor, Failed, Function, Outcome, Plain, Pool, Refused
 from qpc.settings import require_count
 
+Told: TypeAlias = Callable[[int, int], None]
+"""A function that is told how many jobs are done, of how many."""
+
 
 def run_jobs(
     function: Function,
@@ -24,7 +29,7 @@ def run_jobs(
     executor: Executor | None = None,
     attempts: int = 3,
     journal: Journal | None = None,
-    progress: str | None = None,
+    progress: str | Told | None = None,
 ) -> dict[str, Plain]:
     """Call `function` with the argument of every job; return the results in the order of the jobs.
 
@@ -34,7 +39,8 @@ def run_jobs(
     executor: `InProcess()` (the default), `Processes(workers)` or `Ray(address)`.
     attempts: how often a job is tried that raises an exception, or whose process is lost.
     journal: results that are there are not computed again; others are kept as soon as they are.
-    progress: what to call the work in a progress bar; None for no bar.
+    progress: what to call the work in a progress bar, or a function that is told how many jobs are
+    done, of how many; None for neither.
 
     Raises JobError, which names the job, when its last attempt has failed; whatever QPCError a job
     raises, at once; ConfigError for results that are not plain. Then, and after Ctrl-C, nothing
@@ -164,10 +170,15 @@ def _plain(name: str, result: Plain) -> Plain:
 
 
 @contextmanager
-def _bar(title: str | None, jobs: int, done: int) -> Iterator[Callable[[], None]]:
+def _bar(title: str | Told | None, jobs: int, done: int) -> Iterator[Callable[[], None]]:
     """A progress bar, if it has a title; what is given is called after each job."""
     if title is None:
         yield lambda: None
+        return
+    if callable(title):
+        title(done, jobs)
+        counted = itertools.count(done + 1)
+        yield lambda: title(next(counted), jobs)
         return
     with Progress(transient=True) as progress:
         task = progress.add_task(title, total=jobs, completed=done)

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from qpc.analysis.quantization import QuantizationPlan, plan_quantization
 from qpc.base import PassContext
 from qpc.batches import Batch, checked_batches, inputs_of
+from qpc.effort import tidying
 from qpc.errors import CalibrationError, ConfigError
 from qpc.facts import require_graph
 from qpc.hashing import fingerprint
@@ -23,9 +24,9 @@ from qpc.modes import ordinary_torch
 from qpc.parallel.in_process import InProcess
 from qpc.parallel.journal import Journal
 from qpc.parallel.processes import Processes
-from qpc.parallel.run import run_jobs
+from qpc.parallel.run import Told, run_jobs
 from qpc.parallel.work import Executor, Plain
-from qpc.passes import Calibrate, FoldBatchNorm, InsertObservers, LiftConv1d, RemoveIdentities
+from qpc.passes import Calibrate, InsertObservers
 from qpc.pipeline import Pipeline
 from qpc.precision.experiments import Evaluate, Experiments, Group, Inputs, groups_of
 from qpc.precision.parts import Part, parts_of
@@ -49,7 +50,7 @@ def sensitivity(
     folder: str | os.PathLike[str] | None = None,
     workers: int = 1,
     executor: Executor | None = None,
-    progress: bool = False,
+    progress: bool | Told = False,
 ) -> Sensitivity:
     """What each layer of a traced float graph does to the output when it is reduced, and no other.
 
@@ -66,7 +67,7 @@ def sensitivity(
     interruption; made if it is not there.
     workers: in how many processes to work, each with one thread; executor: or where else, see
     `qpc.parallel`.
-    progress: show a progress bar.
+    progress: show a progress bar, or a function that is told how many jobs are done, of how many.
 
     Raises ConfigError for settings that are not allowed and an `evaluate` that returns no finite
     number, CalibrationError for batches that do not fit or outputs that are not finite, PassError
@@ -79,7 +80,7 @@ def sensitivity(
     require_kind("config", config, QuantConfig, "a QuantConfig")
     require_kind("criterion", criterion, Judge, "an object with a method `scores`", fix="L1()")
     inputs = gathered(gm, batches)
-    prepared = prepare_parts(gm, inputs, config, progress=progress)
+    prepared = prepare_parts(gm, inputs, config, progress=progress is True)
     groups = groups_of(gm, criterion) if fewer_channels else ()
     experiments = Experiments(
         gm, prepared.observed, inputs, prepared.parts, groups, criterion, evaluate
@@ -91,7 +92,7 @@ def sensitivity(
         {name: job.argument for name, job in jobs.items()},
         executor=executor or (Processes(workers) if workers > 1 else InProcess()),
         journal=None if folder is None else Journal.open(folder, subject),
-        progress="sensitivity" if progress else None,
+        progress="sensitivity" if progress is True else progress or None,
     )
     (_, metric), *_ = cast(list[list[float | None]], results.pop(_FLOAT))
     effects = [e for name, result in results.items() for e in jobs[name].effects(result)]
@@ -126,7 +127,7 @@ def prepare_parts(
     gm: GraphModule, inputs: Inputs, config: QuantConfig, *, progress: bool = False
 ) -> Prepared:
     """Calibrate a traced graph, and name its parts."""
-    tidy = Pipeline((FoldBatchNorm(), RemoveIdentities(), LiftConv1d())).run(gm)
+    tidy = Pipeline(tidying()).run(gm)
     plan = plan_quantization(tidy, config)
     passes = (InsertObservers(config), Calibrate(inputs))
     observed = Pipeline(passes).run(tidy, PassContext(progress=progress))

@@ -58,9 +58,9 @@ class LayerConfig(Settings):
     are for linear layers, whose values stay float32. "dynamic": each row of the input is brought to
     a grid of its own when the model runs. "weight-only": weights are integers, and sums are of
     floats. Neither looks at `activation`, nor needs calibration.
-    results: what becomes of values that only the model's output and float operators read. "float32":
-    they are not rounded to a grid. "integer": they are, as all others, which makes a model that
-    ends in integers, for machines without floats.
+    results: what becomes of values that only the model's output and float operators read. They are
+    not rounded to a grid with "float32"; with "integer" they are, as all others, which makes a
+    model that ends in integers, for machines without floats.
     """
 
     mode: Mode = "static"

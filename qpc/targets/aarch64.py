@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from qpc.targets.costs import NEON_COSTS
 from qpc.targets.data import Architecture, Board, TargetData, Tools
 from qpc.targets.host import CpuInfo
 
@@ -28,10 +29,33 @@ _ARMV8 = ("neon",)
 _ARMV8_2 = (*_ARMV8, "crc", "dotprod", "fullfp16", "lse", "rcpc", "rdm")
 _ARMV8_6 = (*_ARMV8_2, "i8mm")
 
+# LLVM's order of instructions for a Cortex-A53, or for no CPU in particular, has so many products
+# wait to be added that registers run out; the features of this one are no more than theirs.
+_SCHEDULED_FOR = "cortex-a72"
+
 # The families: instruction set, and the type of activations that its products want.
-_PLAIN = TargetData("aarch64", _AARCH64, _ARMV8, 4, "generic", counter=None)
-_DOT_PRODUCTS = replace(_PLAIN, name="aarch64-dotprod", features=_ARMV8_2, emulated="cortex-a76")
-_MATRICES = replace(_PLAIN, name="aarch64-i8mm", features=_ARMV8_6, emulated="max")
+_PLAIN = TargetData(
+    "aarch64",
+    _AARCH64,
+    _ARMV8,
+    4,
+    "neon",
+    activation="int8",
+    cpu=_SCHEDULED_FOR,
+    counter=None,
+    costs=NEON_COSTS,
+)
+_DOT_PRODUCTS = replace(
+    _PLAIN,
+    name="aarch64-dotprod",
+    features=_ARMV8_2,
+    isa="neon-dot",
+    cpu=None,
+    emulated="cortex-a76",
+)
+_MATRICES = replace(
+    _DOT_PRODUCTS, name="aarch64-i8mm", features=_ARMV8_6, isa="neon-i8mm", emulated="max"
+)
 _SCALABLE = replace(_MATRICES, features=(*_ARMV8_6, "bf16", "sve"))
 
 _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
@@ -69,7 +93,9 @@ AARCH64 = Architecture(
     ),
     # Sizes of caches are those of the chip of a board, and of a core by itself the usual ones.
     presets=(
-        _core("cortex-a53", _PLAIN, "cortex-a53", caches=(32 * _KIB, 512 * _KIB)),
+        _core(
+            "cortex-a53", _PLAIN, "cortex-a53", cpu=_SCHEDULED_FOR, caches=(32 * _KIB, 512 * _KIB)
+        ),
         _core("cortex-a72", _PLAIN, "cortex-a72", caches=(32 * _KIB, 1 * _MIB)),
         _core("cortex-a55", _DOT_PRODUCTS, caches=(32 * _KIB, 128 * _KIB)),
         _core("cortex-a76", _DOT_PRODUCTS, caches=(64 * _KIB, 512 * _KIB)),
@@ -81,7 +107,7 @@ AARCH64 = Architecture(
             "raspberry-pi-3",
             _PLAIN,
             "cortex-a53",
-            cpu="cortex-a53",
+            cpu=_SCHEDULED_FOR,
             ram=1 * _GIB,
             caches=(32 * _KIB, 512 * _KIB),
         ),
@@ -104,7 +130,7 @@ AARCH64 = Architecture(
             "raspberry-pi-zero-2",
             _PLAIN,
             "cortex-a53",
-            cpu="cortex-a53",
+            cpu=_SCHEDULED_FOR,
             ram=512 * _MIB,
             caches=(32 * _KIB, 512 * _KIB),
         ),

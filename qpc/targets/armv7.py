@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from qpc.targets.costs import NEON_COSTS
 from qpc.targets.data import Architecture, Board, TargetData, Tools
 from qpc.targets.host import CpuInfo
 
@@ -14,10 +15,12 @@ _PLAIN = TargetData(
     _ARMV7,
     ("neon",),
     4,
-    "generic",
+    "neon32",
+    activation="int8",
     abi="hard",
     libraries=("libm.so.6", "libc.so.6"),
     counter=None,
+    costs=NEON_COSTS,
     c_flags=("-march=armv7-a", "-mfpu=neon", "-mfloat-abi=hard"),
     emulated="cortex-a15",
 )

@@ -148,3 +148,17 @@ class Costs:
     scratch_bytes: int = 192 * 1024
     line_bytes: int = 64
     memory_for_twice_the_time: int = 16 * 1024 * 1024
+
+
+NEON_COSTS = Costs(
+    # Counted in instructions, of which a quarter of those for 16 outputs and a copy of the bias.
+    vectors=VectorCosts(
+        few_dots=0,
+        tile_overhead=12.0,
+        epilogue=6.75,
+        epilogue_alone=0.0,
+        fetch=0.0,
+        fetched_passes=0,
+    ),
+)
+"""Of CPUs with vectors of 128 bits."""

@@ -30,7 +30,7 @@ class Target(TargetData):
     change the code but need nothing of the CPU. `vector_lanes` is the number of int32 lanes of one
     vector register and `isa` names the micro-kernel that multiplies and sums. `activation` is the
     type of quantized activations, "uint8" or "int8", which differ by 128 and stand for the same
-    reals: graphs must be quantized for it (`FakeQuantize(signed=True)` for int8).
+    reals: compilation rewrites graphs that are quantized to the other type.
 
     `cpu` is LLVM's name of a CPU, by default of the one that has nothing but what every CPU of the
     architecture has; `abi` LLVM's name of a calling convention, where there is a choice.

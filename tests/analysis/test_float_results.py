@@ -107,8 +107,8 @@ def test_sums_between_norms_in_float_stay_there_and_say_why() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         x = net.a(x)
         y = x + net.b(net.norm(x))
-        result: Tensor = y + net.c(net.norm(y))
-        return net.norm(result)
+        result: Tensor = net.norm(y + net.c(net.norm(y)))
+        return result
 
     layers = {name: nn.Linear(6, 6) for name in "abc"}
     plan = planned(forward, **layers, norm=nn.LayerNorm(6))

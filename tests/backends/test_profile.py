@@ -47,6 +47,14 @@ def test_what_is_not_in_kernels_is_told_apart() -> None:
     assert profile.share == pytest.approx(1 / 3)
 
 
+def test_the_time_of_floats_is_told_apart() -> None:
+    names = {"qpc_conv2d_0": 10.0, "qpc_float_softmax_0": 5.0, "fused_add": 2.0}
+    calls = [KernelTime.of(name, (), us, 0, 16, MACHINE) for name, us in names.items()]
+    assert Profile(tuple(calls), 20.0, 1, 1, MACHINE).float_us == 7.0
+    assert "35% of the time in float" in str(Profile(tuple(calls), 20.0, 1, 1, MACHINE))
+    assert "in float" not in str(Profile((calls[0],), 20.0, 1, 1, MACHINE))
+
+
 def test_it_prints_and_is_json() -> None:
     profile = Profile((call(20.0, 1_000_000, 1), call(5.0, 0, 16)), 30.0, 2, 1, MACHINE)
     text = str(profile)

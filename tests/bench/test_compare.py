@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -69,3 +69,43 @@ def test_the_table_warns_of_a_runtime_that_computes_something_else(comparison: C
     other = replace(comparison.peers[0], agreement_db=3.0)
     text = table(replace(comparison, peers=(other,)))
     assert f"WARNING: {other.name} computes something else" in text
+
+
+@dataclass(frozen=True)
+class Part:
+    inputs: tuple[torch.Tensor, ...]
+    labels: torch.Tensor | None
+
+
+def test_instances_and_accuracy_are_measured_for_all(graph: GraphModule) -> None:
+    pooled = integer(
+        fake_quantized(
+            Parts(lambda m, x: m.conv(x).mean((2, 3)), conv=nn.Conv2d(3, 8, 3)),
+            torch.randn(1, 3, 8, 8),
+        )
+    )
+    images = torch.randn(3, 3, 8, 8)
+    labels = pooled(images).argmax(1)
+    said: list[str] = []
+    found = compare(
+        "small",
+        pooled,
+        qpc.compile(pooled),
+        [images[:1].numpy()],
+        rounds=1,
+        peers=["torch"] if "torch" in installed_peers() else [],
+        instances=2,
+        parts=[Part((images,), labels), Part((images,), None)],
+        told=said.append,
+    )
+    assert (found.accuracy, found.samples, found.instances) == (1.0, 3, 2)
+    assert found.per_s > 0
+    assert found.times.p99_ms >= found.times.median_ms
+    text = table(found)
+    assert "2 instance(s)" in text
+    assert "top-1 of 3 samples" in text
+    assert "100.00%" in text
+    assert said[-1] == "measuring accuracy"
+    for peer in found.peers:
+        assert peer.accuracy is not None
+        assert peer.per_s > 0

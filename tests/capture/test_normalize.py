@@ -49,6 +49,41 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         lambda x: x[:, :1].expand_as(x),
         ["aten.slice.Tensor(%x, 1, 0, 1, 1)", "aten.expand(%slice_tensor, [-1, 3, -1, -1])"],
     ),
+    "expand_as for an operator that broadcasts": (
+        lambda x: x[:, :1].expand_as(x) * x,
+        ["aten.slice.Tensor(%x, 1, 0, 1, 1)", "aten.mul.Tensor(%slice_tensor, %x)"],
+    ),
+    "expand that alone gives the size": (
+        lambda x: x[:, :1].expand(-1, 3, -1, -1) * x[:, 1:2],
+        [
+            "aten.slice.Tensor(%x, 1, 0, 1, 1)",
+            "aten.expand(%slice_tensor, [-1, 3, -1, -1])",
+            "aten.slice.Tensor(%x, 1, 1, 2, 1)",
+            "aten.mul.Tensor(%expand, %slice_tensor_1)",
+        ],
+    ),
+    # sums of products
+    "addcmul": (
+        lambda x: torch.addcmul(x, x, x, value=2),
+        [
+            "aten.mul.Tensor(%x, %x)",
+            "aten.mul.Tensor(%mul_tensor, 2)",
+            "aten.add.Tensor(%mul_tensor_1, %x)",
+        ],
+    ),
+    "addcdiv": (
+        lambda x: torch.addcdiv(x, x, x.exp()),
+        ["aten.exp(%x)", "aten.div.Tensor(%x, %exp)", "aten.add.Tensor(%div_tensor, %x)"],
+    ),
+    "glu": (
+        lambda x: F.glu(x, -1),
+        [
+            "aten.slice.Tensor(%x, 3, 0, 4, 1)",
+            "aten.slice.Tensor(%x, 3, 4, 8, 1)",
+            "aten.sigmoid(%slice_tensor_1)",
+            "aten.mul.Tensor(%slice_tensor, %sigmoid_default)",
+        ],
+    ),
     # permutations
     "transpose": (lambda x: x.transpose(1, -1), ["aten.permute(%x, [0, 3, 2, 1])"]),
     "swapaxes": (lambda x: x.swapaxes(1, 2), ["aten.permute(%x, [0, 2, 1, 3])"]),

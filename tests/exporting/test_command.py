@@ -22,15 +22,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_saved_graph_becomes_files_of_a_form(folder: Path, tmp_path: Path) -> None:
-    goal, report = tmp_path / "net.onnx", tmp_path / "report.json"
-    words = ["export", str(folder), str(goal), "--form", "onnx-float", "--json", str(report)]
-    done = CliRunner().invoke(app, [*words, "--encodings", "2.0.0", "--batch", "1"])
+    goal = tmp_path / "net.onnx"
+    words = ["export", str(folder), str(goal), "--form", "onnx-float", "--encodings", "2.0.0"]
+    done = CliRunner().invoke(app, [*words, "--batch", "1"])
     assert done.exit_code == 0, done.output
     assert [line.partition(": ")[0] for line in done.stdout.splitlines()] == [
         str(goal),
         str(tmp_path / "net.encodings"),
     ]
-    found = json.loads(report.read_text())
+    found = json.loads(CliRunner().invoke(app, [*words, "--batch", "1", "--json"]).stdout)
     assert (found["form"], found["notes"]) == ("onnx-float", [])
     assert found["files"][str(goal)] == goal.stat().st_size
     assert json.loads((tmp_path / "net.encodings").read_text())["version"] == "2.0.0"
@@ -39,6 +39,6 @@ def test_a_saved_graph_becomes_files_of_a_form(folder: Path, tmp_path: Path) -> 
 def test_what_a_form_does_not_take_is_an_error(folder: Path, tmp_path: Path) -> None:
     words = ["export", str(folder), str(tmp_path / "net.onnx"), "--fuse-residual-adds"]
     done = CliRunner().invoke(app, words)
-    assert isinstance(done.exception, qpc.QPCError)
-    assert "has no option 'fuse_residual_adds'" in str(done.exception)
+    assert done.exit_code == 1
+    assert "has no option 'fuse_residual_adds'" in done.stderr
     assert CliRunner().invoke(app, [*words, "--form", "onnx-tensorrt"]).exit_code == 0

@@ -183,6 +183,11 @@ def test_what_only_moves_values_is_looked_through() -> None:
     assert tensorrt_problems(kept) == []
 
 
+def test_a_function_of_one_value_is_no_product_of_two() -> None:
+    silu = [*ROUND, ("Sigmoid", ["d"], "t", None), ("Mul", ["d", "t"], "y", None)]
+    assert tensorrt_problems(model(silu, **GRID)) == []
+
+
 def test_a_product_with_a_constant_is_no_product_of_two_values() -> None:
     kept = model([*ROUND, ("Mul", ["d", "c"], "y", None)], **GRID, c=np.float32(2))
     assert tensorrt_problems(kept) == []

@@ -51,7 +51,8 @@ def test_the_coefficients_are_those_of_the_operator(name: str) -> None:
 
 OTHERS: dict[str, Callable[..., Tensor]] = {
     "divisor": lambda x, factor, mean, var: factor / x,
-    "along another axis": lambda x, factor, mean, var: x * factor.reshape(3)[:1].expand(5),
+    "along two axes": lambda x, factor, mean, var: x * (factor * factor.reshape(3)[:1].expand(5)),
+    "along the first axis": lambda x, factor, mean, var: x * factor.flatten()[:2, None, None, None],
     "two values": lambda x, factor, mean, var: x * x,
     "number": lambda x, factor, mean, var: x * 2,
     "more axes than the value": lambda x, factor, mean, var: x * factor[None, None],

@@ -55,6 +55,10 @@ STAY: dict[str, tuple[Forward, str]] = {
         lambda m, x: m.a(x).mean((2, 3))[:, None] * m.b(x).mean((2, 3))[:, :, None],
         "mul of mul has channels on another axis",
     ),
+    "constant, of as many rows as a value": (
+        lambda m, x: torch.ones(1, 1, 1, 1).expand_as(m.b(x)).flip(2) * m.b(x),
+        "mul of mul meets a tensor whose size is fixed",
+    ),
     "sort": (lambda m, x: m.a(x).sort(1).values, "sort of sort numbers channels"),
     "argmax": (lambda m, x: m.a(x).argmax(1), "argmax of argmax numbers channels"),
     "argmax of all": (lambda m, x: m.a(x)[:1].argmax(), "argmax of argmax numbers channels"),

@@ -12,7 +12,9 @@ from qpc.hashing import fingerprint
 from qpc.meta import info
 from qpc.ops.affine import BatchNorm
 from qpc.passes import FoldBatchNorm
-from qpc.testing import check_pass, randomized, traced
+from qpc.pipeline import Pipeline
+from qpc.registry import op_name
+from qpc.testing import assert_same_output, check_pass, randomized, traced
 from tests.quantizing import min_max
 from tests.small_models import nodes_of
 
@@ -315,3 +317,96 @@ def test_rounded_weights_stay_on_the_points_of_their_grids(per_channel: bool) ->
     assert not nodes_of(result, aten.batch_norm.default)
     assert isinstance(result.get_parameter("quantizers.conv2d_weight.scale"), nn.Parameter)
     assert torch.equal(result(IMAGE), convert(gm)(IMAGE))
+
+
+class Scale(nn.Module):
+    """A learned scale of the last axis."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(channels) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Permute(nn.Module):
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.order)
+
+
+MOVED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
+    "scale of the last axis": (nn.Sequential(nn.Linear(4, 6), Scale(6)), (2, 5, 4), "linear"),
+    "batch norm of all tokens": (
+        nn.Sequential(nn.Linear(4, 6), nn.Flatten(0, 1), nn.BatchNorm1d(6)),
+        (2, 5, 4),
+        "linear reshape",
+    ),
+    "scale behind a permutation": (
+        nn.Sequential(nn.Conv2d(4, 6, 1), Permute(0, 2, 3, 1), Scale(6)),
+        (2, 4, 5, 3),
+        "conv2d permute",
+    ),
+    "batch norm behind a ReLU, before a layer": (
+        nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, groups=2, bias=False)),
+        (2, 4, 5, 6),
+        "relu conv2d",
+    ),
+    "scale before a convolution that pads": (
+        nn.Sequential(Permute(0, 2, 3, 1), Scale(4), Permute(0, 3, 1, 2), nn.Conv2d(4, 6, 3, 1, 1)),
+        (2, 4, 5, 6),
+        "permute permute conv2d",
+    ),
+    "scale before a transposed convolution": (
+        nn.Sequential(
+            Permute(0, 2, 3, 1),
+            Scale(4),
+            Permute(0, 3, 1, 2),
+            nn.ConvTranspose2d(4, 6, 3, groups=2),
+        ),
+        (2, 4, 5, 6),
+        "permute permute conv_transpose2d",
+    ),
+    "shift before a convolution that pads": (
+        nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, padding=1)),
+        (2, 4, 5, 6),
+        "relu batch_norm conv2d",
+    ),
+    "scale of the width": (
+        nn.Sequential(nn.ReLU(), Scale(4), nn.Conv2d(4, 6, 1)),
+        (2, 4, 5, 4),
+        "relu mul conv2d",
+    ),
+    "heads": (
+        nn.Sequential(nn.Linear(4, 6), nn.Unflatten(2, (3, 2)), Scale(2)),
+        (2, 5, 4),
+        "linear reshape mul",
+    ),
+}
+
+
+@pytest.mark.every(3)
+@pytest.mark.parametrize("name", MOVED)
+def test_folds_through_moves_that_keep_channels_and_into_the_next_layer(name: str) -> None:
+    model, shape, left = MOVED[name]
+    x = torch.randn(*shape)
+    gm = Pipeline((FoldBatchNorm(),)).run(traced(randomized(model), x))
+    assert_same_output(traced(randomized(model), x), gm, x)
+    calls = [op_name(n) for n in gm.graph.nodes if n.op == "call_function"]
+    assert " ".join(calls) == left
+
+
+def test_joins_scale_and_shift_of_another_axis() -> None:
+    class Affine(Scale):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * self.gamma + self.gamma).relu()
+
+    x = torch.randn(2, 5, 4)
+    declines = ["batch_norm_default: batch norm follows permute_default, which has no weight"]
+    gm = check_pass(FoldBatchNorm(), traced(randomized(Affine(4)), x), x, declines=declines)
+    calls = [op_name(n) for n in gm.graph.nodes if n.op == "call_function"]
+    assert calls == ["permute", "batch_norm", "permute", "relu"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qpc
 from qpc.channels.groups import analyze_channels
+from qpc.errors import ConfigError
 from qpc.passes import FoldWeights
+from qpc.pruning.allocation import Uniform
+from qpc.pruning.magnitude import L1
 from qpc.testing import check_pass, randomized, traced
 
 
@@ -86,3 +90,45 @@ def test_rows_of_a_parameter_stay_rows() -> None:
     x = torch.randn(1, 2)
     gm = check_pass(FoldWeights(), traced(randomized(Rows(2, 4)), x), x)
     assert [name for name, _ in gm.named_parameters()] == ["weight", "bias"]
+
+
+class Mixed(nn.Module):
+    """`x + d(x) * g`, of which g is stored flat, behind a mixture whose weights are a softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1)
+        self.g, self.shares = nn.Parameter(torch.rand(4)), nn.Parameter(torch.rand(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + self.second(x) * self.g.view(1, -1, 1, 1)
+        shares = self.shares.softmax(0)
+        return x * shares[0] + x.relu() * shares[1]
+
+
+def test_what_other_operators_read_stays_computed_unless_asked_for() -> None:
+    gm = traced(randomized(Mixed()), IMAGE)
+    check_pass(FoldWeights(), gm, IMAGE, exact=True)
+    after = check_pass(FoldWeights(operands=True), gm, IMAGE, exact=True)
+    folded = [name for name, _ in after.named_parameters() if "_folded" in name]
+    assert folded == ["g_folded", "shares_folded", "shares_folded_1"]
+    calls = [str(n.target) for n in after.graph.nodes if n.op == "call_function"]
+    assert not any("softmax" in call or "reshape" in call for call in calls)
+
+
+def test_quantization_and_pruning_see_computed_weights() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Standardised(2, 8, 1), nn.ReLU(), Standardised(8, 4, 1))
+    gm = traced(randomized(model), IMAGE)
+    ctx = qpc.PassContext()
+    quantized = qpc.quantize(gm, [IMAGE], ctx=ctx)
+    assert "2 of 2 convolution and linear layers quantized" in str(ctx.reports[-3])
+    assert not any("div" in str(n.target) for n in quantized.graph.nodes)
+    pruned = qpc.prune(gm, L1(), Uniform(0.5))
+    assert dict(pruned.named_parameters())["0.weight_folded"].shape == (4, 2, 1, 1)
+
+
+def test_operands_must_be_true_or_false() -> None:
+    with pytest.raises(ConfigError, match="operands must be True or False, got int"):
+        FoldWeights(operands=1)  # type: ignore[arg-type]  # what is tested

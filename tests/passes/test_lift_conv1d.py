@@ -131,6 +131,18 @@ class Network(nn.Module):
         return y
 
 
+def test_transposed_convolutions_with_their_batch_norms_too() -> None:
+    layers = (
+        nn.ConvTranspose1d(4, 6, 4, stride=2, padding=1, output_padding=1, groups=2, dilation=2),
+        nn.BatchNorm1d(6),
+        nn.ReLU(),
+    )
+    after = check_pass(LiftConv1d(), traced(randomized(nn.Sequential(*layers)), X), X)
+    (layer,) = nodes_of(after, aten.conv_transpose2d.input)
+    assert layer.args[3:] == ([1, 2], [0, 1], [0, 1], 2, [1, 2])
+    assert nodes_of(after, aten.batch_norm.default)[0].args[0] is layer
+
+
 def test_a_network_over_one_axis_is_quantized_as_a_whole() -> None:
     model, ctx = randomized(Network()), PassContext()
     gm = traced(model, X)

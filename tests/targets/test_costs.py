@@ -4,7 +4,7 @@ import pytest
 
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import TARGETS
-from qpc.targets.costs import Costs, MatrixCosts, Sharing
+from qpc.targets.costs import NEON_COSTS, Costs, MatrixCosts, Sharing
 
 
 def test_a_single_task_or_thread_has_nothing_to_share() -> None:
@@ -14,7 +14,7 @@ def test_a_single_task_or_thread_has_nothing_to_share() -> None:
 
 
 def test_costs_are_part_of_a_target_and_compare_by_value() -> None:
-    assert {hash(target.costs) for target in TARGETS} == {hash(Costs())}
+    assert {hash(target.costs) for target in TARGETS} == {hash(Costs()), hash(NEON_COSTS)}
     other = replace(TARGETS[0], name="mine", costs=replace(Costs(), scratch_bytes=16 * 1024))
     assert other.costs != TARGETS[0].costs
     assert hash(other) != hash(TARGETS[0])

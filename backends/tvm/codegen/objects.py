@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _SOURCES = "".join(map(inspect.getsource, (c_functions, float_arithmetic)))
 _LOWERING = hashlib.sha256(_SOURCES.encode()).hexdigest()
 """A kernel's text is what it was before lowering, so how that is done belongs to its key."""
 
+_told = logging.getLogger("qpc.progress")
 _Functions = Mapping[tvm.ir.GlobalVar, tirx.PrimFunc]
 _NUMBER_BYTES = 8
 _ROOM = 16 << 20  # bytes that LLVM may need for an object file; it ends the process without them
@@ -71,7 +73,11 @@ def kernel_code(
     texts = {gv: tvm.ir.save_json(function) for gv, function in by_name}
     if any(_CALLS_ANOTHER in text for text in texts.values()):
         return [_compiled_kernels(kernels, target)]  # an entry could not do without others
-    return [_cached_kernel(gv, f, texts[gv], target, cache) for gv, f in by_name]
+    made = []
+    for number, (gv, function) in enumerate(by_name, start=1):
+        made.append(_cached_kernel(gv, function, texts[gv], target, cache))
+        _told.info("kernels are compiled", extra={"done": number, "total": len(by_name)})
+    return made
 
 
 def entry_code(functions: _Functions, target: tvm.target.Target, cache: KernelCache) -> bytes:

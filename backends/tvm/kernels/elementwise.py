@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -12,11 +12,22 @@ from tvm.tirx import Expr, PrimFunc
 from tvm.tirx.script import builder as T
 
 from qpc.backends.common.channel_slice import ChannelSlice
-from qpc.backends.tvm.kernels.emit import Flat, Index, cast, float_bits, prim_func, splat
+from qpc.backends.tvm.kernels.emit import (
+    COPY_BYTES,
+    Flat,
+    Index,
+    cast,
+    float_bits,
+    integer,
+    prim_func,
+    reinterpret,
+    splat,
+)
 from qpc.backends.tvm.kernels.epilogue import (
     AddTensor,
     Lookup,
     Reals,
+    Requantize,
     add_constants,
     clamped,
     real_values,
@@ -130,11 +141,95 @@ def lookup(
     return _unary(isa, "lookup", x, values, threads, share)
 
 
+def retype(x: View, dtype: str, threads: int = 1, share: ChannelSlice | None = None) -> Kernel:
+    """int8 for uint8 that are 128 more, or the other way round; see `add` for `share`."""
+    out = View(x.shape, share, dtype)
+    name, func = _retype_function((x, out), threads)
+    return Kernel(name, func, (x.type,), (), out.type)
+
+
+@cache
+def _retype_function(views: tuple[View, View], threads: int) -> tuple[str, PrimFunc]:
+    x_view, out_view = views
+    box = Box.of(x_view.shape, x_view.strides, out_view.strides)
+    lanes = COPY_BYTES if max(box.last_strides) <= 1 else 1
+
+    def body(x: Flat, out: Flat) -> None:
+        x, out = x.part(x_view.first), out.part(out_view.first)
+
+        def emit(offsets: list[Index], lanes: int) -> None:
+            source, target = offsets
+            bits = reinterpret(x.load(source, lanes), "uint8", lanes)
+            flipped = bits ^ integer(1 << 7, "uint8", lanes)
+            out.store(target, reinterpret(flipped, out_view.dtype, lanes), lanes)
+
+        for_each_vector(box, lanes, threads, emit)
+
+    name = kernel_name("retype", views, threads)
+    return name, prim_func(name, (x_view.type, out_view.type), body)
+
+
 def clamp(
     isa: Isa, x: View, lo: int, hi: int, threads: int = 1, share: ChannelSlice | None = None
 ) -> Kernel:
     """The kernel of `qpc::clamp`; see `add` for `share`."""
     return _unary(isa, "clamp", x, np.array([lo, hi], np.int32), threads, share)
+
+
+def prelu(
+    isa: Isa,
+    x: View,
+    negative: Array,
+    requantize: Requantize,
+    threads: int = 1,
+    share: ChannelSlice | None = None,
+) -> Kernel:
+    """The kernel of `qpc::prelu` on images [n, h, w, c].
+
+    negative: float32[c]; `requantize` has the other factor. See `add` for `share`.
+    """
+    out = View(x.shape, share, x.dtype)
+    numbers = np.array(
+        (
+            requantize.input_zero_point,
+            float_bits(requantize.multiplier),
+            *requantize_constants(requantize.output_zero_point, requantize.lo, requantize.hi),
+        ),
+        np.int64,
+    ).astype(np.int32)
+    name, func = _prelu_function(isa, (x, out), threads)
+    return Kernel(name, func, (x.type,), (negative, numbers), out.type)
+
+
+@cache
+def _prelu_function(isa: Isa, views: tuple[View, View], threads: int) -> tuple[str, PrimFunc]:
+    x_view, out_view = views
+    channels = x_view.shape[-1]
+    by_channel = (*[0] * (len(x_view.shape) - 1), 1)
+    box = Box.of(x_view.shape, x_view.strides, out_view.strides, by_channel)
+
+    def body(x: Flat, negative: Flat, numbers: Flat, out: Flat) -> None:
+        x, out = x.part(x_view.first), out.part(out_view.first)
+
+        def emit(offsets: list[Index], lanes: int) -> None:
+            source, target, channel = offsets
+            zero_point, positive, *constants = (numbers.load(i) for i in range(5))
+            centred = cast(x.load(source, lanes), "int32", lanes) - splat(zero_point, lanes)
+            factor = T.Select(
+                centred < integer(0, "int32", lanes),
+                negative.load(channel, lanes),
+                splat(T.reinterpret("float32", positive), lanes),
+            )
+            value = requantized(centred, factor, constants, lanes)
+            out.store(target, cast(value, out_view.dtype, lanes), lanes)
+
+        # A box of one channel has merged its last loop: each value for itself then.
+        lanes = _lanes(isa, box) if box.strides[2][-1] == 1 and channels > 1 else 1
+        for_each_vector(box, lanes, threads, emit)
+
+    name = kernel_name("prelu", isa, views, threads)
+    params = (TensorType((channels,), "float32"), TensorType((5,), "int32"))
+    return name, prim_func(name, (x_view.type, *params, out_view.type), body)
 
 
 def _binary(
@@ -162,12 +257,13 @@ def _binary_function(
     threads: int,
 ) -> tuple[str, PrimFunc]:
     a_view, b_view, out_view = views
-    emit_value = {
+    emitters: dict[str, Callable[..., Expr]] = {
         "add": isa.added,
         "mul": partial(_multiplied, isa.activation),
         "add_float": _real_sum,
         "mul_float": _real_product,
-    }[operation]
+    }
+    emit_value = emitters[operation]
     strides = [broadcast_strides(v.shape, v.strides, out_view.shape) for v in views]
     box = Box.of(out_view.shape, *strides)
 

@@ -205,7 +205,7 @@ class EpilogueCode:
             cast(acc, "float32", isa.lanes) * multiplier
             for acc, multiplier in zip(accs, multipliers, strict=True)
         ]
-        if self.form.fits and isa.rounds_to_bytes(len(products)):
+        if (self.form.fits or isa.saturates) and isa.rounds_to_bytes(len(products)):
             zero_point, lo, hi = (self.constants.load(i) for i in range(4, _FIXED))
             return isa.rounded_to_bytes(products, zero_point, lo, hi, in_order=in_order)
         constants = [self.constants.load(i) for i in range(1, 4)]

@@ -43,6 +43,8 @@ class Kernel:
     saved: the share of its `dot`s that it does without, as it needs fewer multiplications.
     method: how it computes, if there were several ways; time: what a model of the CPU makes of
     that, in instructions of a `dot`, to compare the ways.
+    more: further outputs, whose tensors follow the first.
+    macs: multiply-accumulates, where they are not those of a layer with weights.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Kernel:
     saved: float = 0.0
     method: str = ""
     time: float = 0.0
+    more: tuple[TensorType, ...] = ()
+    macs: int = 0
 
 
 def kernel_name(operation: str, *description: object) -> str:

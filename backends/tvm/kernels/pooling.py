@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -71,6 +71,14 @@ class PoolWindow:
         return windows + (self.ceil_mode and extra)
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What averages are divided by where that differs: size - 1 at most; padding may count."""
+
+    size: int
+    padding: bool
+
+
 def max_pool2d(
     isa: Isa, x: View, window: PoolWindow, threads: int = 1, share: ChannelSlice | None = None
 ) -> Kernel:
@@ -96,6 +104,27 @@ def avg_pool2d(
     constants = (_average_constants(requantize),)
     dtype = _result_type(isa, requantize)
     return _pool(isa, "avg_pool2d", x, window, constants, dtype, threads, share)
+
+
+def counted_avg_pool2d(
+    isa: Isa,
+    x: View,
+    window: PoolWindow,
+    requantize: Requantize,
+    multipliers: Sequence[float],
+    *,
+    count_padding: bool = False,
+    threads: int = 1,
+    share: ChannelSlice | None = None,
+) -> Kernel:
+    """The kernel of `qpc::counted_avg_pool2d`.
+
+    multipliers: by the number of values in a window; count_padding: whether the padding has some.
+    The multiplier of `requantize` is not looked at. share: as in `avg_pool2d`.
+    """
+    counts = Counts(len(multipliers), count_padding)
+    constants = (_average_constants(requantize), np.array(multipliers, np.float32))
+    return _pool(isa, "counted_avg_pool2d", x, window, constants, x.dtype, threads, share, counts)
 
 
 def mean(
@@ -140,9 +169,13 @@ def _average_constants(requantize: Requantize | RealAverage) -> Array:
 _AVERAGE_CONSTANTS = TensorType((5,), "int32")
 
 
-def _average(total: Expr, numbers: Flat, dtype: str, lanes: int) -> Expr:
+def _average(
+    total: Expr, numbers: Flat, dtype: str, lanes: int, multiplier: Expr | None = None
+) -> Expr:
     """The results of a sum from which zero points are subtracted already."""
-    multiplier = splat(T.reinterpret("float32", numbers.load(1)), lanes)
+    if multiplier is None:
+        multiplier = T.reinterpret("float32", numbers.load(1))
+    multiplier = splat(multiplier, lanes)
     if dtype == "float32":
         return real_values(total, multiplier, [numbers.load(i) for i in (2, 3)], lanes)
     constants = [numbers.load(i) for i in range(2, 5)]
@@ -158,10 +191,11 @@ def _pool(
     dtype: str,
     threads: int,
     share: ChannelSlice | None,
+    counts: Counts | None = None,
 ) -> Kernel:
     n, h, w, c = x.shape
     out = View((n, window.output_size(h, 0), window.output_size(w, 1), c), share, dtype)
-    name, func = _pool_function(isa, operation, x, window, out, threads)
+    name, func = _pool_function(isa, operation, x, window, out, threads, counts)
     return Kernel(name, func, (x.type,), params, out.type)
 
 
@@ -173,6 +207,7 @@ def _pool_function(
     window: PoolWindow,
     outputs: View,
     threads: int,
+    counts: Counts | None,
 ) -> tuple[str, PrimFunc]:
     is_max = operation == "max_pool2d"
     n, oh, ow, c = outputs.shape
@@ -201,7 +236,12 @@ def _pool_function(
             _for_each_tap(window, images.shape[1:3], (oh, ow), (row, column), visit)
             result = state.load(0, lanes)
             if not is_max:
-                result = _average(result, numbers[0], outputs.dtype, lanes)
+                factor = None
+                if counts is not None:
+                    factor = numbers[1].load(
+                        _count(window, images.shape[1:3], position[1:], counts)
+                    )
+                result = _average(result, numbers[0], outputs.dtype, lanes, factor)
             out.store(outputs.offset(image, row, column) + channel, result, lanes)
 
         with ExitStack() as stack:
@@ -214,9 +254,22 @@ def _pool_function(
             if rest:
                 emit([image, row, column], whole * size, rest)
 
-    name = kernel_name(operation, isa, images, window, outputs, threads)
+    name = kernel_name(operation, isa, images, window, outputs, threads, counts)
     constants = () if is_max else (_AVERAGE_CONSTANTS,)
+    if counts is not None:
+        constants = (*constants, TensorType((counts.size,), "float32"))
     return name, prim_func(name, (images.type, *constants, outputs.type), body)
+
+
+def _count(window: PoolWindow, size: Shape, position: Sequence[Index], counts: Counts) -> Index:
+    """How many values are in the window of an output, dilation aside."""
+    lengths = []
+    for axis, at in enumerate(position):
+        start = at * window.stride[axis] - window.padding[axis]
+        outside = window.padding[axis] if counts.padding else 0
+        stop = T.min(start + window.kernel[axis], integer(size[axis] + outside))
+        lengths.append(stop - T.max(start + integer(0), integer(-outside)))
+    return lengths[0] * lengths[1]
 
 
 def _for_each_tap(

@@ -85,8 +85,6 @@ class KernelRule:
 
     lower: Lower
     traits: Traits
-    any_type: bool = False
-    """Whether the kernel takes other types than those of activations and of float32."""
 
 
 def emitted(

@@ -46,7 +46,7 @@ def custom_rule(registered: RegisteredKernel) -> KernelRule:
         return Value(expr, call.shape, call.result.dtype, order(len(call.shape)))
 
     traits = Traits(registered.order, constants=registered.constants)
-    return KernelRule(lower, traits, any_type=True)
+    return KernelRule(lower, traits)
 
 
 def _request(

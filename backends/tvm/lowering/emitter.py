@@ -69,13 +69,6 @@ class Emitter:
         assert found is not None
         return found
 
-    @property
-    def wanted_grids(self) -> str:
-        """What to do where quantized values are of another type."""
-        signed = self.activation is torch.int8
-        kind = "signed" if signed else "unsigned"
-        return f"quantize activations to {kind} grids (signed={signed})"
-
     def start_function(self, plan: GraphPlan | None) -> None:
         """Forget what belongs to the function before."""
         self._plan = plan
@@ -104,17 +97,19 @@ class Emitter:
 
         into: a tensor in which the kernel writes its part; the result is that tensor with it.
         others: bytes of inputs and of the result that it leaves alone.
+        The result is a tuple if the kernel has several.
         """
         if kernel.name not in self._functions:
             func = kernel.func.with_attr("op_pattern", _OPAQUE)
             self._functions[kernel.name] = self.builder.add_func(func, kernel.name)
         weights = [self.weight(_writable(array)) for array in kernel.params]
-        output = relax.TensorType(kernel.output.shape, kernel.output.dtype)
+        outputs = [relax.TensorType(o.shape, o.dtype) for o in (kernel.output, *kernel.more)]
+        output = outputs if kernel.more else outputs[0]
         called = self._functions[kernel.name]
         use = KernelUse(
             kernel.name,
             tuple(label(n) for n in nodes),
-            sum(self._macs(n) for n in nodes),
+            kernel.macs or sum(self._macs(n) for n in nodes),
             bytes=-others,
             skipped=kernel.skipped,
             saved=kernel.saved,

@@ -7,7 +7,7 @@ logical order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ class _Lowering:
         self._emit, self._plan, self._gm, self._types = emit, plan, plan.gm, plan.types
         self._rules = kernel_rules()
         self._traits = {target: rule.traits for target, rule in self._rules.items()}
-        self._floats = FloatOperators(emit.builder, self._types)
+        self._floats = FloatOperators(emit, self._types)
         self._values: dict[Node, Any] = {}
         self._copies: dict[Node, Value] = {}  # of slices, for those that cannot read them
         self._begun: dict[Node, relax.Expr] = {}  # concats that some of their members have begun
@@ -141,8 +141,6 @@ class _Lowering:
             self._begun.get(part.cat) if part else None,
             self._plan.padding_before(node),
         )
-        if not rule.any_type:
-            _require_activations(self._emit, call)
         value = rule.lower(self._emit, call)
         if part:
             self._begun[part.cat] = value.expr
@@ -181,13 +179,10 @@ class _Lowering:
         return whole and any(v.order != identity(len(v.shape)) for v in moved)
 
     def _other(self, node: Node) -> Any:
-        found = self._types[node]
-        if isinstance(found, TensorType) and found.dtype not in _INTEGERS:
-            reason = f"{dtype_name(found.dtype)}, compiled by TVM's own rules"
-        else:
-            reason = "no integer kernel, compiled by TVM's own rules"
-        self._emit.note_other(node, reason)
-        result = self._floats.convert(node, self._logical)
+        found, before = self._types[node], len(self._emit.kernel_uses)
+        result = self._floats.convert(node, self._logical, self._tensor)
+        own = [use for use in self._emit.kernel_uses[before:] if use.nodes]
+        self._emit.note_other(node, _reason(found, own))
         if not isinstance(found, TensorType):
             return result
         return Value(result, found.shape, found.dtype, identity(len(found.shape)))
@@ -242,6 +237,10 @@ class _Lowering:
         found = self._argument(node)
         return self._emit.logical(found) if isinstance(found, Value) else found
 
+    def _tensor(self, node: Node) -> Tensor | None:
+        found = self._values.get(node)
+        return found if isinstance(found, Tensor) else None
+
     def _output(self, node: Node) -> relax.Expr:
         if not isinstance(self._types[node], TensorType):
             raise BackendError("the model returns something that is not a tensor", node=node)
@@ -255,15 +254,14 @@ class _Lowering:
         return found
 
 
-def _require_activations(emit: Emitter, call: Call) -> None:
-    """Raise BackendError for activations that kernels do not take."""
-    for value in call.args.values():
-        if isinstance(value, Value) and value.dtype not in (emit.activation, torch.float32):
-            raise BackendError(
-                f"integer kernels take {emit.isa.activation} activations, not {value.dtype}",
-                node=call.node,
-                fix=emit.wanted_grids,
-            )
+def _reason(found: Concrete, own: Sequence[KernelUse]) -> str:
+    """Why no integer kernel computes a node, and what does."""
+    why = "no integer kernel"
+    if isinstance(found, TensorType) and found.dtype not in _INTEGERS:
+        why = dtype_name(found.dtype)
+    if not own:
+        return f"{why}, compiled by TVM's own rules"
+    return f"{why}, by {', '.join(dict.fromkeys(use.operation for use in own))}"
 
 
 def _refuse_bfloat16(types: Mapping[Node, Concrete]) -> None:

@@ -28,9 +28,8 @@ def why_not(node: Node) -> str | None:
         return None
     emit = Emitter(relax.BlockBuilder(), isa_for(Target.native()), 1, Weights())
     try:
-        lower(
-            emit, plan_graph(_alone(gm, node), _BATCH, trait_table(), registered_decompositions())
-        )
+        known = trait_table(), registered_decompositions(), emit.activation
+        lower(emit, plan_graph(_alone(gm, node), _BATCH, *known))
     except (BackendError, PassError) as e:
         return e.what
     except Exception as e:  # TVM raises whatever comes up

@@ -7,6 +7,7 @@ rule of our own; all others are decomposed by PyTorch into simpler ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from qpc.backends.common.decompose import evaluate, is_constant
 from qpc.backends.tvm.lowering.decompose import decompose
+from qpc.backends.tvm.lowering.emitter import Emitter
+from qpc.backends.tvm.lowering.floats.call import FloatCall
 from qpc.backends.tvm.lowering.floats.rule import FloatRule
 from qpc.backends.tvm.lowering.rules import FLOATS
 from qpc.calls import arguments
@@ -30,43 +33,63 @@ _FIX = "express it with other operators, or use the reference backend"
 Values = Callable[[Node], Any]
 """Gives the Relax tensor, the tuple or the number that a node stands for."""
 
+Tensors = Callable[[Node], "Tensor | None"]
+"""Gives the tensor that a node stands for, if it is known when the model is compiled."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of the nodes of a graph."""
+
+    value: Values
+    tensor: Tensors
+    type_of: Callable[[Node], Concrete]
+
 
 class FloatOperators:
     """Translates calls; `types` tells what each node of the graph yields."""
 
-    def __init__(self, builder: relax.BlockBuilder, types: Mapping[Node, Concrete]) -> None:
-        self._builder, self._types = builder, types
+    def __init__(self, emit: Emitter, types: Mapping[Node, Concrete]) -> None:
+        self._emit, self._builder, self._types = emit, emit.builder, types
         self._importer = ExportedProgramImporter()
-        self._importer.block_builder = builder
+        self._importer.block_builder = emit.builder
 
-    def convert(self, node: Node, value: Values) -> Any:
-        """Emit `node`. Raises UnsupportedOpError if it cannot be expressed."""
-        return self._convert(node, value, self._types.get, user_node=node)
+    def convert(self, node: Node, value: Values, tensor: Tensors) -> Any:
+        """Emit `node`. Raises UnsupportedOpError if it cannot be expressed.
+
+        tensor: gives the tensor that a node stands for, if it is known already.
+        """
+        return self._convert(node, _Known(value, tensor, self._types.get), user_node=node)
 
     def constant(self, tensor: Tensor) -> relax.Expr:
         """A small tensor as part of the program."""
         return relax.const(tensor.numpy())
 
-    def _convert(
-        self, node: Node, value: Values, type_of: Callable[[Node], Concrete], user_node: Node
-    ) -> Any:
+    def _convert(self, node: Node, known: _Known, user_node: Node) -> Any:
         try:
-            result = self._direct(node, value, type_of)
+            result = self._direct(node, known, user_node)
             if result is None:
-                result = self._decomposed(node, value, type_of, user_node)
+                result = self._decomposed(node, known, user_node)
         except (BackendError, UnsupportedOpError):
             raise
         except Exception as e:  # TVM's importer raises whatever comes up
             raise BackendError(
                 f"TVM cannot translate operator {node.target}: {e}", node=user_node, fix=_FIX
             ) from e
-        self._check(result, type_of(node), node, user_node)
+        self._check(result, known.type_of(node), node, user_node)
         return result
 
-    def _direct(self, node: Node, value: Values, type_of: Callable[[Node], Concrete]) -> Any:
+    def _direct(self, node: Node, known: _Known, user_node: Node) -> Any:
         rule = FLOATS.get(node.target)
         if rule is None:
             return None
+        value = known.value
+        if rule.kernel:
+            tensors, lists = _tensors(node, known.tensor)
+            call = FloatCall(self._emit, _given(node, value), tensors, lists, (user_node,))
+            made = rule.kernel(call)
+            if made is not None:
+                return made
         emitted = None
         if rule.truths or rule.own or rule.writes:
             emitted = self._by_rule(rule, _given(node, value))
@@ -76,7 +99,7 @@ class FloatOperators:
             return None
         name = getattr(node.target, "__name__", str(node.target))
         converter = self._importer.convert_map[name]
-        return converter(self._copy_call(node, value, type_of))
+        return converter(self._copy_call(node, value, known.type_of))
 
     def _by_rule(self, rule: FloatRule, given: Mapping[str, Any]) -> relax.Expr | None:
         emitted = rule.truths(given) if rule.truths else None
@@ -109,10 +132,9 @@ class FloatOperators:
         copied.meta = dict(node.meta)
         return copied
 
-    def _decomposed(
-        self, node: Node, value: Values, type_of: Callable[[Node], Concrete], user_node: Node
-    ) -> Any:
-        simpler = decompose(node, value, type_of, kept=_is_known)
+    def _decomposed(self, node: Node, outside: _Known, user_node: Node) -> Any:
+        value = outside.value
+        simpler = decompose(node, value, outside.type_of, kept=_is_known)
         if simpler is None:
             raise UnsupportedOpError(
                 f"the TVM backend has no rule for operator {node.target}",
@@ -123,16 +145,23 @@ class FloatOperators:
             zip(simpler.inputs, map(value, simpler.sources), strict=True)
         )
         values |= simpler.constants
+        sources = dict(zip(simpler.inputs, simpler.sources, strict=True))
+
+        def tensor(inner: Node) -> Tensor | None:
+            if inner in sources:
+                return outside.tensor(sources[inner])
+            return found if isinstance(found := values.get(inner), Tensor) else None
 
         def known(inner: Node) -> Any:
             found = values[inner]
             return self.constant(found) if isinstance(found, Tensor) else found
 
+        inside = _Known(known, tensor, simpler.type_of)
         for inner in simpler.calls:
             if is_constant(inner, values):
                 values[inner] = evaluate(inner, values)
             else:
-                values[inner] = self._convert(inner, known, simpler.type_of, user_node)
+                values[inner] = self._convert(inner, inside, user_node)
         return map_arg(simpler.result, known)
 
     def _check(self, result: Any, expected: Concrete, node: Node, user_node: Node) -> None:
@@ -158,9 +187,27 @@ def _given(node: Node, value: Values) -> dict[str, Any]:
     return {k: map_arg(v, value) for k, v in arguments(node).items()}
 
 
+def _tensors(
+    node: Node, tensor: Tensors
+) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
+    """The arguments of a call that are known tensors, and lists of them, by name in its schema."""
+    tensors: dict[str, Tensor] = {}
+    lists: dict[str, tuple[Tensor, ...]] = {}
+    for name, value in arguments(node).items():
+        if isinstance(value, Node) and (found := tensor(value)) is not None:
+            tensors[name] = found
+        elif isinstance(value, list | tuple) and all(isinstance(v, Node) for v in value):
+            known = [tensor(v) for v in value]
+            if all(v is not None for v in known):
+                lists[name] = tuple(v for v in known if v is not None)
+    return tensors, lists
+
+
 def _is_known(operator: object) -> bool:
     rule = FLOATS.get(operator)
-    return rule is not None and rule.decomposition is None
+    if rule is None or rule.decomposition is not None:
+        return False
+    return bool(rule.own or rule.truths or rule.writes or rule.importer)
 
 
 def _normal_arguments(

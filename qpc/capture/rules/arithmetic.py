@@ -7,7 +7,8 @@ from torch._ops import OpOverload
 from torch.fx import Node
 from torch.fx.node import Argument
 
-from qpc.capture.rules.call import Call, Rule, table
+from qpc.capture.rules.call import Call, Rule, shape_of, table
+from qpc.meta import info
 
 aten = torch.ops.aten
 
@@ -38,6 +39,31 @@ def _binary(target: OpOverload, *, swap: bool = False) -> Rule:
         return call.emit(target, a, b)
 
     return rule
+
+
+def _add_product(call: Call) -> Node | None:
+    """`a + value * b * c`, where the last two may also be a quotient."""
+    divides = call.target is aten.addcdiv.default
+    first, second = call.source("tensor1"), call.source("tensor2")
+    value = call.args["value"]
+    made = call.emit(aten.div.Tensor if divides else aten.mul.Tensor, first, second)
+    if value != 1:
+        made = call.emit(aten.mul.Tensor, made, value)
+    return call.emit(aten.add.Tensor, made, call.source())
+
+
+def _gate(call: Call) -> Node | None:
+    """The gated linear unit: half of an axis times the sigmoid of the other half."""
+    source = call.source()
+    shape = shape_of(source)
+    axis = int(call.args["dim"]) % len(shape)
+    size = shape[axis]
+    if not isinstance(size, int):
+        return None
+    half = size // 2
+    value = call.emit(aten.slice.Tensor, source, axis, 0, half, 1)
+    gate = call.emit(aten.slice.Tensor, source, axis, half, size, 1)
+    return call.emit(aten.mul.Tensor, value, call.emit(aten.sigmoid.default, gate))
 
 
 def _mean_all(call: Call) -> Node | None:
@@ -73,6 +99,18 @@ def _rename(target: OpOverload) -> Rule:
     return rule
 
 
+def _fill(call: Call) -> Node | None:
+    """A choice between a value and a number: the number is written where a mask says so."""
+    given, other = dict(call.args), call.target is aten.where.ScalarOther
+    value, number = (given["self"], given["other"]) if other else (given["other"], given["self"])
+    if shape_of(value) != call.shape or info(value).dtype != info(call.node).dtype:
+        return None
+    mask = given["condition"]
+    if other:
+        mask = call.emit(aten.logical_not.default, mask)
+    return call.emit(aten.masked_fill.Scalar, value, mask, number)
+
+
 RULES = table(
     (_clamp(0.0, 6.0), "relu6.default"),
     (_clamp("min_val", "max_val"), "hardtanh.default"),
@@ -84,6 +122,9 @@ RULES = table(
     (_binary(aten.sub.Tensor, swap=True), "rsub.Tensor rsub.Scalar"),
     (_binary(aten.mul.Tensor), "mul.Tensor mul.Scalar multiply.Tensor"),
     (_binary(aten.div.Tensor), "div.Tensor div.Scalar divide.Tensor true_divide.Tensor"),
+    (_add_product, "addcmul.default addcdiv.default"),
+    (_gate, "glu.default"),
+    (_fill, "where.ScalarOther where.ScalarSelf"),
     (_mean_all, "mean.default"),
     (_mean, "mean.dim"),
     (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-from qpc.capture.rules.call import Call, shape_of, table
+from qpc.capture.rules.call import Call, overloads, shape_of, table
 from qpc.meta import info
 from qpc.types import BatchDim
 
@@ -51,6 +51,37 @@ def _expand(call: Call) -> Node | None:
         else:
             kept.append(call.emit(aten.sym_size.int, call.args["other"], axis))
     return call.emit(aten.expand.default, source, kept)
+
+
+_ARITHMETIC = ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "pow.Tensor_Tensor")
+_CHOICES = ("maximum.default", "minimum.default", "where.self")
+_COMPARISONS = ("eq.Tensor", "ne.Tensor", "gt.Tensor", "lt.Tensor", "ge.Tensor", "le.Tensor")
+_BROADCASTING = frozenset(overloads([*_ARITHMETIC, *_CHOICES, *_COMPARISONS]))
+
+
+def drop_expansions(gm: GraphModule) -> None:
+    """Let operators that broadcast read what was expanded for them, where nothing else tells."""
+    for node in list(gm.graph.nodes):
+        if node.target is not aten.expand.default:
+            continue
+        source = node.args[0]
+        for user in list(node.users):
+            if user.target in _BROADCASTING and _broadcasts(user, node, source):
+                user.replace_input_with(node, source)
+
+
+def _broadcasts(user: Node, node: Node, source: Node) -> bool:
+    """Whether `user` has the same shape with `source` in place of the expanded `node`."""
+    read = [source if value is node else value for value in user.all_input_nodes]
+    shapes = [shape_of(value) for value in read]
+    wanted = shape_of(user)
+    if max(map(len, shapes)) != len(wanted):
+        return False
+    for axis, size in enumerate(reversed(wanted)):
+        sizes = [shape[-1 - axis] for shape in shapes if axis < len(shape)]
+        if size != 1 and all(found == 1 for found in sizes):
+            return False
+    return True
 
 
 RULES = table(

@@ -40,7 +40,7 @@ class Exporter(Writer):
     """One export: the ONNX nodes and constants so far, and the name of every value of the graph.
 
     names: of tensors, by the nodes that compute them. The name of a value that was rounded is that
-    of the float value behind its DequantizeLinear.
+    of the float value behind its DequantizeLinear. inputs: names of the model's inputs.
     grids: those of all rounded values and weights, in order.
     """
 
@@ -49,6 +49,7 @@ class Exporter(Writer):
         self.gm, self.form, self._rules = gm, form, rules
         self.types = value_types(gm, form.batch)
         self.names: dict[Node, str] = {}
+        self.inputs: dict[Node, str] = {}
         self.parts: dict[Node, tuple[str, ...]] = {}  # of operators with several results
         self.rounded_later: set[Node] = set()  # values whose readers bring them to their grid
         self.left_out: set[Node] = set()  # values that are not rounded, as they join a sum
@@ -64,10 +65,19 @@ class Exporter(Writer):
         """The whole graph, as far as there are rules; `refused` has the calls without one."""
         for node in self.gm.graph.nodes:
             if node.op == "placeholder":
-                self.names[node] = self.unique(node.name)
+                self._input(node)
             elif node.op == "call_function":
                 with self.scope(self._scope_of(node)):
                     self._call(node)
+
+    def _input(self, node: Node) -> None:
+        """An input; where integers stand for reals, its value is these."""
+        self.inputs[node] = self.names[node] = self.unique(node.name)
+        grid = info(node).qparams
+        if grid is not None and self.is_integer(node) and not self.form.exact:
+            zero_point = np.array(grid.zero_point, dtype_name(grid.dtype))
+            ends = [self.constant(np.float32(grid.scale)), self.constant(zero_point)]
+            self.names[node] = self.emit("DequantizeLinear", [self.inputs[node], *ends])
 
     def _scope_of(self, node: Node) -> Scope:
         value, path = self.value_names[node], module_of(node)
@@ -163,10 +173,17 @@ class Exporter(Writer):
         if source in self.names:
             return self.names[source]
         if source.op == "get_attr":
-            value = attribute(self.gm, str(source.target)).detach()
-            self.names[source] = self.constant(value.numpy(), str(source.target))
+            self.names[source] = self._constant_of(source)
             return self.names[source]
         raise UnsupportedOpError("the value is not one tensor", node=source)
+
+    def _constant_of(self, source: Node) -> str:
+        value, name = attribute(self.gm, str(source.target)).detach(), str(source.target)
+        grid = info(source).qparams
+        if grid is None or self.form.exact:
+            return self.constant(value.numpy(), name)
+        real = self.constant(grid.dequantize(value).numpy(), name)
+        return self.round(real, self.grid(source))
 
     def value(self, node: Node, argument: str) -> str:
         """The name of an argument that is a tensor."""

@@ -107,7 +107,7 @@ def _model(to: Exporter) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "qpc",
-        [_value_info(to, node, to.names[node]) for node in inputs],
+        [_value_info(to, node, to.inputs[node]) for node in inputs],
         [_value_info(to, node, name) for node, name in zip(_results(output), names, strict=True)],
         constants,
     )
@@ -133,7 +133,7 @@ def _results(output: Node) -> list[Node]:
 def _output_names(to: Exporter, results: Sequence[Node]) -> list[str]:
     """Names of the results; an input, a constant or a tensor that is there twice is copied."""
     found: list[str] = []
-    inputs = {to.names[node] for node in to.gm.graph.nodes if node.op == "placeholder"}
+    inputs = set(to.inputs.values())
     for node in results:
         name = to.of(node)
         if to.is_integer(node) and not to.form.exact:

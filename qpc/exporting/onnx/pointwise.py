@@ -22,6 +22,14 @@ from qpc.quant.fixedpoint import lookup_table, real_table, requant_table
 from qpc.quant.grid import QParams
 
 
+def _prelu(to: Exporter, node: Node) -> str:
+    """`qpc::prelu`: its factors are those of requantization, for channels with a slope each."""
+    factor = to.grid(node).scale / to.grid(arguments(node)["q"]).scale
+    slopes = (to.tensor(node, "negative").double() * factor).float()
+    slope = to.constant(slopes[:, None, None].numpy())
+    return to.clipped(node, to.emit("PRelu", [to.value(node, "q"), slope]))
+
+
 def _lookup(to: Exporter, node: Node) -> str:
     """`qpc::lookup`: the function is found by making the tables of all that are known.
 
@@ -110,4 +118,5 @@ _FUNCTIONS: tuple[tuple[Callable[[Tensor], Tensor], Form], ...] = (
 
 RULES: dict[object, Rule] = {
     qpc_ops.lookup.default: _lookup,
+    qpc_ops.prelu.default: _prelu,
 }

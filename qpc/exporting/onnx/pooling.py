@@ -25,6 +25,21 @@ def _avg_pool2d(to: Exporter, node: Node) -> str:
     return scaled_average(to, node, made, math.prod(window["kernel_size"]))
 
 
+def _counted_avg_pool2d(to: Exporter, node: Node) -> str:
+    given = arguments(node)
+    window = {k: Pair().decode(given[k]) for k in ("kernel_size", "stride", "padding")}
+    made = to.emit(
+        "AveragePool",
+        [to.value(node, "q")],
+        kernel_shape=window["kernel_size"],
+        strides=window["stride"],
+        pads=window["padding"] * 2,
+        ceil_mode=int(given["ceil_mode"]),
+        count_include_pad=int(given["count_include_pad"]),
+    )
+    return to.clipped(node, made)
+
+
 def _max_pool2d(to: Exporter, node: Node) -> str:
     """`qpc::max_pool2d`."""
     given = arguments(node)
@@ -42,6 +57,7 @@ def _max_pool2d(to: Exporter, node: Node) -> str:
 
 RULES: dict[object, Rule] = {
     qpc_ops.avg_pool2d.default: _avg_pool2d,
+    qpc_ops.counted_avg_pool2d.default: _counted_avg_pool2d,
     qpc_ops.avg_pool2d_float.default: _avg_pool2d,
     qpc_ops.max_pool2d.default: _max_pool2d,
 }

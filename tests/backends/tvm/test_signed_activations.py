@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
-from qpc.backends import reference, tvm
-from qpc.calls import aten, qpc_ops
-from qpc.errors import BackendError
+from qpc.backends import reference
+from qpc.calls import aten
 from qpc.targets import Target
 from tests.backends.tvm.checking import assert_same_bits
 from tests.generators import IntegerGraph, random_graph, random_inputs
@@ -25,7 +24,7 @@ SIGNED = replace(Target.parse("x86-64"), name="signed", activation="int8")
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_random_network_gives_the_bits_of_the_reference(seed: int) -> None:
-    gm = signed(random_graph(seed))
+    gm = signed(random_graph(seed)) if seed % 2 else random_graph(seed)
     assert_same_bits(gm, SIGNED, batch_sizes=(1 + seed % 3,), threads=1 + seed % 2, seed=seed)
 
 
@@ -72,11 +71,3 @@ def test_a_model_quantized_to_signed_grids_compiles_for_such_a_target() -> None:
     gm = integer(fake_quantized(net, torch.randn(2, 3, 6, 6), signed=True))
     compiled = assert_same_bits(gm, SIGNED)
     assert not compiled.report.others
-
-
-def test_unsigned_grids_are_refused_for_such_a_target() -> None:
-    g = IntegerGraph()
-    gm = g.module(g.call(qpc_ops.clamp.default, g.image(4), 5, 50))
-    with pytest.raises(BackendError, match="integer kernels take int8 activations") as caught:
-        tvm.compile_graph(gm, SIGNED)
-    assert caught.value.fix == "quantize activations to signed grids (signed=True)"

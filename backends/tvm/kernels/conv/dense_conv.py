@@ -19,6 +19,7 @@ from qpc.backends.tvm.kernels.conv import nibbles
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, Operands
 from qpc.backends.tvm.kernels.conv.dense_plan import DensePlan
 from qpc.backends.tvm.kernels.conv.padding import copy_padded_rows, copy_pixels
+from qpc.backends.tvm.kernels.conv.paired_sums import PairedSums
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
@@ -45,7 +46,10 @@ class DenseConv(DensePlan):
     def plans_for(cls, isa: Isa, layer: Convolution, threads: int) -> list[DenseConv]:
         """The best plan for the weights of a layer."""
         plain = cls(isa.for_weights(layer.weight), layer.desc.shape, threads)
-        return [plain.skipping(plain.kept(layer.weight)).packing(layer.weight)]
+        found = [plain.skipping(plain.kept(layer.weight)).packing(layer.weight)]
+        if isa.pairs is not None and plain.columns > 1:
+            found.append(cls(isa.pairs, layer.desc.shape, threads))
+        return found
 
     def emit(self, operands: Operands) -> None:
         """Write the code of the convolution."""
@@ -126,20 +130,21 @@ class _Code:
         out_start = bind(out_start + group * plan.group_outputs)
         lane_start = bind(unit * (tile.vectors * isa.lanes))
         sums = local(tile.pixels * tile.vectors * isa.lanes, "int32")
-        each_sum = [
-            (pixel, vector, (pixel * tile.vectors + vector) * isa.lanes)
-            for pixel in range(tile.pixels)
-            for vector in range(tile.vectors)
-        ]
-
         initial = [
             self._lanes(self.given.bias, lane_start, vector) for vector in range(tile.vectors)
         ]
-        for _, vector, at in each_sum:
-            sums.store(at, initial[vector], isa.lanes)
+        paired = PairedSums(isa, tile, sums)
+        if isa.in_pairs:
+            paired.start(initial)
+        else:
+            for pixel in range(tile.pixels):
+                for vector in range(tile.vectors):
+                    sums.store(self._at(pixel, vector), initial[vector], isa.lanes)
 
         if plan.nibbles:
             self._add_pairs(source, sums, unit, x_start)
+        elif isa.steps_per_load > 1 and not tile.skips:
+            self._add_groups(source, sums, unit, x_start)
         else:
             self._add_terms(source, sums, unit, x_start, turn)
 
@@ -151,12 +156,17 @@ class _Code:
             for vector in range(tile.vectors)
         ]
         for pixel in range(tile.pixels):
-            totals = [
-                sums.load((pixel * tile.vectors + vector) * isa.lanes, isa.lanes)
-                for vector in range(tile.vectors)
-            ]
+            totals = paired.totals(pixel) if isa.in_pairs else self._totals(sums, pixel)
             offsets = [start + pixel * plan.shape.output_step for start in first]
             plan.store_pixel(self.given.epilogue, self.given.out, totals, scale, offsets)
+
+    def _at(self, pixel: int, vector: int) -> int:
+        """Where the sums of a pixel and a vector of channels are."""
+        return (pixel * self.plan.tile.vectors + vector) * self.plan.isa.lanes
+
+    def _totals(self, sums: Flat, pixel: int) -> list[Expr]:
+        lanes, vectors = self.plan.isa.lanes, self.plan.tile.vectors
+        return [sums.load(self._at(pixel, vector), lanes) for vector in range(vectors)]
 
     def _add_terms(
         self, source: Flat, sums: Flat, unit: Index, x_start: Index, turn: Index
@@ -174,10 +184,7 @@ class _Code:
             for i in range(plan.fetched):
                 self.given.weight[0].fetch(ahead + (term * plan.fetched + i) * block)
             w = [
-                bind(
-                    cast(self.given.weight[0].load(w_at + vector * block, block), isa.w_type, block)
-                )
-                for vector in range(tile.vectors)
+                bind(self._weights(w_at + vector * block, block)) for vector in range(tile.vectors)
             ]
             for pixel in range(tile.pixels):
                 pixel_at = x_at + pixel * plan.x_step
@@ -185,6 +192,54 @@ class _Code:
                 for vector in range(tile.vectors):
                     at = (pixel * tile.vectors + vector) * isa.lanes
                     sums.store(at, isa.dot(sums.load(at, isa.lanes), x, w[vector]), isa.lanes)
+
+    def _add_groups(self, source: Flat, sums: Flat, unit: Index, x_start: Index) -> None:
+        """`_add_terms` where the activations of several steps are loaded together."""
+        plan, group = self.plan, self.plan.isa.steps_per_load
+        kh, (dh, dw) = plan.shape.kernel[0], plan.shape.dilation
+        whole, rest = divmod(plan.run_steps, group)
+        with loop(kh) as row, loop(plan.runs) as run:
+            place = bind(x_start + row * (dh * plan.x_next_row) + run * (dw * plan.shape.c))
+            term = bind(((unit * kh + row) * plan.runs + run) * plan.run_steps)
+            if whole:
+                with loop(whole) as i:
+                    self._add_steps(source, sums, place, term, i * group, group)
+            at = whole * group
+            for count in _powers_of_two(rest):
+                self._add_steps(source, sums, place, term, at, count)
+                at += count
+
+    def _add_steps(
+        self, source: Flat, sums: Flat, place: Index, term: Index, first: Index, steps: int
+    ) -> None:
+        """The terms from `first` of a run on, whose activations one load has for each pixel."""
+        plan, isa, tile = self.plan, self.plan.isa, self.plan.tile
+        block = isa.lanes * isa.depth
+        # Bound, so that each address below is a variable plus a constant: quick to compile.
+        x_at = bind(place + first * isa.depth)
+        w_at = bind((term + first) * (tile.vectors * block))
+        loaded = [
+            bind(source.load(x_at + pixel * plan.x_step, steps * isa.depth))
+            for pixel in range(tile.pixels)
+        ]
+
+        def weights(offset: int, size: int) -> Expr:
+            return self._weights(w_at + offset, size)
+
+        if isa.in_pairs:
+            PairedSums(isa, tile, sums).add(loaded, steps, weights)
+            return
+        for step in range(steps):
+            for vector in range(tile.vectors):
+                w = bind(weights((step * tile.vectors + vector) * block, block))
+                for pixel, x in enumerate(loaded):
+                    at = self._at(pixel, vector)
+                    total = isa.dot_step(sums.load(at, isa.lanes), x, w, step, steps)
+                    sums.store(at, total, isa.lanes)
+
+    def _weights(self, at: Index, size: int) -> Expr:
+        """Weights as `dot` takes them."""
+        return cast(self.given.weight[0].load(at, size), self.plan.isa.w_type, size)
 
     def _add_pairs(self, source: Flat, sums: Flat, unit: Index, x_start: Index) -> None:
         """`_add_terms` for weights of four bits: two terms at a time."""
@@ -238,3 +293,8 @@ class _Code:
     def _lanes(self, values: Flat, start: Index, vector: int) -> Expr:
         lanes = self.plan.isa.lanes
         return bind(values.load(start + vector * lanes, lanes))
+
+
+def _powers_of_two(count: int) -> list[int]:
+    """Sizes of loads that together are `count`, the largest first."""
+    return [1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]

@@ -70,12 +70,12 @@ class DensePlan(ConvLayout):
     def tiles(self, kept: Mapping[int, int]) -> list[Tile]:
         """All micro-kernels that would do, the best by cost first; `kept` as `kept_shares`."""
         return best_tiles(
-            self.isa, self._columns, self.vectors, self.steps, kept, nibbles=self.nibbles
+            self.isa, self.columns, self.vectors, self.steps, kept, nibbles=self.nibbles
         )
 
     def kept(self, weight: npt.NDArray[np.int8]) -> Mapping[int, int]:
         """What skipping zero blocks of these weights would leave: see `kept_shares`."""
-        if weight.all():  # the usual case, quickly
+        if weight.all() or self.isa.in_pairs:  # the usual case, quickly
             return {}
         nonzero: npt.NDArray[np.bool_] = np.asarray(self._weight_terms(weight).any((2, 4)))
         return kept_shares(nonzero)
@@ -117,7 +117,8 @@ class DensePlan(ConvLayout):
         return self.units * self.tile.cost(self.isa, self.steps, nibbles=self.nibbles)
 
     @property
-    def _columns(self) -> int:
+    def columns(self) -> int:
+        """Pixels in a row of which tiles are cut."""
         shape = self.shape
         return shape.n * shape.oh * shape.ow if self.is_matrix_product else shape.ow
 
@@ -243,6 +244,7 @@ class DensePlan(ConvLayout):
         packed = terms.reshape(
             self.units, self.tile.vectors, self.isa.lanes, self.steps, self.isa.depth
         ).transpose(0, 3, 1, 2, 4)
+        packed = self.isa.arranged(packed)
         if self.nibbles:
             return (nibbles.pack(packed),)
         packed = np.ascontiguousarray(packed, self.w_type)

@@ -193,8 +193,8 @@ class DepthwisePlan:
         missing = self.row_groups * self.isa.depth - kh
         rows = np.pad(weight[:, 0], [(0, 0), (0, missing), (0, 0)])
         grouped = rows.reshape(self.shape.c, self.row_groups, self.isa.depth, kw)
-        packed = self._by_lane(grouped).transpose(0, 3, 5, 1, 2, 4)
-        return (np.ascontiguousarray(packed, self.isa.w_type),)
+        packed = self._by_lane(grouped).astype(np.int8, copy=False).transpose(0, 3, 5, 1, 2, 4)
+        return (np.ascontiguousarray(self.isa.arranged(packed), self.isa.w_type),)
 
     def pack_channels(self, values: Array) -> Array:
         """values[c] -> [block * vector * lane]."""

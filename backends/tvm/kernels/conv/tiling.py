@@ -61,7 +61,7 @@ class Tile:
     def sums_cost(self, isa: Isa, steps: float, *, nibbles: bool = False) -> float:
         """What of `cost` is spent before the outputs are computed from the sums."""
         costs = isa.costs.vectors
-        step = float(max(self.dots, self._loads(isa), isa.sums_in_flight))
+        step = isa.step_time(self.pixels, self.vectors)
         if nibbles:
             step += self.vectors * costs.unpacking + self.pixels
         if self.dots < costs.few_dots:
@@ -121,12 +121,11 @@ def tiles_that_fit(
         if vectors % tile_vectors:
             continue
         for pixels in range(1, min(columns, _MAX_PIXELS) + 1):
-            # accumulators, one row of weights, and the broadcast pixel; or accumulators, the
-            # excess and two activations of each pixel, weights of three kinds and two constants
-            used = (pixels + 1) * tile_vectors + 1
-            if nibbles:
-                used = pixels * (tile_vectors + 3) + 5
-            if used <= isa.registers or pixels == tile_vectors == 1:
+            fits = isa.accumulators_fit(pixels, tile_vectors)
+            if nibbles:  # sums, the excess and two activations of each pixel, weights of three
+                # kinds and two constants
+                fits = pixels * (tile_vectors + 3) + 5 <= isa.registers
+            if fits or (pixels == tile_vectors == 1 and not isa.in_pairs):
                 yield Tile(pixels, tile_vectors)
 
 

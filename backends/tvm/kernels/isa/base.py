@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,12 @@ class Isa:
     costs: Costs = field(default_factory=Costs)
     tiles: MatrixTiles | None = None
     """Registers of matrices, if there are any; `lanes` are one or more times theirs."""
+    steps_per_load: ClassVar[int] = 1
+    """Of how many consecutive `dot`s the activations are loaded together; see `dot_step`."""
+    in_pairs: ClassVar[bool] = False
+    """Whether a `dot` is of two pixels and half of the lanes' channels; see `PairedSums`."""
+    saturates: ClassVar[bool] = False
+    """Whether `rounded_to_bytes` takes floats that no int32 is near, as out of bounds."""
 
     def __post_init__(self) -> None:
         assert self.tiles is None or self.lanes % self.tiles.sizes.lanes == 0
@@ -77,18 +84,47 @@ class Isa:
         """
         return None
 
+    @property
+    def pairs(self) -> Isa | None:
+        """The instructions for two pixels at a time, if there are any; they have as many lanes."""
+        return None
+
     def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
         """The fastest instructions that are exact for these weights and every activation."""
         return self
 
+    def arranged(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+        """weight[..., lane, depth] as `dot` takes vectors, in an array of the same shape."""
+        return weight
+
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         """`acc[i] + sum(x[i, d] * w[i, d] for d in range(depth))` for every lane `i`.
 
-        `x` is an `x_type` and `w` a `w_type` vector of `lanes * depth` elements. The sum may wrap
+        `x` is an `x_type` and `w` a `w_type` vector of `lanes * depth` elements, in the order of
+        `arranged`. The sum may wrap
         around: on the way to a result that fits, and in minimal filtering.
         """
         product = cast(x, "int32", self.lanes) * cast(w, "int32", self.lanes)
         return wrapped_sum(acc, product, self.lanes)
+
+    def dot_step(self, acc: Expr, x: Expr, w: Expr, step: int, steps: int) -> Expr:
+        """`dot` with the activations of one of the `steps` that were loaded together, in all lanes.
+
+        `x` is a vector of `steps * depth` activations. Only if `steps_per_load` is more than one.
+        """
+        raise NotImplementedError
+
+    def accumulators_fit(self, pixels: int, vectors: int) -> bool:
+        """Whether the sums of a tile have room in registers, with what is multiplied beside them.
+
+        That is one row of weights, and the broadcast pixel.
+        """
+        return (pixels + 1) * vectors + 1 <= self.registers
+
+    def step_time(self, pixels: int, vectors: int) -> float:
+        """Time of a step of a tile in dots: what takes longest of dots, loads and waiting."""
+        loads = pixels * self.broadcast_cost + vectors
+        return float(max(pixels * vectors, loads, self.sums_in_flight))
 
     def broadcast(self, x: Expr) -> Expr:
         """`depth` elements of `x_type`, repeated in every lane."""
@@ -135,8 +171,8 @@ class Isa:
     ) -> Expr:
         """`clamp(rne(value) + zero_point, lo, hi)` of float32 vectors, as activations.
 
-        The values fit an int32. They are one to four vectors in order, or `depth` vectors in the
-        order of `interleave`.
+        The values fit an int32, unless `saturates` says that they need not. They are one to four
+        vectors in order, or `depth` vectors in the order of `interleave`.
         """
         raise NotImplementedError
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from qpc.backends.tvm.kernels.isa.amx import Amx
+from qpc.backends.tvm.kernels.isa.armv7 import ByteProducts32
 from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
 from qpc.backends.tvm.kernels.isa.matrices import WIDE, MatrixTiles
+from qpc.backends.tvm.kernels.isa.neon import ByteProducts, Neon, SignedDots, SignedMatrices
 from qpc.backends.tvm.kernels.isa.x86 import DotProducts, MultiplyAdd
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
@@ -34,6 +36,12 @@ def isa_for(target: Target) -> Isa:
             f"isa {target.isa!r} works on vectors of {kind.lanes} lanes, target {target.name!r} "
             f"has vector_lanes={target.vector_lanes}",
         )
+    if kind.architecture not in (None, target.architecture.name):
+        raise UnsupportedTargetError(
+            f"isa {target.isa!r} is for {kind.architecture}, target {target.name!r} is for "
+            f"{target.architecture.name}",
+            fix="isa='generic', which is for all of them",
+        )
     if kind.needs and not any(set(target.features) >= choice for choice in kind.needs):
         choices = " or ".join(", ".join(sorted(choice)) for choice in kind.needs)
         raise UnsupportedTargetError(
@@ -53,13 +61,15 @@ class _Kind:
     """How to make an `Isa`, and what a target must have for it.
 
     lanes: of its vectors; None if all do. needs: sets of features, one of which it must have.
-    activations: the types of activations that it multiplies.
+    activations: the types of activations that it multiplies. architecture: that whose intrinsics
+    it is made of, if its features are not those of that one alone.
     """
 
     make: Callable[[Target], Isa]
     lanes: int | None = None
     needs: tuple[frozenset[str], ...] = ()
     activations: tuple[str, ...] = ("uint8",)
+    architecture: str | None = None
 
 
 def _generic(target: Target) -> Isa:
@@ -87,6 +97,21 @@ def _dot_products(target: Target) -> Isa:
         vectors_per_store=_VECTORS_PER_STORE,
         permute_bytes="llvm.x86.avx512.vpermi2var.qi.512" if has_permute else None,
     )
+
+
+def _neon_kind(
+    kind: Callable[..., Neon], *features: str, registers: int = 32, architecture: str = "aarch64"
+) -> _Kind:
+    def make(target: Target) -> Isa:
+        return kind(
+            target.isa,
+            target.vector_lanes,
+            registers=registers,
+            vectors_per_store=_VECTORS_PER_STORE,
+            activation="int8",
+        )
+
+    return _Kind(make, 4, (frozenset({"neon", *features}),), ("int8",), architecture)
 
 
 def _matrices(target: Target) -> Isa:
@@ -119,5 +144,9 @@ _ISAS: dict[str, _Kind] = {
     "avx-vnni": _Kind(_dot_products, 8, (frozenset({"avxvnni"}), _WIDE_DOTS)),
     "avx512-vnni": _Kind(_dot_products, 16, (_WIDE_DOTS,)),
     "amx": _Kind(_matrices, 16, (_WIDE_DOTS | {"amx-tile", "amx-int8"},)),
+    "neon": _neon_kind(ByteProducts),
+    "neon-dot": _neon_kind(SignedDots, "dotprod"),
+    "neon-i8mm": _neon_kind(SignedMatrices, "dotprod", "i8mm"),
+    "neon32": _neon_kind(ByteProducts32, registers=16, architecture="armv7l"),
     "plain-matrices": _Kind(_plain_matrices, WIDE.lanes, activations=_BOTH),
 }

@@ -6,11 +6,10 @@ vector: packing undoes what interleaving did to the order of the channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from math import ceil
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +28,7 @@ from qpc.backends.tvm.kernels.emit import (
     wrapped_sum,
 )
 from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
-
-_Vector = TypeVar("_Vector")
-
-_BLOCK_BYTES = 16
+from qpc.backends.tvm.kernels.isa.interleaving import BLOCK_BYTES, Interleaving
 
 # LLVM's names depend on the width of the vector, given here in int32 lanes.
 _DOT_PRODUCT = {8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
@@ -75,61 +71,11 @@ _PACK_BYTES = {
 
 
 @dataclass(frozen=True)
-class _X86(Isa):
+class _X86(Interleaving):
     """What all x86 vectors have in common; a lane of a vector is `depth` elements of 4 bytes."""
 
     def broadcast(self, x: Expr) -> Expr:
         return splat(T.reinterpret("int32", x), self.lanes)
-
-    def interleave(self, rows: Sequence[Expr]) -> list[Expr]:
-        return self._interleave(rows, lambda pair, lanes: bind(shuffle(pair, lanes)))
-
-    @property
-    def interleave_cost(self) -> int:
-        return self.depth * (self.depth.bit_length() - 1)
-
-    def interleaved_channels(self) -> npt.NDArray[np.int64]:
-        channels = np.arange(self.lanes * self.depth)
-        vectors = self._interleave(
-            [channels] * self.depth, lambda pair, lanes: np.concatenate(pair)[lanes]
-        )
-        return np.stack(vectors)[:, :: self.depth]
-
-    def _interleave(
-        self, rows: Sequence[_Vector], take: Callable[[list[_Vector], list[int]], _Vector]
-    ) -> list[_Vector]:
-        """Rows into as many vectors; `take` gathers lanes of two concatenated vectors."""
-        groups, width = [[row] for row in rows], 1
-        while len(groups) > 1:
-            groups = [
-                [
-                    take([a, b], lanes)
-                    for a, b in zip(first, second, strict=True)
-                    for lanes in self._unpack(width)
-                ]
-                for first, second in zip(groups[::2], groups[1::2], strict=True)
-            ]
-            width *= 2
-        return groups[0]
-
-    def _unpack(self, width: int) -> list[list[int]]:
-        """Elements that interleave `width` elements of two vectors each, within blocks."""
-        size = self.lanes * self.depth
-        block_size = _BLOCK_BYTES * self.depth // 4
-        halves = []
-        for half in (0, block_size // 2):
-            starts = range(half, half + block_size // 2, width)
-            halves.append(
-                list(
-                    chain.from_iterable(
-                        range(source + block + start, source + block + start + width)
-                        for block in range(0, size, block_size)
-                        for start in starts
-                        for source in (0, size)
-                    )
-                )
-            )
-        return halves
 
     def narrow_in_order(self, parts: Sequence[Expr]) -> Expr:
         if len(parts) == 1:
@@ -180,7 +126,7 @@ class _X86(Isa):
         factors = self._factors(constants)
         wide = [bind(cast(v, "int16", size)) for v in (a, b)]
         sums = []
-        for lanes in _interleaved(size, _BLOCK_BYTES // 2):
+        for lanes in _interleaved(size, BLOCK_BYTES // 2):
             total = self._weighted(shuffle(wide, lanes), factors) + splat(offset, self.lanes)
             sums.append(bind(T.shift_right(total, splat(shift, self.lanes))))
         moved = self._moved_words(self._words(sums)[0], zero_point)
@@ -202,11 +148,11 @@ class _X86(Isa):
         _, _, offset, shift, zero_point, lo, hi = constants
         size, words = 4 * self.lanes, 2 * self.lanes
         factors = self._factors(constants)
-        pairs = [bind(shuffle([a, b], lanes)) for lanes in _interleaved(size, _BLOCK_BYTES)]
+        pairs = [bind(shuffle([a, b], lanes)) for lanes in _interleaved(size, BLOCK_BYTES)]
         zero = bind(integer(0, "uint8", size))
         sums = []
         for pair in pairs:  # bytes of a and b in turn, widened to words in the same order
-            for lanes in _interleaved(size, _BLOCK_BYTES):
+            for lanes in _interleaved(size, BLOCK_BYTES):
                 wide = reinterpret(shuffle([pair, zero], lanes), "int16", words)
                 total = self._weighted(wide, factors) + splat(offset, self.lanes)
                 sums.append(bind(T.shift_right(total, splat(shift, self.lanes))))
@@ -235,7 +181,7 @@ class _X86(Isa):
         """The first `count` int32 vectors' lanes, one vector after the other, of packed bytes."""
         # Lane `j` of part `i` is now in block `j // 4`, after the lanes of the parts before it.
         lanes = [
-            (lane // 4) * _BLOCK_BYTES + i * 4 + lane % 4
+            (lane // 4) * BLOCK_BYTES + i * 4 + lane % 4
             for i in range(count)
             for lane in range(self.lanes)
         ]
@@ -396,7 +342,7 @@ def _interleaved(size: int, block: int) -> list[list[int]]:
 
 def _first_words(lanes: int) -> list[int]:
     """Where bytes are that were packed of one int16 vector and its copy."""
-    return [at for at in range(4 * lanes) if at % _BLOCK_BYTES < _BLOCK_BYTES // 2]
+    return [at for at in range(4 * lanes) if at % BLOCK_BYTES < BLOCK_BYTES // 2]
 
 
 def _lookup_bytes(table: Flat, index: Expr, size: int) -> Expr:

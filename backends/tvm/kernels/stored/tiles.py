@@ -7,7 +7,7 @@ block are read from memory once for each chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 
@@ -92,24 +92,29 @@ class Tiles:
 
     def emit(self, threads: int, tile: Callable[[Block, Index], None]) -> None:
         """Call `tile(block, first row)` for all tiles, in loops."""
+        for count, block in self.kinds():
+            self._blocks(count, threads, block, tile)
+
+    def each_block(self, do: Callable[[Block], None]) -> None:
+        """Call `do(block)` for all blocks of outputs, in loops, for rows that are known."""
+        for count, block in self.kinds():
+            with loop(count) as i:
+                do(block(i))
+
+    def kinds(self) -> Iterator[tuple[int, Callable[[Index], Block]]]:
+        """Blocks that are alike: how many, and each by its number."""
         size = self.vectors * self.lanes
         whole, rest = divmod(self.o, size)
-        if rest and ceil(rest / self.lanes) == self.vectors and not whole:
-            whole_last = rest - (self.vectors - 1) * self.lanes
-            self._blocks(1, threads, lambda i: Block(0, 0, self.vectors, whole_last), tile)
-            return
         if whole:
-            self._blocks(
-                whole,
-                threads,
-                lambda i: Block(i * size, i * self.vectors, self.vectors, self.lanes),
-                tile,
-            )
+            yield whole, lambda i: Block(i * size, i * self.vectors, self.vectors, self.lanes)
         if rest:
             vectors = ceil(rest / self.lanes)
             last = rest - (vectors - 1) * self.lanes
-            block = Block(whole * size, whole * self.vectors, vectors, last)
-            self._blocks(1, threads, lambda i: block, tile)
+            yield 1, lambda i: Block(whole * size, whole * self.vectors, vectors, last)
+
+    def first_row(self, number: Index) -> Index:
+        """Where a tile of rows begins."""
+        return tile_start(number, self.rows, self.m)
 
     def _blocks(
         self,
@@ -119,13 +124,13 @@ class Tiles:
         tile: Callable[[Block, Index], None],
     ) -> None:
         tiles = ceil(self.m / self.rows)
-        chunk = min(tiles, _TILES_IN_CHUNK)
-        chunks = ceil(tiles / chunk)
+        chunks = ceil(tiles / _TILES_IN_CHUNK)
+        chunk = ceil(tiles / chunks)  # all of them about equally long: the last ends with the rows
         with tasks(chunks * count, min(threads, chunks * count)) as (_, task):
             at, number = split(task, chunks, count)
             with loop(chunk) as i:
                 which = at * chunk + i if tiles % chunk == 0 else smaller(at * chunk + i, tiles - 1)
-                tile(block(number), bind(tile_start(which, self.rows, self.m)))
+                tile(block(number), bind(self.first_row(which)))
 
     def store(self, out: Flat, row: Index, block: Block, values: list[Expr]) -> None:
         """Store the results of a block in one row of `out`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tvm import relax
 
+from qpc.backends.tvm.kernels.floats.conv import ConvDesc, conv
+from qpc.backends.tvm.lowering.floats.call import FloatCall
 from qpc.backends.tvm.lowering.floats.rule import (
     IMPORTED,
     Arguments,
@@ -13,6 +15,7 @@ from qpc.backends.tvm.lowering.floats.rule import (
     Rule,
     dtype_of,
     per_axis,
+    shape_of,
 )
 from qpc.calls import aten
 
@@ -45,9 +48,43 @@ def _conv(call: Callable[..., relax.Expr]) -> Rule:
     return rule
 
 
+def _kernel(call: FloatCall) -> relax.Expr | None:
+    """Of constant weights, over one or two axes: one axis is an image of height 1."""
+    args, x = call.args, call.args["input"]
+    weight, bias = call.tensors.get("weight"), call.tensors.get("bias")
+    if weight is None or (bias is not None) != (args["bias"] is not None):
+        return None
+    if not call.are_floats("input", "weight", "bias") or x.ty.ndim != weight.ndim:
+        return None
+    axes = weight.ndim - 2
+    missing = [0] * (2 - axes)
+    n, channels, *size = shape_of(x)
+    ones = [1] * (2 - axes)
+    desc = ConvDesc(
+        n,
+        channels,
+        _pair([*ones, *size]),
+        weight.shape[0],
+        _pair([*ones, *weight.shape[2:]]),
+        _pair([*ones, *per_axis(args["stride"], x)]),
+        _pair([*missing, *per_axis(args["padding"], x)]),
+        _pair([*ones, *per_axis(args["dilation"], x)]),
+        args["groups"],
+        bias is not None,
+    )
+    given = weight.detach().numpy(), None if bias is None else bias.detach().numpy()
+    made = conv(call.isa, desc, *given, call.threads)
+    return call.kernel(made, [x], (n, weight.shape[0], *desc.out[2 - axes :]))
+
+
+def _pair(sizes: Sequence[int]) -> tuple[int, int]:
+    first, second = map(int, sizes)
+    return first, second
+
+
 RULES: dict[object, FloatRule] = {
-    aten.conv1d.default: FloatRule(_conv(relax.op.nn.conv1d)),
-    aten.conv2d.default: FloatRule(_conv(relax.op.nn.conv2d)),
+    aten.conv1d.default: FloatRule(_conv(relax.op.nn.conv1d), _kernel),
+    aten.conv2d.default: FloatRule(_conv(relax.op.nn.conv2d), _kernel),
     aten.conv3d.default: FloatRule(_conv(relax.op.nn.conv3d)),
     aten.conv_transpose1d.default: FloatRule(_conv(relax.op.nn.conv1d_transpose)),
     aten.conv_transpose2d.input: FloatRule(_conv(relax.op.nn.conv2d_transpose)),

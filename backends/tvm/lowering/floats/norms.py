@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
+import numpy as np
+import torch
 from tvm import relax
 
-from qpc.backends.tvm.lowering.floats.rule import IMPORTED, Arguments, FloatRule, Rule, dtype_of
+from qpc.backends.tvm.kernels.floats.rows import NormDesc, SoftmaxDesc, norm, softmax
+from qpc.backends.tvm.lowering.floats.call import FloatCall
+from qpc.backends.tvm.lowering.floats.rule import (
+    Arguments,
+    FloatRule,
+    KernelWriter,
+    Rule,
+    dtype_of,
+    shape_of,
+)
 from qpc.calls import aten
 from qpc.types import dtype_name
 
@@ -77,6 +88,85 @@ def _normalized_groups(
     return result if bias is None else relax.op.add(result, relax.op.reshape(bias, per_channel))
 
 
+# --- kernels --------------------------------------------------------------------------------------
+
+
+def _layer_norm_kernel(call: FloatCall) -> relax.Expr | None:
+    sizes = [int(size) for size in call.args["normalized_shape"]]
+    return _by_rows(call, prod(sizes), call.args["eps"])
+
+
+def _rms_norm_kernel(call: FloatCall) -> relax.Expr | None:
+    sizes, epsilon = [int(size) for size in call.args["normalized_shape"]], call.args["eps"]
+    epsilon = float(np.finfo(np.float32).eps) if epsilon is None else epsilon
+    return _by_rows(call, prod(sizes), epsilon, centred=False)
+
+
+def _by_rows(
+    call: FloatCall, size: int, epsilon: float, *, centred: bool = True
+) -> relax.Expr | None:
+    weight, bias = call.args["weight"], call.args.get("bias")
+    shape = shape_of(call.args["input"])
+    if not call.are_floats("input", *("weight", "bias")[: 1 + ("bias" in call.args)]):
+        return None
+    desc = NormDesc(
+        prod(shape) // size, size, epsilon, centred, weight is not None, bias is not None
+    )
+    return _normalized(call, desc, [weight, bias])
+
+
+def _group_norm_kernel(call: FloatCall) -> relax.Expr | None:
+    return _by_groups(call, call.args["num_groups"])
+
+
+def _instance_norm_kernel(call: FloatCall) -> relax.Expr | None:
+    return _by_groups(call, shape_of(call.args["input"])[1]) if _of_inputs(call) else None
+
+
+def _of_inputs(call: FloatCall) -> bool:
+    return bool(call.args["use_input_stats"])
+
+
+def _by_groups(call: FloatCall, groups: int) -> relax.Expr | None:
+    weight, bias, shape = call.args["weight"], call.args["bias"], shape_of(call.args["input"])
+    if not call.are_floats("input", "weight", "bias"):
+        return None
+    channels, members = shape[1], prod(shape[1:]) // groups
+    desc = NormDesc(
+        shape[0] * groups,
+        members,
+        call.args["eps"],
+        weight=weight is not None,
+        bias=bias is not None,
+        channels=channels,
+        in_row=channels // groups,
+    )
+    return _normalized(call, desc, [weight, bias])
+
+
+def _normalized(call: FloatCall, desc: NormDesc, affine: list[relax.Expr | None]) -> relax.Expr:
+    x = call.args["input"]
+    given = [x, *(numbers for numbers in affine if numbers is not None)]
+    return call.kernel(norm(call.isa, desc, call.threads), given, shape_of(x))
+
+
+def _softmax_kernel(*, logarithm: bool = False) -> KernelWriter:
+    def rule(call: FloatCall) -> relax.Expr | None:
+        if not call.are_floats("self") or call.args.get("dtype") not in (None, torch.float32):
+            return None
+        shape = shape_of(call.args["self"])
+        axis = call.args["dim"] % max(len(shape), 1)
+        outer, size, inner = (
+            prod(shape[:axis]),
+            prod(shape[axis : axis + 1]),
+            prod(shape[axis + 1 :]),
+        )
+        desc = SoftmaxDesc(outer, size, inner, logarithm)
+        return call.kernel(softmax(call.isa, desc, call.threads), [call.args["self"]], shape)
+
+    return rule
+
+
 def _softmax(operator: Callable[..., relax.Expr]) -> Rule:
     def rule(args: Arguments) -> relax.Expr:
         x = args["self"]
@@ -90,16 +180,14 @@ def _softmax(operator: Callable[..., relax.Expr]) -> Rule:
 
 RULES: dict[object, FloatRule] = {
     aten.batch_norm.default: FloatRule(_batch_norm),
-    aten.instance_norm.default: FloatRule(_instance_norm),
-    aten.layer_norm.default: FloatRule(_layer_norm),
-    aten.group_norm.default: FloatRule(_group_norm),
-    aten.softmax.int: FloatRule(_softmax(relax.op.nn.softmax)),
-    aten.log_softmax.int: FloatRule(_softmax(relax.op.nn.log_softmax)),
-    **dict.fromkeys(
-        (
-            aten._softmax.default,
-            aten._log_softmax.default,
-        ),
-        IMPORTED,
+    aten.instance_norm.default: FloatRule(_instance_norm, _instance_norm_kernel),
+    aten.layer_norm.default: FloatRule(_layer_norm, _layer_norm_kernel),
+    aten.group_norm.default: FloatRule(_group_norm, _group_norm_kernel),
+    aten.rms_norm.default: FloatRule(kernel=_rms_norm_kernel),
+    aten.softmax.int: FloatRule(_softmax(relax.op.nn.softmax), _softmax_kernel()),
+    aten.log_softmax.int: FloatRule(
+        _softmax(relax.op.nn.log_softmax), _softmax_kernel(logarithm=True)
     ),
+    aten._softmax.default: FloatRule(kernel=_softmax_kernel(), importer=True),
+    aten._log_softmax.default: FloatRule(kernel=_softmax_kernel(logarithm=True), importer=True),
 }

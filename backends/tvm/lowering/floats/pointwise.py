@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from tvm import relax
 
+from qpc.backends.tvm.kernels.floats.pointwise import PointwiseDesc, pointwise
+from qpc.backends.tvm.lowering.floats.call import FloatCall
 from qpc.backends.tvm.lowering.floats.extremes import clamped
-from qpc.backends.tvm.lowering.floats.rule import IMPORTED, Arguments, FloatRule, like
+from qpc.backends.tvm.lowering.floats.rule import (
+    IMPORTED,
+    Arguments,
+    FloatRule,
+    KernelWriter,
+    like,
+    shape_of,
+)
 from qpc.calls import aten
 
 
@@ -23,21 +34,52 @@ def _elu(args: Arguments) -> relax.Expr:
     return relax.op.add(relax.op.multiply(clamped(x, 0, None), like(args["scale"], x)), low)
 
 
+def _kernel(function: str) -> KernelWriter:
+    return lambda call: _by_kernel(call, function)
+
+
+def _by_kernel(call: FloatCall, function: str, *numbers: float) -> relax.Expr | None:
+    if not call.are_floats("self"):
+        return None
+    shape = shape_of(call.args["self"])
+    desc = PointwiseDesc(function, prod(shape), numbers)
+    return call.kernel(pointwise(call.isa, desc, call.threads), [call.args["self"]], shape)
+
+
+def _gelu_kernel(call: FloatCall) -> relax.Expr | None:
+    return _by_kernel(call, "gelu_tanh" if call.args["approximate"] == "tanh" else "gelu")
+
+
+def _elu_kernel(call: FloatCall) -> relax.Expr | None:
+    alpha, scale, slope = (call.args[name] for name in ("alpha", "scale", "input_scale"))
+    if not alpha * scale:  # 0 times an infinity
+        return None
+    return _by_kernel(call, "elu", scale, alpha * scale, slope)
+
+
 RULES: dict[object, FloatRule] = {
     aten.hardsigmoid.default: FloatRule(_hardsigmoid),
-    aten.elu.default: FloatRule(_elu),
+    aten.elu.default: FloatRule(_elu, _elu_kernel),
+    aten.gelu.default: FloatRule(kernel=_gelu_kernel, importer=True),
+    **{
+        operator: FloatRule(kernel=_kernel(function), importer=True)
+        for operator, function in (
+            (aten.erf.default, "erf"),
+            (aten.exp.default, "exp"),
+            (aten.expm1.default, "expm1"),
+            (aten.sigmoid.default, "sigmoid"),
+            (aten.silu.default, "silu"),
+            (aten.tanh.default, "tanh"),
+        )
+    },
     **dict.fromkeys(
         (
             aten._to_copy.default,
             aten.abs.default,
             aten.ceil.default,
             aten.cos.default,
-            aten.erf.default,
-            aten.exp.default,
-            aten.expm1.default,
             aten.floor.default,
             aten.full_like.default,
-            aten.gelu.default,
             aten.hardswish.default,
             aten.leaky_relu.default,
             aten.log.default,
@@ -48,15 +90,12 @@ RULES: dict[object, FloatRule] = {
             aten.reciprocal.default,
             aten.round.default,
             aten.rsqrt.default,
-            aten.sigmoid.default,
             aten.sign.default,
-            aten.silu.default,
             aten.sin.default,
             aten.softplus.default,
             aten.sqrt.default,
             aten.square.default,
             aten.tan.default,
-            aten.tanh.default,
             aten.trunc.default,
             aten.zeros_like.default,
         ),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tvm import relax
+
+if TYPE_CHECKING:  # it knows what rules are
+    from qpc.backends.tvm.lowering.floats.call import FloatCall
 
 Arguments = Mapping[str, Any]
 """A call's arguments by schema name, with Relax tensors in place of tensors."""
@@ -17,19 +20,24 @@ Rule = Callable[[Arguments], "relax.Expr | None"]
 BuilderRule = Callable[[relax.BlockBuilder, Arguments], "relax.Expr | None"]
 """The same, for a rule that writes a function of its own with the builder."""
 
+KernelWriter = Callable[["FloatCall"], "relax.Expr | None"]
+"""The same, for a rule that calls a kernel of our own."""
+
 
 @dataclass(frozen=True)
 class FloatRule:
     """How an operator becomes Relax: the first of these that covers the arguments, in this order.
 
-    truths: for truth values. own: in place of TVM's importer of PyTorch operators, which lacks the
-    operator or gets it wrong; what this does not cover, PyTorch decomposes. writes: the same with
-    a function of its own; what this does not cover, the importer may. importer: TVM's importer is
-    right about it, which a test shows by comparing it with PyTorch: it gets some operators wrong
-    without saying so. decomposition: simpler operators, in place of PyTorch's decomposition.
+    own: in place of TVM's importer of PyTorch operators, which lacks the operator or gets it wrong;
+    what this does not cover, PyTorch decomposes. kernel: a kernel of our own, for float32; it comes
+    first. truths: for truth values. writes: as `own`, with a function of its own; what this does
+    not cover, the importer may. importer: TVM's importer is right about it, which a test shows by
+    comparing it with PyTorch: it gets some operators wrong without saying so. decomposition:
+    simpler operators, in place of PyTorch's decomposition.
     """
 
     own: Rule | None = None
+    kernel: KernelWriter | None = None
     truths: Rule | None = None
     writes: BuilderRule | None = None
     importer: bool = False

@@ -9,23 +9,50 @@ import torch
 
 from qpc.backends.common.traits import MemoryOrder, StageKind, Traits
 from qpc.backends.tvm.kernels import elementwise
+from qpc.backends.tvm.kernels.epilogue import Requantize
 from qpc.backends.tvm.kernels.geometry import View
 from qpc.backends.tvm.kernels.kernel import Kernel
-from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted, table_bytes
+from qpc.backends.tvm.lowering.call import Call, KernelRule, emitted, grid_arguments, table_bytes
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.calls import qpc_ops
+from qpc.types import dtype_name
 
 
 def _lookup(emit: Emitter, call: Call) -> Value | Slice:
+    """A table from one integer type to another is one that `with_activations` has put there."""
     if call.result.dtype is torch.float32:
         return _lookup_float(emit, call)
+    x = call.tensor("q")
+    if x.dtype is not call.result.dtype:
+        return _retyped(emit, call, emit.alone(x) if isinstance(x, Slice) else x)
     table = table_bytes(call.args["table"])
 
     def build(x: View) -> Kernel:
         return elementwise.lookup(emit.isa, x, table, emit.threads, call.share)
 
     return unary(emit, call, build)
+
+
+def _retyped(emit: Emitter, call: Call, x: Value) -> Value | Slice:
+    """Images go where the share is, or stay in their memory order."""
+    if call.share is not None:
+        images = emit.images(x)
+        made = elementwise.retype(
+            images.view, dtype_name(call.result.dtype), emit.threads, call.share
+        )
+        return emitted(emit, call, made, [images], images.shape)
+    made = elementwise.retype(x.view, dtype_name(call.result.dtype), emit.threads, None)
+    expr = emit.kernel(made, [x.expr], nodes=call.nodes)
+    return replace(x, expr=expr, dtype=call.result.dtype)
+
+
+def _prelu(emit: Emitter, call: Call) -> Value | Slice:
+    args, x = call.args, emit.images(call.tensor("q"))
+    numbers = Requantize(multiplier=args["positive"], **grid_arguments(args, "input_zero_point"))
+    negative = args["negative"].numpy()
+    made = elementwise.prelu(emit.isa, x.view, negative, numbers, emit.threads, call.share)
+    return emitted(emit, call, made, [x], x.shape)
 
 
 def _lookup_float(emit: Emitter, call: Call) -> Value | Slice:
@@ -48,6 +75,9 @@ def unary(emit: Emitter, call: Call, build: Callable[[View], Kernel]) -> Value |
 
 
 RULES: dict[object, KernelRule] = {
+    qpc_ops.prelu.default: KernelRule(
+        _prelu, Traits(order=MemoryOrder.IMAGES, in_place=True, constants=("negative",))
+    ),
     qpc_ops.lookup.default: KernelRule(
         _lookup,
         Traits(order=MemoryOrder.KEPT, in_place=True, stage=StageKind.TABLE, constants=("table",)),

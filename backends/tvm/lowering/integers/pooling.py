@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from qpc.backends.common.traits import MemoryOrder, Traits
 from qpc.backends.tvm.kernels import pooling
+from qpc.backends.tvm.kernels.epilogue import Requantize
 from qpc.backends.tvm.lowering.call import (
     Arguments,
     Call,
@@ -13,11 +14,13 @@ from qpc.backends.tvm.lowering.call import (
     Shape,
     average_of,
     emitted,
+    grid_arguments,
     pair,
 )
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.calls import qpc_ops
+from qpc.ops.counted_pooling import count_multipliers
 
 
 def _max_pool2d(emit: Emitter, call: Call) -> Value | Slice:
@@ -32,6 +35,23 @@ def _avg_pool2d(emit: Emitter, call: Call) -> Value | Slice:
     x = emit.images(call.tensor("q"))
     window, requantize = _window(call.args), average_of(call.args, call.args["multiplier"])
     made = pooling.avg_pool2d(emit.isa, x.view, window, requantize, emit.threads, call.share)
+    return emitted(emit, call, made, [x], _resized(x, window))
+
+
+def _counted_avg_pool2d(emit: Emitter, call: Call) -> Value | Slice:
+    args, x = call.args, emit.images(call.tensor("q"))
+    window = replace(_window(args), ceil_mode=bool(args["ceil_mode"]))
+    scales = (args["input_scale"], args["output_scale"])
+    made = pooling.counted_avg_pool2d(
+        emit.isa,
+        x.view,
+        window,
+        Requantize(multiplier=0.0, **grid_arguments(args, "input_zero_point")),
+        count_multipliers(window.kernel, *scales),
+        count_padding=bool(args["count_include_pad"]),
+        threads=emit.threads,
+        share=call.share,
+    )
     return emitted(emit, call, made, [x], _resized(x, window))
 
 
@@ -53,6 +73,9 @@ RULES: dict[object, KernelRule] = {
     ),
     qpc_ops.avg_pool2d.default: KernelRule(
         _avg_pool2d, Traits(order=MemoryOrder.IMAGES, in_place=True)
+    ),
+    qpc_ops.counted_avg_pool2d.default: KernelRule(
+        _counted_avg_pool2d, Traits(order=MemoryOrder.IMAGES, in_place=True)
     ),
     qpc_ops.avg_pool2d_float.default: KernelRule(
         _avg_pool2d, Traits(order=MemoryOrder.IMAGES, in_place=True)

@@ -12,16 +12,16 @@ from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.layout import Value
 from qpc.calls import qpc_ops
 from qpc.errors import BackendError
+from qpc.types import dtype_name
 
 
 def _quantize(emit: Emitter, call: Call) -> Value:
     args, x = call.args, call.args["x"]
-    if args["dtype"] is not emit.activation or x.dtype is not torch.float32:
+    if x.dtype is not torch.float32:
         raise BackendError(
-            f"integer kernels quantize float32 to {emit.isa.activation}, "
-            f"not {x.dtype} to {args['dtype']}",
+            f"integer kernels quantize float32, not {dtype_name(x.dtype)}",
             node=call.node,
-            fix=emit.wanted_grids,
+            fix="convert it before: x.float()",
         )
     order = call.preferred or identity(len(x.shape))
     grid = (args["scale"], args["zero_point"], args["lo"], args["hi"])

@@ -13,6 +13,7 @@ from qpc.errors import UnsupportedOpError
 from qpc.exporting.onnx.exporter import Exporter, Rule
 from qpc.exporting.onnx.floats.functions import truncated
 from qpc.exporting.onnx.sizes import ValueType
+from qpc.meta import info
 from qpc.types import dtype_name
 
 
@@ -103,9 +104,15 @@ def _where(to: Exporter, node: Node) -> str:
 
 
 def _masked_fill(to: Exporter, node: Node) -> str:
-    """`aten.masked_fill`."""
+    """`aten.masked_fill`; of integers that stand for reals by what the point stands for."""
     given, dtype = arguments(node), to.type(node).dtype
-    names = [to.operand(given[name], dtype) for name in ("value", "self")]
+    if to.is_integer(node) and not to.form.exact:
+        grid = info(node).qparams
+        assert grid is not None
+        real = grid.dequantize(torch.tensor(given["value"]))
+        names = [to.constant(real.numpy()), to.of(given["self"])]
+    else:
+        names = [to.operand(given[name], dtype) for name in ("value", "self")]
     return to.emit("Where", [to.operand(given["mask"], torch.bool), *names])
 
 

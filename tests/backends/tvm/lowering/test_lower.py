@@ -288,6 +288,11 @@ def _signed_quantize(g: IntegerGraph) -> GraphModule:
     return g.module(g.call(qpc_ops.quantize.default, g.input(4), 0.5, 0, -128, 127, torch.int8))
 
 
+def _quantized_doubles(g: IntegerGraph) -> GraphModule:
+    x = g.input(4, dtype=torch.float64)
+    return g.module(g.call(qpc_ops.quantize.default, x, 0.5, 0, 0, 255, torch.uint8))
+
+
 def _moving_weight(g: IntegerGraph) -> GraphModule:
     weight = g.call(aten._to_copy.default, g.input(3), dtype=torch.int8)
     numbers = [g.constant(torch.zeros(1, dtype=d)) for d in (torch.int32, torch.float32)]
@@ -301,8 +306,7 @@ def _number(g: IntegerGraph) -> GraphModule:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (_signed, "integer kernels take uint8 activations, not torch.int8"),
-        (_signed_quantize, "quantize float32 to uint8, not torch.float32 to torch.int8"),
+        (_quantized_doubles, "integer kernels quantize float32, not float64"),
         (_moving_weight, "'weight' of qpc.linear.default must be a constant"),
         (_number, "the model returns something that is not a tensor"),
     ],
@@ -313,6 +317,13 @@ def test_what_kernels_cannot_do_is_an_error_at_the_node(
     with pytest.raises(BackendError, match=message) as caught:
         tvm.compile_graph(build(IntegerGraph()))
     assert "at node: %" in caught.value.full_text
+
+
+@pytest.mark.parametrize("build", [_signed, _signed_quantize])
+def test_signed_grids_are_compiled_for_products_of_unsigned_ones(
+    build: Callable[[IntegerGraph], GraphModule],
+) -> None:
+    assert_same_bits(build(IntegerGraph()))
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True])

@@ -309,6 +309,7 @@ def _graph(calls: list[tuple[Any, ...]]) -> tuple[Any, list[str]]:
 NOT_LIKE_NUMBERS = (
     "scaled_dot_product_attention",  # PyTorch's own kernel gives 0.0 for a row with NaN
     "('topk', 'row'), 1",  # of several NaN it may take any
+    "aten.gelu",  # PyTorch's vectors make NaN of infinity, its single values infinity
     "upsample_bilinear2d",  # a neighbour of weight 0 counts, or does not: 0 * inf is NaN
 )
 """Operators that need not treat NaN and infinity as PyTorch does."""
@@ -448,15 +449,14 @@ def test_float_models_compile(name: str) -> None:
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
     assert compiled.report.kernels == ()
     reason = compiled.report.others[0].reason
-    assert reason in (
-        "float32, compiled by TVM's own rules",
-        "no integer kernel, compiled by TVM's own rules",  # for several results
-    )
+    # There is no integer kernel for several results, either.
+    assert reason.startswith(("float32, ", "no integer kernel, "))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_models_of_another_float_type_compile(dtype: torch.dtype) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).to(dtype)
+    layers = torch.randn(4, 3, 3, 3, dtype=dtype), torch.randn(5, 64, dtype=dtype) / 8
+    model = Call(lambda x: F.linear(F.conv2d(x, layers[0]).relu().flatten(1), layers[1]))
     x = torch.randn(2, 3, 6, 6, dtype=dtype)
     compiled = tvm_backend.compile_graph(trace(model, x), batch_sizes=(2,))
     # two halves differ in the order in which sums are rounded: two digits
@@ -466,7 +466,7 @@ def test_models_of_another_float_type_compile(dtype: torch.dtype) -> None:
 
 def test_bfloat16_is_refused() -> None:
     x = torch.randn(2, 3, dtype=torch.bfloat16)
-    gm = trace(nn.Linear(3, 3).bfloat16(), x)
+    gm = trace(nn.ReLU(), x)
     with pytest.raises(BackendError, match="is bfloat16, which compiled models do not") as caught:
         tvm_backend.compile_graph(gm)
     assert caught.value.fix == "trace the model in float32: model.float()"

@@ -45,7 +45,12 @@ def test_a_target_of_the_user_needs_little(target: Target) -> None:
 @pytest.mark.parametrize(
     ("target", "text"),
     [
-        (own(4, "neon"), "unknown isa 'neon' of target 'mine'"),
+        (own(4, "altivec"), "unknown isa 'altivec' of target 'mine'"),
+        (own(4, "neon", "neon"), "isa 'neon' is for aarch64, target 'mine' is for x86_64"),
+        (
+            replace(Target.parse("armv7-a"), isa="neon"),
+            "isa 'neon' is for aarch64, target 'armv7-a' is for armv7l",
+        ),
         (own(16, "avx2", "avx2"), "works on vectors of 8 lanes, .* has vector_lanes=16"),
         (own(8, "avx2"), "isa 'avx2' needs the features avx2, which target 'mine' lacks"),
         (own(8, "avx-vnni", "avx2"), "needs the features avxvnni or avx512bw, avx512vl, avx512vnn"),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qpc.compression.references import function_of, relative
 from qpc.errors import ConfigError
+from qpc.references import function_of, relative
 
 
 @pytest.fixture

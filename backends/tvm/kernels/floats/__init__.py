@@ -1,0 +1,1 @@
+"""Kernels of operators whose values stay float32."""

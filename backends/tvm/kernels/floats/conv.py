@@ -1,0 +1,236 @@
+"""Convolutions of float32 images in logical order, as products of matrices.
+
+The image is copied into a frame of padding. Then the inputs of some vectors of pixels are packed as
+panels, as the right operand of a product is, and multiply all outputs: so that none of it is ever
+larger than a near cache. A pixel is computed by one thread, in one order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from math import ceil, prod
+
+import numpy as np
+import numpy.typing as npt
+from tvm.tirx import Expr, PrimFunc
+from tvm.tirx.script import builder as T
+
+from qpc.backends.tvm.kernels.emit import (
+    Flat,
+    Index,
+    bind,
+    copy,
+    fill,
+    integer,
+    loop,
+    prim_func,
+    scratch,
+    shuffle,
+    splat,
+    split,
+    tasks,
+)
+from qpc.backends.tvm.kernels.floats.panels import Matrix, Panels, zero
+from qpc.backends.tvm.kernels.floats.product import tile_sums, worthwhile
+from qpc.backends.tvm.kernels.isa.base import Isa
+from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
+from qpc.backends.tvm.kernels.stored.tiles import Block, Tiles
+
+_Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ConvDesc:
+    """x[n, channels, height, width] by weight[outputs, channels / groups, *kernel].
+
+    padding: before and after the rows, and the columns.
+    """
+
+    n: int
+    channels: int
+    size: _Pair
+    outputs: int
+    kernel: _Pair
+    stride: _Pair
+    padding: _Pair
+    dilation: _Pair
+    groups: int
+    bias: bool
+
+    @property
+    def framed(self) -> _Pair:
+        """The size of an image with its padding."""
+        height, width = (s + 2 * p for s, p in zip(self.size, self.padding, strict=True))
+        return height, width
+
+    @property
+    def out(self) -> _Pair:
+        """The size of the results."""
+        reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True)]
+        height, width = (
+            (s - r - 1) // t + 1 for s, r, t in zip(self.framed, reach, self.stride, strict=True)
+        )
+        return height, width
+
+    @property
+    def terms(self) -> int:
+        """Of each sum."""
+        return self.channels // self.groups * prod(self.kernel)
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether there is any padding."""
+        return any(self.padding)
+
+
+def conv(
+    isa: Isa,
+    desc: ConvDesc,
+    weight: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    threads: int = 1,
+) -> Kernel:
+    """The kernel of a convolution over two axes; its result is in logical order, too."""
+    macs = desc.n * desc.outputs * prod(desc.out) * desc.terms
+    threads = worthwhile(isa, threads, macs)
+    params = [weight.reshape(-1), _places(desc, isa.lanes), _offsets(desc)]
+    if bias is not None:
+        params.append(bias)
+    name, func = _function(isa, desc, threads)
+    x = TensorType((desc.n, desc.channels, *desc.size), "float32")
+    out = TensorType((desc.n, desc.outputs, *desc.out), "float32")
+    return Kernel(name, func, (x,), tuple(params), out, macs=macs)
+
+
+def _places(desc: ConvDesc, lanes: int) -> npt.NDArray[np.int32]:
+    """Where the first input of every pixel lies in a frame; those beyond repeat the last one."""
+    rows, columns = (np.arange(size) * s for size, s in zip(desc.out, desc.stride, strict=True))
+    places = (rows[:, None] * desc.framed[1] + columns).reshape(-1)
+    return np.pad(places, (0, -len(places) % lanes), mode="edge").astype(np.int32)
+
+
+def _offsets(desc: ConvDesc) -> npt.NDArray[np.int32]:
+    """Where the input of every term lies, from that of the first one on."""
+    channel = np.arange(desc.channels // desc.groups) * prod(desc.framed)
+    row, column = (np.arange(k) * d for k, d in zip(desc.kernel, desc.dilation, strict=True))
+    apart = channel[:, None, None] + row[:, None] * desc.framed[1] + column
+    return apart.reshape(-1).astype(np.int32)
+
+
+@cache
+def _function(isa: Isa, desc: ConvDesc, threads: int) -> tuple[str, PrimFunc]:
+    pixels, outputs = prod(desc.out), desc.outputs // desc.groups
+    tiles = Tiles.of(isa, outputs, pixels)
+    room_size = tiles.vectors * isa.lanes * desc.terms
+
+    def body(x: Flat, weight: Flat, places: Flat, offsets: Flat, *rest: Flat) -> None:
+        *bias, out = rest
+        frame = scratch(desc.channels * prod(desc.framed), "float32") if desc.is_framed else None
+        rooms = scratch(threads * room_size, "float32")
+        with loop(desc.n) as image:
+            start = bind(image * (desc.channels * prod(desc.size)))
+            source = x.part(start)
+            if frame is not None:
+                _copy_into(frame, source, desc, threads)
+                source = frame
+            result = out.part(bind(image * (desc.outputs * pixels)))
+            code = _Code(desc, tiles, source, weight, places, offsets, (*bias,), result, rooms)
+            code.emit(threads)
+
+    shapes = [
+        (desc.n, desc.channels, *desc.size),
+        (desc.outputs * desc.terms,),
+        (ceil(pixels / isa.lanes) * isa.lanes,),
+        (desc.terms,),
+    ]
+    kinds = ["float32", "float32", "int32", "int32"]
+    types = [TensorType(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)]
+    types += [TensorType((desc.outputs,), "float32")] * desc.bias
+    types.append(TensorType((desc.n, desc.outputs, *desc.out), "float32"))
+    name = kernel_name("float_conv", isa, desc, threads)
+    return name, prim_func(name, types, body)
+
+
+def _copy_into(frame: Flat, image: Flat, desc: ConvDesc, threads: int) -> None:
+    """Copy an image into its frame, and fill what is around it with zeros."""
+    (height, width), (rows, columns) = desc.size, desc.padding
+    wide, nothing = desc.framed[1], T.FloatImm("float32", 0.0)
+    with tasks(desc.channels, threads) as (_, channel):
+        start = bind(channel * prod(desc.framed))
+        for first in (0, (rows + height) * wide) if rows else ():
+            fill(frame, start + first, nothing, rows * wide)
+        with loop(height) as row:
+            at = bind(start + (row + rows) * wide)
+            if columns:
+                fill(frame, at, nothing, columns)
+                fill(frame, at + columns + width, nothing, columns)
+            copy(frame, at + columns, image, (channel * height + row) * width, width)
+
+
+@dataclass(frozen=True)
+class _Code:
+    """Emits the convolution of one image."""
+
+    desc: ConvDesc
+    tiles: Tiles
+    image: Flat
+    weight: Flat
+    places: Flat
+    offsets: Flat
+    bias: tuple[Flat, ...]
+    out: Flat
+    rooms: Flat
+
+    def emit(self, threads: int) -> None:
+        desc, tiles = self.desc, self.tiles
+        size = tiles.vectors * tiles.lanes * desc.terms
+        for count, block in tiles.kinds():
+            with tasks(desc.groups * count, min(threads, desc.groups * count)) as (worker, task):
+                group, number = split(task, desc.groups, count)
+                panels = Panels(self.rooms, bind(worker * size), desc.terms, tiles.lanes)
+                self._block(bind(group), block(number), panels)
+
+    def _block(self, group: Index, block: Block, panels: Panels) -> None:
+        """Some vectors of pixels of all outputs of a group."""
+        desc, tiles = self.desc, self.tiles
+        first = bind(group * (desc.channels // desc.groups * prod(desc.framed)))
+        for vector in range(block.vectors):
+            self._pack(panels, vector, first, bind(block.output + vector * tiles.lanes))
+        with loop(ceil(tiles.m / tiles.rows)) as number:
+            row = bind(tiles.first_row(number))
+            output = bind(group * tiles.m + row)
+            left = Matrix(
+                self.weight, bind(output * desc.terms), tiles.rows, desc.terms, desc.terms
+            )
+            here = replace(block, before=0)
+            values = tile_sums(tiles, here, left, panels, lambda i, _: self._first(output + i))
+            for i in range(tiles.rows):
+                tiles.store(self.out, output + i, block, values[i])
+
+    def _first(self, output: Index) -> Expr:
+        lanes = self.tiles.lanes
+        return splat(self.bias[0].load(output), lanes) if self.bias else zero(lanes)
+
+    def _pack(self, panels: Panels, vector: int, first: Index, pixel: Index) -> None:
+        """The inputs of one vector of pixels, side by side in memory or not."""
+        lanes = self.tiles.lanes
+        start, last = bind(self.places.load(pixel)), self.places.load(pixel + lanes - 1)
+
+        def beside() -> None:
+            with loop(self.desc.terms) as term:
+                at = bind(first + start + self.offsets.load(term))
+                panels.store(vector, term, self.image.load(at, lanes))
+
+        def apart() -> None:
+            each = [bind(first + self.places.load(pixel + lane)) for lane in range(lanes)]
+            with loop(self.desc.terms) as term:
+                offset = bind(self.offsets.load(term))
+                values = [self.image.load(place + offset) for place in each]
+                panels.store(vector, term, shuffle(values, range(lanes)))
+
+        with T.If(T.EQ(last - start, integer(lanes - 1))):  # so what is between lies side by side
+            with T.Then():
+                beside()
+            with T.Else():
+                apart()

@@ -1,0 +1,213 @@
+"""Functions of float32 vectors without a call of a library: exponentials and what is made of them.
+
+The polynomials interpolate at Chebyshev nodes. Tests measure every function against float64, over
+all exponents: the relative error is at most `MOST_ERROR` where the result is a normal number.
+Shares (of sigmoid, and those that SiLU and GELU multiply with) that are no normal numbers are zero.
+NaN gives NaN, and infinities give the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log, pi
+
+import numpy as np
+from tvm.tirx import Expr
+from tvm.tirx.script import builder as T
+
+from qpc.backends.tvm.kernels.emit import bind, cast, float32, integer, reinterpret, splat
+
+MOST_ERROR = 1e-5
+"""The largest relative error of these functions, in units of the result."""
+
+_ROUNDING = 0x4B400000
+"""The bits of 1.5 * 2**23: what is added to it is rounded to an integer, in its lowest bits."""
+_MANTISSA, _BIAS = 23, 127
+_LN2_HIGH = float(np.uint32(0x3F317000).view(np.float32))
+"""The first 12 bits of ln(2): times a small integer this is exact."""
+_LN2_LOW = log(2) - _LN2_HIGH
+
+_EXPM1 = (
+    0.5,
+    0.16666573381900845,
+    0.04166655011030512,
+    0.008363773874405574,
+    0.0013926926614021907,
+)
+"""(exp(r) - 1 - r) / r**2 for |r| <= ln(2) / 2."""
+_ERF = (
+    1.1283791658483509,
+    -0.37612626666720334,
+    0.11283594715160218,
+    -0.026854212010626412,
+    0.005189087423433974,
+    -0.000801686428716587,
+    7.875875062685488e-05,
+)
+"""erf(x) / x for 0 <= x**2 <= 1, in x**2."""
+_ERFC_SLOPE = 0.4
+_ERFC = (
+    -1.4887943696405388,
+    1.0031765809674191,
+    0.38884500606094596,
+    0.34438362248141935,
+    -0.5491965145551979,
+    1.1549862744418502,
+    -1.6240047156185544,
+    0.9920479247537455,
+    -0.22144395603524775,
+)
+"""ln(erfc(x) * exp(x**2) / t) for 0 <= x < 10.5, in t = 1 / (1 + 0.4 x)."""
+
+_GREATEST_EXPONENT = 89.0  # its exponential is infinite
+_LEAST_EXPONENT = -104.0  # its exponential is zero
+_LEAST_NORMAL = -87.68  # exponentials of less are flushed to zero by `exp_negative`
+_TANH_IS_ONE = 9.1
+_NO_TAIL = 16.0  # deviations beyond which a normal distribution has no share that is a float32
+_HIGH_HALF = ~0xFFF
+"""The bits of a float whose square is exact, and its exponent and sign."""
+
+Bind = Callable[[Expr], Expr]
+
+
+@dataclass(frozen=True)
+class Functions:
+    """Functions of vectors of `lanes` float32; `bind` gives a name to what is used twice."""
+
+    lanes: int
+    bind: Bind = bind
+
+    def number(self, value: float) -> Expr:
+        """A constant in every lane."""
+        # TVM has no bits of a zero. It is compared with only: x + 0 and x * 0 are not all zeros.
+        return (
+            float32(value, self.lanes) if value else splat(T.FloatImm("float32", 0.0), self.lanes)
+        )
+
+    def exp(self, x: Expr) -> Expr:
+        """`e ** x`; zero below the smallest number, which needs two factors on the way."""
+        grown, power = self._grown(self._between(_LEAST_EXPONENT, x, _GREATEST_EXPONENT))
+        half = self.bind(T.shift_right(power, self._int(1)))
+        scaled = (grown + self.number(1.0)) * self._power(half)
+        return scaled * self._power(power - half)
+
+    def exp_negative(self, x: Expr) -> Expr:
+        """`e ** x` for x up to 0, zero where that would be no normal number: what softmax needs."""
+        grown, power = self._grown(T.max(self.number(_LEAST_NORMAL - 0.5), x))
+        return (grown + self.number(1.0)) * self._power(power)
+
+    def expm1(self, x: Expr) -> Expr:
+        """`e ** x - 1`, with all digits near 0."""
+        grown, power = self._grown(self._between(_LEAST_NORMAL, x, _GREATEST_EXPONENT))
+        half = self.bind(T.shift_right(power, self._int(1)))
+        rest = self.bind(power - half)
+        first, second = self.bind(self._power(half)), self._power(rest)
+        return (grown * first + (first - self._power(self._int(0) - rest))) * second
+
+    def _expm1_of_few(self, x: Expr) -> Expr:
+        """`e ** x - 1` for x of at most some dozens, where one factor does."""
+        grown, power = self._grown(x)
+        scale = self.bind(self._power(power))
+        return grown * scale + (scale - self.number(1.0))
+
+    def sigmoid(self, x: Expr) -> Expr:
+        """`1 / (1 + e ** -x)`."""
+        tail = self.bind(self.exp_negative(self._bits(T.bitwise_or, x, -(2**31))))
+        one = self.number(1.0)
+        return T.Select(x < self.number(0.0), tail, one) / (one + tail)
+
+    def silu(self, x: Expr) -> Expr:
+        """`x * sigmoid(x)`."""
+        return x * self.sigmoid(x)
+
+    def tanh(self, x: Expr) -> Expr:
+        """`(e ** 2x - 1) / (e ** 2x + 1)`."""
+        size = self.bind(self._magnitude(x))
+        grown = self.bind(self._expm1_of_few(T.min(self.number(2 * _TANH_IS_ONE), size + size)))
+        return self._with_sign(grown / (grown + self.number(2.0)), x)
+
+    def erf(self, x: Expr) -> Expr:
+        """The error function."""
+        size = self.bind(self._magnitude(x))
+        square = self.bind(size * size)
+        near = size * self._polynomial(_ERF, square)
+        far = self.number(1.0) - self._erfc(size, square, self.number(0.0))
+        return self._with_sign(T.Select(size < self.number(1.0), near, far), x)
+
+    def gelu(self, x: Expr) -> Expr:
+        """`x` times the share of a normal distribution below it, with the digits of small shares.
+
+        Minus infinity times no share is NaN, as in PyTorch.
+        """
+        # Half the square in two parts: rounded, it would cost digits of an exponential.
+        near = self.bind(self._between(-_NO_TAIL, x, _NO_TAIL))
+        high = self.bind(self._bits(T.bitwise_and, near, _HIGH_HALF))
+        low = (near - high) * (near + high) * self.number(0.5)
+        size = self.bind(self._magnitude(near) * self.number(0.5**0.5))
+        tail = self.bind(self.number(0.5) * self._erfc(size, high * high * self.number(0.5), low))
+        share = T.Select(x < self.number(0.0), tail, self.number(1.0) - tail)
+        return x * share
+
+    def gelu_tanh(self, x: Expr) -> Expr:
+        """The approximation of `gelu` by a hyperbolic tangent, which is that of a sigmoid."""
+        cubic = self.number(1.0) + self.number(0.044715) * x * x
+        return x * self.sigmoid(self.bind(x * cubic * self.number(2 * (2 / pi) ** 0.5)))
+
+    def elu(self, x: Expr, positive: float, negative: float, slope: float) -> Expr:
+        """`positive * x` above 0, `negative * (e ** (slope * x) - 1)` below."""
+        below = self.number(negative) * self.expm1(x * self.number(slope))
+        return T.Select(x > self.number(0.0), x * self.number(positive), below)
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def _grown(self, x: Expr) -> tuple[Expr, Expr]:
+        """`e ** r - 1` and n, where x is n ln(2) + r."""
+        x = self.bind(x)
+        shifted = x * self.number(1 / log(2)) + self.number_of(_ROUNDING)
+        power = self.bind(reinterpret(shifted, "int32", self.lanes) - self._int(_ROUNDING))
+        whole = self.bind(cast(power, "float32", self.lanes))
+        rest = x - whole * self.number(_LN2_HIGH)
+        rest = self.bind(rest - whole * self.number(_LN2_LOW))
+        return self.bind(self._polynomial(_EXPM1, rest) * (rest * rest) + rest), power
+
+    def _erfc(self, size: Expr, square: Expr, rest: Expr) -> Expr:
+        """1 - erf of values from 0 on, whose squares are `square + rest`."""
+        one = self.number(1.0)
+        t = self.bind(one / (one + self.number(_ERFC_SLOPE) * size))
+        return t * self.exp_negative((self._polynomial(_ERFC, t) - rest) - square)
+
+    def _polynomial(self, coefficients: Sequence[float], x: Expr) -> Expr:
+        x = self.bind(x)
+        *lower, total = map(self.number, coefficients)
+        for coefficient in reversed(lower):
+            total = total * x + coefficient
+        return total
+
+    def _power(self, exponent: Expr) -> Expr:
+        """2 to an integer, of which it takes only those of normal numbers, and 0 for -127."""
+        bits = T.shift_left(exponent + self._int(_BIAS), self._int(_MANTISSA))
+        return reinterpret(bits, "float32", self.lanes)
+
+    def _between(self, low: float, x: Expr, high: float) -> Expr:
+        """`x` within bounds; the bound comes first, so that NaN stays."""
+        return T.min(self.number(high), T.max(self.number(low), x))
+
+    def number_of(self, bits: int) -> Expr:
+        """A constant by its bits, in every lane."""
+        return self.number(float(np.int32(bits).view(np.float32)))
+
+    def _magnitude(self, x: Expr) -> Expr:
+        return self._bits(T.bitwise_and, x, 2**31 - 1)
+
+    def _with_sign(self, size: Expr, x: Expr) -> Expr:
+        sign = T.bitwise_and(reinterpret(x, "int32", self.lanes), self._int(-(2**31)))
+        joined = T.bitwise_or(reinterpret(size, "int32", self.lanes), sign)
+        return reinterpret(joined, "float32", self.lanes)
+
+    def _bits(self, operation: Callable[[Expr, Expr], Expr], x: Expr, mask: int) -> Expr:
+        bits = operation(reinterpret(x, "int32", self.lanes), self._int(mask))
+        return reinterpret(bits, "float32", self.lanes)
+
+    def _int(self, value: int) -> Expr:
+        return integer(value, "int32", self.lanes)

@@ -1,0 +1,94 @@
+"""Runs of a float graph: all its values, and what comes of it when one of them changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from qpc.meta import attribute
+
+
+def output_of(gm: GraphModule) -> Node:
+    """The node that returns."""
+    (found,) = gm.graph.find_nodes(op="output")
+    assert isinstance(found, Node)
+    return found
+
+
+class _Keeping(Interpreter):
+    """Keeps every value by name."""
+
+    def __init__(self, gm: GraphModule) -> None:
+        super().__init__(gm, garbage_collect_values=False)
+        self.kept: dict[str, Any] = {}
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.op != "get_attr":
+            self.kept[n.name] = value
+        return value
+
+
+def all_values(gm: GraphModule, inputs: Sequence[Tensor]) -> dict[str, Any]:
+    """Every value of a graph by the name of its node."""
+    run = _Keeping(gm)
+    run.run(*inputs)
+    return run.kept
+
+
+def affected(gm: GraphModule, value: str) -> tuple[Node, ...]:
+    """The nodes that depend on a value, in order."""
+    found: set[Node] = {node for node in gm.graph.nodes if node.name == value}
+    ordered = []
+    for node in gm.graph.nodes:
+        if not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+            ordered.append(node)
+    return tuple(ordered)
+
+
+def run_rest(
+    gm: GraphModule,
+    nodes: Sequence[Node],
+    values: Mapping[str, Any],
+    changed: str,
+    value: Tensor,
+) -> Any:
+    """The outputs of a float graph with one value changed; nodes: those that depend on it."""
+    new: dict[str, Any] = {changed: value}
+
+    def of(node: Node) -> Any:
+        if node.op == "get_attr":
+            return attribute(gm, str(node.target))
+        return new[node.name] if node.name in new else values[node.name]
+
+    for node in nodes:
+        if node.op == "output":
+            return torch.fx.node.map_arg(node.args[0], of)
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), of)
+        assert callable(node.target)
+        new[node.name] = node.target(*args, **kwargs)
+    return values[output_of(gm).name]
+
+
+def depending(target: Node, sources: set[Node]) -> set[Node]:
+    """The nodes on the way from some values to a target, which is one of them."""
+    found: dict[Node, bool] = {}
+    waiting = [target]
+    while waiting:
+        node = waiting[-1]
+        if node in found:
+            waiting.pop()
+            continue
+        missing = [n for n in node.all_input_nodes if n not in found and n not in sources]
+        if missing:
+            waiting += missing
+            continue
+        found[node] = any(n in sources or found.get(n, False) for n in node.all_input_nodes)
+        waiting.pop()
+    found[target] = True
+    return {node for node, depends in found.items() if depends}

@@ -1,0 +1,60 @@
+"""Convolutions of floats, against PyTorch in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch.nn import functional as F
+
+pytest.importorskip("tvm", reason="needs Apache TVM")
+
+from qpc.backends.tvm.kernels.floats.conv import ConvDesc, conv
+from qpc.backends.tvm.kernels.isa.base import Isa
+from tests.backends.tvm.kernels.conftest import NOT_PLAIN
+
+pytestmark = [pytest.mark.tvm, pytest.mark.parametrize("target", NOT_PLAIN, indirect=True)]
+
+Run = Callable[..., npt.NDArray[Any]]
+
+#         n  c  size      o   kernel  stride  padding dilation groups
+CASES = [
+    (2, 3, (9, 20), 8, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    pytest.param(1, 4, (7, 7), 6, (3, 2), (2, 3), (2, 0), (1, 2), 2, marks=pytest.mark.slow),
+    (1, 5, (6, 6), 5, (3, 3), (1, 1), (1, 1), (1, 1), 5),
+    pytest.param(1, 17, (1, 40), 9, (1, 1), (1, 1), (0, 0), (1, 1), 1, marks=pytest.mark.slow),
+    pytest.param(1, 2, (1, 1), 1, (1, 1), (1, 1), (0, 0), (1, 1), 1, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "size", "o", "kernel", "stride", "padding", "dilation", "groups"), CASES
+)
+def test_convolutions_with_any_number_of_threads(
+    isa: Isa,
+    run: Run,
+    n: int,
+    c: int,
+    size: tuple[int, int],
+    o: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> None:
+    random = np.random.default_rng(0)
+    x, weight, bias = (
+        random.normal(size=shape).astype(np.float32)
+        for shape in ((n, c, *size), (o, c // groups, *kernel), (o,))
+    )
+    desc = ConvDesc(n, c, size, o, kernel, stride, padding, dilation, groups, bias=True)
+    one, three = (run(conv(isa, desc, weight, bias, threads), x) for threads in (1, 3))
+    np.testing.assert_array_equal(one, three)
+    exact, *own = [torch.from_numpy(t).double() for t in (x, weight, bias)]
+    wanted = F.conv2d(exact, own[0], own[1], stride, padding, dilation, groups).numpy()
+    np.testing.assert_allclose(one, wanted, rtol=1e-5, atol=1e-5)
