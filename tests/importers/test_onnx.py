@@ -17,7 +17,7 @@ onnx = pytest.importorskip("onnx")
 
 def saved(folder: Path, *nodes: Any, sizes: Any = ("n", 4), opset: int = 17, **stored: Any) -> Path:
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
-    ends = [helper.make_tensor_value_info(n, float32, s) for n, s in (("x", sizes), ("y", None))]
+    ends = [helper.make_tensor_value_info(n, float32, s) for n, s in (("x", sizes), ("y", ["n", "k"]))]
     constants = [onnx.numpy_helper.from_array(v, n) for n, v in stored.items()]
     graph = helper.make_graph(list(nodes), "g", ends[:1], ends[1:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
