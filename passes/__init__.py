@@ -17,6 +17,8 @@ from qpc.passes.fold_weights import FoldWeights
 from qpc.passes.follow_ranges import FollowRanges
 from qpc.passes.freeze_batch_norm import FreezeBatchNorm
 from qpc.passes.freeze_grids import FreezeGrids
+from qpc.passes.import_grids import ImportGrids
+from qpc.passes.import_quantized import ImportQuantized
 from qpc.passes.insert_observers import InsertObservers
 from qpc.passes.learn_grids import LearnGrids
 from qpc.passes.learn_rounding import LearnRounding
@@ -49,6 +51,8 @@ __all__ = [
     "FollowRanges",
     "FreezeBatchNorm",
     "FreezeGrids",
+    "ImportGrids",
+    "ImportQuantized",
     "InsertObservers",
     "LearnGrids",
     "LearnRounding",

@@ -73,7 +73,7 @@ class _Watcher(Interpreter):
         self.states: dict[Node, dict[str, Tensor]] = {}
 
     def run_node(self, n: Node) -> object:
-        if n.target is not qpc_ops.observe.default:
+        if n.target is not qpc_ops.observe.default or info(n).qparams is not None:
             return super().run_node(n)
         args, _ = self.fetch_args_kwargs_from_env(n)
         config = info(n).config

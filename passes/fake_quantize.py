@@ -74,7 +74,7 @@ class FakeQuantize(
         layers = [n for n in gm.graph.nodes if info(n).integer]
         for node in layers:
             layer = float_layer(node)
-            if layer is not None:
+            if layer is not None and layer.weight.target is not qpc_ops.fake_quantize.default:
                 _quantize_weight(editor, layer)
             if role_of(node) is Role.INTERPOLATE:
                 _round_interpolated(editor, node)
@@ -88,19 +88,23 @@ class FakeQuantize(
     ) -> tuple[dict[str, QParams], dict[str, str], int]:
         """The grid of each observer, the first of those that share it with others, by name.
 
-        And how many of them concats have made wider.
+        And how many of them concats have made wider. Grids that were given stay.
         """
-        observed = {str(n.args[1]): _observed(gm, n, signed=self.signed) for n in observers}
+        grids = {str(n.args[1]): grid for n in observers if (grid := info(n).qparams) is not None}
+        observed = {
+            name: _observed(gm, n, signed=self.signed)
+            for n in observers
+            if (name := str(n.args[1])) not in grids
+        }
         ranges = {name: found.range for name, found in observed.items()}
         first: dict[str, str] = {}
         for group, whole in joint_groups(gm, observed, self.narrowest):
             first |= dict.fromkeys(group, group[0])
             ranges |= dict.fromkeys(group, whole)
-        grids = {}
         for name, found in observed.items():
-            grid = Grid(found.settings.bits, signed=self.signed)
+            points = Grid(found.settings.bits, signed=self.signed)
             symmetric = found.settings.symmetric
-            grids[name] = QParams.from_range(*ranges[name], grid, symmetric=symmetric)
+            grids[name] = QParams.from_range(*ranges[name], points, symmetric=symmetric)
         wider = sum(ranges[name] != found.range for name, found in observed.items())
         return grids, first, wider
 
@@ -126,7 +130,8 @@ def _warn_of_outliers(
     found = [
         (node, text)
         for node in observers
-        if (text := _outliers(gm, node, grids[str(node.args[1])])) is not None
+        if info(node).qparams is None  # its grid is what the data said
+        and (text := _outliers(gm, node, grids[str(node.args[1])])) is not None
     ]
     if not found:
         return

@@ -32,6 +32,7 @@ from qpc.calls import qpc_ops
 from qpc.edit import Editor
 from qpc.errors import PassError
 from qpc.facts import CORE_FORM, OBSERVED
+from qpc.foreign import foreign_calls
 from qpc.meta import info, update_info
 from qpc.passes.fold_batch_norm import foldable_norms
 from qpc.quant.config import QuantConfig
@@ -70,25 +71,35 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
                 fix="look at the module paths in print(qpc.format_graph(gm))",
             )
         require_some(layers_with_weights(gm), plan)
-        for node, why in plan.declined.items():
-            ctx.decline(node, why)
-        news = {n: why for n, why in plan.declined.items() if info(n).declined != why}
-        for node, why in news.items():
-            update_info(node, declined=why)
-        editor = Editor(gm, self.name)
-        names = {
-            carrier: _insert(editor, carrier, plan)
-            for carrier in dict.fromkeys(plan.carrier.values())
-        }
-        for node in dict.fromkeys((*plan.carrier, *sorted(plan.integer))):
-            observer = names[plan.carrier[node]] if node in plan.carrier else None
-            update_info(node, observer=observer, config=plan.configs.get(node))
-            update_info(node, integer=node in plan.integer)
-        _summarize(gm, ctx)
-        return bool(names or news)
+        return insert_observers(Editor(gm, self.name), plan, ctx)
+
+
+def insert_observers(editor: Editor, plan: QuantizationPlan, ctx: PassContext) -> bool:
+    """Put a plan into node info, and an observer behind every carrier; whether anything changed."""
+    for node, why in plan.declined.items():
+        ctx.decline(node, why)
+    news = {n: why for n, why in plan.declined.items() if info(n).declined != why}
+    for node, why in news.items():
+        update_info(node, declined=why)
+    names = {
+        carrier: _insert(editor, carrier, plan) for carrier in dict.fromkeys(plan.carrier.values())
+    }
+    for node in dict.fromkeys((*plan.carrier, *sorted(plan.integer))):
+        observer = names[plan.carrier[node]] if node in plan.carrier else None
+        update_info(node, observer=observer, config=plan.configs.get(node))
+        update_info(node, integer=node in plan.integer)
+    _summarize(editor.gm, ctx)
+    return bool(names or news)
 
 
 def _refuse_quantized(gm: GraphModule) -> None:
+    if foreign := foreign_calls(gm):
+        raise PassError(
+            f"the graph has {len(foreign)} quantize and dequantize operators of another tool, such"
+            f" as {foreign[0].target}",
+            node=foreign[0],
+            fix="take its grids over with qpc.import_quantized(gm), or trace the float model",
+        )
     for node in gm.graph.nodes:
         ours = isinstance(node.target, OpOverload) and node.target.namespace == "qpc"
         if ours and role_of(node) is not Role.STORED:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from qpc.exporting.export import export as export
     from qpc.facts import Fact as Fact
     from qpc.hashing import fingerprint as fingerprint
+    from qpc.importers.encodings import import_encodings as import_encodings
+    from qpc.importers.onnx.model import trace_onnx as trace_onnx
     from qpc.pipeline import Pipeline as Pipeline
     from qpc.precision.budget import BitBudget as BitBudget
     from qpc.precision.mixed_precision import mixed_precision as mixed_precision
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from qpc.pruning.report import pruning_report as pruning_report
     from qpc.quant.config import QuantConfig as QuantConfig
     from qpc.recipes import convert as convert
+    from qpc.recipes import import_quantized as import_quantized
     from qpc.recipes import prepare_qat as prepare_qat
     from qpc.recipes import prune as prune
     from qpc.recipes import quantize as quantize
@@ -84,6 +87,8 @@ _HOMES = {
     "freeze_batch_norm": "qpc.training.switch",
     "freeze_ranges": "qpc.training.ranges",
     "from_yaml": "qpc.yaml_form",
+    "import_encodings": "qpc.importers.encodings",
+    "import_quantized": "qpc.recipes",
     "inspect_graph": "qpc.explanation.inspection",
     "load": "qpc.compiler",
     "load_graph": "qpc.storage",
@@ -102,6 +107,7 @@ _HOMES = {
     "to_yaml": "qpc.yaml_form",
     "trace": "qpc.capture.trace",
     "write_report": "qpc.reporting.write",
+    "trace_onnx": "qpc.importers.onnx.model",
 }
 
 __all__ = [
@@ -132,6 +138,8 @@ __all__ = [
     "freeze_batch_norm",
     "freeze_ranges",
     "from_yaml",
+    "import_encodings",
+    "import_quantized",
     "inspect_graph",
     "load",
     "load_graph",
@@ -149,6 +157,7 @@ __all__ = [
     "sweep",
     "to_yaml",
     "trace",
+    "trace_onnx",
     "write_report",
 ]
 

@@ -117,7 +117,8 @@ def _has(target: OpOverload, gm: GraphModule) -> list[Node]:
 
 
 def _observed(gm: GraphModule) -> str | None:
-    if fake := _has(qpc_ops.fake_quantize.default, gm):
+    rounded = _has(qpc_ops.fake_quantize.default, gm)
+    if fake := [n for n in rounded if info(n).observer]:  # weights may be rounded already
         return f"{fake[0].name} already rounds values; observers are gone"
     unobserved = [
         n.name
@@ -131,6 +132,8 @@ def _observed(gm: GraphModule) -> str | None:
 
 def _calibrated(gm: GraphModule) -> str | None:
     for node in _has(qpc_ops.observe.default, gm):
+        if info(node).qparams is not None:
+            continue  # its grid was given
         config = info(node).config
         if config is None:
             return f"observer {node.name} has no configuration"

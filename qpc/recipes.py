@@ -14,7 +14,7 @@ from qpc.batches import Batch, batch_length, checked_batches
 from qpc.calls import qpc_ops
 from qpc.effort import EFFORTS, best_quantization, corrections, storing, tidying
 from qpc.errors import ConfigError, PassError
-from qpc.facts import CORE_FORM, FAKE_QUANTIZED, OBSERVED, require_graph
+from qpc.facts import CALIBRATED, CORE_FORM, FAKE_QUANTIZED, OBSERVED, require_graph
 from qpc.passes import (
     Calibrate,
     ConvertToInteger,
@@ -26,12 +26,14 @@ from qpc.passes import (
     FoldWeights,
     FollowRanges,
     FreezeGrids,
+    ImportQuantized,
     InsertObservers,
     LearnGrids,
     MergeClamps,
     MergeTables,
     PropagateMasks,
     RemoveChannels,
+    RemoveIdentities,
     RoundBiases,
 )
 from qpc.pipeline import Pipeline
@@ -133,6 +135,46 @@ def quantize(
     else:
         fake = post_training_quantization(batches, config, effort=effort).run(gm, ctx)
     return to_integer().run(fake, ctx)
+
+
+def import_quantized(
+    gm: GraphModule,
+    batches: Iterable[Batch] | None = None,
+    config: QuantConfig | None = None,
+    ctx: PassContext | None = None,
+) -> GraphModule:
+    """Return a traced graph that another tool has quantized as an integer graph.
+
+    gm: what `qpc.trace` made of a model that torchao's `convert_pt2e` returned. Its grids and the
+    integers of its weights are taken over, none is chosen anew.
+    batches: calibrate values that an integer operator needs and that the other tool has not
+    rounded, such as one operand of a sum. None leaves such operators in float.
+    config: for these values, and for what is to stay in float all the same.
+    ctx: collects the reports: which layers are integer, and why others are not.
+
+    Raises PassError if there is nothing to import, if a value is rounded to two grids, and if
+    quantize and dequantize operators do not stand in pairs; and as `qpc.convert` does.
+    """
+    require_graph(gm, "import_quantized")
+    grids = ImportQuantized(calibrated=batches is not None, config=config or QuantConfig())
+    return with_given_grids(gm, (RemoveIdentities(), grids), batches, ctx)
+
+
+def with_given_grids(
+    gm: GraphModule,
+    passes: tuple[Pass, ...],
+    batches: Iterable[Batch] | None,
+    ctx: PassContext | None,
+) -> GraphModule:
+    """Return a float graph as integers, where `passes` insert observers whose grids are fixed.
+
+    batches: for observers whose grids are not; None if there are none of these.
+    """
+    if batches is not None:
+        passes = (*passes, Calibrate(checked_batches(batches)))
+    observed = Pipeline(passes).run(gm, ctx)
+    facts = frozenset({CORE_FORM, OBSERVED, CALIBRATED})
+    return (Pipeline((FakeQuantize(),), facts) + to_integer()).run(observed, ctx)
 
 
 def prepare_qat(

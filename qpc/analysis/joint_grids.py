@@ -34,7 +34,8 @@ def joint_groups(
     """Which observers get one grid, because their values meet in concats, and its range.
 
     gm: a graph in which observers have been inserted.
-    observed: by the name of the observer; each group has their order.
+    observed: by the name of the observer; each group has their order. Observers that are not there
+    have a grid already, and join no other.
     narrowest: a range joins others only if it is at least this share of them all together.
 
     Starting from the widest, each range is joined with its neighbours, and theirs, until one is too
@@ -62,8 +63,10 @@ def _neighbours(gm: GraphModule, observed: Mapping[str, Observed]) -> dict[str, 
             continue
         for operand in node.all_input_nodes:
             name = info(operand).observer
-            if name not in (None, result) and (
-                observed[name].settings == observed[result].settings
+            if (
+                name not in (None, result)
+                and {name, result} <= observed.keys()
+                and (observed[name].settings == observed[result].settings)
             ):
                 near[result][name] = near[name][result] = None
     return {name: list(names) for name, names in near.items()}

@@ -86,6 +86,8 @@ def observed(gm: GraphModule) -> Violation | None:
 def calibrated(gm: GraphModule) -> Violation | None:
     """Statistics are finite numbers."""
     for node in _calls(gm, qpc_ops.observe.default):
+        if info(node).qparams is not None:
+            continue  # its grid was given, whatever it has seen
         for key, value in observer_state(gm, node).items():
             if not bool(torch.isfinite(value.double()).all()):
                 return Violation(f"{key!r} of observer {node.args[1]!r} is not finite", node)
@@ -132,7 +134,7 @@ def _grid_problem(gm: GraphModule, node: Node) -> str | None:
 
 def _weight_problem(node: Node, zero_point: torch.Tensor, lo: int, hi: int) -> str | None:
     readers = [info(user).config for user in node.users]
-    if bool((zero_point != 0).any()) or lo != -hi:
+    if bool((zero_point != 0).any()) or lo not in (-hi, -hi - 1):
         return "weights must be rounded symmetrically"
     for config in readers:
         if config is not None and hi != weight_limit(config.weight.bits):

@@ -18,6 +18,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.float_results import NOT_READ_BY_LAYERS, float_results, read_by_no_layer
+from qpc.analysis.given_grids import GivenGrids
 from qpc.analysis.origins import (
     activations,
     bytes_behind,
@@ -25,6 +26,7 @@ from qpc.analysis.origins import (
     multiplies_by_parameter,
     reported_calls,
 )
+from qpc.analysis.shared_grids import SharedGrids
 from qpc.meta import info, label
 from qpc.quant.config import LayerConfig, QuantConfig, Site
 from qpc.registry import Role, op_name, quantization_of, role_of
@@ -60,14 +62,20 @@ class QuantizationPlan:
 
 
 def plan_quantization(
-    gm: GraphModule, config: QuantConfig, parts: Mapping[Node, Node] | None = None
+    gm: GraphModule,
+    config: QuantConfig,
+    parts: Mapping[Node, Node] | None = None,
+    given: GivenGrids | None = None,
 ) -> QuantizationPlan:
     """Decide for every node of a core-form graph whether and how it is quantized.
 
     parts: operators that are to be folded into the layer which they read, and that nothing else
     reads; with that layer. They are quantized as it is, and it has no grid of its own.
+    given: grids that are fixed already; what an integer operator makes is rounded to its own, also
+    where only float operators read it.
     """
     parts = parts or {}
+    given = given or GivenGrids()
     configs = _Configs(config, _positions(gm, parts), parts)
     reasons: dict[Node, str] = {}
     candidates: set[Node] = set()
@@ -77,7 +85,7 @@ def plan_quantization(
         if role_of(node) is Role.STORED:
             configs.of(node)  # an override may be about it
             continue
-        why = _why_float(node, configs)
+        why = given.kept.get(node) or _why_float(node, configs)
         if why is None:
             candidates.add(node)
         else:
@@ -88,8 +96,8 @@ def plan_quantization(
         reasons |= dict.fromkeys(unread, NOT_READ_BY_LAYERS)
         _drop_unfed(candidates, reasons, configs)
     _drop_without_layer(candidates, reasons)
-    in_float = _leave_in_float(gm, candidates, reasons, configs)
-    carrier, owner = _share_grids(gm, candidates, parts, in_float)
+    in_float = _leave_in_float(gm, candidates, reasons, configs, given)
+    carrier, owner = _share_grids(gm, candidates, parts, in_float, given)
     reported = reported_calls(gm)
     return QuantizationPlan(
         integer=frozenset(candidates),
@@ -213,13 +221,17 @@ def _drop_without_layer(candidates: set[Node], reasons: dict[Node, str]) -> None
 
 
 def _leave_in_float(
-    gm: GraphModule, candidates: set[Node], reasons: dict[Node, str], configs: _Configs
+    gm: GraphModule,
+    candidates: set[Node],
+    reasons: dict[Node, str],
+    configs: _Configs,
+    given: GivenGrids,
 ) -> set[Node]:
     """Drop what only moves values to float operators; the operators whose results have no grid."""
 
     def rounds(node: Node) -> bool:
         config = configs.of(node)
-        return config is not None and config.results == "integer"
+        return node in given.values or (config is not None and config.results == "integer")
 
     while True:
         ending, moving = float_results(gm, candidates, configs.parts, rounds)
@@ -234,13 +246,17 @@ def _leave_in_float(
 
 
 def _share_grids(
-    gm: GraphModule, integer: set[Node], parts: Mapping[Node, Node], in_float: set[Node]
+    gm: GraphModule,
+    integer: set[Node],
+    parts: Mapping[Node, Node],
+    in_float: set[Node],
+    given: GivenGrids,
 ) -> tuple[dict[Node, Node], dict[Node, Node]]:
     """`carrier` of every quantized value, and the `owner` of every carrier's configuration.
 
     in_float: operators whose results have no grid.
     """
-    grids = _Grids()
+    grids = SharedGrids()
     for node in gm.graph.nodes:
         if node not in integer:
             continue
@@ -253,18 +269,22 @@ def _share_grids(
         role = role_of(node)
         if role in (Role.MOVE, Role.INTERPOLATE):
             grids.follow(node, sources[0])
-        elif node in parts or (role is Role.CLAMP and _adopts(sources[0], integer, grids)):
+        elif node in parts or (
+            role is Role.CLAMP
+            and _adopts(sources[0], integer, grids)
+            and given.agree(sources[0], node)
+        ):
             grids.take_over(node, sources[0], owner=grids.owner_of(sources[0]))
         else:
             grids.add(node)
             if quantization_of(node).joins_grids:
                 for source in sources:
-                    if _adopts(source, integer, grids):
+                    if _adopts(source, integer, grids) and given.agree(source, node):
                         grids.take_over(node, source, owner=node)
     return grids.carriers()
 
 
-def _adopts(value: Node, integer: set[Node], grids: _Grids) -> bool:
+def _adopts(value: Node, integer: set[Node], grids: SharedGrids) -> bool:
     """Whether the grid of `value` may be chosen by its only reader.
 
     Not through an interpolation: on a grid that ends sooner, its inputs would be clamped.
@@ -281,47 +301,6 @@ def _adopts(value: Node, integer: set[Node], grids: _Grids) -> bool:
         if not keeps_grid:
             return True
         value = activations(value)[0]
-
-
-class _Grids:
-    """Disjoint sets of values; each set has a carrier and an owner."""
-
-    def __init__(self) -> None:
-        self._parent: dict[Node, Node] = {}
-        self._carrier: dict[Node, Node] = {}
-        self._owner: dict[Node, Node] = {}
-
-    def add(self, node: Node, owner: Node | None = None) -> None:
-        if node not in self._parent:
-            self._parent[node] = self._carrier[node] = node
-            self._owner[node] = owner or node
-
-    def follow(self, node: Node, source: Node) -> None:
-        """`node` has the grid of `source`."""
-        self._parent[node] = self._root(source)
-
-    def take_over(self, node: Node, source: Node, *, owner: Node) -> None:
-        """`source` has the grid of `node`, whose values are the ones that count."""
-        self.add(node)
-        old, new = self._root(source), self._root(node)
-        self._parent[old] = new
-        self._carrier[new], self._owner[new] = node, owner
-
-    def same(self, a: Node, b: Node) -> bool:
-        return self._root(a) is self._root(b)
-
-    def owner_of(self, node: Node) -> Node:
-        return self._owner[self._root(node)]
-
-    def carriers(self) -> tuple[dict[Node, Node], dict[Node, Node]]:
-        carrier = {node: self._carrier[self._root(node)] for node in self._parent}
-        owner = {self._carrier[self._root(n)]: self._owner[self._root(n)] for n in self._parent}
-        return carrier, owner
-
-    def _root(self, node: Node) -> Node:
-        while self._parent[node] is not node:
-            node = self._parent[node]
-        return node
 
 
 # --- places and reports ---------------------------------------------------------------------------

@@ -7,8 +7,11 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
 from torch.nn.parameter import is_lazy
 
+from qpc.calls import arguments
 from qpc.errors import TraceError
 from qpc.names import why_no_path
 
@@ -58,6 +61,26 @@ def validated(
     _check_modules(model)
     _check_weights(model)
     return args, kwargs
+
+
+def trains(model: nn.Module) -> str | None:
+    """What an exported model does as it does in training only; None if nothing.
+
+    That is the first such call, or the whole model if it is no graph.
+    """
+    if not isinstance(model, GraphModule):
+        return type(model).__name__
+    graphs = [m for m in model.modules() if isinstance(m, GraphModule)]
+    calls = (n for gm in graphs for n in gm.graph.nodes if isinstance(n.target, OpOverload))
+    return next((n.name for n in calls if _trains(n)), None)
+
+
+def _trains(call: Node) -> bool:
+    given = arguments(call)
+    if not any(given.get(name) is True for name in ("train", "training")):
+        return False
+    chance = next((given[name] for name in ("p", "dropout") if name in given), None)
+    return chance != 0.0  # a dropout of nothing is the same in both modes
 
 
 def _check_modules(model: nn.Module) -> None:

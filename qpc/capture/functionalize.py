@@ -18,6 +18,7 @@ from torch.fx.node import map_arg
 
 from qpc.aliasing import aliased_inputs, functional_form, written_argument
 from qpc.edit import Editor
+from qpc.foreign import is_foreign
 from qpc.meta import attribute, info
 
 _CONSTANTS = "_constants"
@@ -81,6 +82,8 @@ def _constant_nodes(gm: GraphModule) -> set[Node]:
             if node.target not in parameters:
                 constant.add(node)
         elif node.op == "call_function" and all(n in constant for n in node.all_input_nodes):
+            if is_foreign(node):
+                continue  # the integers behind it are what another tool has quantized
             random = isinstance(node.target, OpOverload) and (
                 torch.Tag.nondeterministic_seeded in node.target.tags
             )

@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from qpc.capture.checks import ExampleInputs, validated
+from qpc.capture.checks import ExampleInputs, trains, validated
 from qpc.capture.functionalize import fold_constants, replace_in_place
 from qpc.capture.normalize import normalize
 from qpc.capture.precision import in_single_precision
@@ -72,10 +72,12 @@ def _inference_mode(model: nn.Module) -> Iterator[None]:
     try:
         model.eval()
     except NotImplementedError as e:  # what `torch.export` returns stands for one mode only
-        raise TraceError(
-            f"trace needs a model that can be switched to inference: {_first_line(e)}",
-            fix="pass the Python model that was exported, not what torch.export made of it",
-        ) from e
+        if (call := trains(model)) is not None:
+            raise TraceError(
+                f"trace needs a model that can be switched to inference, and {call} is there as it"
+                f" is in training: {_first_line(e)}",
+                fix="pass the Python model that was exported, or export it in inference",
+            ) from e
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 from collections.abc import Callable
@@ -530,14 +531,43 @@ def test_refuses_results_that_depend_on_values_and_says_where(
 # --- models that went through other tools ---------------------------------------------------------
 
 
-def test_what_export_made_of_a_model_is_refused_with_what_to_pass() -> None:
-    x = torch.zeros(2, 3)
-    exported = torch.export.export(nn.Linear(3, 2).eval(), (x,)).module()
-    with pytest.raises(TraceError, match="a model that can be switched to inference") as caught:
+def test_what_export_made_of_a_model_is_taken_unless_it_trains() -> None:
+    x = torch.randn(2, 3)
+    for dropout, training in ((0.5, False), (0.0, True)):
+        model = nn.Sequential(nn.Linear(3, 2), nn.Dropout(dropout)).train(training)
+        exported = torch.export.export(model, (x,)).module()
+        assert torch.equal(trace(exported, x)(x), model(x))
+    exported = torch.export.export(nn.Dropout().train(), (x,)).module()
+    with pytest.raises(
+        TraceError, match="can be switched to inference, and dropout is there as it is in training"
+    ) as caught:
         trace(exported, x)
-    assert caught.value.fix == (
-        "pass the Python model that was exported, not what torch.export made of it"
-    )
+    assert caught.value.fix == "pass the Python model that was exported, or export it in inference"
+
+
+def test_a_model_that_refuses_inference_and_is_no_graph_is_refused() -> None:
+    class Stubborn(nn.Linear):
+        def train(self, mode: bool = True) -> Stubborn:
+            raise NotImplementedError("no modes")
+
+    with pytest.raises(TraceError, match="switched to inference, and Stubborn is there"):
+        trace(Stubborn(3, 2), torch.randn(2, 3))
+
+
+def test_dequantized_constants_stay_integers() -> None:
+    importlib.import_module("torch.ao.quantization.fx._decomposed")
+
+    class Stored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("points", torch.tensor([[1, -2], [3, 4]], dtype=torch.int8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            grid = 0.5, 0, -128, 127, torch.int8
+            return x @ torch.ops.quantized_decomposed.dequantize_per_tensor(self.points, *grid)
+
+    gm = trace(Stored(), torch.randn(2, 2))
+    assert [n.target for n in gm.graph.nodes if n.op == "get_attr"] == ["points"]
 
 
 def test_a_model_that_pytorch_quantized_is_refused_with_the_module() -> None:

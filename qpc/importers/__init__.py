@@ -1,0 +1,1 @@
+"""What other tools have decided about a model, taken over."""
