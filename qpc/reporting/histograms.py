@@ -40,8 +40,7 @@ def stored_weight(gm: GraphModule, node: Node) -> Tensor | None:
     view = any_layer(node)
     if view is None or str(view.weight.op) != "get_attr":
         return None
-    found = attribute(gm, str(view.weight.target))
-    return found if isinstance(found, Tensor) else None
+    return attribute(gm, str(view.weight.target))
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -83,7 +82,7 @@ def _weight_scale(gm: GraphModule, node: Node) -> Tensor | None:
     if not isinstance(multiplier, Node) or multiplier.op != "get_attr" or source is None:
         return None
     value = attribute(gm, str(multiplier.target))
-    if not isinstance(value, Tensor) or not bool((value > 0).all()):
+    if not bool((value > 0).all()):
         return None
     result = info(node).qparams
     return value.double().flatten() * (1.0 if result is None else result.scale) / source.scale

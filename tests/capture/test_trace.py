@@ -564,7 +564,9 @@ def test_dequantized_constants_stay_integers() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             grid = 0.5, 0, -128, 127, torch.int8
-            return x @ torch.ops.quantized_decomposed.dequantize_per_tensor(self.points, *grid)
+            decomposed = torch.ops.quantized_decomposed
+            y: Tensor = x @ decomposed.dequantize_per_tensor(self.points, *grid)
+            return y
 
     gm = trace(Stored(), torch.randn(2, 2))
     assert [n.target for n in gm.graph.nodes if n.op == "get_attr"] == ["points"]

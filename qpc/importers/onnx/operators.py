@@ -58,7 +58,7 @@ def _gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     plain = alpha == 1.0 and beta == 1.0 and (c is None or c.dim() == 1)
     if plain and call.get("transB", 0):
         return F.linear(a, b, c)
-    product = a @ (b.t() if call.get("transB", 0) else b) * alpha
+    product: Tensor = a @ (b.t() if call.get("transB", 0) else b) * alpha
     return product if c is None else product + c * beta
 
 

@@ -127,7 +127,7 @@ def test_cmake_builds_it(tmp_path: Path) -> None:
         ["cmake", "--build", tmp_path / "build"],
         ["ctest", "--test-dir", tmp_path / "build"],
     ):
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(list(map(str, command)), check=True, capture_output=True)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ def test_a_graph_becomes_kernels_and_the_function_that_calls_them() -> None:
     cases = make_cases(gm, 2, 1)
     options = CompileOptions((2,), cache=False)
     made = compile_deployable(gm, Target.parse("aarch64"), "net", options, cases)
-    *kernels, entry = (elf.read(raw) for raw in made.objects)
+    *kernels, entry = (elf.read(raw) for raw in made.code)
     needed = {symbol.name for symbol in entry.symbols if symbol.section is None}
     defined = {symbol.name for kernel in kernels for symbol in kernel.symbols}
     assert needed - set(made.model.weights) - {""} <= defined

@@ -52,7 +52,7 @@ def test_other_machines_compute_what_the_instructions_do(tmp_path: Path) -> None
     text = PROGRAM.replace("@helpers@", "".join(ALL[name] for name in HELPERS))
     (tmp_path / "main.c").write_text(text)
     strict = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic"]
-    command = ["gcc", *strict, tmp_path / "main.c", "-o", tmp_path / "main"]
+    command = ["gcc", *strict, str(tmp_path / "main.c"), "-o", str(tmp_path / "main")]
     subprocess.run(command, check=True)
     done = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=False)
     assert done.stdout == "0 wrong\n"
