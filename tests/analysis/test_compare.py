@@ -90,8 +90,9 @@ def test_sums_run_over_all_batches() -> None:
     integer = qpc.quantize(gm, DATA)
     split = qpc.compare(gm, integer, DATA).outputs[0]
     whole = qpc.compare(gm, integer, torch.cat(DATA)).outputs[0]
-    assert split.sqnr_db == pytest.approx(whole.sqnr_db)
-    assert split.max_error == whole.max_error
+    # sums of floats at other batch sizes, which nothing rounds
+    assert split.sqnr_db == pytest.approx(whole.sqnr_db, rel=1e-4)
+    assert split.max_error == pytest.approx(whole.max_error, rel=1e-3)
 
 
 def test_the_table_lists_layers_and_outputs() -> None:
