@@ -19,7 +19,8 @@ X = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
 def test_frozen_ranges_stay_and_are_what_is_deployed() -> None:
     gm = traced(randomized(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())), X)
-    rounded = QuantConfig(default=LayerConfig(results="integer"))  # else sums of floats are compared
+    # else sums of floats are compared
+    rounded = QuantConfig(default=LayerConfig(results="integer"))
     gm = qpc.prepare_qat(gm, [X], rounded, learn=FollowRanges(decay=0.5))
     gm = qpc.set_training(gm)
     gm(3 * X)
