@@ -162,10 +162,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[object]]] = {
             aten.reshape,
             qpc_ops.linear,
             qpc_ops.lookup,
-            aten.reshape,
-            qpc_ops.conv2d,
-            aten.reshape,
-            qpc_ops.linear,
+            qpc_ops.linear,  # the norm is folded into it
         ],
     ),
     "batch norm of sequences": (

@@ -74,6 +74,7 @@ def test_the_wheel_says_what_it_is_and_needs_numpy(wheel: Path) -> None:
 def test_nothing_is_missing_and_nothing_is_there_for_nothing(site: Path) -> None:
     code = """
 from qpc import runtime, errors
+from qpc.runtime import load
 import qpc.homes
 print(*sorted(name for name in sys.modules if name.split(".")[0] == "qpc"))
 print(*{name.split(".")[0] for name in sys.modules} & {"torch", "tvm", "pydantic", "safetensors"})

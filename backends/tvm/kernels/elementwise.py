@@ -13,14 +13,12 @@ from tvm.tirx.script import builder as T
 
 from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.emit import (
-    COPY_BYTES,
     Flat,
     Index,
     cast,
     float_bits,
     integer,
     prim_func,
-    reinterpret,
     splat,
 )
 from qpc.backends.tvm.kernels.epilogue import (
@@ -141,31 +139,32 @@ def lookup(
     return _unary(isa, "lookup", x, values, threads, share)
 
 
-def retype(x: View, dtype: str, threads: int = 1, share: ChannelSlice | None = None) -> Kernel:
+def retype(
+    isa: Isa, x: View, dtype: str, threads: int = 1, share: ChannelSlice | None = None
+) -> Kernel:
     """int8 for uint8 that are 128 more, or the other way round; see `add` for `share`."""
     out = View(x.shape, share, dtype)
-    name, func = _retype_function((x, out), threads)
+    name, func = _retype_function(isa, (x, out), threads)
     return Kernel(name, func, (x.type,), (), out.type)
 
 
 @cache
-def _retype_function(views: tuple[View, View], threads: int) -> tuple[str, PrimFunc]:
+def _retype_function(isa: Isa, views: tuple[View, View], threads: int) -> tuple[str, PrimFunc]:
     x_view, out_view = views
     box = Box.of(x_view.shape, x_view.strides, out_view.strides)
-    lanes = COPY_BYTES if max(box.last_strides) <= 1 else 1
 
     def body(x: Flat, out: Flat) -> None:
         x, out = x.part(x_view.first), out.part(out_view.first)
 
         def emit(offsets: list[Index], lanes: int) -> None:
             source, target = offsets
-            bits = reinterpret(x.load(source, lanes), "uint8", lanes)
+            bits = cast(x.load(source, lanes), "uint8", lanes)
             flipped = bits ^ integer(1 << 7, "uint8", lanes)
-            out.store(target, reinterpret(flipped, out_view.dtype, lanes), lanes)
+            out.store(target, cast(flipped, out_view.dtype, lanes), lanes)
 
-        for_each_vector(box, lanes, threads, emit)
+        for_each_vector(box, _lanes(isa, box), threads, emit)
 
-    name = kernel_name("retype", views, threads)
+    name = kernel_name("retype", isa, views, threads)
     return name, prim_func(name, (x_view.type, out_view.type), body)
 
 

@@ -39,10 +39,10 @@ def _retyped(emit: Emitter, call: Call, x: Value) -> Value | Slice:
     if call.share is not None:
         images = emit.images(x)
         made = elementwise.retype(
-            images.view, dtype_name(call.result.dtype), emit.threads, call.share
+            emit.isa, images.view, dtype_name(call.result.dtype), emit.threads, call.share
         )
         return emitted(emit, call, made, [images], images.shape)
-    made = elementwise.retype(x.view, dtype_name(call.result.dtype), emit.threads, None)
+    made = elementwise.retype(emit.isa, x.view, dtype_name(call.result.dtype), emit.threads)
     expr = emit.kernel(made, [x.expr], nodes=call.nodes)
     return replace(x, expr=expr, dtype=call.result.dtype)
 
