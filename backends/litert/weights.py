@@ -6,13 +6,20 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from qpc.backends.litert.exporter import Exporter
+from qpc.backends.litert.exporter import Exporter, Refused
 from qpc.backends.litert.tables import Quantization
 from qpc.layers import IntWeighted, integer_layer
 
+_LEAST = -127  # of int8 weights, as TensorFlow Lite's quantization specification has them
+
 
 def scales_of(to: Exporter, node: Node) -> Tensor:
-    """float32[out]: the scales of a layer's weights, which follow from its multipliers."""
+    """float32[out]: the scales of a layer's weights, which follow from its multipliers.
+
+    Weights of -128, which imported layers may have, are not in the format.
+    """
+    if int(to.tensor(node, "weight").min()) < _LEAST:
+        raise Refused(f"it has weights below {_LEAST}")
     return (_accumulator(to, node) / to.grid(_layer(node).input).scale).to(torch.float32)
 
 

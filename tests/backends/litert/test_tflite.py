@@ -129,6 +129,14 @@ def test_results_that_are_not_rounded_are_refused_with_what_to_do() -> None:
         to_tflite(gm)
 
 
+def test_weights_that_the_format_excludes_are_refused() -> None:
+    gm = integer(fake_quantized(nn.Linear(6, 6), torch.randn(2, 6)))
+    (weight,) = (t for t in gm.buffers() if t.dtype is torch.int8)
+    weight[0, 0] = -128
+    with pytest.raises(UnsupportedOpError, match="it has weights below -127"):
+        to_tflite(gm)
+
+
 def test_reading_an_input_in_float_as_well_rules_integers_out() -> None:
     layer = nn.Linear(4, 4)
     gm = integer(
