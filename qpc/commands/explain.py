@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qpc.given.options import DataOptions, ModelOptions
+from qpc.given.options import DataOptions, FloatOption, ModelOptions, TimeOption
 from qpc.terminal.answer import Answer
 from qpc.terminal.reporter import Reporter
 
@@ -24,37 +24,19 @@ def command(
     reporter: Reporter,
     model: ModelOptions,
     data: DataOptions,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            "--float",
-            help="The float model, written like MODEL, if the folder does not hold it.",
-            metavar="MODEL",
-        ),
-    ] = None,
-    time: Annotated[
-        bool, typer.Option("--time/--no-time", help="Compile and profile the model, too.")
-    ] = True,
+    reference: FloatOption = None,
+    time: TimeOption = True,
     most: Annotated[
         int, typer.Option(min=1, help="How many layers to list: those that matter most.")
     ] = 40,
 ) -> Answer:
     """Say which layers make a model slow or wrong, why, and which changes would gain most."""
     with reporter.phase("importing"):
-        from qpc.errors import ConfigError
         from qpc.explanation.explain import explain
-        from qpc.given.model import model_of
-        from qpc.given.opened import open_model
+        from qpc.given.opened import float_model, open_model
         from qpc.terminal.hints import again
     opened = open_model(reporter, model, data)
-    gm, original = opened.model.require_graph("explain"), opened.model.original
-    if reference is not None:
-        original = model_of(reference, model.input or ()).require_float("--float")
-    if original is None:
-        raise ConfigError(
-            f"the float model of {model.model!r} is not there",
-            fix="--float MODEL",
-        )
+    gm, original = opened.model.require_graph("explain"), float_model(opened, model, reference)
     samples = opened.require_data("explain")
     batches = [part.inputs for part in samples.batches(most=data.samples or _SAMPLES)]
     compiled = opened.model.compiled

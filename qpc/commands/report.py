@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qpc.given.options import DataOptions, ModelOptions
+from qpc.given.options import DataOptions, FloatOption, ModelOptions, TimeOption
 from qpc.terminal.answer import Answer
 from qpc.terminal.reporter import Reporter
 
@@ -34,17 +34,8 @@ def command(
             "--out", "-o", help="The page, a file .html; called like the model by default."
         ),
     ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            "--float",
-            help="The float model, written like MODEL, if the folder does not hold it.",
-            metavar="MODEL",
-        ),
-    ] = None,
-    time: Annotated[
-        bool, typer.Option("--time/--no-time", help="Compile and profile the model, too.")
-    ] = True,
+    reference: FloatOption = None,
+    time: TimeOption = True,
     accuracy: Annotated[
         bool,
         typer.Option("--accuracy/--no-accuracy", help="Measure accuracy, if the data has labels."),
@@ -52,14 +43,14 @@ def command(
 ) -> Answer:
     """Write one HTML file about a model: what it gained and lost, and where; to show around."""
     with reporter.phase("importing"):
-        from qpc.given.opened import open_model
+        from qpc.given.opened import float_model, open_model
         from qpc.reporting.collect import report_of
         from qpc.reporting.write import checked_goal
         from qpc.terminal.hints import again, quoted
     name = Path(model.model).resolve().name if ":" not in model.model else model.model
     goal = checked_goal(out or Path(f"{name.rpartition(':')[2]}.html"))
     opened = open_model(reporter, model, data)
-    gm, original = opened.model.require_graph("a report"), _original(opened, model, reference)
+    gm, original = opened.model.require_graph("a report"), float_model(opened, model, reference)
     samples = opened.require_data("a report")
     notes: list[str] = []
     compiled = _timed(reporter, opened, gm, notes) if time else None
@@ -93,19 +84,6 @@ def _timed(
         notes.append(f"{compiled.target.name!r} has no counter of time: kernels are not timed")
         return None
     return compiled
-
-
-def _original(opened: Opened, model: ModelOptions, reference: str | None) -> GraphModule:
-    """The float model: the one that is named, else the one that is kept."""
-    from qpc.errors import ConfigError
-    from qpc.given.model import model_of
-
-    found = opened.model.original
-    if reference is not None:
-        found = model_of(reference, model.input or ()).require_float("--float")
-    if found is None:
-        raise ConfigError(f"the float model of {model.model!r} is not there", fix="--float MODEL")
-    return found
 
 
 def _scores(

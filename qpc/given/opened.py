@@ -101,6 +101,19 @@ def open_model(reporter: Reporter, model: ModelOptions, data: DataOptions | None
     return Opened(opened, data_of(options.data, how, names, options.classes), options)
 
 
+def float_model(opened: Opened, model: ModelOptions, reference: str | None) -> GraphModule:
+    """The float model: the one that is named, else the one that is kept.
+
+    reference: what `--float` says. Raises ConfigError if there is none.
+    """
+    found = opened.model.original
+    if reference is not None:
+        found = model_of(reference, model.input or ()).require_float("--float")
+    if found is None:
+        raise ConfigError(f"the float model of {model.model!r} is not there", fix="--float MODEL")
+    return found
+
+
 def _example(reporter: Reporter, module: nn.Module, options: DataOptions) -> ExampleInputs | None:
     """Inputs to trace a module with, where none are written: from the data, if that can tell."""
     if options.data is None:

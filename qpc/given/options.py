@@ -24,6 +24,19 @@ _FIX = "pass module:function, file.py:function, or a folder that QPC wrote"
 DATA_FIX = "pass a folder of images, a file .npy, .npz or .safetensors, or module:function"
 
 
+FloatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--float",
+        help="The float model, written like MODEL, if the folder does not hold it.",
+        metavar="MODEL",
+    ),
+]
+TimeOption = Annotated[
+    bool, typer.Option("--time/--no-time", help="Compile and profile the model, too.")
+]
+
+
 class How(StrEnum):
     """How a model runs."""
 
