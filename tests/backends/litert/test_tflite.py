@@ -4,38 +4,15 @@ import sys
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from qpc.backends.litert import to_tflite
 from qpc.errors import ConfigError, MissingDependencyError, UnsupportedOpError
 from tests.backends.litert.running import KERNELS, results, steps_off
+from tests.exporting.nets import Mixed
 from tests.quantizing import Parts, fake_quantized, integer, min_max
 
 pytest.importorskip("ai_edge_litert")
-
-
-class Mixed(nn.Module):
-    """Most operators that image classifiers have."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, stride=2)
-        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.squeeze, self.expand = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu6(self.stem(F.pad(x, (0, 1, 1, 0))))
-        x = F.max_pool2d(x, 3, 2, 1)
-        y = F.hardswish(self.left(x)) + F.relu(self.right(x))
-        z = torch.cat([x, y], 1)
-        gate = self.expand(F.relu(self.squeeze(z.mean((2, 3), keepdim=True))))
-        z = z * F.hardsigmoid(gate)
-        z = z.reshape(-1, 2, 8, *z.shape[2:]).permute(0, 2, 1, 3, 4).flatten(1, 2)
-        z = F.avg_pool2d(F.silu(z[:, 4:12]), 2)
-        result: Tensor = self.head(z.mean((2, 3)))
-        return result
 
 
 @pytest.mark.parametrize("signed", [False, True])
