@@ -76,6 +76,7 @@ class Exporter:
     def __post_init__(self) -> None:
         self.types = concrete_shapes(self.gm, self.batch)
         self._tensors: list[Stored] = []
+        self._names: set[str] = set()
         self._calls: list[Table] = []
         self._codes: dict[Kind, int] = {}
         self._constants: dict[Stored, int] = {}
@@ -88,8 +89,7 @@ class Exporter:
             elif node.op == "call_function" and isinstance(self.types[node], TensorType):
                 self._call(node)
         self._require_forms()
-        outputs = self._outputs()
-        return self._file(outputs)
+        return self._file(self._outputs())
 
     def _call(self, node: Node) -> None:
         if any(source in self.refused for source in node.all_input_nodes):
@@ -314,10 +314,10 @@ class Exporter:
         return found
 
     def _add(self, made: Stored) -> int:
-        taken = {each.name for each in self._tensors}
         name = made.name or f"value_{len(self._tensors)}"
-        while name in taken:
+        while name in self._names:
             name += "_"
+        self._names.add(name)
         self._tensors.append(replace(made, name=name))
         return len(self._tensors) - 1
 
