@@ -50,6 +50,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(folder.cleanup)
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """What a file draws while it is imported does not depend on the files before it."""
+    if isinstance(collector, pytest.Module):
+        _seed()
+
+
 @pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the cases that `every` leaves out; the longest tests first.
@@ -68,6 +74,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _fixed_seeds() -> None:
+    _seed()
+
+
+def _seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

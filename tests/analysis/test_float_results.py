@@ -159,14 +159,18 @@ def two_stages(model: nn.Module, *inputs: Tensor) -> tuple[GraphModule, GraphMod
     ],
 )
 def test_integers_end_where_fake_quantization_ends(model: nn.Module, ending: str) -> None:
-    """Up to the rounding of float sums, and here and there a step of a grid that is before it."""
+    """To the rounding of float sums; behind a second grid, to a few of its 255 steps.
+
+    Where a float sum lies between two steps of that grid, rounding may take the other one.
+    """
     fake, made = two_stages(model, IMAGE)
     calls = [n for n in made.graph.nodes if n.op == "call_function"]
     assert calls[-1].target is getattr(qpc_ops, ending).default
     assert not any(n.target is qpc_ops.dequantize.default for n in calls)
     found, wanted = made(IMAGE), fake(IMAGE)
-    apart = (found - wanted).abs() > 1e-4 * wanted.abs().max()
-    assert apart.double().mean() <= (0.0 if ending.startswith(("conv", "linear")) else 0.1)
+    only_the_input_has_a_grid = len(calls) == 2
+    apart = 1e-4 if only_the_input_has_a_grid else 4 / 255
+    assert (found - wanted).abs().max() <= apart * wanted.abs().max()
 
 
 def test_a_bound_becomes_one_of_the_layer_before() -> None:

@@ -292,11 +292,19 @@ def campaign(tries: int, seed: int, folder: Path, report: int = 0) -> Counter[st
     return found
 
 
+# Python drops an exception in the callback of a weak reference, Ctrl-C too, and says so by a warning.
+dropped_in_a_callback = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@dropped_in_a_callback
 @pytest.mark.thorough
 def test_ctrl_c_at_random_moments_leaves_nothing_half_done(tmp_path: Path) -> None:
     assert campaign(8, 0, tmp_path).total() > 0
 
 
+@dropped_in_a_callback
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_ctrl_c_at_many_random_moments_leaves_nothing_half_done(tmp_path: Path) -> None:
