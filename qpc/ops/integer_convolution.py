@@ -39,7 +39,7 @@ def _conv2d_sums(
         bias[:, None, None],
         input_zero_point,
         axis=1 if groups == 1 else None,
-        single=_multiplies_and_adds(q, weight, *window),
+        single=multiplies_and_adds(q, weight, *window),
     )
 
 
@@ -56,7 +56,7 @@ def _like(integers: Tensor) -> Tensor:
     return torch.empty(1).expand(integers.shape)
 
 
-def _multiplies_and_adds(
+def multiplies_and_adds(
     q: Tensor,
     weight: Tensor,
     stride: Sequence[int],
@@ -165,7 +165,7 @@ def _conv_transpose2d_sums(
         return F.conv_transpose2d(x, w, None, *window)
 
     given = stride, padding, dilation, True, output_padding, groups
-    single = _multiplies_and_adds(q, weight, *given)
+    single = multiplies_and_adds(q, weight, *given)
     return exact_sums(
         product,
         q,
