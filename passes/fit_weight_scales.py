@@ -67,9 +67,7 @@ class FitWeightScales(Pass, name="fit-weight-scales", requires={FAKE_QUANTIZED})
         def rounded(scales: Tensor) -> Tensor:
             return turn.safe(nearest_points(weight, scales, turn.limit), weight / scales)
 
-        found = fitted_scales(
-            weight, old.reshape(shape), turn.limit, rows.inputs, targets, rounded
-        )
+        found = fitted_scales(weight, old.reshape(shape), turn.limit, rows.inputs, targets, rounded)
         turn.set_scales(found.reshape(old.shape))
         if torch.equal(turn.scales, old):
             return False

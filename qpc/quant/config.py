@@ -195,8 +195,8 @@ class QuantConfig(Settings):
         """Return the settings whose models are fastest on a target.
 
         target: as for `qpc.compile`. On x86 CPUs without VNNI, such as "x86-64-v3", pairs of
-        weights are safe; elsewhere these are the default settings. Either runs on every target, with
-        the same results.
+        weights are safe; elsewhere these are the default settings. Either runs on every target,
+        with the same results.
 
         Raises `UnsupportedTargetError` for a name that no target has.
         """

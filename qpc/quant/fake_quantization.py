@@ -112,7 +112,12 @@ class Rounding:
 
     def _common_ends(self, x: Tensor) -> tuple[float, float] | None:
         """The ends of the grid where one step rounds all values by themselves; CPU only."""
-        if self.safe_pairs or self.step.numel() > 1 or x.device.type != "cpu" or x.dtype != torch.float32:
+        if (
+            self.safe_pairs
+            or self.step.numel() > 1
+            or x.device.type != "cpu"
+            or x.dtype != torch.float32
+        ):
             return None
         zero = min(max(round(float(self.zero_point)), self.lo), self.hi)
         return float(self.lo - zero), float(self.hi - zero)

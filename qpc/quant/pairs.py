@@ -28,7 +28,7 @@ _MOST = PAIR_LIMIT - 1
 
 
 def paired(weight: Tensor) -> Tensor:
-    """The pairs of each output, [out, pairs, 2], of the same dtype; 0 beside a weight that is alone.
+    """The pairs of each output, [out, pairs, 2], of the same dtype; 0 beside one that is alone.
 
     weight: [out, in/groups, *kernel], of any dtype.
     """

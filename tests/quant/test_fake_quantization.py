@@ -59,9 +59,7 @@ def test_gradients_are_those_of_the_formulas(rounding: Rounding) -> None:
     ("shape", "axis", "groups"),
     [((4, 6, 3, 3), 0, 1), ((4, 1, 3, 3), 0, 1), ((6, 3, 2, 2), 1, 2), ((5, 7), 0, 1)],
 )
-def test_pairs_of_weights_can_be_made_safe(
-    shape: tuple[int, ...], axis: int, groups: int
-) -> None:
+def test_pairs_of_weights_can_be_made_safe(shape: tuple[int, ...], axis: int, groups: int) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     steps = torch.full((shape[axis] * groups,), 0.01)
     free = Rounding(steps, torch.zeros(len(steps), dtype=torch.int64), -127, 127, axis, groups)
