@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from qpc.backends.deploy.c_mve import MVE_HELPERS
+
 HEAD = """/* @name@: a neural network as C99, made by QPC @version@. See @name@.h.
  *
  * Kernels take addresses of inputs, constants and outputs; channels of tensors come last. It relies
@@ -17,7 +21,8 @@ HEAD = """/* @name@: a neural network as C99, made by QPC @version@. See @name@.
 #ifdef __FAST_MATH__
 #error "compile without -ffast-math: results could differ"
 #endif
-#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
+/* 16 says that half floats are computed as such, and floats as floats. */
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
 #error "floats must be computed as floats, for instance by -mfpmath=sse: results could differ"
 #endif
 """
@@ -98,8 +103,19 @@ static int32_t add_products(int32_t a, int32_t b, int32_t sum)
 }
 """,
 }
+HELPERS |= MVE_HELPERS
 IS_MISALIGNED = """static int is_misaligned(const void *address, uintptr_t to)
 {
     return (uintptr_t)address % to != 0;
 }
 """
+
+
+def helpers_for(text: str) -> list[str]:
+    """The functions that a text calls, and those that these call, each behind what it calls."""
+    chosen: list[str] = []
+    for names, written in reversed(HELPERS.items()):
+        if re.search(rf"\b(?:{names})\b", text):
+            chosen.append(written)
+            text += written
+    return chosen[::-1]

@@ -11,6 +11,7 @@ from typing import Any
 import tvm_ffi
 from tvm import ir, tirx
 
+from qpc.backends.tvm.codegen.c_vectors import dense_start, element, in_vectors
 from qpc.errors import BackendError
 
 COPY = "memcpy"
@@ -27,7 +28,7 @@ def in_scalars(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
     Raises BackendError for vectors that are more than copied, filled or converted.
     """
-    body = _with_words(function.body)
+    body = in_vectors(_with_words(function.body))
     body = tvm_ffi.structural_map(body, (tirx.BufferStore, _plain), order="post")
     return function.with_body(_without_scopes(body))
 
@@ -35,9 +36,16 @@ def in_scalars(function: tirx.PrimFunc) -> tirx.PrimFunc:
 def _with_words(body: tirx.Stmt) -> tirx.Stmt:
     """Four bytes that are taken as a number of 32 bits are loaded as one."""
     words: dict[Any, Any] = {}
+    as_numbers: set[Any] = set()
+
+    def note(call: ir.Call) -> None:
+        if getattr(call.op, "name", "") == "tirx.reinterpret":
+            as_numbers.add(call.args[0])
+
+    tvm_ffi.structural_walk(body, (ir.Call, note))
 
     def bound(statement: tirx.Bind) -> tirx.Stmt:
-        if not _is_word(statement.value):
+        if not _is_word(statement.value) or statement.var not in as_numbers:
             return statement
         word = tirx.Var(statement.var.name, "int32")
         words[statement.var] = word
@@ -58,12 +66,11 @@ def _with_words(body: tirx.Stmt) -> tirx.Stmt:
 def _is_word(value: Any) -> bool:
     if not isinstance(value, ir.TensorLoad) or str(value.ty) not in ("int8x4", "uint8x4"):
         return False
-    (index,) = value.indices
-    return isinstance(index, tirx.Ramp) and _is_dense(index)
+    return dense_start(value.indices) is not None
 
 
 def _word(value: ir.TensorLoad) -> Any:
-    address = tirx.address_of(_element(value.source, value.indices[0].base))
+    address = tirx.address_of(element(value.source, value.indices[0].base))
     return tirx.call_extern("int32", LOAD_WORD, address)
 
 
@@ -112,14 +119,10 @@ def _stored(store: tirx.BufferStore, lane: _Lane) -> tirx.Stmt:
 
 
 def _copied(store: tirx.BufferStore, lanes: int) -> tirx.Stmt:
-    to = tirx.address_of(_element(store.buffer, store.indices[0].base))
-    source = tirx.address_of(_element(store.value.source, store.value.indices[0].base))
+    to = tirx.address_of(element(store.buffer, store.indices[0].base))
+    source = tirx.address_of(element(store.value.source, store.value.indices[0].base))
     size = tirx.IntImm("uint32", _bytes(store) * lanes)
     return tirx.Evaluate(tirx.call_extern("int32", COPY, to, source, size))
-
-
-def _element(buffer: Any, index: Any) -> Any:
-    return buffer[index]
 
 
 def _is_dense(ramp: tirx.Ramp) -> bool:

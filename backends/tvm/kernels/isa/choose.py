@@ -10,6 +10,7 @@ from qpc.backends.tvm.kernels.isa.armv7 import ByteProducts32
 from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
 from qpc.backends.tvm.kernels.isa.dsp import Dsp
 from qpc.backends.tvm.kernels.isa.matrices import WIDE, MatrixTiles
+from qpc.backends.tvm.kernels.isa.mve import Mve
 from qpc.backends.tvm.kernels.isa.neon import ByteProducts, Neon, SignedDots, SignedMatrices
 from qpc.backends.tvm.kernels.isa.x86 import DotProducts, MultiplyAdd
 from qpc.errors import UnsupportedTargetError
@@ -82,6 +83,10 @@ def _dsp(target: Target) -> Isa:
     return Dsp(target.isa, target.vector_lanes, registers=7, activation=target.activation)
 
 
+def _mve(target: Target) -> Isa:
+    return Mve(target.isa, target.vector_lanes, registers=8, activation=target.activation)
+
+
 def _multiply_add(target: Target) -> Isa:
     # One register holds a product before it is added.
     return MultiplyAdd(
@@ -145,6 +150,7 @@ _BOTH = ("uint8", "int8")
 _ISAS: dict[str, _Kind] = {
     "generic": _Kind(_generic, activations=_BOTH),
     "dsp": _Kind(_dsp, 1, (frozenset({"dsp"}),), _BOTH),
+    "mve": _Kind(_mve, 1, (frozenset({"mve.fp"}),), ("int8",)),
     "sse4.1": _Kind(_multiply_add, 4, (frozenset({"sse4.1"}),)),
     "avx2": _Kind(_multiply_add, 8, (frozenset({"avx2"}),)),
     "avx512": _Kind(_multiply_add, 16, (_WIDE,)),

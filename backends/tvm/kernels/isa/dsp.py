@@ -8,6 +8,7 @@ of the file that it stands in, which say the same in plain C for other machines.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tvm import tirx
 from tvm.tirx import Expr
@@ -28,6 +29,7 @@ class Dsp(Isa):
 
     depth: int = 4
     dot_instructions: int = 2
+    unpacks: ClassVar[bool] = False
 
     @property
     def by_rows(self) -> Isa:
