@@ -57,19 +57,15 @@ static int32_t load_word(const void *address)
     return word;
 }
 """,
-    "unsigned_pair": """/* Bytes 0 and 2 of a word, or 1 and 3, as two numbers of 16 bits. */
-static int32_t unsigned_pair(int32_t word, int odd)
-{
-#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__)
-    int32_t pair;
-    if (odd)
-        __asm__("uxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
-    else
-        __asm__("uxtb16 %0, %1" : "=r"(pair) : "r"(word));
-    return pair;
-#else
-    return (odd ? word >> 8 : word) & 0x00ff00ff;
+    "load_two_words": """/* Eight bytes of memory, the first of which is the lowest. */
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "this file is for machines whose words begin with the lowest byte"
 #endif
+static int64_t load_two_words(const void *address)
+{
+    int64_t words;
+    memcpy(&words, address, sizeof words);
+    return words;
 }
 """,
     "signed_pair": """/* Signed bytes 0 and 2 of a word, or 1 and 3, as two numbers of 16 bits. */

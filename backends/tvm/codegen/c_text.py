@@ -31,7 +31,7 @@ HELPERS = VECTOR_FUNCTIONS | {
     AS_FLOAT,
     AS_INTEGER,
     "load_word",
-    "unsigned_pair",
+    "load_two_words",
     "signed_pair",
     "add_products",
 }

@@ -79,8 +79,8 @@ def _generic(target: Target) -> Isa:
 
 
 def _dsp(target: Target) -> Isa:
-    # Of 13 registers that can be used, addresses and pairs of bytes take some.
-    return Dsp(target.isa, target.vector_lanes, registers=7, activation=target.activation)
+    # Of 13 registers that can be used, addresses take some.
+    return Dsp(target.isa, target.vector_lanes, registers=10, activation=target.activation)
 
 
 def _mve(target: Target) -> Isa:

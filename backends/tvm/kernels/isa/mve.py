@@ -20,6 +20,7 @@ from qpc.backends.tvm.kernels.isa.base import Isa
 
 LANES = 4
 _SUMS = 4  # of a tile; sums can be in registers of even numbers only, and addresses need some
+_ALONE = 4
 _ROWS = 7  # registers of vectors, one less than there are: weights of a row stay in some
 
 
@@ -80,7 +81,9 @@ class Mve(Quads):
         return (pixels, vectors) == (1, LANES) or (vectors == 1 and pixels <= _SUMS)
 
     def step_time(self, pixels: int, vectors: int) -> float:
-        return pixels * vectors + pixels + vectors
+        # Channels by themselves are requantized one by one, which takes longer than their sums.
+        alone = 0 if vectors == LANES else _ALONE * pixels
+        return pixels * vectors + pixels + vectors + alone
 
 
 @dataclass(frozen=True)
