@@ -99,6 +99,41 @@ static int32_t add_products(int32_t a, int32_t b, int32_t sum)
 }
 """,
 }
+HELPERS[
+    "requantize"
+] = """/* A sum times a factor, rounded half to even, moved, within bounds that are less than 512 apart.
+ *
+ * That is what floats give: a sum below 2^24 is a float as it is, and their product, if it is below
+ * 512, is rounded by 2^-15 at most before it is rounded to an integer. Integers give the same unless
+ * the product lies nearer to the middle of two integers than that; then floats decide, as they do
+ * where the factor is too large or small for the shifts. */
+static int32_t requantize(int32_t sum, float factor, int32_t zero_point, int32_t lo, int32_t hi)
+{
+    uint32_t bits = (uint32_t)as_integer(factor);
+    uint32_t size = sum < 0 ? 0u - (uint32_t)sum : (uint32_t)sum;
+    uint32_t shift = 126u - (bits >> 23);
+    int32_t value;
+    if (size < 0x1000000u && shift - 1u < 31u) {
+        uint64_t product = (uint64_t)size * (bits << 8 | 0x80000000u);
+        uint32_t high = (uint32_t)(product >> 32);
+        uint32_t rest = high << (32u - shift) | (uint32_t)product >> shift;
+        uint32_t whole = high >> shift;
+        if (whole >= 512u) return sum < 0 ? lo : hi;
+        if (rest - 0x7ffe0000u > 0x40000u) {
+            whole += rest >> 31;
+            value = (sum < 0 ? -(int32_t)whole : (int32_t)whole) + zero_point;
+            return value < lo ? lo : value > hi ? hi : value;
+        }
+    }
+    {
+        float product = (float)sum * factor;
+        float least = (float)(lo - zero_point), most = (float)(hi - zero_point);
+        product = product > least ? product : least;
+        product = product < most ? product : most;
+        return (int32_t)rintf(product) + zero_point;
+    }
+}
+"""
 HELPERS |= MVE_HELPERS
 IS_MISALIGNED = """static int is_misaligned(const void *address, uintptr_t to)
 {

@@ -34,7 +34,8 @@ class Compiled:
 def in_c(target: Target) -> Target:
     """The target whose kernels are scalar code in C, where there is nothing to fetch ahead with."""
     costs = replace(target.costs, vectors=replace(target.costs.vectors, fetched_passes=0))
-    isa = next((isa for feature, isa in _IN_C.items() if feature in target.features), "generic")
+    plain = "soft-float" if target.abi == "soft" else "generic"
+    isa = next((isa for feature, isa in _IN_C.items() if feature in target.features), plain)
     # The type of activations within the graph is no business of those who call it.
     activation = "int8" if isa == "mve" else target.activation
     return replace(

@@ -34,6 +34,7 @@ HELPERS = VECTOR_FUNCTIONS | {
     "load_two_words",
     "signed_pair",
     "add_products",
+    "requantize",
 }
 """Functions that are written into a file whose kernels call them."""
 _WORDS = frozenset({"for", "if", "while", "return", "sizeof", "switch"}) | HELPERS

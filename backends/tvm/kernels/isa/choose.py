@@ -12,6 +12,7 @@ from qpc.backends.tvm.kernels.isa.dsp import Dsp
 from qpc.backends.tvm.kernels.isa.matrices import WIDE, MatrixTiles
 from qpc.backends.tvm.kernels.isa.mve import Mve
 from qpc.backends.tvm.kernels.isa.neon import ByteProducts, Neon, SignedDots, SignedMatrices
+from qpc.backends.tvm.kernels.isa.soft import SoftFloat
 from qpc.backends.tvm.kernels.isa.x86 import DotProducts, MultiplyAdd
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
@@ -76,6 +77,10 @@ class _Kind:
 
 def _generic(target: Target) -> Isa:
     return Isa(target.isa, target.vector_lanes, registers=12, activation=target.activation)
+
+
+def _soft_float(target: Target) -> Isa:
+    return SoftFloat(target.isa, target.vector_lanes, registers=12, activation=target.activation)
 
 
 def _dsp(target: Target) -> Isa:
@@ -149,6 +154,7 @@ _WIDE_DOTS = _WIDE | {"avx512vnni"}
 _BOTH = ("uint8", "int8")
 _ISAS: dict[str, _Kind] = {
     "generic": _Kind(_generic, activations=_BOTH),
+    "soft-float": _Kind(_soft_float, 1, activations=_BOTH),
     "dsp": _Kind(_dsp, 1, (frozenset({"dsp"}),), _BOTH),
     "mve": _Kind(_mve, 1, (frozenset({"mve.fp"}),), ("int8",)),
     "sse4.1": _Kind(_multiply_add, 4, (frozenset({"sse4.1"}),)),
