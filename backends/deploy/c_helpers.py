@@ -105,8 +105,8 @@ HELPERS[
  *
  * That is what floats give: a sum below 2^24 is a float as it is, and their product, if it is below
  * 512, is rounded by 2^-15 at most before it is rounded to an integer. Integers give the same but
- * where the product lies nearer to the middle of two integers than that; then floats decide, as they do
- * where the factor is too large or small for the shifts. */
+ * where the product lies nearer to the middle of two integers than that; then floats decide, as
+ * they do where the factor is too large or small for the shifts. */
 static int32_t requantize(int32_t sum, float factor, int32_t zero_point, int32_t lo, int32_t hi)
 {
     uint32_t bits = (uint32_t)as_integer(factor);
