@@ -25,13 +25,14 @@ from torch.utils._pytree import tree_leaves
 
 from qpc.backends.tvm.measure.peak import peak
 from qpc.backends.tvm.runtime.model import CompiledModel
-from qpc.bench.peers import INT8_PEERS, PEERS, Array, Peer, signal_to_noise_db
+from qpc.bench.peer import Array, Peer
+from qpc.bench.peers import INT8_PEERS, PEERS, signal_to_noise_db, written
 from qpc.bench.request import check_peers
 from qpc.bench.throughput import throughput
 from qpc.bench.torch_peer import FloatModel
 from qpc.bench.turns import Block, Ratio, Times, cpu_share, in_turns, ratio, times
 from qpc.channels.cost import cost
-from qpc.errors import UnsupportedOpError
+from qpc.errors import MissingDependencyError, UnsupportedOpError
 from qpc.explanation.evaluation import Part, any_size
 from qpc.exporting.onnx.model import to_qdq
 from qpc.targets import Target
@@ -137,7 +138,7 @@ def compare(
 ) -> Comparison:
     """Measure `compiled`, which was made from the graph `integer`, and the same in other runtimes.
 
-    inputs: float32 arrays of one batch size that `compiled` takes. peers: packages, of
+    inputs: float32 arrays of one batch size that `compiled` takes. peers: names of
     `qpc.bench.peers.PEERS`; each must be installed.
     instances: how many copies of each run side by side to count samples in a second.
     parts: labelled samples, to measure the accuracy of all. told: what is being measured.
@@ -147,8 +148,8 @@ def compare(
     check_peers(peers)
     batch, ours = len(inputs[0]), _flat(compiled(*inputs))
     told("getting the other runtimes ready")
-    model = to_qdq(integer, batch) if peers else None
-    others = [PEERS[name](model, list(inputs), threads) for name in peers]
+    files = {name: written(name, integer, batch) for name in peers}
+    others = [PEERS[name](data, list(inputs), threads) for name, data in files.items()]
     loop, macs = peak(compiled.target), cost(integer).macs * batch
     calls: dict[str, Callable[[], object]] = {_OURS: lambda: compiled(*inputs), "peak": loop.run}
     calls |= {peer.name: peer.run for peer in others}
@@ -157,15 +158,15 @@ def compare(
     blocks = in_turns(calls, rounds)
     loops = blocks.pop("peak")
     told("counting samples in a second")
-    rates = _rates(compiled, inputs, peers, model, threads, instances)
+    rates = _rates(compiled, inputs, files, threads, instances)
     right, samples = _accuracies(compiled, others, parts, batch, told)
-    real = _in_float(model, inputs)
+    real = _in_float(integer, batch, inputs) if peers else []
     results = (
         replace(
             _peer_result(peer, blocks, _agreement(peer, ours), rates.get(name), right, batch),
             float_db=_agreement(peer, real),
         )
-        for name, peer in zip(peers, others, strict=True)
+        for name, peer in zip(files, others, strict=True)
     )
     return Comparison(
         network=network,
@@ -225,20 +226,19 @@ def _peer_result(
 def _rates(
     compiled: CompiledModel,
     inputs: Sequence[Array],
-    peers: Sequence[str],
-    model: Any,
+    files: Mapping[str, bytes],
     threads: int,
     instances: int,
 ) -> dict[str, float]:
-    """Samples in a second of several instances, by package; nothing for one, which was timed."""
+    """Samples in a second of several instances, by runtime; nothing for one, which was timed."""
     if instances == 1:
         return {}
     clones = [compiled.clone() for _ in range(instances)]
     calls: dict[str, list[Callable[[], object]]] = {
         _OURS: [lambda clone=clone: clone(*inputs) for clone in clones]  # type: ignore[misc]  # mypy types no defaults
     }
-    for name in peers:
-        calls[name] = [PEERS[name](model, list(inputs), threads).run for _ in range(instances)]
+    for name, data in files.items():
+        calls[name] = [PEERS[name](data, list(inputs), threads).run for _ in range(instances)]
     return {name: throughput(each, len(inputs[0])) for name, each in calls.items()}
 
 
@@ -288,13 +288,11 @@ def _agreement(peer: Peer, wanted: Sequence[Array]) -> float:
     return signal_to_noise_db(wanted, peer.run()) if wanted else math.nan
 
 
-def _in_float(model: Any, inputs: Sequence[Array]) -> list[Array]:
-    """The outputs of an ONNX model in float32; nothing if it has operators that PyTorch lacks."""
-    if model is None:
-        return []
+def _in_float(integer: GraphModule, batch: int, inputs: Sequence[Array]) -> list[Array]:
+    """The outputs in float32; nothing if it has operators that ONNX or PyTorch lacks."""
     try:
-        return FloatModel(model)(*inputs)
-    except UnsupportedOpError:
+        return FloatModel(to_qdq(integer, batch))(*inputs)
+    except (MissingDependencyError, UnsupportedOpError):
         return []
 
 

@@ -49,7 +49,9 @@ def command(
     reporter: Reporter,
     model: ModelOptions,
     data: DataOptions,
-    out: Annotated[Path, typer.Option(help="Folder for the graph and all about it.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the graph and all about it.")
+    ],
     weight_bits: Annotated[int, typer.Option(min=2, max=8, help="Bits of weights.")] = 8,
     activation_bits: Annotated[int, typer.Option(min=2, max=8, help="Bits of values.")] = 8,
     mode: Annotated[

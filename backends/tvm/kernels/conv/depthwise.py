@@ -127,6 +127,16 @@ class _Code:
             # Bound, so that each address below is a variable plus a constant: quick to compile.
             terms = (block * plan.row_groups + group) * shape.kernel[1]
             w_start = bind(terms * (depth * plan.block))
+            weights: dict[int, Expr] = {}
+
+            def weight(
+                place: int, weights: dict[int, Expr] = weights, start: Index = w_start
+            ) -> Expr:
+                """Loaded once: in C no two loads are known to give the same."""
+                if place not in weights:
+                    weights[place] = bind(self.given.weight[0].load(start + place, plan.block))
+                return weights[place]
+
             for column, taps in plan.taps(plan.tile).items():
                 x = isa.interleave(
                     [bind(source.load(row + column * plan.x_step, plan.block)) for row in rows]
@@ -134,8 +144,7 @@ class _Code:
                 for pixel, tap in taps:
                     for vector in range(depth):
                         at = (pixel * depth + vector) * lanes
-                        w_at = w_start + (tap * depth + vector) * plan.block
-                        w = self.given.weight[0].load(w_at, plan.block)
+                        w = weight((tap * depth + vector) * plan.block)
                         sums.store(at, isa.dot(sums.load(at, lanes), x[vector], w), lanes)
 
         scale = [
