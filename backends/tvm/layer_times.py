@@ -94,7 +94,7 @@ def _weight(layer: LayerShape) -> npt.NDArray[np.int8]:
 
 
 # Magnitudes at equal steps of a normal distribution whose largest of some hundred weights is 127;
-# none is zero, and positive and negative ones sum up to the same, nearly. Next to the largest, along
-# channels and along columns of kernels of 3 x 3, there is one of its sign.
+# none is zero, and positive and negative ones sum up to the same, nearly. Next to the largest,
+# along channels and along columns of kernels of 3 x 3, there is one of its sign.
 _FIRST = [127, 71, 55, 13, -45, -37, -30, -24, -18, 8]
 _USUAL = np.array([*_FIRST, -4, -1, -2, -6, -10, -15, -21, -27, -33])

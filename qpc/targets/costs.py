@@ -150,7 +150,7 @@ class Costs:
     memory_for_twice_the_time: int = 16 * 1024 * 1024
 
     def in_dots_of(self, instructions: int, before: int) -> Costs:
-        """The same times of vectors and of sharing, in dots of so many instructions, not `before`."""
+        """The same times of vectors and of sharing, in dots that have not `before` instructions."""
         share = before / instructions
         names = ("fetch", "tile_overhead", "epilogue", "epilogue_alone", "copy_per_byte")
         vectors = replace(self.vectors, **{n: share * getattr(self.vectors, n) for n in names})
