@@ -81,7 +81,7 @@ def command(
         from qpc.storage import save_graph
         from qpc.terminal.hints import quoted
     folder = ModelFolder.begin(out)
-    settings = _config(config, mode, weight_bits, activation_bits, float_ or (), target)
+    settings = config_of(config, mode, weight_bits, activation_bits, float_ or (), target)
     opened = open_model(reporter, model, data)
     gm = opened.model.require_float("quantize")
     static = "static" in settings.modes
@@ -109,7 +109,7 @@ def command(
     return Answer(result, (text,), then=then)
 
 
-def _config(
+def config_of(
     file: Path | None,
     mode: Mode,
     weights: int,
@@ -117,6 +117,11 @@ def _config(
     kept: list[str] | tuple[()],
     target: str | None,
 ) -> QuantConfig:
+    """The configuration that options stand for: that of a file, or else of all the others.
+
+    kept: patterns of modules that stay in float. target: as `QuantConfig.for_target` takes it.
+    Raises ConfigError for a file beside others, and for what is wrong in it.
+    """
     from qpc.errors import ConfigError
     from qpc.quant.config import ActivationConfig, LayerConfig, Override, QuantConfig, WeightConfig
 
@@ -129,6 +134,7 @@ def _config(
             )
         return QuantConfig.from_yaml(file)
     fastest = QuantConfig() if target is None else QuantConfig.for_target(target)
+    # weights that floats multiply have no pairs
     pairs = "any" if mode is Mode.WEIGHT_ONLY else fastest.default.weight.pairs
     layer = LayerConfig(
         mode=mode.value,

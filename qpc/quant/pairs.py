@@ -46,7 +46,8 @@ def unpaired(pairs: Tensor, like: Tensor) -> Tensor:
         return found
     if _is_alone(like):
         return found.movedim(-1, 2)
-    return found.unflatten(-1, (like.shape[-1], like.shape[1])).movedim(-1, 1)
+    columns: Tensor = found.unflatten(-1, (like.shape[-1], like.shape[1]))
+    return columns.movedim(-1, 1)
 
 
 def widest_pairs(weight: Tensor) -> Tensor:

@@ -75,8 +75,8 @@ def test_a_plan_does_not_change() -> None:
 @pytest.mark.parametrize(("hi", "wide"), [(127, False), (255, True)])
 def test_inputs_of_few_bits_leave_room_for_large_weights(hi: int, wide: bool) -> None:
     g = IntegerGraph()
-    q = g.call(qpc_ops.quantize.default, g.input(8, 6, 6), 0.02, 60, 0, hi, torch.uint8)
-    weight = g.constant(torch.full((8, 8, 1, 1), 127, dtype=torch.int8))
+    q = g.call(qpc_ops.quantize.default, g.input(64, 6, 6), 0.02, 60, 0, hi, torch.uint8)
+    weight = g.constant(torch.full((8, 64, 1, 1), 127, dtype=torch.int8))
     bias = g.constant(torch.zeros(8, dtype=torch.int32))
     multiplier = g.constant(torch.full((8,), 1e-3))
     window = ([1, 1], [0, 0], [1, 1], 1, 60, 4, 0, 255)

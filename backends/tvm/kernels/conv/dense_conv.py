@@ -46,7 +46,7 @@ class DenseConv(DensePlan):
     def plans_for(cls, isa: Isa, layer: Convolution, threads: int) -> list[DenseConv]:
         """The best plan for the weights of a layer."""
         shape, weight, greatest = layer.desc.shape, layer.weight, layer.constants.greatest
-        rows = cls(isa, shape, threads).runs_of_weights(weight)
+        rows = cls(isa, shape, threads).summed_rows(weight)
         plans = [cls(exact, shape, threads) for exact in isa.exact_for(rows, greatest)]
         found = [plan.skipping(plan.kept(weight)).packing(weight) for plan in plans]
         if isa.pairs is not None and plans[0].columns > 1:

@@ -282,7 +282,7 @@ class MultiplyAdd(_X86):
             sums_in_flight=self.sums_in_flight,
             broadcast_cost=self.broadcast_cost,
             vectors_per_store=self.vectors_per_store,
-            costs=self.costs,
+            costs=self.costs.in_dots_of(BytePairs.dot_instructions, self.dot_instructions),
         )
         return pairs, self
 
