@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qpc.backends.tvm.compat import check_versions
 from qpc.errors import ArtifactError, BackendError, MissingDependencyError
+from qpc.installing import install_line
 
 RUNTIMES = ("onnxruntime", "openvino", "torch")
 """Other runtimes, by the name of the package that is needed; `qpc.bench.peers` runs them."""
@@ -94,7 +95,7 @@ def check_peers(names: Sequence[str]) -> None:
         for package in (name, "onnx"):
             if importlib.util.find_spec(package) is None:
                 raise MissingDependencyError(
-                    f"{package} is not installed", fix="pip install 'qpc[bench]'"
+                    f"{package} is not installed", fix=install_line("bench")
                 )
 
 

@@ -78,7 +78,7 @@ def test_without_tvm_it_says_what_to_install(graph: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "check_versions", missing)
     with pytest.raises(MissingDependencyError, match="apache-tvm is not installed") as caught:
         Request(graph).check()
-    assert caught.value.fix == "pip install 'qpc[tvm]'"
+    assert caught.value.fix == "pip install 'quantize-prune-compiler[tvm]'"
 
 
 def test_unknown_and_missing_runtimes_are_named(

@@ -22,6 +22,7 @@ from qpc.errors import (
 from qpc.files import read_regular
 from qpc.importers.onnx.operators import RULES
 from qpc.importers.onnx.values import Call, Value, as_sizes
+from qpc.installing import install_line
 from qpc.modes import ordinary_torch
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _loaded(path: Path) -> onnx.ModelProto:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as e:
-        raise MissingDependencyError("onnx is not installed", fix="pip install 'qpc[onnx]'") from e
+        raise MissingDependencyError("onnx is not installed", fix=install_line("onnx")) from e
     data = read_regular(path, _LARGEST)
     try:
         model = onnx.load_model_from_string(data)
