@@ -17,7 +17,7 @@ import numpy as np
 
 from qpc.backends.common.plan import Place, Step
 from qpc.backends.deploy.abi import ARENA_ALIGNMENT
-from qpc.backends.deploy.c_helpers import HEAD, HELPERS, IS_MISALIGNED
+from qpc.backends.deploy.c_helpers import HEAD, IS_MISALIGNED, helpers_for
 from qpc.backends.deploy.deployable import Array, Deployable, Port
 from qpc.backends.deploy.header import c_float
 from qpc.backends.deploy.library import ExportedLibrary, write_library
@@ -81,9 +81,7 @@ class _Writer:
         model = self._model
         text = "".join(function.body for function in self._functions.values())
         yield HEAD.replace("@name@", model.name).replace("@version@", VERSION)
-        for helper, written in HELPERS.items():
-            if re.search(rf"\b{helper}\b", text):
-                yield written
+        yield from helpers_for(text)
         if any(port.element.bytes > 1 for port in (*model.inputs, *model.outputs)) or (
             model.entry.arena
         ):

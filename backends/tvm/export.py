@@ -16,6 +16,9 @@ from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
 from qpc.targets.data import C_SOURCE
 
+_IN_C = {"mve.fp": "mve", "dsp": "dsp"}
+"""By feature, the instructions that code in C uses, the best first."""
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -31,8 +34,18 @@ class Compiled:
 def in_c(target: Target) -> Target:
     """The target whose kernels are scalar code in C, where there is nothing to fetch ahead with."""
     costs = replace(target.costs, vectors=replace(target.costs.vectors, fetched_passes=0))
-    isa = "dsp" if "dsp" in target.features else "generic"
-    return replace(target, isa=isa, vector_lanes=1, object_format=C_SOURCE, costs=costs)
+    plain = "soft-float" if target.abi == "soft" else "generic"
+    isa = next((isa for feature, isa in _IN_C.items() if feature in target.features), plain)
+    # The type of activations within the graph is no business of those who call it.
+    activation = "int8" if isa == "mve" else target.activation
+    return replace(
+        target,
+        isa=isa,
+        activation=activation,
+        vector_lanes=1,
+        object_format=C_SOURCE,
+        costs=costs,
+    )
 
 
 def compile_deployable(

@@ -13,9 +13,11 @@ from torch.fx import GraphModule
 
 from qpc.backends.compiled import signature_of
 from qpc.backends.tvm.runtime.model import CompiledModel
-from qpc.bench.compare import compare, table
-from qpc.bench.peers import Array, usable_peers
+from qpc.bench.compare import compare
+from qpc.bench.peer import Array
+from qpc.bench.peers import usable_peers
 from qpc.bench.request import Request, holds_graph, installed_peers
+from qpc.bench.table import table
 from qpc.calls import qpc_ops
 from qpc.compiler import compile, load
 from qpc.deployment import finished_graph

@@ -111,6 +111,8 @@ class Architecture:
     address_bytes: of an address. abi_option: what TVM calls the choice that `Target.abi` is.
     targets: within the tuple, a later one needs more of the CPU and is faster; the first runs on
     every such machine. presets: CPUs and boards by their own names.
+    saturating: kernels (`isa` of targets) whose fastest products of bytes are added in 16 bits, two
+    by two.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Architecture:
     system: str = LINUX
     address_bytes: int = 8
     abi_option: str = "mfloat-abi"
+    saturating: tuple[str, ...] = ()
 
     def knows(self, triple: str) -> bool:
         """Whether a triple is of this architecture, and of the system that its targets run."""

@@ -133,6 +133,11 @@ class Target(TargetData):
         return next(known for known in ARCHITECTURES.values() if known.knows(self.triple))
 
     @property
+    def gains_by_safe_pairs(self) -> bool:
+        """Whether layers are faster whose pairs of weights fit 16 bits, see `qpc.quant.pairs`."""
+        return self.isa in self.architecture.saturating
+
+    @property
     def llvm_cpu(self) -> str:
         """LLVM's name of the CPU."""
         return self.cpu or self.architecture.cpu

@@ -195,6 +195,13 @@ def test_help_has_an_example_and_says_what_the_list_says(name: str) -> None:
     assert COMMANDS[name].line in (module.command.__doc__ or "")
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_place_for_the_result_may_be_named_by_one_letter(name: str) -> None:
+    """Other programs write `-o`, and nobody should have to remember which command takes it."""
+    spellings = [option.opts for option in whole_command(name).params if option.name == "out"]
+    assert all("-o" in each for each in spellings if "--out" in each)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.thorough) if n in LONG[1:] else n for n in COMMANDS]
 )

@@ -105,6 +105,8 @@ def _model(to: Exporter) -> onnx.ModelProto:
     (output,) = (node for node in to.gm.graph.nodes if node.op == "output")
     names = _output_names(to, _results(output))
     nodes, constants = to.written(names)
+    order = {name: i for i, (name, _) in enumerate(to.gm.named_parameters())}
+    constants.sort(key=lambda tensor: order.get(tensor.name, len(order)))  # as the model has them
     graph = helper.make_graph(
         nodes,
         "qpc",
