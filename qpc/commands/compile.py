@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,7 +40,11 @@ def command(
         typer.Option("--out", "-o", help="Folder; inside of the model's own by default."),
     ] = None,
     target: Annotated[
-        str, typer.Option(help="What `qpc targets` lists, or a YAML file; this CPU by default.")
+        str,
+        typer.Option(
+            help="What `qpc targets` lists, or a YAML file; this CPU by default. Several with "
+            "commas: one library with code for all, the best last."
+        ),
     ] = _NATIVE,
     form: Annotated[
         Form | None,
@@ -71,13 +76,14 @@ def command(
     sizes = _sizes(batch)
     from qpc.targets import Target
 
-    chosen = Target.parse(target)
-    if form in (Form.LIBRARY, Form.C) or (form is None and target != _NATIVE):
+    chosen = [Target.parse(each) for each in target.split(",")]
+    library = form in (Form.LIBRARY, Form.C) or (form is None and target != _NATIVE)
+    if library or len(chosen) > 1:
         written = "c" if form is Form.C else "objects"
         about = {"threads": threads, "vectors": vectors, "name": name, "form": written}
         return _library(reporter, model, chosen, out, sizes, about)
     settings = {"batch_sizes": sizes, "threads": threads, "cache": cache, "tune": tune or False}
-    return _model(reporter, model, chosen, out, settings, verify=verify)
+    return _model(reporter, model, chosen[0], out, settings, verify=verify)
 
 
 def _model(
@@ -125,7 +131,7 @@ def _model(
 def _library(
     reporter: Reporter,
     model: ModelOptions,
-    target: Target,
+    targets: Sequence[Target],
     out: Path | None,
     sizes: tuple[int, ...],
     about: dict[str, Any],
@@ -150,9 +156,10 @@ def _library(
     if stage_of(gm) == "rounded":
         gm = to_integer().run(gm)
     called = about.pop("name") or name_for(model.model.rpartition(":")[2])
-    with reporter.phase(f"compiling for {target.name}"):
-        made = export_library(gm, target, out, name=called, batch=sizes[0], **about)
-    data = {"path": str(out), "name": made.name, "target": target.name, "report": made.report}
+    names = ", ".join(target.name for target in targets)
+    with reporter.phase(f"compiling for {names}"):
+        made = export_library(gm, targets, out, name=called, batch=sizes[0], **about)
+    data = {"path": str(out), "name": made.name, "target": names, "report": made.report}
     return Answer(data, (made.report,), then=(f"qpc verify {quoted(out)}",))
 
 
