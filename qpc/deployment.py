@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 VECTORS = 2
 FORMS = ("objects", "c")
+WEIGHTS = ("arrays", "blob")
 
 
 @ordinary_torch()
@@ -45,6 +46,7 @@ def export_library(
     vectors: int = VECTORS,
     cache: Cache = True,
     form: str = "objects",
+    weights: str = "arrays",
 ) -> ExportedLibrary:
     """Write a graph as a static library with a C header, which needs no Python, PyTorch or TVM.
 
@@ -60,6 +62,8 @@ def export_library(
     cache: as for `qpc.compile`.
     form: "objects" for machine code, or "c" for one file of C99 that any compiler takes, for one
     thread.
+    weights: of C source, "arrays" in it, or a "blob" beside it, which the assembler includes:
+    compilers need long for arrays of megabytes.
 
     Outputs that depend on integer operators only are the same bits as PyTorch's: `qpc verify` on
     the folder shows it, on this machine, in an emulator, or on a board.
@@ -77,7 +81,7 @@ def export_library(
             f"export_library needs a traced graph, got {type(gm).__name__}",
             fix="gm = qpc.trace(model, example_inputs), then qpc.quantize(gm, batches) for int8",
         )
-    _check(name, form, vectors)
+    _check(name, form, vectors, weights)
     options = CompileOptions((batch,), threads, cache)
     chosen = _targets(target)
     if len(chosen) > 1:
@@ -92,7 +96,7 @@ def export_library(
     compiled = [
         compile_deployable(gm, each, name, options, cases, c=form == "c") for each in chosen
     ]
-    return _write(compiled, form, out)
+    return _write(compiled, form, weights, out)
 
 
 def _targets(target: Target | str | Sequence[Target | str]) -> list[Target]:
@@ -102,7 +106,9 @@ def _targets(target: Target | str | Sequence[Target | str]) -> list[Target]:
     return [one if isinstance(one, Target) else Target.parse(one) for one in each]
 
 
-def _write(compiled: Sequence[Compiled], form: str, out: str | os.PathLike[str]) -> ExportedLibrary:
+def _write(
+    compiled: Sequence[Compiled], form: str, weights: str, out: str | os.PathLike[str]
+) -> ExportedLibrary:
     from qpc.backends.deploy.c_source import write_c
     from qpc.backends.deploy.instruction_sets import write_instruction_sets
     from qpc.backends.deploy.library import write_objects
@@ -113,16 +119,22 @@ def _write(compiled: Sequence[Compiled], form: str, out: str | os.PathLike[str])
     if len(compiled) > 1:
         return write_instruction_sets(models, code, entry_object, dispatch_object, out)
     if form == "c":
-        return write_c(models[0], code[0], out)
+        return write_c(models[0], code[0], out, weights=weights)
     return write_objects(models[0], (*code[0], entry_object(models[0])), out)
 
 
-def _check(name: object, form: object, vectors: object) -> None:
+def _check(name: object, form: object, vectors: object, weights: object) -> None:
     checked_name(name)
     if form not in FORMS:
         raise BackendError(
             f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}",
             fix="form='objects' for machine code, form='c' for C source",
+        )
+    if weights not in WEIGHTS or (form != "c" and weights != WEIGHTS[0]):
+        raise BackendError(
+            f"weights must be {' or '.join(map(repr, WEIGHTS))}, and {WEIGHTS[0]!r} but for C "
+            f"source, got {weights!r}",
+            fix="form='c', weights='blob'",
         )
     if not is_count(vectors):
         raise BackendError(f"vectors must be a positive number, got {vectors!r}")

@@ -105,7 +105,7 @@ def write_library(
     texts = {
         f"{model.name}.h": header(model),
         MAIN: main_program(model),
-        "CMakeLists.txt": cmake_file(model, library),
+        "CMakeLists.txt": cmake_file(model, library, sources),
         "report.txt": report,
     }
     whole = dict(files) | {name: text.encode() for name, text in texts.items()}
