@@ -97,7 +97,7 @@ class BaseObserver(Settings, ABC):
         return QParams.from_range(lo, hi, grid, symmetric=symmetric)
 
 
-OBSERVERS = KindFamily("observer", BaseObserver)
+OBSERVERS = KindFamily("observer", BaseObserver, group="qpc.observers")
 """Observers by name, which is their `kind`."""
 
 

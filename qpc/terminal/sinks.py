@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _FIRST_S, _MOST_S = 2.0, 30.0
 """Seconds between two lines about the same work, at first and at the most."""
-_GROWTH = 0.2
+_GROWTH = 0.5
 """So much of the time that was spent passes before the next line, so that long runs fill no log."""
 
 
