@@ -32,7 +32,7 @@ from qpc.bench.throughput import throughput
 from qpc.bench.torch_peer import FloatModel
 from qpc.bench.turns import Block, Ratio, Times, cpu_share, in_turns, ratio, times
 from qpc.channels.cost import cost
-from qpc.errors import MissingDependencyError, UnsupportedOpError
+from qpc.errors import BackendError, MissingDependencyError, UnsupportedOpError
 from qpc.explanation.evaluation import Part, any_size
 from qpc.exporting.onnx.model import to_qdq
 from qpc.targets import Target
@@ -292,7 +292,7 @@ def _in_float(integer: GraphModule, batch: int, inputs: Sequence[Array]) -> list
     """The outputs in float32; nothing if it has operators that ONNX or PyTorch lacks."""
     try:
         return FloatModel(to_qdq(integer, batch))(*inputs)
-    except (MissingDependencyError, UnsupportedOpError):
+    except (BackendError, MissingDependencyError, UnsupportedOpError):
         return []
 
 
