@@ -183,10 +183,11 @@ def __getattr__(name: str) -> object:
 
 def _not_there(name: str) -> Exception:
     from qpc.errors import MissingDependencyError
+    from qpc.version import DISTRIBUTION
 
     return MissingDependencyError(
         f"qpc.{name} is no part of the package qpc-runtime, which only runs compiled models",
-        fix="pip install qpc in its place; to load a model: qpc.runtime.load(path)",
+        fix=f"pip install {DISTRIBUTION} in its place; to load a model: qpc.runtime.load(path)",
     )
 
 

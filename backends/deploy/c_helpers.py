@@ -99,14 +99,12 @@ static int32_t add_products(int32_t a, int32_t b, int32_t sum)
 }
 """,
 }
-HELPERS[
-    "requantize"
-] = """/* A sum times a factor, rounded half to even, moved, within bounds that are less than 512 apart.
+_REQUANTIZE = """/* A sum times a factor, rounded half to even, moved, within bounds.
  *
- * That is what floats give: a sum below 2^24 is a float as it is, and their product, if it is below
- * 512, is rounded by 2^-15 at most before it is rounded to an integer. Integers give the same unless
- * the product lies nearer to the middle of two integers than that; then floats decide, as they do
- * where the factor is too large or small for the shifts. */
+ * As floats give it: a sum below 2^24 is a float as it is, and the product, if it is below 512, is
+ * rounded by 2^-15 at most before it is rounded to an integer. Integers give the same unless it
+ * lies nearer to the middle of two integers than that; then floats decide, as they do where the
+ * factor is too large or small for the shifts. */
 static int32_t requantize(int32_t sum, float factor, int32_t zero_point, int32_t lo, int32_t hi)
 {
     uint32_t bits = (uint32_t)as_integer(factor);
@@ -134,6 +132,7 @@ static int32_t requantize(int32_t sum, float factor, int32_t zero_point, int32_t
     }
 }
 """
+HELPERS["requantize"] = _REQUANTIZE
 HELPERS |= MVE_HELPERS
 IS_MISALIGNED = """static int is_misaligned(const void *address, uintptr_t to)
 {

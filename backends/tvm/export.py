@@ -10,7 +10,6 @@ from torch.fx import GraphModule
 from qpc.backends.deploy.deployable import Case, Deployable
 from qpc.backends.deploy.vectors import input_ports, output_ports, tensor_array
 from qpc.backends.options import CompileOptions
-from qpc.backends.tvm.codegen.llvm_entry import entry_object
 from qpc.backends.tvm.compile import compile_pieces
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
@@ -24,7 +23,7 @@ _IN_C = {"mve.fp": "mve", "dsp": "dsp"}
 class Compiled:
     """A deployable, and its code.
 
-    code: object files of its kernels and of the function that calls them; or the kernels in C.
+    code: object files of its kernels, or the kernels in C.
     """
 
     model: Deployable
@@ -83,7 +82,7 @@ def compile_deployable(
             f"in float: {use.operator} {use.node}: {use.reason}" for use in program.emit.other_uses
         ),
     )
-    return Compiled(model, pieces.kernels if c else (*pieces.kernels, entry_object(model)))
+    return Compiled(model, pieces.kernels)
 
 
 def _check_permissions(target: Target) -> None:

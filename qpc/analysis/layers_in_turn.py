@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
@@ -227,8 +226,7 @@ def layers_in_turn(
     batches = first_samples(gm, given.batches, given.samples, given.purpose)
     walk = SideBySide(gm, batches, given.reference, activations=activations)
     editor = Editor(gm, pass_.name)
-    shown = track(nodes, given.purpose, transient=True) if ctx.progress else nodes
-    for node in shown:
+    for node in ctx.each(nodes, given.purpose):
         with torch.no_grad():
             walk.evaluate(node)
         layer = float_layer(node)

@@ -130,6 +130,25 @@ class Moving:
         return self._bar
 
 
+@dataclass
+class Late:
+    """Shows another sink what takes long: the rest is over before anyone could read it."""
+
+    sink: Sink
+    _shown: bool = False
+
+    def show(self, event: Event) -> None:
+        """Hand the event on, unless the work it is about has only begun."""
+        if event.kind in ("progress", "note") and max(event.at_s, event.spent_s) >= _FIRST_S:
+            self._shown = True
+        if self._shown:
+            self.sink.show(event)
+
+    def close(self) -> None:
+        """Nothing more is shown."""
+        self.sink.close()
+
+
 def sink_for(stream: TextIO, *, quiet: bool, as_json: bool) -> Sink:
     """The sink for a stream, as the options of a command ask for it."""
     if quiet:

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from qpc.importers.onnx.values import Call, Rule, Value, as_sizes, as_tensor, axes_of
 
+_ALIGNED_SLOPES = 7
+"""The opset since which slopes of PRelu broadcast as all else does."""
 _LATEST_AXES = 13
 """The opset since which softmax works on one axis."""
 
@@ -53,7 +55,11 @@ def _depends_on_batch(x: Value) -> bool:
 
 
 def _arithmetic(function: Callable[[Any, Any], Any]) -> Rule:
+    """Of tensors, or of sizes. axis: in opset 6, where the second operand begins in the first."""
+
     def run(call: Call, a: Value, b: Value) -> Value:
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and "axis" in call.attributes:
+            b = b.reshape(*b.shape, *[1] * (a.dim() - call.attributes["axis"] - b.dim()))
         if isinstance(a, Tensor) or isinstance(b, Tensor):
             return function(*(v if isinstance(v, int | float) else as_tensor(v) for v in (a, b)))
         if isinstance(a, float) or isinstance(b, float):
@@ -135,7 +141,8 @@ def _prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
     shape = tuple(slope.shape)
     if slope.numel() == 1:
         return F.prelu(x, slope.reshape(1))
-    if x.dim() > 1 and shape == (x.shape[1], *[1] * (x.dim() - 2)):
+    each = (x.shape[1], *[1] * (x.dim() - 2)) if x.dim() > 1 else ()
+    if shape == each or (call.opset < _ALIGNED_SLOPES and shape == each[:1]):
         return F.prelu(x, slope.flatten())
     return torch.where(x < 0, x * slope, x)
 

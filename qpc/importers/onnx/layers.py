@@ -84,27 +84,60 @@ def _max_pool(call: Call, x: Tensor) -> Tensor:
     call.require("storage_order", 0)
     if len(call.outputs) > 1:
         raise call.refuse("its places are asked for, too")
-    x, padding = _pads(call, x, kernel, float("-inf"))
+    ones = [1] * axes
+    strides, dilations = call.get("strides", ones), call.get("dilations", ones)
+    ceil = _as_ceil(call, x, kernel)
+    padding = _given_pads(call, x, kernel)[:axes]
+    if ceil is None:
+        x, padding = _pads(call, x, kernel, float("-inf"))
     run: Any = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[axes]
-    ceil, ones = bool(call.get("ceil_mode", 0)), [1] * axes
-    made: Tensor = run(
-        x, kernel, call.get("strides", ones), padding, call.get("dilations", ones), ceil
-    )
+    made: Tensor = run(x, kernel, strides, padding, dilations, bool(ceil))
     return made
 
 
 def _average_pool(call: Call, x: Tensor) -> Tensor:
-    kernel, strides = call.attributes["kernel_shape"], call.get("strides")
-    call.require("dilations", [1] * len(kernel))
-    counted, ceil = bool(call.get("count_include_pad", 0)), bool(call.get("ceil_mode", 0))
-    pads, axes = _given_pads(call, x, kernel), len(kernel)
-    if pads[:axes] != pads[axes:] and not counted:
-        raise call.refuse("its padding differs at both ends")
-    x, padding = _pads(call, x, kernel) if counted else (x, pads[:axes])
+    kernel = call.attributes["kernel_shape"]
+    axes = len(kernel)
+    call.require("dilations", [1] * axes)
+    strides = call.get("strides", [1] * axes)
+    strides = None if strides == kernel else strides  # as PyTorch has it
+    counted, ceil = bool(call.get("count_include_pad", 0)), _as_ceil(call, x, kernel)
     run: Any = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[axes]
-    strides = None if strides == kernel else strides or [1] * axes  # as PyTorch has it
-    made: Tensor = run(x, kernel, strides, padding, ceil, counted)
-    return made
+    plain = ceil is not None and not (ceil and counted and not call.get("ceil_mode", 0))
+    if plain:
+        padding = _given_pads(call, x, kernel)[:axes]
+        made: Tensor = run(x, kernel, strides, padding, bool(ceil), counted)
+        return made
+    padded, padding = _pads(call, x, kernel)
+    made = run(padded, kernel, strides, padding)
+    if counted:
+        return made
+    there, _ = _pads(call, torch.ones(1, 1, *x.shape[2:]), kernel)
+    shares: Tensor = run(there, kernel, strides, padding)
+    return made / shares
+
+
+def _as_ceil(call: Call, x: Tensor, kernel: Sequence[int]) -> bool | None:
+    """Whether PyTorch's pools need their ceil mode for a padding; None if they cannot have it.
+
+    More at the ends of axes than at the beginnings often means just that.
+    """
+    pads, axes, ones = _given_pads(call, x, kernel), len(kernel), [1] * len(kernel)
+    if pads[:axes] == pads[axes:]:
+        return bool(call.get("ceil_mode", 0))
+    if call.get("ceil_mode", 0):
+        return None
+    strides, dilations = call.get("strides", ones), call.get("dilations", ones)
+    sizes = zip(x.shape[2:], kernel, strides, dilations, pads[:axes], pads[axes:], strict=True)
+    for size, extent, stride, dilation, begin, end in sizes:
+        reach = dilation * (extent - 1) + 1
+        wanted = (size + begin + end - reach) // stride + 1
+        found = -((size + 2 * begin - reach) // -stride) + 1
+        found -= (found - 1) * stride >= size + begin  # none begins behind the image
+        fits = begin <= extent // 2 and end >= begin
+        if wanted != found or not fits:
+            return None
+    return True
 
 
 def _local_response(call: Call, x: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ from qpc.files import read_regular
 from qpc.importers.onnx.module import OnnxModule
 from qpc.importers.onnx.naming import keep_names
 from qpc.importers.onnx.operators import OF_ONNX_RUNTIME, RULES, SPELLED_OUT
+from qpc.importers.onnx.sizes import require_likely_sizes
 from qpc.importers.onnx.values import as_sizes
+from qpc.installing import install_line
 from qpc.modes import ordinary_torch
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 2**31 - 1
 """Bytes of a message of protocol buffers."""
-_OPSETS = range(7, 26)
+_OPSETS = range(6, 26)
 _BATCH = 2  # 0 and 1 are special to torch.export
 _FIX = "write it again, with onnx.save_model"
 
@@ -44,7 +46,7 @@ def trace_onnx(
 ) -> GraphModule:
     """Return an ONNX model as a graph in core form, as `qpc.trace` does for a module.
 
-    path: a file of ONNX's opset 7 to 25, in float or in QDQ form, with its weights inside. What is
+    path: a file of ONNX's opset 6 to 25, in float or in QDQ form, with its weights inside. What is
     computed from shapes alone is folded; a first axis without a size stays open.
     example_inputs: needed where another axis has no size.
     check: run both the operators of the file and the graph on the inputs, and compare.
@@ -58,6 +60,7 @@ def trace_onnx(
     model, name = _loaded(Path(path)), Path(path).name
     module = _module(model, name)
     inputs = _examples(model, module, name) if example_inputs is None else example_inputs
+    require_likely_sizes(module, inputs, name)
     try:
         gm = trace(module, inputs, check=check)
     except TraceError as e:
@@ -71,7 +74,7 @@ def _loaded(path: Path) -> onnx.ModelProto:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as e:
-        raise MissingDependencyError("onnx is not installed", fix="pip install 'qpc[onnx]'") from e
+        raise MissingDependencyError("onnx is not installed", fix=install_line("onnx")) from e
     data = read_regular(path, _LARGEST)
     try:
         model = onnx.load_model_from_string(data)

@@ -12,6 +12,7 @@ from qpc.errors import QPCError, TraceError
 from qpc.importers.onnx.clipped import Ends, clipped_ends
 from qpc.importers.onnx.fused import with_named_functions
 from qpc.importers.onnx.operators import RULES
+from qpc.importers.onnx.quantized import with_scales_of_sums
 from qpc.importers.onnx.values import Call, Value
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class OnnxModule(nn.Module):
         self.outputs = [o.name for o in graph.output]
         narrow = clipped_ends(graph, constants)
         calls = [
-            _call(node, place, opset, narrow)
+            with_scales_of_sums(_call(node, place, opset, narrow), constants)
             for place, node in enumerate(graph.node)
             if node.op_type != "Constant"
         ]
@@ -53,11 +54,12 @@ class OnnxModule(nn.Module):
             for place, name in enumerate(call.inputs)
             if place not in numbers
         }
+        still = {n for c in self.calls if c.kind == "BatchNormalization" for n in c.inputs[3:]}
         for name, array in constants.items():
             if name in read or name in self.outputs:
-                self._store(name, array)
+                self._store(name, array, learned=name not in still)
 
-    def _store(self, name: str, array: Any) -> None:
+    def _store(self, name: str, array: Any, *, learned: bool) -> None:
         """Whole numbers that shapes are made of stay numbers; all else is a tensor of the model."""
         if str(array.dtype) == "int64" and array.ndim <= 1:
             self._small[name] = array.tolist()
@@ -70,7 +72,7 @@ class OnnxModule(nn.Module):
             if not hasattr(owner, part):
                 owner.add_module(part, nn.Module())
             owner = owner.get_submodule(part)
-        if value.is_floating_point():
+        if learned and value.is_floating_point():
             owner.register_parameter(leaf, nn.Parameter(value))
         else:
             owner.register_buffer(leaf, value)

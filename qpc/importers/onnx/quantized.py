@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,11 +65,12 @@ def _conv(
     y_scale: Tensor,
     y_zero: Tensor,
     bias: Tensor | None = None,
+    sums: Tensor | None = None,
 ) -> Tensor:
-    """QLinearConv; its bias is on the grid of the sums."""
+    """QLinearConv; its bias is on the grid of the sums, whose scales are `sums`."""
     real = _dequantize(call, x, x_scale, x_zero)
     weight = _weight(call, w, w_scale, w_zero, axis=0)
-    added = None if bias is None else _bias(bias, x_scale * w_scale)
+    added = None if bias is None else _bias(call, bias, sums)
     return _quantize(call, convolved(call, real, weight, added), y_scale, y_zero)
 
 
@@ -100,6 +102,7 @@ def _gemm(
     c: Tensor | None = None,
     y_scale: Tensor | None = None,
     y_zero: Tensor | None = None,
+    sums: Tensor | None = None,
 ) -> Tensor:
     """QGemm of ONNX Runtime."""
     call.require("transA", 0)
@@ -107,7 +110,7 @@ def _gemm(
     turned = bool(call.get("transB", 0))
     left = _dequantize(call, a, a_scale, a_zero)
     right = _weight(call, b, b_scale, b_zero, axis=0 if turned else 1)
-    bias = None if c is None else _bias(c, a_scale * b_scale)
+    bias = None if c is None else _bias(call, c, sums)
     made = torch.nn.functional.linear(left, right if turned else right.t(), bias)
     return made if y_scale is None else _quantize(call, made, y_scale, y_zero)
 
@@ -142,8 +145,29 @@ def _weight(call: Call, w: Tensor, scale: Tensor, zero: Tensor, axis: int) -> Te
     return made
 
 
-def _bias(bias: Tensor, scale: Tensor) -> Tensor:
-    return bias.to(torch.float32) * scale.reshape(-1)
+def _bias(call: Call, bias: Tensor, scale: Tensor | None) -> Tensor:
+    if scale is None:
+        raise call.refuse("its scales are no constants")
+    return _weight(call, bias, scale, torch.zeros(scale.numel(), dtype=torch.int64), axis=0)
+
+
+_BIASES = {"QLinearConv": (8, 1, 4, 9), "QGemm": (6, 1, 4, 9)}
+"""Where a bias and the scales stand whose product is its own, and where that is put."""
+
+
+def with_scales_of_sums(call: Call, constants: dict[str, Any]) -> Call:
+    """A call that has the scales of its bias among its inputs, too, as a further constant."""
+    if call.kind not in _BIASES:
+        return call
+    bias, first, second, last = _BIASES[call.kind]
+    name = call.inputs[bias] if bias < len(call.inputs) else ""
+    factors = [constants.get(call.inputs[place]) for place in (first, second)]
+    if not name or factors[0] is None or factors[1] is None:
+        return call
+    made = f"{name}.scale of {call.outputs[0]}"
+    constants[made] = (factors[0] * factors[1]).reshape(-1)
+    inputs = (*call.inputs, *[""] * (last - len(call.inputs)), made)
+    return replace(call, inputs=inputs)
 
 
 RULES: Mapping[str, Rule] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,12 +77,14 @@ def _slice(call: Call, x: Value, *rest: Value) -> Value:
         if isinstance(x, list):
             x = x[slice(start, end, step)]
             continue
-        axis %= x.dim()  # counted from the front
-        if step == -1 and start in (-1, *_far(x.shape[axis])) and end < -x.shape[axis]:
+        axis %= x.dim()
+        if step < 0:
+            size = x.shape[axis]
+            if not isinstance(size, int):
+                raise call.refuse("it goes backwards along the batch")
+            first, behind, _ = slice(start, end, step).indices(size)
             x = x.flip(axis)
-            continue
-        if step < 1:
-            raise call.refuse("it goes backwards")
+            start, end, step = size - 1 - first, size - 1 - behind, -step
         x = x[(slice(None),) * axis + (slice(start, end, step),)]
     return x
 
@@ -158,7 +159,7 @@ def _tile(call: Call, x: Value, repeats: Value) -> Value:
 
 def _flatten(call: Call, x: Tensor) -> Tensor:
     axis = call.get("axis", 1)
-    if axis == 1:
+    if axis == 1 and x.dim() > 1:
         return x.flatten(1)
     axis = axis % x.dim() if axis != x.dim() else axis
     return x.reshape(prod(x.shape[:axis]), -1)
@@ -220,11 +221,6 @@ def _resize(
 _RESIZE_OF_REGIONS = 11
 """The opset since which Resize has a region as its second input, and says where it samples."""
 _COORDINATES = "coordinate_transformation_mode"
-
-
-def _far(size: Any) -> tuple[Any, ...]:
-    """Numbers that mean the last index of an axis."""
-    return (size - 1, 2**63 - 1, 2**31 - 1)
 
 
 RULES: Mapping[str, Rule] = {
