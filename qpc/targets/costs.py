@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,10 @@ class Costs:
         """
         share = before / instructions
         names = ("list_overhead", "unpacking", "tile_overhead", "epilogue", "epilogue_alone")
-        shorter = {name: share * getattr(self.vectors, name) for name in (*names, "copy_per_byte")}
-        vectors = replace(self.vectors, **shorter)
+        now: dict[str, Any] = {
+            name: share * getattr(self.vectors, name) for name in (*names, "copy_per_byte")
+        }
+        vectors = replace(self.vectors, **now)
         launch, task = (round(share * time) for time in (self.sharing.launch, self.sharing.task))
         return replace(self, vectors=vectors, sharing=Sharing(launch, task))
 
