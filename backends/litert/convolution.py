@@ -6,12 +6,13 @@ from torch.fx import Node
 
 from qpc.backends.litert.exporter import Exporter, Refused, Rule
 from qpc.backends.litert.movement import cut_image
-from qpc.backends.litert.padding import padded_image, zero_padding
+from qpc.backends.litert.padding import padded_image
 from qpc.backends.litert.tables import Kind, Number, Padding, Quantization, Value, byte
 from qpc.backends.litert.weights import bias_of, scales_of
 from qpc.backends.litert.windows import Window
 from qpc.calls import qpc_ops
 from qpc.ops.convolution import IntConv2d, IntConvTranspose2d
+from qpc.ops.padding import zero_padding
 
 _CONV, _DEPTHWISE, _TRANSPOSE = 1, 2, 49  # numbers of their options
 
@@ -21,7 +22,7 @@ def _conv2d(to: Exporter, node: Node) -> int:
     view = IntConv2d(node)
     source, (top, left) = view.input, view.padding
     pads = [top, left, top, left]
-    if (extra := zero_padding(to, source)) is not None:
+    if (extra := zero_padding(source)) is not None:
         source, pads = source.all_input_nodes[0], [a + b for a, b in zip(pads, extra, strict=True)]
     weight = to.tensor(node, "weight").numpy()
     _, channels, *size = to.shape(source)
