@@ -79,7 +79,7 @@ def _conv_transpose2d(to: Exporter, node: Node) -> int:
         2: Number(down),
         3: to.fused(node),
     }
-    name = str(node.name) if large == size else ""
+    name = to.name_of(node) if large == size else ""
     made = to.result(node, name=name, shape=shape)
     index = to.clamped(node, to.emit(Kind.TRANSPOSE_CONV, inputs, made, (_TRANSPOSE, fields)))
     return cut_image(to, index, view.padding, size)
