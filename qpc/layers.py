@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.fx import Node
 
 from qpc.calls import Arg, OpView, arguments
-from qpc.meta import info
 from qpc.registry import Role, quantization_of, spec_of
 
 
@@ -77,23 +76,6 @@ def any_layer(node: Node) -> Weighted | IntWeighted | None:
 def _layer(node: Node) -> OpView | None:
     spec = spec_of(node)
     return spec.view(node) if spec is not None and spec.view is not None else None
-
-
-def sum_scales(node: Node, multiplier: Tensor) -> Tensor:
-    """float64[out]: what a step of an integer layer's sums stands for.
-
-    That is the product of the scales of its input and its weights, which follows from the
-    multiplier and the grid of its results; those of a layer without one are floats.
-    """
-    result = info(node).qparams
-    return multiplier.double().flatten() * (1.0 if result is None else result.scale)
-
-
-def weight_scales(node: Node, multiplier: Tensor) -> Tensor | None:
-    """float64[out]: the scales of an integer layer's weights; None if its input has no grid."""
-    view = integer_layer(node)
-    source = None if view is None else info(view.input).qparams
-    return None if source is None else sum_scales(node, multiplier) / source.scale
 
 
 def outputs_first(tensor: Tensor, output_axis: int, groups: int) -> Tensor:

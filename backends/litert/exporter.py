@@ -75,6 +75,7 @@ class Exporter(Writer):
         rule = self.rules.get(node.target, _no_form)
         try:
             self.values[node] = rule(self, node)
+            self.named(self.values[node], self.name_of(node))
         except Refused as why:
             self.refused[node] = str(why)
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from qpc.analysis.layer_scales import sum_scales, weight_scales
 from qpc.backends.litert.exporter import Exporter, Refused
 from qpc.backends.litert.tables import Quantization
-from qpc.layers import sum_scales, weight_scales
 
 _LEAST = -127  # of int8 weights, as TensorFlow Lite's quantization specification has them
 

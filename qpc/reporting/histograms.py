@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from qpc.analysis.layer_scales import weight_scales
 from qpc.batches import Batch, inputs_of
-from qpc.layers import any_layer, integer_layer, weight_scales
+from qpc.layers import any_layer, integer_layer
 from qpc.meta import attribute, info, value_name
 from qpc.quant.grid import QParams
 from qpc.reporting.data import Histogram

@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 import qpc
-from qpc.errors import BackendError, PassError, UnsupportedOpError
+from qpc.errors import BackendError, PassError, QPCError, UnsupportedOpError
 from qpc.exporting.tensorrt import tensorrt_problems
 from qpc.quant.config import ActivationConfig, LayerConfig, QuantConfig
 from tests.exporting.nets import Mixed, Residual
@@ -30,12 +30,13 @@ def exported(gm: GraphModule, folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for form in FORMS:
         options: dict[str, Any] = {"batch": 2} if form == "tflite" else {}
+        error: QPCError | None = None
         try:
             qpc.export(gm, folder / f"net.{form}", form=form, **options)
-            found[form] = ""
         except (UnsupportedOpError, BackendError) as e:
-            assert e.node is not None or " at " in e.what, e
-            found[form] = e.what
+            error = e
+        found[form] = "" if error is None else error.what
+        assert error is None or error.node is not None or "at " in error.what, error
     return found
 
 

@@ -146,7 +146,7 @@ def _bomb(rng: random.Random, model: Any) -> str:
         np.array([2 ** rng.choice((16, 20, 33))] * 2), f"n{rng.random()}"
     )
     model.graph.initializer.append(large)
-    first = model.graph.node[0]
+    first = next(node for node in model.graph.node if node.input)
     source, made = first.input[0], f"bomb{rng.random()}"
     kind = rng.choice(("Expand", "Tile", "ConstantOfShape", "Range"))
     inputs = {"ConstantOfShape": [large.name], "Range": [large.name] * 3}.get(

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from qpc.analysis.layer_scales import sum_scales, weight_scales
 from qpc.errors import BackendError
 from qpc.exporting.grids import TensorGrid
 from qpc.exporting.onnx.exporter import Exporter
 from qpc.exporting.onnx.rounding_nodes import dequantized
-from qpc.layers import integer_layer, outputs_first, own_layout, sum_scales, weight_scales
+from qpc.layers import integer_layer, outputs_first, own_layout
 from qpc.quant.fixedpoint import along, weight_limit
 
 _INTEGERS = "integers."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from qpc.files import read_regular
 from qpc.importers.onnx.module import OnnxModule
 from qpc.importers.onnx.naming import keep_names
 from qpc.importers.onnx.operators import OF_ONNX_RUNTIME, RULES, SPELLED_OUT
-from qpc.importers.onnx.sizes import require_likely_sizes
+from qpc.importers.onnx.sizes import MOST_ELEMENTS, require_likely_sizes
 from qpc.importers.onnx.values import as_sizes
 from qpc.modes import ordinary_torch
 
@@ -33,6 +34,7 @@ _LARGEST = 2**31 - 1
 """Bytes of a message of protocol buffers."""
 _OPSETS = range(6, 26)
 _BATCH = 2  # 0 and 1 are special to torch.export
+_RUN = "see what ONNX Runtime says of it, or pass other example_inputs"
 _FIX = "write it again, with onnx.save_model"
 
 
@@ -63,7 +65,7 @@ def trace_onnx(
     try:
         gm = trace(module, inputs, check=check)
     except TraceError as e:
-        raise ArtifactError(f"{name}: {e.what}", fix=e.fix) from e
+        raise ArtifactError(f"{name}: {e.what}", fix=e.fix or _RUN) from e
     keep_names(gm, module)
     return gm
 
@@ -140,7 +142,8 @@ def _examples(model: onnx.ModelProto, module: OnnxModule, source: str) -> tuple[
         sizes = [d.dim_value if d.HasField("dim_value") else 0 for d in kind.shape.dim]
         if sizes and sizes[0] == 0:
             sizes[0] = _BATCH
-        if 0 in sizes or kind.elem_type != TensorProto.FLOAT:
+        known = min(sizes, default=1) > 0 and prod(sizes) <= MOST_ELEMENTS
+        if not known or kind.elem_type != TensorProto.FLOAT:
             raise ArtifactError(
                 f"{source} does not say of which size its float input {value.name!r} is",
                 fix="pass example_inputs",
