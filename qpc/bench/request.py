@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qpc.backends.tvm.compat import check_versions
 from qpc.errors import ArtifactError, BackendError, MissingDependencyError
+from qpc.installing import install_line
 
 RUNTIMES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime", "onnx"),
@@ -106,10 +107,7 @@ def check_peers(names: Sequence[str]) -> None:
 
 def _install(name: str) -> str:
     """What brings the packages of a runtime."""
-    return "pip install ai-edge-litert 'qpc[litert]'" if name == "litert" else _BENCH
-
-
-_BENCH = "pip install 'qpc[bench]'"
+    return f"{install_line('litert')} ai-edge-litert" if name == "litert" else install_line("bench")
 
 
 def _about(path: Path) -> str:

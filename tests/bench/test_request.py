@@ -78,7 +78,7 @@ def test_without_tvm_it_says_what_to_install(graph: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "check_versions", missing)
     with pytest.raises(MissingDependencyError, match="apache-tvm is not installed") as caught:
         Request(graph).check()
-    assert caught.value.fix == "pip install 'qpc[tvm]'"
+    assert caught.value.fix == "pip install 'quantize-prune-compiler[tvm]'"
 
 
 def test_unknown_and_missing_runtimes_are_named(
@@ -96,7 +96,7 @@ def test_unknown_and_missing_runtimes_are_named(
         check_peers(["openvino"])
     with pytest.raises(MissingDependencyError, match="ai-edge-litert is not installed") as lacking:
         check_peers(["litert"])
-    assert lacking.value.fix == "pip install ai-edge-litert 'qpc[litert]'"
+    assert lacking.value.fix == "pip install 'quantize-prune-compiler[litert]' ai-edge-litert"
     assert installed_peers() == []
 
 

@@ -18,6 +18,7 @@ from qpc.exporting.onnx.residual import branches_of_sums
 from qpc.exporting.onnx.rules import export_rules
 from qpc.exporting.onnx.sizes import ValueType
 from qpc.hashing import fingerprint
+from qpc.installing import install_line
 from qpc.meta import label
 from qpc.types import BatchDim, dtype_name
 from qpc.version import VERSION
@@ -66,7 +67,7 @@ def to_onnx(gm: GraphModule, form: OnnxForm) -> OnnxExport:
     try:
         import onnx
     except ImportError as e:
-        raise MissingDependencyError("onnx is not installed", fix="pip install 'qpc[onnx]'") from e
+        raise MissingDependencyError("onnx is not installed", fix=install_line("onnx")) from e
     to = Exporter(gm, form, export_rules(form))
     if form.fuse_residual_adds:
         to.left_out.update(branches_of_sums(gm))

@@ -25,6 +25,7 @@ from qpc.importers.onnx.naming import keep_names
 from qpc.importers.onnx.operators import OF_ONNX_RUNTIME, RULES, SPELLED_OUT
 from qpc.importers.onnx.sizes import MOST_ELEMENTS, require_likely_sizes
 from qpc.importers.onnx.values import as_sizes
+from qpc.installing import install_line
 from qpc.modes import ordinary_torch
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _loaded(path: Path) -> onnx.ModelProto:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as e:
-        raise MissingDependencyError("onnx is not installed", fix="pip install 'qpc[onnx]'") from e
+        raise MissingDependencyError("onnx is not installed", fix=install_line("onnx")) from e
     data = read_regular(path, _LARGEST)
     try:
         model = onnx.load_model_from_string(data)
