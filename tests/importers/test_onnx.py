@@ -178,6 +178,16 @@ def test_weights_in_other_files_are_not_read(tmp_path: Path) -> None:
     assert "has its weights in other files, such as 'w'" in refused(file)
 
 
+def test_constants_in_other_files_are_not_read_either(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor("v", onnx.TensorProto.FLOAT, [1], [0.0])
+    value.ClearField("float_data")
+    value.data_location = onnx.TensorProto.EXTERNAL
+    value.external_data.add(key="location", value="/etc/hostname")
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=value)
+    file = saved(tmp_path, constant, node("Add", "x", "c"))
+    assert "has its weights in other files, such as 'v'" in refused(file)
+
+
 def test_what_cannot_be_computed_names_its_node(tmp_path: Path) -> None:
     np = pytest.importorskip("numpy")
     file = saved(tmp_path, node("MatMul", "x", "w"), w=np.zeros((3, 2), np.float32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,8 +59,8 @@ def trace_onnx(
     Raises ArtifactError for a file that is no such model, UnsupportedOpError that names all
     operators that QPC does not read, MissingDependencyError without onnx.
     """
-    model, name = _loaded(Path(path)), Path(path).name
-    module = _module(model, name)
+    name = Path(path).name
+    model, module = read_model(path)
     inputs = _examples(model, module, name) if example_inputs is None else example_inputs
     require_likely_sizes(module, inputs, name)
     try:
@@ -69,6 +69,12 @@ def trace_onnx(
         raise ArtifactError(f"{name}: {e.what}", fix=e.fix or _RUN) from e
     keep_names(gm, module)
     return gm
+
+
+def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, OnnxModule]:
+    """What stands in a file, and a module that runs it. Nothing is run; raises as `trace_onnx`."""
+    model = _loaded(Path(path))
+    return model, _module(model, Path(path).name)
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
@@ -82,10 +88,10 @@ def _loaded(path: Path) -> onnx.ModelProto:
         model = onnx.load_model_from_string(data)
     except DecodeError as e:
         raise ArtifactError(f"{path.name} is no ONNX model", fix=_FIX) from e
-    outside = [t.name for t in model.graph.initializer if t.data_location == t.EXTERNAL]
+    outside = [t for t in _tensors(model.graph) if t.data_location == t.EXTERNAL]
     if outside:
         raise ArtifactError(
-            f"{path.name} has its weights in other files, such as {outside[0]!r}",
+            f"{path.name} has its weights in other files, such as {outside[0].name!r}",
             fix="onnx.save_model(onnx.load_model(path), path, save_as_external_data=False)",
         )
     try:
@@ -93,6 +99,15 @@ def _loaded(path: Path) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, ValueError) as e:
         raise ArtifactError(f"{path.name}: {str(e).strip().splitlines()[0]}", fix=_FIX) from e
     return model
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All that have contents: initializers and attributes of nodes."""
+    yield from graph.initializer
+    for attribute in (a for node in graph.node for a in node.attribute):
+        yield from attribute.tensors
+        if attribute.HasField("t"):
+            yield attribute.t
 
 
 def _module(model: onnx.ModelProto, source: str) -> OnnxModule:
@@ -115,8 +130,19 @@ def _module(model: onnx.ModelProto, source: str) -> OnnxModule:
         )
     try:
         return OnnxModule(model, opset)
-    except (ValueError, TypeError, KeyError) as e:
-        raise ArtifactError(f"{source}: {e}", fix=_FIX) from e
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+    ) as e:
+        raise ArtifactError(f"{source}: {str(e)[:_LONGEST]}", fix=_FIX) from e
+
+
+_LONGEST = 300
 
 
 _OWN = ("", "ai.onnx")
