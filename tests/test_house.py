@@ -22,8 +22,6 @@ LONG_FILES: Mapping[str, str] = {
     "backends/tvm/kernels/conv/tile_plan.py": "the layout for registers of matrices",
     "backends/tvm/kernels/isa/x86.py": "the instructions of one family of CPUs",
     "qpc/channels/flow.py": "labels, and how they flow",
-    "qpc/ops/arithmetic.py": "sums and products, in float, in integers and from integers to float",
-    "qpc/ops/convolution.py": "convolutions and transposed ones, in the same three ways",
     "qpc/demo.py": "what `qpc demo` measures, and how it is printed",
     "qpc/yaml_form.py": "one text form for all that can be named",
 }

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from qpc.layers import float_layer, integer_layer, outputs_first, own_layout
-from qpc.ops.convolution import ConvTranspose2d, IntConv2d, IntConvTranspose2d
+from qpc.ops.convolution import ConvTranspose2d
+from qpc.ops.integer_convolution import IntConv2d, IntConvTranspose2d
 from qpc.ops.linear import IntLinear
 from qpc.testing import traced
 from tests.generators import IntegerGraph

@@ -11,7 +11,7 @@ from qpc.backends.litert.tables import Kind, Number, Padding, Quantization, Valu
 from qpc.backends.litert.weights import bias_of, scales_of
 from qpc.backends.litert.windows import Window
 from qpc.calls import qpc_ops
-from qpc.ops.convolution import IntConv2d, IntConvTranspose2d
+from qpc.ops.integer_convolution import IntConv2d, IntConvTranspose2d
 
 _CONV, _DEPTHWISE, _TRANSPOSE = 1, 2, 49  # numbers of their options
 

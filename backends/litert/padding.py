@@ -11,7 +11,7 @@ from qpc.backends.litert.exporter import Exporter, Refused, Rule
 from qpc.backends.litert.stored import as_stored_point, stored_axes
 from qpc.backends.litert.tables import Kind
 from qpc.calls import aten
-from qpc.ops.convolution import IntConv2d
+from qpc.ops.integer_convolution import IntConv2d
 from qpc.ops.padding import Pad
 
 

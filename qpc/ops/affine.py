@@ -19,7 +19,7 @@ from qpc.analysis.roundings import unrounded
 from qpc.calls import Arg, OpView, arguments, aten
 from qpc.channels.atoms import Labels, spread
 from qpc.meta import attribute, info, update_info
-from qpc.ops.convolution import CONV2D, CONV2D_FLOAT
+from qpc.ops.integer_convolution import CONV2D, CONV2D_FLOAT
 from qpc.registry import IN_FLOAT, OpSpec, Quantization, Role, role_of
 
 if TYPE_CHECKING:

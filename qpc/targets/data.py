@@ -113,6 +113,8 @@ class Architecture:
     in it by which Linux says that a CPU has it.
     targets: within the tuple, a later one needs more of the CPU and is faster; the first runs on
     every such machine. presets: CPUs and boards by their own names.
+    saturating: kernels (`isa` of targets) whose fastest products of bytes are added in 16 bits, two
+    by two.
     """
 
     name: str
@@ -130,6 +132,7 @@ class Architecture:
     address_bytes: int = 8
     capabilities: tuple[tuple[str, int, int], ...] = ()
     abi_option: str = "mfloat-abi"
+    saturating: tuple[str, ...] = ()
 
     def knows(self, triple: str) -> bool:
         """Whether a triple is of this architecture, and of the system that its targets run."""

@@ -9,7 +9,7 @@ from qpc.exporting.onnx.exporter import Exporter, Rule
 from qpc.exporting.onnx.floats.convolution import ends_of_outputs
 from qpc.exporting.onnx.floats.padding import zero_padding
 from qpc.exporting.onnx.weights import weights_of
-from qpc.ops.convolution import IntConv2d, IntConvTranspose2d
+from qpc.ops.integer_convolution import IntConv2d, IntConvTranspose2d
 
 
 def _conv2d(to: Exporter, node: Node) -> str:

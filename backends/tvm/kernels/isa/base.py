@@ -101,9 +101,14 @@ class Isa:
         """The instructions for two pixels at a time, if there are any; they have as many lanes."""
         return None
 
-    def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
-        """The fastest instructions that are exact for these weights and every activation."""
-        return self
+    def exact_for(self, rows: npt.NDArray[np.int8], greatest: int = 255) -> tuple[Isa, ...]:
+        """The instructions that are exact for these weights, one or more; all have as many lanes.
+
+        rows: weights[..., n] in the order in which sums take them: whatever `depth` is, a `dot`
+        multiplies neighbours, counted from the beginning of a row. greatest: of unsigned
+        activations.
+        """
+        return (self,)
 
     def arranged(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
         """weight[..., lane, depth] as `dot` takes vectors, in an array of the same shape."""

@@ -48,7 +48,7 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
     if call.share is not None:
         desc = desc.placed(call.share)
     epilogue, others = epilogue_of(emit, call, NHWC)
-    made = conv2d(emit.isa, desc, layer_constants(args), epilogue, emit.threads, emit.tuner)
+    made = conv2d(emit.isa, desc, layer_constants(call), epilogue, emit.threads, emit.tuner)
     return emitted(emit, call, made, [x, *others], (n, o, desc.oh, desc.ow))
 
 
@@ -82,7 +82,7 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value | Slice:
     )
     epilogue, others = epilogue_of(emit, call, NHWC)
     made = transposed.conv_transpose2d(
-        emit.isa, desc, layer_constants(args), epilogue, emit.threads, emit.tuner
+        emit.isa, desc, layer_constants(call), epilogue, emit.threads, emit.tuner
     )
     size = desc.axis(0).outputs, desc.axis(1).outputs
     return emitted(emit, call, made, [x, *others], (n, desc.o, *size))

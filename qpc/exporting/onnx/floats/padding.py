@@ -9,7 +9,7 @@ from torch.fx import Node
 from qpc.calls import aten
 from qpc.exporting.onnx.exporter import Exporter, Rule
 from qpc.meta import info
-from qpc.ops.convolution import IntConv2d
+from qpc.ops.integer_convolution import IntConv2d
 from qpc.ops.padding import Pad
 from qpc.types import dtype_name
 

@@ -10,7 +10,7 @@ from qpc.calls import arguments, qpc_ops
 from qpc.exporting.onnx.exporter import Exporter, Rule
 from qpc.exporting.onnx.integers.arithmetic import requantized
 from qpc.layers import IntWeighted, integer_layer, outputs_first
-from qpc.ops.convolution import IntConv2d, IntConvTranspose2d
+from qpc.ops.integer_convolution import IntConv2d, IntConvTranspose2d
 from qpc.types import dtype_name
 
 
