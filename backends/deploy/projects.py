@@ -126,7 +126,7 @@ void loop() {{
   delay(1000);
 }}
 """
-_APPLICATION = f"""/* Calls a neural network once a second. Fill input_0 with what it is to judge. */
+_APPLICATION = f"""/* Calls a neural network once a second. Fill input_0 with what it judges. */
 #include <zephyr/kernel.h>
 #include <zephyr/sys/printk.h>
 
