@@ -43,7 +43,7 @@ def _conv2d_sums(
     )
 
 
-_Backend = torch._C._ConvBackend
+_Backend = torch._C._ConvBackend  # type: ignore[attr-defined]  # PyTorch's stubs lack it
 _EXACT = (
     _Backend.Mkldnn,
     *(_Backend.Slow2d, _Backend.SlowTranspose2d),

@@ -155,16 +155,17 @@ def test_several_inputs_come_in_order_or_by_name() -> None:
 
 
 def test_batches_in_parts_leave_the_same_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = statistics(calibrated(one_input(MSE()), BATCHES))
-    averaged = statistics(calibrated(one_input(MovingAverage()), BATCHES))
+    exact, moving = one_input(MSE()), one_input(MovingAverage())
+    whole = statistics(calibrated(exact, BATCHES))
+    averaged = statistics(calibrated(moving, BATCHES))
     monkeypatch.setattr("qpc.passes.calibrate.samples_at_a_time", lambda gm: 3)
-    parts = statistics(calibrated(one_input(MSE()), BATCHES))
+    parts = statistics(calibrated(exact, BATCHES))
     first = next(name for name in whole if name.endswith("counts"))  # of the input
     assert torch.equal(parts[first], whole[first])
     for name, value in whole.items():  # a matrix product of one row may add up in another order
         if name.endswith("extent"):
             assert torch.allclose(parts[name], value, rtol=1e-6)
-    again = statistics(calibrated(one_input(MovingAverage()), BATCHES))  # minds its batches
+    again = statistics(calibrated(moving, BATCHES))  # minds its batches
     assert all(torch.equal(again[name], value) for name, value in averaged.items())
 
 

@@ -117,6 +117,7 @@ def test_kernels_that_may_use_fractions_are_left_to_float64(
     q, weight = torch.zeros(16, 8, 9, 9).to(torch.uint8), torch.zeros(8, 8, 3, 3).to(torch.int8)
     window = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
     assert multiplies_and_adds(q, weight, *window)
-    for other in (torch._C._ConvBackend.NnpackSpatial, torch._C._ConvBackend.Winograd3x3Depthwise):
+    kinds = torch._C._ConvBackend  # type: ignore[attr-defined]  # PyTorch's stubs lack it
+    for other in (kinds.NnpackSpatial, kinds.Winograd3x3Depthwise):
         monkeypatch.setattr(torch._C, "_select_conv_backend", lambda *_, chosen=other: chosen)
         assert not multiplies_and_adds(q, weight, *window)
