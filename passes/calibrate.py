@@ -37,8 +37,8 @@ class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBR
     (images, labels) do.
     means: takes down the means of layers on its first samples, for `CorrectBias`.
 
-    Batches are evaluated in parts where that is quicker and changes nothing: where samples do not
-    depend on each other, and no observer on how they are batched.
+    Batches are evaluated in parts where that is quicker and changes no more than the last bits of
+    floats: where samples do not depend on each other, and no observer on how they are batched.
     """
 
     batches: Iterable[Batch] = field(repr=False)

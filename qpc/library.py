@@ -2,8 +2,9 @@
 
 The PyTorch bodies of integer operators *are* the definition of the right answer. Every backend must
 return the same bits as these functions, which are written to be obvious, not fast. Integer sums are
-formed in float64 where PyTorch has no integer kernel: all partial sums are integers far below
-2**53, so they are exact in any order. What the bodies share is in `qpc.quant.arithmetic`.
+formed in floats where PyTorch has no integer kernel: all partial sums are integers that these hold
+exactly, so the order does not matter. For layers `qpc.quant.exact_sums` proves it; others sum in
+float64, far below 2**53. What the bodies share is in `qpc.quant.arithmetic`.
 
 Activations are uint8 or int8 of the logical shape that the float operator had (images are NCHW).
 """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from dataclasses import FrozenInstanceError, dataclass
 
 import pytest
@@ -153,3 +154,38 @@ def test_reports_print_what_happened() -> None:
         "  declined y: too large\n"
         "idle: nothing changed, 0 declined, 0.000 s"
     )
+
+
+class _Stream(io.StringIO):
+    """A stream that may be a terminal."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+@pytest.mark.parametrize(
+    ("progress", "terminal", "shown"),
+    [
+        (None, True, True),
+        (None, False, False),
+        (False, True, False),
+        (True, False, True),
+    ],
+)
+def test_progress_is_shown_where_people_see_it_unless_it_is_said(
+    progress: bool | None, terminal: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", _Stream(terminal=terminal))
+    ctx = PassContext(progress=progress)
+    with ctx.phase("quantizing") as outer:
+        assert (outer is not None) is shown
+        each = ctx.each([1, 2], "calibrating")
+        told = ["" if outer is None else outer.doing for _ in each]
+    assert told == (["calibrating"] * 2 if shown else [""] * 2)
+    with ctx.phase("again") as inner:
+        assert (inner is not None) is shown
+        assert inner is not outer or not shown

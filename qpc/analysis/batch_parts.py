@@ -21,8 +21,8 @@ _BYTES = 16 << 20  # of the largest value of a part
 def samples_at_a_time(gm: GraphModule) -> int | None:
     """How many samples the graph is best evaluated with at once.
 
-    None for graphs that cannot be trusted to treat samples one by one: the first axis of every
-    value that depends on the inputs must lie along the batch.
+    None for graphs that cannot be trusted to treat samples one by one: one axis of every value that
+    depends on the inputs must lie along the batch, and the first of the inputs.
     """
     dependent: set[Node] = set()
     largest = 1
@@ -35,7 +35,8 @@ def samples_at_a_time(gm: GraphModule) -> int | None:
             if node.op == "placeholder":
                 return None
             continue  # several values, or a size
-        if not shape or not isinstance(shape[0], BatchDim) or shape[0].offset:
+        grows = [size for size in shape if isinstance(size, BatchDim)]
+        if len(grows) != 1 or grows[0].offset:
             return None
         if node.op == "placeholder" and shape[0] != BatchDim():
             return None

@@ -13,7 +13,8 @@ from qpc.calls import Pair
 from qpc.layers import IntWeighted
 from qpc.library import GRID, REALS, define, in_float
 from qpc.ops.linear import check_layer
-from qpc.quant.arithmetic import real_values, requantize, wrap_int32
+from qpc.quant.arithmetic import real_values, requantize
+from qpc.quant.exact_sums import exact_sums
 from qpc.registry import OpSpec
 
 
@@ -27,17 +28,61 @@ def _conv2d_sums(
     groups: int,
     input_zero_point: int,
 ) -> Tensor:
-    centred = q.to(torch.float64) - input_zero_point  # so that padding contributes zero
-    total = F.conv2d(
-        centred,
-        weight.to(torch.float64),
+    def product(x: Tensor, w: Tensor) -> Tensor:  # `x` is centred, so that padding contributes zero
+        return F.conv2d(x, w, None, tuple(stride), tuple(padding), tuple(dilation), groups)
+
+    window = stride, padding, dilation, False, (0, 0), groups
+    return exact_sums(
+        product,
+        q,
+        weight,
+        bias[:, None, None],
+        input_zero_point,
+        axis=1 if groups == 1 else None,
+        single=multiplies_and_adds(q, weight, *window),
+    )
+
+
+_Backend = torch._C._ConvBackend
+_EXACT = (
+    _Backend.Mkldnn,
+    *(_Backend.Slow2d, _Backend.SlowTranspose2d),
+    *(_Backend.SlowDilated2d, _Backend.SlowTranspose2d),
+)
+
+
+def _like(integers: Tensor) -> Tensor:
+    """A float32 tensor of the same shape, whose values nobody reads."""
+    return torch.empty(1).expand(integers.shape)
+
+
+def multiplies_and_adds(
+    q: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> bool:
+    """Whether PyTorch's kernel for such a convolution in float32 is known not to be Winograd's.
+
+    oneDNN takes its direct algorithm unless asked otherwise, and the slow kernels multiply
+    matrices. Kernels for depthwise convolutions on ARM, and those of NNPACK, are Winograd's.
+    """
+    chosen = torch._C._select_conv_backend(
+        _like(q),
+        _like(weight),
         None,
-        tuple(stride),
-        tuple(padding),
-        tuple(dilation),
+        list(stride),
+        list(padding),
+        list(dilation),
+        transposed,
+        list(output_padding),
         groups,
     )
-    return wrap_int32(total + bias.to(torch.float64)[:, None, None])
+    return chosen in _EXACT
 
 
 def _conv2d(
@@ -114,18 +159,23 @@ def _conv_transpose2d_sums(
     dilation: Sequence[int],
     input_zero_point: int,
 ) -> Tensor:
-    centred = q.to(torch.float64) - input_zero_point
-    total = F.conv_transpose2d(
-        centred,
-        weight.to(torch.float64),
-        None,
-        tuple(stride),
-        tuple(padding),
-        tuple(output_padding),
-        groups,
-        tuple(dilation),
+    window = tuple(stride), tuple(padding), tuple(output_padding), groups, tuple(dilation)
+
+    def product(x: Tensor, w: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, w, None, *window)
+
+    given = stride, padding, dilation, True, output_padding, groups
+    single = multiplies_and_adds(q, weight, *given)
+    return exact_sums(
+        product,
+        q,
+        weight,
+        bias[:, None, None],
+        input_zero_point,
+        axis=None,
+        output_axis=1,
+        single=single,
     )
-    return wrap_int32(total + bias.to(torch.float64)[:, None, None])
 
 
 def _conv_transpose2d(

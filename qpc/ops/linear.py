@@ -21,8 +21,8 @@ from qpc.quant.arithmetic import (
     requantize,
     require_bounds,
     require_multiplier,
-    wrap_int32,
 )
+from qpc.quant.exact_sums import exact_sums
 from qpc.registry import OpSpec, Quantization, Role
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ class Linear(Weighted, of=aten.linear.default):
 
 
 def _sums(q: Tensor, weight: Tensor, bias: Tensor, input_zero_point: int) -> Tensor:
-    centred = q.to(torch.float64) - input_zero_point
-    return wrap_int32(F.linear(centred, weight.to(torch.float64)) + bias.to(torch.float64))
+    return exact_sums(F.linear, q, weight, bias, input_zero_point, axis=-1)
 
 
 def _linear(

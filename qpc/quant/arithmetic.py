@@ -42,7 +42,8 @@ def requantize(
 ) -> Tensor:
     """Bring int32 accumulators to a grid: `clamp(rne(float32(acc) * m) + z, lo, hi)`."""
     factor = float32(multiplier) if isinstance(multiplier, float) else multiplier
-    return clamp_round(acc.to(torch.float32) * factor, zero_point, lo, hi).to(dtype)
+    real = acc.to(torch.float32) * factor  # finite, or infinite with the right sign
+    return real.clamp_(lo - zero_point, hi - zero_point).round_().add_(zero_point).to(dtype)
 
 
 def real_values(

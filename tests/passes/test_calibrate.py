@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils.data import DataLoader, TensorDataset
 
+from qpc.analysis.channel_means import ChannelMeans
 from qpc.base import PassContext
 from qpc.errors import CalibrationError
 from qpc.facts import CALIBRATED, OBSERVED
 from qpc.hashing import fingerprint
+from qpc.layers import float_layer
+from qpc.meta import attribute
 from qpc.passes import Calibrate
 from qpc.pipeline import Pipeline
 from qpc.quant.config import ActivationConfig, LayerConfig, QuantConfig
@@ -151,20 +154,28 @@ def test_several_inputs_come_in_order_or_by_name() -> None:
     assert torch.equal(in_order["observers.mul.extent"], by_name["observers.mul.extent"])
 
 
-def test_progress_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[object] = []
+def test_batches_in_parts_leave_the_same_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = statistics(calibrated(one_input(MSE()), BATCHES))
+    averaged = statistics(calibrated(one_input(MovingAverage()), BATCHES))
+    monkeypatch.setattr("qpc.passes.calibrate.samples_at_a_time", lambda gm: 3)
+    parts = statistics(calibrated(one_input(MSE()), BATCHES))
+    first = next(name for name in whole if name.endswith("counts"))  # of the input
+    assert torch.equal(parts[first], whole[first])
+    for name, value in whole.items():  # a matrix product of one row may add up in another order
+        if name.endswith("extent"):
+            assert torch.allclose(parts[name], value, rtol=1e-6)
+    again = statistics(calibrated(one_input(MovingAverage()), BATCHES))  # minds its batches
+    assert all(torch.equal(again[name], value) for name, value in averaged.items())
 
-    def track(batches: Iterable[Tensor], *, total: int | None, **_: object) -> Iterable[Tensor]:
-        shown.append(total)
-        return batches
 
-    monkeypatch.setattr("qpc.passes.calibrate.track", track)
-    Calibrate(BATCHES).apply(one_input(), PassContext())
-    Calibrate(BATCHES).apply(one_input(), PassContext(progress=True))
-    loader = DataLoader(TensorDataset(torch.cat(BATCHES)), 8)  # has a length, is no sequence
-    Calibrate(loader).apply(one_input(), PassContext(progress=True))
-    Calibrate(b for b in BATCHES).apply(one_input(), PassContext(progress=True))
-    assert shown == [4, 2, None]
+def test_means_of_layers_are_taken_down_on_the_first_samples() -> None:
+    gm, means = one_input(), ChannelMeans(samples=6)
+    Calibrate(BATCHES, means).apply(gm, PassContext())
+    (layer,) = [n for n in gm.graph.nodes if float_layer(n)]
+    weight, bias = (attribute(gm, str(n.target)).double() for n in layer.all_input_nodes[1:])
+    expected = (torch.cat(BATCHES)[:6].double() @ weight.T + bias).mean(0)
+    assert torch.allclose(means.of(layer.name), expected, atol=1e-6)
+    assert means.left == 0
 
 
 def test_options_are_not_printed() -> None:

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import qpc
+from qpc.analysis.channel_means import ChannelMeans
 from qpc.analysis.side_by_side import output_error
 from qpc.base import PassContext
 from qpc.errors import CalibrationError
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED
+from qpc.layers import float_layer
 from qpc.meta import attribute
 from qpc.passes import Calibrate, CorrectBias, FakeQuantize, FoldBatchNorm, InsertObservers
 from qpc.pipeline import Pipeline
@@ -155,3 +157,23 @@ def test_the_full_correction_gives_layers_without_bias_one() -> None:
     known = frozenset({CORE_FORM, FAKE_QUANTIZED})
     after = Pipeline((CorrectBias(data, full=True),), known).run(gm)
     assert attribute(after, "first.bias").shape == (4,)
+
+
+def test_means_from_calibration_stand_for_the_float_side() -> None:
+    model, data = TwoLayers(), batches()
+    means = ChannelMeans(samples=32)
+    passes = (FoldBatchNorm(), InsertObservers(COARSE), Calibrate(data, means), FakeQuantize())
+    gm = Pipeline(passes).run(qpc.trace(model, data[0]))
+    rounded = frozenset({CORE_FORM, FAKE_QUANTIZED})
+    both = Pipeline((CorrectBias(data),), rounded).run(gm)
+    one = Pipeline((CorrectBias(data, means=means),), rounded).run(gm)
+    for name in ("first.bias", "second.bias"):
+        # sums are formed in another order, in float32 over the places of a sample
+        assert torch.allclose(attribute(one, name), attribute(both, name), rtol=1e-5, atol=1e-6)
+    last = [n.name for n in gm.graph.nodes if float_layer(n)][-1]
+    means.add(last, torch.ones(1, 3), 1)
+    moved = Pipeline((CorrectBias(data, means=means),), rounded).run(gm)
+    assert not torch.allclose(attribute(moved, "second.bias"), attribute(both, "second.bias"))
+    fewer = Pipeline((CorrectBias(data, samples=16, means=means),), rounded).run(gm)
+    plain = Pipeline((CorrectBias(data, samples=16),), rounded).run(gm)
+    assert torch.equal(attribute(fewer, "second.bias"), attribute(plain, "second.bias"))

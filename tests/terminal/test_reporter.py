@@ -8,7 +8,7 @@ import pytest
 
 from qpc.terminal.events import Event, in_words
 from qpc.terminal.reporter import Reporter
-from qpc.terminal.sinks import JsonLines, Lines, Moving, Silent, sink_for
+from qpc.terminal.sinks import JsonLines, Late, Lines, Moving, Silent, sink_for
 
 
 class Clock:
@@ -40,7 +40,7 @@ def silences(events: list[Event]) -> list[float]:
     return [b - a for a, b in itertools.pairwise(times)]
 
 
-def reporter(sink: Kept | Lines, clock: Clock) -> Reporter:
+def reporter(sink: Kept | Lines | Late, clock: Clock) -> Reporter:
     return Reporter(sink, clock=clock, beat_s=1e6)  # beats only where a test asks for one
 
 
@@ -181,3 +181,21 @@ def test_nothing_is_said_after_the_end_nor_by_who_is_mute() -> None:
 
 def test_times_are_in_words() -> None:
     assert [in_words(s) for s in (3, 90, 5400)] == ["3 s", "2 min", "1.5 h"]
+
+
+def test_what_is_over_within_two_seconds_is_not_shown() -> None:
+    kept, clock = Kept(), Clock()
+    with reporter(Late(kept), clock) as said, said.phase("calibrating", 4):
+        clock.now += 1
+        said.advance()
+        assert kept.events == []
+        clock.now += 1
+        said.advance()
+    assert [(e.kind, e.done) for e in kept.events] == [("progress", 2), ("end", 2)]
+
+
+def test_a_reporter_knows_what_is_done_now() -> None:
+    with Reporter() as said:
+        assert said.doing == ""
+        with said.phase("outer"), said.phase("inner"):
+            assert said.doing == "inner"
