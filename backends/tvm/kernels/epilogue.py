@@ -233,7 +233,7 @@ class EpilogueCode:
             elif stage is Lookup:
                 value = self.isa.lookup(next(lookup_tables), value, lanes)
             else:
-                value = self.isa.clamped(value, *constants, lanes)
+                value = self.isa.clamped(value, constants[0], constants[1], lanes)
             value = bind(value)
         return value
 
