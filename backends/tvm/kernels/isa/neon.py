@@ -216,7 +216,9 @@ class ByteProducts(Neon):
 
     def broadcast(self, x: Expr) -> Expr:
         halves = bind(reinterpret(x, "int16", 2))
-        return reinterpret(shuffle([halves], [0] * self.lanes + [1] * self.lanes), "int8", 16)
+        every = [0] * self.lanes + [1] * self.lanes
+        # TVM takes no more lanes out than there are in the vectors.
+        return reinterpret(shuffle([halves] * self.lanes, every), "int8", 16)
 
     def interleaved_channels(self) -> npt.NDArray[np.int64]:
         return np.arange(self.lanes * self.depth).reshape(self.depth, self.lanes)
