@@ -6,12 +6,13 @@ inputs are, and only together with at least one such layer, so that nothing is r
 Values share a grid where that makes an operator cheaper at no loss: moving values keeps their grid;
 the producer of a ReLU takes the ReLU's grid, because clamping an integer is then all that is left
 of it; the operands of a concat take the grid of the concat. A value that has other readers keeps a
-grid of its own. What only float operators read has none (`qpc.analysis.float_results`).
+grid of its own. What only float operators read has none (`qpc.analysis.float_results`), nor has
+what a layer makes for an addition alone (`qpc.analysis.layer_sums`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.float_results import NOT_READ_BY_LAYERS, float_results, read_by_no_layer
 from qpc.analysis.given_grids import GivenGrids
+from qpc.analysis.layer_sums import layer_sums
 from qpc.analysis.origins import (
     activations,
     bytes_behind,
@@ -96,8 +98,10 @@ def plan_quantization(
         reasons |= dict.fromkeys(unread, NOT_READ_BY_LAYERS)
         _drop_unfed(candidates, reasons, configs)
     _drop_without_layer(candidates, reasons)
-    in_float = _leave_in_float(gm, candidates, reasons, configs, given)
-    carrier, owner = _share_grids(gm, candidates, parts, in_float, given)
+    unrounded = _leave_in_float(gm, candidates, reasons, configs, given)
+    sums = layer_sums(gm, candidates - unrounded, parts, _rounds(configs, given))
+    unrounded |= {n for value in sums.values() for n in (value, parts.get(value, value))}
+    carrier, owner = _share_grids(gm, candidates, parts, unrounded, given)
     reported = reported_calls(gm)
     return QuantizationPlan(
         integer=frozenset(candidates),
@@ -220,6 +224,16 @@ def _drop_without_layer(candidates: set[Node], reasons: dict[Node, str]) -> None
                 reasons[node] = "no quantized convolution or linear layer is next to it"
 
 
+def _rounds(configs: _Configs, given: GivenGrids) -> Callable[[Node], bool]:
+    """Whether the configuration, or a grid that is given, wants a value rounded in any case."""
+
+    def rounds(node: Node) -> bool:
+        config = configs.of(node)
+        return node in given.values or (config is not None and config.results == "integer")
+
+    return rounds
+
+
 def _leave_in_float(
     gm: GraphModule,
     candidates: set[Node],
@@ -229,10 +243,7 @@ def _leave_in_float(
 ) -> set[Node]:
     """Drop what only moves values to float operators; the operators whose results have no grid."""
 
-    def rounds(node: Node) -> bool:
-        config = configs.of(node)
-        return node in given.values or (config is not None and config.results == "integer")
-
+    rounds = _rounds(configs, given)
     while True:
         ending, moving = float_results(gm, candidates, configs.parts, rounds)
         candidates -= moving
@@ -249,12 +260,12 @@ def _share_grids(
     gm: GraphModule,
     integer: set[Node],
     parts: Mapping[Node, Node],
-    in_float: set[Node],
+    unrounded: set[Node],
     given: GivenGrids,
 ) -> tuple[dict[Node, Node], dict[Node, Node]]:
     """`carrier` of every quantized value, and the `owner` of every carrier's configuration.
 
-    in_float: operators whose results have no grid.
+    unrounded: operators whose results have no grid.
     """
     grids = SharedGrids()
     for node in gm.graph.nodes:
@@ -262,9 +273,9 @@ def _share_grids(
             continue
         sources = activations(node)
         for source in rounded_operands(node):
-            if source not in in_float:
+            if source not in unrounded:
                 grids.add(source, owner=node if source.op == "get_attr" else None)
-        if node in in_float:
+        if node in unrounded:
             continue
         role = role_of(node)
         if role in (Role.MOVE, Role.INTERPOLATE):
