@@ -242,7 +242,6 @@ def _leave_in_float(
     given: GivenGrids,
 ) -> set[Node]:
     """Drop what only moves values to float operators; the operators whose results have no grid."""
-
     rounds = _rounds(configs, given)
     while True:
         ending, moving = float_results(gm, candidates, configs.parts, rounds)

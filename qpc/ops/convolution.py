@@ -211,11 +211,18 @@ def _layer(
     )
 
 
+_CONVOLVES = _quantized(_convert_conv2d, _join_conv2d)
+_TRANSPOSES = _quantized(_convert_transposed, _join_transposed)
+
 SPECS = (
     _layer(aten.conv1d.default, Conv1d),
-    _layer(aten.conv2d.default, Conv2d, _quantized(_convert_conv2d, _join_conv2d)),
+    _layer(aten.conv2d.default, Conv2d, _CONVOLVES),
     _layer(aten.conv3d.default, Conv3d),
     _layer(aten.conv_transpose1d.default, ConvTranspose1d),
-    _layer(aten.conv_transpose2d.input, ConvTranspose2d, _quantized(_convert_transposed, _join_transposed)),
+    _layer(
+        aten.conv_transpose2d.input,
+        ConvTranspose2d,
+        _quantized(_convert_transposed, _join_transposed),
+    ),
     _layer(aten.conv_transpose3d.input, ConvTranspose3d),
 )

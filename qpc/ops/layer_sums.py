@@ -15,7 +15,6 @@ from torch.fx import Node
 
 from qpc.calls import Arg, arguments
 from qpc.errors import BackendError
-from qpc.layers import IntWeighted
 from qpc.library import GRID, define
 from qpc.ops.integer_convolution import (
     CONV2D_ARGUMENTS,

@@ -59,7 +59,7 @@ def requantize_joined(
     lo: int,
     hi: int,
 ) -> Tensor:
-    """Add integers to int32 accumulators on a common fixed-point grid, and bring the sum to its own.
+    """Add integers to int32 accumulators on a common fixed-point grid; the sum gets its own grid.
 
     `clamp(((rne(clamp(float32(acc) * m, -2**22, 2**22)) + (other - z) * k + half) >> shift) + zy,
     lo, hi)`, in the dtype of `other`. Where `255 * (2**shift + |k|) <= 2**22`, whatever the inner

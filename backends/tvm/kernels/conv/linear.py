@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from qpc.backends.tvm.kernels.conv.conv2d import dense_conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
-from qpc.backends.tvm.kernels.epilogue import Epilogue, Reals
+from qpc.backends.tvm.kernels.epilogue import Epilogue, Join, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
@@ -25,6 +25,7 @@ class LinearDesc:
     lo: int = 0
     hi: int = 255
     reals: Reals | None = None
+    join: Join | None = None
 
 
 def linear(
@@ -53,6 +54,7 @@ def linear(
         hi=desc.hi,
         dtype=isa.activation,
         reals=desc.reals,
+        join=desc.join,
     )
     x = TensorType((desc.m, desc.k), isa.activation)
     out = TensorType((desc.m, desc.o), conv.output.dtype)

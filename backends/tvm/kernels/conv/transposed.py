@@ -21,7 +21,7 @@ from qpc.backends.tvm.kernels.conv.conv_kernel import conv_kernel
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
 from qpc.backends.tvm.kernels.conv.methods import plan_for
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
-from qpc.backends.tvm.kernels.epilogue import Epilogue, Reals
+from qpc.backends.tvm.kernels.epilogue import Epilogue, Join, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, Places, View
 from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
@@ -54,6 +54,8 @@ class TransposedDesc:
     """Of inputs, and of outputs that are on a grid."""
     reals: Reals | None = None
     """How the outputs end, if they are float32."""
+    join: Join | None = None
+    """What joins the accumulators, if anything."""
 
     def axis(self, i: int) -> Axis:
         """Rows (0) or columns (1)."""
@@ -204,6 +206,7 @@ def _layer(
         lo=desc.lo,
         hi=desc.hi,
         reals=desc.reals,
+        join=desc.join,
     )
     return Convolution(conv, joined)
 
