@@ -152,7 +152,7 @@ class _Conversion:
                 self.integers[source] = self._quantize(source, like=node)
         made = convert(Conversion(self.editor, node, self.integers))
         name = value_name(node) or ""
-        update_info(made, qparams=info(node).qparams, config=info(node).config, value=name)
+        update_info(made, qparams=info(node).qparams, config=info(layer or node).config, value=name)
         return made
 
     def _serve_float_readers(self, value: Node, made: Node) -> None:

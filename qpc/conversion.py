@@ -183,7 +183,9 @@ class Conversion:
         operands = replace(self, node=layer.node).layer(layer, self.grid.scale / 2.0**shift)
         numbers = [grid.zero_point, factor, shift, *self.ends]
         made = [*operands, *geometry, source.zero_point, self.integers[other], *numbers]
-        return self.call(target, *made)
+        found = self.call(target, *made)
+        update_info(found, module_path=info(layer.node).module_path)
+        return found
 
     def layer(self, layer: Weighted, output_scale: float | None = None) -> list[Node]:
         """Input, weight, bias and multiplier of a layer whose weight is fake-quantized.

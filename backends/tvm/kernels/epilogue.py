@@ -272,7 +272,7 @@ class EpilogueCode:
         *,
         in_order: bool,
     ) -> Expr:
-        """`requantized` with the vectors of activations `others`, of as many lanes, added before."""
+        """`requantized` with vectors of activations, of as many lanes, added before."""
         isa = self.isa
         products = [
             cast(acc, "float32", isa.lanes) * multiplier
