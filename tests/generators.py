@@ -24,9 +24,7 @@ from qpc.shapes import concrete_shapes
 from qpc.types import BatchDim, Dim, TensorType
 
 Pair = tuple[int, int]
-_LAYERS = tuple(
-    getattr(qpc_ops, name).default for name in ("conv2d", "conv_transpose2d", "linear")
-)
+_LAYERS = tuple(getattr(qpc_ops, name).default for name in ("conv2d", "conv_transpose2d", "linear"))
 _LARGEST = 20  # images with more rows or columns are not enlarged
 
 

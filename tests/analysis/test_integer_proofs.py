@@ -142,7 +142,7 @@ ILLEGAL: dict[str, tuple[Build, dict[str, object]]] = {
         lambda g, q: g.add(q, q),
         {"b_multiplier": -32769},
     ),
-    "'shift' is 13 and 'other_multiplier' 8257: 255 . .2..shift . .other_multiplier.. must be 4194304": (
+    "'shift' is 13 and 'other_multiplier' 8257: 255 . .* must be 4194304": (
         joined,
         {"shift": 13, "other_multiplier": 8257},
     ),

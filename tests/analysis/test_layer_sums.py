@@ -18,6 +18,7 @@ from qpc.recipes import to_integer
 from tests.quantizing import Parts, fake_quantized, integer
 
 IMAGE = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+DEFAULT = QuantConfig()
 Function = Callable[[Any, Tensor], Tensor]
 
 
@@ -33,7 +34,7 @@ def net(function: Function, **layers: nn.Module) -> nn.Module:
     return Parts(lambda net, x: net.last(function(net, net.first(x))), **(parts | layers)).eval()
 
 
-def operators(function: Function, config: QuantConfig = QuantConfig(), **layers: nn.Module) -> str:
+def operators(function: Function, config: QuantConfig = DEFAULT, **layers: nn.Module) -> str:
     """The names of the integer operators between the first layer and the last, in order."""
     gm = integer(fake_quantized(net(function, **layers), IMAGE, config=config))
     names = [str(n.target).split(".")[1] for n in gm.graph.nodes if n.op == "call_function"]

@@ -42,10 +42,9 @@ def test_layers_and_additions_stand_apart_on_grids_of_their_own(
     made, layers = with_separate_sums(joined)
     assert [str(n.target) for n in joined.graph.nodes] == before
     names = [str(n.target).split(".")[1] for n in made.graph.nodes if n.op == "call_function"]
-    assert names == ["quantize", "conv2d", "conv2d", "add", "conv_transpose2d", "add", "linear"] + [
-        "add",
-        "conv2d_float",
-    ]
+    assert " ".join(names) == (
+        "quantize conv2d conv2d add conv_transpose2d add linear add conv2d_float"
+    )
     assert [info(layer).module_path for layer in layers] == ["a", "b", "c"]
     for layer in layers:
         view, grid = integer_layer(layer), info(layer).qparams
