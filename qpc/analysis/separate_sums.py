@@ -60,9 +60,10 @@ def _separated(editor: Editor, node: Node, target: Callable[..., object]) -> Nod
     subtracts = given["other_multiplier"] < 0
     bounds = _bounds(editor.gm, view, reals), _needed(given, result, other, subtracts=subtracts)
     least, greatest = max(b[0] for b in bounds), min(b[1] for b in bounds)
-    grid = QParams.from_range(
-        least, max(least, greatest), Grid(8, signed=result.dtype is torch.int8), symmetric=False
-    )
+    points = Grid(8, signed=result.dtype is torch.int8)
+    middle = QParams.from_range(-1.0, 1.0, points, symmetric=True).zero_point
+    symmetric = result.zero_point == other.zero_point == middle  # as all grids may have to be
+    grid = QParams.from_range(least, max(least, greatest), points, symmetric=symmetric)
     name = editor.free_name(f"{view.multiplier.target}_apart")
     own = editor.buffer(name, (reals / grid.scale).to(torch.float32), before=node)
     kept = list(given.values())[: list(given).index("other")]
