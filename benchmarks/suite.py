@@ -1,7 +1,7 @@
 """Speed of compiled int8 networks against ONNX Runtime and OpenVINO, measured in turns.
 
     python -m benchmarks.suite [--network resnet18] [--threads 1] [--rounds 50] [--json speed.json]
-                               [--target x86-64-avx512-vnni]
+                               [--target x86-64-avx512-vnni] [--preset]
 
 Every network runs in a process of its own, on the same cores, so that none disturbs the next. The
 table at the end, and the JSON file, hold for each the ratio of QPC's time to that of the faster of
@@ -9,7 +9,8 @@ the two, its spread, the share of the peak, how many values differ from the inte
 something is wrong) and the seconds of compilation. `qpc.bench.compare` says how it is measured.
 
 With a target below what the machine has, OpenVINO is held to the same instructions; ONNX Runtime
-cannot be.
+cannot be. With --preset, weights are rounded as is fastest for the target, see
+`QuantConfig.for_target`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ import torch
 
 import qpc
 from benchmarks.networks import NETWORKS
-from qpc.bench.compare import compare, table
+from qpc.bench.compare import compare
 from qpc.bench.peers import INT8_PEERS, PEERS, usable_peers
+from qpc.bench.table import table
+from qpc.quant.config import QuantConfig
 from qpc.targets import Target
 
 ONEDNN_LIMIT = "ONEDNN_MAX_CPU_ISA"
@@ -55,6 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
     parser.add_argument("--here", action="store_true", help="in this process (for one network)")
     parser.add_argument("--target", default="native", help="instructions to use")
+    parser.add_argument("--preset", action="store_true", help="weights rounded for the target")
     options = parser.parse_args(arguments)
     if options.target != "native":
         os.environ[ONEDNN_LIMIT] = ONEDNN_ISAS[Target.parse(options.target).isa]
@@ -64,9 +68,11 @@ def main(arguments: Sequence[str]) -> None:
     results = []
     for network in options.network or NETWORKS:
         if options.here:
-            result = measure(network, options.threads, options.rounds, peers, options.target)
+            result = measure(
+                network, options.threads, options.rounds, peers, options.target, options.preset
+            )
         else:
-            result = _in_process(network, options.threads, options.rounds, peers, options.target)
+            result = _in_process(network, options, peers)
         results.append(result)
         if options.json is not None:
             options.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -75,7 +81,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def measure(
-    network: str, threads: int, rounds: int, peers: Sequence[str], target: str = "native"
+    network: str,
+    threads: int,
+    rounds: int,
+    peers: Sequence[str],
+    target: str = "native",
+    preset: bool = False,
 ) -> dict[str, Any]:
     """Quantize a network, compile it, compare it, and return the result as JSON values."""
     torch.set_num_threads(threads)
@@ -83,7 +94,8 @@ def measure(
     subject = NETWORKS[network]
     images = subject.images()
     start = time.perf_counter()
-    gm = qpc.quantize(subject.prepare(images), [images])
+    config = QuantConfig.for_target(target) if preset else QuantConfig()
+    gm = qpc.quantize(subject.prepare(images), [images], config)
     quantize_s = time.perf_counter() - start
     batch = subject.batch
     start = time.perf_counter()
@@ -103,15 +115,14 @@ def measure(
     }
 
 
-def _in_process(
-    network: str, threads: int, rounds: int, peers: Sequence[str], target: str
-) -> dict[str, Any]:
+def _in_process(network: str, options: argparse.Namespace, peers: Sequence[str]) -> dict[str, Any]:
     """`measure` in another process, whose crash would be a result too."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "result.json")
         command = [sys.executable, "-m", "benchmarks.suite", "--here", "--network", network]
-        command += ["--threads", str(threads), "--rounds", str(rounds), "--json", str(file)]
-        command += ["--target", target]
+        command += ["--threads", str(options.threads), "--rounds", str(options.rounds)]
+        command += ["--json", str(file), "--target", options.target]
+        command += ["--preset"] if options.preset else []
         for peer in peers:
             command += ["--peer", peer]
         done = subprocess.run(command, check=False)

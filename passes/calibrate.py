@@ -9,21 +9,22 @@ Cost:    one forward pass a batch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from operator import length_hint
 
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from qpc.analysis.batch_parts import in_parts, samples_at_a_time
+from qpc.analysis.channel_means import ChannelMeans
 from qpc.analysis.origins import maker
 from qpc.base import Pass, PassContext
-from qpc.batches import Batch, checked_batches, inputs_of
+from qpc.batches import Batch, batch_length, checked_batches, inputs_of
 from qpc.calls import qpc_ops
 from qpc.errors import CalibrationError
 from qpc.facts import CALIBRATED, OBSERVED, observer_state
+from qpc.layers import float_layer
 from qpc.meta import info, label
 
 
@@ -34,22 +35,27 @@ class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBR
     batches: any iterable. A batch is a tensor, a sequence of tensors in the order of the graph's
     inputs, or a mapping by input name. For a graph of one input a sequence may go on after it, as
     (images, labels) do.
+    means: takes down the means of layers on its first samples, for `CorrectBias`.
+
+    Batches are evaluated in parts where that is quicker and changes nothing: where samples do not
+    depend on each other, and no observer on how they are batched.
     """
 
     batches: Iterable[Batch] = field(repr=False)
+    means: ChannelMeans | None = field(default=None, repr=False, compare=False)
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         batches = checked_batches(self.batches)
         if not gm.graph.find_nodes(op="call_function", target=qpc_ops.observe.default):
             ctx.summarize("there is nothing to observe")
             return False
-        watcher = _Watcher(gm)
+        watcher = _Watcher(gm, self.means)
         count = 0
         with torch.no_grad():
-            for count, batch in enumerate(_with_progress(batches, ctx), start=1):
+            for count, batch in enumerate(ctx.each(batches, "calibrating"), start=1):
                 inputs = inputs_of(gm, batch, count - 1)
                 try:
-                    watcher.run(*inputs)
+                    watcher.watch(inputs)
                 except CalibrationError as e:
                     e.add_note(f"  in calibration batch {count - 1}")
                     raise
@@ -67,14 +73,34 @@ class Calibrate(Pass, name="calibrate", requires={OBSERVED}, establishes={CALIBR
 class _Watcher(Interpreter):
     """Runs a graph; gathers statistics aside, so that a failure leaves observers as they were."""
 
-    def __init__(self, gm: GraphModule) -> None:
+    def __init__(self, gm: GraphModule, means: ChannelMeans | None) -> None:
         super().__init__(gm)
         self._graph_module = gm
         self.states: dict[Node, dict[str, Tensor]] = {}
+        self._samples = samples_at_a_time(gm) if _in_parts(gm) else None
+        self._axes: dict[Node, int] = {}
+        self._means = means
+        if means is not None:
+            means.clear()
+            if self._samples is not None:
+                layers = {n: float_layer(n) for n in gm.graph.nodes if info(n).integer}
+                self._axes = {n: layer.channel_axis for n, layer in layers.items() if layer}
+
+    def watch(self, inputs: list[Tensor]) -> None:
+        """Let the observers see one batch."""
+        first = 0 if self._means is None else self._means.left
+        for part in in_parts(inputs, self._samples, first):
+            self.run(*part)
+            if self._means is not None:
+                self._means.seen += batch_length(part)
 
     def run_node(self, n: Node) -> object:
         if n.target is not qpc_ops.observe.default or info(n).qparams is not None:
-            return super().run_node(n)
+            value = super().run_node(n)
+            if n in self._axes and self._means is not None and self._means.left:
+                assert isinstance(value, Tensor)
+                self._means.add(n.name, value, self._axes[n])
+            return value
         args, _ = self.fetch_args_kwargs_from_env(n)
         config = info(n).config
         assert config is not None
@@ -114,8 +140,10 @@ def _describe(observer: Node) -> str:
     return f"the values of {label(maker(value))}"
 
 
-def _with_progress(batches: Iterable[Batch], ctx: PassContext) -> Iterator[Batch]:
-    if not ctx.progress:
-        return iter(batches)
-    total = length_hint(batches) or None  # a DataLoader has a length too, but is no sequence
-    return iter(track(batches, description="calibrating", total=total, transient=True))
+def _in_parts(gm: GraphModule) -> bool:
+    """Whether no observer minds in what batches it sees its values."""
+    configs = [info(n).config for n in gm.graph.find_nodes(op="call_function", target=_OBSERVE)]
+    return all(c is not None and c.activation.observer.of_values for c in configs)
+
+
+_OBSERVE = qpc_ops.observe.default

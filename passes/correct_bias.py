@@ -4,7 +4,7 @@ Before:  conv2d(x, fake_quantize(W), b), whose outputs are off by e[c] on averag
 After:   conv2d(x, fake_quantize(W), b - e)
 Keeps:   the output, up to the error that is corrected
 Leaves:  layers in float; layers whose bias is shared
-Cost:    two forward passes on the samples; with `full` four times that
+Cost:    two forward passes on the samples, one if `means` are known; with `full` four times that
 
 Rounding the weights of a layer shifts the mean of its output channels, and the shifts add up from
 layer to layer. The pass walks through the graph once with the samples, in float and with rounded
@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.layers_in_turn import mean_difference
+from qpc.analysis.batch_parts import in_parts, samples_at_a_time
+from qpc.analysis.channel_means import ChannelMeans, channel_means
 from qpc.analysis.side_by_side import (
     SideBySide,
     decibels,
@@ -38,7 +39,7 @@ from qpc.analysis.side_by_side import (
 )
 from qpc.base import Pass, PassContext
 from qpc.batches import Batch, batch_length
-from qpc.edit import Editor, reads
+from qpc.edit import Editor, reads_by_name
 from qpc.facts import FAKE_QUANTIZED
 from qpc.layers import Weighted, float_layer
 from qpc.meta import attribute, copied, info
@@ -54,12 +55,15 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
     full: also look at means with activations rounded, and keep whichever correction is best.
     reference: the graph in float whose means are aimed at; by default this graph's own weights, as
     they are before they are rounded. Needed behind passes that choose how weights are rounded.
+    means: those that `Calibrate(batches, means)` has taken down of this graph in float, on the same
+    samples; then the float side need not be evaluated again. Without `full` and `reference`.
     """
 
     batches: Iterable[Batch] = field(repr=False)
     samples: int = 32
     full: bool = False
     reference: GraphModule | None = field(default=None, repr=False, compare=False)
+    means: ChannelMeans | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_count("samples", self.samples)
@@ -72,23 +76,23 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
             ctx.summarize("there are no biases to correct")
             return False
         batches = first_samples(gm, self.batches, self.samples, "correct biases")
-        activations, said = self._chosen(gm, batches) if self.full else (False, "")
+        activations, said = self._chosen(gm, batches, ctx) if self.full else (False, "")
         if activations is None:
             ctx.summarize(f"no correction of {len(layers)} biases lessens the error{said}")
             return False
-        self._correct(gm, batches, activations=activations)
+        self._correct(gm, self._parts(gm, batches), ctx, activations=activations)
         samples = sum(map(batch_length, batches))
         ctx.summarize(f"{len(layers)} biases corrected on {samples} samples{said}")
         return True
 
     def _layers(self, gm: GraphModule, ctx: PassContext | None = None) -> list[Weighted]:
         """The layers whose biases may be corrected; the others are declined."""
-        found = []
+        found, reads = [], reads_by_name(gm)
         for node in gm.graph.nodes:
             layer = float_layer(node)
             if layer is None or not info(node).integer:
                 continue
-            if layer.bias is not None and reads(gm, layer.bias) > 1:
+            if layer.bias is not None and reads.get(str(layer.bias.target), 1) > 1:
                 if ctx is not None:
                     ctx.decline(node, f"{layer.bias.target!r} is shared")
                 continue
@@ -96,22 +100,44 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
         return found
 
     def _correct(
-        self, gm: GraphModule, batches: Sequence[Sequence[Tensor]], *, activations: bool
+        self,
+        gm: GraphModule,
+        batches: Sequence[Sequence[Tensor]],
+        ctx: PassContext,
+        *,
+        activations: bool,
     ) -> None:
-        walk = SideBySide(gm, batches, self.reference, activations=activations)
-        editor = Editor(gm, self.name)
         layers: dict[Node, Weighted] = {layer.node: layer for layer in self._layers(gm)}
+        means = self.means
+        if activations or not self._knows(layers):
+            means = None
+        walk = SideBySide(gm, batches, self.reference, activations=activations, real=means is None)
+        editor = Editor(gm, self.name)
         with torch.no_grad():
-            for node in list(gm.graph.nodes):
+            for node in ctx.each(list(gm.graph.nodes), "correcting biases"):
                 walk.evaluate(node)
                 if node in layers:
                     axis = layers[node].channel_axis
-                    error = mean_difference(walk.rounded[node], walk.real[node], axis)
+                    wanted = means.of(node.name) if means else channel_means(walk.real[node], axis)
+                    error = channel_means(walk.rounded[node], axis) - wanted
                     _shift(editor, layers[node], error)
                     walk.shift(node, axis, error)
                 walk.release(node)
 
-    def _chosen(self, gm: GraphModule, batches: list[list[Tensor]]) -> tuple[bool | None, str]:
+    def _knows(self, layers: Iterable[Node]) -> bool:
+        """Whether the means of the float side have been taken down."""
+        if self.means is None or self.reference is not None:
+            return False
+        return self.means.covers((node.name for node in layers), self.samples)
+
+    def _parts(self, gm: GraphModule, batches: list[list[Tensor]]) -> list[list[Tensor]]:
+        """The batches in parts that are quick to evaluate."""
+        samples = samples_at_a_time(gm) if len(batches) == 1 else None
+        return [part for batch in batches for part in in_parts(batch, samples)]
+
+    def _chosen(
+        self, gm: GraphModule, batches: list[list[Tensor]], ctx: PassContext
+    ) -> tuple[bool | None, str]:
         """Whether to correct with activations rounded, or not at all (None), and the reason."""
         learned, judged = held_out(batches)
         errors: dict[bool | None, float] = {}
@@ -119,7 +145,7 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
             trial = gm
             if activations is not None:
                 trial = copied(gm)
-                self._correct(trial, learned, activations=activations)
+                self._correct(trial, learned, ctx, activations=activations)
             errors[activations] = output_error(trial, judged, self.reference)
         names: dict[bool | None, str] = {False: "fast", None: "without", True: "full"}
         said = ", ".join(f"{names[key]} {decibels(error):.2f} dB" for key, error in errors.items())

@@ -18,7 +18,6 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
-from rich.progress import track
 from torch.fx import GraphModule
 
 from qpc.base import Pass, PassContext
@@ -67,9 +66,7 @@ class CreateMasks(Pass, name="create-masks", requires={CORE_FORM}, establishes={
             groups,
             CostModel(gm, analysis),
             None if times is None else TimeModel(gm, analysis, times),
-            partial(track, description="choosing channels", transient=True)
-            if ctx.progress
-            else iter,
+            partial(ctx.each, text="choosing channels"),
         )
         _report(groups, choice, self.allocation, ctx)
         _report_outside(analysis, ctx)

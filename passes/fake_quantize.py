@@ -242,6 +242,7 @@ def _quantize_weight(editor: Editor, layer: Weighted) -> None:
         layer.output_axis,
         *([groups] if layer.output_axis and groups > 1 else []),
         like=node,
+        **({"safe_pairs": True} if config.weight.safe_pairs else {}),
     )
 
 

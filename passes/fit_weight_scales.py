@@ -17,13 +17,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule
 
 from qpc.analysis.layers_in_turn import Samples, Turn, above_bits, layers_in_turn
 from qpc.base import Pass, PassContext
 from qpc.batches import Batch
 from qpc.facts import FAKE_QUANTIZED
-from qpc.quant.weight_points import fitted_scales
+from qpc.quant.weight_points import fitted_scales, nearest_points
 from qpc.settings import require_count
 
 
@@ -62,7 +63,11 @@ class FitWeightScales(Pass, name="fit-weight-scales", requires={FAKE_QUANTIZED})
         targets = rows.targets - rows.grouped(turn.bias)[:, None]
         shape = (*rows.targets.shape[::2], 1) if old.numel() > 1 else (1, 1, 1)
         weight = rows.grouped(turn.weight)
-        found = fitted_scales(weight, old.reshape(shape), turn.limit, rows.inputs, targets)
+
+        def rounded(scales: Tensor) -> Tensor:
+            return turn.safe(nearest_points(weight, scales, turn.limit), weight / scales)
+
+        found = fitted_scales(weight, old.reshape(shape), turn.limit, rows.inputs, targets, rounded)
         turn.set_scales(found.reshape(old.shape))
         if torch.equal(turn.scales, old):
             return False

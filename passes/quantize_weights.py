@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -49,8 +48,7 @@ class QuantizeWeights(Pass, name="quantize-weights", requires={CORE_FORM}):
         work = _Work(gm, self.name)
         chosen = layer_configs(gm, self.config).items()
         layers = [(node, config) for node, config in chosen if config.mode != "static"]
-        steps = track(layers, "quantizing weights", transient=True, disable=not ctx.progress)
-        for node, config in steps:
+        for node, config in ctx.each(layers, "quantizing weights"):
             if why := _why_not(node):
                 ctx.decline(node, why)
                 continue

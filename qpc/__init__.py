@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qpc.backends.registry import register_backend as register_backend
     from qpc.base import Pass as Pass
     from qpc.base import PassContext as PassContext
+    from qpc.callbacks.protocol import Callback as Callback
     from qpc.capture.trace import trace as trace
     from qpc.compiler import compile as compile
     from qpc.compiler import load as load
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Backend": "qpc.backends.protocol",
     "BitBudget": "qpc.precision.budget",
+    "Callback": "qpc.callbacks.protocol",
     "CompileOptions": "qpc.backends.options",
     "Fact": "qpc.facts",
     "OpSpec": "qpc.registry",
@@ -113,6 +115,7 @@ _HOMES = {
 __all__ = [
     "Backend",
     "BitBudget",
+    "Callback",
     "CompileOptions",
     "Fact",
     "OpSpec",
@@ -180,10 +183,11 @@ def __getattr__(name: str) -> object:
 
 def _not_there(name: str) -> Exception:
     from qpc.errors import MissingDependencyError
+    from qpc.version import DISTRIBUTION
 
     return MissingDependencyError(
         f"qpc.{name} is no part of the package qpc-runtime, which only runs compiled models",
-        fix="pip install qpc in its place; to load a model: qpc.runtime.load(path)",
+        fix=f"pip install {DISTRIBUTION} in its place; to load a model: qpc.runtime.load(path)",
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from operator import length_hint
+from typing import Any, ClassVar, TypeVar
 
 from torch.fx import GraphModule, Node
 
@@ -16,7 +19,10 @@ from qpc.meta import label
 from qpc.settings import is_kebab_case
 from qpc.terminal.notebook import Shown
 from qpc.terminal.plain import plain
+from qpc.terminal.reporter import Reporter
+from qpc.terminal.sinks import Late, sink_for
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -61,18 +67,20 @@ class PassContext(Shown):
     check: verify the facts that hold so far after every pass.
     thorough: verify all that these facts say, which takes its time; for tests, and to find the
     pass that breaks a graph.
-    progress: show progress bars in passes that take long.
+    progress: whether to show what takes longer than two seconds: always, never, or (None) where
+    people see it, that is if stderr is a terminal.
     reports: one entry for each pass that has run in this context.
     """
 
     check: bool = True
-    progress: bool = False
+    progress: bool | None = None
     reports: list[PassReport] = field(default_factory=list)
     thorough: bool = False
     _changes: list[Remark] = field(default_factory=list)
     _declines: list[Remark] = field(default_factory=list)
     _warnings: list[Remark] = field(default_factory=list)
     _summary: str = ""
+    _steps: Reporter | None = None
 
     def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
         return "seconds", ((report.name, report.seconds) for report in self.reports)
@@ -80,6 +88,35 @@ class PassContext(Shown):
     def to_json(self) -> dict[str, Any]:
         """The reports of all passes as JSON values."""
         return {"reports": plain(self.reports)}
+
+    @contextmanager
+    def phase(self, text: str, total: int | None = None) -> Iterator[Reporter | None]:
+        """Something begins that may take long, and is done at the end; phases may nest.
+
+        total: of how many parts of about the same size it consists. Yields what is told of those
+        that are done, by `advance`; None if nothing is shown.
+        """
+        if self._steps is not None:
+            with self._steps.phase(text, total):
+                yield self._steps
+        elif not (sys.stderr.isatty() if self.progress is None else self.progress):
+            yield None
+        else:
+            with Reporter(Late(sink_for(sys.stderr, quiet=False, as_json=False))) as reporter:
+                self._steps = reporter
+                try:
+                    with reporter.phase(text, total):
+                        yield reporter
+                finally:
+                    self._steps = None
+
+    def each(self, items: Iterable[T], text: str) -> Iterator[T]:
+        """The items, one after the other, as a phase with as many parts."""
+        with self.phase(text, length_hint(items) or None) as told:
+            for item in items:
+                yield item
+                if told is not None:
+                    told.advance()
 
     def change(self, node: Node, what: str) -> None:
         """Record what was done to `node`."""

@@ -26,15 +26,17 @@ from qpc.targets import Target
 if TYPE_CHECKING:
     from qpc.backends.deploy.library import ExportedLibrary
     from qpc.backends.options import Cache
+    from qpc.backends.tvm.export import Compiled
 
 VECTORS = 2
 FORMS = ("objects", "c")
+WEIGHTS = ("arrays", "blob")
 
 
 @ordinary_torch()
 def export_library(
     gm: nn.Module,
-    target: Target | str,
+    target: Target | str | Sequence[Target | str],
     out: str | os.PathLike[str],
     *,
     name: str = "model",
@@ -44,12 +46,15 @@ def export_library(
     vectors: int = VECTORS,
     cache: Cache = True,
     form: str = "objects",
+    weights: str = "arrays",
 ) -> ExportedLibrary:
     """Write a graph as a static library with a C header, which needs no Python, PyTorch or TVM.
 
     gm: a core-form graph, as `qpc.compile` takes it. target: a name that `qpc targets` lists, the
-    path of a YAML file, or a `qpc.Target`. out: a folder that does not exist, or holds a library of
-    that name. name: what all of its symbols begin with.
+    path of a YAML file, or a `qpc.Target`; or several of them for 64-bit ARM with Linux, beginning
+    with what every CPU can do, the best last: the library holds code for all, and each call takes
+    the best that the CPU has. out: a folder that does not exist, or holds a library of that name.
+    name: what all of its symbols begin with.
     batch: the batch size. threads: among how many a call may be shared; with more than one the
     program brings the threads, see the samples in the folder.
     examples: inputs for test vectors, a tuple of tensors or arrays each; vectors: how many test
@@ -57,6 +62,8 @@ def export_library(
     cache: as for `qpc.compile`.
     form: "objects" for machine code, or "c" for one file of C99 that any compiler takes, for one
     thread.
+    weights: of C source, "arrays" in it, or a "blob" beside it, which the assembler includes:
+    compilers need long for arrays of megabytes.
 
     Outputs that depend on integer operators only are the same bits as PyTorch's: `qpc verify` on
     the folder shows it, on this machine, in an emulator, or on a board.
@@ -64,8 +71,7 @@ def export_library(
     Raises BackendError and its kin for what cannot be compiled or does not fit the board, and
     ArtifactError if the folder cannot be written.
     """
-    from qpc.backends.deploy.c_source import write_c
-    from qpc.backends.deploy.library import write_objects
+    from qpc.backends.deploy.instruction_sets import check_targets
     from qpc.backends.deploy.vectors import make_cases
     from qpc.backends.tvm.backend import BACKEND
     from qpc.backends.tvm.compat import require_tvm
@@ -75,9 +81,11 @@ def export_library(
             f"export_library needs a traced graph, got {type(gm).__name__}",
             fix="gm = qpc.trace(model, example_inputs), then qpc.quantize(gm, batches) for int8",
         )
-    _check(name, form, vectors)
+    _check(name, form, vectors, weights)
     options = CompileOptions((batch,), threads, cache)
-    chosen = target if isinstance(target, Target) else Target.parse(target)
+    chosen = _targets(target)
+    if len(chosen) > 1:
+        check_targets(chosen, form, threads)
     require_facts(gm, BACKEND)
     if BACKEND.preparation:
         gm = Pipeline(BACKEND.preparation, BACKEND.requires | {CORE_FORM}).run(gm)
@@ -85,17 +93,48 @@ def export_library(
     from qpc.backends.tvm.export import compile_deployable
 
     cases = make_cases(gm, batch, max(vectors, len(examples)), examples)
-    compiled = compile_deployable(gm, chosen, name, options, cases, c=form == "c")
-    write = write_c if form == "c" else write_objects
-    return write(compiled.model, compiled.code, out)
+    compiled = [
+        compile_deployable(gm, each, name, options, cases, c=form == "c") for each in chosen
+    ]
+    return _write(compiled, form, weights, out)
 
 
-def _check(name: object, form: object, vectors: object) -> None:
+def _targets(target: Target | str | Sequence[Target | str]) -> list[Target]:
+    each = [target] if isinstance(target, Target | str) else [*target]
+    if not each:
+        raise BackendError("there is no target", fix="`qpc targets` lists them")
+    return [one if isinstance(one, Target) else Target.parse(one) for one in each]
+
+
+def _write(
+    compiled: Sequence[Compiled], form: str, weights: str, out: str | os.PathLike[str]
+) -> ExportedLibrary:
+    from qpc.backends.deploy.c_source import write_c
+    from qpc.backends.deploy.instruction_sets import write_instruction_sets
+    from qpc.backends.deploy.library import write_objects
+    from qpc.backends.tvm.codegen.llvm_dispatch import dispatch_object
+    from qpc.backends.tvm.codegen.llvm_entry import entry_object
+
+    models, code = [c.model for c in compiled], [c.code for c in compiled]
+    if len(compiled) > 1:
+        return write_instruction_sets(models, code, entry_object, dispatch_object, out)
+    if form == "c":
+        return write_c(models[0], code[0], out, weights=weights)
+    return write_objects(models[0], (*code[0], entry_object(models[0])), out)
+
+
+def _check(name: object, form: object, vectors: object, weights: object) -> None:
     checked_name(name)
     if form not in FORMS:
         raise BackendError(
             f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}",
             fix="form='objects' for machine code, form='c' for C source",
+        )
+    if weights not in WEIGHTS or (form != "c" and weights != WEIGHTS[0]):
+        raise BackendError(
+            f"weights must be {' or '.join(map(repr, WEIGHTS))}, and {WEIGHTS[0]!r} but for C "
+            f"source, got {weights!r}",
+            fix="form='c', weights='blob'",
         )
     if not is_count(vectors):
         raise BackendError(f"vectors must be a positive number, got {vectors!r}")

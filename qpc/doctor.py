@@ -14,6 +14,7 @@ from importlib import metadata
 
 from qpc.children import run_module
 from qpc.errors import UnsupportedTargetError
+from qpc.plugins import Plugin, installed_plugins
 from qpc.targets import Target
 
 TVM_VERSION = "0.27.0.post1"
@@ -34,6 +35,7 @@ TESTED_VERSIONS = {
 MINIMUM_VERSIONS = {"torch": "2.13", "pydantic": "2"}
 MINIMUM_PYTHON = "3.11"
 
+_TIMEOUT_S = 120
 _INSTALL_TVM = f"pip install apache-tvm=={TVM_VERSION} apache-tvm-ffi=={TVM_FFI_VERSION}"
 # The two packages put their files into one folder: removing the wrong one damages the right one.
 _REPLACE_TVM = (
@@ -60,6 +62,7 @@ def diagnose() -> list[Check]:
     checks += _check_tvm_packages()
     if installed_version("apache-tvm") is not None:
         checks.append(_check_tvm_works())
+    checks += [_check_plugin(group, plugin) for group, plugin in installed_plugins()]
     return checks
 
 
@@ -118,12 +121,22 @@ def _check_tvm_packages() -> list[Check]:
 
 def _check_tvm_works() -> Check:
     name = "tvm compiles"
-    done = run_module("qpc.backends.tvm.selftest", timeout=120)
+    done = run_module("qpc.backends.tvm.selftest", timeout=_TIMEOUT_S)
     if done.status is None:
-        return Check(name, False, "no answer within 120 s", _REPLACE_TVM)
+        return Check(name, False, f"no answer within {_TIMEOUT_S} s", _REPLACE_TVM)
     if done.status != 0:
         return Check(name, False, done.last_words, _REPLACE_TVM)
     return Check(name, True, done.output.strip())
+
+
+def _check_plugin(group: str, plugin: Plugin) -> Check:
+    """Whether what a package brings can be loaded, tried in a process of its own."""
+    name, package = f"{group}: {plugin.name}", f"{plugin.package} {plugin.version}"
+    done = run_module("qpc.extensions", group, plugin.name, timeout=_TIMEOUT_S)
+    if done.status == 0:
+        return Check(name, True, f"of {package}")
+    fix = f"pip install --force-reinstall {plugin.package}, another version of it, or none"
+    return Check(name, False, f"of {package}: {done.last_words}", fix)
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -144,6 +145,16 @@ def reads(gm: GraphModule, attr: Node) -> int:
         for n in gm.graph.nodes
         if n.op == "get_attr" and attribute(gm, str(n.target)) is tensor
     )
+
+
+def reads_by_name(gm: GraphModule) -> dict[str, int]:
+    """What `reads` gives for every `get_attr` node, by the name of its tensor."""
+    nodes = gm.graph.find_nodes(op="get_attr")
+    tensors = {n: id(attribute(gm, str(n.target))) for n in nodes}
+    counts: Counter[int] = Counter()
+    for node, tensor in tensors.items():
+        counts[tensor] += len(node.users)
+    return {str(node.target): counts[tensor] for node, tensor in tensors.items()}
 
 
 def _exists(gm: GraphModule, name: str) -> bool:

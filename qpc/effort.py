@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.analysis.channel_means import ChannelMeans
 from qpc.analysis.side_by_side import decibels, first_samples, held_out, output_error
 from qpc.base import Pass, PassContext, PassReport, Remark
 from qpc.batches import Batch, checked_batches
@@ -72,15 +73,19 @@ def few_bits(config: QuantConfig) -> bool:
     return any(use.mode == "static" and use.weight.bits < _EIGHT for use in used)
 
 
-def corrections(batches: Iterable[Batch], config: QuantConfig) -> tuple[Pass, ...]:
+def corrections(
+    batches: Iterable[Batch], config: QuantConfig, means: ChannelMeans | None = None
+) -> tuple[Pass, ...]:
     """What the default effort does behind FakeQuantize.
+
+    means: those of layers in float on these batches, where calibration has taken them down.
 
     8 bits need their biases corrected and nothing else. With fewer, scales of weights are fitted to
     the outputs, and what rounding does to the spread of channels is taken back too.
     """
     if few_bits(config):
         return FitWeightScales(batches, bits=_EIGHT - 1), MatchMoments(batches)
-    return (CorrectBias(batches),)
+    return (CorrectBias(batches, means=means),)
 
 
 def best_quantization(
@@ -266,7 +271,9 @@ class _Search:
 
     def _quiet(self) -> PassContext:
         context = self._ctx
-        return _Quiet(context.check, context.progress, thorough=context.thorough)
+        return _Quiet(
+            context.check, context.progress, thorough=context.thorough, _steps=context._steps
+        )
 
 
 _ROUNDED = frozenset({CORE_FORM, FAKE_QUANTIZED})

@@ -7,16 +7,18 @@
 
 A family stands beside the protocol or base class of its kind. `qpc.to_yaml` and `qpc.from_yaml`
 know the families of QPC; packages add classes to them. Passes have their names already, as a class
-keyword.
+keyword. A family with a group of entry points finds the classes of installed packages by itself;
+see `qpc.plugins`.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from qpc.errors import ConfigError
+from qpc.plugins import ExtensionPoint
 from qpc.settings import is_kebab_case
 
 _C = TypeVar("_C", bound=type)
@@ -26,11 +28,13 @@ class Family:
     """Classes by name.
 
     name: what one of them is, such as "criterion". base: the class or protocol that all of them
-    have in common, by which the types of fields name the family.
+    have in common, by which the types of fields name the family. group: of the entry points of
+    packages that bring more, such as "qpc.criteria"; None if none can.
     """
 
-    def __init__(self, name: str, base: type) -> None:
+    def __init__(self, name: str, base: type, *, group: str | None = None) -> None:
         self.name, self.base = name, base
+        self.plugins = None if group is None else ExtensionPoint(group, name, ConfigError)
         self._classes: dict[str, type] = {}
 
     def __repr__(self) -> str:
@@ -57,16 +61,44 @@ class Family:
         return add
 
     def find(self, name: str) -> type | None:
-        """The class of a name."""
-        return self._classes.get(name)
+        """The class of a name; None if there is none.
+
+        Raises ConfigError, which names the package, if one brings that name and is broken.
+        """
+        known = self._known(name)
+        if known is not None or self.plugins is None:
+            return known
+        return cast("type | None", self.plugins.load(name, lambda found: self._adopt(name, found)))
 
     def name_of(self, cls: type) -> str | None:
         """The name of a class; None if it has none."""
         return next((name for name, known in self._classes.items() if known is cls), None)
 
+    def _known(self, name: str) -> type | None:
+        """The class of a name, of those that have been imported."""
+        return self._classes.get(name)
+
+    def _known_names(self) -> Iterable[str]:
+        return self._classes
+
+    def _adopt(self, name: str, found: object) -> str | None:
+        """Give what a package brings its name there; else what is wrong with it."""
+        if not isinstance(found, type):
+            return f"must be a class, got {type(found).__name__}"
+        if not issubclass(found, self.base):
+            return f"must be a class like {self.base.__name__}, got {found.__name__}"
+        if (called := self.name_of(found)) not in (None, name):
+            return f"is called {called!r} by its class"
+        try:
+            self.named(name)(found)
+        except ConfigError as e:
+            return f"cannot have its name: {e.what}"
+        return None
+
     def names(self) -> tuple[str, ...]:
-        """All names, in alphabetical order."""
-        return tuple(sorted(self._classes))
+        """All names in alphabetical order; classes of installed packages stay unloaded."""
+        installed = self.plugins.names() if self.plugins else ()
+        return tuple(sorted({*self._known_names(), *installed}))
 
 
 class KindFamily(Family):

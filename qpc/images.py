@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qpc.errors import ConfigError, MissingDependencyError
+from qpc.installing import install_line
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """How the names of files end that are taken for images."""
@@ -61,7 +62,7 @@ def require_pillow() -> None:
         import PIL.Image  # noqa: F401
     except ImportError as e:
         raise MissingDependencyError(
-            "images are read with Pillow, which is not installed", fix="pip install pillow"
+            "images are read with Pillow, which is not installed", fix=install_line("images")
         ) from e
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from qpc.calls import Arg, OpView, arguments
+from qpc.quant.pairs import swap_groups
 from qpc.registry import Role, quantization_of, spec_of
 
 
@@ -83,16 +84,9 @@ def outputs_first(tensor: Tensor, output_axis: int, groups: int) -> Tensor:
 
     `output_axis` is 0, or 1 for the weight[in, out/groups, *kernel] of transposed convolutions.
     """
-    return _swapped(tensor, groups) if output_axis == 1 else tensor
+    return swap_groups(tensor, groups) if output_axis == 1 else tensor
 
 
 def own_layout(tensor: Tensor, output_axis: int, groups: int) -> Tensor:
     """What `outputs_first` made, in the weight's own layout again."""
-    return _swapped(tensor, groups) if output_axis == 1 else tensor
-
-
-def _swapped(tensor: Tensor, groups: int) -> Tensor:
-    """[groups * a, b, ...] as [groups * b, a, ...]."""
-    first, second, *kernel = tensor.shape
-    split = tensor.reshape(groups, first // groups, second, *kernel)
-    return split.transpose(1, 2).reshape(groups * second, first // groups, *kernel)
+    return swap_groups(tensor, groups) if output_axis == 1 else tensor

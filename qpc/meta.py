@@ -93,8 +93,13 @@ def copied(gm: GraphModule) -> GraphModule:
 
 def attribute(gm: nn.Module, name: str) -> Tensor:
     """The parameter or buffer that a `get_attr` node names."""
-    owner, _, leaf = name.rpartition(".")
-    value = getattr(gm.get_submodule(owner), leaf)
+    *path, leaf = name.split(".")
+    owner: nn.Module | None = gm
+    for (
+        part
+    ) in path:  # `get_submodule` looks at much more on its way, and is needed for errors only
+        owner = owner._modules.get(part) if owner is not None else None
+    value = getattr(gm.get_submodule(".".join(path)) if owner is None else owner, leaf)
     if not isinstance(value, Tensor):
         raise TypeError(f"attribute {name!r} is {type(value).__name__}, not a tensor")
     return value

@@ -85,10 +85,11 @@ def _after(pass_: Pass, known: set[Fact]) -> set[Fact]:
 def _run_one(pass_: Pass, gm: GraphModule, ctx: PassContext) -> bool:
     start = time.perf_counter()
     try:
-        changed = pass_.apply(gm, ctx)
-        if changed:
-            gm.graph.lint()
-            infer_shapes(gm, only_missing=True)
+        with ctx.phase(pass_.name):
+            changed = pass_.apply(gm, ctx)
+            if changed:
+                gm.graph.lint()
+                infer_shapes(gm, only_missing=True)
     except QPCError as e:
         e.add_note(f"  in pass: {_short(pass_)}")
         raise

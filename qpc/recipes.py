@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch.fx import GraphModule
 
+from qpc.analysis.channel_means import ChannelMeans
 from qpc.base import Pass, PassContext
 from qpc.batches import Batch, batch_length, checked_batches
 from qpc.calls import qpc_ops
@@ -78,8 +79,9 @@ def post_training_quantization(
     require_choice("effort", effort, ("fast", "default"))
     kept: list[Batch] = []
     checked_batches(batches)
-    endings = corrections(kept, config or QuantConfig()) if effort == "default" else ()
-    passes = (Calibrate(_Keeping(batches, kept)), FakeQuantize(), *endings)
+    means = ChannelMeans(_SAMPLES) if effort == "default" else None
+    endings = () if means is None else corrections(kept, config or QuantConfig(), means)
+    passes = (Calibrate(_Keeping(batches, kept), means), FakeQuantize(), *endings)
     return prepare(config) + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
 
 

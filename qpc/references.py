@@ -32,7 +32,11 @@ def function_of(reference: str, folder: Path, field: str) -> Callable[..., objec
     loaded = _file(folder / module, field) if module.endswith(_SCRIPT) else _module(module, folder)
     found: object = getattr(loaded, name, None)
     if found is None:
-        known = [each for each in vars(loaded) if not each.startswith("_")]
+        known = [
+            each
+            for each, value in vars(loaded).items()
+            if callable(value) and not each.startswith("_")
+        ]
         raise ConfigError(
             f"{field}: {module!r} has nothing called {name!r}", fix=nearest(name, known)
         )

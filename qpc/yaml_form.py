@@ -16,7 +16,7 @@ those that the classes declare, with their types.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field
 from types import NoneType, UnionType
 from typing import (
@@ -50,6 +50,7 @@ from qpc.quant.observers import OBSERVERS
 from qpc.settings import Settings
 
 _T = TypeVar("_T")
+_C = TypeVar("_C", bound=type)
 _KIND = "kind"
 _PIPELINE = "pipeline"
 _MOST_VALUES, _MOST_BYTES, _DEPTH = 10_000, 2**20, 32
@@ -59,7 +60,7 @@ _NAMING = (qpc.passes, activations, gradients, magnitude)  # imported for the na
 class _Passes(Family):
     """Every class of a pass has its name: no decorator is needed."""
 
-    def find(self, name: str) -> type | None:
+    def _known(self, name: str) -> type | None:
         found = {cls for cls in _named_passes() if cls.name == name}
         if len(found) > 1:
             places = " and ".join(sorted(f"{cls.__module__}.{cls.__qualname__}" for cls in found))
@@ -69,12 +70,24 @@ class _Passes(Family):
     def name_of(self, cls: type) -> str | None:
         return next((each.name for each in _named_passes() if each is cls), None)
 
-    def names(self) -> tuple[str, ...]:
-        return tuple(sorted({cls.name for cls in _named_passes()}))
+    def _known_names(self) -> Iterable[str]:
+        return {cls.name for cls in _named_passes()}
+
+    def named(self, name: str) -> Callable[[_C], _C]:
+        """A decorator that changes nothing; ConfigError for a class with another name."""
+
+        def checked(cls: _C) -> _C:
+            if self.name_of(cls) != name:
+                raise ConfigError(
+                    f"the pass {cls.__name__} must have the class keyword name={name!r}"
+                )
+            return cls
+
+        return checked
 
 
-PASSES = _Passes("pass", Pass)
-"""Passes by name: QPC's, and those of all modules that were imported."""
+PASSES = _Passes("pass", Pass, group="qpc.passes")
+"""Passes by name: QPC's, those of all modules that were imported, those of installed packages."""
 FAMILIES = (
     PASSES,
     CRITERIA,

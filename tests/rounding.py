@@ -14,10 +14,12 @@ from benchmarks.stress_networks import Stress, loud_images
 from qpc.base import Pass, PassContext
 from qpc.calls import arguments, qpc_ops
 from qpc.facts import CORE_FORM, FAKE_QUANTIZED
+from qpc.layers import integer_layer, outputs_first
 from qpc.meta import attribute
 from qpc.pipeline import Pipeline
-from qpc.quant.config import QuantConfig
+from qpc.quant.config import LayerConfig, QuantConfig, WeightConfig
 from qpc.quant.fixedpoint import along
+from qpc.quant.pairs import are_safe
 from qpc.recipes import post_training_quantization, to_integer
 from tests.quantizing import min_max
 
@@ -94,6 +96,26 @@ def stress() -> Stress:
 def stressed() -> tuple[GraphModule, list[Tensor]]:
     """The stress network, rounded to nearest at 4 bits."""
     return rounded(stress().model, stress().calibration)
+
+
+def check_pairs_stay_safe(rounding: Callable[[list[Tensor]], Pass]) -> None:
+    """Where pairs are to be safe, they are, and one of the weights differs from the nearest."""
+    config = QuantConfig(default=LayerConfig(weight=WeightConfig(pairs="safe")))
+    gm, batches = rounded(Kinds(), config=config)
+    better, _ = run(gm, rounding(batches))
+    before, after = (integer_weights(to_integer().run(each)) for each in (gm, better))
+    assert len(after) == 5
+    assert all(map(are_safe, after))
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def integer_weights(gm: GraphModule) -> list[Tensor]:
+    """The weights of all integer layers, [out, in/groups, *kernel]."""
+    layers = [layer for node in gm.graph.nodes if (layer := integer_layer(node)) is not None]
+    return [
+        outputs_first(attribute(gm, str(each.weight.target)), each.output_axis, each.groups)
+        for each in layers
+    ]
 
 
 def check_points_and_zeros(rounding: Callable[[list[Tensor]], Pass]) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import qpc
+from qpc import plugins
 from qpc.backends import registry
 from qpc.backends.reference.backend import BACKEND as REFERENCE
 from qpc.errors import ArtifactError, BackendError, ConfigError
@@ -119,7 +120,7 @@ def test_metadata_is_read_only_for_names_that_qpc_does_not_know(
         asked.append(selected)
         return real(**selected)
 
-    monkeypatch.setattr(registry, "entry_points", counted)
+    monkeypatch.setattr(plugins, "entry_points", counted)
     qpc.compile(graph(), "reference", batch_sizes=(2,))
     assert asked == []
     qpc.compile(graph(), "eager", batch_sizes=(2,))
@@ -177,7 +178,7 @@ def test_a_backend_may_be_passed_or_registered(
     sample: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("sample_backend")
-    monkeypatch.setattr(registry, "entry_points", lambda **_: [])
+    monkeypatch.setattr(plugins, "entry_points", lambda **_: [])
     gm = graph()
     assert torch.equal(qpc.compile(gm, backend=module.BACKEND, batch_sizes=(2,))(X), gm(X))
     assert qpc.register_backend(module.BACKEND) is module.BACKEND

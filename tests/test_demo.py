@@ -170,7 +170,7 @@ def test_without_tvm_it_says_so_before_doing_anything(monkeypatch: pytest.Monkey
     with pytest.raises(MissingDependencyError, match="apache-tvm is not installed") as caught:
         run_demo(say=said.append)
     assert said == []
-    assert caught.value.fix == "pip install 'qpc[tvm]'"
+    assert caught.value.fix == "pip install 'quantize-prune-compiler[tvm]'"
 
 
 def test_the_page_fits_eighty_columns(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,3 +111,21 @@ def test_05_prunes_repairs_and_compiles(tmp_path: Path) -> None:
     assert float(found["repaired"]) > float(found["dense"]) - 4
     assert float(found["repaired"]) > float(found["pruned"]) + 10
     assert re.search(r"^int8 machine code is \d\.\d\d times as fast", output, re.MULTILINE)
+
+
+@pytest.mark.thorough
+@pytest.mark.tvm
+@pytest.mark.models
+def test_the_notebook_runs_and_shows_its_pictures() -> None:
+    nbformat = pytest.importorskip("nbformat", reason="Jupyter is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="Jupyter is not installed")
+    pytest.importorskip("ipykernel", reason="Jupyter is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    notebook = nbformat.read(FOLDER / "notebook.ipynb", as_version=4)
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] for cell in codes), "kept without outputs"
+    where = {"metadata": {"path": str(FOLDER.parent)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=where).execute()
+    shown = [set(output.data) for cell in codes for output in cell.outputs if "data" in output]
+    assert sum("image/png" in kinds for kinds in shown) == 3
+    assert sum("text/html" in kinds for kinds in shown) == 2

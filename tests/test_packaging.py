@@ -73,10 +73,12 @@ def test_the_wheel_holds_every_module_under_qpc_and_nothing_else(wheel: Path) ->
 
 
 def test_the_wheel_says_what_it_is(wheel: Path) -> None:
-    assert wheel.name == "qpc-0.1.0-py3-none-any.whl"
+    assert wheel.name == "quantize_prune_compiler-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
-        entry_points = archive.read("qpc-0.1.0.dist-info/entry_points.txt").decode()
-        metadata = archive.read("qpc-0.1.0.dist-info/METADATA").decode()
+        entry_points = archive.read(
+            "quantize_prune_compiler-0.1.0.dist-info/entry_points.txt"
+        ).decode()
+        metadata = archive.read("quantize_prune_compiler-0.1.0.dist-info/METADATA").decode()
         licences = [name for name in archive.namelist() if ".dist-info/licenses/" in name]
     assert "qpc = qpc.cli:main" in entry_points
     assert "License-Expression: Apache-2.0" in metadata

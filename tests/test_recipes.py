@@ -15,14 +15,16 @@ from qpc.calls import aten, qpc_ops
 from qpc.errors import CalibrationError, ConfigError, PassError
 from qpc.facts import CALIBRATED, CORE_FORM, FAKE_QUANTIZED, INTEGER, OBSERVED
 from qpc.hashing import fingerprint
-from qpc.passes import Calibrate, FakeQuantize, LearnGrids
+from qpc.passes import Calibrate, FakeQuantize, FollowRanges, LearnGrids
 from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Uniform
 from qpc.pruning.magnitude import L1
 from qpc.quant.config import Override, QuantConfig
+from qpc.quant.pairs import are_safe
 from qpc.recipes import post_training_quantization, prepare, quantize, to_integer
 from qpc.testing import assert_same_output, randomized, traced
 from tests.quantizing import min_max, steps_apart
+from tests.rounding import integer_weights
 from tests.small_models import nodes_of
 
 X = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -208,6 +210,22 @@ def test_training_with_rounded_values_lowers_the_loss_and_is_what_is_deployed(
     assert off.max() < 1.01
     assert (off < 0.01).float().mean() > 0.9
     assert (integers(QAT_X) - goal).square().mean() < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("learn", [LearnGrids(), FollowRanges()])
+def test_pairs_stay_safe_whatever_training_and_pruning_do_to_weights(
+    learn: LearnGrids | FollowRanges,
+) -> None:
+    config = QuantConfig.for_target("x86-64-v3")
+    gm = qpc.prepare_qat(traced(randomized(_Small()), QAT_X), [QAT_X], config, learn=learn)
+    with torch.no_grad():
+        gm.get_parameter("mix.weight").mul_(3.0)  # farther than the grid that it had
+    _trained(gm, torch.randn(16, 2, generator=torch.Generator().manual_seed(1)), steps=3)
+    for graph in (gm, qpc.prune(gm, L1(), Uniform(0.4))):
+        integers = qpc.convert(graph)
+        assert all(map(are_safe, integer_weights(integers)))
+        wanted = graph(QAT_X)
+        assert (integers(QAT_X) - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
 def test_without_training_preparing_and_converting_is_quantizing_without_bias_correction() -> None:

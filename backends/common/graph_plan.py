@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 from torch.fx import GraphModule, Node
 
-from qpc.analysis.integer_proofs import check_integers
+from qpc.analysis.integer_proofs import IntegerProof, check_integers
 from qpc.backends.common.activation_type import with_activations
 from qpc.backends.common.concat_in_place import CHANNELS, InPlace, find_in_place
 from qpc.backends.common.constants import find_constants
@@ -22,6 +22,7 @@ from qpc.backends.common.fused_padding import NO_PADDING, Padding, find_fused_pa
 from qpc.backends.common.orders import Order, choose_orders
 from qpc.backends.common.traits import TraitTable
 from qpc.backends.compiled import output_nodes
+from qpc.layers import integer_layer
 from qpc.meta import label
 from qpc.shapes import noted_shapes
 from qpc.types import Concrete, TensorType
@@ -37,7 +38,8 @@ class GraphPlan:
     together with one of these, or not at all. constants: nodes whose values the compiler computes.
     groups: layers with what is fused behind them, by the node whose value they store. in_place:
     concats that need no copies. padding: pads that the convolutions behind them do themselves.
-    orders: of the axes of quantized values.
+    orders: of the axes of quantized values. greatest: for layers, the greatest integer that they
+    ever multiply, padding included.
     """
 
     gm: GraphModule
@@ -49,6 +51,7 @@ class GraphPlan:
     in_place: InPlace
     padding: Mapping[Node, Padding]
     orders: Mapping[Node, Order]
+    greatest: Mapping[Node, int]
 
     def group(self, node: Node) -> Group:
         """The nodes that are computed with the one whose value is stored; it may be alone."""
@@ -111,7 +114,15 @@ def plan_graph(
         find_in_place(at_run_time, groups, types, traits),
         MappingProxyType(padding),
         MappingProxyType(choose_orders(computed, types, padding, traits)),
+        MappingProxyType(_greatest_inputs(gm, types)),
     )
+
+
+def _greatest_inputs(gm: GraphModule, types: Mapping[Node, Concrete]) -> dict[Node, int]:
+    """By layer, what bounds and tables behind its input, and padding, leave possible."""
+    proof = IntegerProof(gm, types, {})
+    layers = [layer for node in gm.graph.nodes if (layer := integer_layer(node)) is not None]
+    return {each.node: max(proof.range(each.input)[1], each.input_zero_point) for each in layers}
 
 
 def _reachable(outputs: list[Node]) -> set[Node]:

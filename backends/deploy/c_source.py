@@ -17,7 +17,8 @@ import numpy as np
 
 from qpc.backends.common.plan import Place, Step
 from qpc.backends.deploy.abi import ARENA_ALIGNMENT
-from qpc.backends.deploy.c_helpers import HEAD, HELPERS, IS_MISALIGNED
+from qpc.backends.deploy.c_blob import DECLARED, Blob
+from qpc.backends.deploy.c_helpers import HEAD, IS_MISALIGNED, helpers_for
 from qpc.backends.deploy.deployable import Array, Deployable, Port
 from qpc.backends.deploy.header import c_float
 from qpc.backends.deploy.library import ExportedLibrary, write_library
@@ -35,11 +36,16 @@ _LEAST = {"int32": -(2**31), "int64": -(2**63)}  # which C has no constant for
 
 
 def write_c(
-    model: Deployable, texts: Sequence[bytes], path: str | os.PathLike[str]
+    model: Deployable,
+    texts: Sequence[bytes],
+    path: str | os.PathLike[str],
+    *,
+    weights: str = "arrays",
 ) -> ExportedLibrary:
     """Write the library of a model as source to the folder `path`.
 
-    texts: its kernels as TVM prints them. Raises BackendError if the board has not the memory or
+    texts: its kernels as TVM prints them. weights: "arrays" of the source, or a "blob" beside it.
+    Raises BackendError if the board has not the memory or
     the code needs what C does not have, and ArtifactError if the folder cannot be written; then
     nothing is.
     """
@@ -50,17 +56,30 @@ def write_c(
         )
     functions = {f.name: f for f in map(read_function, map(bytes.decode, texts))}
     source = f"{model.name}.c"
-    text = c_source(model, functions)
+    blob = Blob.of(model.weights) if weights == "blob" else None
+    text = c_source(model, functions, blob)
+    beside = blob.files(model.name) if blob is not None else {}
     needed = sorted(_BY_COMPILERS | _called(functions.values()))
     needs = footprint(model, None, sum(array.nbytes for array in model.weights.values()))
     note = "code: the compiler decides how large it is; `size` and the linker's map say so"
     model = replace(model, notes=(*model.notes, note))
-    return write_library(model, {source: text.encode()}, needs, needed, source, path, form=FORM)
+    return write_library(
+        model,
+        {source: text.encode(), **beside},
+        needs,
+        needed,
+        source,
+        path,
+        form=FORM,
+        sources=[*beside][:1],
+    )
 
 
-def c_source(model: Deployable, functions: Mapping[str, CFunction]) -> str:
-    """The text of `<name>.c`, given the kernels by name."""
-    return "".join(f"{part}\n" for part in _Writer(model, functions).parts())
+def c_source(
+    model: Deployable, functions: Mapping[str, CFunction], blob: Blob | None = None
+) -> str:
+    """The text of `<name>.c`, given the kernels by name, and constants that lie elsewhere."""
+    return "".join(f"{part}\n" for part in _Writer(model, functions, blob).parts())
 
 
 def _called(functions: Iterable[CFunction]) -> set[str]:
@@ -68,8 +87,10 @@ def _called(functions: Iterable[CFunction]) -> set[str]:
 
 
 class _Writer:
-    def __init__(self, model: Deployable, functions: Mapping[str, CFunction]) -> None:
-        self._model, self._functions = model, functions
+    def __init__(
+        self, model: Deployable, functions: Mapping[str, CFunction], blob: Blob | None
+    ) -> None:
+        self._model, self._functions, self._blob = model, functions, blob
         self._weights = dict(_names_of_weights(model))
         kernels = {step.kernel: step.operation for step in model.steps}
         self._kernels = {
@@ -81,22 +102,26 @@ class _Writer:
         model = self._model
         text = "".join(function.body for function in self._functions.values())
         yield HEAD.replace("@name@", model.name).replace("@version@", VERSION)
-        for helper, written in HELPERS.items():
-            if re.search(rf"\b{helper}\b", text):
-                yield written
+        yield from helpers_for(text)
         if any(port.element.bytes > 1 for port in (*model.inputs, *model.outputs)) or (
             model.entry.arena
         ):
             yield IS_MISALIGNED
-        users = self._users()
-        for name, identifier in self._weights.items():
-            yield _array(identifier, model.weights[name], users.get(name, ()))
+        yield from self._constants()
         used: dict[str, list[Step]] = {}
         for step in model.steps:
             used.setdefault(step.kernel, []).append(step)
         for kernel, steps in used.items():
             yield self._kernel(self._functions[kernel], steps)
         yield "\n".join(self._entry())
+
+    def _constants(self) -> Iterator[str]:
+        if self._blob is not None:
+            yield DECLARED.replace("@name@", self._model.name)
+            return
+        users = self._users()
+        for name, identifier in self._weights.items():
+            yield _array(identifier, self._model.weights[name], users.get(name, ()))
 
     def _users(self) -> dict[str, tuple[str, ...]]:
         """By weight, the layers that read it."""
@@ -173,14 +198,17 @@ class _Writer:
     def _argument(self, place: Place, element: str) -> str:
         """An address, as that of elements of a type."""
         address = self._address(place)
-        if place.kind != "weight":
+        if place.kind != "weight" or self._blob is not None:
             return address
         array = self._model.weights[self._model.weight_of(place)]
         return address if _c_type(array) == element else f"(const void *){address}"
 
     def _address(self, place: Place) -> str:
         if place.kind == "weight":
-            return self._weights[self._model.weight_of(place)]
+            name = self._model.weight_of(place)
+            if self._blob is not None:
+                return f"CONSTANT({self._blob.offsets[name]})"
+            return self._weights[name]
         if place.kind == "arena":
             return f"AT({place.start})"
         return f"{place.kind}s[{place.start}]"

@@ -47,7 +47,22 @@ def write_objects(
     Raises BackendError if the board has not the memory or the code needs what no program has, and
     ArtifactError if the folder cannot be written; then nothing is.
     """
-    merged = _merged(model, objects)
+    return write_merged(model, _merged(model, objects), path)
+
+
+def write_merged(
+    model: Deployable,
+    merged: Merged,
+    path: str | os.PathLike[str],
+    *,
+    instruction_sets: Sequence[str] = (),
+) -> ExportedLibrary:
+    """Write the library whose code and constants are one object.
+
+    instruction_sets: the targets that it holds the code of, if there are several. Raises as
+    `write_objects` does.
+    """
+    _refuse_foreign(merged)
     needs = footprint(model, merged.code, merged.constants)
     library = f"lib{model.name}.a"
     files = {library: archive({f"{model.name}.o": merged.made})}
@@ -60,7 +75,16 @@ def write_objects(
     if model.threads > 1:
         files |= {file: text.encode() for file, text in samples(model).items()}
         sources = [DEFAULT]
-    return write_library(model, files, needs, merged.needed, library, path, sources=sources)
+    return write_library(
+        model,
+        files,
+        needs,
+        merged.needed,
+        library,
+        path,
+        sources=sources,
+        instruction_sets=instruction_sets,
+    )
 
 
 def write_library(
@@ -73,6 +97,7 @@ def write_library(
     *,
     form: str = "objects",
     sources: Sequence[str] = (),
+    instruction_sets: Sequence[str] = (),
 ) -> ExportedLibrary:
     """Write the files of a form of a model, and those that are the same for all forms."""
     check_board(model, needs)
@@ -80,12 +105,21 @@ def write_library(
     texts = {
         f"{model.name}.h": header(model),
         MAIN: main_program(model),
-        "CMakeLists.txt": cmake_file(model, library),
+        "CMakeLists.txt": cmake_file(model, library, sources),
         "report.txt": report,
     }
     whole = dict(files) | {name: text.encode() for name, text in texts.items()}
     whole[VECTORS] = vectors_file(model)
-    document = manifest(model, needs, needed, library, whole, form=form, sources=sources)
+    document = manifest(
+        model,
+        needs,
+        needed,
+        library,
+        whole,
+        form=form,
+        sources=sources,
+        instruction_sets=instruction_sets,
+    )
     documents.write(path, {DOCUMENT: document, **whole}, library_kind(sorted(whole)))
     return ExportedLibrary(Path(path), model.name, needs, tuple(needed), report)
 
@@ -94,11 +128,14 @@ def _merged(model: Deployable, objects: Sequence[bytes]) -> Merged:
     parts = [elf.read(raw) for raw in objects]
     align = _LINE if model.target.architecture.system == "Linux" else _WORD
     tensors = {name: raw_bytes(array) for name, array in model.weights.items()}
-    merged = merge([*parts, constants(parts[0], tensors, align)], (model.run,))
+    return merge([*parts, constants(parts[0], tensors, align)], (model.run,))
+
+
+def _refuse_foreign(merged: Merged) -> None:
+    """Raise BackendError for code that needs what programs do not have."""
     foreign = [name for name in merged.needed if name.startswith(_FOREIGN)]
     if foreign:
         raise BackendError(
             f"the code needs functions of TVM: {', '.join(foreign)}",
             fix="express the operators that need them with others",
         )
-    return merged

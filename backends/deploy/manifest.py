@@ -103,13 +103,18 @@ def manifest(
     *,
     form: str = OBJECTS,
     sources: Sequence[str] = (),
+    instruction_sets: Sequence[str] = (),
 ) -> bytes:
     """The content of `library.json` for a model and its other files.
 
     needed: functions that the program must have. library: the file that programs link. sources:
-    what the sample program is built from besides `main.c`.
+    what the sample program is built from besides `main.c`. instruction_sets: the targets whose code
+    is in the library, if there are several.
     """
     kind = library_kind(sorted(files))
+    settings: dict[str, object] = {"batch": model.entry.batch, "threads": model.threads}
+    if instruction_sets:
+        settings["instruction_sets"] = list(instruction_sets)
     return seal(
         {
             "format": kind.mark,
@@ -118,7 +123,7 @@ def manifest(
             "name": model.name,
             "form": form,
             "target": encode_target(model.target),
-            "settings": {"batch": model.entry.batch, "threads": model.threads},
+            "settings": settings,
             "function": model.run,
             "errors": {name: number for name, (number, _) in ERRORS.items()},
             "arena_bytes": model.entry.arena,

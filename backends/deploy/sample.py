@@ -6,7 +6,7 @@ run on other machines. It wants nothing but the standard library of C99; the clo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from qpc.backends.deploy.deployable import Deployable, Port
 
@@ -59,17 +59,19 @@ def main_program(model: Deployable) -> str:
     return text
 
 
-def cmake_file(model: Deployable, library: str) -> str:
+def cmake_file(model: Deployable, library: str, sources: Sequence[str] = ()) -> str:
     """The text of `CMakeLists.txt`, for programs that add the folder to theirs, or by itself.
 
-    library: the file that programs link, or source of it.
+    library: the file that programs link, or source of it. sources: more source of it.
     """
     needs_math = "m" if model.target.architecture.system == "Linux" else ""
     parallel = ""
     if model.threads > 1:
         parallel = _CMAKE_PARALLEL.replace("@name@", model.name)
     form = _CMAKE_SOURCE if library.endswith(".c") else _CMAKE_ARCHIVE
-    text = _CMAKE.replace("@library@", form).replace("@file@", library)
+    assembled = [source for source in sources if source.endswith(".S")]
+    text = _CMAKE.replace("@library@", form).replace("@file@", " ".join([library, *assembled]))
+    text = text.replace("@languages@", "C ASM" if assembled else "C")
     text = text.replace("@name@", model.name).replace("@math@", needs_math)
     return text.replace("@flags@", " ".join(model.target.c_flags)).replace("@parallel@", parallel)
 
@@ -260,7 +262,7 @@ int main(int count, char **arguments)
 _CMAKE = """# add_subdirectory(this folder), then target_link_libraries(program PRIVATE @name@);
 # or by itself: cmake -B build && cmake --build build && ctest --test-dir build
 cmake_minimum_required(VERSION 3.13)
-project(@name@ C)
+project(@name@ @languages@)
 
 @library@@parallel@
 if(CMAKE_SOURCE_DIR STREQUAL CMAKE_CURRENT_SOURCE_DIR)

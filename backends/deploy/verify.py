@@ -240,7 +240,8 @@ def _built(
     be there where it runs.
     """
     sources = [folder / file for file in (MAIN, *entry.sources, entry.library)]
-    options = ["-static"] if static else []
+    options = ["-I", str(folder)]  # where the assembler looks for constants
+    options += ["-static"] if static else []
     options += ["-pthread"] if any("pthread" in source for source in entry.sources) else []
     if machine is not None:
         for file, text in bare_metal.files(machine).items():

@@ -16,11 +16,11 @@ _OPTIONS = {Kind.ADD: 11, Kind.MUL: 21, Kind.SUB: 28, Kind.DIV: 29}
 def combined(to: Exporter, node: Node, kind: Kind, operands: list[int], fused: Number) -> int:
     """A call of an operator that broadcasts, whose result is that of `node`."""
     rank = len(to.shape(node))
-    aligned = [_of_rank(to, index, rank) for index in operands]
-    return to.emit(kind, aligned, to.result(node), (_OPTIONS[kind], {0: fused}))
+    inputs = [aligned(to, index, rank) for index in operands]
+    return to.emit(kind, inputs, to.result(node), (_OPTIONS[kind], {0: fused}))
 
 
-def _of_rank(to: Exporter, index: int, rank: int) -> int:
+def aligned(to: Exporter, index: int, rank: int) -> int:
     """A tensor with as many axes, new ones in front as broadcasting has them."""
     shape = to.stored(index).shape
     if len(shape) == rank:
@@ -49,6 +49,8 @@ def _float(kind: Kind) -> Rule:
         if given.get("alpha", 1) != 1:
             raise Refused("alpha is not 1")
         operands = [_float_operand(to, given[name]) for name in ("self", "other")]
+        if any(to.stored(index).dtype != "float32" for index in operands):
+            raise Refused("its operands are not both floats")
         return combined(to, node, kind, operands, byte(0))
 
     return rule

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -26,25 +24,11 @@ from qpc.backends.litert.stored import (
     stored_grid,
     stored_shape,
 )
-from qpc.backends.litert.tables import (
-    Activation,
-    Kind,
-    Number,
-    Options,
-    Quantization,
-    Table,
-    Value,
-    byte,
-    model,
-    operator,
-    operator_code,
-    signature,
-    subgraph,
-    tensor,
-)
+from qpc.backends.litert.tables import Activation, Kind, Number, byte, model, signature
+from qpc.backends.litert.writer import Writer
 from qpc.calls import arguments
 from qpc.errors import BackendError, UnsupportedOpError
-from qpc.meta import attribute, info
+from qpc.meta import attribute, info, label
 from qpc.quant.grid import QParams
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType, dtype_name
@@ -59,27 +43,20 @@ class Refused(Exception):  # noqa: N818  # no error by itself: all of them becom
     """Why a call has no form in the format."""
 
 
-@dataclass
-class Exporter:
-    """One export: the tensors and calls so far, and which tensor every value of the graph is.
+class Exporter(Writer):
+    """One export: which tensor of the file every value of the graph is.
 
     batch: the only batch size of the file. integers: inputs and outputs are int8, not float32.
     """
 
-    gm: GraphModule
-    batch: int
-    rules: Mapping[object, Rule]
-    integers: bool = False
-    values: dict[Node, int] = field(default_factory=dict)
-    refused: dict[Node, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.types = concrete_shapes(self.gm, self.batch)
-        self._tensors: list[Stored] = []
-        self._names: set[str] = set()
-        self._calls: list[Table] = []
-        self._codes: dict[Kind, int] = {}
-        self._constants: dict[Stored, int] = {}
+    def __init__(
+        self, gm: GraphModule, batch: int, rules: Mapping[object, Rule], integers: bool = False
+    ) -> None:
+        super().__init__()
+        self.gm, self.batch, self.rules, self.integers = gm, batch, rules, integers
+        self.types = concrete_shapes(gm, batch)
+        self.values: dict[Node, int] = {}
+        self.refused: dict[Node, str] = {}
 
     def write(self) -> bytes:
         """The whole file. Raises UnsupportedOpError that names all operators without a form."""
@@ -102,11 +79,11 @@ class Exporter:
             self.refused[node] = str(why)
 
     def _require_forms(self) -> None:
-        named = {f"{n.target} ({why})": n for n, why in self.refused.items() if why}
+        named = {n: f"{n.target} at {label(n)} ({why})" for n, why in self.refused.items() if why}
         if named:
             raise UnsupportedOpError(
-                f"no .tflite form for {', '.join(named)}",
-                node=next(iter(named.values())),
+                f"no .tflite form for {', '.join(named.values())}",
+                node=next(iter(named)),
                 fix="keep these operators out of the model, or export to ONNX",
             )
 
@@ -114,13 +91,13 @@ class Exporter:
 
     def shape(self, node: Node) -> tuple[int, ...]:
         """The logical shape of a tensor."""
-        if isinstance(found := self.types[node], TensorType):
-            return found.shape
-        raise UnsupportedOpError("the value is not one tensor", node=node)
+        return self.shape_and_dtype(node).shape
 
-    def stored(self, index: int) -> Stored:
-        """A tensor of the file."""
-        return self._tensors[index]
+    def shape_and_dtype(self, node: Node) -> TensorType:
+        """Those of a tensor of the graph."""
+        if isinstance(found := self.types[node], TensorType):
+            return found
+        raise UnsupportedOpError("the value is not one tensor", node=node)
 
     def is_integer(self, node: Node) -> bool:
         """Whether a value consists of the integers of a grid."""
@@ -134,10 +111,13 @@ class Exporter:
         return grid
 
     def value(self, node: Node, argument: str) -> int:
-        """The tensor of an argument, computed or constant."""
-        if isinstance(source := arguments(node)[argument], Node):
-            return self.operand(source)
-        raise UnsupportedOpError(f"{argument!r} of {node.target} is no tensor", node=node)
+        """The tensor of an argument, computed or constant, of int8 or float32."""
+        if not isinstance(source := arguments(node)[argument], Node):
+            raise UnsupportedOpError(f"{argument!r} of {node.target} is no tensor", node=node)
+        index = self.operand(source)
+        if (dtype := self.stored(index).dtype) not in ("float32", "int8"):
+            raise Refused(f"{argument!r} is {dtype}")
+        return index
 
     def operand(self, source: Node) -> int:
         """The tensor of a value of the graph; parameters and buffers become constants."""
@@ -157,40 +137,6 @@ class Exporter:
             raise UnsupportedOpError(f"{argument!r} of {node.target} is not constant", node=node)
         return attribute(self.gm, str(source.target)).detach()
 
-    def constant(
-        self, value: npt.NDArray[Any], grid: Quantization | None = None, name: str = ""
-    ) -> int:
-        """A tensor with contents, stored as they are; the same one for the same contents."""
-        contents = np.ascontiguousarray(value)
-        dtype = str(contents.dtype)
-        # numpy makes a row of a scalar
-        made = Stored(name, tuple(np.shape(value)), dtype, grid, contents.tobytes())
-        if made not in self._constants:
-            self._constants[made] = self._add(made)
-        return self._constants[made]
-
-    def number(self, value: float) -> int:
-        """A constant float32."""
-        return self.constant(np.array(value, np.float32))
-
-    def row(self, values: Sequence[int]) -> int:
-        """A constant row of int32."""
-        return self.constant(np.array(values, np.int32))
-
-    def emit(
-        self,
-        kind: Kind,
-        inputs: Sequence[int],
-        made: Stored,
-        options: tuple[int, Mapping[int, Value]] | None = None,
-    ) -> int:
-        """A call of one result, whose index it returns. options: see `Options`."""
-        code = self._codes.setdefault(kind, len(self._codes))
-        result = self._add(made)
-        chosen = Options(options[0], Table(options[1])) if options else None
-        self._calls.append(operator(code, inputs, [result], chosen))
-        return result
-
     def result(self, node: Node, **changes: Any) -> Stored:
         """What the tensor of a call is, but for `changes`."""
         integer = self.is_integer(node)
@@ -200,16 +146,14 @@ class Exporter:
             "dtype": "int8" if integer else "float32",
             "grid": stored_grid(self.grid(node)) if integer else None,
         }
-        of = self.types[node]
-        if isinstance(of, TensorType) and not integer and of.dtype is not torch.float32:
-            raise Refused(f"its values are {dtype_name(of.dtype)}")
+        dtype = self.shape_and_dtype(node).dtype
+        if not integer and dtype is not torch.float32 and "dtype" not in changes:
+            raise Refused(f"its values are {dtype_name(dtype)}")
         return Stored(**{**found, **changes})
 
-    def like(self, index: int, shape: Sequence[int], **changes: Any) -> Stored:
-        """What a tensor of another shape is, but for `changes`."""
-        of = self.stored(index)
-        found = {"name": "", "shape": tuple(shape), "dtype": of.dtype, "grid": of.grid}
-        return Stored(**{**found, **changes})
+    def shaped_as(self, node: Node, index: int) -> Stored:
+        """What the tensor of a call is that leaves type and grid of a tensor as they are."""
+        return self.like(index, stored_shape(self.shape(node)), name=str(node.name))
 
     # --- clamps -----------------------------------------------------------------------------------
 
@@ -244,37 +188,6 @@ class Exporter:
                 index = self.emit(kind, inputs, self.like(index, like.shape))
         return index
 
-    # --- layouts ----------------------------------------------------------------------------------
-
-    def arrange(self, index: int, order: Sequence[int], wanted: Sequence[int]) -> int:
-        """A tensor whose axes are `order`, with them as in `wanted`; both name the same axes."""
-        moved = [order.index(axis) for axis in wanted]
-        shape = self.stored(index).shape
-        target = [shape[i] for i in moved]
-        if moved == sorted(moved):
-            return index
-        large = [i for i in moved if shape[i] != 1]
-        if large == sorted(large):  # only axes of size 1 change their places
-            return self.reshape(index, target)
-        return self.emit(Kind.TRANSPOSE, [index, self.row(moved)], self.like(index, target))
-
-    def reshape(self, index: int, shape: Sequence[int]) -> int:
-        """The same values in the same order, with other axes."""
-        if self.stored(index).shape == tuple(shape):
-            return index
-        options = (17, {0: np.array(shape, np.int32)})
-        return self.emit(Kind.RESHAPE, [index, self.row(shape)], self.like(index, shape), options)
-
-    def logical(self, index: int) -> int:
-        """A stored tensor with its axes in the order of the graph."""
-        rank = len(self.stored(index).shape)
-        return self.arrange(index, stored_axes(rank), range(rank))
-
-    def as_stored(self, index: int) -> int:
-        """A tensor whose axes are in the order of the graph, as it is stored."""
-        rank = len(self.stored(index).shape)
-        return self.arrange(index, range(rank), stored_axes(rank))
-
     def requantized(self, node: Node, index: int) -> int:
         """An integer tensor brought to the grid of a call."""
         made = self.result(node)
@@ -286,8 +199,10 @@ class Exporter:
 
     def _input(self, node: Node) -> int:
         self.shape(node)  # it is one tensor
-        if not self.integers:
-            return self._add(self.result(node))
+        dtype = dtype_name(self.shape_and_dtype(node).dtype)
+        if not self.integers or dtype != "float32":
+            kept = {"dtype": dtype} if dtype in ("bool", "int64") else {}
+            return self.add(self.result(node, **kept))
         readers = list(node.users)
         grids = {info(user).qparams for user in readers}
         if len(grids) != 1 or None in grids:
@@ -296,7 +211,7 @@ class Exporter:
                 node=node,
                 fix="export with float inputs and outputs",
             )
-        return self._add(self.result(readers[0], name=str(node.name)))
+        return self.add(self.result(readers[0], name=str(node.name)))
 
     def _outputs(self) -> list[tuple[str, int]]:
         """Names and tensors."""
@@ -313,29 +228,15 @@ class Exporter:
             found.append((str(node.name), index))
         return found
 
-    def _add(self, made: Stored) -> int:
-        name = made.name or f"value_{len(self._tensors)}"
-        while name in self._names:
-            name += "_"
-        self._names.add(name)
-        self._tensors.append(replace(made, name=name))
-        return len(self._tensors) - 1
-
     def _file(self, outputs: Sequence[tuple[str, int]]) -> bytes:
-        buffers, tables = [b""], []
-        for each in self._tensors:
-            buffer = len(buffers) if each.data else 0
-            buffers += [each.data] if each.data else []
-            tables.append(tensor(each.name, each.shape, each.dtype, buffer, each.grid))
         inputs = {str(n.name): self.values[n] for n in self.gm.graph.find_nodes(op="placeholder")}
-        indices = [index for _, index in outputs]
-        graph = subgraph(tables, list(inputs.values()), indices, self._calls)
+        graph, buffers = self.graph(list(inputs.values()), [index for _, index in outputs])
         layouts = {
             name: "NHWC" if len(self.stored(index).shape) == 4 else "as in the model"
             for name, index in [*inputs.items(), *outputs]
         }
         return model(
-            [operator_code(kind) for kind in self._codes],
+            self.codes(),
             graph,
             buffers,
             [signature(inputs, dict(outputs))],

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from torch.fx import Node
 
+from qpc.backends.litert.arithmetic import aligned
 from qpc.backends.litert.concat import concatenated
 from qpc.backends.litert.exporter import Exporter, Refused, Rule
 from qpc.backends.litert.stored import stored_axes, stored_axis
@@ -37,7 +38,7 @@ def cut_image(to: Exporter, index: int, start: Sequence[int], size: Sequence[int
 
 def _reshape(to: Exporter, node: Node) -> int:
     """`aten.reshape`."""
-    index = to.logical(to.value(node, "self"))
+    index = to.logical(to.operand(arguments(node)["self"]))
     return to.as_stored(to.reshape(index, to.shape(node)))
 
 
@@ -46,7 +47,7 @@ def _permute(to: Exporter, node: Node) -> int:
     rank = len(to.shape(node))
     dims = [d % rank for d in arguments(node)["dims"]]
     wanted = [dims[axis] for axis in stored_axes(rank)]
-    return to.arrange(to.value(node, "self"), stored_axes(rank), wanted)
+    return to.arrange(to.operand(arguments(node)["self"]), stored_axes(rank), wanted)
 
 
 def _slice(to: Exporter, node: Node) -> int:
@@ -56,7 +57,7 @@ def _slice(to: Exporter, node: Node) -> int:
         shape[given["dim"]]
     )
     axis = stored_axis(given["dim"], len(shape))
-    return sliced(to, to.value(node, "self"), axis, start, max(start, end), step)
+    return sliced(to, to.operand(arguments(node)["self"]), axis, start, max(start, end), step)
 
 
 def _select(to: Exporter, node: Node) -> int:
@@ -64,7 +65,7 @@ def _select(to: Exporter, node: Node) -> int:
     given, shape = arguments(node), to.shape(arguments(node)["self"])
     place = given["index"] % shape[given["dim"]]
     axis = stored_axis(given["dim"], len(shape))
-    index = sliced(to, to.value(node, "self"), axis, place, place + 1)
+    index = sliced(to, to.operand(arguments(node)["self"]), axis, place, place + 1)
     return without_axes(to, index, [given["dim"] % len(shape)], len(shape))
 
 
@@ -81,7 +82,7 @@ def without_axes(to: Exporter, index: int, axes: Collection[int], rank: int) -> 
 
 def _flip(to: Exporter, node: Node) -> int:
     """`aten.flip`, one axis at a time: that is what every runtime can do."""
-    index, rank = to.value(node, "self"), len(to.shape(node))
+    index, rank = to.operand(arguments(node)["self"]), len(to.shape(node))
     for dim in arguments(node)["dims"]:
         axis = to.row([stored_axis(dim, rank)])
         index = to.emit(Kind.REVERSE_V2, [index, axis], to.like(index, to.stored(index).shape))
@@ -93,7 +94,7 @@ def _roll(to: Exporter, node: Node) -> int:
     given, shape = arguments(node), to.shape(node)
     if not given["dims"]:
         raise Refused("it rolls all axes at once")
-    index = to.value(node, "self")
+    index = to.operand(arguments(node)["self"])
     for shift, dim in zip(given["shifts"], given["dims"], strict=True):
         axis, size = stored_axis(dim, len(shape)), shape[dim]
         cut = -shift % size
@@ -105,7 +106,7 @@ def _roll(to: Exporter, node: Node) -> int:
 
 def _channel_shuffle(to: Exporter, node: Node) -> int:
     """`aten.channel_shuffle`: channels as [groups, each], turned around."""
-    index, groups = to.value(node, "self"), arguments(node)["groups"]
+    index, groups = to.operand(arguments(node)["self"]), arguments(node)["groups"]
     rank, channel = len(to.shape(node)), stored_axis(1, len(to.shape(node)))
     shape = to.stored(index).shape
     before, channels, after = shape[:channel], shape[channel], shape[channel + 1 :]
@@ -119,7 +120,7 @@ def _pixel_shuffle(to: Exporter, node: Node) -> int:
     """`aten.pixel_shuffle`: channels as [channels, down, right], beside rows and columns."""
     if len(to.shape(node)) != 4:
         raise Refused("it has not four axes")
-    index, factor = to.value(node, "self"), arguments(node)["upscale_factor"]
+    index, factor = to.operand(arguments(node)["self"]), arguments(node)["upscale_factor"]
     batch, height, width, channels = to.stored(index).shape
     split = (batch * height, width, channels // factor**2, factor, factor)
     index = to.arrange(to.reshape(index, split), range(5), [0, 3, 1, 4, 2])
@@ -130,12 +131,23 @@ def _pixel_unshuffle(to: Exporter, node: Node) -> int:
     """`aten.pixel_unshuffle`."""
     if len(to.shape(node)) != 4:
         raise Refused("it has not four axes")
-    index, factor = to.value(node, "self"), arguments(node)["downscale_factor"]
+    index, factor = to.operand(arguments(node)["self"]), arguments(node)["downscale_factor"]
     batch, height, width, channels = to.stored(index).shape
     rows, columns = height // factor, width // factor
     split = (batch * rows, factor, columns, factor, channels)
     index = to.arrange(to.reshape(index, split), range(5), [0, 2, 4, 1, 3])
     return to.reshape(index, (batch, rows, columns, channels * factor**2))
+
+
+def _tiled(to: Exporter, node: Node) -> int:
+    """`aten.expand` and `aten.repeat`: a tensor several times, whose axes are the last ones."""
+    rank = len(to.shape(node))
+    index = aligned(to, to.operand(arguments(node)["self"]), rank)
+    before, after = to.stored(index).shape, to.shape(node)
+    times = [after[axis] // size for axis, size in zip(stored_axes(rank), before, strict=True)]
+    if all(count == 1 for count in times):
+        return index
+    return to.emit(Kind.TILE, [index, to.row(times)], to.shaped_as(node, index))
 
 
 def _product(sizes: Sequence[int]) -> int:
@@ -155,4 +167,6 @@ RULES: dict[object, Rule] = {
     aten.pixel_shuffle.default: _pixel_shuffle,
     aten.pixel_unshuffle.default: _pixel_unshuffle,
     aten.channel_shuffle.default: _channel_shuffle,
+    aten.expand.default: _tiled,
+    aten.repeat.default: _tiled,
 }

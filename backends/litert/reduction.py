@@ -8,14 +8,14 @@ from collections.abc import Collection
 import numpy as np
 from torch.fx import Node
 
-from qpc.backends.litert.exporter import Exporter, Rule
+from qpc.backends.litert.exporter import Exporter, Refused, Rule
 from qpc.backends.litert.movement import without_axes
 from qpc.backends.litert.stored import stored_axis
-from qpc.backends.litert.tables import Kind, Quantization, byte, flag
+from qpc.backends.litert.tables import Kind, Quantization, TypeCode, Value, byte, flag
 from qpc.calls import arguments, aten, qpc_ops
 from qpc.ops.reduction import Mean, reduced_axes
 
-_MUL, _REDUCER = 21, 27  # numbers of their options
+_MUL, _REDUCER, _ARG = 21, 27, 40  # numbers of their options
 
 
 def averaged(
@@ -82,8 +82,48 @@ def _float_mean(to: Exporter, node: Node) -> int:
     return index if view.keepdim else without_axes(to, index, axes, rank)
 
 
+def _extreme(kind: Kind) -> Rule:
+    """`aten.amax` and `aten.amin`, of integers and of floats."""
+
+    def rule(to: Exporter, node: Node) -> int:
+        given, index = arguments(node), to.value(node, "self")
+        rank = len(to.shape(given["self"]))
+        axes = sorted({axis % rank for axis in given["dim"]}) or range(rank)
+        stored = sorted(stored_axis(axis, rank) for axis in axes)
+        shape = [1 if i in stored else size for i, size in enumerate(to.stored(index).shape)]
+        made, options = to.like(index, shape), (_REDUCER, {0: flag(True)})
+        index = to.emit(kind, [index, to.row(stored)], made, options)
+        return index if given["keepdim"] else without_axes(to, index, axes, rank)
+
+    return rule
+
+
+def _place_of_extreme(kind: Kind) -> Rule:
+    """`aten.argmax` and `aten.argmin` along one axis."""
+
+    def rule(to: Exporter, node: Node) -> int:
+        given, index = arguments(node), to.value(node, "self")
+        rank = len(to.shape(given["self"]))
+        if given["dim"] is None:
+            raise Refused("it is over all axes at once")
+        axis = stored_axis(given["dim"], rank)
+        of = to.stored(index).shape
+        made = to.like(index, [*of[:axis], *of[axis + 1 :]], dtype="int64", grid=None)
+        fields: dict[int, Value] = {0: byte(TypeCode.INT64)}
+        index = to.emit(kind, [index, to.constant(np.array(axis, np.int32))], made, (_ARG, fields))
+        index = to.reshape(index, [*of[:axis], 1, *of[axis + 1 :]])
+        axes = [given["dim"] % rank]
+        return index if given["keepdim"] else without_axes(to, index, axes, rank)
+
+    return rule
+
+
 RULES: dict[object, Rule] = {
     qpc_ops.sum.default: _sum,
     qpc_ops.mean.default: _mean,
     aten.mean.dim: _float_mean,
+    aten.amax.default: _extreme(Kind.REDUCE_MAX),
+    aten.amin.default: _extreme(Kind.REDUCE_MIN),
+    aten.argmax.default: _place_of_extreme(Kind.ARG_MAX),
+    aten.argmin.default: _place_of_extreme(Kind.ARG_MIN),
 }

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional as F
 
 from qpc.backends.litert.exporter import Exporter, Refused, Rule
-from qpc.backends.litert.tables import Kind, Number, Value, flag
+from qpc.backends.litert.indexing import gathered
+from qpc.backends.litert.tables import Kind, Value, flag
 from qpc.calls import arguments, qpc_ops
 from qpc.ops.resize import POSITIONS
 
-_BILINEAR, _NEAREST, _GATHER = 15, 74, 23  # numbers of their options
+_BILINEAR, _NEAREST = 15, 74  # numbers of their options
 
 
 def _resize2d(to: Exporter, node: Node) -> int:
@@ -37,14 +37,6 @@ def _resize2d(to: Exporter, node: Node) -> int:
     for axis, place in enumerate(places, 1):
         index = gathered(to, index, (place // POSITIONS).tolist(), axis)
     return index
-
-
-def gathered(to: Exporter, index: int, places: list[int], axis: int) -> int:
-    """The given places of a stored axis."""
-    shape = list(to.stored(index).shape)
-    shape[axis] = len(places)
-    inputs = [index, to.constant(np.array(places, np.int32))]
-    return to.emit(Kind.GATHER, inputs, to.like(index, shape), (_GATHER, {0: Number(axis)}))
 
 
 def _places(way: Callable[[Tensor, tuple[int, int]], Tensor], size: int, found: int) -> Tensor:

@@ -50,14 +50,29 @@ class Kind(IntEnum):
     STRIDED_SLICE = 45
     CAST = 53
     MAXIMUM = 55
+    ARG_MAX = 56
     MINIMUM = 57
+    LESS = 58
     PADV2 = 60
+    GREATER = 61
+    GREATER_EQUAL = 62
+    LESS_EQUAL = 63
     TRANSPOSE_CONV = 67
+    TILE = 69
+    EQUAL = 71
+    NOT_EQUAL = 72
+    ARG_MIN = 79
+    REDUCE_MAX = 82
+    LOGICAL_OR = 84
+    LOGICAL_AND = 86
+    LOGICAL_NOT = 87
+    REDUCE_MIN = 89
     RESIZE_NEAREST_NEIGHBOR = 97
     LEAKY_RELU = 98
     REVERSE_V2 = 105
     QUANTIZE = 114
     HARD_SWISH = 117
+    SELECT_V2 = 123
 
 
 _VERSIONS: Mapping[Kind, int] = {
@@ -72,6 +87,11 @@ _VERSIONS: Mapping[Kind, int] = {
     Kind.SOFTMAX: 1,
     Kind.DIV: 1,
     Kind.CAST: 1,
+    Kind.TILE: 1,
+    Kind.SELECT_V2: 1,
+    Kind.LOGICAL_OR: 1,
+    Kind.LOGICAL_AND: 1,
+    Kind.LOGICAL_NOT: 1,
 }
 """The first version of each operator that has what is used of it; of others it is 2 (int8)."""
 
@@ -81,12 +101,16 @@ class TypeCode(IntEnum):
 
     FLOAT32 = 0
     INT32 = 2
+    INT64 = 4
+    BOOL = 6
     INT8 = 9
 
 
 TYPES: Mapping[str, TypeCode] = {
     "float32": TypeCode.FLOAT32,
     "int32": TypeCode.INT32,
+    "int64": TypeCode.INT64,
+    "bool": TypeCode.BOOL,
     "int8": TypeCode.INT8,
 }
 

@@ -15,6 +15,7 @@ from qpc.analysis.separate_sums import with_separate_sums
 from qpc.backends.litert.exporter import Exporter
 from qpc.backends.litert.rules import RULES
 from qpc.errors import MissingDependencyError
+from qpc.installing import install_line
 from qpc.settings import require_choice, require_count
 
 Ends = Literal["float32", "int8"]
@@ -42,7 +43,7 @@ def to_tflite(gm: GraphModule, batch: int = 1, ends: Ends = "float32") -> bytes:
         import flatbuffers  # noqa: F401  # is it there?
     except ImportError as e:
         raise MissingDependencyError(
-            "flatbuffers is not installed", fix="pip install flatbuffers"
+            "flatbuffers is not installed", fix=install_line("litert")
         ) from e
     apart, _ = with_separate_sums(gm)
     return Exporter(apart, batch, RULES, ends == "int8").write()

@@ -11,6 +11,7 @@ import importlib
 from importlib import metadata
 
 from qpc.errors import MissingDependencyError
+from qpc.installing import install_line
 from qpc.runtime.interrupts import deferred_signals
 
 TVM_VERSION = "0.27.0.post1"
@@ -19,7 +20,7 @@ FFI_VERSION = "0.1.14.post1"
 """
 
 _WANTED = {"apache-tvm": TVM_VERSION, "apache-tvm-ffi": FFI_VERSION}
-_INSTALL = "pip install 'qpc[tvm]'"
+_INSTALL = install_line("tvm")
 
 
 _MODULES = ("tvm", "tvm.relax.frontend.torch")

@@ -10,18 +10,20 @@ from torch.fx import GraphModule
 from qpc.backends.deploy.deployable import Case, Deployable
 from qpc.backends.deploy.vectors import input_ports, output_ports, tensor_array
 from qpc.backends.options import CompileOptions
-from qpc.backends.tvm.codegen.llvm_entry import entry_object
 from qpc.backends.tvm.compile import compile_pieces
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
 from qpc.targets.data import C_SOURCE
+
+_IN_C = {"mve.fp": "mve", "dsp": "dsp"}
+"""By feature, the instructions that code in C uses, the best first."""
 
 
 @dataclass(frozen=True)
 class Compiled:
     """A deployable, and its code.
 
-    code: object files of its kernels and of the function that calls them; or the kernels in C.
+    code: object files of its kernels, or the kernels in C.
     """
 
     model: Deployable
@@ -31,8 +33,18 @@ class Compiled:
 def in_c(target: Target) -> Target:
     """The target whose kernels are scalar code in C, where there is nothing to fetch ahead with."""
     costs = replace(target.costs, vectors=replace(target.costs.vectors, fetched_passes=0))
-    isa = "dsp" if "dsp" in target.features else "generic"
-    return replace(target, isa=isa, vector_lanes=1, object_format=C_SOURCE, costs=costs)
+    plain = "soft-float" if target.abi == "soft" else "generic"
+    isa = next((isa for feature, isa in _IN_C.items() if feature in target.features), plain)
+    # The type of activations within the graph is no business of those who call it.
+    activation = "int8" if isa == "mve" else target.activation
+    return replace(
+        target,
+        isa=isa,
+        activation=activation,
+        vector_lanes=1,
+        object_format=C_SOURCE,
+        costs=costs,
+    )
 
 
 def compile_deployable(
@@ -70,7 +82,7 @@ def compile_deployable(
             f"in float: {use.operator} {use.node}: {use.reason}" for use in program.emit.other_uses
         ),
     )
-    return Compiled(model, pieces.kernels if c else (*pieces.kernels, entry_object(model)))
+    return Compiled(model, pieces.kernels)
 
 
 def _check_permissions(target: Target) -> None:

@@ -87,12 +87,14 @@ def _weight(layer: LayerShape) -> npt.NDArray[np.int8]:
     """Weights of one output channel, as large as those of trained layers: weight[1, c, kh, kw].
 
     Plans ask of weights whether there are zeros, and how large they and their sums are: whether
-    they fit instructions that saturate, and minimal filtering. One channel tells as much as all.
+    pairs fit instructions that saturate, and minimal filtering. One channel tells as much as all.
     """
     shape = (1, layer.inputs // layer.groups, *layer.kernel)
     return np.resize(_USUAL, shape).astype(np.int8)
 
 
 # Magnitudes at equal steps of a normal distribution whose largest of some hundred weights is 127;
-# every other one is negative, and none is zero.
-_USUAL = np.array([127, -71, 55, -45, 37, -30, 24, -18, 13, -8, 4, -1, 2, -6, 10, -15, 21, -27, 33])
+# none is zero, and positive and negative ones sum up to the same, nearly. Next to the largest,
+# along channels and along columns of kernels of 3 x 3, there is one of its sign.
+_FIRST = [127, 71, 55, 13, -45, -37, -30, -24, -18, 8]
+_USUAL = np.array([*_FIRST, -4, -1, -2, -6, -10, -15, -21, -27, -33])

@@ -118,6 +118,12 @@ static int16_t *spread(const int8_t *taps, size_t units, size_t rest, int size) 
     return made;
 }
 
+static int16_t *widened(const int8_t *values, size_t count) {
+    int16_t *made = aligned_alloc(64, (count * 2 + 63) / 64 * 64);
+    for (size_t i = 0; made && i < count; i++) made[i] = values[i];
+    return made;
+}
+
 static const void *find_weight(qpc_model *model, const char *name, const char *places) {
     const char *bytes = model->file, *about, *shape, *at;
     uint64_t header;
@@ -131,7 +137,7 @@ static const void *find_weight(qpc_model *model, const char *name, const char *p
     if (at && number(at, &begin) && number(next(at), &end) && begin <= end &&
         (uint64_t)end <= model->file_bytes - 8 - header) {
         found = bytes + 8 + header + begin;
-        if (number(get(places, name), &size) && (size == 16 || size == 36)) {
+        if (number(get(places, name), &size)) {
             size_t units = 0, rest = 1;
             shape = first(get(about, "shape"));
             for (int i = 0; shape && number(shape, &axis); shape = next(shape), i++) {
@@ -139,7 +145,10 @@ static const void *find_weight(qpc_model *model, const char *name, const char *p
                 if (i > 1) rest *= axis;
             }
             int fits = units * 9 * rest == (size_t)(end - begin);
-            int16_t *made = fits ? spread(found, units, rest, size == 16 ? 4 : 6) : NULL;
+            int16_t *made = NULL;
+            if (size == 1) made = widened(found, (size_t)(end - begin));
+            else if (fits && (size == 16 || size == 36))
+                made = spread(found, units, rest, size == 16 ? 4 : 6);
             if (made) model->made[model->made_count++] = made;
             found = made;
         }
@@ -275,7 +284,7 @@ qpc_model *qpc_load(const char *folder, char *error, size_t size) {
     munmap(document, bytes);
     if (!manifest) return fail(model, error, size, "there is no memory");
 #define REFUSE(...) (free(manifest), fail(model, error, size, __VA_ARGS__))
-    if (!number(get(manifest, "abi"), &abi) || abi != QPC_ABI)
+    if (!number(get(manifest, "abi"), &abi) || abi < 1 || abi > QPC_ABI)
         return REFUSE("%s: it is no model with the ABI number %d", folder, QPC_ABI);
     if (!number(get(manifest, "threads"), &threads)) return REFUSE("%s: it is damaged", folder);
     model->threads = (int)threads;

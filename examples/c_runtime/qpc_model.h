@@ -10,7 +10,8 @@
  *                           {"shape": [...], "dtype": "float32"}; "outputs": how they are nested
  *         "entries"         for each batch size: "name" of the function, "weights" it reads, by
  *                           name, "outputs" it writes, "arena": bytes of memory that it needs
- *         "places"          weights that are stored as kernels of 3 x 3: how many values each becomes
+ *         "places"          weights that are stored as int8 and become int16: 1 where they do as they
+ *                           are, 16 or 36 for kernels of 3 x 3: how many values each becomes
  *         "files"           "sha256" and "bytes" of the other two
  *     weights.safetensors   the constant tensors
  *     kernels.so            the code: a shared library that needs nothing but libm and libc
@@ -38,7 +39,7 @@
 extern "C" {
 #endif
 
-#define QPC_ABI 1
+#define QPC_ABI 2 /* and models with 1 */
 
 typedef struct {
     char dtype[16];   /* "float32", "uint8", ... */

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
@@ -23,6 +22,7 @@ from qpc.edit import Editor, reads
 from qpc.layers import Weighted, float_layer, outputs_first, own_layout
 from qpc.meta import attribute, info, label
 from qpc.quant.fixedpoint import along, floor_scales_for_bias
+from qpc.quant.pairs import safe_points
 from qpc.quant.weight_points import nearest_points, output_errors
 
 
@@ -62,6 +62,16 @@ class Turn:
     def scales(self) -> Tensor:
         """The scales of the weight, float32[out], or [1] for the whole tensor."""
         return self._tensor("scale")
+
+    def safe(self, points: Tensor, places: Tensor) -> Tensor:
+        """Points of the weight, float32, in any shape, with pairs made safe if they must be.
+
+        places: the weight in units of its scales, in the same shape.
+        """
+        if not arguments(self.layer.weight)["safe_pairs"]:
+            return points
+        shape = self.weight.shape
+        return safe_points(points.reshape(shape), places.reshape(shape)).reshape(points.shape)
 
     @property
     def bias(self) -> Tensor:
@@ -216,8 +226,7 @@ def layers_in_turn(
     batches = first_samples(gm, given.batches, given.samples, given.purpose)
     walk = SideBySide(gm, batches, given.reference, activations=activations)
     editor = Editor(gm, pass_.name)
-    shown = track(nodes, given.purpose, transient=True) if ctx.progress else nodes
-    for node in shown:
+    for node in ctx.each(nodes, given.purpose):
         with torch.no_grad():
             walk.evaluate(node)
         layer = float_layer(node)
@@ -270,8 +279,9 @@ def round_layers(
         weight, scales = rows.grouped(turn.weight), turn.scales
         shape = (*weight.shape[:2], 1) if scales.numel() > 1 else (1, 1, 1)
         steps = scales.reshape(shape)
-        nearest = nearest_points(weight, steps, turn.limit)
-        chosen = choose(turn, rows, steps)
+        places = weight / steps
+        nearest = turn.safe(nearest_points(weight, steps, turn.limit), places)
+        chosen = turn.safe(choose(turn, rows, steps), places)
         before, after = (
             output_errors(points, steps, rows.inputs, rows.targets) for points in (nearest, chosen)
         )

@@ -36,7 +36,8 @@ def rounding_of(gm: GraphModule, rounding: Node) -> Rounding:
     given = arguments(rounding)
     zero_point = _tensor(gm, given["zero_point"])
     step, ends = _step(gm, given["scale"]), (given["lo"], given["hi"])
-    return Rounding(step, zero_point, *ends, given["axis"], given["groups"])
+    layout = given["axis"], given["groups"], given["safe_pairs"]
+    return Rounding(step, zero_point, *ends, *layout)
 
 
 def _step(gm: GraphModule, scale: Node) -> Tensor:

@@ -81,6 +81,7 @@ class SideBySide:
     reference: the graph whose parameters are those of the float side; without it they are those of
     `gm` itself as they are when they are come to.
     activations: whether the rounded side also rounds activations, not weights alone.
+    real: whether the float side is evaluated too; without it `self.real` stays empty.
 
     For each node in the order of the graph: `evaluate`, whatever is to be looked at or changed,
     `release`. `real[node][i]` and `rounded[node][i]` are its values for batch i; the two are one
@@ -94,15 +95,16 @@ class SideBySide:
         reference: GraphModule | None = None,
         *,
         activations: bool = False,
+        real: bool = True,
     ) -> None:
-        self._gm, self._activations = gm, activations
+        self._gm, self._activations, self._both = gm, activations, real
         self._float = _parameters(gm, reference)
         placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
-        self.real: dict[Node, list[Any]] = {
+        self.rounded: dict[Node, list[Any]] = {
             node: list(values)
             for node, values in zip(placeholders, zip(*batches, strict=True), strict=True)
         }
-        self.rounded = dict(self.real)
+        self.real = dict(self.rounded) if real else {}
         self._readers_left = {node: len(node.users) for node in gm.graph.nodes}
         self._batches = range(len(batches))
         self.samples = sum(map(batch_length, batches))
@@ -114,6 +116,9 @@ class SideBySide:
         elif node.op == "call_function":
             if node.target is qpc_ops.fake_quantize.default:
                 self._round(node)
+                return
+            if not self._both:
+                self.rounded[node] = self._calls(node, self.rounded)
                 return
             self.real[node] = self._calls(node, self.real)
             alike = all(self.real[n] is self.rounded[n] for n in node.all_input_nodes)
@@ -134,10 +139,10 @@ class SideBySide:
 
     def shift(self, node: Node, axis: int, error: Tensor) -> None:
         """Subtract a number for each channel from a layer's rounded values."""
-        self.rounded[node] = [
-            value - error.to(value.dtype).reshape(_along(value.dim(), axis))
-            for value in self.rounded[node]
-        ]
+        if self.rounded[node] is self.real.get(node):
+            self.rounded[node] = [value.clone() for value in self.real[node]]
+        for value in self.rounded[node]:
+            value.sub_(error.to(value.dtype).reshape(_along(value.dim(), axis)))
 
     def release(self, node: Node) -> None:
         """Forget what only this node had still to read."""
@@ -150,6 +155,9 @@ class SideBySide:
     def _read(self, node: Node) -> None:
         name = str(node.target)
         value = attribute(self._gm, name).detach()
+        if not self._both:
+            self.rounded[node] = [value for _ in self._batches]
+            return
         real = value if self._float is None else self._float.get(name, torch.zeros_like(value))
         self.rounded[node] = [value for _ in self._batches]
         same = real is value or (real.dtype == value.dtype and torch.equal(real, value))
@@ -157,7 +165,8 @@ class SideBySide:
 
     def _round(self, node: Node) -> None:
         source = node.all_input_nodes[0]
-        self.real[node] = self.real[source]
+        if self._both:
+            self.real[node] = self.real[source]
         if source.op == "get_attr" or self._activations:
             self.rounded[node] = self._calls(node, self.rounded)
         else:

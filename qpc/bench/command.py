@@ -13,14 +13,17 @@ from torch.fx import GraphModule
 
 from qpc.backends.compiled import signature_of
 from qpc.backends.tvm.runtime.model import CompiledModel
-from qpc.bench.compare import compare, table
-from qpc.bench.peers import Array, usable_peers
+from qpc.bench.compare import compare
+from qpc.bench.peer import Array
+from qpc.bench.peers import usable_peers
 from qpc.bench.request import Request, holds_graph, installed_peers
+from qpc.bench.table import table
 from qpc.calls import qpc_ops
 from qpc.compiler import compile, load
 from qpc.deployment import finished_graph
 from qpc.errors import BackendError
 from qpc.explanation.evaluation import Part
+from qpc.installing import install_line
 from qpc.types import dtype_name
 
 
@@ -60,7 +63,7 @@ def run(
     usable, failures = usable_peers(asked, graph, request.batch, threads) if asked else ([], {})
     notes = [f"{peer} cannot run this model: {why}" for peer, why in failures.items()]
     if not asked:
-        notes.append("no other runtime is installed: pip install 'qpc[bench]'")
+        notes.append(f"no other runtime is installed: {install_line('bench')}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -5,10 +5,9 @@ ratio is taken within a round, so that a clock that moves, or other programs tha
 meet all alike. A loop of dot products on registers takes part in the rounds: what it reaches is
 the peak at the very time.
 
-"CPU share" says how much of the cores' time the measurement got. Where that is little, processor
-times and fastest calls of one thread still mean something, but nothing of several threads does:
-they wait for each other, and how much a thread that waits actively loses to other programs is no
-property of the network.
+How well the results are is measured twice: against QPC's, which are those of the integer graph, and
+against float32, of the same network with the same values of weights, where nothing is rounded. What
+saturates in between is far from both.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,28 +25,28 @@ from torch.utils._pytree import tree_leaves
 
 from qpc.backends.tvm.measure.peak import peak
 from qpc.backends.tvm.runtime.model import CompiledModel
-from qpc.bench.peers import INT8_PEERS, PEERS, Array, Peer, signal_to_noise_db
+from qpc.bench.peer import Array, Peer
+from qpc.bench.peers import INT8_PEERS, PEERS, signal_to_noise_db, written
 from qpc.bench.request import check_peers
 from qpc.bench.throughput import throughput
+from qpc.bench.torch_peer import FloatModel
 from qpc.bench.turns import Block, Ratio, Times, cpu_share, in_turns, ratio, times
 from qpc.channels.cost import cost
+from qpc.errors import MissingDependencyError, UnsupportedOpError
 from qpc.explanation.evaluation import Part, any_size
 from qpc.exporting.onnx.model import to_qdq
+from qpc.targets import Target
 from qpc.terminal.notebook import Shown
 from qpc.terminal.plain import plain
-
-LEAST_AGREEMENT_DB = 15.0
-"""All round sums to grids in their own way; what agrees less than this is another network."""
-ENOUGH = 0.8
-"""The share of the cores' time for the wall-clock times to be believed."""
 
 
 @dataclass(frozen=True)
 class PeerResult:
     """Another runtime: its times, QPC's time over its time, and what it ran.
 
-    agreement_db: signal-to-noise ratio of its output against QPC's. per_s: samples in a second, of
-    all instances. accuracy: share of the samples that it gets right; None without labelled ones.
+    agreement_db: signal-to-noise ratio of its output against QPC's. float_db: the same against the
+    network in float32; NaN if that cannot be run. per_s: samples in a second, of all instances.
+    accuracy: share of the samples that it gets right; None without labelled ones.
     """
 
     name: str
@@ -61,6 +60,7 @@ class PeerResult:
     kernels: Mapping[str, int]
     per_s: float = math.nan
     accuracy: float | None = None
+    float_db: float = math.nan
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,7 +74,8 @@ class Comparison(Shown):
     macs: multiply-accumulates of one call.
     load: the machine's load average before the rounds.
     instances: how many copies run side by side where samples in a second are counted: per_s.
-    accuracy: as that of peers. samples: how many it was measured on.
+    accuracy, float_db: as those of peers. samples: how many the accuracy was measured on.
+    saturates: whether this CPU's fastest products of bytes are added in 16 bits.
     """
 
     network: str
@@ -94,6 +95,8 @@ class Comparison(Shown):
     per_s: float = math.nan
     accuracy: float | None = None
     samples: int = 0
+    float_db: float = math.nan
+    saturates: bool = False
 
     def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
         return (
@@ -135,7 +138,7 @@ def compare(
 ) -> Comparison:
     """Measure `compiled`, which was made from the graph `integer`, and the same in other runtimes.
 
-    inputs: float32 arrays of one batch size that `compiled` takes. peers: packages, of
+    inputs: float32 arrays of one batch size that `compiled` takes. peers: names of
     `qpc.bench.peers.PEERS`; each must be installed.
     instances: how many copies of each run side by side to count samples in a second.
     parts: labelled samples, to measure the accuracy of all. told: what is being measured.
@@ -145,8 +148,8 @@ def compare(
     check_peers(peers)
     batch, ours = len(inputs[0]), _flat(compiled(*inputs))
     told("getting the other runtimes ready")
-    model = to_qdq(integer, batch) if peers else None
-    others = [PEERS[name](model, list(inputs), threads) for name in peers]
+    files = {name: written(name, integer, batch) for name in peers}
+    others = [PEERS[name](data, list(inputs), threads) for name, data in files.items()]
     loop, macs = peak(compiled.target), cost(integer).macs * batch
     calls: dict[str, Callable[[], object]] = {_OURS: lambda: compiled(*inputs), "peak": loop.run}
     calls |= {peer.name: peer.run for peer in others}
@@ -155,11 +158,15 @@ def compare(
     blocks = in_turns(calls, rounds)
     loops = blocks.pop("peak")
     told("counting samples in a second")
-    rates = _rates(compiled, inputs, peers, model, threads, instances)
+    rates = _rates(compiled, inputs, files, threads, instances)
     right, samples = _accuracies(compiled, others, parts, batch, told)
+    real = _in_float(integer, batch, inputs) if peers else []
     results = (
-        _peer_result(peer, blocks, _agreement(peer, ours), rates.get(name), right, batch)
-        for name, peer in zip(peers, others, strict=True)
+        replace(
+            _peer_result(peer, blocks, _agreement(peer, ours), rates.get(name), right, batch),
+            float_db=_agreement(peer, real),
+        )
+        for name, peer in zip(files, others, strict=True)
     )
     return Comparison(
         network=network,
@@ -179,6 +186,8 @@ def compare(
         per_s=rates.get(_OURS) or _per_s(blocks[_OURS], batch),
         accuracy=right.get(_OURS),
         samples=samples,
+        float_db=signal_to_noise_db(real, ours) if real else math.nan,
+        saturates=Target.native().gains_by_safe_pairs,
     )
 
 
@@ -217,20 +226,19 @@ def _peer_result(
 def _rates(
     compiled: CompiledModel,
     inputs: Sequence[Array],
-    peers: Sequence[str],
-    model: Any,
+    files: Mapping[str, bytes],
     threads: int,
     instances: int,
 ) -> dict[str, float]:
-    """Samples in a second of several instances, by package; nothing for one, which was timed."""
+    """Samples in a second of several instances, by runtime; nothing for one, which was timed."""
     if instances == 1:
         return {}
     clones = [compiled.clone() for _ in range(instances)]
     calls: dict[str, list[Callable[[], object]]] = {
         _OURS: [lambda clone=clone: clone(*inputs) for clone in clones]  # type: ignore[misc]  # mypy types no defaults
     }
-    for name in peers:
-        calls[name] = [PEERS[name](model, list(inputs), threads).run for _ in range(instances)]
+    for name, data in files.items():
+        calls[name] = [PEERS[name](data, list(inputs), threads).run for _ in range(instances)]
     return {name: throughput(each, len(inputs[0])) for name, each in calls.items()}
 
 
@@ -276,66 +284,16 @@ def count_differing(integer: GraphModule, inputs: Sequence[Array], found: Sequen
     return sum(int((a != b).sum()) for a, b in zip(expected, found, strict=True))
 
 
-def table(result: Comparison) -> str:
-    """The comparison as text."""
-    head = (
-        f"{'':<16}{'p50 ms':>8}{'p10':>8}{'p90':>8}{'p99':>8}{'best':>8}{'CPU ms':>8}{'ratio':>8}"
-        f"{'samples/s':>11}{'agree dB':>10}{'top-1':>8}"
-    )
-    rows = [_row("QPC", result.times, "", result.per_s, "", result.accuracy)]
-    rows += [
-        _row(
-            p.name,
-            p.times,
-            f"{p.ratio.median:.3f}",
-            p.per_s,
-            f"{p.agreement_db:.1f}",
-            p.accuracy,
-        )
-        for p in result.peers
-    ]
-    lines = [
-        f"{result.network}: int8, batch {result.batch}, {result.threads} thread(s), "
-        f"{result.instances} instance(s), {result.rounds} rounds, {result.macs / 1e9:.2f} G MACs"
-        + (f", top-1 of {result.samples:,} samples" if result.samples else ""),
-        head,
-        *rows,
-        f"QPC reaches {result.share:.1%} of {result.peak_gmac_s:.0f} GMAC/s "
-        f"({result.share_cpu:.1%} by CPU time); "
-        f"{result.differing} values differ from the integer graph",
-    ]
-    for peer in result.peers:
-        r = peer.ratio
-        lines.append(
-            f"QPC / {peer.name} {peer.version}: {r.median:.3f} (10 % to 90 % of the rounds: "
-            f"{r.p10:.3f} to {r.p90:.3f}); fastest calls {r.best:.3f}, CPU time {r.cpu:.3f}; "
-            f"{peer.integer_layers} layers in integers, {peer.float_layers} in float; "
-            f"agrees to {peer.agreement_db:.1f} dB"
-        )
-        if peer.agreement_db < LEAST_AGREEMENT_DB:
-            lines.append(f"WARNING: {peer.name} computes something else")
-    lines.append(f"CPU share {result.cpu_share:.2f}, load {result.load:.1f}")
-    if result.cpu_share < ENOUGH:
-        lines.append(_doubt(result.threads))
-    return "\n".join([*lines, ""])
+def _agreement(peer: Peer, wanted: Sequence[Array]) -> float:
+    return signal_to_noise_db(wanted, peer.run()) if wanted else math.nan
 
 
-def _row(
-    name: str, t: Times, ratio: str, per_s: float, agreement: str, accuracy: float | None
-) -> str:
-    values = (t.median_ms, t.p10_ms, t.p90_ms, t.p99_ms, t.best_ms, t.cpu_ms)
-    numbers = "".join(f"{v:>8.2f}" for v in values)
-    top1 = "" if accuracy is None else f"{accuracy:.2%}"
-    return f"{name:<16}{numbers}{ratio:>8}{per_s:>11,.0f}{agreement:>10}{top1:>8}".rstrip()
-
-
-def _doubt(threads: int) -> str:
-    rest = "fastest calls and CPU time only" if threads == 1 else "none of these figures"
-    return f"WARNING: other programs had the cores; believe {rest}"
-
-
-def _agreement(peer: Peer, ours: Sequence[Array]) -> float:
-    return signal_to_noise_db(ours, peer.run())
+def _in_float(integer: GraphModule, batch: int, inputs: Sequence[Array]) -> list[Array]:
+    """The outputs in float32; nothing if it has operators that ONNX or PyTorch lacks."""
+    try:
+        return FloatModel(to_qdq(integer, batch))(*inputs)
+    except (MissingDependencyError, UnsupportedOpError):
+        return []
 
 
 def _flat(outputs: Any) -> list[Array]:

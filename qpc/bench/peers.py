@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.fx import GraphModule
 
+from qpc.backends.litert import to_tflite
+from qpc.bench.litert_peer import litert_peer
+from qpc.bench.peer import Array, Peer
 from qpc.bench.request import check_peers
 from qpc.bench.torch_peer import FloatModel
 from qpc.children import run_module
 from qpc.errors import BackendError, UnsupportedOpError
 from qpc.exporting.onnx.model import to_qdq
 from qpc.meta import label
-
-if TYPE_CHECKING:
-    import onnx
-
-Array = npt.NDArray[Any]
+from qpc.shapes import concrete_shapes
+from qpc.types import TensorType, dtype_name
 
 
-@dataclass(frozen=True)
-class Peer:
-    """A model in another runtime.
-
-    run: the outputs for the inputs that it was made with. call: from inputs of the same shapes to
-    outputs, numpy arrays both.
-    ready_s: seconds from the ONNX model to this.
-    integer_layers: how many convolutions and linear layers run in integers; float_layers: how many
-    do not.
-    kernels: how many of which kernels it runs.
-    """
-
-    name: str
-    version: str
-    run: Callable[[], list[Array]]
-    ready_s: float
-    integer_layers: int
-    float_layers: int
-    kernels: Mapping[str, int]
-    call: Callable[[Sequence[Array]], list[Array]]
-
-
-def onnxruntime_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Peer:
-    """The model in ONNX Runtime, with all of its optimizations."""
+def onnxruntime_peer(data: bytes, inputs: list[Array], threads: int) -> Peer:
+    """An ONNX model in ONNX Runtime, with all of its optimizations."""
     import onnx
     import onnxruntime
 
@@ -60,7 +36,7 @@ def onnxruntime_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) 
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # it warns that what it saves fits this machine only
-    data, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+    providers = ["CPUExecutionProvider"]
     start = time.perf_counter()
     session = onnxruntime.InferenceSession(data, options, providers=providers)
     seconds = time.perf_counter() - start
@@ -85,8 +61,8 @@ def onnxruntime_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) 
 _ONNX_RUNTIME_FLOAT = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul")
 
 
-def openvino_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Peer:
-    """The model in OpenVINO, set up for the latency of a single call."""
+def openvino_peer(data: bytes, inputs: list[Array], threads: int) -> Peer:
+    """An ONNX model in OpenVINO, set up for the latency of a single call."""
     import openvino
 
     core = openvino.Core()
@@ -96,7 +72,6 @@ def openvino_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> 
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # the process is kept on its cores already
     }
-    data = model.SerializeToString()
     start = time.perf_counter()
     compiled = core.compile_model(core.read_model(data, b""), "CPU", settings)
     request = compiled.create_infer_request()
@@ -132,9 +107,12 @@ def openvino_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> 
 _OPENVINO_LAYERS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
 
-def torch_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Peer:
+def torch_peer(data: bytes, inputs: list[Array], threads: int) -> Peer:
     """The network in float32 PyTorch, operator by operator."""
+    import onnx
+
     start = time.perf_counter()
+    model = onnx.load_model_from_string(data)
     network = FloatModel(model)
     seconds = time.perf_counter() - start
     torch.set_num_threads(threads)
@@ -152,14 +130,23 @@ def torch_peer(model: onnx.ModelProto, inputs: list[Array], threads: int) -> Pee
     )
 
 
-PEERS: Mapping[str, Callable[[Any, list[Array], int], Peer]] = {
+PEERS: Mapping[str, Callable[[bytes, list[Array], int], Peer]] = {
     "onnxruntime": onnxruntime_peer,
     "openvino": openvino_peer,
+    "litert": litert_peer,
     "torch": torch_peer,
 }
-"""How to make each of `qpc.bench.request.RUNTIMES`."""
+"""How to make each of `qpc.bench.request.RUNTIMES`, of a file that `written` made, for inputs."""
 INT8_PEERS = ("onnxruntime", "openvino")
-"""Those that run the layers in integers, too."""
+"""What QPC is compared with where nothing else is asked for."""
+
+
+def written(name: str, gm: GraphModule, batch: int) -> bytes:
+    """An integer graph in the form that a runtime reads.
+
+    Raises UnsupportedOpError or BackendError for what has no such form.
+    """
+    return to_tflite(gm, batch) if name == "litert" else to_qdq(gm, batch).SerializeToString()
 
 
 def signal_to_noise_db(reference: Sequence[Array], found: Sequence[Array]) -> float:
@@ -176,24 +163,29 @@ def usable_peers(
 ) -> tuple[list[str], dict[str, str]]:
     """The runtimes that can run an integer graph, and why the others cannot.
 
-    Each is tried in a process of its own, because some crash on some models. What has no ONNX form
-    can be run by none.
+    Each is tried in a process of its own, because some crash on some models. The graph may have no
+    form that a runtime reads.
     """
     check_peers(names)
     usable, failures = [], {}
-    try:
-        model = to_qdq(gm, batch)
-    except (UnsupportedOpError, BackendError) as e:
-        at = "" if e.node is None else f", at {label(e.node)}"
-        return [], dict.fromkeys(names, f"{e.what}{at}")
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "model.onnx")
-        file.write_bytes(model.SerializeToString())
         for name in names:
-            arguments = name, str(file), str(threads)
+            file = Path(folder, name)
+            try:
+                file.write_bytes(written(name, gm, batch))
+            except (UnsupportedOpError, BackendError) as e:
+                failures[name] = e.what if e.node is None else f"{e.what}, at {label(e.node)}"
+                continue
+            arguments = name, str(file), str(threads), json.dumps(_inputs(gm, batch))
             done = run_module("qpc.bench.try_peer", *arguments, temporary=Path(folder))
             if done.status == 0:
                 usable.append(name)
             else:
                 failures[name] = done.last_words
     return usable, failures
+
+
+def _inputs(gm: GraphModule, batch: int) -> list[tuple[str, list[int]]]:
+    """Dtypes and shapes of a graph's inputs."""
+    types = (concrete_shapes(gm, batch)[n] for n in gm.graph.find_nodes(op="placeholder"))
+    return [(dtype_name(t.dtype), list(t.shape)) for t in types if isinstance(t, TensorType)]

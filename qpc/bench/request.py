@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qpc.backends.tvm.compat import check_versions
 from qpc.errors import ArtifactError, BackendError, MissingDependencyError
+from qpc.installing import install_line
 
-RUNTIMES = ("onnxruntime", "openvino", "torch")
-"""Other runtimes, by the name of the package that is needed; `qpc.bench.peers` runs them."""
+RUNTIMES: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "openvino": ("openvino", "onnx"),
+    "litert": ("ai_edge_litert", "flatbuffers"),
+    "torch": ("torch", "onnx"),
+}
+"""Other runtimes, which `qpc.bench.peers` runs, and the packages that each needs."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Request:
     graph: the saved graph that a compiled model was made from, without which other runtimes have
     nothing to run.
     threads: None for as many as the compiled model was made for, or one.
-    peers: packages of other runtimes; None for all that are installed.
+    peers: other runtimes; None for all that are installed.
     instances: how many copies run side by side to count samples in a second.
     """
 
@@ -76,9 +82,11 @@ def holds_graph(path: Path) -> bool:
 
 def installed_peers() -> list[str]:
     """Names of the runtimes that are installed and that a model can be handed to."""
-    if importlib.util.find_spec("onnx") is None:
-        return []
-    return [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
+    return [
+        name
+        for name, packages in RUNTIMES.items()
+        if all(importlib.util.find_spec(package) is not None for package in packages)
+    ]
 
 
 def check_peers(names: Sequence[str]) -> None:
@@ -91,11 +99,15 @@ def check_peers(names: Sequence[str]) -> None:
                 f"unknown runtime {name!r}",
                 fix=f"{near[0]!r} may be meant; else {known}" if near else known,
             )
-        for package in (name, "onnx"):
+        for package in RUNTIMES[name]:
             if importlib.util.find_spec(package) is None:
-                raise MissingDependencyError(
-                    f"{package} is not installed", fix="pip install 'qpc[bench]'"
-                )
+                missing = package.replace("_", "-")
+                raise MissingDependencyError(f"{missing} is not installed", fix=_install(name))
+
+
+def _install(name: str) -> str:
+    """What brings the packages of a runtime."""
+    return f"{install_line('litert')} ai-edge-litert" if name == "litert" else install_line("bench")
 
 
 def _about(path: Path) -> str:

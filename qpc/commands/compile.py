@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,13 @@ class Form(StrEnum):
     C = "c"
 
 
+class Weights(StrEnum):
+    """Where constants of C source are."""
+
+    ARRAYS = "arrays"
+    BLOB = "blob"
+
+
 def command(
     reporter: Reporter,
     model: ModelOptions,
@@ -39,7 +47,11 @@ def command(
         typer.Option("--out", "-o", help="Folder; inside of the model's own by default."),
     ] = None,
     target: Annotated[
-        str, typer.Option(help="What `qpc targets` lists, or a YAML file; this CPU by default.")
+        str,
+        typer.Option(
+            help="What `qpc targets` lists, or a YAML file; this CPU by default. Several with "
+            "commas: one library with code for all, the best last."
+        ),
     ] = _NATIVE,
     form: Annotated[
         Form | None,
@@ -49,6 +61,9 @@ def command(
             help="A model for Python, or for C a library, which other targets are, or source.",
         ),
     ] = None,
+    weights: Annotated[
+        Weights, typer.Option(help="Of C source: arrays in it, or a blob that is assembled.")
+    ] = Weights.ARRAYS,
     name: Annotated[str | None, typer.Option(help="What a library's symbols begin with.")] = None,
     vectors: Annotated[int, typer.Option(min=1, help="Test vectors of a library.")] = 2,
     batch: Annotated[str, typer.Option(help="Batch sizes that the model takes.")] = "1",
@@ -71,13 +86,15 @@ def command(
     sizes = _sizes(batch)
     from qpc.targets import Target
 
-    chosen = Target.parse(target)
-    if form in (Form.LIBRARY, Form.C) or (form is None and target != _NATIVE):
+    chosen = [Target.parse(each) for each in target.split(",")]
+    library = form in (Form.LIBRARY, Form.C) or (form is None and target != _NATIVE)
+    if library or len(chosen) > 1:
         written = "c" if form is Form.C else "objects"
         about = {"threads": threads, "vectors": vectors, "name": name, "form": written}
+        about["weights"] = weights.value
         return _library(reporter, model, chosen, out, sizes, about)
     settings = {"batch_sizes": sizes, "threads": threads, "cache": cache, "tune": tune or False}
-    return _model(reporter, model, chosen, out, settings, verify=verify)
+    return _model(reporter, model, chosen[0], out, settings, verify=verify)
 
 
 def _model(
@@ -125,7 +142,7 @@ def _model(
 def _library(
     reporter: Reporter,
     model: ModelOptions,
-    target: Target,
+    targets: Sequence[Target],
     out: Path | None,
     sizes: tuple[int, ...],
     about: dict[str, Any],
@@ -150,9 +167,10 @@ def _library(
     if stage_of(gm) == "rounded":
         gm = to_integer().run(gm)
     called = about.pop("name") or name_for(model.model.rpartition(":")[2])
-    with reporter.phase(f"compiling for {target.name}"):
-        made = export_library(gm, target, out, name=called, batch=sizes[0], **about)
-    data = {"path": str(out), "name": made.name, "target": target.name, "report": made.report}
+    names = ", ".join(target.name for target in targets)
+    with reporter.phase(f"compiling for {names}"):
+        made = export_library(gm, targets, out, name=called, batch=sizes[0], **about)
+    data = {"path": str(out), "name": made.name, "target": names, "report": made.report}
     return Answer(data, (made.report,), then=(f"qpc verify {quoted(out)}",))
 
 

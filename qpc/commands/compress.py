@@ -20,7 +20,9 @@ def command(
     recipe: Annotated[Path, typer.Argument(help="A YAML file that names model, data and steps.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for all that comes of it; beside the recipe by default."),
+        typer.Option(
+            "--out", "-o", help="Folder for all that comes of it; beside the recipe by default."
+        ),
     ] = None,
 ) -> Answer:
     """Prune, train and quantize a model by a recipe; a run that was interrupted goes on."""

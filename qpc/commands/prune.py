@@ -33,7 +33,9 @@ def command(
     reporter: Reporter,
     model: ModelOptions,
     data: DataOptions,
-    out: Annotated[Path, typer.Option(help="Folder for the graph and all about it.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the graph and all about it.")
+    ],
     amount: Annotated[float, typer.Option(help="The share that goes, from 0 to 1.")] = 0.3,
     of: Annotated[Of, typer.Option(help="What it is a share of.")] = Of.MACS,
     criterion: Annotated[

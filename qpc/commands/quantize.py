@@ -49,12 +49,18 @@ def command(
     reporter: Reporter,
     model: ModelOptions,
     data: DataOptions,
-    out: Annotated[Path, typer.Option(help="Folder for the graph and all about it.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the graph and all about it.")
+    ],
     weight_bits: Annotated[int, typer.Option(min=2, max=8, help="Bits of weights.")] = 8,
     activation_bits: Annotated[int, typer.Option(min=2, max=8, help="Bits of values.")] = 8,
     mode: Annotated[
         Mode, typer.Option(help="Values on fixed grids, on grids of their own, or in float.")
     ] = Mode.STATIC,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Round weights as is fastest there: a target, such as x86-64-v3."),
+    ] = None,
     effort: Annotated[
         Effort, typer.Option(help="How much is tried for accuracy.")
     ] = Effort.DEFAULT,
@@ -75,7 +81,7 @@ def command(
         from qpc.storage import save_graph
         from qpc.terminal.hints import quoted
     folder = ModelFolder.begin(out)
-    settings = _config(config, mode, weight_bits, activation_bits, float_ or ())
+    settings = config_of(config, mode, weight_bits, activation_bits, float_ or (), target)
     opened = open_model(reporter, model, data)
     gm = opened.model.require_float("quantize")
     static = "static" in settings.modes
@@ -103,24 +109,37 @@ def command(
     return Answer(result, (text,), then=then)
 
 
-def _config(
-    file: Path | None, mode: Mode, weights: int, activations: int, kept: list[str] | tuple[()]
+def config_of(
+    file: Path | None,
+    mode: Mode,
+    weights: int,
+    activations: int,
+    kept: list[str] | tuple[()],
+    target: str | None,
 ) -> QuantConfig:
+    """The configuration that options stand for: that of a file, or else of all the others.
+
+    kept: patterns of modules that stay in float. target: as `QuantConfig.for_target` takes it.
+    Raises ConfigError for a file beside others, and for what is wrong in it.
+    """
     from qpc.errors import ConfigError
     from qpc.quant.config import ActivationConfig, LayerConfig, Override, QuantConfig, WeightConfig
 
     if file is not None:
-        changed = (mode, weights, activations, tuple(kept)) != (Mode.STATIC, 8, 8, ())
-        if changed:
+        given = (mode, weights, activations, tuple(kept), target)
+        if given != (Mode.STATIC, 8, 8, (), None):
             raise ConfigError(
-                "--config says it all: bits, mode and what is kept in float",
+                "--config says it all: bits, mode, what is kept in float and pairs of weights",
                 fix="leave the other options out, or write them into the file",
             )
         return QuantConfig.from_yaml(file)
+    fastest = QuantConfig() if target is None else QuantConfig.for_target(target)
+    # weights that floats multiply have no pairs
+    pairs = "any" if mode is Mode.WEIGHT_ONLY else fastest.default.weight.pairs
     layer = LayerConfig(
         mode=mode.value,
         activation=ActivationConfig(bits=activations),
-        weight=WeightConfig(bits=weights),
+        weight=WeightConfig(bits=weights, pairs=pairs),
     )
     overrides = tuple(Override(pattern=pattern, use="float") for pattern in kept)
     return QuantConfig(default=layer, overrides=overrides)

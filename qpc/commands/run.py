@@ -24,7 +24,8 @@ def command(
     model: ModelOptions,
     data: DataOptions,
     out: Annotated[
-        Path | None, typer.Option(help="Write all outputs to this .npz or .safetensors file.")
+        Path | None,
+        typer.Option("--out", "-o", help="Write all outputs to this .npz or .safetensors file."),
     ] = None,
     how: Annotated[How | None, typer.Option(help="Run machine code, or the graph.")] = None,
 ) -> Answer:

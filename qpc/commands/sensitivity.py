@@ -35,7 +35,10 @@ def command(
     most: Annotated[int, typer.Option(min=1, help="How many parts of the model to list.")] = 30,
     workers: Annotated[int, typer.Option(min=1, help="How many processes work.")] = 1,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for results; the same command goes on from there.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder for results; the same command goes on from there."
+        ),
     ] = None,
 ) -> Answer:
     """Say what fewer bits and fewer channels of each layer do to the output."""

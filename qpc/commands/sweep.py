@@ -22,7 +22,7 @@ def command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for all runs; beside the recipe by default."),
+        typer.Option("--out", "-o", help="Folder for all runs; beside the recipe by default."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many processes work.")] = 1,
 ) -> Answer:

@@ -10,13 +10,16 @@ EXAMPLE = "qpc targets --json"
 
 def command(reporter: Reporter) -> Answer:
     """List the CPUs and boards that there is code for, with what each needs."""
+    from qpc.targets.installed import all_installed
     from qpc.targets.listing import list_targets, listing_text
 
-    lines = list_targets()
+    more, problems = all_installed()
+    lines = list_targets(more)
     data = {"targets": [line.to_json() for line in lines]}
     return Answer(
         data,
         (f"{listing_text(lines)}\n\n{_MORE}",),
+        notes=tuple(problem.what for problem in problems),
         then=("qpc compile MODEL --target TARGET --out FOLDER",),
     )
 

@@ -18,7 +18,9 @@ def command(
     reporter: Reporter,
     model: ModelOptions,
     graph: Annotated[bool, typer.Option("--graph", help="Print the graph, too.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Keep the graph in this folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Keep the graph in this folder.")
+    ] = None,
 ) -> Answer:
     """Say whether a model can be captured as a graph, and if not, where and why."""
     with reporter.phase("importing"):

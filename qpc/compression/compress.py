@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from qpc.batches import Batch, checked_batches
+from qpc.callbacks.protocol import Callback, Callbacks, checked_callbacks
 from qpc.capture.checks import ExampleInputs
 from qpc.capture.trace import trace
 from qpc.compression.journal import Entry, Journal, held
@@ -49,6 +50,7 @@ def compress(
     out: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     progress: bool | Sink = False,
+    callbacks: Sequence[Callback] = (),
     timer: Timer = latency_ms,
 ) -> CompressResult:
     """Compress a model by a recipe, round after round while it is good enough, and return the best.
@@ -65,6 +67,8 @@ def compress(
     ended, that run goes on where it was, and ends with the same graphs, bit for bit.
     device: where training happens and float graphs are judged; integers are judged on the CPU.
     progress: whether to say on stderr what is done, and how long it may take; or where else.
+    callbacks: what is told of progress and numbers, such as those of `qpc.callbacks.tensorboard`:
+    "judged/metric" and the costs of each model that is judged, and what training reports.
     timer: from a graph and the recipe's `compile` to milliseconds, in place of a measurement.
 
     Raises ConfigError for a recipe that is wrong, lacks what its steps need, has a target that it
@@ -80,11 +84,17 @@ def compress(
     made = repeatable(batches)
     _check_not_empty(made)
     inputs = Inputs(evaluate, train, made, loss, torch.device(device), timer)
+    given = checked_callbacks(callbacks)
     with current_world() as world, _folder(out, world) as folder:
+        watchers = given if world.first else Callbacks(())
         gm = traced_model(model, example_inputs, made)
         journal = _journal(folder, plain, world)
-        with shown(progress if world.first else False) as sink:
-            run = Run(settings, inputs, journal, world, _progress(settings, sink))
+        with (
+            shown(progress if world.first else False) as sink,
+            watchers.watching("compress", plain),
+        ):
+            sinks = [each for each in (sink, watchers or None) if each is not None]
+            run = Run(settings, inputs, journal, world, _progress(settings, sinks), watchers)
             outcome = run.go(gm)
         result = result_of(run, *outcome)
         if world.first and out is not None:
@@ -230,7 +240,7 @@ def _journal(folder: Path, recipe: Mapping[str, object], world: World) -> Journa
     return Journal(folder, recipe, [Entry.of(each) for each in json.loads(said)], writes=False)
 
 
-def _progress(recipe: Recipe, sink: Sink | None) -> Progress:
+def _progress(recipe: Recipe, sinks: Sequence[Sink]) -> Progress:
     rounds = recipe.rounds
     left = planned(
         kinds(recipe.start, "start"),
@@ -238,7 +248,7 @@ def _progress(recipe: Recipe, sink: Sink | None) -> Progress:
         kinds(recipe.finish, "finish"),
         rounds.at_most if rounds else 0,
     )
-    return Progress(sink, left)
+    return Progress(sinks, left)
 
 
 def _write(result: CompressResult, journal: Journal, recipe: Recipe) -> None:

@@ -27,7 +27,7 @@ class Progress:
     seconds: what steps took that are done, by their kind.
     """
 
-    sink: Sink | None = None
+    sinks: Sequence[Sink] = ()
     left: list[str] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     _done: int = 0
@@ -50,13 +50,14 @@ class Progress:
 
     def tell(self, detail: str) -> None:
         """Say more about the step that is being done."""
-        if self.sink is None:
+        if not self.sinks:
             return
         text = f"{self._now}, {detail}" if detail else self._now
         left = self.remaining()
         if left is not None:
             text += f"; at most {in_words(left)} left"
-        self.sink.show(text, self._done, self._done + len(self.left))
+        for sink in self.sinks:
+            sink.show(text, self._done, self._done + len(self.left))
 
     def remaining(self) -> float | None:
         """Seconds that may be left; None if a kind of step comes that was never done."""

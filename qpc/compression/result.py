@@ -39,6 +39,12 @@ class Row:
         return found
 
 
+def measures(row: Row, group: str) -> dict[str, float | None]:
+    """The numbers of a model by names for callbacks, such as "judged/metric"."""
+    names = ("metric", "macs", "parameters", "bytes", "latency_ms")
+    return {f"{group}/{name}": getattr(row, name) for name in names}
+
+
 @dataclass(frozen=True)
 class Judgement:
     """What a recipe asks of models.

@@ -15,12 +15,13 @@ from torch.fx import GraphModule
 
 from qpc.base import PassContext
 from qpc.batches import Batch
+from qpc.callbacks.protocol import Callbacks
 from qpc.compression.journal import CHECKPOINTS, Entry, Journal
 from qpc.compression.measures import Timer, judged, measured
 from qpc.compression.parallel import World, same_everywhere
 from qpc.compression.progress import Progress
 from qpc.compression.recipe import Recipe
-from qpc.compression.result import CompressResult, Judgement, Row
+from qpc.compression.result import CompressResult, Judgement, Row, measures
 from qpc.compression.rounding import is_rounded
 from qpc.compression.step import Evaluate, Loss, Phase, Place, Step, StepContext, Train
 from qpc.compression.steps import EvaluateStep
@@ -54,8 +55,10 @@ class Run:
     journal: Journal
     world: World
     progress: Progress
+    callbacks: Callbacks = field(default_factory=lambda: Callbacks(()))
     candidates: list[str] = field(default_factory=list)
     _passes: PassContext = field(default_factory=PassContext)
+    _judged: int = 0
 
     def go(self, gm: GraphModule) -> tuple[Judgement, list[Row], str]:
         """Do what is not done yet, and say why the rounds ended."""
@@ -162,7 +165,14 @@ class Run:
             self.progress.begin(kind, text)
             known = self._record(name, act, before, trunk)
         self.progress.done(kind, known.seconds)
+        if known.row is not None:
+            self._tell(known.row)
         return known
+
+    def _tell(self, row: Row) -> None:
+        """Tell the callbacks of a model that was judged."""
+        self.callbacks.metrics(measures(row, "judged"), self._judged)
+        self._judged += 1
 
     def _record(
         self,
@@ -222,6 +232,7 @@ class Run:
             world=self.world,
             passes=self._passes,
             tell=self.progress.tell,
+            report=self.callbacks.metrics,
         )
 
     def _checkpoints(self) -> Path:

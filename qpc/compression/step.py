@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ Evaluate = Callable[[GraphModule], float]
 """How good a graph is, as one number."""
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
 """Calibration data: what can be iterated more than once, or makes an iterable when called."""
+Report = Callable[[Mapping[str, SupportsFloat | None], int], None]
+"""Takes numbers by name, and their place among others of these names."""
 Loss = Callable[[Any, Any], Tensor]
 """From a graph's output and the batch that it is for to a scalar; for criteria with gradients."""
 
@@ -67,7 +69,8 @@ class StepContext:
     baseline: the sizes of that model, to which amounts of pruning are relative.
     device: where training happens. checkpoints: a folder for what happens within a step.
     world: the processes that do the same together.
-    passes: collects the reports of passes. tell: says what is done, for whoever watches.
+    passes: collects the reports of passes. tell: says what is done, for whoever watches. report:
+    the same with numbers, by name, and their place among others.
     """
 
     place: Place
@@ -82,6 +85,7 @@ class StepContext:
     world: World = field(default_factory=World)
     passes: PassContext = field(default_factory=PassContext)
     tell: Callable[[str], None] = lambda text: None
+    report: Report = lambda values, step: None
 
     def require_batches(self) -> Iterable[Batch]:
         """The calibration batches; raises ConfigError if there are none."""

@@ -16,10 +16,11 @@ from typing import Any, cast
 from torch import nn
 from torch.fx import GraphModule
 
+from qpc.callbacks.protocol import Callback, checked_callbacks
 from qpc.capture.checks import ExampleInputs
 from qpc.compression.compress import compress, recipe_of, repeatable, traced_model
 from qpc.compression.recipe import Recipe
-from qpc.compression.result import Row
+from qpc.compression.result import Row, measures
 from qpc.compression.step import Batches, Evaluate, Loss, Train
 from qpc.errors import BudgetError, ConfigError
 from qpc.hashing import fingerprint
@@ -102,6 +103,7 @@ def sweep(
     workers: int = 1,
     executor: Executor | None = None,
     progress: bool | Told = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Sweep:
     """Run `qpc.compress` once for every combination of some settings of a recipe.
 
@@ -115,6 +117,8 @@ def sweep(
     workers: in how many processes to work, each with one thread; executor: or where else, see
     `qpc.parallel`. Latencies that are measured while other runs work are those of a busy machine.
     progress: show a progress bar, or a function that is told how many jobs are done, of how many.
+    callbacks: are told of each combination when it is done: "best/metric" and the costs of its best
+    model, at the step that is its number.
 
     A combination that leads to no model, because none is inside of the budget, is a run with a
     problem, and no error. Raises ConfigError for a path that is not in the recipe and for values
@@ -133,13 +137,26 @@ def sweep(
     for changed, resolved in combinations:
         place = None if folder is None else str((folder / _RUNS / _hash(resolved)).absolute())
         jobs[json.dumps(changed, sort_keys=True)] = {"recipe": resolved, "out": place}
-    results = run_jobs(
-        _Compression(gm, evaluate, train, batches, loss),
-        jobs,
-        executor=executor or (Processes(workers) if workers > 1 else InProcess()),
-        journal=None if folder is None else Journal.open(folder / _JOURNAL, _subject(gm, plain)),
-        progress="sweep" if progress is True else progress or None,
-    )
+    watchers = checked_callbacks(callbacks)
+    numbers = {name: number for number, name in enumerate(jobs)}
+    done = itertools.count(1)
+
+    def told(name: str, result: Plain) -> None:
+        best = _run({}, jobs[name], result).best
+        watchers.show(name, next(done), len(jobs))
+        watchers.metrics({} if best is None else measures(best, "best"), numbers[name])
+
+    with watchers.watching("sweep", {"recipe": plain, "changes": dict(changes)}):
+        results = run_jobs(
+            _Compression(gm, evaluate, train, batches, loss),
+            jobs,
+            executor=executor or (Processes(workers) if workers > 1 else InProcess()),
+            journal=None
+            if folder is None
+            else Journal.open(folder / _JOURNAL, _subject(gm, plain)),
+            progress="sweep" if progress is True else progress or None,
+            each=told,
+        )
     pairs = zip(combinations, jobs.values(), results.values(), strict=True)
     return Sweep(tuple(_run(changed, job, result) for (changed, _), job, result in pairs))
 

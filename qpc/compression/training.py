@@ -7,7 +7,7 @@ from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, SupportsFloat
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from qpc.compression.epochs import Keeper
 from qpc.compression.parallel import World
 from qpc.compression.parts import Part
 from qpc.compression.rounding import is_rounded
-from qpc.compression.step import Place, Step, StepContext
+from qpc.compression.step import Place, Report, Step, StepContext
 from qpc.errors import CompressionError
 from qpc.facts import CORE_FORM
 from qpc.meta import copied
@@ -86,6 +86,15 @@ class TrainContext:
     teacher: Callable[[], GraphModule]
     keeper: Keeper = field(repr=False)
     tell: Callable[[str], None] = field(default=lambda text: None, repr=False)
+    reported: Report = field(default=lambda values, step: None, repr=False)
+
+    def report(self, step: int, **values: SupportsFloat) -> None:
+        """Tell the callbacks of the run numbers, such as `context.report(epoch, loss=loss)`.
+
+        step: where they stand among others of their names in this step of the recipe, from 0.
+        values: numbers, or tensors of one.
+        """
+        self.reported({f"{self.place.name}/{name}": value for name, value in values.items()}, step)
 
     def distillation(self, gm: GraphModule) -> Distillation | None:
         """What runs `gm` and its teacher and returns outputs and a loss; None without a teacher.
@@ -153,6 +162,7 @@ def trained(gm: GraphModule, settings: TrainSettings, at: StepContext) -> GraphM
         lambda: at.teacher().to(at.device),
         Keeper(at.checkpoints, at.place.name, at.world),
         at.tell,
+        at.report,
     )
     with mask_gradients(work):
         answer = at.train(work, context)

@@ -20,6 +20,8 @@ from qpc.given.options import DATA_FIX
 from qpc.images import ENDINGS, Preparation, read_image, require_pillow
 from qpc.references import function_of
 
+_NUMPY_MARKS = {".npy": b"\x93NUMPY", ".npz": b"PK"}
+"""How files of numpy begin."""
 _LABELS = ("labels", "label", "targets", "y")
 """What labels may be called in a file."""
 
@@ -212,6 +214,10 @@ class Arrays:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
+        if path.suffix in _NUMPY_MARKS and not _begins_with(path, _NUMPY_MARKS[path.suffix]):
+            raise ConfigError(
+                f"cannot read {str(path)!r}: it is no file of numpy", fix="write it again"
+            )
         if path.suffix == ".safetensors":
             return load_file(path)
         if path.suffix == ".npy":
@@ -220,6 +226,12 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             return {name: torch.from_numpy(found[name]) for name in found.files}
     except (OSError, ValueError, TypeError, EOFError, SafetensorError) as e:
         raise ConfigError(f"cannot read {str(path)!r}: {e}", fix="write it again") from e
+
+
+def _begins_with(path: Path, mark: bytes) -> bool:
+    """Numpy takes a file without its mark for a pickle, and would advise to load that."""
+    with path.open("rb") as file:
+        return file.read(len(mark)) == mark
 
 
 # --- functions ------------------------------------------------------------------------------------

@@ -14,9 +14,12 @@ from qpc.terminal.reporter import Reporter
 
 @dataclass
 class Watched(PassContext):
-    """A context that says which pass is done."""
+    """A context whose passes say what they do to a reporter."""
 
     reporter: Reporter = field(default_factory=Reporter)
+
+    def __post_init__(self) -> None:
+        self._steps = self.reporter
 
     def finish(self, pass_: Pass, *, seconds: float, changed: bool) -> PassReport:
         """Close the remarks of one pass, and say so."""
@@ -38,6 +41,9 @@ class Calibration:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         parts = self.samples.batches(most=self.most)
+        if self.reporter.doing == self.text:  # whoever reads the batches counts them
+            yield from (part.inputs for part in parts)
+            return
         for part in self.reporter.each(parts, self.text, len(self) or None):
             yield part.inputs
 

@@ -39,15 +39,30 @@ def _counted_avg_pool2d(
     centred = q.to(torch.float64) - input_zero_point
     window = tuple(kernel_size), tuple(stride)
     total = F.avg_pool2d(centred, *window, tuple(padding), ceil_mode, divisor_override=1)
-    rows, columns = padding if count_include_pad else (0, 0)
-    outside = (0, 0) if count_include_pad else tuple(padding)
-    there = q.new_ones((1, 1, *q.shape[2:]), dtype=torch.float64)
-    there = F.pad(there, (columns, columns, rows, rows), value=1.0)
-    counts = F.avg_pool2d(there, *window, outside, ceil_mode, divisor_override=1)
-    counts = counts[..., : total.shape[-2], : total.shape[-1]].to(torch.int64)
+    counts = window_counts(q.shape[2:], *window, padding, ceil_mode, count_include_pad)
+    counts = counts.to(q.device)
     table = torch.tensor(count_multipliers(kernel_size, input_scale, output_scale))
     ends = (output_zero_point, lo, hi, q.dtype)
     return requantize(wrap_int32(total), table[counts], *ends)
+
+
+def window_counts(
+    size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+) -> Tensor:
+    """int64[rows, columns]: how many values the windows over an image of `size` hold."""
+    window = tuple(kernel_size), tuple(stride)
+    there = torch.ones((1, 1, *size), dtype=torch.float64)
+    shape = F.avg_pool2d(there, *window, tuple(padding), ceil_mode).shape[2:]
+    rows, columns = padding if count_include_pad else (0, 0)
+    outside = (0, 0) if count_include_pad else tuple(padding)
+    there = F.pad(there, (columns, columns, rows, rows), value=1.0)
+    counts = F.avg_pool2d(there, *window, outside, ceil_mode, divisor_override=1)
+    return counts[0, 0, : shape[0], : shape[1]].to(torch.int64)
 
 
 def count_multipliers(

@@ -103,6 +103,7 @@ def _fake_quant(
     symmetric: bool = False,
     synchronized: bool = False,
     training: bool = False,
+    safe_pairs: bool = False,
 ) -> Tensor:
     """Round to a grid and back; scale and zero_point hold one value, or one by index of `axis`.
 
@@ -111,8 +112,10 @@ def _fake_quant(
 
     A grid that has a `range` follows the values in training (see `qpc.quant.following`): range,
     scale and zero_point are changed in place then, as the statistics of a batch norm are.
+
+    safe_pairs: `x` is a weight whose pairs are to be safe (see `qpc.quant.pairs`).
     """
-    rounding = Rounding(scale, zero_point, lo, hi, axis, groups)
+    rounding = Rounding(scale, zero_point, lo, hi, axis, groups, safe_pairs)
     if training and range is not None:
         Following(range, member, decay, symmetric, synchronized).update(x, rounding)
     return rounding.apply(x)
@@ -121,7 +124,8 @@ def _fake_quant(
 FAKE_QUANTIZE = define(
     "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int lo, int hi, int axis=0,"
     " int groups=1, float gradient_scale=1.0, Tensor? range=None, int member=0, float decay=0.0,"
-    " bool symmetric=False, bool synchronized=False, bool training=False) -> Tensor",
+    " bool symmetric=False, bool synchronized=False, bool training=False, bool safe_pairs=False)"
+    " -> Tensor",
     _fake_quant,
     like_first,
     trains=True,
@@ -210,7 +214,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         # a grid that follows its values may be changed in place before the gradient is asked for
         scale, zero_point = scale.clone(), zero_point.clone()
     ctx.save_for_backward(x, scale, zero_point)
-    ctx.grid, ctx.gradient_scale = grid, gradient_scale
+    *_, safe_pairs = inputs
+    ctx.grid, ctx.gradient_scale = (*grid, safe_pairs), gradient_scale
 
 
 def _estimate(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 
 from qpc.errors import BackendError, MissingDependencyError
+from qpc.installing import install_line
 from qpc.parallel.work import Function, Outcome, Plain, attempt
 from qpc.settings import require_count, require_kind
 
@@ -41,7 +42,7 @@ class Ray:
             import ray
         except ImportError as e:
             raise MissingDependencyError(
-                f"Ray cannot be imported: {e}", fix="pip install 'qpc[ray]'"
+                f"Ray cannot be imported: {e}", fix=install_line("ray")
             ) from e
         return Cluster(ray, function, self)
 

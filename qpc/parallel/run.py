@@ -30,6 +30,7 @@ def run_jobs(
     attempts: int = 3,
     journal: Journal | None = None,
     progress: str | Told | None = None,
+    each: Callable[[str, Plain], None] | None = None,
 ) -> dict[str, Plain]:
     """Call `function` with the argument of every job; return the results in the order of the jobs.
 
@@ -41,6 +42,7 @@ def run_jobs(
     journal: results that are there are not computed again; others are kept as soon as they are.
     progress: what to call the work in a progress bar, or a function that is told how many jobs are
     done, of how many; None for neither.
+    each: called with the name and the result of every job, those of the journal first.
 
     Raises JobError, which names the job, when its last attempt has failed; whatever QPCError a job
     raises, at once; ConfigError for results that are not plain. Then, and after Ctrl-C, nothing
@@ -51,6 +53,8 @@ def run_jobs(
     if journal is not None:
         found = {name: journal.find(name) for name in jobs}
         results = {name: known[0] for name, known in found.items() if known is not None}
+    for name, result in results.items() if each is not None else ():
+        each(name, result)
     left = {name: argument for name, argument in jobs.items() if name not in results}
     found_now = _results(function, left, executor or InProcess(), attempts)
     with _bar(progress, len(jobs), len(results)) as step, closing(found_now):
@@ -58,6 +62,8 @@ def run_jobs(
             results[name] = _plain(name, result)
             if journal is not None:
                 journal.record(name, results[name])
+            if each is not None:
+                each(name, results[name])
             step()
     return {name: results[name] for name in jobs}
 

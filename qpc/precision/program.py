@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from qpc.errors import ConfigError, MissingDependencyError, PassError
+from qpc.installing import install_line
 from qpc.precision.budget import Costs
 from qpc.precision.parts import Part
 
@@ -122,7 +123,7 @@ class _Program:
         except ImportError as e:
             raise MissingDependencyError(
                 f"SciPy, which solves for the bits, cannot be imported: {e}",
-                fix="pip install 'qpc[mixed-precision]'",
+                fix=install_line("mixed-precision"),
             ) from e
         cells = [(v, r, c) for r, (terms, _, _) in enumerate(self.rows) for c, v in terms.items()]
         values, rows, columns = zip(*cells, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from torch.fx import GraphModule
 from qpc.analysis.quantization import QuantizationPlan, plan_quantization
 from qpc.base import PassContext
 from qpc.batches import Batch, checked_batches, inputs_of
+from qpc.callbacks.protocol import Callback, checked_callbacks
 from qpc.effort import tidying
 from qpc.errors import CalibrationError, ConfigError
 from qpc.facts import require_graph
@@ -51,6 +53,7 @@ def sensitivity(
     workers: int = 1,
     executor: Executor | None = None,
     progress: bool | Told = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Sensitivity:
     """What each layer of a traced float graph does to the output when it is reduced, and no other.
 
@@ -68,6 +71,8 @@ def sensitivity(
     workers: in how many processes to work, each with one thread; executor: or where else, see
     `qpc.parallel`.
     progress: show a progress bar, or a function that is told how many jobs are done, of how many.
+    callbacks: are told of each part of the model when it is done: "weights at 4 bits/sqnr_db" and
+    the like, and "/metric" with `evaluate`, at the step that is the part's place in the model.
 
     Raises ConfigError for settings that are not allowed and an `evaluate` that returns no finite
     number, CalibrationError for batches that do not fit or outputs that are not finite, PassError
@@ -87,13 +92,22 @@ def sensitivity(
     )
     jobs = _jobs(prepared.parts, bits, groups, fewer_channels)
     subject = _subject(experiments, config)
-    results = run_jobs(
-        experiments,
-        {name: job.argument for name, job in jobs.items()},
-        executor=executor or (Processes(workers) if workers > 1 else InProcess()),
-        journal=None if folder is None else Journal.open(folder, subject),
-        progress="sensitivity" if progress is True else progress or None,
-    )
+    watchers, done = checked_callbacks(callbacks), itertools.count(1)
+
+    def told(name: str, result: Plain) -> None:
+        watchers.show(name, next(done), len(jobs))
+        watchers.metrics(jobs[name].measures(result), jobs[name].place)
+
+    asked = {"bits": list(bits), "fewer_channels": list(fewer_channels), **subject}
+    with watchers.watching("sensitivity", asked):
+        results = run_jobs(
+            experiments,
+            {name: job.argument for name, job in jobs.items()},
+            executor=executor or (Processes(workers) if workers > 1 else InProcess()),
+            journal=None if folder is None else Journal.open(folder, subject),
+            progress="sensitivity" if progress is True else progress or None,
+            each=told,
+        )
     (_, metric), *_ = cast(list[list[float | None]], results.pop(_FLOAT))
     effects = [e for name, result in results.items() for e in jobs[name].effects(result)]
     return Sensitivity(worst_first(effects), metric, subject["graph"])
@@ -192,6 +206,17 @@ class _Job:
     def argument(self) -> Plain:
         """What `Experiments` is called with; without amounts it is about the graph in float."""
         return {"kind": self.kind, "place": self.place, "amounts": list(self.amounts)}
+
+    def measures(self, result: Plain) -> dict[str, float | None]:
+        """The numbers of a result by names for callbacks."""
+        if not self.amounts:
+            return {"float/metric": cast(list[list[float | None]], result)[0][1]}
+        found: dict[str, float | None] = {}
+        for effect in self.effects(result):
+            start = f"{effect.kind} at {effect.reduction}"
+            found[f"{start}/sqnr_db"] = effect.sqnr_db
+            found[f"{start}/metric"] = effect.metric
+        return found
 
     def effects(self, result: Plain) -> list[Effect]:
         found = cast(list[list[float | None]], result)

@@ -175,7 +175,7 @@ class Allocation(ABC):
         return lambda counts: 1 - model.total(measure, units_of(groups, counts)) / total
 
 
-ALLOCATIONS = Family("allocation", Allocation)
+ALLOCATIONS = Family("allocation", Allocation, group="qpc.allocations")
 """Allocations by name."""
 
 

@@ -52,7 +52,7 @@ class Judge(Protocol):
         """Float64, one score for each of `group.prunable`, or `UNKNOWN`."""
 
 
-CRITERIA = Family("criterion", Judge)
+CRITERIA = Family("criterion", Judge, group="qpc.criteria")
 """Criteria by name."""
 
 

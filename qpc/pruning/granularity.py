@@ -8,7 +8,7 @@ rules that look along input channels, such as 2:4, work on pieces as they do on 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from qpc.settings import require_choice, require_count
 NormName = Literal["l1", "l2"]
 
 
+@runtime_checkable
 class Granularity(Protocol):
     """What `MaskWeights` asks of a granularity."""
 
@@ -30,7 +31,7 @@ class Granularity(Protocol):
         """Decisions of the shape of the scores, as bool of the weight's shape."""
 
 
-GRANULARITIES = Family("granularity", Granularity)
+GRANULARITIES = Family("granularity", Granularity, group="qpc.granularities")
 """Granularities by name."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from qpc.pruning.weight_layers import LayerWeight, Scope, float_layers
 from qpc.settings import require_count, require_number
 
 
+@runtime_checkable
 class Regularizer(Protocol):
     """Anything with a penalty."""
 
@@ -31,7 +32,7 @@ class Regularizer(Protocol):
         """The penalty for the graph's parameters as they are, a differentiable scalar."""
 
 
-REGULARIZERS = Family("regularizer", Regularizer)
+REGULARIZERS = Family("regularizer", Regularizer, group="qpc.regularizers")
 """Regularizers by name."""
 
 

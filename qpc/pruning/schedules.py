@@ -66,7 +66,7 @@ class Schedule(ABC):
         )
 
 
-SCHEDULES = Family("schedule", Schedule)
+SCHEDULES = Family("schedule", Schedule, group="qpc.schedules")
 """Schedules by name."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ MASKED_ALREADY = -1.0
 """The score of a piece that has no weight left."""
 
 
+@runtime_checkable
 class WeightRule(Protocol):
     """What `MaskWeights` asks of a rule."""
 
@@ -29,7 +30,7 @@ class WeightRule(Protocol):
         """Where pieces stay, for each tensor of scores."""
 
 
-WEIGHT_RULES = Family("weight rule", WeightRule)
+WEIGHT_RULES = Family("weight rule", WeightRule, group="qpc.weight_rules")
 """Rules by name."""
 
 

@@ -19,6 +19,7 @@ _LINEAR_BINS = 4096
 _LEAST_WIDTH = _LINEAR_BINS // 16  # a bin for each of 256 grid points
 _CUT = 4  # bins by which a range is cut at a time: 0.1 % of the full range
 _SWEEPS = 8
+_SOME = 24  # scales of which one is tried first
 
 
 # --- least squares ------------------------------------------------------------------------------
@@ -39,21 +40,52 @@ def least_squares_range(
     if full == 0.0:
         return lo, hi
     scales: Floats = full * np.power(_STEP, np.arange(_SCALES, dtype=np.float64))
-    positive = _side_errors(histogram.side(+1), scales, steps)
-    negative = _side_errors(histogram.side(-1), scales, steps)
-    errors = positive + negative[:, ::-1]  # [scale, number of grid points above the zero point]
-    if symmetric:
-        reach = above * float(scales[errors[:, above].argmin()])
-        return max(-reach, lo), min(reach, hi)
     # A grid is to be had from any range of its width that rounds to its zero point: take the one
     # nearest to the grid that is inside the observed range, and drop the grid if that has another
     # zero point.
     scale, points_above = scales[:, None], np.arange(steps + 1)
     starts = np.clip((points_above - steps) * scale, lo, hi - steps * scale)
     reachable = np.rint(-starts / scale) == steps - points_above
-    best = np.unravel_index(int(np.where(reachable, errors, np.inf).argmin()), errors.shape)
+    if symmetric:
+        reachable = np.broadcast_to(points_above == above, reachable.shape)
+    sides = histogram.side(+1), histogram.side(-1)
+    errors = _least_errors(sides, scales, steps, reachable)
+    best = np.unravel_index(int(errors.argmin()), errors.shape)
+    if symmetric:
+        reach = above * float(scales[best[0]])
+        return max(-reach, lo), min(reach, hi)
     start = float(starts[best])
     return start, start + steps * float(scales[best[0]])
+
+
+def _least_errors(
+    sides: tuple[Density, Density], scales: Floats, steps: int, wanted: NDArray[np.bool_]
+) -> Floats:
+    """Return [scale, grid points above the zero point], the squared error where it may be least.
+
+    It is infinite where it is not `wanted`, and for scales at which what lies beyond all grid
+    points of its side alone costs more than some other scale does in all.
+    """
+    errors = np.full(wanted.shape, np.inf)
+
+    def fill(rows: Indices) -> None:
+        positive, negative = (_side_errors(side, scales[rows], steps) for side in sides)
+        errors[rows] = np.where(wanted[rows], positive + negative[:, ::-1], np.inf)
+
+    some = np.arange(0, len(scales), _SOME)
+    fill(some)
+    clipped = sum(_clipped(side, steps * scales, 0.5 * scales) for side in sides)
+    noise = 1e-12 * float(sum(side.total[2] for side in sides))  # far above that of float64
+    possible = clipped <= errors.min() * (1.0 + 1e-6) + noise
+    possible[some] = False
+    fill(np.flatnonzero(possible))
+    return errors
+
+
+def _clipped(density: Density, reach: Floats, half: Floats) -> Floats:
+    """Return the squared error of the magnitudes that round to `reach`, or would beyond it."""
+    beyond = density.total[:, None] - density.moments_below(reach - half)
+    return _squared(beyond, reach)
 
 
 def _side_errors(density: Density, scales: Floats, steps: int) -> Floats:

@@ -13,11 +13,14 @@ from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag, model_val
 from qpc.errors import ConfigError
 from qpc.quant.observers import MSE, ActivationObserver, MinMax, WeightObserver
 from qpc.settings import Settings
+from qpc.targets import Target
 
 Bits = Annotated[StrictInt, Field(ge=2, le=8)]
 Group = Literal[32, 64, 128]
 Mode = Literal["static", "dynamic", "weight-only"]
 Results = Literal["float32", "integer"]
+Pairs = Literal["any", "safe"]
+_WIDEST = 8  # bits
 
 
 class ActivationConfig(Settings):
@@ -37,12 +40,21 @@ class WeightConfig(Settings):
     per_channel: one scale for each output channel, otherwise one for the tensor.
     group: with mode "weight-only", one scale for so many inputs of each output channel; the last
     group of a channel may be shorter.
+    pairs: "safe": scales and points are such that no two weights of a pair, see `qpc.quant.pairs`,
+    add up to more than 128 on one side of 0, for the fast instructions of x86 CPUs without VNNI.
+    Weights of fewer than 8 bits never do. "any": all pairs of points may occur.
     """
 
     bits: Bits = 8
     per_channel: StrictBool = True
     observer: WeightObserver = MinMax()
     group: Group | None = None
+    pairs: Pairs = "any"
+
+    @property
+    def safe_pairs(self) -> bool:
+        """Whether pairs must be made safe, as they are not by themselves."""
+        return self.pairs == "safe" and self.bits == _WIDEST
 
     @model_validator(mode="after")
     def _groups_are_parts_of_channels(self) -> Self:
@@ -73,6 +85,15 @@ class LayerConfig(Settings):
     def _groups_need_float_sums(self) -> Self:
         if self.weight.group is not None and self.mode != "weight-only":
             raise ValueError(f'groups of weights need mode="weight-only", not {self.mode!r}')
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_need_integer_products(self) -> Self:
+        if self.weight.pairs == "safe" and self.mode == "weight-only":
+            raise ValueError(
+                'safe pairs are for products of integers, of which mode="weight-only" has none: '
+                'pairs="any"'
+            )
         return self
 
 
@@ -169,6 +190,20 @@ class QuantConfig(Settings):
             Override(op="input", use=layer(first_and_last, first_and_last)),
         )
         return cls(default=default, overrides=overrides)
+
+    @classmethod
+    def for_target(cls, target: str | Target) -> QuantConfig:
+        """Return the settings whose models are fastest on a target.
+
+        target: as for `qpc.compile`. On x86 CPUs without VNNI, such as "x86-64-v3", pairs of
+        weights are safe; elsewhere these are the default settings. Either runs on every target,
+        with the same results.
+
+        Raises `UnsupportedTargetError` for a name that no target has.
+        """
+        found = Target.parse(target) if isinstance(target, str) else target
+        pairs: Pairs = "safe" if found.gains_by_safe_pairs else "any"
+        return cls(default=LayerConfig(weight=WeightConfig(pairs=pairs)))
 
     def resolve(self, *, module: str, op: str, position: str | None = None) -> LayerConfig | None:
         """Return the settings for a site (see `Site`); None if it is to stay in float."""

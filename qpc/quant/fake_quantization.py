@@ -30,6 +30,7 @@ from torch import Tensor
 
 from qpc.quant.gradient_blocks import Blocks
 from qpc.quant.grid import SMALLEST_SCALE
+from qpc.quant.pairs import safe_points, swap_groups
 
 _Ends: TypeAlias = tuple[float, float] | tuple[Tensor, Tensor]
 
@@ -44,6 +45,9 @@ class Rounding:
         they are learned, and floats.
     lo, hi: the lowest and the highest grid point.
     groups: axis 0 holds that many groups, and there is one step for each group and index of `axis`.
+    safe_pairs: `x` is a weight, with its output channels along `axis` of each group, whose pairs
+        are brought to points that are safe, see `qpc.quant.pairs`. Gradients pass as if they were
+        the nearest.
     """
 
     step: Tensor
@@ -52,15 +56,25 @@ class Rounding:
     hi: int
     axis: int = 0
     groups: int = 1
+    safe_pairs: bool = False
 
     def apply(self, x: Tensor) -> Tensor:
         """`x` (floats, any shape) rounded to the grid, in float32; the lowest point for NaN."""
         step = self.steps(x)
-        return _clipped(_scaled(x, step), self._ends(x)).round_().mul_(step)
+        return self._rounded(_clipped(_scaled(x, step), self._ends(x))).mul_(step)
 
     def points(self, x: Tensor) -> Tensor:
         """The grid points that `x` is rounded to, less the zero points: whole floats."""
-        return _clipped(_scaled(x, self.steps(x)), self._ends(x)).round_()
+        return self._rounded(_clipped(_scaled(x, self.steps(x)), self._ends(x)))
+
+    def _rounded(self, places: Tensor) -> Tensor:
+        """The points for places within the grid, in their memory where that can be."""
+        if not self.safe_pairs:
+            return places.round_()
+        swapped = self.axis == 1
+        first = swap_groups(places, self.groups) if swapped else places
+        points = safe_points(first.round(), first)
+        return swap_groups(points, self.groups).contiguous() if swapped else points
 
     def input_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:
         """The gradient at `x`: that at the result where `x` lies within the grid, 0 elsewhere."""
@@ -89,7 +103,7 @@ class Rounding:
         scaled = _scaled(x, step)
         inside = _inside(gradient, scaled, ends)
         within = _clipped(scaled, ends)
-        points = within.round()
+        points = self._rounded(within.clone())
         error = points - within
         clipped = gradient - inside
         # x is nearly y where it is inside, and a difference of two large sums would lose that
@@ -97,8 +111,13 @@ class Rounding:
         return inside, steps, self._sums(clipped, step.expand_as(x)).neg_()
 
     def _common_ends(self, x: Tensor) -> tuple[float, float] | None:
-        """The ends of the grid where one step rounds all of a tensor on a CPU; None elsewhere."""
-        if self.step.numel() > 1 or x.device.type != "cpu" or x.dtype != torch.float32:
+        """The ends of the grid where one step rounds all values by themselves; CPU only."""
+        if (
+            self.safe_pairs
+            or self.step.numel() > 1
+            or x.device.type != "cpu"
+            or x.dtype != torch.float32
+        ):
             return None
         zero = min(max(round(float(self.zero_point)), self.lo), self.hi)
         return float(self.lo - zero), float(self.hi - zero)

@@ -18,6 +18,7 @@ from qpc.quant.arithmetic import JOINED_BOUND
 from qpc.quant.config import WeightConfig
 from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE, QParams
 from qpc.quant.observers import MSE
+from qpc.quant.pairs import PAIR_LIMIT, paired, safe_points, widest_pairs
 
 BIAS_LIMIT = 2**30
 """Largest quantized bias: half of int32, which leaves the other half to the products."""
@@ -41,30 +42,40 @@ def weight_scales(weight: Tensor, cfg: WeightConfig, axis: int = 0) -> Tensor:
     """Return float32[C], a scale for each channel along `axis`; float32[1] if not per channel.
 
     weight: float32 of any shape. MinMax puts the largest magnitude on the highest grid point; MSE
-    minimises the sum of squared errors. A channel of zeros gets `SMALLEST_SCALE`, which
-    `floor_scales_for_bias` raises to what its bias needs. Raises `PassError` for NaN and infinity.
+    minimises the sum of squared errors. With safe pairs, the widest pair of one sign is on
+    `PAIR_LIMIT` at most, and `weight` is [out, in/groups, *kernel], whatever the axis. A channel of
+    zeros gets `SMALLEST_SCALE`, which `floor_scales_for_bias` raises to what its bias needs. Raises
+    `PassError` for NaN and infinity.
     """
     require_finite("weight", weight)
-    rows = weight.detach().to(torch.float32)
-    rows = rows.movedim(axis, 0).flatten(1) if cfg.per_channel else rows.reshape(1, -1)
+    whole = weight.detach().to(torch.float32)
+    rows = paired(whole) if cfg.safe_pairs else whole.movedim(axis, 0)
+    rows = rows.flatten(1) if cfg.per_channel else rows.reshape(1, -1)
     flat = np.ascontiguousarray(rows.numpy())
     limit = weight_limit(cfg.bits)
-    scales = _legal(np.abs(flat).max(axis=1, initial=0.0).astype(np.float64) / limit)
+    exact = np.abs(flat).max(axis=1, initial=0.0).astype(np.float64) / limit
+    if cfg.safe_pairs:
+        sums = widest_pairs(whole.double()).numpy() / PAIR_LIMIT
+        exact = np.maximum(exact, sums if cfg.per_channel else sums.max(initial=0.0))
+    scales = _legal(exact)
     if isinstance(cfg.observer, MSE):
-        scales = _least_squares_scales(flat, scales, limit)
+        scales = _least_squares_scales(flat, scales, limit, safe=cfg.safe_pairs)
     return torch.from_numpy(scales)
 
 
-def quantize_weight(weight: Tensor, scales: Tensor, bits: int, axis: int = 0) -> Tensor:
+def quantize_weight(
+    weight: Tensor, scales: Tensor, bits: int, axis: int = 0, *, safe: bool = False
+) -> Tensor:
     """Return `clamp(rne(float32(weight / scale)), -limit, limit)` as int8[weight.shape].
 
-    weight: float32; scales: float32[C] along `axis`, or float32[1]. Raises `PassError` for NaN and
-    infinite weights.
+    weight: float32; scales: float32[C] along `axis`, or float32[1]. safe: pairs are, of a weight
+    [out, in/groups, *kernel]. Raises `PassError` for NaN and infinite weights.
     """
     require_finite("weight", weight)
     limit = weight_limit(bits)
     ratio = weight.detach().to(torch.float32) / along(scales, weight.dim(), axis)
-    return ratio.round().clamp(-limit, limit).to(torch.int8)
+    points = ratio.round().clamp(-limit, limit)
+    return (safe_points(points, ratio) if safe else points).to(torch.int8)
 
 
 def along(scales: Tensor, dims: int, axis: int) -> Tensor:
@@ -79,19 +90,22 @@ def _legal(scales: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _least_squares_scales(
-    rows: NDArray[np.float32], widest: NDArray[np.float32], limit: int
+    rows: NDArray[np.float32], widest: NDArray[np.float32], limit: int, *, safe: bool
 ) -> NDArray[np.float32]:
     """Return the scale of each row with the least squared error.
+
+    safe: neighbours in a row are pairs, which are made safe.
 
     In numpy, whose sums do not depend on the number of threads, so neither does the choice.
     """
     factors = [
-        _least_squares_factor(row / scale, limit) for row, scale in zip(rows, widest, strict=True)
+        _least_squares_factor(row / scale, limit, safe=safe)
+        for row, scale in zip(rows, widest, strict=True)
     ]
     return _legal(widest.astype(np.float64) * np.array(factors))
 
 
-def _least_squares_factor(row: NDArray[np.float32], limit: int) -> float:
+def _least_squares_factor(row: NDArray[np.float32], limit: int, *, safe: bool) -> float:
     """Return the step with the least squared error for `row`, values of magnitude `limit` at most.
 
     The best of 81 steps from 1.0 down to 0.2, then refined in closed form: for fixed integers q the
@@ -101,8 +115,12 @@ def _least_squares_factor(row: NDArray[np.float32], limit: int) -> float:
 
     def attempt(factor: float) -> NDArray[np.float32]:
         nonlocal best, least
-        q: NDArray[np.float32] = np.rint(row * np.float32(1.0 / factor))
+        places = row * np.float32(1.0 / factor)
+        q: NDArray[np.float32] = np.rint(places)
         np.clip(q, -limit, limit, out=q)
+        if safe:
+            one = (torch.from_numpy(part)[None] for part in (q, places))
+            q = safe_points(*one).numpy()[0]
         residual = row - q * np.float32(factor)
         error = float(np.einsum("k,k->", residual, residual))
         if error < least:

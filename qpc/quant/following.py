@@ -18,6 +18,7 @@ from torch import Tensor
 
 from qpc.quant.fake_quantization import Rounding
 from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE
+from qpc.quant.pairs import PAIR_LIMIT, swap_groups, widest_pairs
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,16 @@ def _ends(x: Tensor, grid: Rounding) -> Tensor:
         least, greatest = (end.reshape(1) for end in torch.aminmax(x))
     else:
         least, greatest = torch.aminmax(grid.rows(x), dim=1)
-    return torch.stack([-least, greatest])
+    ends = torch.stack([-least, greatest])
+    return torch.maximum(ends, _pair_end(x, grid)) if grid.safe_pairs else ends
+
+
+def _pair_end(x: Tensor, grid: Rounding) -> Tensor:
+    """What must lie within the grid for pairs of a weight to be safe, for each step."""
+    first = swap_groups(x, grid.groups) if grid.axis == 1 else x
+    sums = widest_pairs(first.detach())
+    sums = sums.amax(0, keepdim=True) if grid.step.numel() == 1 else sums
+    return sums * (grid.hi / PAIR_LIMIT)
 
 
 def _largest_of_all_processes(values: Tensor) -> None:

@@ -9,7 +9,7 @@ gives.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 import torch
 from pydantic import (
@@ -32,7 +32,13 @@ State = dict[str, Tensor]
 
 
 class BaseObserver(Settings, ABC):
-    """What all observers do."""
+    """What all observers do.
+
+    of_values: whether the state depends on the values alone, not on the batches that they came in:
+    `update` with the parts of a batch, one after the other, gives what it gives with all of it.
+    """
+
+    of_values: ClassVar[bool] = False
 
     @abstractmethod
     def init(self) -> State:
@@ -91,7 +97,7 @@ class BaseObserver(Settings, ABC):
         return QParams.from_range(lo, hi, grid, symmetric=symmetric)
 
 
-OBSERVERS = KindFamily("observer", BaseObserver)
+OBSERVERS = KindFamily("observer", BaseObserver, group="qpc.observers")
 """Observers by name, which is their `kind`."""
 
 
@@ -99,6 +105,7 @@ OBSERVERS = KindFamily("observer", BaseObserver)
 class MinMax(BaseObserver):
     """The whole observed range. State: `extent` float32[2]."""
 
+    of_values = True
     kind: Literal["min-max"] = "min-max"
 
     def init(self) -> State:
@@ -156,6 +163,8 @@ class MovingAverage(BaseObserver):
 
 class _HistogramObserver(BaseObserver):
     """Keeps a histogram. State: `counts` int64[BINS] and `extent` float32[2]."""
+
+    of_values = True
 
     def init(self) -> State:
         return _state(Histogram.empty())

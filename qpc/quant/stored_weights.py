@@ -32,7 +32,7 @@ def quantize_in_groups(weight: Tensor, config: WeightConfig) -> tuple[Tensor, Te
         scales = weight_scales(rows, config)
     else:
         scales = weight_scales(padded, config).expand(outputs * count)
-    integers = quantize_weight(rows, scales, config.bits)
+    integers = quantize_weight(rows, scales, config.bits, safe=config.safe_pairs)
     integers = integers.reshape(outputs, count * size)[:, :inputs].contiguous()
     return integers, scales.reshape(outputs, count).contiguous()
 

@@ -7,11 +7,15 @@ Weights that are exactly 0 are given the point 0: they are masked, or might be.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+Rounded: TypeAlias = Callable[[Tensor], Tensor]
+"""From scales to points of weights."""
 _FACTORS = tuple(percent / 100 for percent in range(100, 29, -2))
 """Of the scale at which nothing is clipped; at 4 bits, 0.4 to 0.9 are chosen."""
 
@@ -31,28 +35,34 @@ def output_errors(points: Tensor, scales: Tensor, inputs: Tensor, targets: Tenso
 
 
 def fitted_scales(
-    weight: Tensor, scales: Tensor, limit: int, inputs: Tensor, targets: Tensor
+    weight: Tensor,
+    scales: Tensor,
+    limit: int,
+    inputs: Tensor,
+    targets: Tensor,
+    rounded: Rounded | None = None,
 ) -> Tensor:
     """Scales, in the shape of `scales`, with the least squared error of the outputs.
 
     scales: float32[groups, outputs, 1], or one number [1, 1, 1] for the whole layer. Tried are the
     present one and those that put 100 %, 98 %, ... 30 % of the largest weight on the last point.
+    rounded: the points on given scales; the nearest ones if None.
     """
+    points = rounded or (lambda tried: nearest_points(weight, tried, limit))
     one = scales.numel() == 1
     largest = weight.abs().amax((0, 1, 2) if one else 2, keepdim=True)
     widest = torch.where(largest > 0, largest / limit, scales)
-    best, least = scales, _errors(weight, scales, limit, inputs, targets)
+    best, least = scales, _errors(points, scales, inputs, targets)
     for factor in _FACTORS:
         tried = widest * factor
-        error = _errors(weight, tried, limit, inputs, targets)
+        error = _errors(points, tried, inputs, targets)
         better = error < least
         best, least = torch.where(better, tried, best), torch.where(better, error, least)
     return best
 
 
-def _errors(weight: Tensor, scales: Tensor, limit: int, inputs: Tensor, targets: Tensor) -> Tensor:
-    points = nearest_points(weight, scales, limit)
-    errors = output_errors(points, scales, inputs, targets)[..., None]
+def _errors(points: Rounded, scales: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+    errors = output_errors(points(scales), scales, inputs, targets)[..., None]
     return errors.sum().reshape(1, 1, 1) if scales.numel() == 1 else errors
 
 

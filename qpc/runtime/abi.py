@@ -10,7 +10,7 @@ number: versions of QPC, TVM or PyTorch do not matter. It stands for all of this
 - What the library needs of others: functions of the system's C library, and those in `BORROWED`.
 - The pool of threads, see `qpc.runtime.pool`: its fields, `qpc_work` and `qpc_stop`.
 - What of the manifest is needed to run the model: all but "versions", "report" and "plans".
-- How weights are made from saved ones, see `qpc.runtime.kernel_transform`.
+- How weights are made from saved ones, see `qpc.runtime.compact`.
 
 The rule: whoever changes one of these so that an older reader would compute something else, or
 crash, takes the next number. What older readers may leave alone is added under a new name, and the
@@ -20,9 +20,9 @@ nothing has written it for two minor versions.
 
 from __future__ import annotations
 
-ABI = 1
-"""What is written."""
-READ = frozenset({1})
+ABI = 2
+"""What is written. 2: weights may be int8 that become int16 as they are."""
+READ = frozenset({1, 2})
 """What can be read."""
 
 TIMED = "_timed"

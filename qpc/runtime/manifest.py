@@ -47,7 +47,7 @@ class Entry:
 class Manifest:
     """What is needed to run a model.
 
-    places: how many places weights of minimal filtering are to be spread to, by their names.
+    places: how many places weights are to be spread to, by their names: see `qpc.runtime.compact`.
     """
 
     target: Target

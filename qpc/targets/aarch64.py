@@ -24,6 +24,21 @@ _SPELLINGS = {
     "rdm": "asimdrdm",
 }
 
+_HWCAP, _HWCAP2 = 16, 26
+# Bits of HWCAP as in Linux's asm/hwcap.h; entries of the vector as in elf.h.
+_CAPABILITIES = (
+    ("neon", _HWCAP, 1),
+    ("crc", _HWCAP, 7),
+    ("lse", _HWCAP, 8),
+    ("fullfp16", _HWCAP, 10),
+    ("rdm", _HWCAP, 12),
+    ("rcpc", _HWCAP, 15),
+    ("dotprod", _HWCAP, 20),
+    ("sve", _HWCAP, 22),
+    ("i8mm", _HWCAP2, 13),
+    ("bf16", _HWCAP2, 14),
+)
+
 _AARCH64 = "aarch64-unknown-linux-gnu"
 _ARMV8 = ("neon",)
 _ARMV8_2 = (*_ARMV8, "crc", "dotprod", "fullfp16", "lse", "rcpc", "rdm")
@@ -85,6 +100,7 @@ AARCH64 = Architecture(
     instructions=re.compile("neon|fp-armv8|sve|sme|dotprod|i8mm|bf16|fullfp16|fp16|crc|lse|rcpc"),
     host=CpuInfo("Features", _SPELLINGS),
     permissions=(),
+    capabilities=_CAPABILITIES,
     targets=(_PLAIN, _DOT_PRODUCTS, _MATRICES),
     tools=Tools(
         "aarch64-linux-gnu",

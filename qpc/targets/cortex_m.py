@@ -17,18 +17,18 @@ _COSTS = Costs(scratch_bytes=4 * _KIB)
 
 
 def _core(
-    name: str, triple: str, fpu: str | None, emulated: str, *, dsp: bool = True
+    name: str, triple: str, fpu: str | None, emulated: str, *, features: tuple[str, ...] = ("dsp",)
 ) -> TargetData:
     """A core.
 
     fpu: GCC's name of its unit for floats, None if there is none. emulated: QEMU's board with that
-    core, or with one that can do more. dsp: whether it has the DSP extension.
+    core, or with one that can do more. features: the DSP extension, vectors.
     """
     float_flags = ("-mfloat-abi=hard", f"-mfpu={fpu}") if fpu else ("-mfloat-abi=soft",)
     return TargetData(
         name,
         triple,
-        ("dsp",) if dsp else (),
+        features,
         1,
         "generic",
         cpu=name,
@@ -46,12 +46,18 @@ def _board(name: str, core: TargetData, flash: int, ram: int) -> TargetData:
     return replace(core, name=name, board=Board(flash=flash * _KIB, ram=ram * _KIB))
 
 
-_M0_PLUS = _core("cortex-m0plus", "thumbv6m-unknown-none-eabi", None, "mps2-an385", dsp=False)
-_M3 = _core("cortex-m3", "thumbv7m-unknown-none-eabi", None, "mps2-an385", dsp=False)
+_M0_PLUS = _core("cortex-m0plus", "thumbv6m-unknown-none-eabi", None, "mps2-an385", features=())
+_M3 = _core("cortex-m3", "thumbv7m-unknown-none-eabi", None, "mps2-an385", features=())
 _M4 = _core("cortex-m4", "thumbv7em-unknown-none-eabihf", "fpv4-sp-d16", "mps2-an386")
 _M7 = _core("cortex-m7", "thumbv7em-unknown-none-eabihf", "fpv5-d16", "mps2-an500")
 _M33 = _core("cortex-m33", "thumbv8m.main-unknown-none-eabihf", "fpv5-sp-d16", "mps3-an547")
-_M55 = _core("cortex-m55", "thumbv8.1m.main-unknown-none-eabihf", "auto", "mps3-an547")
+_M55 = _core(
+    "cortex-m55",
+    "thumbv8.1m.main-unknown-none-eabihf",
+    "auto",
+    "mps3-an547",
+    features=("dsp", "mve.fp"),
+)
 
 CORTEX_M = Architecture(
     name="thumbv7em",

@@ -8,7 +8,7 @@ numbers of its own, in its `Target`. They change which code is chosen, and never
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 
@@ -148,6 +148,14 @@ class Costs:
     scratch_bytes: int = 192 * 1024
     line_bytes: int = 64
     memory_for_twice_the_time: int = 16 * 1024 * 1024
+
+    def in_dots_of(self, instructions: int, before: int) -> Costs:
+        """The same times of vectors and of sharing, in dots that have not `before` instructions."""
+        share = before / instructions
+        names = ("fetch", "tile_overhead", "epilogue", "epilogue_alone", "copy_per_byte")
+        vectors = replace(self.vectors, **{n: share * getattr(self.vectors, n) for n in names})
+        launch, task = (round(share * time) for time in (self.sharing.launch, self.sharing.task))
+        return replace(self, vectors=vectors, sharing=Sharing(launch, task))
 
 
 NEON_COSTS = Costs(

@@ -109,8 +109,12 @@ class Architecture:
     "Linux" or "bare metal". cpu: LLVM's name of the CPU that has nothing but what all have.
     instructions: how names of features begin that change which instructions may be used.
     address_bytes: of an address. abi_option: what TVM calls the choice that `Target.abi` is.
+    capabilities: LLVM's names of features, each with the entry of the auxiliary vector and the bit
+    in it by which Linux says that a CPU has it.
     targets: within the tuple, a later one needs more of the CPU and is faster; the first runs on
     every such machine. presets: CPUs and boards by their own names.
+    saturating: kernels (`isa` of targets) whose fastest products of bytes are added in 16 bits, two
+    by two.
     """
 
     name: str
@@ -126,7 +130,9 @@ class Architecture:
     machines: tuple[str, ...] = ()
     system: str = LINUX
     address_bytes: int = 8
+    capabilities: tuple[tuple[str, int, int], ...] = ()
     abi_option: str = "mfloat-abi"
+    saturating: tuple[str, ...] = ()
 
     def knows(self, triple: str) -> bool:
         """Whether a triple is of this architecture, and of the system that its targets run."""

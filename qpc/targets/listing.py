@@ -38,9 +38,12 @@ class TargetLine:
         return asdict(self)
 
 
-def list_targets() -> list[TargetLine]:
-    """Families of CPUs, then cores and boards by their own names, by architecture."""
-    every = [*TARGETS, *PRESETS]
+def list_targets(more: Sequence[Target] = ()) -> list[TargetLine]:
+    """Families of CPUs, then cores and boards by their own names, by architecture.
+
+    more: targets besides QPC's own, such as those of `qpc.targets.installed`.
+    """
+    every = [*TARGETS, *PRESETS, *more]
     order = list(ARCHITECTURES)[::-1]
     every.sort(key=lambda target: order.index(target.architecture.name))
     return [_line(target) for target in every]

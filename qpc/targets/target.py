@@ -105,7 +105,8 @@ class Target(TargetData):
         """The target called `name`, or the one for this machine if `name` is "native".
 
         A name that ends in ".yaml" or ".yml" is the path of a file that describes a target; see
-        `qpc.targets.own.read_target`.
+        `qpc.targets.own.read_target`. Installed packages may bring targets, too; see
+        `qpc.targets.installed`.
 
         Raises UnsupportedTargetError for an unknown name, with the nearest one.
         """
@@ -120,12 +121,21 @@ class Target(TargetData):
 
             return read_target(name)
         by_name = {target.name: target for target in (*TARGETS, *PRESETS)}
-        return by_name[name] if name in by_name else refuse(name, list(by_name))
+        if name in by_name:
+            return by_name[name]
+        from qpc.targets.installed import PLUGINS, find_installed
+
+        return find_installed(name) or refuse(name, [*by_name, *PLUGINS.names()])
 
     @property
     def architecture(self) -> Architecture:
         """What it has in common with others."""
         return next(known for known in ARCHITECTURES.values() if known.knows(self.triple))
+
+    @property
+    def gains_by_safe_pairs(self) -> bool:
+        """Whether layers are faster whose pairs of weights fit 16 bits, see `qpc.quant.pairs`."""
+        return self.isa in self.architecture.saturating
 
     @property
     def llvm_cpu(self) -> str:

@@ -80,4 +80,5 @@ X86_64 = Architecture(
         TargetData("x86-64-v4", _X86_64, _AVX512, 16, "avx512", _WIDE, cpu="x86-64-v4"),
     ),
     tools=Tools("x86_64-linux-gnu", "qemu-x86_64", ("gcc", "libc6-dev", "qemu-user")),
+    saturating=("sse4.1", "avx2", "avx512"),
 )

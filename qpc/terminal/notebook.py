@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from html import escape
+from io import BytesIO
 from typing import Any
 
 from qpc.errors import MissingDependencyError
+from qpc.installing import install_line
 from qpc.terminal.plain import plain
 
 _INCHES = 0.25  # of a bar, with the room around it
@@ -57,23 +59,31 @@ class Shown(InNotebook):
         return str(self) if own else json.dumps(self.to_json(), indent=1)
 
     def plot(self) -> Any:
-        """Bars as a figure of matplotlib.
+        """Bars as a figure of matplotlib, which notebooks show by itself.
 
         Raises MissingDependencyError without matplotlib.
         """
         try:
             from matplotlib.figure import Figure
         except ImportError as e:
-            raise MissingDependencyError(
-                "plot() needs matplotlib", fix="pip install matplotlib"
-            ) from e
+            raise MissingDependencyError("plot() needs matplotlib", fix=install_line("plot")) from e
         unit, bars = self._bars()
         rows = list(bars)
         high = max(_LEAST_INCHES, _INCHES * len(rows))
-        figure = Figure(figsize=(_WIDTH_INCHES, high), layout="constrained")
+
+        class Picture(Figure):
+            """Notebooks show figures of pyplot only, unless told how."""
+
+            def _repr_png_(self) -> bytes:
+                written = BytesIO()
+                self.savefig(written, format="png")
+                return written.getvalue()
+
+        figure = Picture(figsize=(_WIDTH_INCHES, high), layout="constrained")
         axes = figure.add_subplot()
         axes.barh(range(len(rows)), [value for _, value in rows])
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.invert_yaxis()
+        axes.margins(y=0.02)
         axes.set_xlabel(unit)
         return figure

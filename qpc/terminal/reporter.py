@@ -82,6 +82,12 @@ class Reporter:
         finally:
             self._end(phase)
 
+    @property
+    def doing(self) -> str:
+        """What is being done: the innermost phase; empty if nothing is."""
+        with self._lock:
+            return self._phases[-1].text if self._phases else ""
+
     def advance(self, parts: int = 1) -> None:
         """So many parts more of the innermost phase are done."""
         with self._lock:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _FIRST_S, _MOST_S = 2.0, 30.0
 """Seconds between two lines about the same work, at first and at the most."""
-_GROWTH = 0.2
+_GROWTH = 0.5
 """So much of the time that was spent passes before the next line, so that long runs fill no log."""
 
 
@@ -128,6 +128,25 @@ class Moving:
         self._task = self._bar.add_task("", total=None, left="")
         self._bar.start()
         return self._bar
+
+
+@dataclass
+class Late:
+    """Shows another sink what takes long: the rest is over before anyone could read it."""
+
+    sink: Sink
+    _shown: bool = False
+
+    def show(self, event: Event) -> None:
+        """Hand the event on, unless the work it is about has only begun."""
+        if event.kind in ("progress", "note") and max(event.at_s, event.spent_s) >= _FIRST_S:
+            self._shown = True
+        if self._shown:
+            self.sink.show(event)
+
+    def close(self) -> None:
+        """Nothing more is shown."""
+        self.sink.close()
 
 
 def sink_for(stream: TextIO, *, quiet: bool, as_json: bool) -> Sink:

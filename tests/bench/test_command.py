@@ -71,7 +71,9 @@ def test_a_peer_that_fails_is_named(graph: Path, monkeypatch: pytest.MonkeyPatch
 def test_without_any_other_runtime_it_says_so(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qpc.bench.command.installed_peers", list)
     answer = run(Request(graph, rounds=1))
-    assert answer.notes == ("no other runtime is installed: pip install 'qpc[bench]'",)
+    assert answer.notes == (
+        "no other runtime is installed: pip install 'quantize-prune-compiler[bench]'",
+    )
 
 
 def test_a_folder_that_holds_neither_is_refused(tmp_path: Path) -> None:

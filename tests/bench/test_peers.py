@@ -8,14 +8,13 @@ from torch.fx import GraphModule
 
 from qpc.bench import peers
 from qpc.bench.peers import (
-    INT8_PEERS,
     PEERS,
     signal_to_noise_db,
     usable_peers,
+    written,
 )
 from qpc.bench.request import RUNTIMES
 from qpc.children import Ended
-from qpc.exporting.onnx.model import to_qdq
 from tests.quantizing import Parts, fake_quantized, integer
 
 
@@ -24,14 +23,21 @@ def graph() -> GraphModule:
     return integer(fake_quantized(model, torch.randn(1, 3, 8, 8)))
 
 
+def installed(name: str) -> None:
+    """Skip the test without a runtime."""
+    for package in RUNTIMES[name]:
+        pytest.importorskip(package)
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_runs_the_layers_in_integers_if_it_can(name: str) -> None:
-    pytest.importorskip("onnx")
-    pytest.importorskip(name)
+    installed(name)
     gm, x = graph(), torch.randn(1, 3, 8, 8)
-    peer = PEERS[name](to_qdq(gm), [x.numpy()], 1)
-    assert (peer.integer_layers, peer.float_layers) == ((1, 0) if name in INT8_PEERS else (0, 1))
+    peer = PEERS[name](written(name, gm, 1), [x.numpy()], 1)
+    assert (peer.integer_layers, peer.float_layers) == ((0, 1) if name == "torch" else (1, 0))
     assert signal_to_noise_db([gm(x).detach().numpy()], peer.run()) > 20
+    for found, again in zip(peer.run(), peer.call([x.numpy()]), strict=True):
+        assert np.array_equal(found, again)
     assert peer.version
     assert peer.kernels
 
@@ -54,20 +60,24 @@ def test_transposed_convolutions_count_as_layers() -> None:
         up=nn.ConvTranspose2d(16, 16, 2, 2),
     )
     x = torch.randn(1, 3, 8, 8)
-    qdq = to_qdq(integer(fake_quantized(model, x)))
+    gm = integer(fake_quantized(model, x))
     for name in PEERS:
-        pytest.importorskip(name)
-        peer = PEERS[name](qdq, [x.numpy()], 1)
+        installed(name)
+        peer = PEERS[name](written(name, gm, 1), [x.numpy()], 1)
         assert peer.integer_layers + peer.float_layers == 2, name
 
 
-def test_what_has_no_onnx_form_is_run_by_none() -> None:
+def test_what_has_no_form_that_a_runtime_reads_is_not_run_by_it() -> None:
+    installed("litert")
     pytest.importorskip("onnx")
     model = Parts(lambda m, x: torch.frac(m.conv(x)), conv=nn.Conv2d(3, 8, 3))
     gm = integer(fake_quantized(model, torch.randn(1, 3, 8, 8)))
-    assert usable_peers(["torch"], gm, 1, 1) == (
+    assert usable_peers(["torch", "litert"], gm, 1, 1) == (
         [],
-        {"torch": "no ONNX form for aten.frac.default, at frac"},
+        {
+            "torch": "no ONNX form for aten.frac.default, at frac",
+            "litert": "no .tflite form for aten.frac.default at frac (it has none), at frac",
+        },
     )
 
 
@@ -75,7 +85,9 @@ def test_what_has_no_onnx_form_is_run_by_none() -> None:
 def test_a_peer_is_tried_in_another_process() -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    assert usable_peers(["onnxruntime"], graph(), 1, 1) == (["onnxruntime"], {})
+    installed("litert")
+    names = ["onnxruntime", "litert"]
+    assert usable_peers(names, graph(), 1, 1) == (names, {})
 
 
 def test_every_runtime_that_can_be_asked_for_can_be_made() -> None:

@@ -78,15 +78,15 @@ def test_without_tvm_it_says_what_to_install(graph: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "check_versions", missing)
     with pytest.raises(MissingDependencyError, match="apache-tvm is not installed") as caught:
         Request(graph).check()
-    assert caught.value.fix == "pip install 'qpc[tvm]'"
+    assert caught.value.fix == "pip install 'quantize-prune-compiler[tvm]'"
 
 
 def test_unknown_and_missing_runtimes_are_named(
     compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(BackendError, match="unknown runtime 'tensorrt'") as caught:
-        Request(compiled, peers=["tensorrt"]).check()
-    assert caught.value.fix == "use one of: onnxruntime, openvino, torch"
+    with pytest.raises(BackendError, match="unknown runtime 'mnn'") as caught:
+        Request(compiled, peers=["mnn"]).check()
+    assert caught.value.fix == "use one of: onnxruntime, openvino, litert, torch"
     with pytest.raises(BackendError, match="unknown runtime 'onnx-runtime'") as caught:
         check_peers(["onnx-runtime"])
     assert caught.value.fix is not None
@@ -94,6 +94,9 @@ def test_unknown_and_missing_runtimes_are_named(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="openvino is not installed"):
         check_peers(["openvino"])
+    with pytest.raises(MissingDependencyError, match="ai-edge-litert is not installed") as lacking:
+        check_peers(["litert"])
+    assert lacking.value.fix == "pip install 'quantize-prune-compiler[litert]' ai-edge-litert"
     assert installed_peers() == []
 
 

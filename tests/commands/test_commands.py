@@ -13,6 +13,7 @@ import pytest
 from qpc.bench.request import Request
 from qpc.cli import Commands, whole_command
 from qpc.commands import COMMANDS
+from qpc.commands.quantize import Mode, config_of
 from qpc.doctor import Check
 from qpc.terminal.reporter import Reporter
 from tests.commands.conftest import invoke
@@ -68,6 +69,8 @@ WRONG = {
         ("net --data photos --out {new}", 1, "quantize needs a model in float"),
         (f"{MODEL} --data photos --weight-bits 9 --out {{new}}", 2, "--weight-bits"),
         (f"{MODEL} --data photos --out photos", 1, "'photos' holds something else: '0'"),
+        (f"{MODEL} --data photos --target i860 --out {{new}}", 1, "unknown target 'i860'"),
+        (f"{MODEL} --data photos --target x86-64 --config c.yaml --out {{new}}", 1, "says it all"),
     ],
     "prune": [
         (f"{MODEL} --criterion l3 --out {{new}}", 1, "there is no criterion 'l3'"),
@@ -195,6 +198,13 @@ def test_help_has_an_example_and_says_what_the_list_says(name: str) -> None:
     assert COMMANDS[name].line in (module.command.__doc__ or "")
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_place_for_the_result_may_be_named_by_one_letter(name: str) -> None:
+    """Other programs write `-o`, and nobody should have to remember which command takes it."""
+    spellings = [option.opts for option in whole_command(name).params if option.name == "out"]
+    assert all("-o" in each for each in spellings if "--out" in each)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.thorough) if n in LONG[1:] else n for n in COMMANDS]
 )
@@ -230,6 +240,25 @@ def test_wrong_use_is_told_without_a_traceback(
     assert text in " ".join(result.stderr.replace("│", " ").split()) or text in result.stderr
     assert "Traceback" not in result.output
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "mode", "pairs"),
+    [
+        (None, Mode.STATIC, "any"),
+        ("x86-64-v3", Mode.STATIC, "safe"),
+        ("x86-64-v3", Mode.DYNAMIC, "safe"),
+        ("x86-64-v3", Mode.WEIGHT_ONLY, "any"),
+        ("aarch64", Mode.STATIC, "any"),
+    ],
+)
+def test_weights_are_rounded_as_is_fastest_on_a_target(
+    target: str | None, mode: Mode, pairs: str
+) -> None:
+    found = config_of(None, mode, 8, 7, ["head*"], target)
+    assert (found.default.weight.pairs, found.default.mode) == (pairs, mode.value)
+    assert found.default.activation.bits == 7
+    assert [each.pattern for each in found.overrides] == ["head*"]
 
 
 def test_an_error_is_json_too(here: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from qpc.reporting.data import read_report
 from tests.commands.conftest import answer, invoke
 
 pytestmark = [pytest.mark.slow, pytest.mark.tvm, pytest.mark.models]
@@ -47,12 +48,15 @@ def commands() -> list[list[str]]:
 
 
 def test_the_commands_of_the_readme_lead_to_a_verified_model(photos: Path) -> None:
-    assert len(commands()) == 3
+    assert len(commands()) == 4
     for words in commands():
         result = invoke(*words)
         assert result.exit_code == 0, result.output
     found = json.loads(Path("mobilenet/result.json").read_text())
     assert found["summary"] == "53 of 53 convolution and linear layers quantized"
+    report = read_report(Path("mobilenet.json"))
+    assert report.title
+    assert Path("mobilenet.html").stat().st_size > 100_000
     scores = answer(invoke("evaluate", "mobilenet", "--data", "photos", "--json"))["models"]
     assert [score["name"] for score in scores] == ["float", "compiled"]
     assert scores[1]["agreement"] > 0.8

@@ -25,7 +25,7 @@ def test_the_plan_has_all_rounds() -> None:
 
 def test_the_time_that_is_left_is_known_after_one_round() -> None:
     heard = Heard()
-    progress = Progress(heard, planned([], ["r"], [], 2))
+    progress = Progress((heard,), planned([], ["r"], [], 2))
     for kind, seconds in (("baseline", 1), ("candidate", 2), ("r", 100), ("candidate", 4)):
         progress.begin(kind, kind)
         progress.done(kind, seconds)
@@ -39,7 +39,7 @@ def test_the_time_that_is_left_is_known_after_one_round() -> None:
 
 
 def test_steps_that_an_earlier_run_has_done_count() -> None:
-    progress = Progress(None, planned([], ["r"], [], 1))
+    progress = Progress((), planned([], ["r"], [], 1))
     for kind in ("baseline", "candidate", "r", "candidate"):
         progress.done(kind, 1.0)
     assert progress.left == []

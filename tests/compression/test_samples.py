@@ -96,4 +96,4 @@ def test_without_pillow_the_error_says_what_to_install(
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingDependencyError, match="Pillow, which is not installed") as error:
         ImageSamples(tmp_path, (2, 2), (0.0,), (1.0,))
-    assert error.value.fix == "pip install pillow"
+    assert error.value.fix == "pip install 'quantize-prune-compiler[images]'"

@@ -163,6 +163,8 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"nothing")
         with pytest.raises(ConfigError, match=f"cannot read '.*{name}'"):
             given(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"a\.npy': it is no file of numpy"):  # nor of pickle
+        given(tmp_path / "a.npy")
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(ConfigError, match="cannot read"):
         given(tmp_path / "objects.npy")

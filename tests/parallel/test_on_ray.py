@@ -37,7 +37,7 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match="Ray cannot be imported") as caught:
         run_jobs(product, JOBS, executor=Ray())
-    assert caught.value.fix == "pip install 'qpc[ray]'"
+    assert caught.value.fix == "pip install 'quantize-prune-compiler[ray]'"
 
 
 def test_settings_are_checked() -> None:

@@ -12,6 +12,7 @@ from tests.quantizing import min_max
 from tests.rounding import (
     Kinds,
     Tied,
+    check_pairs_stay_safe,
     check_points_and_zeros,
     differing_steps,
     relative_error,
@@ -37,6 +38,10 @@ def test_the_outputs_of_all_kinds_of_layers_come_nearer(per_channel: bool) -> No
     assert relative_error(better, model) < 0.7 * relative_error(gm, model)
     assert ctx.reports[0].summary == "5 layers rounded"
     assert differing_steps(better) < 0.02  # a step of the output's grid
+
+
+def test_pairs_stay_safe() -> None:
+    check_pairs_stay_safe(lambda batches: CompensateRounding(batches, samples=8))
 
 
 def test_weights_lie_on_grid_points_and_masked_ones_at_zero() -> None:

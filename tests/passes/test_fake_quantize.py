@@ -12,7 +12,7 @@ from qpc.facts import CALIBRATED, FAKE_QUANTIZED, OBSERVED
 from qpc.meta import info
 from qpc.passes import Calibrate, FakeQuantize
 from qpc.pipeline import Pipeline
-from qpc.quant.config import ActivationConfig, LayerConfig, QuantConfig
+from qpc.quant.config import ActivationConfig, LayerConfig, QuantConfig, WeightConfig
 from qpc.quant.fixedpoint import weight_scales
 from qpc.quant.grid import QParams
 from qpc.quant.observers import MSE, ActivationObserver, MinMax, Percentile
@@ -121,6 +121,17 @@ def test_weights_have_a_scale_for_each_output_channel() -> None:
     assert torch.equal(scale, weight_scales(weight, min_max().default.weight))
     assert scale.shape == (4,)
     assert not gm.get_buffer("quantizers.conv2d_weight.zero_point").any()
+
+
+def test_weights_have_safe_pairs_on_request() -> None:
+    config = QuantConfig.for_target("x86-64-v3")
+    gm = fake_quantized(nn.Conv2d(3, 4, 3), IMAGE, config=config)
+    weight = gm.get_parameter("weight").detach()
+    scale = gm.get_buffer("quantizers.conv2d_weight.scale")
+    assert torch.equal(scale, weight_scales(weight, config.default.weight))
+    assert (scale > weight_scales(weight, WeightConfig())).any()
+    calls = nodes_of(gm, qpc_ops.fake_quantize.default)
+    assert [n.kwargs for n in calls] == [{}, {"safe_pairs": True}]
 
 
 def test_weights_have_one_scale_on_request() -> None:

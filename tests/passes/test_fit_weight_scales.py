@@ -9,8 +9,19 @@ import qpc
 from qpc.errors import CalibrationError, ConfigError
 from qpc.meta import attribute
 from qpc.passes import FitWeightScales
+from qpc.quant.config import LayerConfig, QuantConfig, WeightConfig
+from qpc.quant.pairs import are_safe
+from qpc.recipes import to_integer
 from tests.quantizing import min_max
-from tests.rounding import Kinds, Tied, differing_steps, relative_error, rounded, run
+from tests.rounding import (
+    Kinds,
+    Tied,
+    differing_steps,
+    integer_weights,
+    relative_error,
+    rounded,
+    run,
+)
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -21,6 +32,14 @@ def test_the_outputs_of_all_kinds_of_layers_come_nearer(per_channel: bool) -> No
     assert relative_error(fitted, model) < 0.8 * relative_error(gm, model)
     assert ctx.reports[0].summary == "5 of 5 layers have other scales"
     assert differing_steps(fitted) < 0.02  # a step of the output's grid
+
+
+def test_scales_are_fitted_to_points_whose_pairs_are_safe() -> None:
+    config = QuantConfig(default=LayerConfig(weight=WeightConfig(pairs="safe")))
+    gm, batches = rounded(Kinds(), config=config)
+    fitted, _ = run(gm, FitWeightScales(batches))
+    assert all(map(are_safe, integer_weights(to_integer().run(fitted))))
+    assert relative_error(fitted, Kinds()) != relative_error(gm, Kinds())
 
 
 def test_float_weights_are_kept() -> None:

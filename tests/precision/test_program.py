@@ -91,4 +91,4 @@ def test_without_scipy_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(MissingDependencyError, match="SciPy, which solves for the bits") as caught:
         choose(NOISE, COSTS, (math.inf, math.inf))
-    assert caught.value.fix == "pip install 'qpc[mixed-precision]'"
+    assert caught.value.fix == "pip install 'quantize-prune-compiler[mixed-precision]'"

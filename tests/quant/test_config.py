@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from qpc.errors import ConfigError, QPCError
+from qpc.errors import ConfigError, QPCError, UnsupportedTargetError
 from qpc.quant.config import (
     ActivationConfig,
     LayerConfig,
@@ -15,6 +15,7 @@ from qpc.quant.config import (
     WeightConfig,
 )
 from qpc.quant.observers import MSE, MinMax, MovingAverage, Percentile
+from qpc.targets import Target
 
 FOUR_BITS = LayerConfig(activation=ActivationConfig(bits=4), weight=WeightConfig(bits=4))
 
@@ -316,6 +317,50 @@ def test_groups_are_for_weights_alone() -> None:
         WeightConfig(group=64, per_channel=False)
     with pytest.raises(ConfigError, match="group: Input should be 32, 64 or 128, got 33"):
         WeightConfig(group=33)  # type: ignore[arg-type]  # what is tested
+
+
+def test_safe_pairs_are_for_products_of_integers() -> None:
+    with pytest.raises(ConfigError, match=r'of which mode="weight-only" has none: pairs="any"'):
+        LayerConfig(mode="weight-only", weight=WeightConfig(pairs="safe"))
+    with pytest.raises(ConfigError, match="pairs: Input should be 'any' or 'safe'"):
+        WeightConfig(pairs="some")  # type: ignore[arg-type]  # what is tested
+    assert LayerConfig(mode="dynamic", weight=WeightConfig(pairs="safe")).weight.safe_pairs
+
+
+def test_pairs_of_fewer_bits_are_safe_by_themselves() -> None:
+    found = [WeightConfig(bits=bits, pairs="safe").safe_pairs for bits in (7, 8)]
+    assert found == [False, True]
+    assert not WeightConfig().safe_pairs
+
+
+@pytest.mark.parametrize(
+    ("target", "pairs"),
+    [
+        ("x86-64-v3", "safe"),
+        ("x86-64-sse4", "safe"),
+        ("x86-64-avx512", "safe"),
+        ("x86-64", "any"),
+        ("x86-64-avx-vnni", "any"),
+        ("aarch64", "any"),
+    ],
+)
+def test_targets_without_vnni_want_safe_pairs(target: str, pairs: str) -> None:
+    config = QuantConfig.for_target(target)
+    assert config == QuantConfig.for_target(Target.parse(target))
+    assert config.default == LayerConfig(weight=WeightConfig.model_validate({"pairs": pairs}))
+
+
+def test_a_target_must_be_known() -> None:
+    with pytest.raises(UnsupportedTargetError, match="x86-64-v5"):
+        QuantConfig.for_target("x86-64-v5")
+
+
+def test_safe_pairs_are_written_to_files(tmp_path: Path) -> None:
+    config = QuantConfig.for_target("x86-64-v3")
+    config.to_yaml(tmp_path / "config.yaml")
+    assert QuantConfig.from_yaml(tmp_path / "config.yaml") == config
+    (tmp_path / "config.yaml").write_text("default: {weight: {pairs: safe}}")
+    assert QuantConfig.from_yaml(tmp_path / "config.yaml") == config
 
 
 def test_a_mode_has_one_of_three_names() -> None:

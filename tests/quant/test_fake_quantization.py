@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qpc.quant.fake_quantization import Rounding
 from qpc.quant.grid import QParams
+from qpc.quant.pairs import are_safe, swap_groups
 
 PER_TENSOR = Rounding(torch.tensor([0.1]), torch.tensor([2]), 0, 15)
 PER_CHANNEL = Rounding(torch.tensor([0.1, 0.25, 0.5]), torch.tensor([0, 0, 0]), -7, 7, axis=1)
@@ -52,6 +53,40 @@ def test_gradients_are_those_of_the_formulas(rounding: Rounding) -> None:
         assert got is not None
         torch.testing.assert_close(got.double(), wanted.double(), rtol=1e-6, atol=1e-5)
     assert torch.equal(rounding.input_gradient(g, x), found[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "groups"),
+    [((4, 6, 3, 3), 0, 1), ((4, 1, 3, 3), 0, 1), ((6, 3, 2, 2), 1, 2), ((5, 7), 0, 1)],
+)
+def test_pairs_of_weights_can_be_made_safe(shape: tuple[int, ...], axis: int, groups: int) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    steps = torch.full((shape[axis] * groups,), 0.01)
+    free = Rounding(steps, torch.zeros(len(steps), dtype=torch.int64), -127, 127, axis, groups)
+    safe = replace(free, safe_pairs=True)
+    first = swap_groups(safe.points(x), groups) if axis else safe.points(x)
+    assert are_safe(first)
+    assert torch.equal(safe.apply(x), safe.points(x) * 0.01)
+    changed = safe.points(x) != free.points(x)
+    assert changed.any()
+    # gradients pass as if the points were the nearest; those of steps know what they are
+    g = torch.ones(shape)
+    inside, at_step, _ = safe.gradients(g, x)
+    assert torch.equal(inside, free.input_gradient(g, x))
+    others = [d for d in range(x.dim()) if d != axis]
+    if groups == 1:
+        moved = (safe.points(x) - free.points(x)).sum(others)
+        torch.testing.assert_close(at_step, free.gradients(g, x)[1] + moved)
+
+
+def test_one_step_for_all_pairs() -> None:
+    x = torch.tensor([[1.0, 1.0, 0.3, -1.0]])
+    one = Rounding(torch.tensor([0.01]), torch.zeros(1, dtype=torch.int64), -127, 127)
+    safe = replace(one, safe_pairs=True)
+    assert safe.points(x).tolist() == [[64.0, 64.0, 30.0, -100.0]]
+    g = torch.ones_like(x)
+    assert torch.equal(safe.input_gradient(g, x), one.input_gradient(g, x))
+    assert float(safe.gradients(g, x)[1]) == pytest.approx(float(one.gradients(g, x)[1]) - 72)
 
 
 @pytest.mark.parametrize("rounding", EVERY_KIND)

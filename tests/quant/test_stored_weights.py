@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from qpc.errors import PassError
 from qpc.quant.config import WeightConfig
+from qpc.quant.pairs import are_safe
 from qpc.quant.stored_weights import pack, quantize_in_groups, require_stored, unpack
 
 sizes = st.integers(0, 9)
@@ -44,6 +45,9 @@ def test_without_groups_there_is_one_scale_for_each_output_or_for_all() -> None:
     integers, scale = quantize_in_groups(weight, WeightConfig())
     assert scale.tolist() == [[1.0], [0.5]]
     assert integers.tolist() == [[127, 0, 1], [0, -127, 0]]
+    safe, _ = quantize_in_groups(weight, WeightConfig(pairs="safe"))
+    assert are_safe(safe)
+    assert not are_safe(integers)
     _, scale = quantize_in_groups(weight, WeightConfig(per_channel=False))
     assert scale.tolist() == [[1.0], [1.0]]
 

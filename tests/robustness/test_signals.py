@@ -292,7 +292,7 @@ def campaign(tries: int, seed: int, folder: Path, report: int = 0) -> Counter[st
     return found
 
 
-# Python drops an exception in the callback of a weak reference, Ctrl-C too, and says so by a warning.
+# In the callback of a weak reference Python drops Ctrl-C with a warning, as it does any exception.
 dropped_in_a_callback = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )

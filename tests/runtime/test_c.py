@@ -56,17 +56,20 @@ def test_outputs_are_those_of_python(program: Path, threads: int, tmp_path: Path
         assert np.array_equal(found, wanted.reshape(-1))
 
 
-def test_weights_of_minimal_filtering_are_made_again(program: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kernel", "places"), [(3, {36}), (1, {1})])
+def test_weights_of_16_bits_are_made_again(
+    program: Path, kernel: int, places: set[int], tmp_path: Path
+) -> None:
     if reason := Target.parse("x86-64-avx2").runs_here():
         pytest.skip(reason)
     g = IntegerGraph()
-    window = ([1, 1], [1, 1], [1, 1], 1, 3, 4, 0, 255)
-    layer = g.layer((32, 32, 3, 3), extreme=False)
+    window = ([1, 1], [kernel // 2] * 2, [1, 1], 1, 3, 4, 0, 255)
+    layer = g.layer((32, 32, kernel, kernel), extreme=False)
     image = g.image(32, 16, 16)
     y = g.call(torch.ops.qpc.conv2d.default, image, *layer, *window)
     tvm.compile_graph(g.module(y), "x86-64-avx2").save(tmp_path / "model")
     model = runtime.load(tmp_path / "model")
-    assert model._saved.manifest.places
+    assert set(model._saved.manifest.places.values()) == places
     x = np.random.default_rng(0).integers(0, 255, (1, 32, 16, 16), np.uint8)
     x.tofile(tmp_path / "x")
     assert run(program, tmp_path / "model", 1, tmp_path / "x", tmp_path / "y").stderr == ""
@@ -86,5 +89,5 @@ def test_what_is_wrong_is_said(program: Path, tmp_path: Path) -> None:
     assert "weights.safetensors is damaged" in run(program, folder, *words).stderr
     forge(folder / "manifest.json", lambda d: d["target"].update(features=["avx99"]))
     assert "this CPU lacks avx99" in run(program, folder, *words).stderr
-    forge(folder / "manifest.json", lambda d: d.update(abi=2))
-    assert "no model with the ABI number 1" in run(program, folder, *words).stderr
+    forge(folder / "manifest.json", lambda d: d.update(abi=3))
+    assert "no model with the ABI number 2" in run(program, folder, *words).stderr

@@ -38,10 +38,22 @@ def test_weights_of_minimal_filtering_are_saved_as_their_taps(out: int, kind: st
 @pytest.mark.parametrize("out", FILTERINGS)
 def test_what_only_looks_like_them_stays(out: int) -> None:
     places = FILTERINGS[out].places
-    other = Stored.of(np.random.randint(-99, 99, (2, places, 1, 1, 8, 2), np.int16))
+    other = Stored.of(np.random.randint(-199, 199, (2, places, 1, 1, 8, 2), np.int16))
     saved, found = compact({"w": other, "flat": Stored.of(other.array[0])})
     assert found == {}
     assert saved["w"] is other
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (2, 16, 1, 1, 8, 2), (0, 3)])
+def test_weights_of_16_bits_are_saved_as_those_of_8_that_they_are(shape: tuple[int, ...]) -> None:
+    wide = np.random.choice([-128, 0, 1, 127], shape).astype(np.int16)
+    weights = {"w": Stored.of(wide), "large": Stored.of(np.array([128], np.int16))}
+    saved, places = compact(weights)
+    assert (saved["w"].type.dtype, places) == ("int8", {"w": 1})
+    assert saved["large"] is weights["large"]
+    again = spread(saved, places)
+    assert again["w"].type == weights["w"].type
+    assert _equal(again, weights)
 
 
 @pytest.mark.parametrize("out", FILTERINGS)
@@ -60,6 +72,7 @@ def test_places_are_spread_as_weights_are_transformed(out: int) -> None:
         ({"gone": 16}, "places: there is no 'gone', or none with 16 places"),
         ({"w": 9}, "places: there is no 'w', or none with 9 places"),
         ({"w": 16}, "places: 'w' is float32.*, not 3 x 3 values of int8"),
+        ({"w": 1}, "places: 'w' is float32.*, not int8"),
     ],
 )
 def test_places_of_what_is_none_are_an_error(places: dict[str, int], message: str) -> None:

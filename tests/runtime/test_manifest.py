@@ -102,6 +102,10 @@ CASES: dict[str, tuple[Edit, str]] = {
     "a target of lists": (lambda d: d["target"].update(isa=[]), "isa of a target must be a name"),
     "a target of objects": (lambda d: d["target"].update(isa={}), "target: "),
     "too many places": (lambda d: d.update(places={"none": 36}), "places: there is no 'none'"),
+    "places of other types": (
+        lambda d: d.update(places=dict.fromkeys(entry(d)["weights"], 1)),
+        "not int8",
+    ),
     "other places": (lambda d: d.update(places={"none": 3}), "is damaged"),
 }
 

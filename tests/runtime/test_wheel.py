@@ -100,5 +100,6 @@ except qpc.QPCError as e:
 """
     assert run(code, site).splitlines() == [
         "qpc.trace is no part of the package qpc-runtime, which only runs compiled models",
-        "  fix: pip install qpc in its place; to load a model: qpc.runtime.load(path)",
+        "  fix: pip install quantize-prune-compiler in its place; "
+        "to load a model: qpc.runtime.load(path)",
     ]

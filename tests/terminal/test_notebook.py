@@ -37,14 +37,19 @@ def test_a_result_has_a_short_repr_and_a_view_without_foreign_markup() -> None:
 
 def test_without_matplotlib_there_is_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingDependencyError, match=r"plot\(\) needs matplotlib"):
+    with pytest.raises(MissingDependencyError, match=r"plot\(\) needs matplotlib") as caught:
         Times().plot()
+    assert caught.value.fix == "pip install 'quantize-prune-compiler[plot]'"
 
 
 def test_the_picture_has_a_bar_for_each_row() -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    (axes,) = Times().plot().axes
+    figure = Times().plot()
+    (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [1.0, 2.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["<a>", "b"]
+    assert axes.get_xlabel() == "us"
+    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_results_of_qpc_are_short_and_have_json() -> None:

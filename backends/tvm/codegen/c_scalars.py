@@ -11,13 +11,18 @@ from typing import Any
 import tvm_ffi
 from tvm import ir, tirx
 
+from qpc.backends.tvm.codegen.c_vectors import dense_start, element, in_vectors
 from qpc.errors import BackendError
 
 COPY = "memcpy"
 """What copies bytes in C."""
 
-LOAD_WORD = "load_word"
-"""The function of C that takes four bytes from memory, wherever they begin."""
+_WORDS = {
+    "int32": ("load_word", ("int8x4", "uint8x4")),
+    "int64": ("load_two_words", ("int16x4",)),
+}
+"""By type, the function of C that takes such a number from memory, wherever it begins, and the
+types of vectors that are taken as one."""
 
 _SHORT = 8  # bytes; to copy that few one by one costs no more than a call
 
@@ -27,44 +32,53 @@ def in_scalars(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
     Raises BackendError for vectors that are more than copied, filled or converted.
     """
-    body = _with_words(function.body)
+    body = in_vectors(_with_words(function.body))
     body = tvm_ffi.structural_map(body, (tirx.BufferStore, _plain), order="post")
     return function.with_body(_without_scopes(body))
 
 
 def _with_words(body: tirx.Stmt) -> tirx.Stmt:
-    """Four bytes that are taken as a number of 32 bits are loaded as one."""
+    """What is in memory as a vector and taken as a number is loaded as one."""
     words: dict[Any, Any] = {}
+    types: dict[Any, str] = {}
+
+    def note(call: ir.Call) -> None:
+        if _is_reinterpreted(call):
+            types[call.args[0]] = str(call.ty)
 
     def bound(statement: tirx.Bind) -> tirx.Stmt:
-        if not _is_word(statement.value):
+        dtype = types.get(statement.var)
+        if dtype is None or not _is_word(statement.value, dtype):
             return statement
-        word = tirx.Var(statement.var.name, "int32")
-        words[statement.var] = word
-        return tirx.Bind(word, _word(statement.value))
+        words[statement.var] = word = tirx.Var(statement.var.name, dtype)
+        return tirx.Bind(word, _word(statement.value, dtype))
 
     def taken(call: ir.Call) -> Any:
-        if getattr(call.op, "name", "") != "tirx.reinterpret" or str(call.ty) != "int32":
+        if not _is_reinterpreted(call):
             return call
         (value,) = call.args
-        if _is_word(value):
-            return _word(value)
+        if _is_word(value, str(call.ty)):
+            return _word(value, str(call.ty))
         return words.get(value, call) if isinstance(value, ir.Var) else call
 
+    tvm_ffi.structural_walk(body, (ir.Call, note))
     body = tvm_ffi.structural_map(body, (tirx.Bind, bound), order="post")
     return tvm_ffi.structural_map(body, (ir.Call, taken), order="post")
 
 
-def _is_word(value: Any) -> bool:
-    if not isinstance(value, ir.TensorLoad) or str(value.ty) not in ("int8x4", "uint8x4"):
+def _is_reinterpreted(call: ir.Call) -> bool:
+    return getattr(call.op, "name", "") == "tirx.reinterpret" and str(call.ty) in _WORDS
+
+
+def _is_word(value: Any, dtype: str) -> bool:
+    if not isinstance(value, ir.TensorLoad) or str(value.ty) not in _WORDS[dtype][1]:
         return False
-    (index,) = value.indices
-    return isinstance(index, tirx.Ramp) and _is_dense(index)
+    return dense_start(value.indices) is not None
 
 
-def _word(value: ir.TensorLoad) -> Any:
-    address = tirx.address_of(_element(value.source, value.indices[0].base))
-    return tirx.call_extern("int32", LOAD_WORD, address)
+def _word(value: ir.TensorLoad, dtype: str) -> Any:
+    address = tirx.address_of(element(value.source, value.indices[0].base))
+    return tirx.call_extern(dtype, _WORDS[dtype][0], address)
 
 
 def _without_scopes(body: tirx.Stmt) -> tirx.Stmt:
@@ -112,14 +126,10 @@ def _stored(store: tirx.BufferStore, lane: _Lane) -> tirx.Stmt:
 
 
 def _copied(store: tirx.BufferStore, lanes: int) -> tirx.Stmt:
-    to = tirx.address_of(_element(store.buffer, store.indices[0].base))
-    source = tirx.address_of(_element(store.value.source, store.value.indices[0].base))
+    to = tirx.address_of(element(store.buffer, store.indices[0].base))
+    source = tirx.address_of(element(store.value.source, store.value.indices[0].base))
     size = tirx.IntImm("uint32", _bytes(store) * lanes)
     return tirx.Evaluate(tirx.call_extern("int32", COPY, to, source, size))
-
-
-def _element(buffer: Any, index: Any) -> Any:
-    return buffer[index]
 
 
 def _is_dense(ramp: tirx.Ramp) -> bool:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from qpc.backends.tvm.codegen.c_vectors import C_NAMES, VECTOR_FUNCTIONS
 from qpc.errors import BackendError
 
 AS_FLOAT, AS_INTEGER = "as_float", "as_integer"
@@ -23,11 +24,18 @@ _HEAD = re.compile(r"^TVM_DLL int32_t (\w+)\(([^)]*)\) \{$", re.MULTILINE)
 _PARAMETER = re.compile(r"(\w+)\* (\w+)")
 _LOCAL = re.compile(r" *\w+ (\w+) = .*;\n")
 _CALLED = re.compile(r"\b([A-Za-z_]\w*)\(")
+_VECTOR = re.compile(rf"\b(?:{'|'.join(C_NAMES)})\b")
 _END = re.compile(r"\n  return 0;\n\}\s*$")
 _PUNS = {"*(float *)(&(": AS_FLOAT, "*(int32_t *)(&(": AS_INTEGER}
-HELPERS = frozenset(
-    {AS_FLOAT, AS_INTEGER, "load_word", "unsigned_pair", "signed_pair", "add_products"}
-)
+HELPERS = VECTOR_FUNCTIONS | {
+    AS_FLOAT,
+    AS_INTEGER,
+    "load_word",
+    "load_two_words",
+    "signed_pair",
+    "add_products",
+    "requantize",
+}
 """Functions that are written into a file whose kernels call them."""
 _WORDS = frozenset({"for", "if", "while", "return", "sizeof", "switch"}) | HELPERS
 _NAMES = """
@@ -86,7 +94,7 @@ def read_function(text: str) -> CFunction:
             fix="form='objects', or express the operators that need it with others",
         )
     body = _without_puns(rest[: ended.start() + 1])
-    body = _without_unused(body)
+    body = _VECTOR.sub(lambda found: C_NAMES[found[0]], _without_unused(body))
     parameters = tuple(Parameter(*found) for found in _PARAMETER.findall(head[2]))
     unused = [p.name for p in parameters if not re.search(rf"\b{p.name}\b", body)]
     body = "".join(f"  (void){name};\n" for name in unused) + body

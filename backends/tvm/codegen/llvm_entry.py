@@ -34,7 +34,11 @@ _ATTRIBUTES = re.compile(
 
 def entry_object(model: Deployable) -> bytes:
     """The object file with the function of a model."""
-    text = entry_text(model)
+    return object_of(entry_text(model))
+
+
+def object_of(text: str) -> bytes:
+    """The object file of a text in LLVM's language."""
     load = tvm.get_global_func("ffi.Module.load_from_file.ll")
 
     def compiled(source: str) -> bytes:
@@ -61,7 +65,7 @@ class _Writer:
         self._numbers = iter(range(10**9))
 
     def lines(self) -> Iterator[str]:
-        head, flag, attributes = _frame(self._model.target)
+        head, flag, attributes = frame(self._model.target)
         yield from head
         yield from (f"@{name} = external hidden constant i8" for name in self._weights())
         yield from self._declared()
@@ -207,7 +211,7 @@ end:
 
 
 @functools.cache
-def _frame(target: Target) -> tuple[tuple[str, ...], str, str]:
+def frame(target: Target) -> tuple[tuple[str, ...], str, str]:
     """What TVM writes around code for a target: its lines, the flag that names it, attributes."""
     chosen = tvm_target(target)
     attributes = tvm.ir.make_node("ir.DictAttrs", global_symbol="nothing", target=chosen)

@@ -27,7 +27,6 @@ from qpc.backends.tvm.kernels.epilogue import (
     Reals,
     Requantize,
     add_constants,
-    clamped,
     real_values,
     requantize_constants,
     requantized,
@@ -340,7 +339,7 @@ def _unary_function(
             elif operation == "lookup_float":
                 value = Isa.lookup(isa, numbers, value, lanes)  # not by bytes
             else:
-                value = clamped(value, numbers.load(0), numbers.load(1), isa.activation, lanes)
+                value = isa.clamped(value, numbers.load(0), numbers.load(1), lanes)
             out.store(target, value, lanes)
 
         for_each_vector(box, _lanes(isa, box), threads, emit)

@@ -248,13 +248,15 @@ class EpilogueCode:
     ) -> Expr:
         """Activations of several int32 vectors, in the order of `interleave` or in order."""
         isa = self.isa
+        bounds = [self.constants.load(i) for i in range(4, _FIXED)]
+        if (together := isa.requantized(accs, multipliers, bounds)) is not None:
+            return together
         products = [
             cast(acc, "float32", isa.lanes) * multiplier
             for acc, multiplier in zip(accs, multipliers, strict=True)
         ]
         if (self.form.fits or isa.saturates) and isa.rounds_to_bytes(len(products)):
-            zero_point, lo, hi = (self.constants.load(i) for i in range(4, _FIXED))
-            return isa.rounded_to_bytes(products, zero_point, lo, hi, in_order=in_order)
+            return isa.rounded_to_bytes(products, *bounds, in_order=in_order)
         constants = [self.constants.load(i) for i in range(1, 4)]
         parts = [bind(rounded(product, constants, isa.lanes)) for product in products]
         return isa.narrow_in_order(parts) if in_order else isa.narrow(parts)
@@ -311,7 +313,7 @@ class EpilogueCode:
             elif stage is Lookup:
                 value = self.isa.lookup(next(lookup_tables), value, lanes)
             else:
-                value = clamped(value, constants[0], constants[1], self.isa.activation, lanes)
+                value = self.isa.clamped(value, *constants, lanes)
             value = bind(value)
         return value
 
@@ -365,9 +367,3 @@ def add_constants(add: AddTensor) -> tuple[int, ...]:
         add.lo,
         add.hi,
     )
-
-
-def clamped(value: Expr, lo: Expr, hi: Expr, dtype: str, lanes: int) -> Expr:
-    """`value` of a type of 8 bits clamped to int32 `lo..hi`."""
-    low, high = (splat(T.cast(bound, dtype), lanes) for bound in (lo, hi))
-    return T.min(T.max(value, low), high)

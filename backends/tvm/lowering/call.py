@@ -57,6 +57,8 @@ class Call:
     """Where the result goes in a concat, and the concat's tensor if others have begun it."""
     fused_padding: Padding = NO_PADDING
     """What a convolution pads beside its own padding."""
+    greatest: int = 255
+    """The greatest input that a layer ever meets, padding included."""
 
     @property
     def shape(self) -> Shape:
@@ -121,9 +123,10 @@ def reals_of(args: Arguments) -> Reals:
     return Reals(args["least"], args["greatest"])
 
 
-def layer_constants(args: Arguments) -> LayerConstants:
+def layer_constants(call: Call) -> LayerConstants:
     """The constants of a layer as kernels take them."""
-    return LayerConstants(*(args[name].numpy() for name in ("weight", "bias", "multiplier")))
+    names = ("weight", "bias", "multiplier")
+    return LayerConstants(*(call.args[name].numpy() for name in names), greatest=call.greatest)
 
 
 def average_of(args: Arguments, multiplier: float) -> Requantize | RealAverage:

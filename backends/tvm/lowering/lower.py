@@ -140,6 +140,7 @@ class _Lowering:
             part.share if part else None,
             self._begun.get(part.cat) if part else None,
             self._plan.padding_before(node),
+            self._plan.greatest.get(node, 255),
         )
         value = rule.lower(self._emit, call)
         if part:

@@ -40,7 +40,8 @@ def from_files(content: Mapping[str, bytes]) -> CompiledModel:
 
 def encode(parts: Parts) -> dict[str, bytes]:
     """The files of a compiled model, by name."""
-    return artifact.encode(_about(parts), parts.code.library, parts.weights)
+    now = sealed_parts(parts)  # one that was loaded may bear an older ABI number
+    return artifact.encode(_about(now), now.code.library, now.weights)
 
 
 def decode(content: Mapping[str, bytes], where: str) -> Parts:

@@ -19,6 +19,7 @@ from qpc.exporting.onnx.residual import branches_of_sums
 from qpc.exporting.onnx.rules import export_rules
 from qpc.exporting.onnx.sizes import ValueType
 from qpc.hashing import fingerprint
+from qpc.installing import install_line
 from qpc.meta import label
 from qpc.types import BatchDim, dtype_name
 from qpc.version import VERSION
@@ -67,7 +68,7 @@ def to_onnx(gm: GraphModule, form: OnnxForm) -> OnnxExport:
     try:
         import onnx
     except ImportError as e:
-        raise MissingDependencyError("onnx is not installed", fix="pip install 'qpc[onnx]'") from e
+        raise MissingDependencyError("onnx is not installed", fix=install_line("onnx")) from e
     apart, joined = (gm, ()) if form.exact else with_separate_sums(gm)
     to = Exporter(apart, form, export_rules(form))
     if form.fuse_residual_adds:
@@ -108,6 +109,8 @@ def _model(to: Exporter, made_from: str) -> onnx.ModelProto:
     (output,) = (node for node in to.gm.graph.nodes if node.op == "output")
     names = _output_names(to, _results(output))
     nodes, constants = to.written(names)
+    order = {name: i for i, (name, _) in enumerate(to.gm.named_parameters())}
+    constants.sort(key=lambda tensor: order.get(tensor.name, len(order)))  # as the model has them
     graph = helper.make_graph(
         nodes,
         "qpc",

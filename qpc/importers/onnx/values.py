@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -15,11 +15,18 @@ Sizes: TypeAlias = list[Any]
 """Whole numbers along one axis, which may depend on the batch size: what shapes are made of."""
 Value: TypeAlias = Any
 """A tensor, `Sizes`, one whole number, or None for an input that is not there."""
+Rule: TypeAlias = Callable[..., Value]
+"""From a call and its inputs to its output, or a tuple of outputs."""
+_MOST_SIZES = 4096
+"""Whole numbers that stand beside each other as `Sizes`; shapes have few."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One node. opset: of the model, which says what the operator means."""
+    """One node.
+
+    opset: of the model, which says what the operator means. about: its metadata.
+    """
 
     kind: str
     name: str
@@ -27,6 +34,7 @@ class Call:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute."""
@@ -53,3 +61,18 @@ def as_sizes(value: Value) -> Sizes:
     if isinstance(value, Tensor):
         value = value.tolist()
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def few(call: Call, count: Any) -> Any:
+    """A count of whole numbers that are to be made, which are not tensors; raises for many."""
+    if isinstance(count, int) and not 0 <= count <= _MOST_SIZES:
+        raise call.refuse(f"it would make {count} numbers")
+    return count
+
+
+def axes_of(call: Call, given: Value, rank: int) -> list[int]:
+    """Axes, which are an input or an attribute as the opset says; all of them if there are none."""
+    found = as_sizes(given) if given is not None else call.get("axes")
+    if not found:
+        return [] if call.get("noop_with_empty_axes", 0) else list(range(rank))
+    return [axis % rank for axis in found]

@@ -8,10 +8,14 @@ import pytest
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 
+import torch
+
 from qpc.backends.common.fuse import Group
 from qpc.backends.common.graph_plan import GraphPlan, plan_graph
 from qpc.backends.common.orders import NHWC
+from qpc.backends.tvm import compile_graph
 from qpc.backends.tvm.lowering.rules import trait_table
+from qpc.calls import qpc_ops
 from tests.backends.common.test_fused_padding import start
 from tests.generators import IntegerGraph
 
@@ -66,3 +70,18 @@ def test_a_plan_does_not_change() -> None:
         plan.nodes = ()  # type: ignore[misc]  # which is what this test is about
     with pytest.raises(TypeError):
         plan.groups[plan.nodes[0]] = Group(plan.nodes[0], ())  # type: ignore[index]  # as above
+
+
+@pytest.mark.parametrize(("hi", "wide"), [(127, False), (255, True)])
+def test_inputs_of_few_bits_leave_room_for_large_weights(hi: int, wide: bool) -> None:
+    g = IntegerGraph()
+    q = g.call(qpc_ops.quantize.default, g.input(64, 6, 6), 0.02, 60, 0, hi, torch.uint8)
+    weight = g.constant(torch.full((8, 64, 1, 1), 127, dtype=torch.int8))
+    bias = g.constant(torch.zeros(8, dtype=torch.int32))
+    multiplier = g.constant(torch.full((8,), 1e-3))
+    window = ([1, 1], [0, 0], [1, 1], 1, 60, 4, 0, 255)
+    gm = g.module(g.call(qpc_ops.conv2d.default, q, weight, bias, multiplier, *window))
+    assert list(plan_graph(gm, 1, trait_table()).greatest.values()) == [hi]
+    compiled = compile_graph(gm, "x86-64-avx2")
+    types = {stored.type.dtype for stored in compiled._parts.weights.values()}
+    assert ("int16" in types) == wide

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("tvm", reason="Apache TVM is not installed")
 
 import qpc
+from qpc.backends.deploy.c_blob import Blob
 from qpc.backends.deploy.c_source import c_source, write_c
 from qpc.backends.deploy.manifest import read_library
 from qpc.backends.deploy.verify import Where, verify
@@ -98,6 +99,38 @@ def test_every_byte_is_right_and_no_compiler_warns(tmp_path: Path) -> None:
         check=False,
     )
     assert "compile without -ffast-math" in fast.stderr
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_constants_can_lie_beside_the_source(tmp_path: Path, compiler: str) -> None:
+    require(compiler)
+    out = tmp_path / "net"
+    qpc.export_library(small_graph(), "x86-64", out, name="net", form="c", weights="blob")
+    verify(out, Where(compiler=f"{compiler} {WARNINGS}"))
+    entry, files = read_library(out)
+    assert entry.sources == ["net_weights.S"]
+    assert b"_constant_" not in files["net.c"]
+    assert b"project(net C ASM)" in files["CMakeLists.txt"]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("target", ["aarch64", "cortex-m4"])
+def test_constants_beside_the_source_are_assembled_for_any_machine(
+    tmp_path: Path, target: str
+) -> None:
+    assert_exact(small_graph(), target, tmp_path, form="c", weights="blob")
+
+
+def test_every_constant_begins_where_kernels_may_load_it() -> None:
+    blob = Blob.of({"a": np.arange(3, dtype=np.int8), "b": np.array([258], np.int32)})
+    assert (blob.offsets["b"], blob.data[16:]) == (16, b"\2\1" + bytes(14))
+
+
+@pytest.mark.parametrize(("form", "weights"), [("objects", "blob"), ("c", "heap")])
+def test_constants_are_nowhere_else(tmp_path: Path, form: str, weights: str) -> None:
+    with pytest.raises(BackendError, match="weights must be 'arrays' or 'blob', and 'arrays' but"):
+        qpc.export_library(small_graph(), "x86-64", tmp_path, form=form, weights=weights)
 
 
 @pytest.mark.thorough

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
+from qpc.backends.litert import to_tflite
 from qpc.errors import UnsupportedOpError
-from tests.backends.litert.running import steps_off
+from tests.backends.litert.running import results, steps_off
 from tests.quantizing import Parts, fake_quantized, integer, min_max
 
 pytest.importorskip("ai_edge_litert")
@@ -62,6 +63,10 @@ def test_clamps_and_grids_of_fewer_bits(clamp: nn.Module, bits: int) -> None:
         nn.MaxPool2d(3, 2, 1),
         nn.MaxPool2d(2, ceil_mode=True),
         nn.AvgPool2d(3, 2, 1),
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        nn.AvgPool2d((2, 3), (1, 2), (0, 1), count_include_pad=False),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True),
         nn.AdaptiveAvgPool2d(1),
     ],
 )
@@ -92,6 +97,16 @@ def between(function: Callable[[Tensor], Tensor]) -> nn.Module:
         lambda x: F.pad(x, (1, 2, 1, 1), mode="reflect"),
         lambda x: F.interpolate(x, scale_factor=2),
         lambda x: torch.cat([x[:, 4:], x], 1),
+        lambda x: x[:, [3, -1, 0]],
+        lambda x: x.index_select(3, torch.tensor([8, 2])),
+        lambda x: x[:, 1:2].expand(-1, 3, -1, -1),
+        lambda x: x.repeat(1, 2, 1, 3),
+        lambda x: x.amax((2, 3)),
+        lambda x: x.amin(1, keepdim=True),
+        lambda x: torch.maximum(x, x.flip(1)),
+        lambda x: torch.minimum(x, x.amax((2, 3), keepdim=True)),
+        lambda x: x.masked_fill(torch.eye(9).bool(), 0.5),
+        lambda x: torch.where(torch.eye(9).bool(), x, x.flip(3)),
     ],
 )
 def test_moves_change_nothing(move: Callable[[Tensor], Tensor]) -> None:
@@ -123,6 +138,69 @@ def test_functions(function: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(IMAGE)
     gm = integer(fake_quantized(between(function), x))
     assert steps_off(gm, x, kernels="xnnpack") <= 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [(nn.Conv2d(4, 4, 1), IMAGE), (nn.Linear(3, 4), (2, 3)), (nn.Linear(3, 5), (2, 4, 3))],
+)
+def test_leaky_rectifiers_with_a_slope_for_each_channel(
+    layer: nn.Module, size: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    rectifier = nn.PReLU(4)
+    rectifier.weight.data = torch.tensor([0.3, -0.4, 0.0, 1.1])
+    x = torch.randn(size)
+    gm = integer(fake_quantized(nn.Sequential(layer, rectifier), x, random=False))
+    assert torch.ops.qpc.prelu.default in {node.target for node in gm.graph.nodes}
+    assert steps_off(gm, x, kernels="xnnpack") <= 1
+    assert steps_off(gm, x) <= 2  # of both operators
+
+
+class Choice(nn.Module):
+    """One of two convolutions of x, by a mask that is made of x and y."""
+
+    def __init__(self, mask: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.mask, self.left, self.right = mask, nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.last = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.last(torch.where(self.mask(x, y), self.left(x), self.right(x)))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda x, y: x > 0.1,
+        lambda x, y: torch.logical_and(x <= y, torch.logical_not(y != 0.25)),
+        lambda x, y: torch.logical_or(x[:, :1] < 0, y >= 0.5),
+        lambda x, y: (x == y)[:, 0:1],
+    ],
+)
+def test_masks_are_computed_in_float_and_choose_integers(mask: Callable[..., Tensor]) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(IMAGE), torch.randn(IMAGE)
+    gm = integer(fake_quantized(Choice(mask), x, y))
+    assert steps_off(gm, x, y, kernels="xnnpack") <= 1
+
+
+class Filled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(4, 8, 1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.layer(x).masked_fill(mask[:, None, None], 0.0).argmax(1)
+
+
+def test_masks_may_be_inputs_and_numbers_results() -> None:
+    x, mask = torch.randn(IMAGE), torch.arange(18).reshape(2, 9) % 3 == 0
+    gm = integer(fake_quantized(Filled(), x, mask))
+    names = [str(node.name) for node in gm.graph.find_nodes(op="placeholder")]
+    given = dict(zip(names, (x.numpy(), mask.numpy()), strict=True))
+    (found,) = results(to_tflite(gm, 2), given, "xnnpack")
+    assert torch.equal(found, gm(x, mask))
 
 
 @pytest.mark.parametrize(

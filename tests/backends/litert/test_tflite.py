@@ -94,7 +94,8 @@ def test_all_operators_without_a_form_are_named_at_once() -> None:
     model = Parts(lambda m, x: m.last(torch.cumsum(m.first(x), 1).tan()), **parts)
     gm = integer(fake_quantized(model, torch.randn(2, 6)))
     with pytest.raises(
-        UnsupportedOpError, match=r"no \.tflite form for aten\.cumsum\.default \(it has none\)"
+        UnsupportedOpError,
+        match=r"no \.tflite form for aten\.cumsum\.default at cumsum \(it has none\)",
     ):
         to_tflite(gm)
 

@@ -33,7 +33,7 @@ def test_without_tvm_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch
     gm = GraphModule(torch.nn.Module(), Graph())
     with pytest.raises(MissingDependencyError, match="apache-tvm is not installed") as caught:
         tvm.compile_graph(gm)
-    assert caught.value.fix == "pip install 'qpc[tvm]'"
+    assert caught.value.fix == "pip install 'quantize-prune-compiler[tvm]'"
     with pytest.raises(ArtifactError, match="'x' does not exist"):  # which needs no TVM
         tvm.load("x")
 

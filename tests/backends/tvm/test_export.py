@@ -7,6 +7,7 @@ pytest.importorskip("tvm", reason="Apache TVM is not installed")
 from qpc.backends.deploy import elf
 from qpc.backends.deploy.vectors import make_cases
 from qpc.backends.options import CompileOptions
+from qpc.backends.tvm.codegen.llvm_entry import entry_object
 from qpc.backends.tvm.export import compile_deployable
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
@@ -21,7 +22,7 @@ def test_a_graph_becomes_kernels_and_the_function_that_calls_them() -> None:
     cases = make_cases(gm, 2, 1)
     options = CompileOptions((2,), cache=False)
     made = compile_deployable(gm, Target.parse("aarch64"), "net", options, cases)
-    *kernels, entry = (elf.read(raw) for raw in made.code)
+    kernels, entry = [elf.read(raw) for raw in made.code], elf.read(entry_object(made.model))
     needed = {symbol.name for symbol in entry.symbols if symbol.section is None}
     defined = {symbol.name for kernel in kernels for symbol in kernel.symbols}
     assert needed - set(made.model.weights) - {""} <= defined

@@ -105,6 +105,16 @@ class ConvLayout:
         runs = dense.reshape(self.groups, self.group_outputs, kh, self.runs, self.run_bytes)
         return self._by_vector(runs).astype(np.int8, copy=False)
 
+    def summed_rows(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+        """Rows [..., n] of the weights in the order in which sums take them.
+
+        weight[o, c // groups, kh, kw], or [1, ...] as an example of all output channels.
+        """
+        if self.merged_groups > 1 and len(weight) == self.shape.o:
+            return self.runs_of_weights(weight)
+        rows = weight.transpose(0, 2, 3, 1)
+        return rows if self.runs > 1 else rows.reshape(*rows.shape[:2], -1)
+
     def pack_channels(self, values: Array) -> Array:
         """values[o] -> [unit * vector of the tile * lane]."""
         return self._by_vector(values.reshape(self.groups, self.group_outputs)).reshape(-1)

@@ -27,12 +27,14 @@ from qpc.quant.fixedpoint import accumulator_bounds
 class LayerConstants:
     """The constants of a layer: `weight[o, c // groups, kh, kw]`, `bias[o]`, `multiplier[o]`.
 
-    Transposed convolutions and matrix products have their weights as PyTorch has them.
+    Transposed convolutions and matrix products have their weights as PyTorch has them. `greatest`
+    is the greatest input that they ever meet, padding included.
     """
 
     weight: npt.NDArray[np.int8]
     bias: npt.NDArray[np.int32]
     multiplier: npt.NDArray[np.float32]
+    greatest: int = 255
 
     @classmethod
     def joined(cls, layers: Sequence[LayerConstants]) -> LayerConstants:
@@ -41,6 +43,7 @@ class LayerConstants:
             np.concatenate([each.weight for each in layers]),
             np.concatenate([each.bias for each in layers]),
             np.concatenate([each.multiplier for each in layers]),
+            max(each.greatest for each in layers),
         )
 
 

@@ -45,9 +45,11 @@ class DenseConv(DensePlan):
     @classmethod
     def plans_for(cls, isa: Isa, layer: Convolution, threads: int) -> list[DenseConv]:
         """The best plan for the weights of a layer."""
-        plain = cls(isa.for_weights(layer.weight), layer.desc.shape, threads)
-        found = [plain.skipping(plain.kept(layer.weight)).packing(layer.weight)]
-        if isa.pairs is not None and plain.columns > 1:
+        shape, weight, greatest = layer.desc.shape, layer.weight, layer.constants.greatest
+        rows = cls(isa, shape, threads).summed_rows(weight)
+        plans = [cls(exact, shape, threads) for exact in isa.exact_for(rows, greatest)]
+        found = [plan.skipping(plan.kept(weight)).packing(weight) for plan in plans]
+        if isa.pairs is not None and plans[0].columns > 1:
             found.append(cls(isa.pairs, layer.desc.shape, threads))
         return found
 

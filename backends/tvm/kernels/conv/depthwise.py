@@ -40,7 +40,10 @@ class DepthwiseConv(DepthwisePlan):
     @classmethod
     def for_layer(cls, isa: Isa, layer: Convolution, threads: int) -> DepthwiseConv:
         """The plan for a layer with one group per input and output channel."""
-        return cls(isa.by_rows.for_weights(layer.weight), layer.desc.shape, threads)
+        rows = layer.weight[:, 0].transpose(0, 2, 1)  # kernel rows are summed together
+        found = isa.by_rows.exact_for(rows, layer.constants.greatest)
+        plans = [cls(exact, layer.desc.shape, threads) for exact in found]
+        return min(plans, key=lambda plan: plan.row_time)
 
     def emit(self, operands: Operands) -> None:
         """Write the code of the convolution."""
@@ -124,6 +127,16 @@ class _Code:
             # Bound, so that each address below is a variable plus a constant: quick to compile.
             terms = (block * plan.row_groups + group) * shape.kernel[1]
             w_start = bind(terms * (depth * plan.block))
+            weights: dict[int, Expr] = {}
+
+            def weight(
+                place: int, weights: dict[int, Expr] = weights, start: Index = w_start
+            ) -> Expr:
+                """Loaded once: in C no two loads are known to give the same."""
+                if place not in weights:
+                    weights[place] = bind(self.given.weight[0].load(start + place, plan.block))
+                return weights[place]
+
             for column, taps in plan.taps(plan.tile).items():
                 x = isa.interleave(
                     [bind(source.load(row + column * plan.x_step, plan.block)) for row in rows]
@@ -131,8 +144,7 @@ class _Code:
                 for pixel, tap in taps:
                     for vector in range(depth):
                         at = (pixel * depth + vector) * lanes
-                        w_at = w_start + (tap * depth + vector) * plan.block
-                        w = self.given.weight[0].load(w_at, plan.block)
+                        w = weight((tap * depth + vector) * plan.block)
                         sums.store(at, isa.dot(sums.load(at, lanes), x[vector], w), lanes)
 
         scale = [

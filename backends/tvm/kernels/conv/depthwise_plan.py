@@ -62,6 +62,17 @@ class DepthwisePlan:
         return dots * self.isa.dot_instructions
 
     @property
+    def row_time(self) -> float:
+        """Time of a row of the output with what it copies, in dots, whatever these consist of.
+
+        By this, instructions are chosen: with so few products for each value that is loaded, it
+        matters little whether a dot is made of two or three.
+        """
+        copied = self.shape.stride[0] * self.scratch_row * self.isa.x_bytes
+        copying = copied * self.isa.costs.vectors.copy_per_byte if self.needs_scratch else 0
+        return self.row_cost(self.tile) + copying
+
+    @property
     def block(self) -> int:
         """Channels that one set of interleaved vectors holds."""
         return self.isa.lanes * self.isa.depth

@@ -64,6 +64,8 @@ class Isa:
     """Of how many consecutive `dot`s the activations are loaded together; see `dot_step`."""
     in_pairs: ClassVar[bool] = False
     """Whether a `dot` is of two pixels and half of the lanes' channels; see `PairedSums`."""
+    unpacks: ClassVar[bool] = True
+    """Whether two weights that share a byte can be taken apart, a vector of them at a time."""
     saturates: ClassVar[bool] = False
     """Whether `rounded_to_bytes` takes floats that no int32 is near, as out of bounds."""
 
@@ -111,9 +113,14 @@ class Isa:
         """The instructions for two pixels at a time, if there are any; they have as many lanes."""
         return None
 
-    def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
-        """The fastest instructions that are exact for these weights and every activation."""
-        return self
+    def exact_for(self, rows: npt.NDArray[np.int8], greatest: int = 255) -> tuple[Isa, ...]:
+        """The instructions that are exact for these weights, one or more; all have as many lanes.
+
+        rows: weights[..., n] in the order in which sums take them: whatever `depth` is, a `dot`
+        multiplies neighbours, counted from the beginning of a row. greatest: of unsigned
+        activations.
+        """
+        return (self,)
 
     def arranged(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
         """weight[..., lane, depth] as `dot` takes vectors, in an array of the same shape."""
@@ -184,6 +191,16 @@ class Isa:
         size = self.lanes * len(parts)
         return narrow[0] if len(parts) == 1 else shuffle(narrow, range(size))
 
+    def requantized(
+        self, accs: Sequence[Expr], multipliers: Sequence[Expr], bounds: Sequence[Expr]
+    ) -> Expr | None:
+        """`clamp(rne(f32(acc) * multiplier) + zero_point, lo, hi)` of int32 vectors.
+
+        bounds: zero point, lo and hi. The results are activations, in the order of the vectors.
+        None if there is nothing better than to multiply, and then to round.
+        """
+        return None
+
     def rounds_to_bytes(self, count: int) -> bool:
         """Whether `rounded_to_bytes` is there, and worth while, for `count` vectors."""
         return False
@@ -227,6 +244,11 @@ class Isa:
         a, b = cast(a, "int32", lanes), cast(b, "int32", lanes)
         total = T.shift_right(a * a_multiplier + b * b_multiplier + offset, shift) + zero_point
         return cast(T.min(T.max(total, lo), hi), self.activation, lanes)
+
+    def clamped(self, value: Expr, lo: Expr, hi: Expr, lanes: int) -> Expr:
+        """Activations within int32 `lo..hi`."""
+        low, high = (splat(T.cast(bound, self.activation), lanes) for bound in (lo, hi))
+        return T.min(T.max(value, low), high)
 
     def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
         """The entry of each activation of a vector; the first of 256 is that of the least one."""

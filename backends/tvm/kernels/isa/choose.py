@@ -10,7 +10,9 @@ from qpc.backends.tvm.kernels.isa.armv7 import ByteProducts32
 from qpc.backends.tvm.kernels.isa.base import Isa, intrinsic
 from qpc.backends.tvm.kernels.isa.dsp import Dsp
 from qpc.backends.tvm.kernels.isa.matrices import WIDE, MatrixTiles
+from qpc.backends.tvm.kernels.isa.mve import Mve
 from qpc.backends.tvm.kernels.isa.neon import ByteProducts, Neon, SignedDots, SignedMatrices
+from qpc.backends.tvm.kernels.isa.soft import SoftFloat
 from qpc.backends.tvm.kernels.isa.x86 import DotProducts, MultiplyAdd
 from qpc.errors import UnsupportedTargetError
 from qpc.targets import Target
@@ -77,9 +79,17 @@ def _generic(target: Target) -> Isa:
     return Isa(target.isa, target.vector_lanes, registers=12, activation=target.activation)
 
 
+def _soft_float(target: Target) -> Isa:
+    return SoftFloat(target.isa, target.vector_lanes, registers=12, activation=target.activation)
+
+
 def _dsp(target: Target) -> Isa:
-    # Of 13 registers that can be used, addresses and pairs of bytes take some.
-    return Dsp(target.isa, target.vector_lanes, registers=7, activation=target.activation)
+    # Of 13 registers that can be used, addresses take some.
+    return Dsp(target.isa, target.vector_lanes, registers=10, activation=target.activation)
+
+
+def _mve(target: Target) -> Isa:
+    return Mve(target.isa, target.vector_lanes, registers=8, activation=target.activation)
 
 
 def _multiply_add(target: Target) -> Isa:
@@ -144,7 +154,9 @@ _WIDE_DOTS = _WIDE | {"avx512vnni"}
 _BOTH = ("uint8", "int8")
 _ISAS: dict[str, _Kind] = {
     "generic": _Kind(_generic, activations=_BOTH),
+    "soft-float": _Kind(_soft_float, 1, activations=_BOTH),
     "dsp": _Kind(_dsp, 1, (frozenset({"dsp"}),), _BOTH),
+    "mve": _Kind(_mve, 1, (frozenset({"mve.fp"}),), ("int8",)),
     "sse4.1": _Kind(_multiply_add, 4, (frozenset({"sse4.1"}),)),
     "avx2": _Kind(_multiply_add, 8, (frozenset({"avx2"}),)),
     "avx512": _Kind(_multiply_add, 16, (_WIDE,)),

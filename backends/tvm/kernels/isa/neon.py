@@ -210,9 +210,10 @@ class ByteProducts(Neon):
     any_weights: bool = False
     """Whether weights may be -128."""
 
-    def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
-        least = weight.min(initial=0)
-        return replace(self, any_weights=True, dot_instructions=4) if least == -128 else self
+    def exact_for(self, rows: npt.NDArray[np.int8], greatest: int = 255) -> tuple[Isa, ...]:
+        least = rows.min(initial=0)
+        careful = least == -128
+        return (replace(self, any_weights=True, dot_instructions=4) if careful else self,)
 
     def arranged(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
         *outer, lanes, depth = weight.shape

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -283,19 +283,20 @@ class MultiplyAdd(_X86):
     def words(self) -> Isa:
         return self
 
-    def for_weights(self, weight: npt.NDArray[np.int8]) -> Isa:
-        if np.abs(weight.astype(np.int16)).max(initial=0) > SmallBytes.MAX_WEIGHT:
-            return self
+    def exact_for(self, rows: npt.NDArray[np.int8], greatest: int = 255) -> tuple[Isa, ...]:
+        if not BytePairs.is_exact(rows, greatest):
+            return (self,)
         # One more register holds the ones.
-        return SmallBytes(
+        pairs = BytePairs(
             self.name,
             self.lanes,
             self.registers - 1,
             sums_in_flight=self.sums_in_flight,
             broadcast_cost=self.broadcast_cost,
             vectors_per_store=self.vectors_per_store,
-            costs=self.costs,
+            costs=self.costs.in_dots_of(BytePairs.dot_instructions, self.dot_instructions),
         )
+        return pairs, self
 
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         words = reinterpret(x, "int16", self.lanes * self.depth)
@@ -319,16 +320,31 @@ class WordProducts(_X86):
 
 
 @dataclass(frozen=True)
-class SmallBytes(_Bytes):
+class BytePairs(_Bytes):
     """`pmaddubsw`: pairs of products summed into int16; then `pmaddwd` sums pairs of those.
 
-    `pmaddubsw` saturates, so this is for small weights only, of seven bits or less: two products of
-    255 and `MAX_WEIGHT` still fit an int16.
+    `pmaddubsw` saturates, so this is for weights whose pairs cannot get there, see `is_exact`.
     """
 
-    MAX_WEIGHT: ClassVar[int] = 32767 // (2 * 255)
-
     dot_instructions: int = 3
+
+    @staticmethod
+    def is_exact(rows: npt.NDArray[np.int8], greatest: int) -> bool:
+        """Whether no pair can saturate; arguments as `Isa.exact_for`.
+
+        Activations are not negative. So a pair sums up to the most where they are greatest at
+        positive weights and 0 at the others, and to the least the other way round.
+        """
+        if rows.shape[-1] % 2:
+            rows = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, 1)])
+        first, second = (rows[..., at::2].astype(np.int32) for at in (0, 1))
+        most = np.maximum(first, 0) + np.maximum(second, 0)
+        least = np.minimum(first, 0) + np.minimum(second, 0)
+        fits = np.iinfo(np.int16)
+        return bool(
+            greatest * most.max(initial=0) <= fits.max
+            and greatest * least.min(initial=0) >= fits.min
+        )
 
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         size = self.lanes * self.depth

@@ -76,7 +76,7 @@ def dynamic(
     threads: int = 1,
 ) -> Kernel:
     """The kernel of `qpc::dynamic_linear`; weight[o, k], scale[o], bias[o]."""
-    isa = isa.for_weights(weight)
+    isa = isa.exact_for(weight)[0]
     tiles = Tiles.of(isa, desc.m, desc.o)
     params: list[Array] = [
         _NUMBERS,

@@ -51,7 +51,7 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
     joined, moved = joined_tensor(emit, call, NHWC)
     if desc.join is not None:
         desc = replace(desc, join=replace(desc.join, moved=moved))
-    made = conv2d(emit.isa, desc, layer_constants(args), epilogue, emit.threads, emit.tuner)
+    made = conv2d(emit.isa, desc, layer_constants(call), epilogue, emit.threads, emit.tuner)
     return emitted(emit, call, made, [x, *joined, *others], (n, o, desc.oh, desc.ow))
 
 
@@ -88,7 +88,7 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value | Slice:
     if desc.join is not None:
         desc = replace(desc, join=replace(desc.join, moved=moved))
     made = transposed.conv_transpose2d(
-        emit.isa, desc, layer_constants(args), epilogue, emit.threads, emit.tuner
+        emit.isa, desc, layer_constants(call), epilogue, emit.threads, emit.tuner
     )
     size = desc.axis(0).outputs, desc.axis(1).outputs
     return emitted(emit, call, made, [x, *joined, *others], (n, desc.o, *size))

@@ -27,7 +27,7 @@ def _linear(emit: Emitter, call: Call) -> Value:
     desc = linear_kernels.LinearDesc(rows, k, o, **end_arguments(args))
     epilogue, others = epilogue_of(emit, call, order)
     made = linear_kernels.linear(
-        emit.isa, desc, layer_constants(args), epilogue, emit.threads, emit.tuner
+        emit.isa, desc, layer_constants(call), epilogue, emit.threads, emit.tuner
     )
     joined, _ = joined_tensor(emit, call, order)
     added = [emit.view(v.expr, (rows, o)) for v in (*joined, *others)]

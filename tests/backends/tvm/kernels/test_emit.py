@@ -84,7 +84,7 @@ def test_differences_and_products_may_wrap_too() -> None:
 def test_a_dot_may_wrap(target: Target) -> None:
     """Only products of single values are known to fit."""
     isa = isa_for(target)
-    for dots in (isa, isa.words, isa.for_weights(np.ones(4, np.int8))):
+    for dots in (isa, isa.words, *isa.exact_for(np.ones(4, np.int8))):
         if dots is None:
             continue
         size = dots.lanes * dots.depth

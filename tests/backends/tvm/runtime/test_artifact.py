@@ -21,6 +21,7 @@ from qpc.backends import tvm
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.calls import aten
 from qpc.errors import ArtifactError, BackendError
+from qpc.runtime import abi
 from qpc.targets import Target
 from tests.generators import IntegerGraph
 
@@ -213,13 +214,30 @@ def test_what_cannot_be_understood_is_left_out(
             loaded.profile()
 
 
-@pytest.mark.parametrize(("number", "fix"), [(2, "install a newer QPC"), (0, "compile and save")])
+@pytest.mark.parametrize(("number", "fix"), [(3, "install a newer QPC"), (0, "compile and save")])
 def test_another_abi_is_refused(saved: Path, number: int, fix: str) -> None:
     _rewrite(saved, abi=number)
-    wanted = f"model' has the ABI number {number}, this version of QPC knows 1"
+    wanted = f"model' has the ABI number {number}, this version of QPC knows 1, 2"
     with pytest.raises(ArtifactError, match=wanted) as caught:
         tvm.load(saved)
     assert str(caught.value.fix).startswith(fix)
+
+
+def test_an_older_abi_is_read_and_saved_as_the_new_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    g = IntegerGraph()
+    gm = g.module(g.conv2d(g.image(3, 6, 6), 8, (3, 3)))
+    with monkeypatch.context() as before:
+        before.setattr(abi, "ABI", 1)
+        tvm.compile_graph(gm).save(tmp_path / "old")
+    loaded = tvm.load(tmp_path / "old")
+    loaded.save(tmp_path / "new")
+    x = torch.randint(0, 256, (1, 3, 6, 6), dtype=torch.uint8)
+    found = tvm.load(tmp_path / "new")(x)
+    assert torch.equal(found[0], gm(x)[0])
+    manifests = [(tmp_path / name / "manifest.json").read_text() for name in ("old", "new")]
+    assert [json.loads(manifest)["abi"] for manifest in manifests] == [1, 2]
 
 
 def test_no_abi_is_refused(saved: Path) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +14,17 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.conv.conv2d import conv2d
-from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
+from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, ConvPlan, LayerConstants
+from qpc.backends.tvm.kernels.conv.dense_conv import DenseConv
+from qpc.backends.tvm.kernels.conv.depthwise import DepthwiseConv
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Epilogue, Join, Lookup, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
-from qpc.backends.tvm.kernels.isa.choose import Isa
+from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.quant.arithmetic import JOINED_BOUND
+from qpc.targets import Target
 from tests.backends.tvm.kernels.conftest import NOT_PLAIN
 
 pytestmark = pytest.mark.tvm
@@ -31,6 +34,8 @@ COMMON = pytest.mark.parametrize("target", NOT_PLAIN, indirect=True)
 
 Array = npt.NDArray[Any]
 Run = Callable[..., Array]
+Place = tuple[int, ...]
+AVX2 = isa_for(Target.parse("x86-64-avx2"))
 
 
 class Layer:
@@ -272,6 +277,48 @@ def test_nothing_saturates_with_small_weights(isa: Isa, run: Run, groups: int, w
     layer.x[:], layer.weight[:] = 255, weight
     layer.multiplier[:] = 1 / 2048
     np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
+
+
+@pytest.mark.parametrize("groups", [1, 3, 24])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+@pytest.mark.parametrize("sum_", [128, 129])
+def test_nothing_saturates_at_pairs_on_the_limit(
+    isa: Isa, run: Run, groups: int, kernel: tuple[int, int], sum_: int
+) -> None:
+    layer = Layer(replace(BASE, c=24, o=24, groups=groups, kernel=kernel))
+    axis = 2 if groups == 24 else 1  # kernel rows of one channel, or channels, meet in pairs
+    size = layer.weight.shape[axis]
+    each = np.arange(size)
+    values = np.where(each % 2, 20 + each // 2, sum_ - 20 - each // 2)
+    sign = np.where(np.arange(24) % 2, -1, 1).reshape(-1, 1, 1, 1)
+    layer.weight[:] = np.moveaxis(values * sign, 3, axis)
+    layer.x[:], layer.multiplier[:] = 255, 1 / 4096
+    np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
+
+
+@pytest.mark.parametrize(("sum_", "depth"), [(128, 4), (129, 2)])
+@pytest.mark.parametrize(
+    ("changes", "first", "second"),
+    [
+        ({"kernel": (1, 1)}, (0, 22, 0, 0), (0, 23, 0, 0)),
+        ({"groups": 6}, (7, 2, 0, 1), (7, 3, 0, 1)),
+        ({"c": 8, "dilation": (1, 2)}, (0, 4, 1, 2), (0, 5, 1, 2)),
+        ({"c": 3}, (1, 2, 2, 0), (1, 0, 2, 1)),  # columns of three channels follow one another
+        ({"groups": 24}, (5, 0, 0, 1), (5, 0, 1, 1)),  # rows of a kernel of one channel
+    ],
+)
+def test_pairs_are_those_that_a_dot_multiplies(
+    sum_: int, depth: int, changes: dict[str, object], first: Place, second: Place
+) -> None:
+    layer = Layer(replace(BASE, **{"c": 24, "o": 24, **changes}))  # type: ignore[arg-type]  # each has its field's type
+    layer.weight[:] = 0
+    layer.weight[first], layer.weight[second] = sum_ - 100, 100
+    part = Convolution(layer.desc, layer.constants)
+    if layer.desc.groups == 24:
+        plans: Sequence[ConvPlan] = [DepthwiseConv.for_layer(AVX2, part, 1)]
+    else:
+        plans = DenseConv.plans_for(AVX2, part, 1)
+    assert max(plan.isa.depth for plan in plans) == depth
 
 
 @COMMON

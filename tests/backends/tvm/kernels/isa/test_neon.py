@@ -64,8 +64,8 @@ def test_two_products_of_the_least_bytes_do_not_fit_16_bits() -> None:
     isa = isa_for(Target.parse("aarch64"))
     assert isinstance(isa, ByteProducts)
     small, least = np.array([-127, 127], np.int8), np.array([-128, 0], np.int8)
-    assert isa.for_weights(small) is isa
-    careful = isa.for_weights(least)
+    assert isa.exact_for(small) == (isa,)
+    (careful,) = isa.exact_for(least)
     assert (careful.dot_instructions, isa.dot_instructions) == (4, 3)
 
 

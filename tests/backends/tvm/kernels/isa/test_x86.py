@@ -45,20 +45,40 @@ def innermost_loops(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", ["x86-64-sse4", "x86-64-avx2", "x86-64-avx512"])
-def test_instructions_that_saturate_are_for_small_weights(name: str) -> None:
+@pytest.mark.parametrize(
+    ("row", "greatest", "exact"),
+    [
+        ([64, 64, 127, 1], 255, True),
+        ([-64, -64, -1, -127, -128], 255, True),
+        ([127, -127, -128, 127], 255, True),  # they never add up
+        ([0, 127, 127, 0], 255, True),  # neighbours, but not of one pair
+        ([64, 65], 255, False),
+        ([0, 0, 127, 2], 255, False),
+        ([-64, -65], 255, False),
+        ([-128, -1], 255, False),
+        ([64, 65, -129 + 64, -64], 254, True),
+        ([127, 127, -127, -127], 127, True),
+        ([-128, -128], 128, True),
+        ([127, 127], 130, False),
+        ([], 255, True),
+    ],
+)
+def test_instructions_that_saturate_are_for_pairs_that_cannot_get_there(
+    name: str, row: list[int], greatest: int, exact: bool
+) -> None:
     isa = isa_for(Target.parse(name))
-    small, large = np.full(9, -64, np.int8), np.full(9, -64, np.int8)
-    large[5] = -65
-    assert isa.for_weights(small) == isa.for_weights(-small)
-    assert (isa.for_weights(small).depth, isa.for_weights(large)) == (4, isa)
-    assert isa.for_weights(np.array([-128], np.int8)) == isa
-    assert isa.for_weights(np.zeros(0, np.int8)).depth == 4
+    rows = np.array([[0] * len(row), row], np.int8)
+    pairs = np.pad(rows, [(0, 0), (0, len(row) % 2)]).reshape(2, -1, 2).astype(int)
+    sums = greatest * np.stack([pairs.clip(min=0).sum(2), pairs.clip(max=0).sum(2)])
+    assert exact == bool(((sums >= -(2**15)) & (sums < 2**15)).all())
+    assert [each.depth for each in isa.exact_for(rows, greatest)] == ([4, 2] if exact else [2])
+    assert isa.exact_for(rows, greatest)[-1] is isa
 
 
 @pytest.mark.parametrize("name", ["x86-64", "x86-64-avx512-vnni"])
 def test_other_instructions_take_any_weights(name: str) -> None:
     isa = isa_for(Target.parse(name))
-    assert isa.for_weights(np.zeros(1, np.int8)) is isa
+    assert isa.exact_for(np.zeros(1, np.int8)) == (isa,)
 
 
 @pytest.mark.every(4)

@@ -1,0 +1,166 @@
+"""Operators of ONNX by themselves, against the results that the onnx package brings along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import qpc
+from qpc.errors import UnsupportedOpError
+from qpc.importers.onnx.fused import with_named_functions
+from qpc.importers.onnx.module import OnnxModule
+from qpc.importers.onnx.operators import RULES
+from tests.exporting.nets import ran
+from tests.importers.models import model_of, node, saved
+
+onnx = pytest.importorskip("onnx")
+np = pytest.importorskip("numpy")
+
+DATA = Path(onnx.__file__).parent / "backend/test/data"
+CASES = sorted(
+    p for kind in ("pytorch-converted", "pytorch-operator") for p in (DATA / kind).glob("*")
+)
+
+
+def tensors(folder: Path, kind: str) -> list[Tensor]:
+    found = []
+    for file in sorted((folder / "test_data_set_0").glob(f"{kind}_*.pb")):
+        proto = onnx.TensorProto()
+        proto.ParseFromString(file.read_bytes())
+        found.append(torch.from_numpy(onnx.numpy_helper.to_array(proto).copy()))
+    return found
+
+
+@pytest.mark.every(12)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_examples_of_onnx(case: Path) -> None:
+    module = OnnxModule(onnx.load(case / "model.onnx"), 6)
+    made = module(*tensors(case, "input"))
+    for found, expected in zip([made], tensors(case, "output")[:1], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+# Each is compared with ONNX Runtime.
+X = np.linspace(-2, 2, 2 * 4 * 6 * 6, dtype=np.float32).reshape(2, 4, 6, 6)
+OPERATORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "ArgMax": ({"axis": 1}, {}),
+    "ArgMin": ({"axis": 2, "keepdims": 0}, {}),
+    "AveragePool": ({"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}, {}),
+    "Celu": ({"alpha": 0.5}, {}),
+    "Clip": ({}, {"a": np.float32(-0.5), "b": np.float32(1.5)}),
+    "CumSum": ({}, {"a": np.array(1)}),
+    "DepthToSpace": ({"blocksize": 2, "mode": "DCR"}, {}),
+    "Elu": ({"alpha": 0.5}, {}),
+    "Equal": ({}, {"a": X[:, :, ::-1].copy()}),
+    "Expand": ({}, {"a": np.array([3, 2, 4, 6, 6])}),
+    "Floor": ({}, {}),
+    "Gather": ({"axis": 2}, {"a": np.array([[0, -1], [3, 2]])}),
+    "GatherElements": ({"axis": 3}, {"a": np.array([[[[1, -1]] * 6] * 4] * 2)}),
+    "Gelu": ({}, {}),
+    "GlobalMaxPool": ({}, {}),
+    "HardSwish": ({}, {}),
+    "InstanceNormalization": ({}, {"a": X[0, :, 0, 0].copy(), "b": X[1, :, 0, 0].copy()}),
+    "LRN": ({"size": 3, "alpha": 0.1}, {}),
+    "LogSoftmax": ({"axis": 1}, {}),
+    "Max": ({}, {"a": X[:, :, ::-1].copy(), "b": np.float32(0.25)}),
+    "MaxPool": ({"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}, {}),
+    "Mean": ({}, {"a": X[:, :, ::-1].copy()}),
+    "Min": ({}, {"a": X[:, :, ::-1].copy()}),
+    "Mish": ({}, {}),
+    "PRelu": ({}, {"a": np.array([0.1, 0.2, -0.3, 0.0], np.float32).reshape(4, 1, 1)}),
+    "Pad": ({"mode": "reflect"}, {"a": np.array([0, 0, 1, 2, 0, 0, 2, 1])}),
+    "ReduceL2": ({"keepdims": 0}, {"a": np.array([1, 2])}),
+    "ReduceMax": ({}, {"a": np.array([-1])}),
+    "ReduceMin": ({}, {}),
+    "ReduceProd": ({}, {"a": np.array([1])}),
+    "ReduceSumSquare": ({}, {"a": np.array([1])}),
+    "Resize": (
+        {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+        {"a": None, "b": np.array([1, 1, 2, 1.5], np.float32)},
+    ),
+    "Round": ({}, {}),
+    "Selu": ({}, {}),
+    "Sign": ({}, {}),
+    "Slice": (
+        {},
+        {
+            "a": np.array([1, -1]),
+            "b": np.array([6, -9]),
+            "c": np.array([2, 3]),
+            "d": np.array([2, -1]),
+        },
+    ),
+    "Softsign": ({}, {}),
+    "SpaceToDepth": ({"blocksize": 3}, {}),
+    "Sum": ({}, {"a": X[:, :, ::-1].copy()}),
+    "Tile": ({}, {"a": np.array([1, 2, 1, 3])}),
+}
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_operators_give_what_onnx_runtime_gives(kind: str) -> None:
+    attributes, inputs = OPERATORS[kind]
+    stored = {name: value for name, value in inputs.items() if value is not None}
+    names = [name if value is not None else "" for name, value in inputs.items()]
+    model = model_of(node(kind, "x", *names, **attributes), sizes=X.shape, opset=20, **stored)
+    del model.graph.output[:]
+    model.graph.output.append(onnx.ValueInfoProto(name="y"))
+    (expected,) = ran(model, torch.from_numpy(X))
+    found = OnnxModule(model, 20)(torch.from_numpy(X))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_functions_that_are_spelled_out_are_found(tmp_path: Path) -> None:
+    half, one, root = np.float32(0.5), np.float32(1), np.float32(2**0.5)
+    gelu = [
+        node("Div", "x", "root", to="a"),
+        node("Erf", "a", to="b"),
+        node("Add", "b", "one", to="c"),
+        node("Mul", "x", "c", to="d"),
+        node("Mul", "d", "half"),
+    ]
+    silu = [node("Sigmoid", "x", to="a"), node("Mul", "a", "x")]
+    mish = [node("Softplus", "x", to="a"), node("Tanh", "a", to="b"), node("Mul", "x", "b")]
+    hard = [node("HardSigmoid", "x", to="a", alpha=1 / 6), node("Mul", "x", "a")]
+    wanted = {"gelu": gelu, "silu": silu, "mish": mish, "hardswish": hard}
+    for name, nodes in wanted.items():
+        gm = qpc.trace_onnx(saved(tmp_path, *nodes, half=half, one=one, root=root))
+        called = [str(n.target) for n in gm.graph.nodes if n.op == "call_function"]
+        assert called == [f"aten.{name}.default"]
+        assert not list(gm.parameters())
+
+
+def test_a_step_with_other_readers_is_no_part_of_a_function() -> None:
+    nodes = node("Sigmoid", "x", to="a"), node("Mul", "x", "a", to="b"), node("Add", "a", "b")
+    module = OnnxModule(model_of(*nodes), 17)
+    assert [call.kind for call in module.calls] == ["Sigmoid", "Mul", "Add"]
+    assert with_named_functions([], {}, ["y"]) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "why"),
+    [
+        ("MaxPool", {"kernel_shape": [2, 2], "storage_order": 1}, "storage_order=1 is not read"),
+        ("AveragePool", {"kernel_shape": [2, 2], "dilations": [2, 2]}, "dilations=.* is not read"),
+        ("Conv", {"auto_pad": "SOME"}, "auto_pad='SOME' is not read"),
+        ("Pad", {"mode": "other"}, "mode='other' is not read"),
+        ("Upsample", {"scales": [2.0, 1.0, 1.0, 1.0]}, "it resizes the batch or the channels"),
+    ],
+)
+def test_what_is_not_read_is_refused_with_the_node(
+    kind: str, attributes: dict[str, Any], why: str
+) -> None:
+    model = model_of(
+        node(kind, "x", *["w"] * (kind == "Conv"), **attributes),
+        w=np.ones((4, 4, 3, 3), np.float32),
+    )
+    with pytest.raises(UnsupportedOpError, match=f"{kind} of opset 17 at 'node 0': {why}"):
+        OnnxModule(model, 17)(torch.from_numpy(X))
+
+
+def test_some_hundred_operators_are_read() -> None:
+    assert len(RULES) > 100
