@@ -28,6 +28,7 @@ from qpc.analysis.origins import (
     multiplies_by_parameter,
     reported_calls,
 )
+from qpc.analysis.places import positions
 from qpc.analysis.shared_grids import SharedGrids
 from qpc.meta import info, label
 from qpc.quant.config import LayerConfig, QuantConfig, Site
@@ -35,8 +36,6 @@ from qpc.registry import Role, op_name, quantization_of, role_of
 
 KEPT_IN_FLOAT = "kept in float by the configuration"
 """The reason of operators that could be integer."""
-LAYERS = (Role.COMPUTE, Role.STORED)
-"""What layers with weights are called where they can be quantized, or are."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def plan_quantization(
     """
     parts = parts or {}
     given = given or GivenGrids()
-    configs = _Configs(config, _positions(gm, parts), parts)
+    configs = _Configs(config, positions(gm, parts), parts)
     reasons: dict[Node, str] = {}
     candidates: set[Node] = set()
     for node in gm.graph.nodes:
@@ -99,7 +98,7 @@ def plan_quantization(
         _drop_unfed(candidates, reasons, configs)
     _drop_without_layer(candidates, reasons)
     unrounded = _leave_in_float(gm, candidates, reasons, configs, given)
-    sums = layer_sums(gm, candidates - unrounded, parts, _rounds(configs, given))
+    sums = layer_sums(gm, candidates - unrounded, parts, configs.rounds(given))
     unrounded |= {n for value in sums.values() for n in (value, parts.get(value, value))}
     carrier, owner = _share_grids(gm, candidates, parts, unrounded, given)
     reported = reported_calls(gm)
@@ -132,6 +131,14 @@ class _Configs:
         self.places[node] = site
         return self.config.resolve(module=site.module, op=site.op, position=site.position)
 
+    def rounds(self, given: GivenGrids) -> Callable[[Node], bool]:
+        """Whether the configuration, or a grid that is given, wants a value rounded in any case."""
+
+        def wants(node: Node) -> bool:
+            return (config := self.of(node)) is not None and config.results == "integer"
+
+        return lambda node: node in given.values or wants(node)
+
 
 def rounded_operands(node: Node) -> list[Node]:
     """What an integer operator reads on grids: values, and parameters that are used like these."""
@@ -142,7 +149,7 @@ def rounded_operands(node: Node) -> list[Node]:
 
 def layer_configs(gm: GraphModule, config: QuantConfig) -> dict[Node, LayerConfig]:
     """The configuration of every float layer that is not to be kept in float, in graph order."""
-    configs = _Configs(config, _positions(gm, {}), {})
+    configs = _Configs(config, positions(gm, {}), {})
     layers = [n for n in gm.graph.nodes if role_of(n) is Role.COMPUTE]
     return {n: found for n in layers if (found := configs.of(n)) is not None}
 
@@ -224,16 +231,6 @@ def _drop_without_layer(candidates: set[Node], reasons: dict[Node, str]) -> None
                 reasons[node] = "no quantized convolution or linear layer is next to it"
 
 
-def _rounds(configs: _Configs, given: GivenGrids) -> Callable[[Node], bool]:
-    """Whether the configuration, or a grid that is given, wants a value rounded in any case."""
-
-    def rounds(node: Node) -> bool:
-        config = configs.of(node)
-        return node in given.values or (config is not None and config.results == "integer")
-
-    return rounds
-
-
 def _leave_in_float(
     gm: GraphModule,
     candidates: set[Node],
@@ -242,9 +239,8 @@ def _leave_in_float(
     given: GivenGrids,
 ) -> set[Node]:
     """Drop what only moves values to float operators; the operators whose results have no grid."""
-    rounds = _rounds(configs, given)
     while True:
-        ending, moving = float_results(gm, candidates, configs.parts, rounds)
+        ending, moving = float_results(gm, candidates, configs.parts, configs.rounds(given))
         candidates -= moving
         left = len(candidates)
         _drop_without_layer(candidates, reasons)
@@ -311,50 +307,3 @@ def _adopts(value: Node, integer: set[Node], grids: SharedGrids) -> bool:
         if not keeps_grid:
             return True
         value = activations(value)[0]
-
-
-# --- places and reports ---------------------------------------------------------------------------
-
-
-def _positions(gm: GraphModule, parts: Mapping[Node, Node]) -> dict[Node, str]:
-    """Where a model begins and ends.
-
-    "input": the graph's inputs, and the first layers that read them, also through operators of one
-    tensor, such as a normalisation. "output": the last layers before the graph's outputs, likewise.
-    "before-output": what makes the values that those read, unless it is one of them.
-    """
-    found: dict[Node, str] = {}
-    for node in gm.graph.nodes:
-        if node.op == "output":
-            for value in node.all_input_nodes:
-                found[_last_layer(value)] = "output"
-    leading: set[Node] = set()
-    for node in gm.graph.nodes:
-        sources = activations(node)
-        if node.op == "placeholder" or (len(sources) == 1 and sources[0] in leading):
-            found[node] = "input"
-            if role_of(node) not in LAYERS:
-                leading.add(node)
-    for layer in [node for node, position in found.items() if position == "output"]:
-        for value in _makers_of_input(layer, parts):
-            found.setdefault(value, "before-output")
-    return found
-
-
-def _makers_of_input(layer: Node, parts: Mapping[Node, Node]) -> list[Node]:
-    """What makes the grid of the values that a layer reads, and those between that may share it."""
-    if role_of(layer) is not Role.COMPUTE:
-        return []
-    (value, *_) = activations(layer) or (layer,)
-    found = [value]
-    while value in parts or role_of(value) in (Role.MOVE, Role.INTERPOLATE, Role.CLAMP):
-        value = parts[value] if value in parts else activations(value)[0]
-        found.append(value)
-    return found
-
-
-def _last_layer(value: Node) -> Node:
-    """The layer that makes an output value, seen through operators of one tensor."""
-    while role_of(value) not in LAYERS and len(activations(value)) == 1:
-        value = activations(value)[0]
-    return value

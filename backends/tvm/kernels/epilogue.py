@@ -17,19 +17,18 @@ import numpy as np
 from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
+from qpc.backends.tvm.kernels.conv.sums import Join, joined
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
     bind,
     cast,
-    float32,
     float_bits,
     reinterpret,
     splat,
 )
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
-from qpc.quant.arithmetic import JOINED_BOUND
 
 ROUNDING = 0x4B400000  # bits of 1.5 * 2**23: adding it to a small float rounds it, half to even
 
@@ -61,25 +60,6 @@ class Reals:
         least = -np.inf if self.least is None else self.least
         greatest = np.inf if self.greatest is None else self.greatest
         return float_bits(least), float_bits(greatest)
-
-
-@dataclass(frozen=True)
-class Join:
-    """What joins accumulators before they are activations, with the numbers of `qpc::conv2d_add`.
-
-    The other operand is an input of the kernel, like those of `AddTensor`, before all of these.
-    """
-
-    zero_point: int
-    multiplier: int
-    shift: int
-    moved: int = 0
-
-    @property
-    def constants(self) -> tuple[int, ...]:
-        """The numbers that `Isa.joined` needs; all that does not depend on data is one of them."""
-        rounding = 1 << (self.shift - 1) if self.shift else 0
-        return self.multiplier, rounding - self.zero_point * self.multiplier, self.shift
 
 
 @dataclass(frozen=True)
@@ -280,19 +260,10 @@ class EpilogueCode:
             cast(acc, "float32", isa.lanes) * multiplier
             for acc, multiplier in zip(accs, multipliers, strict=True)
         ]
-        numbers = (self.constants.load(_FIXED + i) for i in range(_JOINED_CONSTANTS))
-        factor, offset, shift = (splat(number, isa.lanes) for number in numbers)
-        sums, fits = [], self.form.fits and isa.rounds_exactly
-        for product, other in zip(products, others, strict=True):
-            whole = isa.nearest(product if fits else bounded(product, isa.lanes))
-            total = whole + isa.times(other, factor) + offset
-            sums.append(bind(T.shift_right(total, shift)))
+        numbers = [self.constants.load(_FIXED + i) for i in range(_JOINED_CONSTANTS)]
         ends = [self.constants.load(i) for i in range(4, _FIXED)]
-        if isa.rounds_to_bytes(len(sums)):
-            return isa.moved_to_bytes(sums, *ends, in_order=in_order)
-        zero_point, lo, hi = (splat(end, isa.lanes) for end in ends)
-        parts = [bind(T.min(T.max(part + zero_point, lo), hi)) for part in sums]
-        return isa.narrow_in_order(parts) if in_order else isa.narrow(parts)
+        fits = self.form.fits
+        return joined(isa, products, others, numbers, ends, fits=fits, in_order=in_order)
 
     def real(self, acc: Expr, multiplier: Expr) -> Expr:
         """The float32 values of an int32 vector."""
@@ -313,7 +284,8 @@ class EpilogueCode:
             elif stage is Lookup:
                 value = self.isa.lookup(next(lookup_tables), value, lanes)
             else:
-                value = self.isa.clamped(value, *constants, lanes)
+                lo, hi = constants
+                value = self.isa.clamped(value, lo, hi, lanes)
             value = bind(value)
         return value
 
@@ -340,12 +312,6 @@ def rounded(value: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
     value = T.min(value, splat(T.reinterpret("float32", highest), lanes))
     shifted = value + splat(T.reinterpret("float32", T.IntImm("int32", ROUNDING)), lanes)
     return reinterpret(shifted, "int32", lanes) + splat(offset, lanes)
-
-
-def bounded(value: Expr, lanes: int) -> Expr:
-    """float32 clamped to where it joins an addition."""
-    bound = float(JOINED_BOUND)
-    return T.min(T.max(value, float32(-bound, lanes)), float32(bound, lanes))
 
 
 def real_values(acc: Expr, multiplier: Expr, bounds: Sequence[Expr], lanes: int) -> Expr:

@@ -7,8 +7,9 @@ from math import prod
 from typing import Self
 
 from qpc.backends.common.channel_slice import ChannelSlice
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.emit import Index, smaller
-from qpc.backends.tvm.kernels.epilogue import Join, Reals
+from qpc.backends.tvm.kernels.epilogue import Reals
 from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.backends.tvm.kernels.loops import contiguous_strides
 

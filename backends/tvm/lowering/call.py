@@ -21,7 +21,8 @@ from qpc.backends.common.fused_padding import NO_PADDING, Padding
 from qpc.backends.common.orders import NHWC, Order
 from qpc.backends.common.traits import StageKind, Traits
 from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
-from qpc.backends.tvm.kernels.epilogue import Join, Reals, Requantize
+from qpc.backends.tvm.kernels.conv.sums import Join
+from qpc.backends.tvm.kernels.epilogue import Reals, Requantize
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.kernels.pooling import RealAverage
 from qpc.backends.tvm.lowering.emitter import Emitter

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from qpc.backends.tvm.kernels.conv.conv2d import dense_conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
-from qpc.backends.tvm.kernels.epilogue import Epilogue, Join, Reals
+from qpc.backends.tvm.kernels.epilogue import Epilogue, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType
@@ -41,6 +42,7 @@ def linear(
     Inputs are x[m, k] and the tensors that the epilogue adds, of the output's shape [m, o]. The
     constants are `weight[o, k]`, `bias[o]` and `multiplier[o]`.
     """
+    isa = isa if desc.join is None else isa.joining
     conv = Conv2dDesc(
         n=1,
         h=1,

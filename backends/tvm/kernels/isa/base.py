@@ -101,6 +101,11 @@ class Isa:
         return self
 
     @property
+    def joining(self) -> Isa:
+        """The instructions for layers that add to their sums before these are activations."""
+        return self
+
+    @property
     def words(self) -> Isa | None:
         """The instructions for operands of int16 whose sums wrap around, if there are fast ones.
 

@@ -18,10 +18,11 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from tvm.tirx import Expr
 
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.elementwise import add, clamp, lookup, mul
 from qpc.backends.tvm.kernels.emit import Flat, loop, prim_func, shuffle
-from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Join, Lookup, Requantize
+from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Lookup, Requantize
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, View
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.isa.x86 import DotProducts

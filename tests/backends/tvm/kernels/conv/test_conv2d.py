@@ -18,8 +18,9 @@ from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, ConvPlan, Layer
 from qpc.backends.tvm.kernels.conv.dense_conv import DenseConv
 from qpc.backends.tvm.kernels.conv.depthwise import DepthwiseConv
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
-from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Epilogue, Join, Lookup, Reals
+from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Epilogue, Lookup, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel

@@ -15,9 +15,10 @@ from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.conv.conv2d import conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution
 from qpc.backends.tvm.kernels.conv.methods import plan_for
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.tiling import Tile
-from qpc.backends.tvm.kernels.epilogue import Clamp, Join, Lookup, Reals
+from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.isa.matrices import WIDE
