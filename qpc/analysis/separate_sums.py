@@ -41,11 +41,12 @@ def with_separate_sums(gm: GraphModule) -> tuple[GraphModule, tuple[Node, ...]]:
 
 def _apart(node: Node) -> Callable[..., object] | None:
     """The layer's operator that does not add, for one that does."""
-    return {
+    apart: dict[object, Callable[..., object]] = {
         qpc_ops.conv2d_add.default: qpc_ops.conv2d.default,
         qpc_ops.conv_transpose2d_add.default: qpc_ops.conv_transpose2d.default,
         qpc_ops.linear_add.default: qpc_ops.linear.default,
-    }.get(node.target)
+    }
+    return apart.get(node.target)
 
 
 def _separated(editor: Editor, node: Node, target: Callable[..., object]) -> Node:
