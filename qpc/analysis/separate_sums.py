@@ -7,6 +7,7 @@ have been clamped in the sum, so that the grid is no wider than that; it is 8 bi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,18 +23,23 @@ from qpc.quant.grid import Grid, QParams
 _ORIGIN = "separate-sums"
 
 
-def with_separate_sums(gm: GraphModule) -> tuple[GraphModule, tuple[Node, ...]]:
+def with_separate_sums(
+    gm: GraphModule, *, rounded: bool = True
+) -> tuple[GraphModule, tuple[Node, ...]]:
     """A graph of integer operators whose layers join no additions, and the layers that did.
 
     `gm` itself if there are none; otherwise a copy, in which a layer's value is on the narrowest
     grid of 8 bits that no result needs more of. Values must know their grids.
+
+    rounded: False where nobody will round these values: then they have the scale of the sums, with
+    which scales of weights follow from multipliers as they do without the addition.
     """
     if not any(_apart(node) for node in gm.graph.nodes):
         return gm, ()
     made = copied(gm)
     editor = Editor(made, _ORIGIN)
     joined = [(node, target) for node in made.graph.nodes if (target := _apart(node)) is not None]
-    layers = tuple(_separated(editor, node, target) for node, target in joined)
+    layers = tuple(_separated(editor, node, target, rounded) for node, target in joined)
     editor.drop_unused()
     made.recompile()
     return made, layers
@@ -49,7 +55,7 @@ def _apart(node: Node) -> Callable[..., object] | None:
     return apart.get(node.target)
 
 
-def _separated(editor: Editor, node: Node, target: Callable[..., object]) -> Node:
+def _separated(editor: Editor, node: Node, target: Callable[..., object], rounded: bool) -> Node:
     """Put the layer and an addition in the place of `node`; return the layer."""
     view, given = integer_layer(node), arguments(node)
     assert view is not None
@@ -65,6 +71,7 @@ def _separated(editor: Editor, node: Node, target: Callable[..., object]) -> Nod
     middle = QParams.from_range(-1.0, 1.0, points, symmetric=True).zero_point
     symmetric = result.zero_point == other.zero_point == middle  # as all grids may have to be
     grid = QParams.from_range(least, max(least, greatest), points, symmetric=symmetric)
+    grid = grid if rounded else replace(grid, scale=result.scale)
     name = editor.free_name(f"{view.multiplier.target}_apart")
     own = editor.buffer(name, (reals / grid.scale).to(torch.float32), before=node)
     kept = list(given.values())[: list(given).index("other")]

@@ -69,7 +69,7 @@ def to_onnx(gm: GraphModule, form: OnnxForm) -> OnnxExport:
         import onnx
     except ImportError as e:
         raise MissingDependencyError("onnx is not installed", fix=install_line("onnx")) from e
-    apart, joined = (gm, ()) if form.exact else with_separate_sums(gm)
+    apart, joined = (gm, ()) if form.exact else with_separate_sums(gm, rounded=form.rounds)
     to = Exporter(apart, form, export_rules(form))
     if form.fuse_residual_adds:
         to.left_out.update(branches_of_sums(apart))
