@@ -14,6 +14,7 @@ which 99.99 % of the values share a tenth of the range, because of outliers, is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -232,6 +233,7 @@ def _quantize_weight(editor: Editor, layer: Weighted) -> None:
         step = editor.call(qpc_ops.unfold_step.default, step, *read, norm.eps, like=node)
     zero_point = torch.zeros(outputs, dtype=torch.int64)
     limit = weight_limit(config.weight.bits)
+    safe: dict[str, Any] = {"safe_pairs": True} if config.weight.safe_pairs else {}
     layer.weight = editor.call(
         qpc_ops.fake_quantize.default,
         layer.weight,
@@ -242,7 +244,7 @@ def _quantize_weight(editor: Editor, layer: Weighted) -> None:
         layer.output_axis,
         *([groups] if layer.output_axis and groups > 1 else []),
         like=node,
-        **({"safe_pairs": True} if config.weight.safe_pairs else {}),
+        **safe,
     )
 
 

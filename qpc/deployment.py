@@ -73,7 +73,6 @@ def export_library(
     """
     from qpc.backends.deploy.instruction_sets import check_targets
     from qpc.backends.deploy.vectors import make_cases
-    from qpc.backends.tvm.backend import BACKEND
     from qpc.backends.tvm.compat import require_tvm
 
     if not isinstance(gm, GraphModule):
@@ -86,9 +85,7 @@ def export_library(
     chosen = _targets(target)
     if len(chosen) > 1:
         check_targets(chosen, form, threads)
-    require_facts(gm, BACKEND)
-    if BACKEND.preparation:
-        gm = Pipeline(BACKEND.preparation, BACKEND.requires | {CORE_FORM}).run(gm)
+    gm = _prepared(gm)
     require_tvm()
     from qpc.backends.tvm.export import compile_deployable
 
@@ -97,6 +94,15 @@ def export_library(
         compile_deployable(gm, each, name, options, cases, c=form == "c") for each in chosen
     ]
     return _write(compiled, form, weights, out)
+
+
+def _prepared(gm: GraphModule) -> GraphModule:
+    from qpc.backends.tvm.backend import BACKEND
+
+    require_facts(gm, BACKEND)
+    if not BACKEND.preparation:
+        return gm
+    return Pipeline(BACKEND.preparation, BACKEND.requires | {CORE_FORM}).run(gm)
 
 
 def _targets(target: Target | str | Sequence[Target | str]) -> list[Target]:

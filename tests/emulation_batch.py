@@ -143,7 +143,7 @@ def _driver(entries: Sequence[LibraryEntry]) -> str:
         counts = f"{entry.cases}, {len(entry.inputs)}, {len(entry.outputs)}"
         about = f'"{entry.name}", {entry.function}, {entry.arena_bytes}, {counts}'
         table.append(f"    {{{about}, {entry.name}_sizes}},")
-    sizes = [sum(port.bytes + 64 for port in (*e.inputs, *e.outputs)) for e in entries]
+    most = [sum(port.bytes + 64 for port in (*e.inputs, *e.outputs)) for e in entries]
     text = _DRIVER.replace("@declared@", "\n".join(declared)).replace("@table@", "\n".join(table))
     text = text.replace("@arena@", str(max(entry.arena_bytes for entry in entries) + 64))
-    return text.replace("@ports@", str(max(sizes)))
+    return text.replace("@ports@", str(max(most)))

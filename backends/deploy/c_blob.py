@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from qpc.backends.deploy.deployable import Array, raw_bytes
 
 _ALIGNMENT = 16  # of every constant, of which no kernel wants more
-_ASSEMBLER = """/* The constants of @name@: the bytes of @name@_weights.bin, which is searched for in folders given
- * by -I. Where they are to lie elsewhere, in a memory of their own for instance, anything else may
- * define the symbol @name@_weights, at a multiple of @alignment@. */
+_ASSEMBLER = """/* The constants of @name@: the bytes of @name@_weights.bin, which is looked for in
+ * folders given by -I. Where they are to lie elsewhere, in a memory of their own for instance,
+ * anything else may define the symbol @name@_weights, at a multiple of @alignment@. */
 #ifndef @NAME@_WEIGHTS_FILE
 #define @NAME@_WEIGHTS_FILE "@name@_weights.bin"
 #endif

@@ -104,7 +104,7 @@ _MEMORY = """static unsigned char arena[@NAME@_ARENA_BYTES + 1]
     __attribute__((aligned(@NAME@_ARENA_ALIGNMENT)));
 @buffers@
 """
-_SKETCH = f"""// Calls a neural network once a second. Fill input_0 with what is to be judged.
+_SKETCH = f"""// Calls a neural network once a second. Fill input_0 with what it is to judge.
 #include "@name@.h"
 
 {_MEMORY}
@@ -126,7 +126,7 @@ void loop() {{
   delay(1000);
 }}
 """
-_APPLICATION = f"""/* Calls a neural network once a second. Fill input_0 with what is to be judged. */
+_APPLICATION = f"""/* Calls a neural network once a second. Fill input_0 with what it judges. */
 #include <zephyr/kernel.h>
 #include <zephyr/sys/printk.h>
 

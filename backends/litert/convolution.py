@@ -6,12 +6,13 @@ from torch.fx import Node
 
 from qpc.backends.litert.exporter import Exporter, Refused, Rule
 from qpc.backends.litert.movement import cut_image
-from qpc.backends.litert.padding import padded_image, zero_padding
+from qpc.backends.litert.padding import padded_image
 from qpc.backends.litert.tables import Kind, Number, Padding, Quantization, Value, byte
 from qpc.backends.litert.weights import bias_of, scales_of
 from qpc.backends.litert.windows import Window
 from qpc.calls import qpc_ops
 from qpc.ops.integer_convolution import IntConv2d, IntConvTranspose2d
+from qpc.ops.padding import zero_padding
 
 _CONV, _DEPTHWISE, _TRANSPOSE = 1, 2, 49  # numbers of their options
 
@@ -21,7 +22,7 @@ def _conv2d(to: Exporter, node: Node) -> int:
     view = IntConv2d(node)
     source, (top, left) = view.input, view.padding
     pads = [top, left, top, left]
-    if (extra := zero_padding(to, source)) is not None:
+    if (extra := zero_padding(source)) is not None:
         source, pads = source.all_input_nodes[0], [a + b for a, b in zip(pads, extra, strict=True)]
     weight = to.tensor(node, "weight").numpy()
     _, channels, *size = to.shape(source)
@@ -78,7 +79,7 @@ def _conv_transpose2d(to: Exporter, node: Node) -> int:
         2: Number(down),
         3: to.fused(node),
     }
-    name = str(node.name) if large == size else ""
+    name = to.name_of(node) if large == size else ""
     made = to.result(node, name=name, shape=shape)
     index = to.clamped(node, to.emit(Kind.TRANSPOSE_CONV, inputs, made, (_TRANSPOSE, fields)))
     return cut_image(to, index, view.padding, size)

@@ -28,7 +28,7 @@ from qpc.backends.litert.tables import Activation, Kind, Number, byte, model, si
 from qpc.backends.litert.writer import Writer
 from qpc.calls import arguments
 from qpc.errors import BackendError, UnsupportedOpError
-from qpc.meta import attribute, info, label
+from qpc.meta import attribute, info, label, value_name
 from qpc.quant.grid import QParams
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType, dtype_name
@@ -75,6 +75,7 @@ class Exporter(Writer):
         rule = self.rules.get(node.target, _no_form)
         try:
             self.values[node] = rule(self, node)
+            self.named(self.values[node], self.name_of(node))
         except Refused as why:
             self.refused[node] = str(why)
 
@@ -137,11 +138,15 @@ class Exporter(Writer):
             raise UnsupportedOpError(f"{argument!r} of {node.target} is not constant", node=node)
         return attribute(self.gm, str(source.target)).detach()
 
+    def name_of(self, node: Node) -> str:
+        """How the tensor of a call is called: after the value of the traced model, if it is one."""
+        return value_name(node) or str(node.name)
+
     def result(self, node: Node, **changes: Any) -> Stored:
         """What the tensor of a call is, but for `changes`."""
         integer = self.is_integer(node)
         found = {
-            "name": str(node.name),
+            "name": self.name_of(node),
             "shape": stored_shape(self.shape(node)),
             "dtype": "int8" if integer else "float32",
             "grid": stored_grid(self.grid(node)) if integer else None,
@@ -153,7 +158,7 @@ class Exporter(Writer):
 
     def shaped_as(self, node: Node, index: int) -> Stored:
         """What the tensor of a call is that leaves type and grid of a tensor as they are."""
-        return self.like(index, stored_shape(self.shape(node)), name=str(node.name))
+        return self.like(index, stored_shape(self.shape(node)), name=self.name_of(node))
 
     # --- clamps -----------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ def _linear(to: Exporter, node: Node) -> int:
     scales = scales_of(to, node).tolist()
     grid = Quantization(tuple(scales), (0,) * len(scales))
     inputs = [index, to.constant(weight, grid, f"{node.name}.weight"), bias_of(to, node)]
-    name = str(node.name) if len(shape) == 2 else ""
+    name = to.name_of(node) if len(shape) == 2 else ""
     made = to.result(node, name=name, shape=(rows, outputs))
     options = (_FULLY_CONNECTED, {0: to.fused(node), 2: flag(True)})
     index = to.clamped(node, to.emit(Kind.FULLY_CONNECTED, inputs, made, options))

@@ -12,16 +12,7 @@ from qpc.backends.litert.stored import as_stored_point, stored_axes
 from qpc.backends.litert.tables import Kind
 from qpc.calls import aten
 from qpc.ops.integer_convolution import IntConv2d
-from qpc.ops.padding import Pad
-
-
-def zero_padding(to: Exporter, node: Node) -> list[int] | None:
-    """What a padding by zeros of height and width alone adds: top, left, bottom, right."""
-    pad = Pad.of(node)
-    if pad is None or len(pad.pad) > 4 or pad.value != to.grid(node).zero_point:
-        return None
-    left, right, top, bottom = (*pad.pad, 0, 0)[:4]
-    return [top, left, bottom, right] if min(left, right, top, bottom) >= 0 else None
+from qpc.ops.padding import Pad, zero_padding
 
 
 def padded_image(to: Exporter, index: int, pads: Sequence[int], value: float | None = None) -> int:
@@ -51,7 +42,7 @@ def _pad(to: Exporter, node: Node) -> int:
     integer = to.is_integer(node)
     if (
         integer
-        and zero_padding(to, node) is not None
+        and zero_padding(node) is not None
         and all(IntConv2d.matches(user) for user in node.users)
     ):
         return to.operand(view.input)

@@ -29,6 +29,7 @@ class Writer:
     def __init__(self) -> None:
         self._tensors: list[Stored] = []
         self._names: set[str] = set()
+        self._unnamed: set[int] = set()  # tensors whose names are made up
         self._calls: list[Table] = []
         self._codes: dict[Kind, int] = {}
         self._constants: dict[Stored, int] = {}
@@ -45,12 +46,24 @@ class Writer:
 
     def add(self, made: Stored) -> int:
         """A further tensor, under a name that is free."""
-        name = made.name or f"value_{len(self._tensors)}"
+        index = len(self._tensors)
+        if not made.name:
+            self._unnamed.add(index)
+        name = self._free(made.name or f"value_{index}")
+        self._tensors.append(replace(made, name=name))
+        return index
+
+    def named(self, index: int, name: str) -> None:
+        """Give a tensor a name, if it has none that says something."""
+        if index in self._unnamed:
+            self._unnamed.discard(index)
+            self._tensors[index] = replace(self._tensors[index], name=self._free(name))
+
+    def _free(self, name: str) -> str:
         while name in self._names:
             name += "_"
         self._names.add(name)
-        self._tensors.append(replace(made, name=name))
-        return len(self._tensors) - 1
+        return name
 
     def constant(
         self, value: npt.NDArray[Any], grid: Quantization | None = None, name: str = ""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from qpc.bench.throughput import throughput
 from qpc.bench.torch_peer import FloatModel
 from qpc.bench.turns import Block, Ratio, Times, cpu_share, in_turns, ratio, times
 from qpc.channels.cost import cost
-from qpc.errors import MissingDependencyError, UnsupportedOpError
+from qpc.errors import BackendError, MissingDependencyError, UnsupportedOpError
 from qpc.explanation.evaluation import Part, any_size
 from qpc.exporting.onnx.model import to_qdq
 from qpc.targets import Target
@@ -139,9 +139,9 @@ def compare(
     """Measure `compiled`, which was made from the graph `integer`, and the same in other runtimes.
 
     inputs: float32 arrays of one batch size that `compiled` takes. peers: names of
-    `qpc.bench.peers.PEERS`; each must be installed.
-    instances: how many copies of each run side by side to count samples in a second.
-    parts: labelled samples, to measure the accuracy of all. told: what is being measured.
+    `qpc.bench.peers.PEERS`; each must be installed. instances: how many copies of each run side by
+    side to count samples in a second. parts: labelled samples, to measure the accuracy of all.
+    told: what is being measured.
 
     Raises MissingDependencyError for a runtime that is not installed.
     """
@@ -151,23 +151,17 @@ def compare(
     files = {name: written(name, integer, batch) for name in peers}
     others = [PEERS[name](data, list(inputs), threads) for name, data in files.items()]
     loop, macs = peak(compiled.target), cost(integer).macs * batch
-    calls: dict[str, Callable[[], object]] = {_OURS: lambda: compiled(*inputs), "peak": loop.run}
-    calls |= {peer.name: peer.run for peer in others}
-    load = os.getloadavg()[0]
+    calls = _calls(compiled, inputs, others) | {"peak": loop.run}
     told("timing in turns")
-    blocks = in_turns(calls, rounds)
+    load, blocks = os.getloadavg()[0], in_turns(calls, rounds)
     loops = blocks.pop("peak")
-    told("counting samples in a second")
-    rates = _rates(compiled, inputs, files, threads, instances)
+    rates = _rates(compiled, inputs, files, threads, instances, told)
     right, samples = _accuracies(compiled, others, parts, batch, told)
     real = _in_float(integer, batch, inputs) if peers else []
-    results = (
-        replace(
-            _peer_result(peer, blocks, _agreement(peer, ours), rates.get(name), right, batch),
-            float_db=_agreement(peer, real),
-        )
+    results = [
+        _peer_result(peer, blocks, (ours, real), rates.get(name), right, batch)
         for name, peer in zip(files, others, strict=True)
-    )
+    ]
     return Comparison(
         network=network,
         batch=batch,
@@ -175,9 +169,9 @@ def compare(
         rounds=rounds,
         macs=macs,
         differing=count_differing(integer, inputs, ours),
-        times=times(blocks["QPC"]),
-        share=macs / loop.macs / threads * ratio(loops, blocks["QPC"]).median,
-        share_cpu=macs / loop.macs * ratio(loops, blocks["QPC"]).cpu,
+        times=times(blocks[_OURS]),
+        share=macs / loop.macs / threads * ratio(loops, blocks[_OURS]).median,
+        share_cpu=macs / loop.macs * ratio(loops, blocks[_OURS]).cpu,
         peak_gmac_s=loop.macs / times(loops).median_ms / 1e6 * threads,
         peers=tuple(results),
         cpu_share=cpu_share(blocks, threads),
@@ -194,6 +188,13 @@ def compare(
 _OURS, _MS = "QPC", 1e3
 
 
+def _calls(
+    compiled: CompiledModel, inputs: Sequence[Array], others: Sequence[Peer]
+) -> dict[str, Callable[[], object]]:
+    """What is timed, by name."""
+    return {_OURS: lambda: compiled(*inputs), **{peer.name: peer.run for peer in others}}
+
+
 def _per_s(blocks: list[Block], batch: int) -> float:
     """Samples in a second, if one call follows the other."""
     return batch * _MS / times(blocks).median_ms
@@ -202,11 +203,13 @@ def _per_s(blocks: list[Block], batch: int) -> float:
 def _peer_result(
     peer: Peer,
     blocks: Mapping[str, list[Block]],
-    agreement_db: float,
+    outputs: tuple[Sequence[Array], Sequence[Array]],
     per_s: float | None,
     right: Mapping[str, float],
     batch: int,
 ) -> PeerResult:
+    """outputs: QPC's and those in float32, which may be missing."""
+    ours, real = outputs
     measured = times(blocks[peer.name])
     return PeerResult(
         peer.name,
@@ -216,10 +219,11 @@ def _peer_result(
         peer.ready_s,
         peer.integer_layers,
         peer.float_layers,
-        agreement_db,
+        _agreement(peer, ours),
         peer.kernels,
         per_s or _per_s(blocks[peer.name], batch),
         right.get(peer.name),
+        _agreement(peer, real),
     )
 
 
@@ -229,8 +233,10 @@ def _rates(
     files: Mapping[str, bytes],
     threads: int,
     instances: int,
+    told: Callable[[str], None],
 ) -> dict[str, float]:
     """Samples in a second of several instances, by runtime; nothing for one, which was timed."""
+    told("counting samples in a second")
     if instances == 1:
         return {}
     clones = [compiled.clone() for _ in range(instances)]
@@ -292,7 +298,7 @@ def _in_float(integer: GraphModule, batch: int, inputs: Sequence[Array]) -> list
     """The outputs in float32; nothing if it has operators that ONNX or PyTorch lacks."""
     try:
         return FloatModel(to_qdq(integer, batch))(*inputs)
-    except (MissingDependencyError, UnsupportedOpError):
+    except (BackendError, MissingDependencyError, UnsupportedOpError):
         return []
 
 

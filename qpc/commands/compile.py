@@ -32,7 +32,7 @@ class Form(StrEnum):
     C = "c"
 
 
-class Weights(StrEnum):
+class Constants(StrEnum):
     """Where constants of C source are."""
 
     ARRAYS = "arrays"
@@ -61,9 +61,9 @@ def command(
             help="A model for Python, or for C a library, which other targets are, or source.",
         ),
     ] = None,
-    weights: Annotated[
-        Weights, typer.Option(help="Of C source: arrays in it, or a blob that is assembled.")
-    ] = Weights.ARRAYS,
+    constants: Annotated[
+        Constants, typer.Option(help="Of C source: arrays in it, or a blob that is assembled.")
+    ] = Constants.ARRAYS,
     name: Annotated[str | None, typer.Option(help="What a library's symbols begin with.")] = None,
     vectors: Annotated[int, typer.Option(min=1, help="Test vectors of a library.")] = 2,
     batch: Annotated[str, typer.Option(help="Batch sizes that the model takes.")] = "1",
@@ -91,7 +91,7 @@ def command(
     if library or len(chosen) > 1:
         written = "c" if form is Form.C else "objects"
         about = {"threads": threads, "vectors": vectors, "name": name, "form": written}
-        about["weights"] = weights.value
+        about["weights"] = constants.value
         return _library(reporter, model, chosen, out, sizes, about)
     settings = {"batch_sizes": sizes, "threads": threads, "cache": cache, "tune": tune or False}
     return _model(reporter, model, chosen[0], out, settings, verify=verify)

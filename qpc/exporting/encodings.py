@@ -130,9 +130,17 @@ def read_encodings(text: bytes, source: str = "the encodings") -> tuple[TensorGr
         found = _ADAPTER.validate_python(parse(text, source, _FIX))
         return tuple(_READERS[found.version](found))
     except ValidationError as e:
-        raise ArtifactError(f"{source}: {first_problem(e)}") from e
+        raise ArtifactError(f"{source}: {_shortened(first_problem(e))}", fix=_FIX) from e
     except ValueError as e:
-        raise ArtifactError(f"{source}: {e}") from e
+        raise ArtifactError(f"{source}: {_shortened(str(e))}", fix=_FIX) from e
+
+
+def _shortened(text: str) -> str:
+    """A message that may quote what stands in a file, which may be long."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_LONGEST = 300
 
 
 # --- writing --------------------------------------------------------------------------------------

@@ -131,8 +131,8 @@ class _Rewriter:
             self._pairs(node, float(scale.abs().clamp(min=SMALLEST_SCALE)), zero_point)
             return
         value, axis, groups = self._value(given["x"]), given["axis"], given["groups"]
-        ends = given["lo"], given["hi"]
-        rounding = Rounding(scale, zero_point, *ends, axis, groups, given["safe_pairs"])
+        layout = axis, groups, given["safe_pairs"]
+        rounding = Rounding(scale, zero_point, given["lo"], given["hi"], *layout)
         name = f"{given['x'].name}_int8"
         if groups > 1:  # a scale for each group and index of an axis, of which PT2E knows none
             self._replace(node, self._stored(node, name, rounding.apply(value)))

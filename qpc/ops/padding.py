@@ -31,6 +31,18 @@ class Pad(OpView, of=aten.constant_pad_nd.default):
     value = Arg[float]()
 
 
+def zero_padding(node: Node) -> list[int] | None:
+    """Top, left, bottom, right: what a padding of height and width alone adds, with real zeros.
+
+    Of integers these are zero points. None for anything else; what it adds is not negative.
+    """
+    pad, grid = Pad.of(node), info(node).qparams
+    if pad is None or len(pad.pad) > 4 or grid is None or pad.value != grid.zero_point:
+        return None
+    left, right, top, bottom = (*pad.pad, 0, 0)[:4]
+    return [top, left, bottom, right] if min(left, right, top, bottom) >= 0 else None
+
+
 class PadByValues(OpView, of=aten.pad.default):
     """Padding with values of the input: by reflection, by repetition of the border, or around."""
 

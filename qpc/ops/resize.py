@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.nn import functional as F
 
 from qpc.calls import Arg, OpView, Pair, arguments, aten
 from qpc.channels.atoms import Labels, spread
@@ -28,6 +29,37 @@ if TYPE_CHECKING:
 POSITIONS = 2048
 """Places between two pixels that `qpc::resize2d` knows; a power of two."""
 _IMAGES = "resizing was converted for images"
+
+
+Interpolation = Literal["nearest", "bilinear", "bilinear aligned", "pixels"]
+"""How an image is sampled; "pixels": each output is some input, by no rule that has a name."""
+
+
+def interpolation(size: Sequence[int], rows: Tensor, columns: Tensor) -> Interpolation | None:
+    """Which of those the places of a `qpc::resize2d` over an image of `size` are; None if none.
+
+    It is found by making the places of all that have a name.
+    """
+    ways = _WAYS.items()
+    places = (rows, columns)
+    for name, way in ways:
+        pairs = zip(size, places, strict=True)
+        if all(torch.equal(_places(way, before, len(found)), found) for before, found in pairs):
+            return name
+    return None if any((found % POSITIONS).any() for found in places) else "pixels"
+
+
+def _places(way: Callable[[Tensor, tuple[int, int]], Tensor], size: int, found: int) -> Tensor:
+    """Where an axis of `size` is sampled, in the units of `qpc::resize2d`."""
+    ramp = torch.arange(float(size)).reshape(1, 1, -1, 1)
+    return (way(ramp, (found, 1)).flatten() * POSITIONS).round().to(torch.int32)
+
+
+_WAYS: Mapping[Interpolation, Callable[[Tensor, tuple[int, int]], Tensor]] = {
+    "nearest": lambda x, size: F.interpolate(x, size, mode="nearest"),
+    "bilinear": lambda x, size: F.interpolate(x, size, mode="bilinear", align_corners=False),
+    "bilinear aligned": lambda x, size: F.interpolate(x, size, mode="bilinear", align_corners=True),
+}
 
 
 class UpsampleNearest2d(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from qpc.analysis.layer_scales import weight_scales
 from qpc.batches import Batch, inputs_of
-from qpc.calls import arguments
-from qpc.layers import any_layer
+from qpc.layers import any_layer, integer_layer
 from qpc.meta import attribute, info, value_name
 from qpc.quant.grid import QParams
 from qpc.reporting.data import Histogram
@@ -75,17 +75,11 @@ def _weights(gm: GraphModule) -> Iterator[Histogram]:
 
 def _weight_scale(gm: GraphModule, node: Node) -> Tensor | None:
     """The scale of each output channel's weights, from what sums are multiplied with."""
-    if any_layer(node) is None or not str(node.target).startswith("qpc."):
+    view = integer_layer(node)
+    if view is None or view.multiplier.op != "get_attr":
         return None
-    multiplier = arguments(node).get("multiplier")
-    source = info(node.all_input_nodes[0]).qparams
-    if not isinstance(multiplier, Node) or multiplier.op != "get_attr" or source is None:
-        return None
-    value = attribute(gm, str(multiplier.target))
-    if not bool((value > 0).all()):
-        return None
-    result = info(node).qparams
-    return value.double().flatten() * (1.0 if result is None else result.scale) / source.scale
+    multiplier = attribute(gm, str(view.multiplier.target))
+    return weight_scales(node, multiplier) if bool((multiplier > 0).all()) else None
 
 
 # --- activations ----------------------------------------------------------------------------------

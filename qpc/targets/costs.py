@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,16 @@ class Costs:
     memory_for_twice_the_time: int = 16 * 1024 * 1024
 
     def in_dots_of(self, instructions: int, before: int) -> Costs:
-        """The same times of vectors and of sharing, in dots that have not `before` instructions."""
+        """The same times of vectors and of sharing, in dots that have not `before` instructions.
+
+        But `fetch`, as more instructions take more weights.
+        """
         share = before / instructions
-        names = ("fetch", "tile_overhead", "epilogue", "epilogue_alone", "copy_per_byte")
-        vectors = replace(self.vectors, **{n: share * getattr(self.vectors, n) for n in names})
+        names = ("list_overhead", "unpacking", "tile_overhead", "epilogue", "epilogue_alone")
+        now: dict[str, Any] = {
+            name: share * getattr(self.vectors, name) for name in (*names, "copy_per_byte")
+        }
+        vectors = replace(self.vectors, **now)
         launch, task = (round(share * time) for time in (self.sharing.launch, self.sharing.task))
         return replace(self, vectors=vectors, sharing=Sharing(launch, task))
 

@@ -52,6 +52,20 @@ def test_a_saved_graph_is_written_as_c(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, [*map(str, arguments), "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "int net_run(" in (tmp_path / "out" / "net.c").read_text()
+    beside = [*map(str, arguments), "--constants", "blob", "-o", str(tmp_path / "beside")]
+    result = CliRunner().invoke(cli.app, beside)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "beside" / "net_weights.bin").is_file()
+
+
+@pytest.mark.thorough
+def test_several_targets_become_one_library(tmp_path: Path) -> None:
+    g = IntegerGraph()
+    qpc.save_graph(g.module(g.linear(g.image(8), 4)), tmp_path / "net")
+    arguments = ["compile", str(tmp_path / "net"), "--target", "aarch64,aarch64-dotprod"]
+    result = CliRunner().invoke(cli.app, [*arguments, "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "instruction sets: aarch64, aarch64-dotprod" in result.output
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from math import inf, nan
 import pytest
 
 import qpc
+from qpc.backends.litert import to_tflite
 from qpc.errors import ConfigError
 from qpc.exporting.overlay import BAD, GOOD, overlay, sqnr_overlay
 from tests.exporting.nets import Residual, as_onnx, images
+from tests.quantizing import min_max
 
 
 def test_numbers_by_tensor_and_colours_from_bad_to_good() -> None:
@@ -31,6 +33,16 @@ def test_every_tensor_that_was_compared_is_found_in_the_model() -> None:
     tensors = {name for node in model.graph.node for name in node.output}
     assert len(made["results"]) == 5
     assert made["results"].keys() <= tensors
+
+
+def test_every_tensor_that_was_compared_is_found_in_a_tflite_file() -> None:
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    float_graph = qpc.trace(Residual(), images())
+    gm = qpc.quantize(float_graph, [images()], min_max(), effort="fast")
+    made = json.loads(sqnr_overlay(qpc.compare(float_graph, gm, images())))
+    details = interpreter.Interpreter(model_content=to_tflite(gm)).get_tensor_details()
+    assert len(made["results"]) == 5
+    assert made["results"].keys() <= {detail["name"] for detail in details}
 
 
 def test_where_less_is_better_colours_are_the_other_way_round() -> None:

@@ -163,6 +163,12 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("size", [-1, 1 << 40])
+def test_inputs_of_unlikely_sizes_are_not_made_up(tmp_path: Path, size: int) -> None:
+    file = saved(tmp_path, node("Relu", "x"), sizes=(2, size))
+    assert "does not say of which size its float input 'x' is" in refused(file)
+
+
 def test_weights_in_other_files_are_not_read(tmp_path: Path) -> None:
     np = pytest.importorskip("numpy")
     file = saved(tmp_path, node("Add", "x", "w"), w=np.zeros(4, np.float32))
@@ -173,6 +179,16 @@ def test_weights_in_other_files_are_not_read(tmp_path: Path) -> None:
     tensor.data_location = onnx.TensorProto.EXTERNAL
     file.write_bytes(model.SerializeToString())
     assert "has its weights in other files, such as 'w'" in refused(file)
+
+
+def test_constants_in_other_files_are_not_read_either(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor("v", onnx.TensorProto.FLOAT, [1], [0.0])
+    value.ClearField("float_data")
+    value.data_location = onnx.TensorProto.EXTERNAL
+    value.external_data.add(key="location", value="/etc/hostname")
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=value)
+    file = saved(tmp_path, constant, node("Add", "x", "c"))
+    assert "has its weights in other files, such as 'v'" in refused(file)
 
 
 def test_what_cannot_be_computed_names_its_node(tmp_path: Path) -> None:

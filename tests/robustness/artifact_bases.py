@@ -49,6 +49,9 @@ def write_bases(kind: str, folder: Path) -> None:
         for name, gm in _graphs().items():
             qpc.save_graph(gm, folder / name)
         return
+    if kind in ("onnx", "encodings"):
+        _write_exported(folder)
+        return
     from qpc.backends import tvm
 
     for name, gm in _integer_graphs().items():
@@ -74,3 +77,36 @@ def _integer_graphs() -> dict[str, GraphModule]:
         q = g.conv2d(g.quantize(g.input(3, 6, 6)), 8, padding=(1, 1))
         found[name] = g.module(g.linear(g.mean(q, (2, 3)), 4), q)
     return found
+
+
+class _Small(nn.Module):
+    """A convolution, a pool, a sum and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(x))
+        y = nn.functional.max_pool2d(y + y.flip(1), 2).reshape(-1, 4, 4)
+        result: Tensor = self.head(y.mean(2))
+        return result
+
+
+def float_graph() -> GraphModule:
+    """The graph that encodings are for."""
+    torch.manual_seed(0)
+    return qpc.trace(_Small(), torch.randn(2, 3, 4, 4))
+
+
+def _write_exported(folder: Path) -> None:
+    """Each form of one model, with its encodings beside it."""
+    gm = float_graph()
+    integers = qpc.quantize(gm, [torch.randn(8, 3, 4, 4)], effort="fast")
+    for name in ("float", "qdq", "named"):
+        (folder / name).mkdir()
+        version = {"float": "1.0.0", "qdq": "0.6.1", "named": "2.0.0"}[name]
+        made = folder / name / "net.onnx"
+        qpc.export(integers, made, form="onnx-float", encodings=version)
+        if name == "qdq":
+            qpc.export(integers, made)

@@ -28,8 +28,11 @@ PATIENCE_S = 10.0
 _WAIT_S = 120.0
 _START_S = 900.0  # for imports, on a machine that has other things to do
 _BATCH = 2000  # tries in one child
-KINDS = ("graph", "model", "runtime")
-"""Saved graphs, compiled models, and these as `qpc.runtime` loads them."""
+KINDS = ("graph", "model", "runtime", "onnx", "encodings")
+"""Saved graphs, compiled models, these as `qpc.runtime` loads them, and what others have written.
+
+The last two bear no hashes: what is damaged may load. All that goes wrong is one QPCError.
+"""
 
 
 @dataclass(frozen=True)

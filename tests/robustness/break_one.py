@@ -12,6 +12,7 @@ import tempfile
 import traceback
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 import qpc
 from qpc import runtime
 from qpc.documents import COMPILED_MODEL, SAVED_GRAPH, Kind
-from qpc.errors import ArtifactError
+from qpc.errors import ArtifactError, QPCError
 from qpc.meta import info
 from qpc.types import resolve
 from tests.robustness.damage import damage
@@ -66,19 +67,62 @@ class _Watch:
         return None
 
 
-def main(kind_name: str, first: int, stop: int, bases: Path) -> None:
+@dataclass(frozen=True)
+class _Subject:
+    """What is broken: folders with a document, how they are forged and loaded.
+
+    sealed: the document bears hashes of all files, so that damage is always an error.
+    """
+
+    document: str
+    load: Callable[[Path], Any]
+    forge: Callable[[random.Random, Path, list[Path]], str]
+    sealed: bool = True
+
+
+def _subject(kind: str) -> _Subject:
+    if kind == "graph":
+        return _of_kind(SAVED_GRAPH, qpc.load_graph)
+    if kind in ("model", "runtime"):
+        return _of_kind(COMPILED_MODEL, qpc.load if kind == "model" else runtime.load)
+    from tests.robustness import forged_onnx
+    from tests.robustness.artifact_bases import float_graph
+
+    if kind == "onnx":
+        return _Subject(
+            forged_onnx.MODEL,
+            lambda folder: qpc.trace_onnx(folder / forged_onnx.MODEL),
+            lambda rng, folder, _: forged_onnx.forge_model(rng, folder),
+            sealed=False,
+        )
+    gm = float_graph()
+    return _Subject(
+        forged_onnx.ENCODINGS,
+        lambda folder: qpc.import_encodings(gm, folder / forged_onnx.ENCODINGS),
+        lambda rng, folder, _: forged_onnx.forge_encodings(rng, folder),
+        sealed=False,
+    )
+
+
+def _of_kind(kind: Kind, load: Callable[[Path], Any]) -> _Subject:
+    return _Subject(
+        kind.document, load, lambda rng, folder, others: forge(rng, folder, others, kind)
+    )
+
+
+def main(kind: str, first: int, stop: int, bases: Path) -> None:
     """Break a folder for each seed."""
-    kind = SAVED_GRAPH if kind_name == "graph" else COMPILED_MODEL
-    load = {"graph": qpc.load_graph, "model": qpc.load, "runtime": runtime.load}[kind_name]
-    watch = _Watch(kind_name)
+    subject, watch = _subject(kind), _Watch(kind)
     folders = sorted(bases.iterdir())
-    values = {(folder / kind.document).read_bytes(): _value(load(folder)) for folder in folders}
+    values = {
+        (folder / subject.document).read_bytes(): _value(subject.load(folder)) for folder in folders
+    }
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (held + 2 * _MOST_BYTES,) * 2)
     print("ready", flush=True)  # noqa: T201
     for seed in range(first, stop):
         with tempfile.TemporaryDirectory(prefix="qpc-try-") as place:
-            outcome, what = _outcome(seed, folders, Path(place) / "it", kind, load, values, watch)
+            outcome, what = _outcome(seed, folders, Path(place) / "it", subject, values, watch)
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if used > max(_MOST_BYTES, held + _MOST_BYTES // 2):
             outcome, held = f"takes {used >> 20} MB ({outcome})", used
@@ -90,8 +134,7 @@ def _outcome(
     seed: int,
     folders: list[Path],
     folder: Path,
-    kind: Kind,
-    load: Callable[[Path], Any],
+    subject: _Subject,
     values: dict[bytes, str],
     watch: _Watch,
 ) -> tuple[str, str]:
@@ -100,20 +143,25 @@ def _outcome(
     shutil.copytree(base, folder)
     forged = rng.random() < 0.6
     what = f"{base.name}: " + (
-        forge(rng, folder, folders, kind) if forged else damage(rng, folder, folders)
+        subject.forge(rng, folder, folders) if forged else damage(rng, folder, folders)
     )
     watch.seen.clear()
     watch.armed = True
     try:
-        loaded = load(folder)
+        loaded = subject.load(folder)
         if forged and isinstance(loaded, torch.fx.GraphModule):
             _call(loaded)
         watch.armed = False
-        outcome = "loaded" if forged else _judge(folder, kind, _value(loaded), values)
+        plain = forged or not subject.sealed
+        outcome = "loaded" if plain else _judge(folder, subject, _value(loaded), values)
     except ArtifactError as e:
         watch.armed = False
         outcome = "error" if e.fix and not _out_of_memory(e) else f"no fix: {e}"
         what += f" -> {e.what[:200]}"
+    except QPCError as e:
+        watch.armed = False
+        outcome = "raw error: a QPCError" if subject.sealed else "error"
+        what += f" -> {type(e).__name__}: {e.what[:200]}"
     except BaseException:
         watch.armed = False
         outcome = "raw error: " + " | ".join(traceback.format_exc().splitlines()[-3:])
@@ -122,9 +170,9 @@ def _outcome(
     return outcome, what
 
 
-def _judge(folder: Path, kind: Kind, value: str, values: dict[bytes, str]) -> str:
+def _judge(folder: Path, subject: _Subject, value: str, values: dict[bytes, str]) -> str:
     """Damage that loads must be none: all files are those of one version."""
-    expected = values.get((folder / kind.document).read_bytes())
+    expected = values.get((folder / subject.document).read_bytes())
     return "loaded" if value == expected else "a different value"
 
 

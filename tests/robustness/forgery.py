@@ -45,6 +45,12 @@ def forge(rng: random.Random, folder: Path, others: Sequence[Path], kind: Kind) 
     return ", ".join(done)
 
 
+def forge_document(rng: random.Random, document: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Change a JSON document that bears no hash; what it is now, and what was done."""
+    done = [rng.choice(_EDITS)(rng, document) for _ in range(rng.choice((1, 1, 2, 3)))]
+    return document, ", ".join(done)
+
+
 # --- any document ---------------------------------------------------------------------------------
 
 

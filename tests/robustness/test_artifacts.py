@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.robustness.artifact_bases import write_bases
@@ -53,6 +55,42 @@ def test_many_broken_graphs(tmp_path: Path) -> None:
 def test_many_broken_models(tmp_path: Path) -> None:
     pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
     _check("model", range(100_000, 103_000), tmp_path)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["onnx", "encodings"])
+def test_broken_files_of_others(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    _check(kind, range(40), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("kind", ["onnx", "encodings"])
+def test_many_broken_files_of_others(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    _check(kind, range(100_000, 102_500), tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_forged_model_is_one_clear_error_or_a_module(seed: int, tmp_path: Path) -> None:
+    """What is read of a file before anything of it is traced, which takes longer."""
+    pytest.importorskip("onnx")
+    from qpc.errors import QPCError
+    from qpc.importers.onnx.model import read_model
+    from tests.importers.models import node, saved
+    from tests.robustness.forged_onnx import forge_model
+
+    one = np.ones((4, 4), np.float32)
+    nodes = node("MatMul", "x", "w", to="a"), node("Add", "a", "b", to="c"), node("Relu", "c")
+    saved(tmp_path, *nodes, w=one, b=one[0])
+    forge_model(random.Random(seed), tmp_path)
+    error = ""
+    try:
+        read_model(tmp_path / "net.onnx")
+    except QPCError as e:
+        error = str(e)
+    assert len(error) < 1000
 
 
 def test_a_fault_says_how_to_repeat_it() -> None:

@@ -28,3 +28,11 @@ def test_costs_of_a_target_are_costs() -> None:
 def test_an_epilogue_takes_as_many_vectors_at_a_time_as_is_fastest() -> None:
     costs = MatrixCosts(epilogue={1: 15, 2: 18, 4: 28})
     assert [costs.epilogue_of(vectors) for vectors in (1, 2, 3, 4, 8)] == [15, 18, 28, 28, 56]
+
+
+def test_costs_can_be_counted_in_longer_dots() -> None:
+    before, found = Costs(), Costs().in_dots_of(3, 2)
+    assert found.vectors.epilogue == pytest.approx(before.vectors.epilogue * 2 / 3)
+    assert found.vectors.fetch == before.vectors.fetch
+    assert (found.sharing.launch, found.sharing.task) == (2667, 1333)
+    assert (found.winograd, found.depthwise) == (before.winograd, before.depthwise)

@@ -284,8 +284,7 @@ class EpilogueCode:
             elif stage is Lookup:
                 value = self.isa.lookup(next(lookup_tables), value, lanes)
             else:
-                lo, hi = constants
-                value = self.isa.clamped(value, lo, hi, lanes)
+                value = self.isa.clamped(value, constants[0], constants[1], lanes)
             value = bind(value)
         return value
 

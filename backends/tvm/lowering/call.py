@@ -127,7 +127,8 @@ def reals_of(args: Arguments) -> Reals:
 def layer_constants(call: Call) -> LayerConstants:
     """The constants of a layer as kernels take them."""
     names = ("weight", "bias", "multiplier")
-    return LayerConstants(*(call.args[name].numpy() for name in names), greatest=call.greatest)
+    weight, bias, multiplier = (call.args[name].numpy() for name in names)
+    return LayerConstants(weight, bias, multiplier, call.greatest)
 
 
 def average_of(args: Arguments, multiplier: float) -> Requantize | RealAverage:

@@ -7,9 +7,9 @@ from torch.fx import Node
 from qpc.calls import qpc_ops
 from qpc.exporting.onnx.exporter import Exporter, Rule
 from qpc.exporting.onnx.floats.convolution import ends_of_outputs
-from qpc.exporting.onnx.floats.padding import zero_padding
 from qpc.exporting.onnx.weights import weights_of
 from qpc.ops.integer_convolution import IntConv2d, IntConvTranspose2d
+from qpc.ops.padding import zero_padding
 
 
 def _conv2d(to: Exporter, node: Node) -> str:
@@ -17,7 +17,7 @@ def _conv2d(to: Exporter, node: Node) -> str:
     view = IntConv2d(node)
     source, (top, left) = view.input, view.padding
     pads = [top, left, top, left]
-    if (extra := zero_padding(to, source)) is not None:
+    if (extra := zero_padding(source)) is not None:
         source, pads = source.all_input_nodes[0], [a + b for a, b in zip(pads, extra, strict=True)]
     made = to.emit(
         "Conv",

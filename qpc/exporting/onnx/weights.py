@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from qpc.analysis.layer_scales import sum_scales, weight_scales
+from qpc.errors import BackendError
 from qpc.exporting.grids import TensorGrid
 from qpc.exporting.onnx.exporter import Exporter
 from qpc.exporting.onnx.rounding_nodes import dequantized
@@ -20,9 +22,11 @@ def weights_of(to: Exporter, node: Node) -> list[str]:
     """Names of the weight and the bias; their scales follow from the multiplier."""
     view = integer_layer(node)
     assert view is not None
-    multiplier = to.tensor(node, "multiplier").to(torch.float64)
-    accumulator = multiplier * to.scale(node)  # the product of input scale and weight scale
-    scales = (accumulator / to.grid(view.input).scale).to(torch.float32)
+    multiplier = to.tensor(node, "multiplier")
+    accumulator, exact = sum_scales(node, multiplier), weight_scales(node, multiplier)
+    if exact is None:
+        raise BackendError("the grid of an integer value is not known", node=view.input)
+    scales = exact.to(torch.float32)
     bias = to.tensor(node, "bias")
     name = str(view.bias.target).removeprefix(_INTEGERS)
     if to.form.float_biases:

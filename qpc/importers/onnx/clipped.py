@@ -31,10 +31,10 @@ def clipped_ends(graph: onnx.GraphProto, constants: Mapping[str, Any]) -> dict[s
             continue
         after = readers.get(clip.output[0], [])
         ends = [constants.get(name) for name in clip.input[1:3]]
-        plain = len(readers[source.output[0]]) == 1 and len(ends) == 2
+        plain = len(readers[source.output[0]]) == 1
         plain = plain and all(node.op_type == "DequantizeLinear" for node in after)
-        if not plain or any(end is None or end.size != 1 for end in ends):
-            continue
-        low, high = (int(end.reshape(())) for end in ends)
-        found |= {node.output[0]: (low, high) for node in (source, clip, *after)}
+        numbers = [int(end.reshape(())) for end in ends if end is not None and end.size == 1]
+        if plain and len(numbers) == 2:  # both ends
+            low, high = numbers
+            found |= {node.output[0]: (low, high) for node in (source, clip, *after)}
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from qpc.files import read_regular
 from qpc.importers.onnx.module import OnnxModule
 from qpc.importers.onnx.naming import keep_names
 from qpc.importers.onnx.operators import OF_ONNX_RUNTIME, RULES, SPELLED_OUT
-from qpc.importers.onnx.sizes import require_likely_sizes
+from qpc.importers.onnx.sizes import MOST_ELEMENTS, require_likely_sizes
 from qpc.importers.onnx.values import as_sizes
 from qpc.installing import install_line
 from qpc.modes import ordinary_torch
@@ -34,6 +35,7 @@ _LARGEST = 2**31 - 1
 """Bytes of a message of protocol buffers."""
 _OPSETS = range(6, 26)
 _BATCH = 2  # 0 and 1 are special to torch.export
+_RUN = "see what ONNX Runtime says of it, or pass other example_inputs"
 _FIX = "write it again, with onnx.save_model"
 
 
@@ -57,16 +59,22 @@ def trace_onnx(
     Raises ArtifactError for a file that is no such model, UnsupportedOpError that names all
     operators that QPC does not read, MissingDependencyError without onnx.
     """
-    model, name = _loaded(Path(path)), Path(path).name
-    module = _module(model, name)
+    name = Path(path).name
+    model, module = read_model(path)
     inputs = _examples(model, module, name) if example_inputs is None else example_inputs
     require_likely_sizes(module, inputs, name)
     try:
         gm = trace(module, inputs, check=check)
     except TraceError as e:
-        raise ArtifactError(f"{name}: {e.what}", fix=e.fix) from e
+        raise ArtifactError(f"{name}: {e.what}", fix=e.fix or _RUN) from e
     keep_names(gm, module)
     return gm
+
+
+def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, OnnxModule]:
+    """What stands in a file, and a module that runs it. Nothing is run; raises as `trace_onnx`."""
+    model = _loaded(Path(path))
+    return model, _module(model, Path(path).name)
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
@@ -80,10 +88,10 @@ def _loaded(path: Path) -> onnx.ModelProto:
         model = onnx.load_model_from_string(data)
     except DecodeError as e:
         raise ArtifactError(f"{path.name} is no ONNX model", fix=_FIX) from e
-    outside = [t.name for t in model.graph.initializer if t.data_location == t.EXTERNAL]
+    outside = [t for t in _tensors(model.graph) if t.data_location == t.EXTERNAL]
     if outside:
         raise ArtifactError(
-            f"{path.name} has its weights in other files, such as {outside[0]!r}",
+            f"{path.name} has its weights in other files, such as {outside[0].name!r}",
             fix="onnx.save_model(onnx.load_model(path), path, save_as_external_data=False)",
         )
     try:
@@ -91,6 +99,15 @@ def _loaded(path: Path) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, ValueError) as e:
         raise ArtifactError(f"{path.name}: {str(e).strip().splitlines()[0]}", fix=_FIX) from e
     return model
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All that have contents: initializers and attributes of nodes."""
+    yield from graph.initializer
+    for attribute in (a for node in graph.node for a in node.attribute):
+        yield from attribute.tensors
+        if attribute.HasField("t"):
+            yield attribute.t
 
 
 def _module(model: onnx.ModelProto, source: str) -> OnnxModule:
@@ -113,8 +130,19 @@ def _module(model: onnx.ModelProto, source: str) -> OnnxModule:
         )
     try:
         return OnnxModule(model, opset)
-    except (ValueError, TypeError, KeyError) as e:
-        raise ArtifactError(f"{source}: {e}", fix=_FIX) from e
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+    ) as e:
+        raise ArtifactError(f"{source}: {str(e)[:_LONGEST]}", fix=_FIX) from e
+
+
+_LONGEST = 300
 
 
 _OWN = ("", "ai.onnx")
@@ -141,7 +169,8 @@ def _examples(model: onnx.ModelProto, module: OnnxModule, source: str) -> tuple[
         sizes = [d.dim_value if d.HasField("dim_value") else 0 for d in kind.shape.dim]
         if sizes and sizes[0] == 0:
             sizes[0] = _BATCH
-        if 0 in sizes or kind.elem_type != TensorProto.FLOAT:
+        known = min(sizes, default=1) > 0 and prod(sizes) <= MOST_ELEMENTS
+        if not known or kind.elem_type != TensorProto.FLOAT:
             raise ArtifactError(
                 f"{source} does not say of which size its float input {value.name!r} is",
                 fix="pass example_inputs",

@@ -10,26 +10,21 @@ from qpc.calls import aten
 from qpc.exporting.onnx.exporter import Exporter, Rule
 from qpc.meta import info
 from qpc.ops.integer_convolution import IntConv2d
-from qpc.ops.padding import Pad
+from qpc.ops.padding import Pad, zero_padding
 from qpc.types import dtype_name
 
 
-def zero_padding(to: Exporter, node: Node) -> list[int] | None:
-    """What a padding by zeros of height and width alone adds: top, left, bottom, right."""
-    pad = Pad.of(node)
-    if pad is None or len(pad.pad) > 4 or not to.is_integer(node) or to.form.exact:
-        return None
-    grid = info(node).qparams
-    if grid is None or pad.value != grid.zero_point:
-        return None
-    left, right, top, bottom = (*pad.pad, 0, 0)[:4]
-    return [top, left, bottom, right] if min(left, right, top, bottom) >= 0 else None
+def joins_convolutions(to: Exporter, node: Node) -> bool:
+    """Whether the integer convolutions that read a padding do what it does."""
+    if to.form.exact or not to.is_integer(node) or zero_padding(node) is None:
+        return False
+    return all(IntConv2d.matches(user) for user in node.users)
 
 
 def _pad(to: Exporter, node: Node) -> str:
     """`aten.constant_pad_nd`, unless the convolutions that read it do it."""
     view = Pad(node)
-    if zero_padding(to, node) is not None and all(IntConv2d.matches(user) for user in node.users):
+    if joins_convolutions(to, node):
         return to.of(view.input)
     rank, value, dtype = len(to.shape(node)), view.value, to.type(node).dtype
     grid = info(node).qparams

@@ -10,6 +10,7 @@ from qpc.calls import Pair, arguments, qpc_ops
 from qpc.exporting.onnx.exporter import Exporter, Rule
 from qpc.exporting.onnx.floats.reduction import axes_of, reduced
 from qpc.exporting.onnx.integers.arithmetic import centred, requantized
+from qpc.ops.counted_pooling import count_multipliers, window_counts
 from qpc.quant.arithmetic import average_multiplier
 from qpc.types import dtype_name
 
@@ -45,6 +46,43 @@ def _avg_pool2d(to: Exporter, node: Node) -> str:
     return requantized(to, node, total, to.constant(np.float32(given["multiplier"])))
 
 
+def _counted_avg_pool2d(to: Exporter, node: Node) -> str:
+    """`qpc::counted_avg_pool2d`: sums of the padded image, each times a factor of its own."""
+    given, source = arguments(node), arguments(node)["q"]
+    sizes = {k: Pair().decode(given[k]) for k in ("kernel_size", "stride", "padding")}
+    kernel, stride, padding = sizes.values()
+    modes = given["ceil_mode"], given["count_include_pad"]
+    size, result = [to.size(source, axis) for axis in (2, 3)], [to.size(node, i) for i in (2, 3)]
+    counts = window_counts(size, kernel, stride, padding, *modes)
+    table = np.array(
+        count_multipliers(kernel, given["input_scale"], given["output_scale"]), np.float32
+    )
+    after = [
+        max((count - 1) * step + extent - length - pad, 0)
+        for count, step, extent, length, pad in zip(
+            result, stride, kernel, size, padding, strict=True
+        )
+    ]
+    channels = to.size(source, 1)
+    zero_point = np.array(given["input_zero_point"], dtype_name(to.type(source).dtype))
+    ones = np.ones((channels, 1, *kernel), np.int8)
+    total = to.emit(
+        "ConvInteger",
+        [to.value(node, "q"), to.constant(ones), to.constant(zero_point)],
+        strides=stride,
+        pads=[*padding, *after],
+        group=channels,
+    )
+    total = cut(to, total, [0, 0], result)
+    return requantized(to, node, total, to.constant(table[counts.numpy()]))
+
+
+def cut(to: Exporter, name: str, start: list[int], size: list[int]) -> str:
+    """Rows and columns of an image."""
+    ends = [first + count for first, count in zip(start, size, strict=True)]
+    return to.emit("Slice", [name, *map(to.integers, (start, ends, [2, 3]))])
+
+
 def _sum(to: Exporter, node: Node) -> str:
     """`qpc::sum`."""
     return _reduced(to, node, arguments(node)["multiplier"])
@@ -70,6 +108,7 @@ def _reduced(to: Exporter, node: Node, multiplier: float) -> str:
 RULES: dict[object, Rule] = {
     qpc_ops.max_pool2d.default: _max_pool2d,
     qpc_ops.avg_pool2d.default: _avg_pool2d,
+    qpc_ops.counted_avg_pool2d.default: _counted_avg_pool2d,
     qpc_ops.avg_pool2d_float.default: _avg_pool2d,
     qpc_ops.sum.default: _sum,
     qpc_ops.sum_float.default: _sum,

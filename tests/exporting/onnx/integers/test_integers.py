@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.fx import GraphModule, Node
 
 from tests.exporting.nets import as_onnx, images, integer_residual, kinds, ran, read
 from tests.generators import IntegerGraph, random_graph, random_inputs
+from tests.quantizing import fake_quantized, integer
 from tests.signed import signed
 
 pytest.importorskip("onnx")
@@ -50,6 +52,21 @@ OPERATORS: dict[str, tuple[Build, set[str]]] = {
     "extremes": (lambda g, q: g.conv2d(q, 6, extreme=True), {"ConvInteger"}),
     "floats": (lambda g, q: g.quantize(g.dequantize(q), 0.03, 100), {"Round", "Where"}),
 }
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.PReLU(4),
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        nn.AvgPool2d((2, 3), 2, (0, 1), ceil_mode=True),
+    ],
+)
+def test_slopes_and_counted_pools_are_exact(layer: nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 7, 6)
+    gm = integer(fake_quantized(nn.Sequential(nn.Conv2d(4, 4, 1), layer), x))
+    assert torch.equal(ran(as_onnx(gm, "integer"), x)[0], gm(x))
 
 
 def graph(name: str) -> GraphModule:
