@@ -58,6 +58,5 @@ def test_residual_networks_lose_little_more_than_their_layers_do() -> None:
     found = decibels(run(to_integer().run(rounded), test[:64]), wanted[:64])
     simulated = decibels(run(rounded, test), wanted)
     assert simulated >= least - SPARED
-    assert (
-        found >= decibels(run(rounded, test[:64]), wanted[:64]) - 0.2
-    )  # a step of a grid, here and there
+    # Integers differ from their simulation by a step of a grid, here and there.
+    assert found >= decibels(run(rounded, test[:64]), wanted[:64]) - 0.2
