@@ -98,7 +98,9 @@ def operators() -> GraphModule:
     d = g.conv2d(g.lookup(c), 36, (3, 1), groups=4)
     pooled = g.cat(g.max_pool2d(d, (2, 2), (1, 1)), g.avg_pool2d(d, (2, 2), (1, 1)))
     up = g.conv_transpose2d(g.resize2d(pooled, 5, 9, linear=True), 6, (2, 2), stride=(2, 2))
-    flat = g.reshape(g.clamp(up), -1, 6 * 10 * 18)
+    up = g.joined(g.conv2d(up, 6, (3, 3), padding=(1, 1), groups=6, extreme=True), up)
+    up = g.joined(g.conv_transpose2d(up, 6, (3, 3), padding=(1, 1)), up)
+    flat = g.reshape(g.clamp(g.joined(g.linear(up, 18), up)), -1, 6 * 10 * 18)
     return g.module(g.dequantize(g.linear(flat, 13)), g.mean(g.mul(d, d), (2, 3)))
 
 
