@@ -4,6 +4,7 @@ Before:  x -> fake_quantize -> conv2d(fake_quantize(W), b) -> relu -> fake_quant
 After:   x -> quantize -> qpc::conv2d(W int8, b int32, multiplier) -> qpc::clamp -> ...
          -> dequantize -> y
 Keeps:   the fake-quantized output, up to one step of the output grid
+         A layer and the addition that it joins become one operator
 Leaves:  operators that stay in float; dequantize and quantize stand at the borders, or nothing
          where an operator ends in float32 by itself
 Cost:    one walk over the graph
@@ -21,6 +22,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.coverage import is_quantized, kind_of, layers_with_weights
 from qpc.analysis.fixed_sizes import fixed_sizes
+from qpc.analysis.layer_sums import joined_layer, joins_sum
 from qpc.analysis.origins import bytes_behind
 from qpc.base import Pass, PassContext
 from qpc.calls import qpc_ops, set_arguments
@@ -80,7 +82,7 @@ class _Conversion:
         for node in list(self.gm.graph.nodes):
             if node.target is qpc_ops.fake_quantize.default:
                 self._convert_rounding(node)
-            elif info(node).integer:
+            elif info(node).integer and not joins_sum(node):
                 made = self._convert_operator(node)
                 if info(node).qparams is None:
                     changed = True
@@ -142,14 +144,15 @@ class _Conversion:
                 node=node,
                 fix=f"keep it in float: Override(op={op_name(node)!r}, use='float')",
             )
-        for source in node.all_input_nodes:
+        layer = joined_layer(node)
+        for source in (*node.all_input_nodes, *(layer.all_input_nodes if layer else ())):
             # The operator shares its own grid with a value that is made in float and has no other
             # reader; such a value is not rounded in the float graph, so there is no integer for it.
             if info(source).qparams is not None and source not in self.integers:
                 self.integers[source] = self._quantize(source, like=node)
         made = convert(Conversion(self.editor, node, self.integers))
         name = value_name(node) or ""
-        update_info(made, qparams=info(node).qparams, config=info(node).config, value=name)
+        update_info(made, qparams=info(node).qparams, config=info(layer or node).config, value=name)
         return made
 
     def _serve_float_readers(self, value: Node, made: Node) -> None:

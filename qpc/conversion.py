@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from qpc.analysis.roundings import rounding_of, unrounded
-from qpc.calls import qpc_ops
+from qpc.calls import aten, qpc_ops
 from qpc.edit import Editor
 from qpc.errors import OverflowProofError, QPCError
 from qpc.layers import Weighted, outputs_first, own_layout
@@ -23,6 +23,7 @@ from qpc.quant.fixedpoint import (
     accumulator_bounds,
     add_multipliers,
     floor_scales_for_bias,
+    joined_multipliers,
     lookup_table,
     quantize_bias,
     quantize_weight,
@@ -170,8 +171,27 @@ class Conversion:
 
     # --- layers ---------------------------------------------------------------------------------
 
-    def layer(self, layer: Weighted) -> list[Node]:
-        """Input, weight, bias and multiplier of a layer whose weight is fake-quantized."""
+    def joined(self, target: Callable[..., object], layer: Weighted, *geometry: object) -> Node:
+        """A new call of a layer that does the addition too, which the node is.
+
+        geometry: the layer's arguments between its multiplier and the zero point of its input.
+        """
+        other = next(n for n in self.node.all_input_nodes if n is not layer.node)
+        grid, source = self.grid_of(other), self.grid_of(layer.input)
+        factor, shift = joined_multipliers(grid.scale, self.grid.scale)
+        factor = -factor if self.node.target is aten.sub.Tensor else factor
+        operands = replace(self, node=layer.node).layer(layer, self.grid.scale / 2.0**shift)
+        numbers = [grid.zero_point, factor, shift, *self.ends]
+        made = [*operands, *geometry, source.zero_point, self.integers[other], *numbers]
+        found = self.call(target, *made)
+        update_info(found, module_path=info(layer.node).module_path)
+        return found
+
+    def layer(self, layer: Weighted, output_scale: float | None = None) -> list[Node]:
+        """Input, weight, bias and multiplier of a layer whose weight is fake-quantized.
+
+        output_scale: what the layer's values are brought to, if not to the grid of the result.
+        """
         rounded = layer.weight  # fake_quantize(weight, scale, zero_point, lo, hi, axis)
         real, scale = rounded.all_input_nodes[:2]
         scales = self.tensor(scale)
@@ -184,7 +204,8 @@ class Conversion:
         if layer.bias is not None:
             bias = self.tensor(unrounded(layer.bias))
         name, source = str(real.target), self.grid_of(layer.input)
-        constants = self._constants(name, source, weight, scales, bias, layout)
+        ends = output_scale or self.output_scale
+        constants = self._constants(name, source, weight, scales, bias, ends, layout)
         return [self.integers[layer.input], *constants]
 
     def channel_scales(
@@ -203,7 +224,7 @@ class Conversion:
         except QPCError as e:
             raise self._in_words(e) from e
         weight = quantize_weight(factor, scales, _EXACT.bits)
-        return self._constants(name, source, weight, scales, offset)
+        return self._constants(name, source, weight, scales, offset, self.output_scale)
 
     def _constants(
         self,
@@ -212,6 +233,7 @@ class Conversion:
         weight: Tensor,
         scales: Tensor,
         real_bias: Tensor,
+        output_scale: float,
         layout: tuple[int, int] = (0, 1),
     ) -> list[Node]:
         """Weight, bias and multiplier of a layer whose float weight has this name.
@@ -222,7 +244,7 @@ class Conversion:
         outputs = weight.shape[0]
         try:
             bias = quantize_bias(real_bias, source.scale, scales)
-            multiplier = requant_multiplier(source.scale, scales, self.output_scale).expand(outputs)
+            multiplier = requant_multiplier(source.scale, scales, output_scale).expand(outputs)
         except QPCError as e:
             raise self._in_words(e) from e
         self._prove_no_overflow(weight, bias, source)

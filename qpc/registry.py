@@ -61,6 +61,8 @@ class Quantization:
     their own.
     ends_in_float: whether `convert` can also make an operator that returns float32, which it is to
     do where the result has no grid, because nothing but float operators reads it.
+    convert_joined: of layers: makes the integer operator of a layer and of the addition that alone
+    reads it, in the addition's place; given the addition's conversion and the layer.
     leaves_values: whether it only moves values, or chooses among them and constants, at about the
     same cost in float: before float operators it stays in float, and what it reads is not rounded.
     """
@@ -71,6 +73,7 @@ class Quantization:
     joins_grids: bool = False
     rounds_constants: bool = False
     ends_in_float: bool = False
+    convert_joined: Callable[[Conversion, Node], Node] | None = None
     leaves_values: bool = False
 
 

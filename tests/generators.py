@@ -24,6 +24,7 @@ from qpc.shapes import concrete_shapes
 from qpc.types import BatchDim, Dim, TensorType
 
 Pair = tuple[int, int]
+_LAYERS = tuple(getattr(qpc_ops, name).default for name in ("conv2d", "conv_transpose2d", "linear"))
 _LARGEST = 20  # images with more rows or columns are not enlarged
 
 
@@ -33,7 +34,7 @@ class IntegerGraph:
     def __init__(self, seed: int = 0) -> None:
         self.graph, self.root = Graph(), torch.nn.Module()
         self.random = torch.Generator().manual_seed(seed)
-        self.choose = random.Random(seed)
+        self.choose, self.apart = random.Random(seed), random.Random(seed + 1)
         self._inputs = 0
         self._samples: dict[Node, Any] = {}  # a value without data for each node, at batch size 1
 
@@ -126,6 +127,21 @@ class IntegerGraph:
     def linear(self, q: Node, features: int, *, extreme: bool = False) -> Node:
         tensors = self.layer((features, self.shape(q)[-1]), extreme)
         return self.call(qpc_ops.linear.default, q, *tensors, self._zero_point(), *self._grid())
+
+    def joined(self, layer: Node, other: Node) -> Node:
+        """The layer that is the last node, which adds a value of its shape before it rounds."""
+        name = layer.target._schema.name.partition("::")[2]  # type: ignore[union-attr]  # an operator
+        target = getattr(qpc_ops, f"{name}_add").default
+        *kept, output_zero_point, lo, hi = layer.args
+        shift = self.apart.choice((0, 3, 8, 13, 13))
+        factor = int(self.apart.uniform(0.3, 0.9) * 2**shift) or 1
+        factor *= self.apart.choice((1, 1, 1, -1))
+        zero_point = self.apart.choice((0, 255, 100, 130))
+        multiplier = self.root.get_buffer(str(layer.args[3].target))  # type: ignore[union-attr]  # nodes
+        kept[3] = self.constant(multiplier * 2.0**shift)
+        self.graph.erase_node(layer)
+        numbers = (zero_point, factor, shift, output_zero_point, lo, hi)
+        return self.call(target, *kept, other, *numbers)
 
     def add(self, a: Node, b: Node) -> Node:
         shift = self.choose.choice((0, 1, 8, 14, 16))
@@ -291,8 +307,19 @@ class _RandomNetwork:
         while len(self.pool) < nodes:
             made = self.choose.choice(steps)(self._recent())
             if made is not None:
-                self.pool.append(made)
+                self.pool.append(self._joined(made))
         return self.g.module(*self._outputs())
+
+    def _joined(self, made: Node) -> Node:
+        """Some layers add a value of their shape; another layer makes it if there is none."""
+        if made.target not in _LAYERS or made.users or self.g.apart.random() < 0.5:
+            return made
+        shape = self.g.shape(made)
+        twins = [v for v in self.pool if self.g.shape(v) == shape and v is not made]
+        if not twins:
+            other = self.g.call(made.target, *made.args)
+            return self.g.joined(other, self.g.call(qpc_ops.clamp.default, made, 5, 250))
+        return self.g.joined(made, self.g.apart.choice(twins))
 
     def _recent(self) -> Node:
         return self.choose.choice(self.pool[-3:])
@@ -314,7 +341,7 @@ class _RandomNetwork:
             flat = self.g.reshape(q, -1, c * h * w)
         else:  # tokens, as in transformers
             flat = self.g.permute(self.g.reshape(q, -1, c, h * w), 0, 2, 1)
-        return self.g.linear(flat, self.choose.choice((1, 7, 10, 40)))
+        return self._joined(self.g.linear(flat, self.choose.choice((1, 7, 10, 40))))
 
     def _conv(self, q: Node) -> Node | None:
         _, c, h, w = self.g.shape(q)

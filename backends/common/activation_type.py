@@ -27,7 +27,7 @@ from qpc.types import Concrete, TensorType
 ORIGIN = "activation-type"
 _OTHER = {torch.int8: torch.uint8, torch.uint8: torch.int8}
 _MOVED = 128  # from an integer of a signed grid to that of an unsigned one
-_VALUES = ("q", "a", "b", "table")
+_VALUES = ("q", "a", "b", "other", "table")
 """What QPC's integer operators call arguments that are on grids; others are weights."""
 
 

@@ -146,6 +146,7 @@ class _Search:
         grouped = {n for group in groups for n in (group.anchor, *group.stages)}
         alone = [Group(node, ()) for node in nodes if node not in grouped]
         able = {g.last: g for g in (*groups, *alone) if traits_of(g.anchor, traits).in_place}
+        self._joining = {group.anchor: group for group in groups}
         self._added = {last: list(self._added_by(group)) for last, group in able.items()}
         self._placeable = {*cats, *(last for last in able if last in self._number)}
         self._parts: dict[Node, ConcatPart] = {}
@@ -177,7 +178,7 @@ class _Search:
             return False
         joins = [user for user in member.users if user in self._cats]
         others = [user for user in member.users if user not in self._cats]
-        return len(joins) > 1 or all(self._reads_slices(user, together) for user in others)
+        return len(joins) > 1 or all(self._reads_slices(u, member, together) for u in others)
 
     def _tensor(self, node: Node) -> Node | None:
         """The concat that a value is computed in."""
@@ -186,16 +187,20 @@ class _Search:
         part = self._parts.get(node)
         return part.cat if part else None
 
-    def _reads_slices(self, user: Node, together: Set[Node]) -> bool:
+    def _reads_slices(self, user: Node, value: Node, together: Set[Node]) -> bool:
         """Whether a node can read channels of larger images, if those are the images `together`."""
-        group = self._group_of.get(user)
+        name = traits_of(user, self._traits).joined
+        joins = name is not None and arguments(user)[name] is value
+        group = self._group_of.get(user) or (self._joining.get(user) if joins else None)
         if group is None:
             return traits_of(user, self._traits).in_place or _slices_channels(user)
         return group.last in together
 
     def _added_by(self, group: Group) -> Iterator[Node]:
-        """What the stages of a group add."""
+        """What a group adds."""
         value = group.anchor
+        if name := traits_of(value, self._traits).joined:
+            yield arguments(value)[name]
         for stage in group.stages:
             if traits_of(stage, self._traits).stage is StageKind.SUM:
                 a, b = arguments(stage)["a"], arguments(stage)["b"]

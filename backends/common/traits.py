@@ -46,6 +46,7 @@ class Traits:
     padding by the same integer in front of it can become part of it (fused padding).
     constants: the arguments that must be parameters or buffers, of which its kernel is built.
     moves: it only moves integers, and has the same meaning for every element type.
+    joined: the argument that it adds before it stores its result, of the result's shape.
     """
 
     order: MemoryOrder = MemoryOrder.ANY
@@ -55,6 +56,7 @@ class Traits:
     pads_with: str | None = None
     constants: tuple[str, ...] = ()
     moves: bool = False
+    joined: str | None = None
 
 
 TraitTable: TypeAlias = Mapping[object, Traits]

@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch.fx import GraphModule
 
+from qpc.analysis.separate_sums import with_separate_sums
 from qpc.backends.litert.exporter import Exporter
 from qpc.backends.litert.rules import RULES
 from qpc.errors import MissingDependencyError
@@ -30,7 +31,8 @@ def to_tflite(gm: GraphModule, batch: int = 1, ends: Ends = "float32") -> bytes:
     x[n, h, w, c]. The file's metadata "qpc" says so, and its signature "serving_default" has the
     names of the graph's inputs and results. It computes what the graph does up to the rounding of
     runtimes, which differs by kernel: those of XNNPACK round like the graph, the others as fixed
-    point numbers.
+    point numbers. Layers that join additions are rounded to 8 bits before, on grids
+    that are found for this, as no such file can say otherwise.
 
     Raises UnsupportedOpError that names all operators without a form, and MissingDependencyError
     without flatbuffers.
@@ -43,4 +45,5 @@ def to_tflite(gm: GraphModule, batch: int = 1, ends: Ends = "float32") -> bytes:
         raise MissingDependencyError(
             "flatbuffers is not installed", fix=install_line("litert")
         ) from e
-    return Exporter(gm, batch, RULES, ends == "int8").write()
+    apart, _ = with_separate_sums(gm)
+    return Exporter(apart, batch, RULES, ends == "int8").write()

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.origins import multiplies_by_parameter
-from qpc.analysis.quantization import KEPT_IN_FLOAT, LAYERS, QuantizationPlan
+from qpc.analysis.places import LAYERS
+from qpc.analysis.quantization import KEPT_IN_FLOAT, QuantizationPlan
 from qpc.errors import PassError
 from qpc.meta import info, label
 from qpc.registry import Role, role_of

@@ -22,6 +22,7 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.integer_proofs import check_integers
+from qpc.analysis.layer_sums import joined_layer
 from qpc.analysis.roundings import grid_tensor, unrounded
 from qpc.calls import arguments, qpc_ops
 from qpc.errors import QPCError
@@ -228,7 +229,8 @@ def _reads_unknown(
 ) -> Violation | None:
     """A float value that an integer operator-to-be makes or reads, and that is not known.
 
-    What it makes need not be, if it may end in float32 and no integer operator-to-be reads it.
+    What it makes need not be, if it may end in float32 and no integer operator-to-be reads it, nor
+    if it is a layer that joins the addition which reads it.
     """
     for node in gm.graph.nodes:
         if not info(node).integer:
@@ -238,7 +240,10 @@ def _reads_unknown(
         values = [
             n
             for n in sources
-            if unrounded(n).op != "get_attr" and _is_float_value(n) and not _is_folded(n, node)
+            if unrounded(n).op != "get_attr"
+            and _is_float_value(n)
+            and not _is_folded(n, node)
+            and n is not joined_layer(node)
         ]
         made = [] if quantization_of(node).ends_in_float else [node]
         for value in (*made, *values):

@@ -6,12 +6,13 @@ inputs are, and only together with at least one such layer, so that nothing is r
 Values share a grid where that makes an operator cheaper at no loss: moving values keeps their grid;
 the producer of a ReLU takes the ReLU's grid, because clamping an integer is then all that is left
 of it; the operands of a concat take the grid of the concat. A value that has other readers keeps a
-grid of its own. What only float operators read has none (`qpc.analysis.float_results`).
+grid of its own. What only float operators read has none (`qpc.analysis.float_results`), nor has
+what a layer makes for an addition alone (`qpc.analysis.layer_sums`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.float_results import NOT_READ_BY_LAYERS, float_results, read_by_no_layer
 from qpc.analysis.given_grids import GivenGrids
+from qpc.analysis.layer_sums import layer_sums
 from qpc.analysis.origins import (
     activations,
     bytes_behind,
@@ -26,6 +28,7 @@ from qpc.analysis.origins import (
     multiplies_by_parameter,
     reported_calls,
 )
+from qpc.analysis.places import positions
 from qpc.analysis.shared_grids import SharedGrids
 from qpc.meta import info, label
 from qpc.quant.config import LayerConfig, QuantConfig, Site
@@ -33,8 +36,6 @@ from qpc.registry import Role, op_name, quantization_of, role_of
 
 KEPT_IN_FLOAT = "kept in float by the configuration"
 """The reason of operators that could be integer."""
-LAYERS = (Role.COMPUTE, Role.STORED)
-"""What layers with weights are called where they can be quantized, or are."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def plan_quantization(
     """
     parts = parts or {}
     given = given or GivenGrids()
-    configs = _Configs(config, _positions(gm, parts), parts)
+    configs = _Configs(config, positions(gm, parts), parts)
     reasons: dict[Node, str] = {}
     candidates: set[Node] = set()
     for node in gm.graph.nodes:
@@ -96,8 +97,10 @@ def plan_quantization(
         reasons |= dict.fromkeys(unread, NOT_READ_BY_LAYERS)
         _drop_unfed(candidates, reasons, configs)
     _drop_without_layer(candidates, reasons)
-    in_float = _leave_in_float(gm, candidates, reasons, configs, given)
-    carrier, owner = _share_grids(gm, candidates, parts, in_float, given)
+    unrounded = _leave_in_float(gm, candidates, reasons, configs, given)
+    sums = layer_sums(gm, candidates - unrounded, parts, configs.rounds(given))
+    unrounded |= {n for value in sums.values() for n in (value, parts.get(value, value))}
+    carrier, owner = _share_grids(gm, candidates, parts, unrounded, given)
     reported = reported_calls(gm)
     return QuantizationPlan(
         integer=frozenset(candidates),
@@ -128,6 +131,14 @@ class _Configs:
         self.places[node] = site
         return self.config.resolve(module=site.module, op=site.op, position=site.position)
 
+    def rounds(self, given: GivenGrids) -> Callable[[Node], bool]:
+        """Whether the configuration, or a grid that is given, wants a value rounded in any case."""
+
+        def wants(node: Node) -> bool:
+            return (config := self.of(node)) is not None and config.results == "integer"
+
+        return lambda node: node in given.values or wants(node)
+
 
 def rounded_operands(node: Node) -> list[Node]:
     """What an integer operator reads on grids: values, and parameters that are used like these."""
@@ -138,7 +149,7 @@ def rounded_operands(node: Node) -> list[Node]:
 
 def layer_configs(gm: GraphModule, config: QuantConfig) -> dict[Node, LayerConfig]:
     """The configuration of every float layer that is not to be kept in float, in graph order."""
-    configs = _Configs(config, _positions(gm, {}), {})
+    configs = _Configs(config, positions(gm, {}), {})
     layers = [n for n in gm.graph.nodes if role_of(n) is Role.COMPUTE]
     return {n: found for n in layers if (found := configs.of(n)) is not None}
 
@@ -228,13 +239,8 @@ def _leave_in_float(
     given: GivenGrids,
 ) -> set[Node]:
     """Drop what only moves values to float operators; the operators whose results have no grid."""
-
-    def rounds(node: Node) -> bool:
-        config = configs.of(node)
-        return node in given.values or (config is not None and config.results == "integer")
-
     while True:
-        ending, moving = float_results(gm, candidates, configs.parts, rounds)
+        ending, moving = float_results(gm, candidates, configs.parts, configs.rounds(given))
         candidates -= moving
         left = len(candidates)
         _drop_without_layer(candidates, reasons)
@@ -249,12 +255,12 @@ def _share_grids(
     gm: GraphModule,
     integer: set[Node],
     parts: Mapping[Node, Node],
-    in_float: set[Node],
+    unrounded: set[Node],
     given: GivenGrids,
 ) -> tuple[dict[Node, Node], dict[Node, Node]]:
     """`carrier` of every quantized value, and the `owner` of every carrier's configuration.
 
-    in_float: operators whose results have no grid.
+    unrounded: operators whose results have no grid.
     """
     grids = SharedGrids()
     for node in gm.graph.nodes:
@@ -262,9 +268,9 @@ def _share_grids(
             continue
         sources = activations(node)
         for source in rounded_operands(node):
-            if source not in in_float:
+            if source not in unrounded:
                 grids.add(source, owner=node if source.op == "get_attr" else None)
-        if node in in_float:
+        if node in unrounded:
             continue
         role = role_of(node)
         if role in (Role.MOVE, Role.INTERPOLATE):
@@ -301,50 +307,3 @@ def _adopts(value: Node, integer: set[Node], grids: SharedGrids) -> bool:
         if not keeps_grid:
             return True
         value = activations(value)[0]
-
-
-# --- places and reports ---------------------------------------------------------------------------
-
-
-def _positions(gm: GraphModule, parts: Mapping[Node, Node]) -> dict[Node, str]:
-    """Where a model begins and ends.
-
-    "input": the graph's inputs, and the first layers that read them, also through operators of one
-    tensor, such as a normalisation. "output": the last layers before the graph's outputs, likewise.
-    "before-output": what makes the values that those read, unless it is one of them.
-    """
-    found: dict[Node, str] = {}
-    for node in gm.graph.nodes:
-        if node.op == "output":
-            for value in node.all_input_nodes:
-                found[_last_layer(value)] = "output"
-    leading: set[Node] = set()
-    for node in gm.graph.nodes:
-        sources = activations(node)
-        if node.op == "placeholder" or (len(sources) == 1 and sources[0] in leading):
-            found[node] = "input"
-            if role_of(node) not in LAYERS:
-                leading.add(node)
-    for layer in [node for node, position in found.items() if position == "output"]:
-        for value in _makers_of_input(layer, parts):
-            found.setdefault(value, "before-output")
-    return found
-
-
-def _makers_of_input(layer: Node, parts: Mapping[Node, Node]) -> list[Node]:
-    """What makes the grid of the values that a layer reads, and those between that may share it."""
-    if role_of(layer) is not Role.COMPUTE:
-        return []
-    (value, *_) = activations(layer) or (layer,)
-    found = [value]
-    while value in parts or role_of(value) in (Role.MOVE, Role.INTERPOLATE, Role.CLAMP):
-        value = parts[value] if value in parts else activations(value)[0]
-        found.append(value)
-    return found
-
-
-def _last_layer(value: Node) -> Node:
-    """The layer that makes an output value, seen through operators of one tensor."""
-    while role_of(value) not in LAYERS and len(activations(value)) == 1:
-        value = activations(value)[0]
-    return value

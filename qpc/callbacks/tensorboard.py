@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from qpc.callbacks.protocol import Callback
 from qpc.errors import MissingDependencyError
@@ -26,21 +27,22 @@ class TensorBoard(Callback):
             raise MissingDependencyError(
                 f"TensorBoard cannot be imported: {e}", fix=install_line("tensorboard")
             ) from e
-        self._folder, self._writer_class = os.fspath(folder), SummaryWriter
+        self._folder = os.fspath(folder)
+        self._writer_class: Any = SummaryWriter
 
     def start(self, run: str, settings: Mapping[str, object]) -> None:
-        self._writer = self._writer_class(self._folder)  # type: ignore[no-untyped-call]  # PyTorch's
+        self._writer = self._writer_class(self._folder)
         text = json.dumps(settings, indent=2, default=str)
         self._text(f"{run}/settings", f"```json\n{text}\n```")
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]  # PyTorch's
-        self._writer.flush()  # type: ignore[no-untyped-call]  # PyTorch's
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
 
     def end(self, problem: str | None) -> None:
         self._text("end", problem or "done")
-        self._writer.close()  # type: ignore[no-untyped-call]  # PyTorch's
+        self._writer.close()
 
     def _text(self, name: str, text: str) -> None:
-        self._writer.add_text(name, text)  # type: ignore[no-untyped-call]  # PyTorch's
+        self._writer.add_text(name, text)

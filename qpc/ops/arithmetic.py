@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.fx import Node
 
+from qpc.analysis.layer_sums import joined_layer
 from qpc.analysis.origins import activations
 from qpc.calls import Arg, OpView, arguments, aten
 from qpc.channels.atoms import NONE, Labels, along, collapse, compact, nothing, spread, varying_axes
@@ -17,7 +18,7 @@ from qpc.meta import info
 from qpc.ops.affine import AFFINE, ChannelAffine
 from qpc.ops.integer_arithmetic import ADD, ADD_FLOAT, MUL, MUL_FLOAT
 from qpc.ops.pointwise import POINTWISE, first_input, is_one_number
-from qpc.registry import IN_FLOAT, OpSpec, Quantization, Role, overloads
+from qpc.registry import IN_FLOAT, OpSpec, Quantization, Role, overloads, quantization_of
 
 if TYPE_CHECKING:
     from qpc.channels.flow import Flow
@@ -85,6 +86,10 @@ def _quantization(combined: Quantization) -> Callable[[Node], Quantization]:
 def _convert_sum(conversion: Conversion) -> Node:
     view = Add.of(conversion.node) or Sub(conversion.node)
     assert isinstance(view.b, Node)
+    if (layer := joined_layer(conversion.node)) is not None:
+        convert = quantization_of(layer).convert_joined
+        assert convert is not None
+        return convert(conversion, layer)
     first, second, last = conversion.sum_multipliers(view.a, view.b)
     second = -second if isinstance(view, Sub) else second
     operands = _operands(conversion, view.a, view.b)

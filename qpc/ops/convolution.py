@@ -19,6 +19,7 @@ from qpc.ops.integer_convolution import (
     CONV_TRANSPOSE2D,
     CONV_TRANSPOSE2D_FLOAT,
 )
+from qpc.ops.layer_sums import CONV2D_ADD, CONV_TRANSPOSE2D_ADD
 from qpc.ops.linear import computed_weight, refuse_layer
 from qpc.registry import OpSpec, Quantization, Role, op_name
 
@@ -91,15 +92,31 @@ def _refuse(node: Node) -> str | None:
 
 def _convert_conv2d(conversion: Conversion) -> Node:
     layer = Conv2d(conversion.node)
-    geometry = [list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups]
-    return _converted(conversion, (CONV2D, CONV2D_FLOAT), layer, geometry)
+    return _converted(conversion, (CONV2D, CONV2D_FLOAT), layer, _geometry(layer))
+
+
+def _join_conv2d(conversion: Conversion, node: Node) -> Node:
+    layer = Conv2d(node)
+    return conversion.joined(CONV2D_ADD, layer, *_geometry(layer))
+
+
+def _geometry(layer: Conv2d) -> list[object]:
+    return [list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups]
 
 
 def _convert_transposed(conversion: Conversion) -> Node:
     layer = ConvTranspose2d(conversion.node)
+    return _converted(conversion, _TRANSPOSED, layer, _transposed_geometry(layer))
+
+
+def _join_transposed(conversion: Conversion, node: Node) -> Node:
+    layer = ConvTranspose2d(node)
+    return conversion.joined(CONV_TRANSPOSE2D_ADD, layer, *_transposed_geometry(layer))
+
+
+def _transposed_geometry(layer: ConvTranspose2d) -> list[object]:
     window = [list(layer.stride), list(layer.padding), list(layer.output_padding)]
-    geometry = [*window, layer.groups, list(layer.dilation)]
-    return _converted(conversion, _TRANSPOSED, layer, geometry)
+    return [*window, layer.groups, list(layer.dilation)]
 
 
 _TRANSPOSED = (CONV_TRANSPOSE2D, CONV_TRANSPOSE2D_FLOAT)
@@ -180,8 +197,10 @@ def shrink_groups(removal: Removal, node: Node) -> None:
 _NO_FORM = Quantization(Role.COMPUTE, _has_no_form)
 
 
-def _quantized(convert: Callable[[Conversion], Node]) -> Quantization:
-    return Quantization(Role.COMPUTE, _refuse, convert, ends_in_float=True)
+def _quantized(
+    convert: Callable[[Conversion], Node], join: Callable[[Conversion, Node], Node]
+) -> Quantization:
+    return Quantization(Role.COMPUTE, _refuse, convert, ends_in_float=True, convert_joined=join)
 
 
 def _layer(
@@ -192,11 +211,18 @@ def _layer(
     )
 
 
+_CONVOLVES = _quantized(_convert_conv2d, _join_conv2d)
+_TRANSPOSES = _quantized(_convert_transposed, _join_transposed)
+
 SPECS = (
     _layer(aten.conv1d.default, Conv1d),
-    _layer(aten.conv2d.default, Conv2d, _quantized(_convert_conv2d)),
+    _layer(aten.conv2d.default, Conv2d, _CONVOLVES),
     _layer(aten.conv3d.default, Conv3d),
     _layer(aten.conv_transpose1d.default, ConvTranspose1d),
-    _layer(aten.conv_transpose2d.input, ConvTranspose2d, _quantized(_convert_transposed)),
+    _layer(
+        aten.conv_transpose2d.input,
+        ConvTranspose2d,
+        _quantized(_convert_transposed, _join_transposed),
+    ),
     _layer(aten.conv_transpose3d.input, ConvTranspose3d),
 )

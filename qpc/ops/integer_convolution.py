@@ -18,7 +18,7 @@ from qpc.quant.exact_sums import exact_sums
 from qpc.registry import OpSpec
 
 
-def _conv2d_sums(
+def conv2d_sums(
     q: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -28,6 +28,8 @@ def _conv2d_sums(
     groups: int,
     input_zero_point: int,
 ) -> Tensor:
+    """The int32 accumulators of `qpc::conv2d`."""
+
     def product(x: Tensor, w: Tensor) -> Tensor:  # `x` is centred, so that padding contributes zero
         return F.conv2d(x, w, None, tuple(stride), tuple(padding), tuple(dilation), groups)
 
@@ -44,11 +46,7 @@ def _conv2d_sums(
 
 
 _Backend = torch._C._ConvBackend  # type: ignore[attr-defined]  # PyTorch's stubs lack it
-_EXACT = (
-    _Backend.Mkldnn,
-    *(_Backend.Slow2d, _Backend.SlowTranspose2d),
-    *(_Backend.SlowDilated2d, _Backend.SlowTranspose2d),
-)
+_EXACT = (_Backend.Mkldnn, _Backend.Slow2d, _Backend.SlowDilated2d, _Backend.SlowTranspose2d)
 
 
 def _like(integers: Tensor) -> Tensor:
@@ -99,7 +97,7 @@ def _conv2d(
     lo: int,
     hi: int,
 ) -> Tensor:
-    acc = _conv2d_sums(q, weight, bias, stride, padding, dilation, groups, input_zero_point)
+    acc = conv2d_sums(q, weight, bias, stride, padding, dilation, groups, input_zero_point)
     return requantize(acc, multiplier[:, None, None], output_zero_point, lo, hi, q.dtype)
 
 
@@ -116,11 +114,11 @@ def _conv2d_float(
     least: float | None,
     greatest: float | None,
 ) -> Tensor:
-    acc = _conv2d_sums(q, weight, bias, stride, padding, dilation, groups, input_zero_point)
+    acc = conv2d_sums(q, weight, bias, stride, padding, dilation, groups, input_zero_point)
     return real_values(acc, multiplier[:, None, None], least, greatest)
 
 
-def _fake_conv2d(
+def fake_conv2d(
     q: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -130,6 +128,7 @@ def _fake_conv2d(
     dilation: Sequence[int],
     *_: Any,
 ) -> Tensor:
+    """A tensor of the shape of a convolution's result."""
     sizes = [
         (q.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i]
         + 1
@@ -138,17 +137,17 @@ def _fake_conv2d(
     return q.new_empty((q.shape[0], weight.shape[0], *sizes))
 
 
-_CONV2D = (
+CONV2D_ARGUMENTS = (
     "Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int[2] stride, int[2] padding,"
     " int[2] dilation, int groups, int input_zero_point"
 )
-CONV2D = define(f"conv2d({_CONV2D}, {GRID}) -> Tensor", _conv2d, _fake_conv2d)
+CONV2D = define(f"conv2d({CONV2D_ARGUMENTS}, {GRID}) -> Tensor", _conv2d, fake_conv2d)
 CONV2D_FLOAT = define(
-    f"conv2d_float({_CONV2D}, {REALS}) -> Tensor", _conv2d_float, in_float(_fake_conv2d)
+    f"conv2d_float({CONV2D_ARGUMENTS}, {REALS}) -> Tensor", _conv2d_float, in_float(fake_conv2d)
 )
 
 
-def _conv_transpose2d_sums(
+def conv_transpose2d_sums(
     q: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -159,6 +158,7 @@ def _conv_transpose2d_sums(
     dilation: Sequence[int],
     input_zero_point: int,
 ) -> Tensor:
+    """The int32 accumulators of `qpc::conv_transpose2d`."""
     window = tuple(stride), tuple(padding), tuple(output_padding), groups, tuple(dilation)
 
     def product(x: Tensor, w: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ def _conv_transpose2d(
     hi: int,
 ) -> Tensor:
     window = stride, padding, output_padding, groups, dilation
-    acc = _conv_transpose2d_sums(q, weight, bias, *window, input_zero_point)
+    acc = conv_transpose2d_sums(q, weight, bias, *window, input_zero_point)
     return requantize(acc, multiplier[:, None, None], output_zero_point, lo, hi, q.dtype)
 
 
@@ -213,11 +213,11 @@ def _conv_transpose2d_float(
     greatest: float | None,
 ) -> Tensor:
     window = stride, padding, output_padding, groups, dilation
-    acc = _conv_transpose2d_sums(q, weight, bias, *window, input_zero_point)
+    acc = conv_transpose2d_sums(q, weight, bias, *window, input_zero_point)
     return real_values(acc, multiplier[:, None, None], least, greatest)
 
 
-def _fake_conv_transpose2d(
+def fake_conv_transpose2d(
     q: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -229,6 +229,7 @@ def _fake_conv_transpose2d(
     dilation: Sequence[int],
     *_: Any,
 ) -> Tensor:
+    """A tensor of the shape of a transposed convolution's result."""
     sizes = [
         (q.shape[2 + i] - 1) * stride[i]
         - 2 * padding[i]
@@ -240,19 +241,19 @@ def _fake_conv_transpose2d(
     return q.new_empty((q.shape[0], weight.shape[1] * groups, *sizes))
 
 
-_CONV_TRANSPOSE2D = (
+CONV_TRANSPOSE2D_ARGUMENTS = (
     "Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int[2] stride, int[2] padding,"
     " int[2] output_padding, int groups, int[2] dilation, int input_zero_point"
 )
 CONV_TRANSPOSE2D = define(
-    f"conv_transpose2d({_CONV_TRANSPOSE2D}, {GRID}) -> Tensor",
+    f"conv_transpose2d({CONV_TRANSPOSE2D_ARGUMENTS}, {GRID}) -> Tensor",
     _conv_transpose2d,
-    _fake_conv_transpose2d,
+    fake_conv_transpose2d,
 )
 CONV_TRANSPOSE2D_FLOAT = define(
-    f"conv_transpose2d_float({_CONV_TRANSPOSE2D}, {REALS}) -> Tensor",
+    f"conv_transpose2d_float({CONV_TRANSPOSE2D_ARGUMENTS}, {REALS}) -> Tensor",
     _conv_transpose2d_float,
-    in_float(_fake_conv_transpose2d),
+    in_float(fake_conv_transpose2d),
 )
 
 

@@ -10,7 +10,7 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 from qpc.analysis.origins import computed
-from qpc.calls import arguments, aten
+from qpc.calls import arguments, aten, qpc_ops
 from qpc.channels.atoms import Labels, spread, varying_axes
 from qpc.channels.flow import describe, pin_inputs
 from qpc.errors import BackendError
@@ -37,7 +37,8 @@ class Linear(Weighted, of=aten.linear.default):
     channel_axis = -1
 
 
-def _sums(q: Tensor, weight: Tensor, bias: Tensor, input_zero_point: int) -> Tensor:
+def linear_sums(q: Tensor, weight: Tensor, bias: Tensor, input_zero_point: int) -> Tensor:
+    """The int32 accumulators of `qpc::linear`."""
     return exact_sums(F.linear, q, weight, bias, input_zero_point, axis=-1)
 
 
@@ -51,20 +52,17 @@ def _linear(
     lo: int,
     hi: int,
 ) -> Tensor:
-    acc = _sums(q, weight, bias, input_zero_point)
+    acc = linear_sums(q, weight, bias, input_zero_point)
     return requantize(acc, multiplier, output_zero_point, lo, hi, q.dtype)
 
 
-def _fake_linear(q: Tensor, weight: Tensor, *_: Any) -> Tensor:
+def fake_linear(q: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    """A tensor of the shape of a linear layer's result."""
     return q.new_empty((*q.shape[:-1], weight.shape[0]))
 
 
-LINEAR = define(
-    "linear(Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int input_zero_point,"
-    f" {GRID}) -> Tensor",
-    _linear,
-    _fake_linear,
-)
+LINEAR_ARGUMENTS = "Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int input_zero_point"
+LINEAR = define(f"linear({LINEAR_ARGUMENTS}, {GRID}) -> Tensor", _linear, fake_linear)
 
 
 def _linear_float(
@@ -76,15 +74,12 @@ def _linear_float(
     least: float | None,
     greatest: float | None,
 ) -> Tensor:
-    acc = _sums(q, weight, bias, input_zero_point)
+    acc = linear_sums(q, weight, bias, input_zero_point)
     return real_values(acc, multiplier, least, greatest)
 
 
 LINEAR_FLOAT = define(
-    "linear_float(Tensor q, Tensor weight, Tensor bias, Tensor multiplier, int input_zero_point,"
-    f" {REALS}) -> Tensor",
-    _linear_float,
-    in_float(_fake_linear),
+    f"linear_float({LINEAR_ARGUMENTS}, {REALS}) -> Tensor", _linear_float, in_float(fake_linear)
 )
 
 
@@ -112,6 +107,10 @@ def _convert(conversion: Conversion) -> Node:
     source = conversion.grid_of(layer.input)
     operands = [*conversion.layer(layer), source.zero_point]
     return conversion.ended((LINEAR, LINEAR_FLOAT), *operands)
+
+
+def _join(conversion: Conversion, node: Node) -> Node:
+    return conversion.joined(qpc_ops.linear_add.default, Linear(node))
 
 
 # --- channels -------------------------------------------------------------------------------------
@@ -187,10 +186,14 @@ def require_bounds_of(node: Node) -> None:
     require_bounds(given.get("least"), given.get("greatest"))
 
 
+_QUANTIZATION = Quantization(
+    Role.COMPUTE, refuse_layer, _convert, ends_in_float=True, convert_joined=_join
+)
+
 SPECS = (
     OpSpec(
         aten.linear.default,
-        quantization=Quantization(Role.COMPUTE, refuse_layer, _convert, ends_in_float=True),
+        quantization=_QUANTIZATION,
         view=Linear,
         channels=_channels,
     ),

@@ -53,8 +53,9 @@ def run_jobs(
     if journal is not None:
         found = {name: journal.find(name) for name in jobs}
         results = {name: known[0] for name, known in found.items() if known is not None}
-    for name, result in results.items() if each is not None else ():
-        each(name, result)
+    if each is not None:
+        for name, known in results.items():
+            each(name, known)
     left = {name: argument for name, argument in jobs.items() if name not in results}
     found_now = _results(function, left, executor or InProcess(), attempts)
     with _bar(progress, len(jobs), len(results)) as step, closing(found_now):

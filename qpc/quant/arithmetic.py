@@ -24,6 +24,9 @@ from qpc.errors import BackendError, OverflowProofError, PassError
 MOST_SUMMED = (2**31 - 1) // 255
 """Differences of 8-bit integers whose sum always fits 32 bits, in whatever order they are added."""
 
+JOINED_BOUND = 2**22
+"""What rounded accumulators that join an addition are clamped to: floats near it are integers."""
+
 
 def float32(value: float) -> Tensor:
     """A tensor of one number."""
@@ -44,6 +47,29 @@ def requantize(
     factor = float32(multiplier) if isinstance(multiplier, float) else multiplier
     real = acc.to(torch.float32) * factor  # finite, or infinite with the right sign
     return real.clamp_(lo - zero_point, hi - zero_point).round_().add_(zero_point).to(dtype)
+
+
+def requantize_joined(
+    acc: Tensor,
+    multiplier: Tensor,
+    other: Tensor,
+    other_zero_point: int,
+    other_multiplier: int,
+    shift: int,
+    zero_point: int,
+    lo: int,
+    hi: int,
+) -> Tensor:
+    """Add integers to int32 accumulators on a common fixed-point grid; the sum gets its own grid.
+
+    `clamp(((rne(clamp(float32(acc) * m, -2**22, 2**22)) + (other - z) * k + half) >> shift) + zy,
+    lo, hi)`, in the dtype of `other`. Where `255 * (2**shift + |k|) <= 2**22`, whatever the inner
+    clamp changes is beyond `lo` or `hi` anyway: it keeps the sum in 32 bits.
+    """
+    own = clamp_round(acc.to(torch.float32) * multiplier, 0, -JOINED_BOUND, JOINED_BOUND)
+    total = own + (other.to(torch.int32) - other_zero_point) * other_multiplier
+    half = 1 << (shift - 1) if shift else 0
+    return (((total + half) >> shift) + zero_point).clamp(lo, hi).to(other.dtype)
 
 
 def real_values(

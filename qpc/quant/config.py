@@ -72,7 +72,8 @@ class LayerConfig(Settings):
     floats. Neither looks at `activation`, nor needs calibration.
     results: what becomes of values that only the model's output and float operators read. They are
     not rounded to a grid with "float32"; with "integer" they are, as all others, which makes a
-    model that ends in integers, for machines without floats.
+    model that ends in integers, for machines without floats. Nor is, with "float32", the value of a
+    layer that one addition reads, and nothing else.
     """
 
     mode: Mode = "static"

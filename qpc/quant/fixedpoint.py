@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qpc.errors import OverflowProofError, PassError
+from qpc.quant.arithmetic import JOINED_BOUND
 from qpc.quant.config import WeightConfig
 from qpc.quant.grid import LARGEST_SCALE, SMALLEST_SCALE, QParams
 from qpc.quant.observers import MSE
@@ -232,6 +233,22 @@ def add_multipliers(scales: tuple[float, float], output_scale: float) -> tuple[i
         if max(a, b) <= _INT16_MAX:
             return a, b, shift
     return min(round(a_ratio), _INT16_MAX), min(round(b_ratio), _INT16_MAX), 0
+
+
+def joined_multipliers(other_scale: float, output_scale: float) -> tuple[int, int]:
+    """Return `(other_multiplier, shift)` of an addition that a layer's accumulators join.
+
+    The largest shift at which `255 * (2**shift + other_multiplier) <= 2**22`, with the multiplier
+    `rne(other_scale / output_scale * 2**shift)`: both operands and the result have room, and the
+    common grid is 4,000 times as fine as the coarser of theirs, or more. A ratio that has no such
+    shift is clamped, at shift 0: one step of that input alone saturates the output.
+    """
+    ratio, most = float(other_scale) / float(output_scale), JOINED_BOUND // 255
+    for shift in range(most.bit_length(), -1, -1):
+        factor = round(ratio * 2.0**shift)
+        if (1 << shift) + factor <= most:
+            return factor, shift
+    return most - 1, 0
 
 
 def sum_scale(scales: tuple[float, float]) -> tuple[int, int, float]:

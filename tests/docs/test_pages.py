@@ -14,7 +14,10 @@ import yaml
 import qpc
 import qpc.passes
 from qpc import errors
+from qpc.documents import CHECKPOINT, COMPILED_MODEL, SAVED_GRAPH
 from qpc.homes import all_homes
+from qpc.runtime.abi import ABI
+from qpc.storage.schema import Document, GridEntry, TensorEntry
 from qpc.yaml_form import FAMILIES, PASSES
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +104,16 @@ def test_every_exception_has_a_section_that_says_what_to_do() -> None:
     ]
     assert [name for name in classes if name not in headings] == []
     assert [each for each in headings if each.endswith("Error") and each not in classes] == []
+
+
+def test_the_page_on_formats_names_the_files_and_versions_that_are_written() -> None:
+    page = written()["formats.md"]
+    for kind in (SAVED_GRAPH, COMPILED_MODEL, CHECKPOINT):
+        (line,) = [line for line in page.splitlines() if f"| `{kind.mark}` {kind.version}" in line]
+        assert all(f"`{name}`" in line for name in (kind.document, *kind.files))
+    assert f"`{COMPILED_MODEL.mark}` {COMPILED_MODEL.version}, ABI {ABI} |" in page
+    for entry in (*TensorEntry.model_fields, *Document.model_fields, *GridEntry.model_fields):
+        assert f"`{entry}`" in page
 
 
 def test_every_written_page_is_in_the_navigation_once(generated: dict[str, str]) -> None:

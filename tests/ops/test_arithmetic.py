@@ -113,17 +113,17 @@ CHOICES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "larger": (torch.maximum, "maximum"),
     "smaller": (torch.minimum, "minimum"),
     "choice of two": (lambda a, b: torch.where(MASK, a, b), "where"),
-    "choice of a number": (lambda a, b: torch.where(MASK, a, 0.5) + b, "masked_fill add"),
-    "or the other way": (lambda a, b: torch.where(MASK, 0.5, a) + b, "masked_fill add"),
-    "filled": (lambda a, b: a.masked_fill(MASK, -1.0) + b, "masked_fill add"),
+    "choice of a number": (lambda a, b: torch.where(MASK, a, 0.5) + b, "masked_fill conv2d_add"),
+    "or the other way": (lambda a, b: torch.where(MASK, 0.5, a) + b, "masked_fill conv2d_add"),
+    "filled": (lambda a, b: a.masked_fill(MASK, -1.0) + b, "masked_fill conv2d_add"),
     "largest of channels": (lambda a, b: a.amax(1, keepdim=True) + b, "amax add"),
     "smallest of rows": (lambda a, b: a.amin(2, keepdim=True) * b, "amin mul"),
-    "repeated": (lambda a, b: a[:, :2].repeat(1, 2, 1, 1) + b, "slice repeat add"),
+    "repeated": (lambda a, b: a[:, :2].repeat(1, 2, 1, 1) + b, "slice repeat conv2d_add"),
     "expanded": (
         lambda a, b: torch.cat([a.mean((2, 3), True).expand(-1, -1, 6, 6), b], 1)[:, 2:6],
         "mean expand cat slice",
     ),
-    "places": (lambda a, b: a[:, PLACES] + b, "index add"),
+    "places": (lambda a, b: a[:, PLACES] + b, "index conv2d_add"),
     "selected": (lambda a, b: a.index_select(1, PLACES) * b, "index_select mul"),
     "gated": (lambda a, b: F.glu(torch.cat([a, b], 1), 1), "cat slice slice lookup mul"),
 }
@@ -152,7 +152,8 @@ def test_choices_and_moves_are_integer(name: str) -> None:
     calls = [op_name(n) for n in quantized.graph.nodes if n.op == "call_function"]
     made = [c for c in calls if c not in ("quantize", "conv2d", "conv2d_float")]
     assert " ".join(made) == expected
-    assert [calls.count(c) for c in ("quantize", "conv2d", "conv2d_float")] == [1, 2, 1]
+    layers = ("quantize", "conv2d", "conv2d_float")
+    assert [calls.count(c) for c in layers] == [1, 2 - made.count("conv2d_add"), 1]
     assert qpc.compare(gm, quantized, [IMAGE]).outputs[0].sqnr_db > 28
     assert to_qdq(quantized, batch=2)
 

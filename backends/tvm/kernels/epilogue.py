@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
 from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
+from qpc.backends.tvm.kernels.conv.sums import Join, joined
 from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
@@ -105,6 +107,8 @@ Form: TypeAlias = type[AddTensor] | type[Lookup] | type[Clamp]
 _FIXED = 7  # the input's zero point and what requantization needs, in two forms
 _REAL_CONSTANTS = 3  # the input's zero point and the bounds
 _FITTING_MULTIPLIER = 0.5  # at most 2**30 comes of an int32, whatever is rounded
+_JOINED_CONSTANTS = 3
+_FITTING_SUM = 2**30  # leaves room for what joins
 _CONSTANTS: dict[Form, int] = {AddTensor: 7, Lookup: 0, Clamp: 2}
 
 
@@ -112,37 +116,58 @@ _CONSTANTS: dict[Form, int] = {AddTensor: 7, Lookup: 0, Clamp: 2}
 class EpilogueForm:
     """What the code of an epilogue depends on, and the types of its arguments.
 
-    fits: whether every accumulator times its multiplier fits an int32. moved: of each tensor that
-    is added, see `AddTensor`. real: whether it ends in float32.
+    fits: whether every accumulator times its multiplier fits an int32, with what joins it. moved:
+    of each tensor that is added, see `AddTensor`. real: whether it ends in float32. joins: whether
+    the first of these tensors joins the accumulators.
     """
 
     stages: tuple[Form, ...]
     fits: bool = False
     moved: tuple[int, ...] = ()
     real: bool = False
+    joins: bool = False
 
     @classmethod
-    def of(cls, epilogue: Epilogue, multiplier: Array) -> EpilogueForm:
-        """The form of an epilogue behind accumulators that are multiplied so."""
+    def of(
+        cls, epilogue: Epilogue, multiplier: Array, join: Join | None = None, most: float = 0.0
+    ) -> EpilogueForm:
+        """The form of an epilogue behind accumulators that are multiplied so.
+
+        join: what joins them. most: the largest magnitude of what is multiplied then.
+        """
         fits = float(multiplier.max(initial=0)) <= _FITTING_MULTIPLIER
-        moved = tuple(stage.moved for stage in epilogue if isinstance(stage, AddTensor))
-        return cls(tuple(type(stage) for stage in epilogue), fits, moved)
+        moved = [stage.moved for stage in epilogue if isinstance(stage, AddTensor)]
+        if join is not None:
+            fits, moved = most <= _FITTING_SUM, [join.moved, *moved]
+        kinds = tuple(type(stage) for stage in epilogue)
+        return cls(kinds, fits, tuple(moved), joins=join is not None)
 
     def __repr__(self) -> str:
         if self.real:
             return "float32"
-        names = [stage.__name__ for stage in self.stages] + ["fits"] * self.fits
+        names = ["joins"] * self.joins + [stage.__name__ for stage in self.stages]
+        names += ["fits"] * self.fits
         return "+".join(names + [f"moved by {by}" for by in self.moved if by])
 
     def inputs(self, output: TensorType) -> tuple[TensorType, ...]:
         """The tensors that are added."""
-        return (output,) * self.stages.count(AddTensor)
+        return (output,) * (self.joins + self.adds)
+
+    @property
+    def adds(self) -> int:
+        """How many tensors the stages add."""
+        return self.stages.count(AddTensor)
+
+    @property
+    def fixed(self) -> int:
+        """How many constants stand before those of the stages."""
+        return _FIXED + _JOINED_CONSTANTS * self.joins
 
     def params(self, activation: str) -> tuple[TensorType, ...]:
         """The constants, then the tables, whose entries are activations."""
         if self.real:
             return (TensorType((_REAL_CONSTANTS,), "int32"),)
-        count = _FIXED + sum(_CONSTANTS[stage] for stage in self.stages)
+        count = self.fixed + sum(_CONSTANTS[stage] for stage in self.stages)
         table = TensorType((256,), activation)
         return (TensorType((count,), "int32"), *(table,) * self.stages.count(Lookup))
 
@@ -154,12 +179,14 @@ def epilogue_params(
     hi: int,
     epilogue: Epilogue,
     activation: str,
+    join: Join | None = None,
 ) -> tuple[Array, ...]:
     """The arrays described by `EpilogueForm.params`."""
     values = [
         input_zero_point,
         *requantize_constants(output_zero_point, lo, hi),
         *(output_zero_point, lo, hi),
+        *(join.constants if join is not None else ()),
     ]
     lookup_tables = []
     for stage in epilogue:
@@ -214,6 +241,30 @@ class EpilogueCode:
         parts = [bind(rounded(product, constants, isa.lanes)) for product in products]
         return isa.narrow_in_order(parts) if in_order else isa.narrow(parts)
 
+    def other(self, offset: Index, lanes: int) -> Expr:
+        """Activations that join the sums of the outputs at a place."""
+        moved = self.form.moved[0]
+        return self.added[0].load(offset + moved if moved else offset, lanes)
+
+    def joined(
+        self,
+        accs: Sequence[Expr],
+        multipliers: Sequence[Expr],
+        others: Sequence[Expr],
+        *,
+        in_order: bool,
+    ) -> Expr:
+        """`requantized` with vectors of activations, of as many lanes, added before."""
+        isa = self.isa
+        products = [
+            cast(acc, "float32", isa.lanes) * multiplier
+            for acc, multiplier in zip(accs, multipliers, strict=True)
+        ]
+        numbers = [self.constants.load(_FIXED + i) for i in range(_JOINED_CONSTANTS)]
+        ends = [self.constants.load(i) for i in range(4, _FIXED)]
+        fits = self.form.fits
+        return joined(isa, products, others, numbers, ends, fits=fits, in_order=in_order)
+
     def real(self, acc: Expr, multiplier: Expr) -> Expr:
         """The float32 values of an int32 vector."""
         bounds = [self.constants.load(i) for i in range(1, _REAL_CONSTANTS)]
@@ -221,8 +272,8 @@ class EpilogueCode:
 
     def stages(self, value: Expr, offset: Index, lanes: int) -> Expr:
         """The stages applied to activations `value`, whose place in the output is `offset`."""
-        added, lookup_tables = zip(self.added, self.form.moved, strict=True), iter(self.tables)
-        at = _FIXED
+        own, lookup_tables = zip(self.added, self.form.moved, strict=True), iter(self.tables)
+        added, at = islice(own, int(self.form.joins), None), self.form.fixed
         for stage in self.form.stages:
             constants = [self.constants.load(at + i) for i in range(_CONSTANTS[stage])]
             at += len(constants)

@@ -7,6 +7,7 @@ from math import prod
 from typing import Self
 
 from qpc.backends.common.channel_slice import ChannelSlice
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.emit import Index, smaller
 from qpc.backends.tvm.kernels.epilogue import Reals
 from qpc.backends.tvm.kernels.kernel import TensorType
@@ -166,6 +167,8 @@ class Conv2dDesc(ConvShape):
     """Channels of the tensor that the outputs are a part of, if it has more than they."""
     reals: Reals | None = None
     """How the outputs end, if they are float32; then there is no grid for them."""
+    join: Join | None = None
+    """What joins the accumulators, if anything."""
 
     def placed(self, share: ChannelSlice) -> Self:
         """The same with outputs that go to a share of the channels of larger images."""

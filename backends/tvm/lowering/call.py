@@ -21,6 +21,7 @@ from qpc.backends.common.fused_padding import NO_PADDING, Padding
 from qpc.backends.common.orders import NHWC, Order
 from qpc.backends.common.traits import StageKind, Traits
 from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.epilogue import Reals, Requantize
 from qpc.backends.tvm.kernels.kernel import Kernel
 from qpc.backends.tvm.kernels.pooling import RealAverage
@@ -110,6 +111,9 @@ def grid_arguments(args: Arguments, *zero_points: str) -> dict[str, Any]:
 
 def end_arguments(args: Arguments) -> dict[str, Any]:
     """How a layer ends, under the names that descriptions of its kernel have for that."""
+    if "other" in args:
+        numbers = (args[name] for name in ("other_zero_point", "other_multiplier", "shift"))
+        return grid_arguments(args, "input_zero_point") | {"join": Join(*numbers)}
     if "greatest" not in args:
         return grid_arguments(args, "input_zero_point")
     return {"input_zero_point": args["input_zero_point"], "reals": reals_of(args)}

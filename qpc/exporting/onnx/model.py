@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from qpc.analysis.separate_sums import with_separate_sums
 from qpc.errors import BackendError, MissingDependencyError, QPCError, UnsupportedOpError
 from qpc.exporting.grids import TensorGrid
 from qpc.exporting.onnx.exporter import REGISTER, Exporter, onnx_type
@@ -68,13 +69,16 @@ def to_onnx(gm: GraphModule, form: OnnxForm) -> OnnxExport:
         import onnx
     except ImportError as e:
         raise MissingDependencyError("onnx is not installed", fix=install_line("onnx")) from e
-    to = Exporter(gm, form, export_rules(form))
+    apart, joined = (gm, ()) if form.exact else with_separate_sums(gm, rounded=form.rounds)
+    to = Exporter(apart, form, export_rules(form))
     if form.fuse_residual_adds:
-        to.left_out.update(branches_of_sums(gm))
+        to.left_out.update(branches_of_sums(apart))
+    if not form.rounds:
+        to.left_out.update(joined)
     to.write()
     if to.refused:
         raise _all_refused(to.refused)
-    model = _model(to)
+    model = _model(to, fingerprint(gm))
     if model.ByteSize() > _LARGEST:
         raise BackendError("an ONNX model of more than 2 GiB does not fit one file")
     onnx.checker.check_model(model, full_check=True)
@@ -98,7 +102,7 @@ def _all_refused(refused: Sequence[QPCError]) -> QPCError:
 _MOST_NAMED = 20
 
 
-def _model(to: Exporter) -> onnx.ModelProto:
+def _model(to: Exporter, made_from: str) -> onnx.ModelProto:
     from onnx import helper
 
     inputs = [node for node in to.gm.graph.nodes if node.op == "placeholder"]
@@ -122,7 +126,7 @@ def _model(to: Exporter) -> onnx.ModelProto:
         producer_name="qpc",
         producer_version=VERSION,
     )
-    helper.set_model_props(model, _properties(to, graph))
+    helper.set_model_props(model, _properties(to, graph, made_from))
     return model
 
 
@@ -155,7 +159,7 @@ def _value_info(to: Exporter, node: Node, name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, onnx_type(found.dtype), sizes)
 
 
-def _properties(to: Exporter, graph: onnx.GraphProto) -> dict[str, str]:
+def _properties(to: Exporter, graph: onnx.GraphProto, made_from: str) -> dict[str, str]:
     """What the file says of itself: its form, the graph that it was made from, its signature."""
     kinds = {node: found for node, found in to.types.items() if isinstance(found, ValueType)}
     inputs = [node for node in kinds if node.op == "placeholder"]
@@ -170,7 +174,7 @@ def _properties(to: Exporter, graph: onnx.GraphProto) -> dict[str, str]:
     return {
         "qpc.version": VERSION,
         "qpc.form": to.form.kind,
-        "qpc.fingerprint": fingerprint(to.gm),
+        "qpc.fingerprint": made_from,
         "qpc.signature": json.dumps(signature),
     }
 

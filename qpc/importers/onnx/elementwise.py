@@ -151,7 +151,8 @@ def _hard_sigmoid(call: Call, x: Tensor) -> Tensor:
     alpha, beta = call.get("alpha", 0.2), call.get("beta", 0.5)
     if beta == 0.5 and abs(alpha - 1 / 6) < 1e-6:
         return F.hardsigmoid(x)
-    return (x * alpha + beta).clamp(0.0, 1.0)
+    made: Tensor = (x * alpha + beta).clamp(0.0, 1.0)
+    return made
 
 
 def _cumulated(call: Call, x: Tensor, axis: Value) -> Tensor:

@@ -147,7 +147,8 @@ def _local_response(call: Call, x: Tensor) -> Tensor:
     around = F.pad((x * x).flatten(2), (0, 0, (size - 1) // 2, size // 2))
     total = sum((around[:, i : i + channels] for i in range(few(call, size))), start=0.0)
     scale = (total * (alpha / size) + call.get("bias", 1.0)) ** call.get("beta", 0.75)
-    return x / scale.reshape(x.shape)  # type: ignore[no-any-return,union-attr]  # it is a tensor
+    made: Tensor = x / scale.reshape(x.shape)
+    return made
 
 
 def _batch_norm(call: Call, x: Tensor, gamma: Any, beta: Any, mean: Any, variance: Any) -> Tensor:

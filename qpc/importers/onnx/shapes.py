@@ -177,8 +177,8 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     """PyTorch's has the channels in front, ONNX's the places in a block."""
     block = call.attributes["blocksize"]
-    made = F.pixel_unshuffle(x, block)
-    return made.unflatten(1, (x.shape[1], block**2)).transpose(1, 2).flatten(1, 2)
+    blocks: Tensor = F.pixel_unshuffle(x, block).unflatten(1, (x.shape[1], block**2))
+    return blocks.transpose(1, 2).flatten(1, 2)
 
 
 def _resize(

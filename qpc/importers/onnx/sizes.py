@@ -48,7 +48,7 @@ class _Watcher(TorchDispatchMode):
     """Looks at the sizes of all that is computed."""
 
     def __init__(self, source: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it
         self.source = source
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -26,6 +26,7 @@ def conv2d(
     Inputs are x[n, h, w, c] and the tensors that the epilogue adds, of the output's shape [n, oh,
     ow, o]. The constants are packed into the kernel's params.
     """
+    isa = isa if desc.join is None else isa.joining
     layer, types = Convolution(desc, constants), (desc.input, desc.output)
     if desc.groups == desc.c == desc.o and desc.groups > 1:
         plan = DepthwiseConv.for_layer(isa, layer, threads)

@@ -50,7 +50,7 @@ def conv_kernel(
         params += real_params(desc.input_zero_point, desc.reals)
     else:
         numbers = desc.input_zero_point, desc.output_zero_point, desc.lo, desc.hi
-        params += epilogue_params(*numbers, epilogue, plans[0].isa.activation)
+        params += epilogue_params(*numbers, epilogue, plans[0].isa.activation, desc.join)
     return Kernel(
         name,
         func,
@@ -69,8 +69,9 @@ def form_of(epilogue: Epilogue, layers: Sequence[Convolution]) -> EpilogueForm:
     if layers[0].desc.reals is not None:
         assert not epilogue, "nothing follows values that are float32"
         return EpilogueForm((), real=True)
-    multipliers = [layer.constants.multiplier for layer in layers]
-    return EpilogueForm.of(epilogue, np.concatenate(multipliers))
+    multipliers = np.concatenate([layer.constants.multiplier for layer in layers])
+    most = max(layer.most_requantized for layer in layers)
+    return EpilogueForm.of(epilogue, multipliers, layers[0].desc.join, most)
 
 
 @cache

@@ -151,8 +151,19 @@ class ConvLayout:
         together = self.vectors_per_store(len(sums))
         for start in range(0, len(sums), together):
             part = slice(start, start + together)
-            value = epilogue.requantized(sums[part], multipliers[part], in_order=True)
+            if epilogue.form.joins:
+                others = [self._other(epilogue, offset) for offset in offsets[part]]
+                value = epilogue.joined(sums[part], multipliers[part], others, in_order=True)
+            else:
+                value = epilogue.requantized(sums[part], multipliers[part], in_order=True)
             lanes = len(sums[part]) * self.lanes
             if self.lanes < self.isa.lanes:
                 value = shuffle([value], range(lanes))
             out.store(offsets[start], epilogue.stages(value, offsets[start], lanes), lanes)
+
+    def _other(self, epilogue: EpilogueCode, offset: Index) -> Expr:
+        """What joins a vector of sums, with anything in lanes that are no output channels."""
+        value = epilogue.other(offset, self.lanes)
+        if self.lanes == self.isa.lanes:
+            return value
+        return shuffle([value] * ceil(self.isa.lanes / self.lanes), range(self.isa.lanes))

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.backends.tvm.kernels.emit import Flat
@@ -19,6 +20,7 @@ from qpc.backends.tvm.kernels.epilogue import EpilogueCode
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, ConvShape
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, TensorType
+from qpc.quant.fixedpoint import accumulator_bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,15 @@ class Convolution:
         zero_point_term = self.desc.input_zero_point * self.weight.sum((1, 2, 3), dtype=np.int64)
         offset: npt.NDArray[np.int32] = (self.constants.bias - zero_point_term).astype(np.int32)
         return offset
+
+    @property
+    def most_requantized(self) -> float:
+        """The largest magnitude of an accumulator times its multiplier, whatever the inputs are."""
+        limits, zero_point = np.iinfo(self.desc.dtype), self.desc.input_zero_point
+        weight, bias = (torch.from_numpy(x) for x in (self.weight, self.constants.bias))
+        bounds = accumulator_bounds(weight, bias, zero_point, int(limits.min), int(limits.max))
+        magnitude = torch.stack(bounds).abs().amax(0).to(torch.float64).numpy()
+        return float((magnitude * self.constants.multiplier).max(initial=0.0))
 
 
 @dataclass(frozen=True)

@@ -157,10 +157,24 @@ class _Code:
             if self.given.epilogue.form.real:
                 self._store_reals(totals, scale, place)
                 continue
-            value = self.given.epilogue.requantized(totals, scale, in_order=False)
+            value = self._activations(totals, scale, place)
             if plan.lanes < plan.block:
                 value = shuffle([value], range(plan.lanes))
             self._store(value, place)
+
+    def _activations(self, totals: list[Expr], scale: list[Expr], offset: Index) -> Expr:
+        """The bytes of a group of merged pixels, in order."""
+        plan, shape, epilogue = self.plan, self.plan.shape, self.given.epilogue
+        if not epilogue.form.joins:
+            return epilogue.requantized(totals, scale, in_order=False)
+        if plan.splits and plan.tile.merged > 1:
+            places = [offset + i * shape.output_step for i in range(plan.tile.merged)]
+            parts = [epilogue.other(place, shape.c) for place in places]
+        else:
+            parts = [epilogue.other(offset, plan.lanes)]
+        order = np.minimum(plan.isa.interleaved_channels(), plan.lanes - 1)
+        others = [shuffle(parts, lanes) for lanes in order.tolist()]
+        return epilogue.joined(totals, scale, others, in_order=False)
 
     def _store_reals(self, totals: list[Expr], scale: list[Expr], offset: Index) -> None:
         """Store the float32 values of a group of merged pixels, channel after channel."""
@@ -188,7 +202,7 @@ class _Code:
                 offset, self.given.epilogue.stages(value, offset, plan.lanes), plan.lanes
             )
             return
-        adds = len(self.given.epilogue.added) > 0  # what is added is as far apart as the outputs
+        adds = self.given.epilogue.form.adds > 0  # what is added is as far apart as the outputs
         value = bind(value) if adds else self.given.epilogue.stages(value, offset, plan.lanes)
         for pixel in range(plan.tile.merged):
             part = shuffle([value], range(pixel * shape.c, (pixel + 1) * shape.c))

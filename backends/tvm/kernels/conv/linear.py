@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from qpc.backends.tvm.kernels.conv.conv2d import dense_conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.epilogue import Epilogue, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
@@ -25,6 +26,7 @@ class LinearDesc:
     lo: int = 0
     hi: int = 255
     reals: Reals | None = None
+    join: Join | None = None
 
 
 def linear(
@@ -40,6 +42,7 @@ def linear(
     Inputs are x[m, k] and the tensors that the epilogue adds, of the output's shape [m, o]. The
     constants are `weight[o, k]`, `bias[o]` and `multiplier[o]`.
     """
+    isa = isa if desc.join is None else isa.joining
     conv = Conv2dDesc(
         n=1,
         h=1,
@@ -53,6 +56,7 @@ def linear(
         hi=desc.hi,
         dtype=isa.activation,
         reals=desc.reals,
+        join=desc.join,
     )
     x = TensorType((desc.m, desc.k), isa.activation)
     out = TensorType((desc.m, desc.o), conv.output.dtype)

@@ -20,6 +20,7 @@ from qpc.backends.tvm.kernels.conv.conv2d import dense_conv2d
 from qpc.backends.tvm.kernels.conv.conv_kernel import conv_kernel
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, LayerConstants
 from qpc.backends.tvm.kernels.conv.methods import plan_for
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.epilogue import Epilogue, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, Places, View
@@ -54,6 +55,8 @@ class TransposedDesc:
     """Of inputs, and of outputs that are on a grid."""
     reals: Reals | None = None
     """How the outputs end, if they are float32."""
+    join: Join | None = None
+    """What joins the accumulators, if anything."""
 
     def axis(self, i: int) -> Axis:
         """Rows (0) or columns (1)."""
@@ -138,6 +141,7 @@ def conv_transpose2d(
     Inputs are x[n, h, w, c] and the tensors that the epilogue adds, of the output's shape. The
     constants are `weight[c, o // groups, kh, kw]`, `bias[o]` and `multiplier[o]`.
     """
+    isa = isa if desc.join is None else isa.joining
     direct = replace(constants, weight=_outputs_first(constants.weight, desc.groups))
     columns = _runs(desc)
     layers = [_layer(desc, direct, row, run) for row in desc.axis(0).phases for run in columns]
@@ -204,6 +208,7 @@ def _layer(
         lo=desc.lo,
         hi=desc.hi,
         reals=desc.reals,
+        join=desc.join,
     )
     return Convolution(conv, joined)
 

@@ -17,11 +17,15 @@ class ByteProducts32(ByteProducts):
     """Halves of registers are registers, so that an activation is broadcast into a half."""
 
     saturates: ClassVar[bool] = False
+    rounds_exactly: ClassVar[bool] = False
     narrow_words: ClassVar[str] = "llvm.arm.neon.vqmovns"
     multiply: ClassVar[str] = "llvm.arm.neon.vmulls"
 
     def rounds_to_bytes(self, count: int) -> bool:
         return False
+
+    def nearest(self, value: Expr) -> Expr:
+        return Isa.nearest(self, value)
 
     def lookup(self, table: Flat, values: Expr, lanes: int) -> Expr:
         # A table of 256 bytes fills all registers.

@@ -17,7 +17,16 @@ from tvm.target.codegen import llvm_lookup_intrinsic_id
 from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
-from qpc.backends.tvm.kernels.emit import Flat, cast, integer, shuffle, splat, wrapped_sum
+from qpc.backends.tvm.kernels.emit import (
+    Flat,
+    cast,
+    float32,
+    integer,
+    reinterpret,
+    shuffle,
+    splat,
+    wrapped_sum,
+)
 from qpc.backends.tvm.kernels.isa.matrices import MatrixTiles
 from qpc.backends.tvm.kernels.kernel import least
 from qpc.errors import UnsupportedTargetError
@@ -60,6 +69,9 @@ class Isa:
     saturates: ClassVar[bool] = False
     """Whether `rounded_to_bytes` takes floats that no int32 is near, as out of bounds."""
 
+    rounds_exactly: ClassVar[bool] = False
+    """Whether `nearest` takes all floats that are near an int32."""
+
     def __post_init__(self) -> None:
         assert self.tiles is None or self.lanes % self.tiles.sizes.lanes == 0
 
@@ -86,6 +98,11 @@ class Isa:
     @property
     def by_rows(self) -> Isa:
         """The instructions for sums over rows of one channel, which do not lie side by side."""
+        return self
+
+    @property
+    def joining(self) -> Isa:
+        """The instructions for layers that add to their sums before these are activations."""
         return self
 
     @property
@@ -200,6 +217,27 @@ class Isa:
 
         The values fit an int32, unless `saturates` says that they need not. They are one to four
         vectors in order, or `depth` vectors in the order of `interleave`.
+        """
+        raise NotImplementedError
+
+    def nearest(self, value: Expr) -> Expr:
+        """float32 vector rounded to int32, half to even; of magnitudes up to `JOINED_BOUND`.
+
+        Where `rounds_exactly`, larger ones too, as long as they fit an int32.
+        """
+        shifted = value + float32(1.5 * 2**23, self.lanes)
+        return reinterpret(shifted, "int32", self.lanes) - integer(0x4B400000, lanes=self.lanes)
+
+    def times(self, value: Expr, factor: Expr) -> Expr:
+        """int32 products of activations and of a factor of 16 bits, in every lane."""
+        return cast(value, "int32", self.lanes) * factor
+
+    def moved_to_bytes(
+        self, values: Sequence[Expr], zero_point: Expr, lo: Expr, hi: Expr, *, in_order: bool
+    ) -> Expr:
+        """`clamp(value + zero_point, lo, hi)` of int32 vectors, as activations.
+
+        Only if `rounds_to_bytes`; orders as there.
         """
         raise NotImplementedError
 

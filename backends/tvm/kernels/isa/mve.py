@@ -70,6 +70,11 @@ class Mve(Quads):
             self.name, LANES, _ROWS, activation=self.activation, costs=self.costs, sums_in_flight=1
         )
 
+    @property
+    def joining(self) -> Isa:
+        # Four sums are an argument of functions that know nothing of what could be added.
+        return Isa(self.name, 1, self.registers, activation=self.activation, costs=self.costs)
+
     def broadcast(self, x: Expr) -> Expr:
         return x
 

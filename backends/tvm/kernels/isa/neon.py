@@ -36,6 +36,7 @@ class Neon(Interleaving):
     """What all of them have in common."""
 
     saturates: ClassVar[bool] = True
+    rounds_exactly: ClassVar[bool] = True
     narrow_words: ClassVar[str] = "llvm.aarch64.neon.sqxtn"
     multiply: ClassVar[str] = "llvm.aarch64.neon.smull"
 
@@ -54,8 +55,13 @@ class Neon(Interleaving):
     def rounded_to_bytes(
         self, values: Sequence[Expr], zero_point: Expr, lo: Expr, hi: Expr, *, in_order: bool
     ) -> Expr:
-        integers = [bind(self._nearest(value)) for value in values]
-        packed = self._clamped(self._words(integers), zero_point, lo, hi)
+        integers = [bind(self.nearest(value)) for value in values]
+        return self.moved_to_bytes(integers, zero_point, lo, hi, in_order=in_order)
+
+    def moved_to_bytes(
+        self, values: Sequence[Expr], zero_point: Expr, lo: Expr, hi: Expr, *, in_order: bool
+    ) -> Expr:
+        packed = self._clamped(self._words(values), zero_point, lo, hi)
         return _first(packed, self.lanes * len(values))
 
     def added(self, a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
@@ -114,8 +120,8 @@ class Neon(Interleaving):
         halves = [intrinsic(self.narrow_words, "int8x8", word) for word in (words[0], words[-1])]
         return bind(shuffle(halves, range(BLOCK_BYTES)))
 
-    def _nearest(self, value: Expr) -> Expr:
-        """float32 vector rounded to int32, half to even; what does not fit saturates."""
+    def nearest(self, value: Expr) -> Expr:
+        # What does not fit saturates.
         return intrinsic("llvm.aarch64.neon.fcvtns", "int32x4", value)
 
     def _product(self, words: Expr, factor: Expr) -> Expr:
@@ -216,7 +222,9 @@ class ByteProducts(Neon):
 
     def broadcast(self, x: Expr) -> Expr:
         halves = bind(reinterpret(x, "int16", 2))
-        return reinterpret(shuffle([halves], [0] * self.lanes + [1] * self.lanes), "int8", 16)
+        every = [0] * self.lanes + [1] * self.lanes
+        # TVM takes no more lanes out than there are in the vectors.
+        return reinterpret(shuffle([halves] * self.lanes, every), "int8", 16)
 
     def interleaved_channels(self) -> npt.NDArray[np.int64]:
         return np.arange(self.lanes * self.depth).reshape(self.depth, self.lanes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,8 @@ _PACK_BYTES = {
 class _X86(Interleaving):
     """What all x86 vectors have in common; a lane of a vector is `depth` elements of 4 bytes."""
 
+    rounds_exactly: ClassVar[bool] = True
+
     def broadcast(self, x: Expr) -> Expr:
         return splat(T.reinterpret("int32", x), self.lanes)
 
@@ -88,9 +90,14 @@ class _X86(Interleaving):
     def rounded_to_bytes(
         self, values: Sequence[Expr], zero_point: Expr, lo: Expr, hi: Expr, *, in_order: bool
     ) -> Expr:
-        integers = [bind(self._nearest(value)) for value in values]
+        integers = [bind(self.nearest(value)) for value in values]
+        return self.moved_to_bytes(integers, zero_point, lo, hi, in_order=in_order)
+
+    def moved_to_bytes(
+        self, values: Sequence[Expr], zero_point: Expr, lo: Expr, hi: Expr, *, in_order: bool
+    ) -> Expr:
         # Whatever saturates on the way to a byte is beyond its bounds.
-        words = [bind(self._moved_words(word, zero_point)) for word in self._words(integers)]
+        words = [bind(self._moved_words(word, zero_point)) for word in self._words(values)]
         packed = self._packed_bytes(words)
         size = 4 * self.lanes
         low, high = (splat(T.cast(bound, "uint8"), size) for bound in (lo, hi))
@@ -98,6 +105,11 @@ class _X86(Interleaving):
         if in_order:
             return self._in_order(bind(packed), len(values))
         return packed if len(values) == 4 else shuffle([packed], _first_words(self.lanes))
+
+    def times(self, value: Expr, factor: Expr) -> Expr:
+        # The high words of the values are zero, so that it does not matter what meets them.
+        words = reinterpret(cast(value, "int32", self.lanes), "int16", 2 * self.lanes)
+        return self._weighted(words, reinterpret(factor, "int16", 2 * self.lanes))
 
     def added(self, a: Expr, b: Expr, constants: Sequence[Expr], lanes: int) -> Expr:
         size = 4 * self.lanes
@@ -172,8 +184,8 @@ class _X86(Interleaving):
         moved = splat(T.cast(by, "int16"), size)
         return intrinsic("llvm.sadd.sat", vector("int16", size), words, moved)
 
-    def _nearest(self, value: Expr) -> Expr:
-        """float32 vector rounded to int32, half to even, as the CPU rounds by default."""
+    def nearest(self, value: Expr) -> Expr:
+        # As the CPU rounds by default.
         name, *rest = _NEAREST[self.lanes]
         return intrinsic(name, vector("int32", self.lanes), value, *(f() for f in rest))
 

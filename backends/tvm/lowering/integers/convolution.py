@@ -19,7 +19,7 @@ from qpc.backends.tvm.lowering.call import (
     pair,
 )
 from qpc.backends.tvm.lowering.emitter import Emitter
-from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of
+from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of, joined_tensor
 from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.calls import qpc_ops
 
@@ -48,8 +48,11 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
     if call.share is not None:
         desc = desc.placed(call.share)
     epilogue, others = epilogue_of(emit, call, NHWC)
+    joined, moved = joined_tensor(emit, call, NHWC)
+    if desc.join is not None:
+        desc = replace(desc, join=replace(desc.join, moved=moved))
     made = conv2d(emit.isa, desc, layer_constants(call), epilogue, emit.threads, emit.tuner)
-    return emitted(emit, call, made, [x, *others], (n, o, desc.oh, desc.ow))
+    return emitted(emit, call, made, [x, *joined, *others], (n, o, desc.oh, desc.ow))
 
 
 def _padding(call: Call, padding: Padding) -> Padding:
@@ -81,11 +84,14 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value | Slice:
         **end_arguments(args),
     )
     epilogue, others = epilogue_of(emit, call, NHWC)
+    joined, moved = joined_tensor(emit, call, NHWC)
+    if desc.join is not None:
+        desc = replace(desc, join=replace(desc.join, moved=moved))
     made = transposed.conv_transpose2d(
         emit.isa, desc, layer_constants(call), epilogue, emit.threads, emit.tuner
     )
     size = desc.axis(0).outputs, desc.axis(1).outputs
-    return emitted(emit, call, made, [x, *others], (n, desc.o, *size))
+    return emitted(emit, call, made, [x, *joined, *others], (n, desc.o, *size))
 
 
 _LAYER = Traits(
@@ -98,6 +104,12 @@ _LAYER = Traits(
 RULES: dict[object, KernelRule] = {
     qpc_ops.conv2d.default: KernelRule(_conv2d, replace(_LAYER, pads_with="input_zero_point")),
     qpc_ops.conv_transpose2d.default: KernelRule(_conv_transpose2d, _LAYER),
+    qpc_ops.conv2d_add.default: KernelRule(
+        _conv2d, replace(_LAYER, pads_with="input_zero_point", joined="other")
+    ),
+    qpc_ops.conv_transpose2d_add.default: KernelRule(
+        _conv_transpose2d, replace(_LAYER, joined="other")
+    ),
     qpc_ops.conv2d_float.default: KernelRule(
         _conv2d, replace(_LAYER, epilogue=False, pads_with="input_zero_point")
     ),

@@ -13,6 +13,18 @@ from qpc.backends.tvm.lowering.layout import Slice, Value
 from qpc.calls import arguments
 
 
+def joined_tensor(emit: Emitter, call: Call, order: Order) -> tuple[list[Value | Slice], int]:
+    """What joins the sums of a layer whose result is stored in `order`, and `Join.moved` of it."""
+    other = call.args.get("other")
+    if other is None:
+        return [], 0
+    if isinstance(other, Slice):
+        if call.share is not None:
+            return [other], other.first - call.share.first
+        other = emit.alone(other)
+    return [emit.stored_as(other, order)], 0
+
+
 def epilogue_of(
     emit: Emitter, call: Call, order: Order
 ) -> tuple[tuple[Stage, ...], list[Value | Slice]]:

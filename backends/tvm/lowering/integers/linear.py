@@ -10,7 +10,7 @@ from qpc.backends.common.traits import MemoryOrder, Traits
 from qpc.backends.tvm.kernels.conv import linear as linear_kernels
 from qpc.backends.tvm.lowering.call import Call, KernelRule, end_arguments, layer_constants
 from qpc.backends.tvm.lowering.emitter import Emitter
-from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of
+from qpc.backends.tvm.lowering.integers.epilogue import epilogue_of, joined_tensor
 from qpc.backends.tvm.lowering.layout import Value
 from qpc.calls import qpc_ops
 
@@ -29,7 +29,9 @@ def _linear(emit: Emitter, call: Call) -> Value:
     made = linear_kernels.linear(
         emit.isa, desc, layer_constants(call), epilogue, emit.threads, emit.tuner
     )
-    inputs = [emit.view(x.expr, (rows, k)), *(emit.view(v.expr, (rows, o)) for v in others)]
+    joined, _ = joined_tensor(emit, call, order)
+    added = [emit.view(v.expr, (rows, o)) for v in (*joined, *others)]
+    inputs = [emit.view(x.expr, (rows, k)), *added]
     expr = emit.kernel(made, inputs, nodes=call.nodes)
     result = Value(expr, shape, call.result.dtype, order)
     return replace(result, expr=emit.view(expr, result.physical_shape))
@@ -41,5 +43,6 @@ _LAYER = Traits(
 
 RULES: dict[object, KernelRule] = {
     qpc_ops.linear.default: KernelRule(_linear, _LAYER),
+    qpc_ops.linear_add.default: KernelRule(_linear, replace(_LAYER, joined="other")),
     qpc_ops.linear_float.default: KernelRule(_linear, replace(_LAYER, epilogue=False)),
 }

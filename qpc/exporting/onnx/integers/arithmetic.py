@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from qpc.calls import arguments, qpc_ops
 from qpc.exporting.onnx.exporter import Exporter, Rule, clip
+from qpc.quant.arithmetic import JOINED_BOUND
 from qpc.types import dtype_name
 
 _MOST_OF_A_SUM = 2**25
@@ -78,9 +79,27 @@ def _add(to: Exporter, node: Node) -> str:
         )
         for side in "ab"
     )
-    total, shift = to.emit("Add", [a, b]), given.get("shift")
-    if shift is None:
+    total = to.emit("Add", [a, b])
+    if "shift" not in given:
         return requantized(to, node, total, to.constant(np.float32(given["scale"])))
+    return summed(to, node, total)
+
+
+def joined(to: Exporter, node: Node, accumulator: str, multiplier: str) -> str:
+    """int32 accumulators and the other operand of an addition, on the grid of the call."""
+    given = arguments(node)
+    real = to.emit("Mul", [to.cast(accumulator, torch.float32), multiplier])
+    ends = [to.constant(np.float32(end)) for end in (-JOINED_BOUND, JOINED_BOUND)]
+    own = to.cast(to.emit("Round", [to.emit("Clip", [real, *ends])]), torch.int32)
+    other = centred(to, given["other"], given["other_zero_point"])
+    other = to.emit("Mul", [other, int32(to, given["other_multiplier"])])
+    return summed(to, node, to.emit("Add", [own, other]))
+
+
+def summed(to: Exporter, node: Node, total: str) -> str:
+    """int32 sums on a fixed-point grid, shifted to the grid of the call."""
+    given = arguments(node)
+    shift = given["shift"]
     if shift:
         total = to.emit("Add", [total, int32(to, 1 << (shift - 1))])
     total = shifted(to, total, shift, _MOST_OF_A_SUM)

@@ -8,9 +8,10 @@ from torch.fx import Node
 
 from qpc.calls import arguments, qpc_ops
 from qpc.exporting.onnx.exporter import Exporter, Rule
-from qpc.exporting.onnx.integers.arithmetic import requantized
+from qpc.exporting.onnx.integers.arithmetic import joined, requantized
 from qpc.layers import IntWeighted, integer_layer, outputs_first
 from qpc.ops.integer_convolution import IntConv2d, IntConvTranspose2d
+from qpc.ops.layer_sums import Conv2dAdd, ConvTranspose2dAdd
 from qpc.types import dtype_name
 
 
@@ -27,7 +28,8 @@ def _finished(to: Exporter, node: Node, accumulator: str, *axes: int) -> str:
         _constant(to, node, name, to.tensor(node, name).reshape(-1, *axes))
         for name in ("bias", "multiplier")
     )
-    return requantized(to, node, to.emit("Add", [accumulator, bias]), multiplier)
+    ended = joined if "other" in arguments(node) else requantized
+    return ended(to, node, to.emit("Add", [accumulator, bias]), multiplier)
 
 
 def _zero_point(to: Exporter, view: IntWeighted) -> str:
@@ -37,7 +39,7 @@ def _zero_point(to: Exporter, view: IntWeighted) -> str:
 
 def _conv2d(to: Exporter, node: Node) -> str:
     """`qpc::conv2d`."""
-    view = IntConv2d(node)
+    view = IntConv2d.of(node) or Conv2dAdd(node)
     made = to.emit(
         "ConvInteger",
         [to.of(view.input), _constant(to, node, "weight"), _zero_point(to, view)],
@@ -54,7 +56,7 @@ def _conv_transpose2d(to: Exporter, node: Node) -> str:
 
     ONNX has no transposed convolution of integers.
     """
-    view = IntConvTranspose2d(node)
+    view = IntConvTranspose2d.of(node) or ConvTranspose2dAdd(node)
     weight = outputs_first(to.tensor(node, "weight"), 1, view.groups).flip(2, 3)
     spread = _spread_out(to, view)
     before = [
@@ -104,8 +106,11 @@ def _linear(to: Exporter, node: Node) -> str:
 RULES: dict[object, Rule] = {
     qpc_ops.conv2d.default: _conv2d,
     qpc_ops.conv2d_float.default: _conv2d,
+    qpc_ops.conv2d_add.default: _conv2d,
     qpc_ops.conv_transpose2d.default: _conv_transpose2d,
     qpc_ops.conv_transpose2d_float.default: _conv_transpose2d,
+    qpc_ops.conv_transpose2d_add.default: _conv_transpose2d,
     qpc_ops.linear.default: _linear,
     qpc_ops.linear_float.default: _linear,
+    qpc_ops.linear_add.default: _linear,
 }

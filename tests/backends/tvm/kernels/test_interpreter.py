@@ -18,6 +18,7 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from tvm.tirx import Expr
 
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.elementwise import add, clamp, lookup, mul
 from qpc.backends.tvm.kernels.emit import Flat, loop, prim_func, shuffle
@@ -104,6 +105,30 @@ def test_a_layer(isa: Isa, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
                     expected = expected.clip(stage.lo, stage.hi)
         result = layer.run(isa, interpret, epilogue, added=1 if epilogue else 0)
         np.testing.assert_array_equal(result, expected)
+
+
+JOIN = Join(zero_point=90, multiplier=5000, shift=13)
+
+
+@pytest.mark.every(3)
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_that_adds_before_it_rounds(
+    isa: Isa, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    plans(monkeypatch, None)
+    # The inner bound matters to products that are larger than any proof allows.
+    for large, join in ((2**13, JOIN), (2**36, JOIN), (1, Join(3, -2, 0))):
+        layer = Layer(replace(BASE, **LAYERS[name], join=join, lo=20, hi=240))
+        layer.multiplier *= np.float32(large)
+        result = layer.run(isa, interpret, (Lookup(layer.table.tobytes()),))
+        np.testing.assert_array_equal(result, layer.table[layer.expected()])
+
+
+def test_minimal_filtering_that_adds(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Layer(replace(BASE, h=5, w=6, join=JOIN))
+    layer.multiplier *= np.float32(2**13)
+    plans(monkeypatch, 4)
+    np.testing.assert_array_equal(layer.run(isa, interpret), layer.expected())
 
 
 def test_a_layer_with_small_weights(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:

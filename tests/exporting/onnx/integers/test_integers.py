@@ -33,6 +33,15 @@ OPERATORS: dict[str, tuple[Build, set[str]]] = {
         {"ConvInteger", "Pad"},
     ),
     "add": (lambda g, q: g.add(q, g.lookup(q)), {"Div", "Gather"}),
+    "conv2d and add": (
+        lambda g, q: g.joined(g.conv2d(q, 4, padding=(1, 1)), q),
+        {"ConvInteger", "Clip"},
+    ),
+    "transposed and add": (
+        lambda g, q: g.joined(g.conv_transpose2d(q, 4, padding=(1, 1)), q),
+        {"ConvInteger", "Clip"},
+    ),
+    "linear and add": (lambda g, q: g.joined(g.linear(q, 6), q), {"MatMulInteger", "Clip"}),
     "mul": (lambda g, q: g.mul(q, g.mean(q, (2, 3), True)), {"ReduceSum", "Mul"}),
     "sum": (lambda g, q: g.sum(q, (1, 2)), {"ReduceSum"}),
     "max": (lambda g, q: g.max_pool2d(q, (3, 2), (2, 1), (1, 0)), {"MaxPool"}),

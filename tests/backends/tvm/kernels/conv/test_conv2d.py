@@ -18,11 +18,13 @@ from qpc.backends.tvm.kernels.conv.conv_plan import Convolution, ConvPlan, Layer
 from qpc.backends.tvm.kernels.conv.dense_conv import DenseConv
 from qpc.backends.tvm.kernels.conv.depthwise import DepthwiseConv
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.conv.tiling import Tuner
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Clamp, Epilogue, Lookup, Reals
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.backends.tvm.kernels.kernel import Kernel
+from qpc.quant.arithmetic import JOINED_BOUND
 from qpc.targets import Target
 from tests.backends.tvm.kernels.conftest import NOT_PLAIN
 
@@ -51,6 +53,7 @@ class Layer:
         self.multiplier = (rng.uniform(0.5, 2, desc.o) / spread).astype(np.float32)
         self.added = rng.integers(0, 256, desc.output.shape, np.uint8)
         self.table = rng.permutation(256).astype(np.uint8)
+        self.joined = rng.integers(0, 256, desc.output.shape, np.uint8)
 
     @property
     def constants(self) -> LayerConstants:
@@ -67,7 +70,8 @@ class Layer:
     ) -> Array:
         kernel = self.kernel(isa, epilogue, threads, tuner)
         assert kernel.output == self.desc.output
-        return run(kernel, self.x, *[self.added] * added)
+        joined = [] if self.desc.join is None else [self.joined]
+        return run(kernel, self.x, *joined, *[self.added] * added)
 
     def kernel(
         self,
@@ -85,6 +89,8 @@ class Layer:
             least, greatest = (np.int32(bits).view(np.float32) for bits in desc.reals.bits)
             real = accumulators.astype(np.float32) * self.multiplier
             return np.asarray(np.clip(real, least, greatest))
+        if desc.join is not None:
+            return with_joined(accumulators, self.multiplier, self.joined, desc)
         return requantized(accumulators, self.multiplier, desc.output_zero_point, desc.lo, desc.hi)
 
 
@@ -117,6 +123,18 @@ def requantized(
     return result.astype(np.uint8)
 
 
+def with_joined(accumulators: Array, multiplier: Array, other: Array, desc: Conv2dDesc) -> Array:
+    join = desc.join
+    assert join is not None
+    with np.errstate(over="ignore"):
+        product = accumulators.astype(np.float32) * multiplier
+    total = np.rint(np.clip(product, -JOINED_BOUND, JOINED_BOUND)).astype(np.int64)
+    total += (other.astype(np.int64) - join.zero_point) * join.multiplier
+    total += 1 << (join.shift - 1) if join.shift else 0
+    total = (total >> join.shift) + desc.output_zero_point
+    return np.clip(total, desc.lo, desc.hi).astype(np.uint8)
+
+
 def added(a: Array, b: Array, numbers: AddTensor) -> Array:
     total = (a.astype(np.int64) - numbers.a_zero_point) * numbers.a_multiplier
     total = total + (b.astype(np.int64) - numbers.b_zero_point) * numbers.b_multiplier
@@ -145,6 +163,10 @@ PADDED = {"padding": (1, 1, 1, 1)}
         pytest.param({"c": 3, "o": 5}, id="fewer channels than lanes"),
         pytest.param({"c": 1, "o": 1}, id="one channel"),
         pytest.param({"c": 37, "o": 53}, id="odd channels"),
+        pytest.param({"c": 37, "o": 53, "join": Join(90, 1, 0)}, id="adds before it rounds"),
+        pytest.param(
+            {"c": 37, "o": 37, "groups": 37, "join": Join(90, 1, 0)}, id="depthwise, adds before"
+        ),
         pytest.param({"c": 5, "o": 80, "w": 33}, id="five vectors"),
         pytest.param({"kernel": (1, 1), "c": 6, "o": 33}, id="1x1 odd"),
         pytest.param({"kernel": (1, 1), "n": 3}, id="1x1 is one matrix product"),

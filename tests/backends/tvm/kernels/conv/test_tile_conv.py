@@ -15,6 +15,7 @@ from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.conv.conv2d import conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import Convolution
 from qpc.backends.tvm.kernels.conv.methods import plan_for
+from qpc.backends.tvm.kernels.conv.sums import Join
 from qpc.backends.tvm.kernels.conv.tile_plan import TilePlan
 from qpc.backends.tvm.kernels.conv.tiling import Tile
 from qpc.backends.tvm.kernels.epilogue import Clamp, Lookup, Reals
@@ -69,6 +70,7 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param({"kernel": (1, 1), "stride": (1, 3), "c": 16}, id="1x1, rows not apart"),
         pytest.param({"kernel": (1, 1), "padding": (1, 0, 0, 2)}, id="1x1 padded"),
         pytest.param({"c": 29, "o": 53, **PADDED}, id="odd channels"),
+        pytest.param({"o": 53, "join": Join(90, 1, 0), **PADDED}, id="adds before it rounds"),
         pytest.param({"stride": (2, 2), "n": 2, **PADDED}, id="stride"),
         pytest.param(
             {"stride": (3, 2), "h": 11, "padding": (2, 1, 1, 0)}, id="two strides", marks=SLOW

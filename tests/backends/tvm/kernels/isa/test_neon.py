@@ -11,8 +11,10 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from torch.fx import GraphModule
 
+from qpc.backends.tvm.kernels.emit import Flat, bind, prim_func
 from qpc.backends.tvm.kernels.isa.choose import isa_for
 from qpc.backends.tvm.kernels.isa.neon import ByteProducts
+from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.targets import Target
 from tests.backends.tvm.kernels.isa.arm_code import assembly, loops_with, on_stack, share
 from tests.emulation import assert_exact
@@ -69,6 +71,16 @@ def test_two_products_of_the_least_bytes_do_not_fit_16_bits() -> None:
     assert (careful.dot_instructions, isa.dot_instructions) == (4, 3)
 
 
+def test_activations_of_terms_from_a_list_reach_every_lane_of_both_halves() -> None:
+    isa = isa_for(Target.parse("aarch64"))
+
+    def body(x: Flat, y: Flat) -> None:
+        y.store(0, isa.broadcast(bind(x.load(0, 4))), 16)
+
+    tensors = [TensorType((size,), "int8") for size in (4, 16)]
+    assert "[0, 0, 0, 0, 1, 1, 1, 1]" in str(prim_func("kernel", tensors, body))
+
+
 def test_weights_are_arranged_as_halves_of_a_vector_are_multiplied() -> None:
     isa = isa_for(Target.parse("aarch64"))
     weight = np.arange(16, dtype=np.int8).reshape(1, 4, 4)
@@ -86,7 +98,9 @@ def operators() -> GraphModule:
     d = g.conv2d(g.lookup(c), 36, (3, 1), groups=4)
     pooled = g.cat(g.max_pool2d(d, (2, 2), (1, 1)), g.avg_pool2d(d, (2, 2), (1, 1)))
     up = g.conv_transpose2d(g.resize2d(pooled, 5, 9, linear=True), 6, (2, 2), stride=(2, 2))
-    flat = g.reshape(g.clamp(up), -1, 6 * 10 * 18)
+    up = g.joined(g.conv2d(up, 6, (3, 3), padding=(1, 1), groups=6, extreme=True), up)
+    up = g.joined(g.conv_transpose2d(up, 6, (3, 3), padding=(1, 1)), up)
+    flat = g.reshape(g.clamp(g.joined(g.linear(up, 18), up)), -1, 6 * 10 * 18)
     return g.module(g.dequantize(g.linear(flat, 13)), g.mean(g.mul(d, d), (2, 3)))
 
 
