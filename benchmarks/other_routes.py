@@ -175,7 +175,7 @@ def through_pt2e(route: str, model: nn.Module, data: Data, settings: Settings) -
 
 def _lowered(converted: nn.Module) -> tuple[Function, str]:
     """The fastest form of a converted graph that runs on this machine, and its name."""
-    inductor = importlib.import_module("torch._inductor.config")
+    inductor: Any = importlib.import_module("torch._inductor.config")
     image = torch.zeros(1, 1, 28, 28)
     inductor.freezing = True
     try:

@@ -80,7 +80,8 @@ def measure(name: str, images: Tensor) -> None:
     print(f"  qpc.quantize         {total:6.2f} s, {total / once:.2f} times the float passes")
     few = images[:4]
     with torch.no_grad():
-        plain, exact = (cpu_seconds(lambda f=f: f(few), 5) for f in (model, integers))  # type: ignore[misc]
+        plain = cpu_seconds(lambda: model(few), 5)
+        exact = cpu_seconds(lambda: integers(few), 5)
     print(f"  integer reference    {exact / plain:.2f} times float, on {len(few)} images")
 
 

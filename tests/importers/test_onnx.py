@@ -69,7 +69,7 @@ def test_what_onnx_runtime_has_quantized_is_not_quantized_again(tmp_path: Path, 
     gm = qpc.trace(Residual(), images())
     qpc.export(gm, tmp_path / "float.onnx", form="onnx-float", batch=4)
 
-    class Reader(tools.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    class Reader(tools.CalibrationDataReader):  # type: ignore[name-defined, misc]  # it has no types
         def __init__(self) -> None:
             self.left = [{"x": images().numpy()}]
 
@@ -108,7 +108,8 @@ def test_clips_between_grids_narrow_them(tmp_path: Path) -> None:
     stored |= {"scales": np.array([0.2, 0.3], np.float32), "zeros": np.zeros(2, np.int8)}
     file = saved(tmp_path, *nodes, sizes=("n", 3), **stored)
     integers = qpc.import_quantized(qpc.trace_onnx(file))
-    (grid,) = {info(n).qparams for n in integers.graph.nodes if info(n).qparams is not None}
+    found = (info(n).qparams for n in integers.graph.nodes)
+    (grid,) = {grid for grid in found if grid is not None}
     assert (grid.lo, grid.hi, grid.zero_point) == (0, 15, 3)
     x = torch.linspace(-2, 2, 12).reshape(4, 3)
     (expected,) = ran(onnx.load(file), x)

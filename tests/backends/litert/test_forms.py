@@ -166,7 +166,8 @@ class Choice(nn.Module):
         self.last = nn.Conv2d(4, 4, 1)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.last(torch.where(self.mask(x, y), self.left(x), self.right(x)))
+        chosen: Tensor = self.last(torch.where(self.mask(x, y), self.left(x), self.right(x)))
+        return chosen
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,8 @@ class Filled(nn.Module):
         self.layer = nn.Conv2d(4, 8, 1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.layer(x).masked_fill(mask[:, None, None], 0.0).argmax(1)
+        made: Tensor = self.layer(x).masked_fill(mask[:, None, None], 0.0)
+        return made.argmax(1)
 
 
 def test_masks_may_be_inputs_and_numbers_results() -> None:
