@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 from qpc.errors import ConfigError
+
+Measures = Mapping[str, SupportsFloat | None]
+"""Numbers by their names; None for those that are not known."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +60,27 @@ class Callbacks:
         """Tell progress; this makes the callbacks a sink for it."""
         self._tell(lambda each: each.progress(text, done, total))
 
-    def metrics(self, values: Mapping[str, SupportsFloat | None], step: int) -> None:
+    def metrics(self, values: Measures, step: int) -> None:
         """Tell numbers, without those that are not known and those that are none."""
         known = {name: float(value) for name, value in values.items() if value is not None}
         finite = {name: value for name, value in known.items() if math.isfinite(value)}
         if finite:
             self._tell(lambda each: each.metrics(finite, step))
+
+    def of_jobs(
+        self, count: int, measured: Callable[[str, Any], tuple[Measures, int]]
+    ) -> Callable[[str, Any], None]:
+        """What to call with the name and the result of each of so many jobs, when it is done.
+
+        measured: from these to the numbers that are told, and the step that they belong to.
+        """
+        done = itertools.count(1)
+
+        def told(name: str, result: Any) -> None:
+            self.show(name, next(done), count)
+            self.metrics(*measured(name, result))
+
+        return told
 
     @contextmanager
     def watching(self, run: str, settings: Mapping[str, object]) -> Iterator[None]:

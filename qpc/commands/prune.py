@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qpc.given.options import DataOptions, ModelOptions
+from qpc.given.options import DataOptions, FolderOption, ModelOptions
 from qpc.terminal.answer import Answer
 from qpc.terminal.reporter import Reporter
 
@@ -33,9 +32,7 @@ def command(
     reporter: Reporter,
     model: ModelOptions,
     data: DataOptions,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the graph and all about it.")
-    ],
+    out: FolderOption,
     amount: Annotated[float, typer.Option(help="The share that goes, from 0 to 1.")] = 0.3,
     of: Annotated[Of, typer.Option(help="What it is a share of.")] = Of.MACS,
     criterion: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qpc.given.options import DataOptions, ModelOptions
+from qpc.given.options import DataOptions, FolderOption, ModelOptions
 from qpc.terminal.answer import Answer
 from qpc.terminal.reporter import Reporter
 
@@ -49,9 +49,7 @@ def command(
     reporter: Reporter,
     model: ModelOptions,
     data: DataOptions,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the graph and all about it.")
-    ],
+    out: FolderOption,
     weight_bits: Annotated[int, typer.Option(min=2, max=8, help="Bits of weights.")] = 8,
     activation_bits: Annotated[int, typer.Option(min=2, max=8, help="Bits of values.")] = 8,
     mode: Annotated[

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from qpc.given.opened import Samples
+    from qpc.precision.result import Sensitivity
 
 EXAMPLE = "qpc sensitivity net.py:model --data photos --bits 8,6,4 --out sensitivity"
 _SAMPLES = 64
@@ -44,7 +45,7 @@ def command(
     """Say what fewer bits and fewer channels of each layer do to the output."""
     tried = _numbers("--bits", bits, int), _numbers("--fewer-channels", fewer_channels, float)
     with reporter.phase("importing"):
-        from qpc.errors import ArtifactError, ConfigError
+        from qpc.errors import ConfigError
         from qpc.given.opened import open_model
         from qpc.precision.sensitivity import sensitivity
     if out is not None:
@@ -72,11 +73,7 @@ def command(
             progress=reporter.told,
         )
     if out is not None:
-        found.plot(out / "sensitivity.svg")
-        try:
-            (out / "sensitivity.json").write_text(found.to_json() + "\n", encoding="utf-8")
-        except OSError as e:
-            raise ArtifactError(f"cannot write to {str(out)!r}: {e.strerror or e}") from e
+        _write(found, out)
     return Answer(
         _data(found.to_json()),
         (found.table(most),),
@@ -84,6 +81,17 @@ def command(
         if out is None
         else (f"open {out / 'sensitivity.svg'}",),
     )
+
+
+def _write(found: Sensitivity, folder: Path) -> None:
+    """The picture and the data, side by side."""
+    from qpc.errors import ArtifactError
+
+    found.plot(folder / "sensitivity.svg")
+    try:
+        (folder / "sensitivity.json").write_text(found.to_json() + "\n", encoding="utf-8")
+    except OSError as e:
+        raise ArtifactError(f"cannot write to {str(folder)!r}: {e.strerror or e}") from e
 
 
 class _Accuracy:

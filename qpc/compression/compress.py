@@ -79,8 +79,6 @@ def compress(
     settings = recipe_of(recipe)
     require_kind("model", model, nn.Module, "a torch.nn.Module")
     _check_inputs(settings, train, evaluate, batches, loss)
-    settings.require_reachable()
-    plain = settings.plain()
     made = repeatable(batches)
     _check_not_empty(made)
     inputs = Inputs(evaluate, train, made, loss, torch.device(device), timer)
@@ -88,11 +86,9 @@ def compress(
     with current_world() as world, _folder(out, world) as folder:
         watchers = given if world.first else Callbacks(())
         gm = traced_model(model, example_inputs, made)
-        journal = _journal(folder, plain, world)
-        with (
-            shown(progress if world.first else False) as sink,
-            watchers.watching("compress", plain),
-        ):
+        journal = _journal(folder, plain := settings.plain(), world)
+        told = shown(progress if world.first else False)
+        with told as sink, watchers.watching("compress", plain):
             sinks = [each for each in (sink, watchers or None) if each is not None]
             run = Run(settings, inputs, journal, world, _progress(settings, sinks), watchers)
             outcome = run.go(gm)
@@ -133,6 +129,7 @@ def _check_inputs(
                 raise ConfigError(
                     f"the step {step.kind!r} needs {name}=", fix=f"pass {_WHAT[name]}"
                 )
+    recipe.require_reachable()
 
 
 _WHAT = {

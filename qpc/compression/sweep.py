@@ -16,7 +16,7 @@ from typing import Any, cast
 from torch import nn
 from torch.fx import GraphModule
 
-from qpc.callbacks.protocol import Callback, checked_callbacks
+from qpc.callbacks.protocol import Callback, Measures, checked_callbacks
 from qpc.capture.checks import ExampleInputs
 from qpc.compression.compress import compress, recipe_of, repeatable, traced_model
 from qpc.compression.recipe import Recipe
@@ -24,9 +24,8 @@ from qpc.compression.result import Row, measures
 from qpc.compression.step import Batches, Evaluate, Loss, Train
 from qpc.errors import BudgetError, ConfigError
 from qpc.hashing import fingerprint
-from qpc.parallel.in_process import InProcess
 from qpc.parallel.journal import Journal
-from qpc.parallel.processes import Processes
+from qpc.parallel.processes import processes
 from qpc.parallel.run import Told, run_jobs
 from qpc.parallel.work import Executor, Plain
 from qpc.settings import require_count, require_kind
@@ -133,32 +132,42 @@ def sweep(
     if isinstance(batches, Iterator) and made is not None:
         batches = list(made())
     folder = None if out is None else Path(out)
-    jobs: dict[str, Plain] = {}
-    for changed, resolved in combinations:
-        place = None if folder is None else str((folder / _RUNS / _hash(resolved)).absolute())
-        jobs[json.dumps(changed, sort_keys=True)] = {"recipe": resolved, "out": place}
+    jobs = _jobs(combinations, folder)
     watchers = checked_callbacks(callbacks)
-    numbers = {name: number for number, name in enumerate(jobs)}
-    done = itertools.count(1)
-
-    def told(name: str, result: Plain) -> None:
-        best = _run({}, jobs[name], result).best
-        watchers.show(name, next(done), len(jobs))
-        watchers.metrics({} if best is None else measures(best, "best"), numbers[name])
-
     with watchers.watching("sweep", {"recipe": plain, "changes": dict(changes)}):
         results = run_jobs(
             _Compression(gm, evaluate, train, batches, loss),
             jobs,
-            executor=executor or (Processes(workers) if workers > 1 else InProcess()),
+            executor=executor or processes(workers),
             journal=None
             if folder is None
             else Journal.open(folder / _JOURNAL, _subject(gm, plain)),
             progress="sweep" if progress is True else progress or None,
-            each=told,
+            each=watchers.of_jobs(len(jobs), _measured(jobs)),
         )
     pairs = zip(combinations, jobs.values(), results.values(), strict=True)
     return Sweep(tuple(_run(changed, job, result) for (changed, _), job, result in pairs))
+
+
+def _jobs(
+    combinations: Sequence[tuple[dict[str, Any], dict[str, Any]]], folder: Path | None
+) -> dict[str, Plain]:
+    jobs: dict[str, Plain] = {}
+    for changed, resolved in combinations:
+        place = None if folder is None else str((folder / _RUNS / _hash(resolved)).absolute())
+        jobs[json.dumps(changed, sort_keys=True)] = {"recipe": resolved, "out": place}
+    return jobs
+
+
+def _measured(jobs: Mapping[str, Plain]) -> Callable[[str, Plain], tuple[Measures, int]]:
+    """What callbacks are told of a combination: its best model, and its number."""
+    steps = {name: step for step, name in enumerate(jobs)}
+
+    def measured(name: str, result: Plain) -> tuple[Measures, int]:
+        best = _run({}, jobs[name], result).best
+        return {} if best is None else measures(best, "best"), steps[name]
+
+    return measured
 
 
 @dataclass(frozen=True)

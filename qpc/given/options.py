@@ -32,6 +32,9 @@ FloatOption = Annotated[
         metavar="MODEL",
     ),
 ]
+FolderOption = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for the graph and all about it.")
+]
 TimeOption = Annotated[
     bool, typer.Option("--time/--no-time", help="Compile and profile the model, too.")
 ]

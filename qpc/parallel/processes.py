@@ -21,7 +21,8 @@ from typing import Self
 import torch
 
 from qpc.errors import BackendError, ConfigError
-from qpc.parallel.work import Function, Outcome, Plain, attempt
+from qpc.parallel.in_process import InProcess
+from qpc.parallel.work import Executor, Function, Outcome, Plain, attempt
 from qpc.settings import require_count
 
 
@@ -50,6 +51,11 @@ class Processes:
                 fix="define functions at the top of a module, or use one process",
             ) from e
         return Spawned(data, self)
+
+
+def processes(workers: int) -> Executor:
+    """So many processes: this one where that is enough."""
+    return Processes(workers) if workers > 1 else InProcess()
 
 
 class Spawned:

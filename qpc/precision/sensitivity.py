@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -23,9 +22,8 @@ from qpc.errors import CalibrationError, ConfigError
 from qpc.facts import require_graph
 from qpc.hashing import fingerprint
 from qpc.modes import ordinary_torch
-from qpc.parallel.in_process import InProcess
 from qpc.parallel.journal import Journal
-from qpc.parallel.processes import Processes
+from qpc.parallel.processes import processes
 from qpc.parallel.run import Told, run_jobs
 from qpc.parallel.work import Executor, Plain
 from qpc.passes import Calibrate, InsertObservers
@@ -80,37 +78,32 @@ def sensitivity(
     keep failing.
     """
     require_graph(gm, "sensitivity")
-    _check_settings(bits, fewer_channels, workers)
     config, criterion = config or QuantConfig(), criterion or L1()
-    require_kind("config", config, QuantConfig, "a QuantConfig")
-    require_kind("criterion", criterion, Judge, "an object with a method `scores`", fix="L1()")
+    _check_settings(bits, fewer_channels, workers, config, criterion)
     inputs = gathered(gm, batches)
     prepared = prepare_parts(gm, inputs, config, progress=progress is True)
-    groups = groups_of(gm, criterion) if fewer_channels else ()
-    experiments = Experiments(
-        gm, prepared.observed, inputs, prepared.parts, groups, criterion, evaluate
-    )
-    jobs = _jobs(prepared.parts, bits, groups, fewer_channels)
+    parts, groups = prepared.parts, groups_of(gm, criterion) if fewer_channels else ()
+    experiments = Experiments(gm, prepared.observed, inputs, parts, groups, criterion, evaluate)
+    jobs = _jobs(parts, bits, groups, fewer_channels)
     subject = _subject(experiments, config)
-    watchers, done = checked_callbacks(callbacks), itertools.count(1)
-
-    def told(name: str, result: Plain) -> None:
-        watchers.show(name, next(done), len(jobs))
-        watchers.metrics(jobs[name].measures(result), jobs[name].place)
-
+    watchers = checked_callbacks(callbacks)
     asked = {"bits": list(bits), "fewer_channels": list(fewer_channels), **subject}
     with watchers.watching("sensitivity", asked):
         results = run_jobs(
             experiments,
             {name: job.argument for name, job in jobs.items()},
-            executor=executor or (Processes(workers) if workers > 1 else InProcess()),
+            executor=executor or processes(workers),
             journal=None if folder is None else Journal.open(folder, subject),
             progress="sensitivity" if progress is True else progress or None,
-            each=told,
+            each=watchers.of_jobs(len(jobs), lambda name, result: jobs[name].told(result)),
         )
-    (_, metric), *_ = cast(list[list[float | None]], results.pop(_FLOAT))
-    effects = [e for name, result in results.items() for e in jobs[name].effects(result)]
-    return Sensitivity(worst_first(effects), metric, subject["graph"])
+    return _result(jobs, results, subject["graph"])
+
+
+def _result(jobs: Mapping[str, _Job], results: Mapping[str, Plain], graph: str) -> Sensitivity:
+    (_, metric), *_ = cast(list[list[float | None]], results[_FLOAT])
+    effects = [e for name in results if name != _FLOAT for e in jobs[name].effects(results[name])]
+    return Sensitivity(worst_first(effects), metric, graph)
 
 
 # --- what is prepared once ------------------------------------------------------------------------
@@ -148,7 +141,13 @@ def prepare_parts(
     return Prepared(tidy, plan, observed, parts_of(tidy, plan))
 
 
-def _check_settings(bits: Sequence[int], shares: Sequence[float], workers: int) -> None:
+def _check_settings(
+    bits: Sequence[int],
+    shares: Sequence[float],
+    workers: int,
+    config: QuantConfig,
+    criterion: Judge,
+) -> None:
     require_count("workers", workers)
     for count in _listed("bits", bits):
         require_count("bits", count, 2)
@@ -157,6 +156,8 @@ def _check_settings(bits: Sequence[int], shares: Sequence[float], workers: int) 
         require_number("fewer_channels", share, 0, 1, above=True)
     if not bits and not shares:
         raise ConfigError("there is nothing to try: both bits and fewer_channels are empty")
+    require_kind("config", config, QuantConfig, "a QuantConfig")
+    require_kind("criterion", criterion, Judge, "an object with a method `scores`", fix="L1()")
 
 
 def _listed(name: str, values: object) -> Sequence[float]:
@@ -206,6 +207,10 @@ class _Job:
     def argument(self) -> Plain:
         """What `Experiments` is called with; without amounts it is about the graph in float."""
         return {"kind": self.kind, "place": self.place, "amounts": list(self.amounts)}
+
+    def told(self, result: Plain) -> tuple[dict[str, float | None], int]:
+        """What callbacks are told of the result, and at which step."""
+        return self.measures(result), self.place
 
     def measures(self, result: Plain) -> dict[str, float | None]:
         """The numbers of a result by names for callbacks."""
