@@ -20,6 +20,7 @@ _MOVED = (
     "output_zero_point",
     "a_zero_point",
     "b_zero_point",
+    "other_zero_point",
     "lo",
     "hi",
 )

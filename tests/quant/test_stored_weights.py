@@ -41,10 +41,10 @@ def test_each_group_has_the_scale_of_its_largest_weight_and_the_last_one_may_be_
 
 
 def test_without_groups_there_is_one_scale_for_each_output_or_for_all() -> None:
-    weight = torch.tensor([[127.0, 0.0, 1.0], [0.0, -63.5, 0.0]])
+    weight = torch.tensor([[127.0, 2.0, 1.0], [0.0, -63.5, 0.0]])
     integers, scale = quantize_in_groups(weight, WeightConfig())
     assert scale.tolist() == [[1.0], [0.5]]
-    assert integers.tolist() == [[127, 0, 1], [0, -127, 0]]
+    assert integers.tolist() == [[127, 2, 1], [0, -127, 0]]
     safe, _ = quantize_in_groups(weight, WeightConfig(pairs="safe"))
     assert are_safe(safe)
     assert not are_safe(integers)
