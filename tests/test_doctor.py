@@ -153,6 +153,7 @@ def test_an_old_python_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.tvm
 def test_the_installed_tvm_compiles_and_runs_a_kernel() -> None:
     pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")

@@ -25,6 +25,7 @@ def model() -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
+@pytest.mark.thorough
 def test_the_best_effort_is_better_and_says_what_it_tried() -> None:
     net, batches = model(), list(X.split(16))
     gm = qpc.trace(net, X[:2])

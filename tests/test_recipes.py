@@ -193,7 +193,7 @@ def _few_bits() -> QuantConfig:
     return min_max(bits=4, weight_bits=3)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     "learn", [LearnGrids(), LearnGrids(zero_points=True), LearnGrids(activations=False), None]
 )

@@ -107,6 +107,7 @@ def test_a_state_dict_loads_into_the_loaded_skeleton(stage: str, tmp_path: Path)
     assert all(torch.equal(again.state_dict()[name], value) for name, value in trained.items())
 
 
+@pytest.mark.thorough
 def test_it_loads_in_a_process_that_never_saw_the_class(saved: Path) -> None:
     program = "import sys, qpc; print(qpc.fingerprint(qpc.load_graph(sys.argv[1])))"
     command = [sys.executable, "-c", program, str(saved)]

@@ -45,6 +45,7 @@ def counted(model: nn.Module, *inputs: Tensor) -> list[str]:
     return [op_name(node) for node in layers_with_weights(traced(model, *inputs))]
 
 
+@pytest.mark.thorough
 def test_layers_are_what_multiplies_by_weights_of_its_own() -> None:
     assert counted(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), IMAGE) == ["conv2d"]
     assert counted(Recurrent(), STEPS) == ["lstm", "linear"]

@@ -102,6 +102,7 @@ def test_a_concat_in_float_joins_nothing() -> None:
 ENDS = st.tuples(st.floats(-8, 0), st.floats(0.125, 8))
 
 
+@pytest.mark.thorough
 @given(ranges=st.lists(ENDS, min_size=5, max_size=5), narrowest=st.floats(0.1, 1.5))
 def test_no_range_shrinks_and_none_grows_beyond_the_limit(
     ranges: list[Range], narrowest: float

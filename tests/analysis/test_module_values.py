@@ -92,6 +92,7 @@ def test_what_was_joined_with_the_next_module_is_said() -> None:
         corresponding_value(gm, qpc.prepare_qat(gm, [X]), "blocks.0.conv")
 
 
+@pytest.mark.thorough
 def test_pruned_graphs_and_models_of_other_depths_are_matched_by_path() -> None:
     gm = graph(8, 3)
     for other in (qpc.prune(gm, L1(), Uniform(0.5)), graph(4, 1), graph(8, 5)):

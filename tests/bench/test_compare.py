@@ -73,6 +73,7 @@ class Part:
     labels: torch.Tensor | None
 
 
+@pytest.mark.thorough
 def test_instances_and_accuracy_are_measured_for_all(graph: GraphModule) -> None:
     pooled = integer(
         fake_quantized(

@@ -78,6 +78,7 @@ def test_a_run_that_goes_on_tells_the_numbers_of_its_past_again(tmp_path: Path) 
     assert again.values == first.values
 
 
+@pytest.mark.thorough
 def test_a_callback_that_fails_is_left_out_with_a_warning_and_the_run_is_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -165,7 +165,7 @@ class Mixed(nn.Module):
         return y
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("seed", range(4))
 def test_the_cost_after_pruning_is_known_without_pruning(seed: int) -> None:
     gm = traced(Mixed(), torch.randn(2, 3, 8, 8))
@@ -183,6 +183,7 @@ def test_the_cost_after_pruning_is_known_without_pruning(seed: int) -> None:
         assert model.total(measure, removed) == predicted.of(measure)
 
 
+@pytest.mark.thorough
 def test_a_resnet18_has_the_published_number_of_macs() -> None:
     sizes = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1)]
     sizes += [(128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1)]

@@ -56,6 +56,7 @@ def scaled(gm: GraphModule, seed: int) -> tuple[GraphModule, Tensor]:
     return result, factors
 
 
+@pytest.mark.thorough
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_any_factors_leave_the_output_as_it_is(seed: int) -> None:

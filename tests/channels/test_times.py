@@ -84,6 +84,7 @@ class Mixed(nn.Module):
         return y
 
 
+@pytest.mark.thorough
 def test_the_time_without_units_is_that_of_the_pruned_graph() -> None:
     gm = traced(Mixed(), torch.randn(2, 3, 9, 9))
     analysis = analyze_channels(gm)

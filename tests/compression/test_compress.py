@@ -41,6 +41,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_the_loop_of_the_textbooks_ends_with_integers_in_the_budget(kept: Path) -> None:
     result = run(TEXTBOOK, out=kept)  # everything is done: it is only read
     names = ["baseline", "before the rounds", "round 1", "round 2"]
@@ -69,6 +70,7 @@ def test_everything_is_kept_in_the_folder(kept: Path) -> None:
     assert "start.1-fine-tune" not in left, "what nothing needs is removed"
 
 
+@pytest.mark.thorough
 def test_the_recipe_that_was_kept_makes_the_same_again(kept: Path) -> None:
     recipe = read_recipe(kept / "recipe.yaml")
     assert recipe == qpc.Recipe.model_validate(TEXTBOOK)
@@ -90,6 +92,7 @@ def test_the_random_numbers_of_the_caller_are_left_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.thorough
 def test_the_model_is_left_alone() -> None:
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -191,6 +194,7 @@ def test_if_no_model_is_in_the_budget_the_nearest_is_told() -> None:
         run({**ONE_STEP, "budget": {"lose": 0.1}}, evaluate=lambda gm: next(values))
 
 
+@pytest.mark.thorough
 def test_an_error_of_the_user_s_function_comes_through_and_nothing_is_lost(tmp_path: Path) -> None:
     def fails(gm: GraphModule, context: TrainContext) -> None:
         raise RuntimeError("out of memory")

@@ -105,6 +105,7 @@ def test_quantization_is_that_of_the_front_door(gm: GraphModule) -> None:
         Quantize().run(expected, at(gm, place()))
 
 
+@pytest.mark.thorough
 def test_the_effort_of_quantization_is_that_of_the_front_door(gm: GraphModule) -> None:
     config = {"default": {"weight": {"bits": 4}}}
     for effort in ("fast", "best"):

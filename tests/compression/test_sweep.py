@@ -71,6 +71,7 @@ def test_a_run_that_ends_without_a_model_is_told_and_the_others_go_on() -> None:
     assert "no model is inside of the budget" in found.table()
 
 
+@pytest.mark.thorough
 def test_it_goes_on_after_an_interruption(tmp_path: Path) -> None:
     calls = 0
 
@@ -97,6 +98,7 @@ def test_it_goes_on_after_an_interruption(tmp_path: Path) -> None:
         swept(changes, recipe={**RECIPE, "seed": 5}, out=tmp_path / "out")
 
 
+@pytest.mark.thorough
 def test_wrong_paths_and_values_are_told_before_anything_runs() -> None:
     for path in (
         "start[7].criterion",

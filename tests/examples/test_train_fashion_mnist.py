@@ -51,6 +51,7 @@ def test_the_script_writes_what_the_package_loads(
     assert right == pytest.approx(metadata.top1)
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     data: Path, tmp_path: Path
 ) -> None:

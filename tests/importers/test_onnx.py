@@ -62,6 +62,7 @@ def test_names_of_nodes_become_paths_and_those_of_tensors_names(tmp_path: Path) 
     assert not [name for name, _ in gm.named_modules() if "onnx" in name]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
 def test_what_onnx_runtime_has_quantized_is_not_quantized_again(tmp_path: Path, form: str) -> None:
     tools = pytest.importorskip("onnxruntime.quantization")

@@ -23,6 +23,7 @@ from tests.rounding import (
 )
 
 
+@pytest.mark.thorough
 def test_is_worth_five_points_at_four_bits_where_inputs_share_a_strong_component() -> None:
     network, (gm, batches) = stress(), stressed()
     better, _ = run(gm, CompensateRounding(batches, samples=128))
@@ -40,6 +41,7 @@ def test_the_outputs_of_all_kinds_of_layers_come_nearer(per_channel: bool) -> No
     assert differing_steps(better) < 0.02  # a step of the output's grid
 
 
+@pytest.mark.thorough
 def test_pairs_stay_safe() -> None:
     check_pairs_stay_safe(lambda batches: CompensateRounding(batches, samples=8))
 
@@ -57,6 +59,7 @@ def test_declines_shared_weights_and_more_bits() -> None:
     assert {r.text for r in ctx.declined} == {"its weights have 4 bits"}
 
 
+@pytest.mark.thorough
 def test_options_matter() -> None:
     gm, batches = rounded(Kinds())
     made = [

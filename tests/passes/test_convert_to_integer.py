@@ -424,7 +424,7 @@ def test_a_table_has_the_lowest_point_for_values_without_a_result() -> None:
     assert int(table[128]) == grid.zero_point
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
 def test_fewer_bits_convert_as_well(bits: int) -> None:
     model = nn.Sequential(conv(3, 4, 3), nn.ReLU(), nn.Hardswish(), conv(4, 2))
@@ -437,7 +437,7 @@ def test_fewer_bits_convert_as_well(bits: int) -> None:
     assert steps_apart(fake, result, IMAGE) <= 4.0
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_signed_and_unsigned_grids_give_identical_reals(bits: int, symmetric: bool) -> None:

@@ -186,6 +186,7 @@ class SelfAttention(nn.Module):
         return y
 
 
+@pytest.mark.thorough
 def test_heads_are_masked_whole_where_they_are_asked_for() -> None:
     x = torch.randn(2, 5, 8)
     gm, _ = run(

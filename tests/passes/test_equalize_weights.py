@@ -26,6 +26,7 @@ def uneven(between: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.thorough
 def test_brings_a_network_of_uneven_channels_within_a_point_of_float() -> None:
     stress = uneven_channels()
     gm, batches = qpc.trace(stress.model, stress.images[:2]), stress.calibration.split(32)

@@ -24,6 +24,7 @@ from tests.rounding import (
 )
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_the_outputs_of_all_kinds_of_layers_come_nearer(per_channel: bool) -> None:
     model = Kinds()
@@ -34,6 +35,7 @@ def test_the_outputs_of_all_kinds_of_layers_come_nearer(per_channel: bool) -> No
     assert differing_steps(fitted) < 0.02  # a step of the output's grid
 
 
+@pytest.mark.thorough
 def test_scales_are_fitted_to_points_whose_pairs_are_safe() -> None:
     config = QuantConfig(default=LayerConfig(weight=WeightConfig(pairs="safe")))
     gm, batches = rounded(Kinds(), config=config)

@@ -306,6 +306,7 @@ def test_what_is_arithmetic_only_is_true_or_false() -> None:
         FoldBatchNorm(arithmetic_only="yes")  # type: ignore[arg-type]  # the mistake on purpose
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_rounded_weights_stay_on_the_points_of_their_grids(per_channel: bool) -> None:
     model = randomized(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()))

@@ -97,6 +97,7 @@ def test_grids_are_those_of_the_model_and_count_from_0() -> None:
     assert found == {INPUT, (0.0625, 131, 0, 255, torch.uint8)}
 
 
+@pytest.mark.thorough
 def test_what_is_exported_as_pt2e_comes_back_as_the_same_integers() -> None:
     fake = rounded_residual()
     ours = to_integer().run(fake)

@@ -121,6 +121,7 @@ class Meeting(nn.Module):
         return y
 
 
+@pytest.mark.thorough
 def test_values_that_meet_in_a_concat_have_one_step_that_learns_for_all() -> None:
     gm = check_pass(LearnGrids(zero_points=True), fake_quantized(Meeting(), X), X, exact=True)
     calls = gm.graph.find_nodes(op="call_function", target=qpc_ops.fake_quantize.default)

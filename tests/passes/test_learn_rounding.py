@@ -24,6 +24,7 @@ from tests.rounding import (
 )
 
 
+@pytest.mark.thorough
 def test_is_worth_five_points_at_four_bits_where_inputs_share_a_strong_component() -> None:
     network, (gm, batches) = stress(), stressed()
     better, _ = run(gm, LearnRounding(batches, samples=128))

@@ -143,6 +143,7 @@ def test_transposed_convolutions_with_their_batch_norms_too() -> None:
     assert nodes_of(after, aten.batch_norm.default)[0].args[0] is layer
 
 
+@pytest.mark.thorough
 def test_a_network_over_one_axis_is_quantized_as_a_whole() -> None:
     model, ctx = randomized(Network()), PassContext()
     gm = traced(model, X)

@@ -16,6 +16,7 @@ from tests.rounding import Kinds, Tied, differing_steps, relative_error, rounded
 CLIPPED = QuantConfig(default=LayerConfig(weight=WeightConfig(bits=3, observer=MSE())))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("gain", ["least-squares", "variance"])
 def test_clipped_weights_shrink_outputs_no_longer(gain: str) -> None:
     model = Kinds()
@@ -48,6 +49,7 @@ def test_one_scale_for_all_channels_gets_one_gain() -> None:
     assert matched is not gm
 
 
+@pytest.mark.thorough
 def test_masked_weights_stay_zero_and_points_stay_the_same() -> None:
     model = Kinds()
     with torch.no_grad():

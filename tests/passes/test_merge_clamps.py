@@ -90,6 +90,7 @@ def test_every_operator_that_ends_with_a_clamp_takes_another(name: str) -> None:
 points = st.integers(0, 255)
 
 
+@pytest.mark.thorough
 @given(points, points, points, points)
 def test_clamps_of_clamps_merge_exactly_even_where_they_do_not_meet(
     a: int, b: int, c: int, d: int

@@ -21,6 +21,7 @@ def experiments() -> Experiments:
     return Experiments(gm, prepared.observed, inputs, prepared.parts, groups, L1(), None)
 
 
+@pytest.mark.thorough
 def test_what_another_process_receives_gives_the_same_results() -> None:
     here = experiments()
     there = pickle.loads(pickle.dumps(here))

@@ -11,6 +11,7 @@ from qpc.meta import info
 from tests.precision.nets import chain, residual
 
 
+@pytest.mark.thorough
 def test_the_budget_is_kept_and_the_config_quantizes_to_it() -> None:
     gm, batches = residual()
     found = qpc.mixed_precision(gm, batches, budget=qpc.BitBudget(weight_bytes="60%"))

@@ -48,6 +48,7 @@ def test_a_layer_without_effect_has_no_noise() -> None:
     assert effect.noise == 0.0
 
 
+@pytest.mark.thorough
 def test_it_goes_on_after_an_interruption_and_refuses_another_graph(tmp_path: Path) -> None:
     gm, batches = residual()
     calls = 0

@@ -271,6 +271,7 @@ def test_a_budget_is_hit_within_half_a_step(rule: Any, of: Any, amount: float, s
     assert total_gone(choice, of) == pytest.approx(amount, abs=STEP)
 
 
+@pytest.mark.thorough
 @given(RULE, MEASURE, AMOUNT, AMOUNT, SEED, st.integers(1, 9), st.sampled_from([1, 2, 8]))
 def test_more_goes_for_a_greater_amount(
     rule: Any, of: Any, a: float, b: float, seed: int, minimum: int, multiple: int

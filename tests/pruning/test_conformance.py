@@ -81,6 +81,7 @@ def test_a_pruned_network_is_pruned_again(case: Case) -> None:
     assert prune(once, inputs, units, heads=case.heads, analysis=analysis).error <= TOLERANCE
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("case", EACH)
 def test_as_many_channels_can_go_as_should(case: Case) -> None:
     expected = (GOLDEN_FOLDER / f"{GOLDEN}.txt").read_text(encoding="utf-8").splitlines()

@@ -134,6 +134,7 @@ def test_nothing_goes_if_nothing_is_asked_for() -> None:
     assert choose(Global(0.0, of="macs"), VectorTimes(16))[0].removed == frozenset()
 
 
+@pytest.mark.thorough
 @settings(max_examples=10, deadline=None)
 @given(
     st.sampled_from(RULES),

@@ -11,7 +11,7 @@ from tests.pruning.running import CHOICES, TOLERANCE, prune, wrong_shapes
 
 
 # Every choice of channels comes up; further networks of this size are slow tests.
-@pytest.mark.every(5)
+@pytest.mark.every(10)
 @pytest.mark.parametrize(
     "seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 12))]
 )

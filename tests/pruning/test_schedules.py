@@ -66,6 +66,7 @@ def test_impossible_schedules_are_refused(make: Any, message: str) -> None:
         make()
 
 
+@pytest.mark.thorough
 def test_amounts_add_up_relative_to_the_original_model() -> None:
     gm, seen = net(), []
 
@@ -77,6 +78,7 @@ def test_amounts_add_up_relative_to_the_original_model() -> None:
     assert sizes(gm) == (40, 60)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("allocation", [Uniform(0, of="macs"), Global(0, of="macs")])
 def test_every_step_hits_its_share_of_the_original_macs(allocation: Allocation) -> None:
     gm = net()
@@ -114,6 +116,7 @@ def test_a_step_without_anything_to_prune_is_no_error() -> None:
     assert not [name for name, _ in pruned.named_buffers() if name.startswith("masks")]
 
 
+@pytest.mark.thorough
 def test_the_callback_trains_in_place_or_returns_another_graph() -> None:
     def zeros(pruned: GraphModule, step: Step) -> None:
         with torch.no_grad():
@@ -135,6 +138,7 @@ def test_reports_of_all_steps_are_collected() -> None:
     ] * 2
 
 
+@pytest.mark.thorough
 def test_heads_are_counted_as_the_passes_count_them() -> None:
     seen: list[int] = []
 

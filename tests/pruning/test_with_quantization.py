@@ -142,7 +142,7 @@ BEFORE_DATA = {"folded": FLOAT, "observers that have seen nothing": OBSERVED}
 AFTER_DATA = {"calibrated": CALIBRATED, "fake-quantized": ROUNDED}
 
 
-@pytest.mark.every(6)
+@pytest.mark.every(12)
 @pytest.mark.parametrize("stage", BEFORE_DATA)
 @pytest.mark.parametrize("build", NETWORKS)
 def test_pruning_before_calibration_gives_the_integer_model_of_pruning_first(
@@ -176,7 +176,7 @@ def test_pruning_after_calibration_gives_it_too_but_for_the_last_bit_of_the_rang
     assert all_parameters(first) < 0.8 * all_parameters(dense)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("build", NETWORKS)
 def test_live_channels_too_when_calibration_comes_after_pruning(
     build: Callable[[], nn.Module],
@@ -187,6 +187,7 @@ def test_live_channels_too_when_calibration_comes_after_pruning(
     assert fingerprint(through(INTEGER[len(OBSERVED) :], between)) == fingerprint(first)
 
 
+@pytest.mark.thorough
 def test_live_channels_leave_their_ranges_behind_when_pruned_after_calibration() -> None:
     gm = traced(randomized(residual_net()), IMAGE)
     first = through(INTEGER, prune(gm))

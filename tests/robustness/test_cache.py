@@ -199,6 +199,7 @@ for turn in range(150):
 """
 
 
+@pytest.mark.thorough
 def test_processes_trim_write_and_clear_one_cache(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", BUSY, str(tmp_path / "kernels")]
     processes = [

@@ -38,6 +38,7 @@ def _contents(bases: Path) -> list[dict[str, bytes]]:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.tvm
 def test_wherever_saving_a_compiled_model_dies_a_whole_one_is_found(tmp_path: Path) -> None:
     pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")

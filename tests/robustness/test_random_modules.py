@@ -30,6 +30,7 @@ def test_a_random_network_agrees_at_every_stage(seed: int) -> None:
     _check(Job(seed, steps=8, prune=False))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     "seed", [0, 1, *(pytest.param(s, marks=pytest.mark.slow) for s in (2, 4, 5)), 3]
 )

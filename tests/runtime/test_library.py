@@ -43,6 +43,7 @@ def test_a_library_is_unloaded_with_the_last_of_its_functions(code: bytes) -> No
     assert _mappings() == before
 
 
+@pytest.mark.thorough
 def test_two_libraries_of_equal_code_are_two(code: bytes) -> None:
     libraries = [Library(code), Library(code)]
     places = {

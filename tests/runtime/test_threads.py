@@ -61,6 +61,7 @@ def test_every_thread_has_cpus_and_no_two_threads_the_same(
     assert sorted(cpu for share in shares for cpu in share) == list(range(sum(sizes)))
 
 
+@pytest.mark.thorough
 def test_there_are_no_more_threads_than_cpus(library: Library) -> None:
     _worker, made = _made(library, 100)
     assert len(made) == len(os.sched_getaffinity(0))
@@ -75,6 +76,7 @@ def test_cpus_are_grouped_by_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert by_core([0, 7, 8]) == [[0], [7], [8]]  # nothing is known about the last two
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
 def test_threads_of_a_model_are_on_different_cores(library: Library) -> None:
     _worker, made = _made(library)
@@ -84,6 +86,7 @@ def test_threads_of_a_model_are_on_different_cores(library: Library) -> None:
     assert places[0] | places[1] == os.sched_getaffinity(0)
 
 
+@pytest.mark.thorough
 def test_a_core_that_is_gone_is_no_error(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "by_core", lambda cpus: [[4000], [4001]])
     _worker, made = _made(library)
@@ -91,6 +94,7 @@ def test_a_core_that_is_gone_is_no_error(library: Library, monkeypatch: pytest.M
     assert all(os.sched_getaffinity(t) == os.sched_getaffinity(0) for t in made)
 
 
+@pytest.mark.thorough
 def test_workers_sleep_soon_after_a_call(library: Library) -> None:
     _worker, made = _made(library)
     time.sleep(0.02)

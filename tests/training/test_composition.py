@@ -156,6 +156,7 @@ ORDERS: Sequence[tuple[str, ...]] = (
 )
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     "steps",
     [pytest.param(o, marks=() if o in ORDERS[:2] else pytest.mark.slow) for o in ORDERS],
@@ -201,6 +202,7 @@ def test_any_order_of_any_steps(steps: list[str], config: str, mask: str) -> Non
     compression.finish()
 
 
+@pytest.mark.thorough
 @pytest.mark.tvm
 def test_what_was_trained_masked_and_pruned_is_what_runs() -> None:
     compression = Compression("per tensor, zero points", "2 of 4")

@@ -27,6 +27,7 @@ class Fire(IntegerGraph):
         return [self.conv2d(q, first, (1, 1)), self.conv2d(q, second, (3, 3), padding=(1, 1))]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("first", "second"), [(16, 32), (5, 3), (20, 33)])
 @pytest.mark.parametrize("threads", THREADS)
 def test_two_layers_fill_a_concat_without_copies(first: int, second: int, threads: int) -> None:
@@ -61,7 +62,7 @@ MEMBERS: dict[str, Callable[[IntegerGraph, Node], Node]] = {
 }
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("member", MEMBERS)
 def test_an_operator_writes_to_its_place(member: str, threads: int) -> None:
@@ -74,6 +75,7 @@ def test_an_operator_writes_to_its_place(member: str, threads: int) -> None:
     assert not {"place", "concatenate"} & set(kernels(compiled))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_linear_layers_of_images_are_joined_along_any_axis(dim: int) -> None:
     """Their channels are the last axis, those of images the second."""
@@ -83,6 +85,7 @@ def test_linear_layers_of_images_are_joined_along_any_axis(dim: int) -> None:
     assert_same_bits(g.module(joined, g.mean(joined, (2, 3))), batch_sizes=(1, 3))
 
 
+@pytest.mark.thorough
 def test_upsampling_joins_a_finer_map_without_copies() -> None:
     """As in U-Net: a transposed convolution, then a concat with what was there before."""
     g = IntegerGraph()
@@ -265,6 +268,7 @@ def halves(g: IntegerGraph, q: Node, at: int) -> list[Node]:
     return [g.call(aten.slice.Tensor, q, 1, *ends) for ends in ((0, at), (at, 2**63 - 1))]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
 def test_a_layer_reads_a_slice_of_channels_where_it_is(

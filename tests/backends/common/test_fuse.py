@@ -177,6 +177,7 @@ def test_does_not_fuse(case: str) -> None:
     assert _groups(g.module(*NOT_FUSED[case](g))) == [["conv2d_default"]]
 
 
+@pytest.mark.thorough
 def test_fused_kernels_give_the_bits_of_the_reference() -> None:
     g = IntegerGraph()
     builds = [build for build, _ in FUSED.values()] + list(NOT_FUSED.values())

@@ -48,6 +48,7 @@ def compiled() -> CompiledModel:
     return tvm.compile_graph(gm, "x86-64", batch_sizes=(1, 2))
 
 
+@pytest.mark.thorough
 def test_the_plan_of_a_small_network_prints(compiled: CompiledModel, golden: Golden) -> None:
     golden("compilation_plan", str(compiled.plan))
 

@@ -15,6 +15,7 @@ from tests.quantizing import Parts, fake_quantized, integer, min_max
 pytest.importorskip("ai_edge_litert")
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_the_file_computes_what_the_graph_computes(kernels: str, signed: bool) -> None:

@@ -101,6 +101,7 @@ def mirrored_graph() -> tuple[IntegerGraph, Node]:
     return g, g.call(OUTSIDE.mirrored.default, q, 100)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("order", ["LOGICAL", "IMAGES", "KEPT"])
 def test_a_kernel_of_another_package_gives_the_bits_of_the_operator(order: str) -> None:
     tvm.register_kernel(

@@ -59,6 +59,7 @@ def network() -> Parts:
     )
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     "target",
     [

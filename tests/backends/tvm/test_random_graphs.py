@@ -30,7 +30,7 @@ def _check(seed: int) -> None:
 
 
 # Sixteen take each of PORTABLE and the native target, both numbers of threads, one and two sizes.
-@pytest.mark.every(6)
+@pytest.mark.every(18)
 @pytest.mark.parametrize("seed", range(16))
 def test_a_random_network_gives_the_bits_of_the_reference(seed: int) -> None:
     _check(seed)

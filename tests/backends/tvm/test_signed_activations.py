@@ -22,6 +22,7 @@ pytestmark = pytest.mark.tvm
 SIGNED = replace(Target.parse("x86-64"), name="signed", activation="int8")
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_random_network_gives_the_bits_of_the_reference(seed: int) -> None:
     gm = signed(random_graph(seed)) if seed % 2 else random_graph(seed)

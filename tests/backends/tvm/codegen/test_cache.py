@@ -124,6 +124,7 @@ for i in range(200):
 """
 
 
+@pytest.mark.thorough
 def test_concurrent_writers_never_see_half_an_entry(tmp_path: Path) -> None:
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, tmp_path, str(seed)])

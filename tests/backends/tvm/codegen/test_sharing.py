@@ -30,6 +30,7 @@ def test_there_is_code_for_a_machine(machine: str) -> None:
         assert name in code
 
 
+@pytest.mark.thorough
 def test_only_code_with_parallel_loops_has_it() -> None:
     assert shares_work(sharing_code(Target.native(), open_cache(False)))
     for threads in (1, 2):

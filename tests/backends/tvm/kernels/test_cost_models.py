@@ -108,6 +108,7 @@ def rows_of(name: str, part: Convolution, target: Target) -> list[str]:
     return rows
 
 
+@pytest.mark.thorough
 def test_the_plans_of_typical_layers_are_as_before(golden: Golden) -> None:
     text = []
     for name, part in LAYERS.items():

@@ -83,7 +83,7 @@ def test_rules_give_the_bits_of_the_reference(target: str) -> None:
     assert_same_bits(g.module(*outputs), target, batch_sizes=(2,))
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("rule", ["conv2d", "linear", "add, broadcast", "mean of images"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_rules_work_at_every_batch_size(rule: str, threads: int) -> None:
@@ -182,6 +182,7 @@ def test_movement_needs_these_kernels_and_no_more(case: str) -> None:
     assert kernels(compiled) == expected
 
 
+@pytest.mark.thorough
 def test_movement_gives_the_bits_of_the_reference() -> None:
     g = IntegerGraph()
     assert_same_bits(g.module(*(build(g) for build, _ in MOVEMENT.values())), batch_sizes=(1, 2))
@@ -204,6 +205,7 @@ def test_large_copies_use_threads() -> None:
     assert_same_bits(g.module(g.conv2d(x, 3, (1, 1)), g.permute(x, 0, 2, 3, 1)), threads=2)
 
 
+@pytest.mark.thorough
 def test_float_between_integers_stays_exact_where_float_is() -> None:
     g = IntegerGraph()
     q = g.conv2d(g.quantize(g.input(3, 6, 6)), 4)

@@ -315,7 +315,7 @@ NOT_LIKE_NUMBERS = (
 """Operators that need not treat NaN and infinity as PyTorch does."""
 
 
-@pytest.mark.every(6)
+@pytest.mark.every(12)
 @pytest.mark.parametrize("target", ["native", pytest.param("x86-64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", CASES)
 def test_float_operators_agree_with_pytorch(family: str, target: str) -> None:
@@ -432,7 +432,7 @@ TAKE_LONG = {"deep lstm", "rnn", "bicubic, by decomposition"}
 """Many operators each, which others have too."""
 
 
-@pytest.mark.every(6)
+@pytest.mark.every(24)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] if n in TAKE_LONG else []) for n in MODELS],

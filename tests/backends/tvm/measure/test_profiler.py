@@ -148,6 +148,7 @@ def test_results_are_the_same_afterwards(model: CompiledModel) -> None:
     assert torch.equal(model(x), before)
 
 
+@pytest.mark.thorough
 def test_each_batch_size_has_its_own_calls() -> None:
     model = compiled(batch_sizes=(1, 2), threads=2)
     two = model.profile([torch.zeros(2, 3, 64, 64)], repeats=1)

@@ -44,6 +44,7 @@ def run(asked: Request) -> list[Measured]:
     return read_results(file)
 
 
+@pytest.mark.thorough
 def test_each_tile_is_measured_once(graph: Path, tmp_path: Path) -> None:
     found = run(request(graph, tmp_path))
     assert len(found) == VARIANTS
@@ -56,6 +57,7 @@ def test_each_tile_is_measured_once(graph: Path, tmp_path: Path) -> None:
     assert run(request(graph, tmp_path, known=found)) == []
 
 
+@pytest.mark.thorough
 def test_a_target_of_the_user_and_another_cache_are_obeyed(graph: Path, tmp_path: Path) -> None:
     own = Target("mine", "x86_64-unknown-linux-gnu", ("sse4.1",), 4, "sse4.1")
     found = run(request(graph, tmp_path, target=own, cache=str(tmp_path / "cache")))

@@ -49,6 +49,7 @@ def models() -> tuple[CompiledModel, reference.ReferenceModel]:
 Models = tuple[CompiledModel, reference.ReferenceModel]
 
 
+@pytest.mark.thorough
 def test_torch_in_torch_out_numpy_in_numpy_out(models: Models) -> None:
     compiled, expected = models
     x = torch.randn(4, 3, 12, 12)
@@ -88,6 +89,7 @@ def test_another_batch_size_is_an_error(models: Models) -> None:
         models[0](torch.zeros(2, 3, 12, 12))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_calls_from_several_threads_do_not_disturb_each_other(threads: int) -> None:
     compiled, expected = _network(threads)
@@ -126,6 +128,7 @@ def test_clones_are_measured_as_models_are(models: Models) -> None:
     assert len(clone.profile(repeats=1).calls) == len(models[0].profile(repeats=1).calls)
 
 
+@pytest.mark.thorough
 def test_a_clone_outlives_its_model() -> None:
     compiled, expected = _network()
     clone = compiled.clone()
@@ -201,6 +204,7 @@ def test_outputs_are_in_memory_whatever_the_default_device_is(models: Models) ->
         assert compiled(x)[0].tolist() == wanted.tolist()
 
 
+@pytest.mark.thorough
 def test_models_with_different_numbers_of_threads_work_side_by_side() -> None:
     gm = random_graph(5)
     (x,) = random_inputs(gm, 2)
@@ -221,6 +225,7 @@ def test_the_callers_thread_keeps_its_cores() -> None:
     assert os.sched_getaffinity(0) == before
 
 
+@pytest.mark.thorough
 def test_a_model_starts_no_more_threads_than_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)))
     gc.collect()  # models of earlier tests take their threads with them, in their own time
@@ -243,6 +248,7 @@ def _threads_of_the_process() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
+@pytest.mark.thorough
 def test_threads_of_a_model_end_with_it() -> None:
     compiled, _ = _network(threads=2)
     compiled(torch.zeros(1, 3, 12, 12))

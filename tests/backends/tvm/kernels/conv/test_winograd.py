@@ -158,7 +158,7 @@ def test_tuning_may_choose_any_micro_kernel(isa: Isa, run: Run, out: int) -> Non
     np.testing.assert_array_equal(result, layer.expected())
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @settings(
     max_examples=4,
     deadline=None,

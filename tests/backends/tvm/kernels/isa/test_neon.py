@@ -104,6 +104,7 @@ def operators() -> GraphModule:
     return g.module(g.dequantize(g.linear(flat, 13)), g.mean(g.mul(d, d), (2, 3)))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", [pytest.param(FORMS[0], marks=pytest.mark.slow), *FORMS[1:]])
 def test_every_operator_gives_the_bits_of_the_reference(name: str, tmp_path: Path) -> None:
     assert_exact(operators(), name, tmp_path)

@@ -14,7 +14,7 @@ pytest.importorskip("tvm", reason="Apache TVM is not installed")
 X = torch.randn(1, 2, 17, 16, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(8)
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(
     "options",

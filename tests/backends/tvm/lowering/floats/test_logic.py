@@ -42,6 +42,7 @@ TRUTHS: list[Callable[[Tensor], object]] = [
 ]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("functions", [KINDS, TRUTHS], ids=["kinds", "truths"])
 def test_numbers_of_every_kind_are_known(functions: list[Callable[[Tensor], object]]) -> None:
     assert_like_pytorch(functions, NUMBERS)

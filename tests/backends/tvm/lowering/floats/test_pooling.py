@@ -12,6 +12,7 @@ from tests.backends.tvm.strange import INF, NAN, assert_like_pytorch
 pytestmark = pytest.mark.tvm
 
 
+@pytest.mark.thorough
 def test_windows_are_pytorchs() -> None:
     x = torch.randn(1, 2, 7, 5, generator=torch.Generator().manual_seed(0))
     x[0, 0, 1, 1], x[0, 0, 1, 2], x[0, 0, 4, 4] = NAN, NAN, INF

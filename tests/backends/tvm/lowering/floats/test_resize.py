@@ -27,7 +27,7 @@ def images(mode: str) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(6)
 @pytest.mark.parametrize(
     ("mode", "options"),
     [
@@ -65,6 +65,7 @@ def test_points_far_apart_do_not_overflow() -> None:
     torch.testing.assert_close(qpc.compile(gm, cache=False)(x), gm(x))
 
 
+@pytest.mark.thorough
 def test_an_axis_that_keeps_its_size_mixes_no_neighbours() -> None:
     gm = qpc.trace(Resize(mode="bilinear", size=(7, 6)), images("bilinear"))
     x = images("bilinear")
