@@ -14,7 +14,12 @@ from qpc.errors import ArtifactError, BackendError
 from tests.quantizing import Parts, fake_quantized, integer
 
 pytestmark = pytest.mark.tvm
-NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch float32"}
+NAMES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "litert": "LiteRT",
+    "torch": "PyTorch float32",
+}
 
 
 def fake() -> GraphModule:

@@ -14,7 +14,7 @@ from qpc.errors import PassError
 from qpc.explanation.explain import explain
 from qpc.explanation.result import Explanation
 from qpc.meta import label
-from qpc.quant.config import Override
+from qpc.quant.config import LayerConfig, Override
 from qpc.registry import op_name
 from tests.explanation.faults import (
     NETWORKS,
@@ -140,7 +140,10 @@ def test_a_rounded_graph_is_explained_as_the_integers_that_it_becomes() -> None:
 
 @pytest.mark.thorough
 def test_reasons_stand_in_the_rows() -> None:
-    config = qpc.QuantConfig(overrides=(Override(module="head", use="float"),))
+    config = qpc.QuantConfig(
+        default=LayerConfig(results="integer"),  # so that the sum is an operator of its own
+        overrides=(Override(module="head", use="float"),),
+    )
     gm = qpc.trace(seeded(Residual, 0).eval(), images(1))
     integer = qpc.quantize(gm, [images()], config)
     found = explain(gm, integer, [images(2)], profile=made_up_profile(integer))

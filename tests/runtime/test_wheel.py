@@ -82,7 +82,7 @@ print(qpc.__file__, runtime.ABI)
 """
     loaded, others, where = run(code, site).splitlines()
     assert others == ""
-    assert where == f"{site}/qpc/__init__.py 1"
+    assert where == f"{site}/qpc/__init__.py 2"
     project = tomllib.loads((ROOT / "runtime/pyproject.toml").read_text(encoding="utf-8"))
     listed = set(project["tool"]["setuptools"]["py-modules"])
     packages = tuple(f"{name}." for name in project["tool"]["setuptools"]["packages"])
