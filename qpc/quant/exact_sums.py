@@ -23,6 +23,7 @@ from qpc.quant.arithmetic import wrap_int32
 LARGEST_EXACT = 2**24
 """Up to here float32 holds every integer."""
 _INT32 = 2**31 - 1
+_GREATEST_WEIGHT = 128  # as models of others may have, the magnitude of -128
 
 Product = Callable[[Tensor, Tensor], Tensor]
 """Sums of products of values and weights of one float type, in that type."""
@@ -77,7 +78,7 @@ class _Sums:
 
         rows: the weights of one sum each; as int8, or their magnitudes.
         """
-        bound = self.largest * 127 * rows.shape[1]
+        bound = self.largest * _GREATEST_WEIGHT * rows.shape[1]
         if bound > LARGEST_EXACT:
             if rows.dtype is torch.int8:
                 rows = rows.to(_wide(rows.shape[1])).abs_()
@@ -103,4 +104,4 @@ class _Sums:
 
 def _wide(length: int) -> torch.dtype:
     """A type in which so many magnitudes of weights add up exactly."""
-    return torch.float32 if 128 * length <= LARGEST_EXACT else torch.float64
+    return torch.float32 if _GREATEST_WEIGHT * length <= LARGEST_EXACT else torch.float64

@@ -14,7 +14,7 @@ from qpc.ops.integer_convolution import (
 )
 from qpc.quant.exact_sums import LARGEST_EXACT, exact_sums
 
-LONGEST = LARGEST_EXACT // (127 * 255)  # 518 products of greatest magnitude
+LONGEST = LARGEST_EXACT // (127 * 255)  # 518 products of what qpc.quantize makes at the most
 
 
 def integers(q: Tensor, weight: Tensor, bias: Tensor, zero_point: int) -> Tensor:
@@ -35,6 +35,14 @@ def test_sums_of_the_greatest_products_are_exact(length: int, dtype: torch.dtype
     found = exact_sums(F.linear, q, weight, bias, zero_point, axis=-1)
     assert found.dtype is torch.int32
     assert torch.equal(found, integers(q, weight, bias, zero_point))
+
+
+def test_weights_of_128_which_come_with_models_of_others_are_counted_as_such() -> None:
+    q = torch.full((1, LONGEST), 255, dtype=torch.uint8)
+    weight = torch.full((1, LONGEST), -128, dtype=torch.int8)
+    weight[0, 0] = -127  # an odd sum, which float32 lacks beyond its limit
+    found = exact_sums(F.linear, q, weight, torch.zeros(1, dtype=torch.int32), 0, axis=-1)
+    assert found.item() == 255 * (1 - 128 * LONGEST)
 
 
 def test_float32_is_used_up_to_the_limit_and_no_further() -> None:
