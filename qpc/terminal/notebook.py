@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from html import escape
 from io import BytesIO
 from typing import Any
@@ -70,16 +71,9 @@ class Shown(InNotebook):
         unit, bars = self._bars()
         rows = list(bars)
         high = max(_LEAST_INCHES, _INCHES * len(rows))
-
-        class Picture(Figure):
-            """Notebooks show figures of pyplot only, unless told how."""
-
-            def _repr_png_(self) -> bytes:
-                written = BytesIO()
-                self.savefig(written, format="png")
-                return written.getvalue()
-
-        figure = Picture(figsize=(_WIDTH_INCHES, high), layout="constrained")
+        figure: Any = Figure(figsize=(_WIDTH_INCHES, high), layout="constrained")
+        # Notebooks show figures of pyplot only, unless told how.
+        figure._repr_png_ = partial(_png, figure)
         axes = figure.add_subplot()
         axes.barh(range(len(rows)), [value for _, value in rows])
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
@@ -87,3 +81,9 @@ class Shown(InNotebook):
         axes.margins(y=0.02)
         axes.set_xlabel(unit)
         return figure
+
+
+def _png(figure: Any) -> bytes:
+    written = BytesIO()
+    figure.savefig(written, format="png")
+    return written.getvalue()
