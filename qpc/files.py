@@ -191,7 +191,7 @@ def _one_version(
             with contextlib.suppress(FileNotFoundError):
                 found[first] = _read(first, folder / first, limit, handle)
                 wanted |= others(found[first])
-            for name in wanted.keys() - {first}:
+            for name in (name for name in wanted if name != first):
                 with contextlib.suppress(FileNotFoundError):
                     found[name] = _read(name, folder / name, wanted[name], handle)
             if len(found) == len(wanted) or _is_open(handle, folder):

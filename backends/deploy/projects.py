@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qpc.backends.deploy.manifest import LibraryEntry, read_library
 from qpc.errors import ArtifactError, BackendError
+from qpc.files import replace_folder
 
 _SOURCES = (".c", ".h", ".S", ".bin")
 _OTHERS = frozenset({"main.c", "vectors.bin"})
@@ -44,13 +45,13 @@ def write_project(
         if name.endswith(_SOURCES) and name not in _OTHERS
     }
     goal = Path(out)
-    texts = make(entry, source, goal.name)
+    content = {**source, **make(entry, source, goal.name)}
     try:
-        goal.mkdir(parents=True)
-        for name, data in {**source, **texts}.items():
-            (goal / name).write_bytes(data)
-    except OSError as e:
-        raise ArtifactError(f"cannot write {str(goal)!r}: {e}", fix="choose another folder") from e
+        replace_folder(goal, content, lambda there: "a project is written to a new folder")
+    except ArtifactError as e:
+        raise ArtifactError(
+            f"cannot write {str(goal)!r}: {e.what}", fix="choose another folder"
+        ) from e
     return goal
 
 
@@ -64,7 +65,10 @@ def _arduino(entry: LibraryEntry, source: Mapping[str, bytes], name: str) -> dic
 
 
 def _zephyr(entry: LibraryEntry, source: Mapping[str, bytes], name: str) -> dict[str, bytes]:
-    built = " ".join(["main.c", *(file for file in source if file.endswith((".c", ".S")))])
+    own = [file for file in source if file.endswith((".c", ".S"))]
+    built = " ".join(
+        ["main.c", *sorted(own, key=os.path.splitext, reverse=True)]
+    )  # constants first
     lists = _LISTS.replace("@project@", name).replace("@sources@", built)
     needs_float = any(port.dtype.startswith("float") for port in (*entry.inputs, *entry.outputs))
     settings = _SETTINGS + "CONFIG_FPU=y\n" * (needs_float and entry.target["abi"] == "hard")
