@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import torch
@@ -25,6 +25,7 @@ from torch.fx.node import map_arg
 from torch.utils._python_dispatch import _disable_current_modes
 
 from qpc.errors import PassError
+from qpc.library import NAMESPACE
 from qpc.meta import info, update_info
 from qpc.types import BatchDim, Concrete, Dim, Shape, TensorType, resolve
 
@@ -43,11 +44,11 @@ def concrete_shapes(gm: GraphModule, batch: int) -> dict[Node, Concrete]:
 
 def shapes_of(gm: GraphModule, inputs: Mapping[Node, tuple[int, ...]]) -> dict[Node, Concrete]:
     """What nodes yield for inputs of other shapes, up to the first that refuses them."""
-    with _quiet(), _disable_current_modes(), torch.no_grad():
+    with _quiet(), _no_mode():
         found = _accepted(gm, _Runner(gm, _PROBES[0], inputs=inputs, device="meta"))
-        if len(found) < len(gm.graph.nodes):  # fake tensors, which are slower, may know a way
-            with FakeTensorMode():
-                found = _accepted(gm, _Runner(gm, _PROBES[0], inputs=inputs))
+    if len(found) < len(gm.graph.nodes):  # fake tensors, which are slower, may know a way
+        with _quiet(), _fake_mode():
+            found = _accepted(gm, _Runner(gm, _PROBES[0], inputs=inputs))
     return found
 
 
@@ -98,43 +99,13 @@ def infer_shapes(gm: GraphModule, *, only_missing: bool = False) -> None:
 
 def infer_node(gm: GraphModule, node: Node) -> None:
     """Write shape and dtype into the node info of one new node, from those of its inputs."""
-    found = _own_results(gm, node)
-    if found is None:
-        _infer(gm, [node], trust_info=True)
-        return
-    small, large = found
-    shape = _fit(tuple(small.shape), tuple(large.shape), node)
-    update_info(node, shape=shape, dtype=small.dtype)
-
-
-def _own_results(gm: GraphModule, node: Node) -> tuple[Tensor, Tensor] | None:
-    """What a call of one of QPC's own operators yields at both batch sizes, without data.
-
-    They all have rules for tensors on the device "meta", which is quicker than fake tensors are by
-    far. None for other operators, for inputs of unknown shape, and for calls that are refused.
-    """
-    if not (isinstance(node.target, OpOverload) and node.target.namespace == "qpc"):
-        return None
-    types = {}
-    for source in node.all_input_nodes:
-        known = info(source)
-        if known.shape is None or known.dtype is None:
-            return None
-        types[source] = known.shape, known.dtype
-    results = []
-    with _disable_current_modes(), torch.no_grad():
-        for batch in _PROBES:
-            values = {
-                source: torch.empty(resolve(shape, batch), dtype=dtype, device="meta")
-                for source, (shape, dtype) in types.items()
-            }
-            args = map_arg(node.args, values.__getitem__)
-            try:
-                results.append(node.target(*args, **map_arg(node.kwargs, values.__getitem__)))
-            except Exception:  # whoever asks on fake tensors then says what it is
-                return None
-    small, large = results
-    return (small, large) if isinstance(small, Tensor) and isinstance(large, Tensor) else None
+    own = isinstance(node.target, OpOverload) and node.target.namespace == NAMESPACE
+    if own and all(info(n).shape is not None for n in node.all_input_nodes):
+        # Our operators all have rules for the device "meta", which is quicker by far.
+        with suppress(PassError):
+            _infer(gm, [node], trust_info=True, device="meta")
+            return
+    _infer(gm, [node], trust_info=True)
 
 
 def probed_shapes(
@@ -165,11 +136,13 @@ def probed_shapes(
                 yield node, None, None
 
 
-def _infer(gm: GraphModule, wanted: Sequence[Node], *, trust_info: bool) -> None:
+def _infer(
+    gm: GraphModule, wanted: Sequence[Node], *, trust_info: bool, device: str | None = None
+) -> None:
     if not wanted:
         return
-    with _fake_mode():
-        runners = [_Runner(gm, batch, trust_info=trust_info) for batch in _PROBES]
+    with _fake_mode() if device is None else _no_mode():
+        runners = [_Runner(gm, n, trust_info=trust_info, device=device) for n in _PROBES]
         for node in wanted:
             small, large = (runner.value(node) for runner in runners)
             if isinstance(small, Tensor) and isinstance(large, Tensor):
@@ -271,7 +244,14 @@ class _Runner:
 @contextmanager
 def _fake_mode(kind: FakeTensorMode | None = None) -> Iterator[None]:
     """Without a `kind`, operators run on real zeros where they have no rule for fake tensors."""
-    with _disable_current_modes(), kind or FakeTensorMode(), torch.no_grad():
+    with _no_mode(), kind or FakeTensorMode():
+        yield
+
+
+@contextmanager
+def _no_mode() -> Iterator[None]:
+    """Without gradients, whatever the caller is in."""
+    with _disable_current_modes(), torch.no_grad():
         yield
 
 
