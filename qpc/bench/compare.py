@@ -26,15 +26,14 @@ from torch.utils._pytree import tree_leaves
 from qpc.backends.tvm.measure.peak import peak
 from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.bench.peer import Array, Peer
-from qpc.bench.peers import INT8_PEERS, PEERS, signal_to_noise_db, written
+from qpc.bench.peers import INT8_PEERS, PEERS, Files, signal_to_noise_db
 from qpc.bench.request import check_peers
 from qpc.bench.throughput import throughput
 from qpc.bench.torch_peer import FloatModel
 from qpc.bench.turns import Block, Ratio, Times, cpu_share, in_turns, ratio, times
 from qpc.channels.cost import cost
-from qpc.errors import BackendError, MissingDependencyError, UnsupportedOpError
+from qpc.errors import MissingDependencyError, UnsupportedOpError
 from qpc.explanation.evaluation import Part, any_size
-from qpc.exporting.onnx.model import to_qdq
 from qpc.targets import Target
 from qpc.terminal.notebook import Shown
 from qpc.terminal.plain import plain
@@ -148,7 +147,8 @@ def compare(
     check_peers(peers)
     batch, ours = len(inputs[0]), _flat(compiled(*inputs))
     told("getting the other runtimes ready")
-    files = {name: written(name, integer, batch) for name in peers}
+    forms = Files(integer, batch)
+    files = {name: forms.of(name) for name in peers}
     others = [PEERS[name](data, list(inputs), threads) for name, data in files.items()]
     loop, macs = peak(compiled.target), cost(integer).macs * batch
     calls = _calls(compiled, inputs, others) | {"peak": loop.run}
@@ -157,11 +157,7 @@ def compare(
     loops = blocks.pop("peak")
     rates = _rates(compiled, inputs, files, threads, instances, told)
     right, samples = _accuracies(compiled, others, parts, batch, told)
-    real = _in_float(integer, batch, inputs) if peers else []
-    results = [
-        _peer_result(peer, blocks, (ours, real), rates.get(name), right, batch)
-        for name, peer in zip(files, others, strict=True)
-    ]
+    real = _in_float(forms, inputs) if peers else []
     return Comparison(
         network=network,
         batch=batch,
@@ -173,7 +169,10 @@ def compare(
         share=macs / loop.macs / threads * ratio(loops, blocks[_OURS]).median,
         share_cpu=macs / loop.macs * ratio(loops, blocks[_OURS]).cpu,
         peak_gmac_s=loop.macs / times(loops).median_ms / 1e6 * threads,
-        peers=tuple(results),
+        peers=tuple(
+            _peer_result(peer, blocks, (ours, real), rates.get(name), right, batch)
+            for name, peer in zip(files, others, strict=True)
+        ),
         cpu_share=cpu_share(blocks, threads),
         load=load,
         instances=instances,
@@ -294,11 +293,13 @@ def _agreement(peer: Peer, wanted: Sequence[Array]) -> float:
     return signal_to_noise_db(wanted, peer.run()) if wanted else math.nan
 
 
-def _in_float(integer: GraphModule, batch: int, inputs: Sequence[Array]) -> list[Array]:
+def _in_float(files: Files, inputs: Sequence[Array]) -> list[Array]:
     """The outputs in float32; nothing if it has operators that ONNX or PyTorch lacks."""
     try:
-        return FloatModel(to_qdq(integer, batch))(*inputs)
-    except (BackendError, MissingDependencyError, UnsupportedOpError):
+        import onnx
+
+        return FloatModel(onnx.load_model_from_string(files.of("torch")))(*inputs)
+    except (ImportError, MissingDependencyError, UnsupportedOpError):
         return []
 
 

@@ -136,17 +136,29 @@ PEERS: Mapping[str, Callable[[bytes, list[Array], int], Peer]] = {
     "litert": litert_peer,
     "torch": torch_peer,
 }
-"""How to make each of `qpc.bench.request.RUNTIMES`, of a file that `written` made, for inputs."""
+"""How to make each of `qpc.bench.request.RUNTIMES`, of its file in `Files`, for inputs."""
 INT8_PEERS = ("onnxruntime", "openvino")
 """What QPC is compared with where nothing else is asked for."""
 
 
-def written(name: str, gm: GraphModule, batch: int) -> bytes:
-    """An integer graph in the form that a runtime reads.
+class Files:
+    """An integer graph in the forms that runtimes read, each of which is written once."""
 
-    Raises UnsupportedOpError or BackendError for what has no such form.
-    """
-    return to_tflite(gm, batch) if name == "litert" else to_qdq(gm, batch).SerializeToString()
+    def __init__(self, gm: GraphModule, batch: int) -> None:
+        self._gm, self._batch = gm, batch
+        self._by_form: dict[object, bytes] = {}
+
+    def of(self, name: str) -> bytes:
+        """The file for a runtime. Raises UnsupportedOpError or BackendError if there is none."""
+        form = to_tflite if name == "litert" else _to_qdq_bytes
+        if form not in self._by_form:
+            self._by_form[form] = form(self._gm, self._batch)
+        return self._by_form[form]
+
+
+def _to_qdq_bytes(gm: GraphModule, batch: int) -> bytes:
+    data: bytes = to_qdq(gm, batch).SerializeToString()
+    return data
 
 
 def signal_to_noise_db(reference: Sequence[Array], found: Sequence[Array]) -> float:
@@ -167,12 +179,12 @@ def usable_peers(
     form that a runtime reads.
     """
     check_peers(names)
-    usable, failures = [], {}
+    usable, failures, files = [], {}, Files(gm, batch)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             file = Path(folder, name)
             try:
-                file.write_bytes(written(name, gm, batch))
+                file.write_bytes(files.of(name))
             except (UnsupportedOpError, BackendError) as e:
                 failures[name] = e.what if e.node is None else f"{e.what}, at {label(e.node)}"
                 continue

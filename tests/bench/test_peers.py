@@ -9,9 +9,9 @@ from torch.fx import GraphModule
 from qpc.bench import peers
 from qpc.bench.peers import (
     PEERS,
+    Files,
     signal_to_noise_db,
     usable_peers,
-    written,
 )
 from qpc.bench.request import RUNTIMES
 from qpc.children import Ended
@@ -33,7 +33,7 @@ def installed(name: str) -> None:
 def test_a_peer_runs_the_layers_in_integers_if_it_can(name: str) -> None:
     installed(name)
     gm, x = graph(), torch.randn(1, 3, 8, 8)
-    peer = PEERS[name](written(name, gm, 1), [x.numpy()], 1)
+    peer = PEERS[name](Files(gm, 1).of(name), [x.numpy()], 1)
     assert (peer.integer_layers, peer.float_layers) == ((0, 1) if name == "torch" else (1, 0))
     assert signal_to_noise_db([gm(x).detach().numpy()], peer.run()) > 20
     for found, again in zip(peer.run(), peer.call([x.numpy()]), strict=True):
@@ -63,7 +63,7 @@ def test_transposed_convolutions_count_as_layers() -> None:
     gm = integer(fake_quantized(model, x))
     for name in PEERS:
         installed(name)
-        peer = PEERS[name](written(name, gm, 1), [x.numpy()], 1)
+        peer = PEERS[name](Files(gm, 1).of(name), [x.numpy()], 1)
         assert peer.integer_layers + peer.float_layers == 2, name
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qpc.bench import try_peer
-from qpc.bench.peers import written
+from qpc.bench.peers import Files
 from tests.quantizing import Parts, fake_quantized, integer
 
 
@@ -17,5 +17,5 @@ def test_it_runs_a_model_from_a_file(tmp_path: Path) -> None:
     model = Parts(lambda m, x: m.linear(x), linear=nn.Linear(6, 3))
     file = tmp_path / "model.onnx"
     gm = integer(fake_quantized(model, torch.randn(5, 6)))
-    file.write_bytes(written("onnxruntime", gm, 5))
+    file.write_bytes(Files(gm, 5).of("onnxruntime"))
     try_peer.main("onnxruntime", str(file), "1", '[["float32", [5, 6]]]')
