@@ -77,7 +77,7 @@ class _Watcher(Interpreter):
         super().__init__(gm)
         self._graph_module = gm
         self.states: dict[Node, dict[str, Tensor]] = {}
-        self._samples = samples_at_a_time(gm) if _in_parts(gm) else None
+        self._samples = samples_at_a_time(gm) if _sees_values_alone(gm) else None
         self._axes: dict[Node, int] = {}
         self._means = means
         if means is not None:
@@ -140,7 +140,7 @@ def _describe(observer: Node) -> str:
     return f"the values of {label(maker(value))}"
 
 
-def _in_parts(gm: GraphModule) -> bool:
+def _sees_values_alone(gm: GraphModule) -> bool:
     """Whether no observer minds in what batches it sees its values."""
     configs = [info(n).config for n in gm.graph.find_nodes(op="call_function", target=_OBSERVE)]
     return all(c is not None and c.activation.observer.of_values for c in configs)

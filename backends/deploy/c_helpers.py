@@ -98,8 +98,7 @@ static int32_t add_products(int32_t a, int32_t b, int32_t sum)
 #endif
 }
 """,
-}
-_REQUANTIZE = """/* A sum times a factor, rounded half to even, moved, within bounds.
+    "requantize": """/* A sum times a factor, rounded half to even, moved, within bounds.
  *
  * As floats give it: a sum below 2^24 is a float as it is, and the product, if it is below 512, is
  * rounded by 2^-15 at most before it is rounded to an integer. Integers give the same unless it
@@ -131,9 +130,9 @@ static int32_t requantize(int32_t sum, float factor, int32_t zero_point, int32_t
         return (int32_t)rintf(product) + zero_point;
     }
 }
-"""
-HELPERS["requantize"] = _REQUANTIZE
-HELPERS |= MVE_HELPERS
+""",
+    **MVE_HELPERS,
+}
 IS_MISALIGNED = """static int is_misaligned(const void *address, uintptr_t to)
 {
     return (uintptr_t)address % to != 0;

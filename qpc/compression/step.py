@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, SupportsFloat
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from qpc.base import PassContext
 from qpc.batches import Batch
+from qpc.callbacks.protocol import Measures
 from qpc.compression.parallel import World
 from qpc.compression.parts import Part
 from qpc.errors import ConfigError
@@ -39,7 +40,7 @@ Evaluate = Callable[[GraphModule], float]
 """How good a graph is, as one number."""
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
 """Calibration data: what can be iterated more than once, or makes an iterable when called."""
-Report = Callable[[Mapping[str, SupportsFloat | None], int], None]
+Report = Callable[[Measures, int], None]
 """Takes numbers by name, and their place among others of these names."""
 Loss = Callable[[Any, Any], Tensor]
 """From a graph's output and the batch that it is for to a scalar; for criteria with gradients."""

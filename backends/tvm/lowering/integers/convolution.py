@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 from qpc.backends.common.fused_padding import Padding
 from qpc.backends.common.orders import NHWC
@@ -48,11 +49,20 @@ def _conv2d(emit: Emitter, call: Call) -> Value | Slice:
     if call.share is not None:
         desc = desc.placed(call.share)
     epilogue, others = epilogue_of(emit, call, NHWC)
+    desc, joined = _joined(emit, call, desc)
+    made = conv2d(emit.isa, desc, layer_constants(call), epilogue, emit.threads, emit.tuner)
+    return emitted(emit, call, made, [x, *joined, *others], (n, o, desc.oh, desc.ow))
+
+
+_Desc = TypeVar("_Desc", Conv2dDesc, transposed.TransposedDesc)
+
+
+def _joined(emit: Emitter, call: Call, desc: _Desc) -> tuple[_Desc, list[Value | Slice]]:
+    """The description of a layer that knows where lies what joins its sums, and that tensor."""
     joined, moved = joined_tensor(emit, call, NHWC)
     if desc.join is not None:
         desc = replace(desc, join=replace(desc.join, moved=moved))
-    made = conv2d(emit.isa, desc, layer_constants(call), epilogue, emit.threads, emit.tuner)
-    return emitted(emit, call, made, [x, *joined, *others], (n, o, desc.oh, desc.ow))
+    return desc, joined
 
 
 def _padding(call: Call, padding: Padding) -> Padding:
@@ -84,9 +94,7 @@ def _conv_transpose2d(emit: Emitter, call: Call) -> Value | Slice:
         **end_arguments(args),
     )
     epilogue, others = epilogue_of(emit, call, NHWC)
-    joined, moved = joined_tensor(emit, call, NHWC)
-    if desc.join is not None:
-        desc = replace(desc, join=replace(desc.join, moved=moved))
+    desc, joined = _joined(emit, call, desc)
     made = transposed.conv_transpose2d(
         emit.isa, desc, layer_constants(call), epilogue, emit.threads, emit.tuner
     )
