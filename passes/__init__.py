@@ -12,6 +12,7 @@ from qpc.passes.end_training import EndTraining
 from qpc.passes.equalize_weights import EqualizeWeights
 from qpc.passes.fake_quantize import FakeQuantize
 from qpc.passes.fit_weight_scales import FitWeightScales
+from qpc.passes.flatten_conv3d import FlattenConv3d
 from qpc.passes.fold_batch_norm import FoldBatchNorm
 from qpc.passes.fold_weights import FoldWeights
 from qpc.passes.follow_ranges import FollowRanges
@@ -46,6 +47,7 @@ __all__ = [
     "EqualizeWeights",
     "FakeQuantize",
     "FitWeightScales",
+    "FlattenConv3d",
     "FoldBatchNorm",
     "FoldWeights",
     "FollowRanges",
