@@ -8,6 +8,7 @@ resolution (Sun et al. 2019, arXiv:1902.09212). Weights are random.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -60,8 +61,8 @@ class RefineNet(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.pool(self.prelu1(self.conv1(x)))
         x = self.pool(self.prelu2(self.conv2(x)))
-        x = self.prelu3(self.conv3(x)).permute(0, 3, 2, 1).contiguous()
-        x = self.prelu4(self.dense(x.view(x.shape[0], -1)))
+        x = self.prelu3(self.conv3(x)).permute(0, 3, 2, 1).contiguous().view(x.shape[0], -1)
+        x = self.prelu4(self.dense(x))
         return F.softmax(self.face(x), dim=1), self.box(x)
 
 
@@ -80,8 +81,8 @@ class OutputNet(nn.Module):
         self.face, self.box, self.points = (nn.Linear(256, n) for n in (2, 4, 10))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.features(x).permute(0, 3, 2, 1).contiguous()
-        x = self.prelu(self.dense(x.view(x.shape[0], -1)))
+        x = self.features(x).permute(0, 3, 2, 1).contiguous().view(x.shape[0], -1)
+        x = self.prelu(self.dense(x))
         return F.softmax(self.face(x), dim=1), self.box(x), self.points(x)
 
 
@@ -130,10 +131,9 @@ class SingleShotDetector(nn.Module):
             for before, narrow, after, stride, padding in shapes
         )
         sources = zip((d, e, d, c, c, c), (4, 6, 6, 6, 4, 4), strict=True)
-        self.boxes, self.scores = nn.ModuleList(), nn.ModuleList()
-        for channels, count in sources:
-            self.boxes.append(nn.Conv2d(channels, count * 4, 3, padding=1))
-            self.scores.append(nn.Conv2d(channels, count * classes, 3, padding=1))
+        heads = [(n, count * 4, count * classes) for n, count in sources]
+        self.boxes = nn.ModuleList(nn.Conv2d(n, boxes, 3, padding=1) for n, boxes, _ in heads)
+        self.scores = nn.ModuleList(nn.Conv2d(n, scores, 3, padding=1) for n, _, scores in heads)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.early(x)
@@ -147,8 +147,7 @@ class SingleShotDetector(nn.Module):
         for source, box, score in zip(sources, self.boxes, self.scores, strict=True):
             boxes.append(box(source).permute(0, 2, 3, 1).contiguous())
             scores.append(score(source).permute(0, 2, 3, 1).contiguous())
-        box = torch.cat([o.view(o.size(0), -1) for o in boxes], 1)
-        score = torch.cat([o.view(o.size(0), -1) for o in scores], 1)
+        box, score = (torch.cat([o.view(o.size(0), -1) for o in v], 1) for v in (boxes, scores))
         probabilities = F.softmax(score.view(score.size(0), -1, self.classes), dim=-1)
         return box.view(box.size(0), -1, 4), probabilities
 
@@ -215,9 +214,7 @@ class DilatedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for first, second in zip(self.first, self.second, strict=True):
-            y = first(F.leaky_relu(x, 0.1))
-            y = second(F.leaky_relu(y, 0.1))
-            x = y + x
+            x = second(F.leaky_relu(first(F.leaky_relu(x, 0.1)), 0.1)) + x
         return x
 
 
@@ -243,10 +240,10 @@ class Vocoder(nn.Module):
         count = len(self.kernels)
         for number, up in enumerate(self.ups):
             x = up(F.leaky_relu(x, 0.1))
-            total = None
-            for block in self.blocks[number * count : (number + 1) * count]:
-                total = block(x) if total is None else total + block(x)
-            assert total is not None
+            first, *others = self.blocks[number * count : (number + 1) * count]
+            total = first(x)
+            for block in others:
+                total = total + block(x)
             x = total / count
         return torch.tanh(self.after(F.leaky_relu(x)))
 
@@ -257,12 +254,10 @@ class Vocoder(nn.Module):
 class BasicBlock(nn.Module):
     """Two convolutions around a residual."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, n: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv1, self.bn1 = nn.Conv2d(n, n, 3, padding=1, bias=False), nn.BatchNorm2d(n)
+        self.conv2, self.bn2 = nn.Conv2d(n, n, 3, padding=1, bias=False), nn.BatchNorm2d(n)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -308,12 +303,8 @@ def _between(widths: Sequence[int], source: int, goal: int) -> nn.Module:
     if source > goal:
         layer = nn.Conv2d(widths[source], widths[goal], 1, bias=False)
         return nn.Sequential(layer, nn.BatchNorm2d(widths[goal]))
-    layers: list[nn.Module] = []
-    for step in range(source, goal):
-        last = step == goal - 1
-        after = widths[goal] if last else widths[source]
-        layers += _strided(widths[source], after)[: 2 if last else 3]
-    return nn.Sequential(*layers)
+    steps = [_strided(widths[source], widths[source]) for _ in range(source, goal - 1)]
+    return nn.Sequential(*sum(steps, []), *_strided(widths[source], widths[goal])[:2])
 
 
 def _strided(before: int, after: int) -> list[nn.Module]:
@@ -329,7 +320,7 @@ class HighResolutionNet(nn.Module):
         widths = (width, 2 * width, 4 * width)
         self.stem = nn.Sequential(*_strided(3, 32), *_strided(32, width), BasicBlock(width))
         self.down = nn.ModuleList(
-            nn.Sequential(*_strided(a, b)) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Sequential(*_strided(a, b)) for a, b in itertools.pairwise(widths)
         )
         self.stages = nn.ModuleList(Exchange(widths[:count]) for count in (2, 3, 3))
         self.head = nn.Sequential(
@@ -338,8 +329,8 @@ class HighResolutionNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        values = self.stages[0]([x, self.down[0](x)])
+        values = [x := self.stem(x), self.down[0](x)]
+        values = self.stages[0](values)
         values.append(self.down[1](values[-1]))
         for stage in self.stages[1:]:
             values = stage(values)

@@ -36,6 +36,7 @@ from qpc.passes.remove_channels import RemoveChannels
 from qpc.passes.remove_identities import RemoveIdentities
 from qpc.passes.round_biases import RoundBiases
 from qpc.passes.smooth_activations import SmoothActivations
+from qpc.passes.take_calibration import TakeCalibration
 
 __all__ = [
     "Calibrate",
@@ -71,4 +72,5 @@ __all__ = [
     "RemoveIdentities",
     "RoundBiases",
     "SmoothActivations",
+    "TakeCalibration",
 ]

@@ -177,9 +177,7 @@ def _readers(gm: GraphModule, weight: Node) -> list[Node]:
     """What reads a tensor, under any of its names."""
     tensor = attribute(gm, str(weight.target))
     getters = [n for n in gm.graph.nodes if n.op == "get_attr"]
-    return [
-        user for n in getters if attribute(gm, str(n.target)) is tensor for user in n.users
-    ]
+    return [user for n in getters if attribute(gm, str(n.target)) is tensor for user in n.users]
 
 
 # --- from depths to images, and back --------------------------------------------------------------

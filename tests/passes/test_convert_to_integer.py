@@ -622,7 +622,8 @@ def test_reports_which_layers_stay_in_float() -> None:
     converted(fake_quantized(model, IMAGE, config=config), ctx)
     assert ctx.reports[0].summary == (
         "2 of 4 convolution and linear layers quantized, "
-        "the others stay in float (1.layer (conv_transpose3d): conv_transpose3d has no integer form yet; "
+        "the others stay in float "
+        "(1.layer (conv_transpose3d): conv_transpose3d has no integer form yet; "
         "2 (conv2d_1): kept in float by the configuration)"
     )
 

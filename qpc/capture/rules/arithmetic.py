@@ -14,8 +14,8 @@ from qpc.meta import info
 aten = torch.ops.aten
 
 _FILLED: dict[object, int] = dict.fromkeys(
-    overloads("zeros.default new_zeros.default zeros_like.default".split()), 0
-) | dict.fromkeys(overloads("ones.default new_ones.default ones_like.default".split()), 1)
+    overloads(["zeros.default", "new_zeros.default", "zeros_like.default"]), 0
+) | dict.fromkeys(overloads(["ones.default", "new_ones.default", "ones_like.default"]), 1)
 """What fills a tensor with a number, and the number."""
 _FULL = (aten.full.default, aten.new_full.default, aten.full_like.default)
 

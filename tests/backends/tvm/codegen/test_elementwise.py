@@ -11,9 +11,10 @@ from tests.small_models import Call
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 import tvm as apache
+from tvm import relax, tirx
+
 from qpc.backends import tvm
 from qpc.backends.tvm.codegen.elementwise import join_loops
-from tvm import relax, tirx
 
 pytestmark = pytest.mark.tvm
 
@@ -31,9 +32,7 @@ def joined(function: Any, *shapes: tuple[int, ...]) -> tirx.PrimFunc:
     transform = relax.transform
     passes = (transform.LegalizeOps(), transform.AnnotateTIROpPattern(), transform.FuseOps())
     made = apache.transform.Sequential([*passes, transform.FuseTIR()])(builder.get())
-    (found,) = [
-        f for _, f in join_loops(made).functions_items() if isinstance(f, tirx.PrimFunc)
-    ]
+    (found,) = [f for _, f in join_loops(made).functions_items() if isinstance(f, tirx.PrimFunc)]
     return found
 
 
@@ -64,7 +63,11 @@ op = relax.op
         (lambda x, y: op.add(op.abs(x), y), (SHAPE, SHAPE), [[120]]),
         (lambda x, y: op.multiply(op.add(x, y), y), (SHAPE, (3, 1, 1)), [[2, 3, 20]]),
         (lambda x, y: op.add(x, y), (SHAPE, (5,)), [[24, 5]]),
-        (lambda x, y: op.add(x, op.permute_dims(y, [0, 2, 3, 1])), (SHAPE, (2, 5, 3, 4)), [[2, 12, 5]]),
+        (
+            lambda x, y: op.add(x, op.permute_dims(y, [0, 2, 3, 1])),
+            (SHAPE, (2, 5, 3, 4)),
+            [[2, 12, 5]],
+        ),
         (lambda x: op.sum(op.abs(x), axis=[1]), (SHAPE,), [[2, 3, 4, 5], [2, 4, 5, 3]]),
     ],
 )
