@@ -303,8 +303,10 @@ def _between(widths: Sequence[int], source: int, goal: int) -> nn.Module:
     if source > goal:
         layer = nn.Conv2d(widths[source], widths[goal], 1, bias=False)
         return nn.Sequential(layer, nn.BatchNorm2d(widths[goal]))
-    steps = [_strided(widths[source], widths[source]) for _ in range(source, goal - 1)]
-    return nn.Sequential(*sum(steps, []), *_strided(widths[source], widths[goal])[:2])
+    same = [
+        nn.Sequential(*_strided(widths[source], widths[source])) for _ in range(source + 1, goal)
+    ]
+    return nn.Sequential(*same, *_strided(widths[source], widths[goal])[:2])
 
 
 def _strided(before: int, after: int) -> list[nn.Module]:
