@@ -166,3 +166,12 @@ def test_what_follows_a_step_must_be_right_for_that_step(
     outputs, steps = gm(x)
     with pytest.raises(DifferenceError, match=r"output dequantize\w*: 1 of 32 values differ"):
         check_pieces(gm, (outputs + torch.eye(8, 4) * torch.eye(8)[:, :1], steps), [x])
+
+
+def test_gelu_of_infinity_is_infinity_however_many_values_there_are() -> None:
+    x = torch.tensor([[torch.inf, torch.inf, 1.0, -1.0]])  # PyTorch: NaN, and inf for one alone
+    gm = with_steps_as_outputs(trace(nn.GELU(), x))
+    right = torch.tensor([[torch.inf, torch.inf, 0.84134475, -0.15865525]])
+    check_pieces(gm, (right, ()), [x])
+    with pytest.raises(DifferenceError, match="NaN on one side"):
+        check_pieces(gm, (right * torch.nan, ()), [x])
