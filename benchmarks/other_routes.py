@@ -58,7 +58,7 @@ class Settings:
 class Deployed:
     """What one route ends in.
 
-    bytes: of the tensors that the deployed graph uses. macs: of one image. how: what runs the model.
+    bytes: of the tensors that the deployed graph uses. macs: of one image. how: what runs it.
     """
 
     route: str
