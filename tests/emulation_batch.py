@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from torch.fx import GraphModule
@@ -86,18 +87,18 @@ int main(void)
 class Form:
     """What a graph is made into. target, form: for `qpc.export_library`.
 
-    cpus: what runs the program; None is the target's own, or this machine. compiler: the command
-    that compiles C, with its options, if it is not GNU's without any.
+    cpus: what runs the program; None is the target's own, or this machine. compilers: commands that
+    compile C, with their options; None is GNU's without any.
     """
 
     target: str
     form: str = "objects"
     cpus: tuple[str | None, ...] = (None,)
-    compiler: str | None = None
+    compilers: tuple[str | None, ...] = (None,)
 
 
 def assert_all_exact(graphs: Mapping[int, GraphModule], form: Form, folder: Path) -> None:
-    """Export graphs and run all of them in one program, on each of the CPUs.
+    """Export graphs and run all of them in one program, by each compiler on each of the CPUs.
 
     graphs: by seed, which is in the library's name, and so in what the program says.
     """
@@ -114,14 +115,14 @@ def assert_all_exact(graphs: Mapping[int, GraphModule], form: Form, folder: Path
     (folder / "main.c").write_text(_driver(entries))
     (folder / VECTORS).write_bytes(b"".join(vectors for _, vectors, _ in libraries))
     sources = [folder / "main.c", *(library for _, _, library in libraries)]
-    compiler = compiler_for(target, form.compiler)
-    for cpu in form.cpus:
+    for named, cpu in product(form.compilers, form.cpus):
+        compiler = compiler_for(target, named)
         emulator: tuple[str, ...] = ()
         if cpu is not None or not is_native(target):
             emulator = emulator_for(target, cpu)
         program = _built(target, sources, folder, compiler, emulator)
         done = program.run(seconds=600)
-        said = (cpu, done.returncode, done.stdout[-300:], done.stderr[-300:])
+        said = (named, cpu, done.returncode, done.stdout[-300:], done.stderr[-300:])
         assert done.stdout == f"{len(entries)} libraries, all equal\n", said
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from tests.emulation_batch import Form, assert_all_exact
 from tests.generators import random_graph
 
-_STRICT = "-Wconversion -Werror"
-_X86_64 = f"{_STRICT} -pedantic"
+_STRICT = "-O2 -Wconversion -Werror"
+_SMALL = (f"arm-none-eabi-gcc {_STRICT}",)
 
 FORMS: Mapping[str, Form] = {
     "plain": Form("cortex-a53"),
@@ -29,12 +29,11 @@ FORMS: Mapping[str, Form] = {
     "armv7": Form("armv7-a"),
     "riscv64": Form("riscv64"),
     "x86-64": Form("x86-64"),
-    "c-gcc": Form("x86-64", "c", compiler=f"gcc -O2 {_X86_64}"),
-    "c-clang": Form("x86-64", "c", compiler=f"clang -O2 {_X86_64}"),
-    "m0plus": Form("cortex-m0plus", "c", compiler=f"arm-none-eabi-gcc -O2 {_STRICT}"),
-    "m3": Form("cortex-m3", "c", compiler=f"arm-none-eabi-gcc -O2 {_STRICT}"),
-    "m4": Form("cortex-m4", "c", compiler=f"arm-none-eabi-gcc -O2 {_STRICT}"),
-    "m55": Form("cortex-m55", "c", compiler=f"arm-none-eabi-gcc -O2 {_STRICT}"),
+    "c": Form("x86-64", "c", compilers=tuple(f"{n} {_STRICT} -pedantic" for n in ("gcc", "clang"))),
+    "m0plus": Form("cortex-m0plus", "c", compilers=_SMALL),
+    "m3": Form("cortex-m3", "c", compilers=_SMALL),
+    "m4": Form("cortex-m4", "c", compilers=_SMALL),
+    "m55": Form("cortex-m55", "c", compilers=_SMALL),
 }
 """Every set of instructions that there is code for, and every way to it."""
 

@@ -52,6 +52,16 @@ def test_it_reads_as_what_it_computes() -> None:
     assert "if (arena_bytes < NET_ARENA_BYTES) return NET_ERROR_ARENA_SIZE;" in text
 
 
+def test_what_reads_and_writes_at_one_address_is_not_restricted() -> None:
+    model = deployable()
+    first, second = model.entry.calls
+    moved = replace(second, writes=second.reads)
+    text = c_source(replace(model, entry=replace(model.entry, calls=(first, moved))), FUNCTIONS)
+    assert "    end_2(AT(64), AT(64), AT(192));" in text
+    assert "static void end_2(const uint8_t *a,\n" in text
+    assert "*restrict b" in text[: text.index("end_2")]
+
+
 def test_names_of_layers_cannot_end_a_comment() -> None:
     model = deployable()
     first, second = model.steps
