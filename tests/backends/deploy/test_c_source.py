@@ -22,7 +22,6 @@ from qpc.errors import BackendError
 from tests.backends.deploy.conftest import small_graph
 from tests.backends.deploy.models import deployable
 from tests.emulation import assert_exact, require
-from tests.generators import random_graph
 
 pytestmark = [pytest.mark.tvm, pytest.mark.arm]
 WARNINGS = "-Wall -Wextra -Wconversion -Werror -std=c99 -pedantic"
@@ -171,10 +170,3 @@ def test_cmake_builds_it(tmp_path: Path) -> None:
         ["ctest", "--test-dir", tmp_path / "build"],
     ):
         subprocess.run(list(map(str, command)), check=True, capture_output=True)
-
-
-@pytest.mark.slow
-def test_random_graphs_give_the_same(tmp_path: Path) -> None:
-    require("gcc")
-    for seed in range(40):
-        assert_exact(random_graph(seed), "x86-64", tmp_path / str(seed), form="c")
