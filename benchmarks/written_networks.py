@@ -144,9 +144,9 @@ class SingleShotDetector(nn.Module):
             x = extra(x)
             sources.append(x)
         boxes, scores = [], []
-        for source, box, score in zip(sources, self.boxes, self.scores, strict=True):
-            boxes.append(box(source).permute(0, 2, 3, 1).contiguous())
-            scores.append(score(source).permute(0, 2, 3, 1).contiguous())
+        for source, locate, classify in zip(sources, self.boxes, self.scores, strict=True):
+            boxes.append(locate(source).permute(0, 2, 3, 1).contiguous())
+            scores.append(classify(source).permute(0, 2, 3, 1).contiguous())
         box, score = (torch.cat([o.view(o.size(0), -1) for o in v], 1) for v in (boxes, scores))
         probabilities = F.softmax(score.view(score.size(0), -1, self.classes), dim=-1)
         return box.view(box.size(0), -1, 4), probabilities
@@ -258,13 +258,11 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(n, n, 3, padding=1, bias=False), nn.BatchNorm2d(n)
         self.conv2, self.bn2 = nn.Conv2d(n, n, 3, padding=1, bias=False), nn.BatchNorm2d(n)
-        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
+        out: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         out += x
-        return self.relu(out)
+        return F.relu(out)
 
 
 class Exchange(nn.Module):
@@ -279,20 +277,19 @@ class Exchange(nn.Module):
             nn.ModuleList(_between(widths, source, goal) for source in range(len(widths)))
             for goal in range(len(widths))
         )
-        self.relu = nn.ReLU()
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
         x = [branch(value) for branch, value in zip(self.branches, x, strict=True)]
         fused = []
         for goal, layers in enumerate(self.fuse):
             y = torch.zeros_like(x[goal])
-            for source, layer in enumerate(layers):
-                value = layer(x[source])
+            for source, value in enumerate(x):
+                value = layers[source](value)  # type: ignore[index]  # of a ModuleList
                 if source > goal:
                     size = x[goal].shape[-2:]
                     value = F.interpolate(value, size, mode="bilinear", align_corners=False)
                 y = y + value
-            fused.append(self.relu(y))
+            fused.append(F.relu(y))
         return fused
 
 
@@ -338,7 +335,8 @@ class HighResolutionNet(nn.Module):
             values = stage(values)
         size = values[0].shape[-2:]
         wide = [values[0], *(F.interpolate(v, size=size, mode="bilinear") for v in values[1:])]
-        return self.head(torch.cat(wide, 1))
+        y: Tensor = self.head(torch.cat(wide, 1))
+        return y
 
 
 NETWORKS: Mapping[str, WrittenNetwork] = {

@@ -23,7 +23,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.origins import computed
 from qpc.base import Pass, PassContext
-from qpc.calls import aten
+from qpc.calls import arguments, aten
 from qpc.companions import channel_mask, elementwise_companions
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM
@@ -31,6 +31,7 @@ from qpc.lineage import KeptAxis, lineage, set_lineage
 from qpc.meta import attribute, info, update_info
 from qpc.ops.affine import BatchNorm
 from qpc.ops.convolution import Conv3d
+from qpc.ops.movement import Reshape
 from qpc.ops.pooling import AvgPool3d, MaxPool3d
 from qpc.rewrite import Rule, apply_rules
 from qpc.types import BatchDim
@@ -228,14 +229,13 @@ def _finish(editor: Editor, old: Node, images: Node) -> str:
 
 def _images_behind(value: Node) -> Node | None:
     """The images that `_finish` made a value of, if nothing else reads what lies between."""
-    if value.target is not aten.permute.default or list(value.args[1]) != _SWAPPED:
+    if value.target is not aten.permute.default or arguments(value)["dims"] != _SWAPPED:
         return None
-    apart = value.args[0]
-    if not isinstance(apart, Node) or apart.target is not aten.reshape.default:
+    apart = arguments(value)["self"]
+    if not isinstance(apart, Node) or (reshape := Reshape.of(apart)) is None:
         return None
-    images, size = apart.args[0], _size(apart)
     alone = len(value.users) == 1 and len(apart.users) == 1
-    return images if alone and _size(images)[1:] == size[2:] else None
+    return reshape.input if alone and _size(reshape.input)[1:] == _size(apart)[2:] else None
 
 
 def _flatten_weight(editor: Editor, weight: Node) -> None:

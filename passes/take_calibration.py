@@ -24,7 +24,7 @@ from qpc.calls import qpc_ops
 from qpc.errors import CalibrationError
 from qpc.facts import CALIBRATED, OBSERVED, observer_state
 from qpc.meta import info, label
-from qpc.quant.observers import State
+from qpc.quant.observers import BaseObserver, State
 
 _OBSERVERS = "observers."
 
@@ -77,11 +77,16 @@ def _taken(calibration: GraphModule, observer: Node, other: Node | None) -> Stat
     state = mine.taken(kept, observer_state(calibration, other))
     if state is None:
         raise CalibrationError(
-            f"what {kept.kind!r} kept of the values of {value} does not suffice for {mine.kind!r}",
+            f"what {_named(kept)} kept of the values of {value} does not suffice for"
+            f" {_named(mine)}",
             node=observer,
-            fix='calibrate with the observer "mse", whose histogram serves all but moving-average',
+            fix="calibrate with the observer MSE, whose histogram serves all but MovingAverage",
         )
     return state
+
+
+def _named(observer: BaseObserver) -> str:
+    return type(observer).__name__
 
 
 def _require_same_model(gm: GraphModule, calibration: GraphModule) -> None:

@@ -67,6 +67,7 @@ def test_hidden_units_go_with_their_gates(
     torch.testing.assert_close(pruned(X), without(gm, pruned)(X), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize(
     ("model", "why"),
     [

@@ -83,7 +83,7 @@ def test_the_best_effort_takes_none(calibration: GraphModule) -> None:
     ("config", "message"),
     [
         (observing(MSE(), results="integer"), "did not watch the values of 6"),
-        (observing(MovingAverage()), "what 'mse' kept of the values of input_1 does not suffice"),
+        (observing(MovingAverage()), "what MSE kept of the values of input_1 does not suffice"),
     ],
 )
 def test_what_it_lacks_is_an_error(
