@@ -160,6 +160,18 @@ MOVEMENT: dict[str, tuple[Build, list[str]]] = {
         ["roll"],
     ),
     "roll by nothing": (lambda g: g.call(aten.roll.default, _image(g), [7], [2]), ["roll"]),
+    "pixels out of channels": (
+        lambda g: g.call(aten.pixel_shuffle.default, g.image(12, 3, 5), 2),
+        ["transpose"],
+    ),
+    "pixels into channels": (
+        lambda g: g.call(aten.pixel_unshuffle.default, g.image(3, 4, 6), 2),
+        ["transpose"],
+    ),
+    "shuffle of channels": (
+        lambda g: g.call(aten.channel_shuffle.default, _image(g), 2),
+        ["transpose"],
+    ),
     "copies that do nothing": (lambda g: g.call(aten.clone.default, _image(g)), []),
     "movement of a constant": (
         lambda g: g.add(
@@ -186,6 +198,15 @@ def test_movement_needs_these_kernels_and_no_more(case: str) -> None:
 def test_movement_gives_the_bits_of_the_reference() -> None:
     g = IntegerGraph()
     assert_same_bits(g.module(*(build(g) for build, _ in MOVEMENT.values())), batch_sizes=(1, 2))
+
+
+def test_shuffles_give_the_bits_of_the_reference() -> None:
+    g = IntegerGraph()
+    cases = [
+        build for case, (build, _) in MOVEMENT.items() if "pixels" in case or "shuffle" in case
+    ]
+    assert len(cases) == 4
+    assert_same_bits(g.module(*(build(g) for build in cases)), batch_sizes=(2,))
 
 
 def test_movement_of_signed_integers_works_too() -> None:
