@@ -180,7 +180,9 @@ def test_sizes_that_depend_on_the_batch_are_computed() -> None:
     def function(x: Tensor, token: Tensor) -> Tensor:
         tokens = token.expand(x.shape[0], -1, -1)
         windows = torch.cat([tokens, x], 1).reshape(x.shape[0] * 2, 2, 4)
-        return windows.mean(1).reshape(x.shape[0], 8) * x.shape[0]
+        pairs = (token * 2).expand(x.shape[0] * 2, -1, -1).reshape(x.shape[0], 8)
+        others = (token * 3).expand(x.shape[0] + 2, -1, -1).sum((0, 1))
+        return windows.mean(1).reshape(x.shape[0], 8) * x.shape[0] + pairs + others.repeat(2)
 
     gm = qpc.trace(Call(function, token=torch.randn(1, 1, 4)), x)
     model = as_onnx(gm, "float")
