@@ -91,6 +91,18 @@ def test_rules_work_at_every_batch_size(rule: str, threads: int) -> None:
     assert_same_bits(g.module(RULES[rule](g)), batch_sizes=(1, 2, 3, 4, 5), threads=threads)
 
 
+def test_several_vectors_that_something_joins_are_stored_in_order() -> None:
+    if Target.parse("x86-64-avx2").runs_here():
+        pytest.skip("this machine cannot run x86-64-avx2")
+    g = IntegerGraph()
+    x = g.image(64, 6, 5)
+    outputs = [g.joined(g.conv2d(x, 64, kernel, padding=p), x) for kernel, p in _SAME]
+    assert_same_bits(g.module(*outputs), "x86-64-avx2")
+
+
+_SAME = (((3, 3), (1, 1)), ((1, 1), (0, 0)))
+
+
 def _conv(g: IntegerGraph) -> Node:
     return g.conv2d(_image(g), 8, padding=(1, 1))
 
