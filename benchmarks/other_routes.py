@@ -138,7 +138,9 @@ def pruned_by_qpc(route: str, model: nn.Module, data: Data, settings: Settings) 
     """Prune to the share of multiplications, train in float, then as above."""
     gm = qpc.trace(model.eval(), torch.zeros(2, 1, 28, 28))
     pruned = qpc.prune(gm, L1(), Global(1.0 - LEFT, of="macs"))
+    qpc.set_training(pruned)
     fit(pruned, data, settings)
+    qpc.set_training(pruned, mode=False)
     return _deployed_by_qpc(route, pruned, data, settings)
 
 

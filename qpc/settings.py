@@ -84,7 +84,8 @@ def require_number(
         if (least < number if above else least <= number) and number <= most:
             return
     start = f"greater than {least:g}" if above else f"at least {least:g}"
-    allowed = start if most == math.inf else f"from {least:g} to {most:g}"
+    both = f"{start} and at most {most:g}" if above else f"from {least:g} to {most:g}"
+    allowed = start if most == math.inf else both
     raise ConfigError(f"{name} must be {'' if known else 'a number, '}{allowed}, got {value!r}")
 
 

@@ -115,11 +115,10 @@ class Step(Part, ABC):
     """One step: settings, and what it does to a graph.
 
     needs: of the run's inputs "train", "batches" and "loss", those without which it cannot do
-    anything. notes: the result is also evaluated, and becomes a line of the table.
+    anything.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    notes: ClassVar[bool] = False
     kind: str
 
     @abstractmethod

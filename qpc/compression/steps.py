@@ -230,7 +230,6 @@ class EvaluateStep(Step):
     name: of its line in the table. compile: also compile and time it.
     """
 
-    notes: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
     name: Annotated[str, Field(min_length=1)]
     compile: StrictBool = False

@@ -96,7 +96,11 @@ def take_state(
     trained = {parameter for group in _groups(optimizer) for parameter in group["params"]}
     known = ((names[before.get_parameter(name)], values) for name, values in state.items())
     moves = [(_move(aliases, before, there, records), values) for aliases, values in known]
-    taken = {m.parameter: m.state(v) for m, v in moves if m and m.parameter in trained}
+    taken: dict[Tensor, dict[str, Any]] = {
+        move.parameter: move.state(values)
+        for move, values in moves
+        if move is not None and move.parameter in trained
+    }
     optimizer.state.update(taken)
 
 

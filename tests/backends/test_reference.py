@@ -199,3 +199,9 @@ def test_numpy_arrays_in_need_outputs_that_numpy_knows() -> None:
 def test_refuses_a_sparse_tensor() -> None:
     with pytest.raises(BackendError, match=r"input 'x' is a torch.sparse_coo tensor"):
         _doubler()(torch.ones(1, 3).to_sparse())
+
+
+@pytest.mark.parametrize("given", [[], [torch.ones(1, 3)] * 2])
+def test_another_number_of_inputs_is_refused_when_timed_too(given: list[torch.Tensor]) -> None:
+    with pytest.raises(BackendError, match=rf"takes 1 input\(s\) \(x\), got {len(given)}"):
+        _doubler().benchmark(given)

@@ -37,8 +37,8 @@ class Watched:
 
     def train(self, gm: GraphModule, context: TrainContext) -> None:
         cls = self._classes.pop(0) if self._classes else torch.optim.SGD
-        options = {"momentum": 0.9} if cls is torch.optim.SGD else {}
-        optimizer = cls(gm.parameters(), lr=0.05, **options)  # type: ignore[call-arg]  # of any
+        options: dict[str, Any] = {"momentum": 0.9} if cls is torch.optim.SGD else {}
+        optimizer: Optimizer = cls(gm.parameters(), **{"lr": 0.05, **options})
         qpc.set_training(gm)
         for _ in context.each_epoch(gm, optimizer):
             self.seen.setdefault(context.place.name, _momentum(gm, optimizer))
@@ -126,7 +126,7 @@ def test_a_function_without_each_epoch_cannot_carry() -> None:
     with pytest.raises(CompressionError, match=problem) as error:
         run({"start": [CARRY]}, train=blind)
     assert str(error.value.fix).startswith("train with: for epoch in context.each_epoch")
-    assert run({"start": [TUNE]}, train=blind).best
+    assert run({"start": [TUNE]}, train=blind).rows
 
 
 def test_projections_of_a_distillation_are_trained_beside() -> None:
@@ -144,4 +144,4 @@ def test_projections_of_a_distillation_are_trained_beside() -> None:
             optimizer.step()
 
     steps = [{**TUNE, "distil": distil}, PRUNE, {**CARRY, "distil": distil}]
-    assert run({"start": steps}, train=taught).best
+    assert run({"start": steps}, train=taught).rows

@@ -92,7 +92,7 @@ def test_a_target_that_no_model_could_reach_is_refused(
     ("steps", "target"),
     [
         ([PRUNE], {"macs": "50%"}),
-        ([PRUNE], {"parameters": "1%"}),  # a share of the MACs is pruned; of parameters, perhaps
+        ([PRUNE], {"parameters": "0.5%"}),  # a share of the MACs is pruned; of parameters, perhaps
         (["remove-channels"], {"macs": "1%"}),  # nobody knows how many that will be
         ([PRUNE], {"macs": 3}),
     ],

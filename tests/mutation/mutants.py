@@ -157,9 +157,14 @@ def _importers(root: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for path in _product(root):
         text = (root / path).read_text()
-        for imported in re.findall(r"^ *(?:from|import) (qpc[\w.]*)", text, re.MULTILINE):
-            found[imported].add(_module(path))
+        for imported, names in re.findall(_IMPORT, text, re.MULTILINE):
+            modules = [imported, *(f"{imported}.{name}" for name in re.findall(r"\w+", names))]
+            for module in modules:  # a name may be that of a module of a package
+                found[module].add(_module(path))
     return found
+
+
+_IMPORT = r"^ *(?:from|import) (qpc[\w.]*)(?: import (\([^)]*\)|.*))?"
 
 
 def _module(file: str) -> str:

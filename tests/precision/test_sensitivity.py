@@ -95,8 +95,10 @@ def test_settings_and_metrics_that_make_no_sense_are_refused() -> None:
         qpc.sensitivity(gm, batches, bits=8)  # type: ignore[arg-type]  # on purpose
     with pytest.raises(ConfigError, match=r"bits must be different numbers, got \(4, 4\)"):
         qpc.sensitivity(gm, batches, bits=(4, 4))
-    with pytest.raises(ConfigError, match=r"fewer_channels must be from 0 to 1|greater than 0"):
-        qpc.sensitivity(gm, batches, fewer_channels=(0.0,))
+    for share in (0.0, 1.5):
+        problem = f"fewer_channels must be greater than 0 and at most 1, got {share}"
+        with pytest.raises(ConfigError, match=problem):
+            qpc.sensitivity(gm, batches, fewer_channels=(share,))
     with pytest.raises(ConfigError, match="nothing to try"):
         qpc.sensitivity(gm, batches, bits=(), fewer_channels=())
     with pytest.raises(ConfigError, match="workers must be at least 1, got 0"):

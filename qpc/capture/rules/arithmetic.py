@@ -69,7 +69,8 @@ def _filling(call: Call, value: Argument, other: Argument) -> int | float | None
     """The number that fills `value`, if the result is as it is without its shape and type."""
     if not isinstance(value, Node) or not isinstance(other, Node):
         return None
-    alike = shape_of(other) == call.shape and info(other).dtype == info(call.node).dtype
+    about = info(other)  # without a shape, it is a size that the batch decides
+    alike = about.shape == call.shape and about.dtype == info(call.node).dtype
     number = _FILLED.get(value.target) if alike else None
     if number is None and alike and value.target in _FULL:
         number = arguments(value)["fill_value"]

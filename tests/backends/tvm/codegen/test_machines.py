@@ -56,6 +56,11 @@ def test_a_stub_of_x86_64_jumps_to_what_the_slot_holds() -> None:
     assert (code[:2], 0x1006 + distance, len(code)) == (b"\xff\x25", 0x3008, X86_64.stub_size)
 
 
+def test_x86_64_knows_all_references_to_slots_whichever_a_compiler_may_take() -> None:
+    assert {X86_64().classify(kind) for kind in (9, 41, 42)} == {Reference.SLOT}
+    assert X86_64().classify(99) is None
+
+
 def test_aarch64_fills_in_the_bits_of_instructions() -> None:
     machine = AArch64()
     for kind, word, value, wanted in [

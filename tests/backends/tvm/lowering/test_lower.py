@@ -91,6 +91,18 @@ def test_rules_work_at_every_batch_size(rule: str, threads: int) -> None:
     assert_same_bits(g.module(RULES[rule](g)), batch_sizes=(1, 2, 3, 4, 5), threads=threads)
 
 
+def test_several_vectors_that_something_joins_are_stored_in_order() -> None:
+    if Target.parse("x86-64-avx2").runs_here():
+        pytest.skip("this machine cannot run x86-64-avx2")
+    g = IntegerGraph()
+    x = g.image(64, 6, 5)
+    outputs = [g.joined(g.conv2d(x, 64, kernel, padding=p), x) for kernel, p in _SAME]
+    assert_same_bits(g.module(*outputs), "x86-64-avx2")
+
+
+_SAME = (((3, 3), (1, 1)), ((1, 1), (0, 0)))
+
+
 def _conv(g: IntegerGraph) -> Node:
     return g.conv2d(_image(g), 8, padding=(1, 1))
 
@@ -160,6 +172,18 @@ MOVEMENT: dict[str, tuple[Build, list[str]]] = {
         ["roll"],
     ),
     "roll by nothing": (lambda g: g.call(aten.roll.default, _image(g), [7], [2]), ["roll"]),
+    "pixels out of channels": (
+        lambda g: g.call(aten.pixel_shuffle.default, g.image(12, 3, 5), 2),
+        ["transpose"],
+    ),
+    "pixels into channels": (
+        lambda g: g.call(aten.pixel_unshuffle.default, g.image(3, 4, 6), 2),
+        ["transpose"],
+    ),
+    "shuffle of channels": (
+        lambda g: g.call(aten.channel_shuffle.default, _image(g), 2),
+        ["transpose"],
+    ),
     "copies that do nothing": (lambda g: g.call(aten.clone.default, _image(g)), []),
     "movement of a constant": (
         lambda g: g.add(
@@ -186,6 +210,15 @@ def test_movement_needs_these_kernels_and_no_more(case: str) -> None:
 def test_movement_gives_the_bits_of_the_reference() -> None:
     g = IntegerGraph()
     assert_same_bits(g.module(*(build(g) for build, _ in MOVEMENT.values())), batch_sizes=(1, 2))
+
+
+def test_shuffles_give_the_bits_of_the_reference() -> None:
+    g = IntegerGraph()
+    cases = [
+        build for case, (build, _) in MOVEMENT.items() if "pixels" in case or "shuffle" in case
+    ]
+    assert len(cases) == 4
+    assert_same_bits(g.module(*(build(g) for build in cases)), batch_sizes=(2,))
 
 
 def test_movement_of_signed_integers_works_too() -> None:
