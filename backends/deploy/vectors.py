@@ -25,6 +25,7 @@ from qpc.meta import info
 from qpc.types import TensorType, dtype_name
 
 _BEYOND = 0.03  # of the length of a grid: so far do inputs reach beyond its ends
+_MOST_BYTES = 2**28  # of inputs: all of them are in memory at a time
 _FLOAT_SHARE, _STEP_SHARE, _LEAST = 1e-3, 0.01, 1e-6
 
 
@@ -60,6 +61,12 @@ def make_cases(
     """
     reference = compile_graph(gm, batch_sizes=(batch,))
     ports = input_ports(gm, batch)
+    each = sum(port.bytes for port in ports)
+    if count * each > _MOST_BYTES:
+        raise BackendError(
+            f"inputs of {count:,} test vectors take {count * each:,} bytes",
+            fix=f"at most {_MOST_BYTES // each:,} (vectors=, --vectors)",
+        )
     given = [_checked(example, reference.signature.names) for example in examples]
     rng = np.random.default_rng(0)
     wanted = [*given, *(_random(ports, rng) for _ in range(count - len(given)))]
@@ -85,8 +92,7 @@ def tensor_array(tensor: Tensor) -> Array:
 
 
 def _checked(example: Sequence[object], names: Sequence[str]) -> list[Tensor]:
-    single: object = example
-    values = [single] if isinstance(single, Tensor | np.ndarray) else list(example)
+    values = list(example)
     if len(values) != len(names):
         raise BackendError(
             f"an example has {len(values)} inputs, the model takes {len(names)}",
