@@ -257,6 +257,7 @@ def network(name: str) -> torch.fx.GraphModule:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_are_exact_in_every_form(tmp_path: Path, name: str, form: str) -> None:

@@ -46,7 +46,7 @@ def dense_conv2d(
     """A convolution that is not depthwise, with the plan that the tuner wants if there is one."""
 
     def name_of(plan: ConvPlan) -> str:
-        return kernel_name(operation, (plan,), form_of(epilogue, [layer]), types)
+        return kernel_name(operation, (plan,), form_of(epilogue, [layer], plan.isa), types)
 
     if tuner is None:
         plan = plan_for(isa, layer, threads)
