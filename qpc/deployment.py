@@ -12,6 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from qpc.backends.deploy.deployable import checked_name
+from qpc.backends.deploy.projects import write_project
 from qpc.backends.options import CompileOptions, is_count
 from qpc.calls import qpc_ops
 from qpc.compiler import require_facts
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from qpc.backends.deploy.library import ExportedLibrary
     from qpc.backends.options import Cache
     from qpc.backends.tvm.export import Compiled
+
+__all__ = ["export_library", "export_saved", "finished_graph", "name_for", "write_project"]
 
 VECTORS = 2
 FORMS = ("objects", "c")
@@ -80,7 +83,7 @@ def export_library(
             f"export_library needs a traced graph, got {type(gm).__name__}",
             fix="gm = qpc.trace(model, example_inputs), then qpc.quantize(gm, batches) for int8",
         )
-    _check(name, form, vectors, weights)
+    _check(name, form, vectors, weights, examples)
     options = CompileOptions((batch,), threads, cache)
     chosen = _targets(target)
     if len(chosen) > 1:
@@ -106,7 +109,7 @@ def _prepared(gm: GraphModule) -> GraphModule:
 
 
 def _targets(target: Target | str | Sequence[Target | str]) -> list[Target]:
-    each = [target] if isinstance(target, Target | str) else [*target]
+    each = [*target] if isinstance(target, list | tuple) else [target]
     if not each:
         raise BackendError("there is no target", fix="`qpc targets` lists them")
     return [one if isinstance(one, Target) else Target.parse(one) for one in each]
@@ -129,7 +132,7 @@ def _write(
     return write_objects(models[0], (*code[0], entry_object(models[0])), out)
 
 
-def _check(name: object, form: object, vectors: object, weights: object) -> None:
+def _check(name: object, form: object, vectors: object, weights: object, examples: object) -> None:
     checked_name(name)
     if form not in FORMS:
         raise BackendError(
@@ -140,10 +143,17 @@ def _check(name: object, form: object, vectors: object, weights: object) -> None
         raise BackendError(
             f"weights must be {' or '.join(map(repr, WEIGHTS))}, and {WEIGHTS[0]!r} but for C "
             f"source, got {weights!r}",
-            fix="form='c', weights='blob'",
+            fix="form='c', weights='blob' (--emit c --constants blob)",
         )
     if not is_count(vectors):
         raise BackendError(f"vectors must be a positive number, got {vectors!r}")
+    if not isinstance(examples, list | tuple) or any(
+        not isinstance(example, list | tuple) for example in examples
+    ):
+        raise BackendError(
+            "examples must be a list of tuples",
+            fix="examples=[(x, ...), ...]: a tuple of inputs for each test vector",
+        )
 
 
 def export_saved(

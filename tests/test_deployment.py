@@ -180,6 +180,26 @@ def test_no_vectors_are_refused(tmp_path: Path) -> None:
         qpc.export_library(linear(), "x86-64", tmp_path / "net", vectors=0)
 
 
+@pytest.mark.parametrize("examples", [None, np.zeros((1, 8), np.uint8), [None], ["x"]])
+def test_examples_that_are_no_list_of_tuples_are_refused(tmp_path: Path, examples: object) -> None:
+    with pytest.raises(BackendError, match="examples must be a list of tuples"):
+        qpc.export_library(linear(), "x86-64", tmp_path / "net", examples=examples)  # type: ignore[arg-type]  # which is what is wrong
+
+
+def test_more_vectors_than_memory_holds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="100,000,000 test vectors take 800,000,000 bytes") as e:
+        qpc.export_library(linear(), "x86-64", tmp_path / "net", vectors=100_000_000)
+    assert e.value.fix == "at most 33,554,432 (vectors=, --vectors)"
+
+
+@pytest.mark.parametrize("target", [None, 3, [None]])
+def test_what_is_no_target_is_refused(tmp_path: Path, target: object) -> None:
+    with pytest.raises(UnsupportedTargetError, match=r"a target is a name or a qpc\.Target, got"):
+        qpc.export_library(linear(), target, tmp_path / "net")  # type: ignore[arg-type]  # which is what is wrong
+    with pytest.raises(BackendError, match="there is no target"):
+        qpc.export_library(linear(), [], tmp_path / "net")
+
+
 def test_an_unknown_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="form must be one of 'objects', 'c', got 'rust'"):
         qpc.export_library(linear(), "cortex-m4", tmp_path / "net", form="rust")
@@ -237,6 +257,7 @@ def network(name: str) -> torch.fx.GraphModule:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_are_exact_in_every_form(tmp_path: Path, name: str, form: str) -> None:

@@ -31,7 +31,9 @@ def test_the_commands_of_the_page_do_what_it_says(
     (tmp_path / "qpc").write_text(
         f'#!/bin/sh\nexec {sys.executable} -c "from qpc.cli import main; main()" "$@"\n'
     )
-    (tmp_path / "qpc").chmod(0o755)
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for command in ("qpc", "python"):
+        (tmp_path / command).chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
     count = 0
@@ -54,7 +56,7 @@ def test_the_commands_of_the_page_do_what_it_says(
                 count += 1
             else:
                 assert line in done.stdout
-    assert count == 10
+    assert count == 12
     names = [file.name for file in (tmp_path / "digits-pi").iterdir()]
     page = PAGE.read_text(encoding="utf-8")
     assert [name for name in names if f"`{name}`" not in page] == []

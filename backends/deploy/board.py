@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from qpc.errors import BackendError, MissingDependencyError
 from qpc.targets import Target
+from qpc.targets.data import BARE_METAL
 
 _ADDRESS = re.compile(
     r"ssh://(?:([A-Za-z0-9_.-]+)@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(\d+))?/?"
@@ -45,6 +46,11 @@ class Board:
 
     def check(self, target: Target) -> None:
         """Raise BackendError unless the board can run code for a target, as far as it says."""
+        if target.architecture.system == BARE_METAL:
+            raise BackendError(
+                f"code for {target.name!r} runs without an operating system, and {self} has one",
+                fix="put the library and its main.c into a project for your board",
+            )
         said = self.shell("uname -sm; cat /proc/cpuinfo 2>/dev/null || true").stdout
         first, _, cpuinfo = said.partition("\n")
         system, _, machine = first.strip().partition(" ")
@@ -101,15 +107,19 @@ class Board:
         out, error = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
         if done.returncode == _UNREACHABLE:
             raise BackendError(
-                f"cannot reach {self}: {error.strip().splitlines()[-1:]}",
+                f"cannot reach {self}: {_last_line(error)}",
                 fix=f"make this work without a password: ssh {name} true",
             )
         return subprocess.CompletedProcess(line, done.returncode, out, error)
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:
-    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return lines[-1] if lines else f"exit status {done.returncode}"
+    said = done.stderr.strip() or done.stdout.strip()
+    return _last_line(said) or f"exit status {done.returncode}"
+
+
+def _last_line(text: str) -> str:
+    return "".join(text.strip().splitlines()[-1:])
 
 
 def ended_by(status: int) -> str | None:

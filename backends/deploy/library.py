@@ -14,7 +14,7 @@ from qpc.backends.deploy.deployable import Deployable, raw_bytes
 from qpc.backends.deploy.header import header
 from qpc.backends.deploy.manifest import DOCUMENT, library_kind, manifest
 from qpc.backends.deploy.merge import Merged, constants, merge
-from qpc.backends.deploy.parallel import DEFAULT, samples
+from qpc.backends.deploy.parallel import default, samples
 from qpc.backends.deploy.report import Footprint, check_board, footprint, report_text
 from qpc.backends.deploy.sample import MAIN, VECTORS, cmake_file, main_program, vectors_file
 from qpc.backends.deploy.shared import shared_library
@@ -74,7 +74,7 @@ def write_merged(
     sources = []
     if model.threads > 1:
         files |= {file: text.encode() for file, text in samples(model).items()}
-        sources = [DEFAULT]
+        sources = [default(model.target)]
     return write_library(
         model,
         files,

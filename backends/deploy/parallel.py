@@ -7,9 +7,14 @@ that function decides what threads there are; results never depend on it.
 from __future__ import annotations
 
 from qpc.backends.deploy.deployable import Deployable
+from qpc.targets import Target
+from qpc.targets.data import BARE_METAL
 
-DEFAULT = "parallel_pthread.c"
-"""The sample that the test vectors are replayed with."""
+
+def default(target: Target) -> str:
+    """The sample that the test vectors are replayed with: threads, where there is a system."""
+    bare = target.architecture.system == BARE_METAL
+    return "parallel_serial.c" if bare else "parallel_pthread.c"
 
 
 def samples(model: Deployable) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qpc.backends.deploy.deployable import Deployable, Port
+from qpc.targets.data import BARE_METAL
 
 VECTORS = "vectors.bin"
 MAIN = "main.c"
@@ -67,7 +68,9 @@ def cmake_file(model: Deployable, library: str, sources: Sequence[str] = ()) -> 
     needs_math = "m" if model.target.architecture.system == "Linux" else ""
     parallel = ""
     if model.threads > 1:
-        parallel = _CMAKE_PARALLEL.replace("@name@", model.name)
+        bare = model.target.architecture.system == BARE_METAL
+        parallel = _CMAKE_SERIAL if bare else _CMAKE_PARALLEL
+        parallel = parallel.replace("@name@", model.name)
     form = _CMAKE_SOURCE if library.endswith(".c") else _CMAKE_ARCHIVE
     assembled = [source for source in sources if source.endswith(".S")]
     text = _CMAKE.replace("@library@", form).replace("@file@", " ".join([library, *assembled]))
@@ -286,6 +289,11 @@ if(CMAKE_C_COMPILER_ID MATCHES "GNU|Clang")
   target_compile_options(@name@ PRIVATE -O3)  # without a build type, and while the rest is debugged
 endif()
 target_link_libraries(@name@ PUBLIC @math@)
+"""
+_CMAKE_SERIAL = """
+# One task after the other; tasks of a system of yours can take its place.
+add_library(@name@_parallel STATIC parallel_serial.c)
+set_property(TARGET @name@ APPEND PROPERTY INTERFACE_LINK_LIBRARIES @name@_parallel)
 """
 _CMAKE_PARALLEL = """
 # Threads by POSIX; parallel_openmp.c and parallel_serial.c do the same with OpenMP, or without.

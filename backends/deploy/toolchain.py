@@ -121,5 +121,6 @@ def build(
     except subprocess.TimeoutExpired:
         raise BackendError(f"{compiler[0]} did not end within {seconds:g} s") from None
     if done.returncode:
-        said = "\n".join(done.stderr.strip().splitlines()[-8:])
+        lines = dict.fromkeys(done.stderr.strip().splitlines())  # linkers repeat themselves
+        said = "\n".join([*lines][-8:])
         raise BackendError(f"{compiler[0]} cannot build the test program: {said}")

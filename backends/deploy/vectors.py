@@ -24,6 +24,7 @@ from qpc.calls import arguments, qpc_ops
 from qpc.errors import BackendError
 from qpc.types import TensorType, dtype_name
 
+_MOST_BYTES = 2**28  # of inputs: all of them are in memory at a time
 _FLOAT_SHARE, _STEP_SHARE, _LEAST = 1e-3, 0.01, 1e-6
 
 
@@ -58,7 +59,13 @@ def make_cases(
     Raises BackendError for examples that do not fit the model.
     """
     reference = compile_graph(gm, batch_sizes=(batch,))
-    input_ports(gm, batch)  # which refuses what C has no type for
+    ports = input_ports(gm, batch)  # which refuses what C has no type for
+    each = sum(port.bytes for port in ports)
+    if count * each > _MOST_BYTES:
+        raise BackendError(
+            f"inputs of {count:,} test vectors take {count * each:,} bytes",
+            fix=f"at most {_MOST_BYTES // each:,} (vectors=, --vectors)",
+        )
     given = [_checked(example, reference.signature.names) for example in examples]
     types = reference.signature.inputs[batch]
     wanted = [*given, *(random_inputs(gm, types, seed) for seed in range(count - len(given)))]
@@ -82,8 +89,7 @@ def tensor_array(tensor: Tensor) -> Array:
 
 
 def _checked(example: Sequence[object], names: Sequence[str]) -> list[Tensor]:
-    single: object = example
-    values = [single] if isinstance(single, Tensor | np.ndarray) else list(example)
+    values = list(example)
     if len(values) != len(names):
         raise BackendError(
             f"an example has {len(values)} inputs, the model takes {len(names)}",

@@ -216,7 +216,13 @@ def _ready(
         for file, data in files.items():
             (folder / file).write_bytes(data)
         static = board is not None or bool(emulator)
-        main = _built(folder, entry, compiler, _board_of(emulator), static=static)
+        try:
+            main = _built(folder, entry, compiler, _board_of(emulator), static=static)
+        except BackendError as e:
+            if where.compiler is None:
+                raise
+            fix = f"--cc takes a compiler for {target.architecture.name}; without, it is GNU's"
+            raise BackendError(e.what, fix=fix) from e
         if board is not None:
             with board.program(main.read_bytes()) as copied:
                 yield _There(board, copied, files[VECTORS], f"on {board}")
@@ -286,6 +292,14 @@ def _check(
         if name == "SIGILL":
             reason += f": the CPU lacks instructions of {target.name!r}"
         raise BackendError(f"{entry.name!r} does not run {place}: {reason}")
+    if "unable to find CPU model" in done.stderr:
+        command = place.removeprefix("in ").rpartition(" ")[0]
+        raise BackendError(f"QEMU knows no such CPU: {_last(done)}", fix=f"one of: {command} help")
+    if target.architecture.system == BARE_METAL and not done.stdout:
+        raise BackendError(
+            f"{entry.name!r} does not run {place}: the core took an exception before all was done",
+            fix=f"its core may lack what {target.name!r} has; without --cpu it is one that fits",
+        )
     raise BackendError(f"{entry.name!r} does not give the expected outputs {place}: {_last(done)}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qpc.errors import ConfigError
 from qpc.given.options import DataOptions, ModelOptions
 from qpc.terminal.answer import Answer
 from qpc.terminal.reporter import Reporter
@@ -46,6 +47,11 @@ def command(
     """
     reporter.lost, reporter.kept = "nothing is measured yet", _KERNELS_KEPT
     if on is not None or (model / "library.json").is_file():
+        if peer or threads or instances > 1 or graph or data.data or data.batch:
+            raise ConfigError(
+                "an exported library is timed by itself, as it was exported",
+                fix="no other options than --rounds and --on",
+            )
         return _of_library(reporter, model, on, rounds)
     from qpc.bench.request import Request
 

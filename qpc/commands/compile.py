@@ -92,7 +92,7 @@ def command(
         written = "c" if form is Form.C else "objects"
         about = {"threads": threads, "vectors": vectors, "name": name, "form": written}
         about["weights"] = constants.value
-        return _library(reporter, model, chosen, out, sizes, about)
+        return _library(reporter, model, chosen, out, sizes, about, tune=tune)
     settings = {"batch_sizes": sizes, "threads": threads, "cache": cache, "tune": tune or False}
     return _model(reporter, model, chosen[0], out, settings, verify=verify)
 
@@ -146,6 +146,8 @@ def _library(
     out: Path | None,
     sizes: tuple[int, ...],
     about: dict[str, Any],
+    *,
+    tune: float,
 ) -> Answer:
     """A library for C programs, with header and test vectors. about: more for `export_library`."""
     from qpc.errors import ConfigError
@@ -154,6 +156,11 @@ def _library(
         raise ConfigError("where is the library to be kept?", fix="--out FOLDER")
     if len(sizes) > 1:
         raise ConfigError("a library has one batch size", fix="--batch 1")
+    if tune:
+        raise ConfigError(
+            "kernels are measured on this machine, which says nothing about others",
+            fix="leave --tune out, or compile for `native` without --as",
+        )
     with reporter.phase("importing"):
         from qpc.backends.tvm.compat import require_tvm
 

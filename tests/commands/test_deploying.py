@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ pytest.importorskip("tvm", reason="Apache TVM is not installed")
 import qpc
 from qpc import cli
 from qpc.backends.tvm.runtime.model import CompiledModel
+from tests.backends.deploy.test_board import script
 from tests.emulation import require_tools
 from tests.generators import IntegerGraph
 
@@ -46,6 +48,28 @@ def test_a_saved_graph_is_compiled_verified_and_timed(tmp_path: Path) -> None:
     assert len(json.loads(timed.stdout)["milliseconds"]) == 3
 
 
+def test_a_board_is_reached_by_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_tools("x86-64", build_only=True)
+    if platform.machine() != "x86_64":
+        pytest.skip("the board that is played is an x86-64")
+    script(tmp_path, monkeypatch)
+    g = IntegerGraph()
+    out = str(tmp_path / "library")
+    qpc.export_library(g.module(g.linear(g.image(8), 4)), "x86-64", out, name="net")
+    for command, text in (
+        (["verify", out], "2 test vectors on ssh://pi@board: 1 exact output"),
+        (["bench", out, "--rounds", "2"], "net for x86-64 on ssh://pi@board: "),
+    ):
+        result = CliRunner().invoke(cli.app, [*command, "--on", "ssh://pi@board"])
+        assert result.exit_code == 0, result.output
+        assert text in result.stdout
+    result = CliRunner().invoke(cli.app, ["bench", out, "--threads", "2"])
+    assert result.exit_code == 1
+    assert "an exported library is timed by itself, as it was exported" in result.stderr
+
+
 @pytest.mark.thorough
 def test_a_saved_graph_is_written_as_c(tmp_path: Path) -> None:
     g = IntegerGraph()
@@ -75,6 +99,10 @@ def test_several_targets_become_one_library(tmp_path: Path) -> None:
     [
         (["compile", ".", "--target", "rpi4", "-o", "x"], "unknown target 'rpi4'"),
         (["compile", "nothere", "--target", "x86-64", "-o", "x"], "no folder 'nothere'"),
+        (
+            ["compile", ".", "--target", "cortex-m4", "--tune", "1", "-o", "x"],
+            "kernels are measured on this machine, which says nothing about others",
+        ),
         (["verify", "nothere"], "'nothere' does not exist"),
         (["bench", "nothere", "--on", "ssh://pi"], "'nothere' does not exist"),
     ],

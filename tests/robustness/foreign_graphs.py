@@ -9,6 +9,8 @@ fault has a seed: it is printed with the command that repeats it. Exits with 1 i
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
 import tempfile
 import time
@@ -40,15 +42,13 @@ FORMS: Mapping[str, Form] = {
 _TOGETHER = 10  # graphs in a program: more have no room in the memory of the smallest board
 
 
-def check(form: Form, seeds: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """The faults of the graphs of these seeds, each with all that there is to say."""
+def check(form: Form, seeds: Sequence[int]) -> Iterator[tuple[int, str | None]]:
+    """Seeds in order, each with all that there is to say of a fault, or None if all is equal."""
     for first in range(0, len(seeds), _TOGETHER):
         some = seeds[first : first + _TOGETHER]
-        if _fault(form, some) is None:
-            continue
+        alone = _fault(form, some) is not None
         for seed in some:
-            if (said := _fault(form, [seed])) is not None:
-                yield seed, said
+            yield seed, _fault(form, [seed]) if alone else None
 
 
 def _fault(form: Form, seeds: Sequence[int]) -> str | None:
@@ -68,17 +68,23 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="that of the first one")
     given = parser.parse_args()
     seeds = range(given.seed, given.seed + given.count)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was found is said in any case
     faults = 0
     for name in given.form:
-        start, wrong = time.monotonic(), []
-        for seed, said in check(FORMS[name], seeds):
-            wrong.append(seed)
-            command = f"{parser.prog} --form {name} --count 1 --seed {seed}"
-            print(f"{name}: {said}\nrepeat with: {command}\n{'=' * 80}", flush=True)
+        start, wrong, tried = time.monotonic(), [], 0
+        with contextlib.suppress(KeyboardInterrupt):
+            for seed, fault in check(FORMS[name], seeds):
+                tried += 1
+                if fault is not None:
+                    wrong.append(seed)
+                    command = f"{parser.prog} --form {name} --count 1 --seed {seed}"
+                    print(f"{name}: {fault}\nrepeat with: {command}\n{'=' * 80}", flush=True)
         spent = time.monotonic() - start
-        equal = given.count - len(wrong)
-        print(f"{name}: {equal} of {given.count} graphs equal in {spent:.0f} s {wrong}", flush=True)
+        equal = tried - len(wrong)
+        print(f"{name}: {equal} of {tried} graphs equal in {spent:.0f} s {wrong}", flush=True)
         faults += len(wrong)
+        if tried < len(seeds):
+            break
     return 1 if faults else 0
 
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.tvm, pytest.mark.arm]
 
 
 def test_graphs_that_share_a_program_are_equal() -> None:
-    assert list(check(FORMS["x86-64"], [1, 2])) == []
+    assert list(check(FORMS["x86-64"], [1, 2])) == [(1, None), (2, None)]
 
 
 def test_a_wrong_byte_is_a_fault_of_its_seed(
@@ -43,6 +43,7 @@ def test_a_wrong_byte_is_a_fault_of_its_seed(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("form", FORMS)
 def test_many_graphs_are_equal_in_every_form(form: str) -> None:
-    assert list(check(FORMS[form], range(40))) == []
+    assert [fault for _, fault in check(FORMS[form], range(40)) if fault is not None] == []

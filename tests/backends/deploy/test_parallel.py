@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from qpc.backends.deploy.header import header
-from qpc.backends.deploy.parallel import DEFAULT, samples
+from qpc.backends.deploy.parallel import default, samples
+from qpc.targets import Target
 from tests.backends.deploy.models import deployable
 from tests.emulation import require
 
@@ -49,4 +50,6 @@ def test_every_task_runs_once(tmp_path: Path, name: str) -> None:
 
 
 def test_the_sample_that_replays_vectors_is_one_of_them() -> None:
-    assert DEFAULT in samples(deployable())
+    assert default(Target.parse("aarch64")) == "parallel_pthread.c"
+    assert default(Target.parse("cortex-m4")) == "parallel_serial.c"
+    assert {"parallel_pthread.c", "parallel_serial.c"} <= samples(deployable()).keys()

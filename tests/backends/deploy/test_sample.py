@@ -115,4 +115,7 @@ def test_cmake_knows_the_library_and_what_it_needs() -> None:
     assert 'INTERFACE_LINK_LIBRARIES ""' in text
     assert "-O3" not in text
     assert "target_compile_options(net PRIVATE -O3)" in cmake_file(deployable("cortex-m4"), "net.c")
+    bare = cmake_file(replace(deployable("cortex-m4"), threads=2), "libnet.a")
+    assert "parallel_serial.c" in bare
+    assert "find_package(Threads" not in bare
     assert "find_package(Threads" in cmake_file(replace(deployable(), threads=2), "libnet.a")

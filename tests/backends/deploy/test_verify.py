@@ -166,3 +166,28 @@ def test_a_machine_without_tools_says_what_to_install(
 def test_another_compiler_may_be_named(exported: Exported) -> None:
     with pytest.raises(MissingDependencyError, match="no C compiler for 'x86-64': nothere is not"):
         verify(exported("x86-64"), Where(compiler="nothere"))
+
+
+@pytest.mark.thorough
+def test_a_compiler_for_another_cpu_is_no_compiler(exported: Exported) -> None:
+    require_tools("aarch64")
+    with pytest.raises(BackendError, match="cannot build the test program") as caught:
+        verify(exported("x86-64"), Where(compiler="aarch64-linux-gnu-gcc"))
+    assert caught.value.fix == "--cc takes a compiler for x86_64; without, it is GNU's"
+    lines = caught.value.what.splitlines()
+    assert len(set(lines)) == len(lines)
+
+
+@pytest.mark.thorough
+def test_a_cpu_that_the_emulator_does_not_know(exported: Exported) -> None:
+    require_tools("aarch64")
+    with pytest.raises(BackendError, match=r"QEMU knows no such CPU: .*cortex-a999") as caught:
+        verify(exported("aarch64"), Where(cpu="cortex-a999"))
+    assert caught.value.fix == "one of: qemu-aarch64 -cpu help"
+
+
+@pytest.mark.thorough
+def test_a_board_whose_core_lacks_what_the_code_uses(exported: Exported) -> None:
+    require_tools("cortex-m4")
+    with pytest.raises(BackendError, match="the core took an exception before all was done"):
+        verify(exported("cortex-m4"), Where(cpu="mps2-an385"))

@@ -41,7 +41,10 @@ class DepthwiseConv(DepthwisePlan):
     def for_layer(cls, isa: Isa, layer: Convolution, threads: int) -> DepthwiseConv:
         """The plan for a layer with one group per input and output channel."""
         rows = layer.weight[:, 0].transpose(0, 2, 1)  # kernel rows are summed together
-        found = isa.by_rows.exact_for(rows, layer.constants.greatest)
+        by_rows = isa.by_rows
+        if layer.desc.c < by_rows.lanes and not by_rows.stores_parts:
+            by_rows = isa.joining
+        found = by_rows.exact_for(rows, layer.constants.greatest)
         plans = [cls(exact, layer.desc.shape, threads) for exact in found]
         return min(plans, key=lambda plan: plan.row_time)
 

@@ -69,6 +69,8 @@ class Isa:
     saturates: ClassVar[bool] = False
     """Whether `rounded_to_bytes` takes floats that no int32 is near, as out of bounds."""
 
+    stores_parts: ClassVar[bool] = True
+    """Whether some lanes of a vector can be stored without the others."""
     cuts_to_bytes: ClassVar[bool] = False
     """Whether `cut_to_bytes` is there."""
 

@@ -29,6 +29,7 @@ class Quads(Isa):
     """What happens to four values together."""
 
     unpacks: ClassVar[bool] = False
+    stores_parts: ClassVar[bool] = False
 
     def requantized(
         self, accs: Sequence[Expr], multipliers: Sequence[Expr], bounds: Sequence[Expr]

@@ -155,6 +155,14 @@ def test_convolutions_are_exact_on_any_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.arm
+def test_fewer_channels_than_lanes_are_computed_one_by_one(tmp_path: Path) -> None:
+    g = IntegerGraph()
+    gm = g.module(g.conv2d(g.image(3, 5, 5), 3, groups=3))
+    qpc.export_library(gm, "cortex-m55", tmp_path / "net", name="net", form="c", vectors=1)
+    assert "requantize_four" not in (tmp_path / "net" / "net.c").read_text()
+
+
+@pytest.mark.arm
 @pytest.mark.thorough
 def test_convolutions_are_exact_with_vectors(tmp_path: Path) -> None:
     assert_exact(_all_kinds(), "cortex-m55", tmp_path, form="c")
