@@ -220,9 +220,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         _require_mark(path)
         if path.suffix == ".safetensors":
             return load_file(path)
-        if path.suffix == ".npy":
-            return {"inputs": torch.from_numpy(np.load(path, allow_pickle=False))}
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file:  # which numpy leaves open if it is damaged
+            found = np.load(file, allow_pickle=False)
+            if path.suffix == ".npy":
+                return {"inputs": torch.from_numpy(found)}
             return {name: torch.from_numpy(found[name]) for name in found.files}
     except ConfigError:
         raise
