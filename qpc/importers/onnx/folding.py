@@ -7,7 +7,6 @@ traced such numbers would be values of tensors, which nobody knows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -42,9 +41,9 @@ def _computed(call: Call, constants: Mapping[str, Any]) -> Tensor | None:
         return None
     if any(a is None or str(a.dtype) not in _WHOLE or a.size > _MOST for a in given):
         return None
-    if call.kind == "ConstantOfShape" and prod(map(abs, given[0].tolist())) > _MOST:  # type: ignore[union-attr]
-        return None
     tensors = [torch.from_numpy(a.copy()) for a in given if a is not None]
+    if call.kind == "ConstantOfShape" and abs(int(tensors[0].prod())) > _MOST:
+        return None
     try:
         made = RULES[call.kind](call, *tensors)
     except (QPCError, RuntimeError, TypeError, ValueError, KeyError, IndexError):
