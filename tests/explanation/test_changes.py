@@ -17,9 +17,7 @@ WELL = LayerExplained(
 
 def row(name: str, **fields: Any) -> LayerExplained:
     """A layer of which the outputs hardly depend."""
-    return replace(
-        WELL, name=name, node=name, module=name, own_noise=1e-9, **fields
-    )  # only what a change looks at
+    return replace(WELL, name=name, node=name, module=name, own_noise=1e-9, **fields)
 
 
 def first(*rows: LayerExplained, islands: tuple[Island, ...] = ()) -> Change:

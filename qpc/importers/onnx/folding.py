@@ -42,7 +42,7 @@ def _computed(call: Call, constants: Mapping[str, Any]) -> Tensor | None:
     if any(a is None or str(a.dtype) not in _WHOLE or a.size > _MOST for a in given):
         return None
     tensors = [torch.from_numpy(a.copy()) for a in given if a is not None]
-    if call.kind == "ConstantOfShape" and abs(int(tensors[0].prod())) > _MOST:
+    if call.kind == "ConstantOfShape" and tensors[0].double().prod().abs() > _MOST:
         return None
     try:
         made = RULES[call.kind](call, *tensors)
