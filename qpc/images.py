@@ -17,6 +17,7 @@ ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".ti
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the colours of ImageNet's training images, with which most classifiers were trained."""
 _GREATEST = 255  # value of a pixel
+_MOST_PIXELS = 1 << 26  # of an image that is scaled before its middle is cut out: 200 MB of colours
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def read_image(path: Path, how: Preparation) -> Tensor:
 
     Raises ConfigError if the file cannot be read as one.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     channels = len(how.mean)
     height, width = how.size
@@ -82,14 +83,28 @@ def read_image(path: Path, how: Preparation) -> Tensor:
             if how.shorter is None:
                 made = plain.resize((width, height), bilinear)
             else:
-                scale = how.shorter / min(plain.size)
-                wide, high = (max(round(side * scale), how.shorter) for side in plain.size)
+                wide, high = _scaled(path, plain.size, how.shorter)
                 left, top = (wide - width) // 2, (high - height) // 2
                 made = plain.resize((wide, high), bilinear)
                 made = made.crop((left, top, left + width, top + height))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as e:
+    except ConfigError:
+        raise
+    except Exception as e:  # each of Pillow's formats has its own ways to fail
         raise ConfigError(f"{str(path)!r} cannot be read as an image: {e}") from e
     pixels = torch.from_numpy(np.array(made)).reshape(height, width, channels)
     values = pixels.permute(2, 0, 1).float() / _GREATEST
     mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in (how.mean, how.std))
     return (values - mean) / std
+
+
+def _scaled(path: Path, size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """Width and height once the shorter side is scaled; ConfigError if that is far too much."""
+    scale = shorter / min(size)
+    wide, high = (max(round(side * scale), shorter) for side in size)
+    if wide * high > _MOST_PIXELS:
+        raise ConfigError(
+            f"{str(path)!r} has {size[0]}x{size[1]} pixels, and with a shorter side of {shorter} it"
+            f" would have {wide}x{high}",
+            fix="cut it to a usual shape, or scale both sides",
+        )
+    return wide, high

@@ -10,7 +10,6 @@ from typing import Protocol, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -137,6 +136,10 @@ class ImageFolder:
             yield Part((images,), labels)
 
 
+_MOST_DIGITS = 9
+"""Of a number of a class; longer ones are dates and the like."""
+
+
 def _images(folder: Path) -> list[Path]:
     names = sorted(n for n in os.listdir(folder) if n.lower().endswith(ENDINGS) and n[0] != ".")
     return [folder / name for name in names]
@@ -155,7 +158,7 @@ def _places(folders: Sequence[str], classes: Path | None) -> dict[str, int]:
                 fix="call folders by the names in that file",
             )
         return {name: known[name] for name in folders}
-    if all(name.isdecimal() for name in folders):
+    if all(name.isdecimal() and len(name) <= _MOST_DIGITS for name in folders):
         return {name: int(name) for name in folders}
     return {name: place for place, name in enumerate(folders)}
 
@@ -214,24 +217,29 @@ class Arrays:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix in _NUMPY_MARKS and not _begins_with(path, _NUMPY_MARKS[path.suffix]):
-            raise ConfigError(
-                f"cannot read {str(path)!r}: it is no file of numpy", fix="write it again"
-            )
+        _require_mark(path)
         if path.suffix == ".safetensors":
             return load_file(path)
-        if path.suffix == ".npy":
-            return {"inputs": torch.from_numpy(np.load(path, allow_pickle=False))}
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file:  # which numpy leaves open if it is damaged
+            found = np.load(file, allow_pickle=False)
+            if path.suffix == ".npy":
+                return {"inputs": torch.from_numpy(found)}
             return {name: torch.from_numpy(found[name]) for name in found.files}
-    except (OSError, ValueError, TypeError, EOFError, SafetensorError) as e:
+    except ConfigError:
+        raise
+    except Exception as e:  # damaged files raise what zipfile, tokenize and others do
         raise ConfigError(f"cannot read {str(path)!r}: {e}", fix="write it again") from e
 
 
-def _begins_with(path: Path, mark: bytes) -> bool:
+def _require_mark(path: Path) -> None:
     """Numpy takes a file without its mark for a pickle, and would advise to load that."""
+    mark = _NUMPY_MARKS.get(path.suffix, b"")
     with path.open("rb") as file:
-        return file.read(len(mark)) == mark
+        found = file.read(len(mark))
+    if found != mark:
+        raise ConfigError(
+            f"cannot read {str(path)!r}: it is no file of numpy", fix="write it again"
+        )
 
 
 # --- functions ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag, model_validator
 
 from qpc.errors import ConfigError
+from qpc.plain_yaml import plain_yaml
 from qpc.quant.observers import MSE, ActivationObserver, MinMax, WeightObserver
 from qpc.settings import Settings
 from qpc.targets import Target
@@ -231,7 +232,7 @@ class QuantConfig(Settings):
         Raises `ConfigError`, which names the file and the first wrong field.
         """
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            data = plain_yaml(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
             raise ConfigError(f"cannot read {str(path)!r}: {' '.join(str(e).split())}") from e
         if not isinstance(data, dict):

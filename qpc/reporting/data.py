@@ -197,7 +197,7 @@ def read_report(path: str | Path) -> Report:
     """
     try:
         data = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise ArtifactError(f"cannot read a report from {str(path)!r}: {e}") from e
     version = data.get("format") if isinstance(data, dict) else None
     if version != FORMAT:

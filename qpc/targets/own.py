@@ -22,6 +22,7 @@ import yaml
 
 from qpc.errors import ArtifactError, UnsupportedTargetError
 from qpc.files import read_regular
+from qpc.plain_yaml import plain_yaml
 from qpc.targets.data import Board, TargetData
 from qpc.targets.form import decode_target, encode_target
 from qpc.targets.target import Target
@@ -41,7 +42,7 @@ def read_target(path: str | os.PathLike[str]) -> Target:
     """
     try:
         text = read_regular(Path(path), _LIMIT_BYTES).decode()
-        given = yaml.safe_load(text)
+        given = plain_yaml(text)
     except (ArtifactError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise UnsupportedTargetError(f"cannot read the target in {str(path)!r}: {e}") from e
     try:

@@ -20,8 +20,10 @@ def read_settings(ctx: typer.Context, file: Path | None) -> Path | None:
         return file
     import yaml
 
+    from qpc.plain_yaml import plain_yaml
+
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = plain_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         why = getattr(e, "strerror", None) or " ".join(str(e).split())
         raise typer.BadParameter(f"cannot read {str(file)!r}: {why}", param_hint=_HINT) from None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,9 @@ WELL = LayerExplained(
 )
 
 
-def row(name: str, **fields: object) -> LayerExplained:
+def row(name: str, **fields: Any) -> LayerExplained:
     """A layer of which the outputs hardly depend."""
-    return replace(WELL, name=name, node=name, module=name, own_noise=1e-9, **fields)  # type: ignore[arg-type]  # only what a change looks at
+    return replace(WELL, name=name, node=name, module=name, own_noise=1e-9, **fields)
 
 
 def first(*rows: LayerExplained, islands: tuple[Island, ...] = ()) -> Change:

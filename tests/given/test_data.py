@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,3 +217,54 @@ def test_functions_return_tensors_or_batches(
     ):
         with pytest.raises(ConfigError, match=problem):
             given(f"source_of_data.py:{name}")
+
+
+def _zipped(content: bytes, **fields: int) -> bytes:
+    """An archive of one array; fields: bytes of its local header and their places by name."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("x.npy", content)
+    made = bytearray(buffer.getvalue())
+    entry = made.find(b"PK\x01\x02")
+    for name, value in fields.items():
+        place = {"flags": 6, "method": 8}[name]
+        made[place] = made[entry + place + 2] = value
+    return bytes(made)
+
+
+def _array(header: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(64)
+
+
+HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s,)}\n"
+HOSTILE = {
+    "huge.npy": _array(HUGE % 10**15),
+    "overflow.npy": _array(HUGE % 10**23),
+    "deep.npy": _array("(" * 9000),
+    "huge.npz": _zipped(_array(HUGE % 10**15)),
+    "cut.npz": _zipped(_array(HUGE % 16))[:-30],
+    "encrypted.npz": _zipped(_array(HUGE % 16), flags=1),
+    "method.npz": _zipped(_array(HUGE % 16), method=99),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_arrays_are_refused_in_one_way(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(HOSTILE[name])
+    with pytest.raises(ConfigError, match=f"cannot read .*{name}"):
+        data_of(str(tmp_path / name), None, ["x"], None)
+
+
+def test_an_image_that_scaling_would_blow_up_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (1, 30000)).save(tmp_path / "thin.png")
+    with pytest.raises(ConfigError, match="with a shorter side of 256 it would have 256x7680000"):
+        read_image(tmp_path / "thin.png", Preparation((224, 224), shorter=256))
+
+
+def test_folders_whose_names_are_longer_than_numbers_are_names(tmp_path: Path) -> None:
+    for name in ("9" * 30, "1" * 30):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "a.png")
+    data = data_of(str(tmp_path), Preparation((8, 8)), ["x"], None)
+    assert isinstance(data, ImageFolder)
+    assert data.numbers == (0, 1)

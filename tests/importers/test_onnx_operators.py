@@ -165,3 +165,88 @@ def test_what_is_not_read_is_refused_with_the_node(
 
 def test_some_hundred_operators_are_read() -> None:
     assert len(RULES) > 100
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 4, 6), (2, 4, 6, 6)])
+def test_values_are_reflected_at_the_ends_of_all_axes_but_the_batch(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    pads = np.array([0, *[1] * (len(shape) - 1), 0, *[2] * (len(shape) - 1)])
+    model = model_of(node("Pad", "x", "p", mode="reflect"), sizes=shape, rank=len(shape), p=pads)
+    assert torch.equal(OnnxModule(model, 17)(x), ran(model, x)[0])
+    model = model_of(
+        node("Pad", "x", "p", mode="edge"), sizes=shape, p=np.ones(2 * len(shape), int)
+    )
+    with pytest.raises(UnsupportedOpError, match="it pads the batch or the channels by values"):
+        OnnxModule(model, 17)(x)
+
+
+def recurrent(kind: str, directions: int, **attributes: Any) -> Any:
+    """A model of one recurrent layer, whose values, last states and first ones are all given."""
+    gates, steps, batch, width, given = {"RNN": 1, "GRU": 3, "LSTM": 4}[kind], 5, 2, 3, 4
+    drawn = np.random.default_rng(3)
+    shapes = {
+        "w": (directions, gates * width, given),
+        "r": (directions, gates * width, width),
+        "b": (directions, 2 * gates * width),
+        "h": (directions, batch, width),
+        "c": (directions, batch, width),
+    }
+    first = ("h", "c") if kind == "LSTM" else ("h",)
+    stored = {
+        name: drawn.normal(size=shape).astype(np.float32)
+        for name, shape in shapes.items()
+        if name in ("w", "r", "b", *first)
+    }
+    results = ["y", "last", "cell"][: 3 if kind == "LSTM" else 2]
+    layer = onnx.helper.make_node(
+        kind, ["x", "w", "r", "b", "", *first], results, hidden_size=width, **attributes
+    )
+    model = model_of(layer, sizes=(steps, batch, given), **stored)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in results)
+    return model, torch.from_numpy(drawn.normal(size=(steps, batch, given)).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("kind", "directions", "attributes"),
+    [
+        ("LSTM", 1, {}),
+        ("LSTM", 2, {"direction": "bidirectional"}),
+        ("LSTM", 1, {"direction": "reverse"}),
+        ("GRU", 1, {"linear_before_reset": 1}),
+        ("RNN", 1, {}),
+        ("RNN", 1, {"activations": ["Relu"]}),
+    ],
+)
+def test_recurrent_layers_give_what_onnx_runtime_gives(
+    kind: str, directions: int, attributes: dict[str, Any]
+) -> None:
+    model, x = recurrent(kind, directions, **attributes)
+    for found, expected in zip(OnnxModule(model, 17)(x), ran(model, x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "why"),
+    [
+        ("GRU", {}, "linear_before_reset=0 is not read"),
+        ("LSTM", {"clip": 3.0}, "clip and input_forget are not read"),
+        ("LSTM", {"activations": ["Relu", "Tanh", "Tanh"]}, "activations=.* is not read"),
+    ],
+)
+def test_recurrent_layers_of_another_kind_are_refused(
+    kind: str, attributes: dict[str, Any], why: str
+) -> None:
+    model, x = recurrent(kind, 1, **attributes)
+    with pytest.raises(UnsupportedOpError, match=why):
+        OnnxModule(model, 17)(x)
+
+
+def test_a_recurrent_layer_with_lengths_is_refused() -> None:
+    model, x = recurrent("RNN", 1)
+    model.graph.node[0].input[4] = "lengths"
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.array([5, 3], np.int32), "lengths")
+    )
+    with pytest.raises(UnsupportedOpError, match="lengths of sequences and peepholes"):
+        OnnxModule(model, 17)(x)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qpc.errors import QPCError, TraceError
 from qpc.importers.onnx.clipped import Ends, clipped_ends
+from qpc.importers.onnx.folding import folded
 from qpc.importers.onnx.fused import with_named_functions
 from qpc.importers.onnx.operators import RULES
 from qpc.importers.onnx.quantized import with_scales_of_sums
@@ -39,11 +40,12 @@ class OnnxModule(nn.Module):
         self.inputs = [i.name for i in graph.input if i.name not in constants]
         self.outputs = [o.name for o in graph.output]
         narrow = clipped_ends(graph, constants)
-        calls = [
+        written = [
             with_scales_of_sums(_call(node, place, opset, narrow), constants)
             for place, node in enumerate(graph.node)
             if node.op_type != "Constant"
         ]
+        calls = [*folded(written, constants)]
         self.calls = with_named_functions(calls, constants, self.outputs)
         known = [_known_numbers(call, constants) for call in self.calls]
         steps = [_Step(*both) for both in zip(self.calls, known, strict=True)]
@@ -72,7 +74,8 @@ class OnnxModule(nn.Module):
             if not hasattr(owner, part):
                 owner.add_module(part, nn.Module())
             owner = owner.get_submodule(part)
-        if learned and value.is_floating_point():
+        # Infinities are no weights, but what masks and extremes begin with.
+        if learned and value.is_floating_point() and not bool(value.isinf().any()):
             owner.register_parameter(leaf, nn.Parameter(value))
         else:
             owner.register_buffer(leaf, value)
@@ -155,10 +158,14 @@ _NUMBERS: Mapping[str, Sequence[int]] = {
 def _known_numbers(call: Call, constants: Mapping[str, Any]) -> dict[int, Value]:
     """Constants among the inputs of a call that are to be numbers, or rows of them."""
     places = (1,) if call.kind.startswith("Reduce") else _NUMBERS.get(call.kind, ())
+    if call.kind == "Concat":
+        places = tuple(range(len(call.inputs)))
     found: dict[int, Value] = {}
     for place in places:
         array = constants.get(call.inputs[place]) if place < len(call.inputs) else None
         rank = 0 if places == (0, 1) else 1  # rows are operands of arithmetic
+        if call.kind == "Concat" and array is not None and array.dtype.kind != "i":
+            continue
         if array is not None and array.ndim <= rank and array.size <= _FEW:
             found[place] = array.tolist()
     return found
@@ -173,7 +180,10 @@ class _Step(nn.Module):
 
     def forward(self, *given: Value) -> Value:
         call = self.call
-        inputs = [self.known.get(place, value) for place, value in enumerate(given)]
+        # What joins sizes is read as numbers; what joins nothing but tensors is left as it is.
+        numbers = call.kind != "Concat" or not all(isinstance(value, Tensor) for value in given)
+        known = self.known if numbers else {}
+        inputs = [known.get(place, value) for place, value in enumerate(given)]
         try:
             return RULES[call.kind](call, *inputs)
         except QPCError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qpc.importers.onnx import elementwise, layers, quantized, shapes
+from qpc.importers.onnx import elementwise, layers, quantized, recurrent, shapes
 from qpc.importers.onnx.values import Rule
 
 RULES: Mapping[str, Rule] = {
     **elementwise.RULES,
     **layers.RULES,
     **quantized.RULES,
+    **recurrent.RULES,
     **shapes.RULES,
 }
 """By the operator's type."""

@@ -112,11 +112,11 @@ def _pad(
     both = dict(zip(chosen, zip(found[:half], found[half:], strict=True), strict=True))
     turned = [n for axis in reversed(range(rank)) for n in both.get(axis, (0, 0))]
     if mode != "constant":
-        most = max((axis for axis in both if any(both[axis])), default=rank - 1)
-        least = min((axis for axis in both if any(both[axis])), default=rank - 1)
-        if least < 2 or most >= rank:
+        first = min((axis for axis in both if any(both[axis])), default=rank)
+        last = max(rank - first, rank - 2)  # axes that PyTorch pads: at most three, behind another
+        if last > min(rank - 1, 3):
             raise call.refuse("it pads the batch or the channels by values")
-        return F.pad(x, turned[: 2 * (rank - 2)], mode=mode)
+        return F.pad(x, turned[: 2 * last], mode=mode)
     value = call.get("value", 0.0) if fill is None else float(as_sizes(fill)[0])
     while turned[-2:] == [0, 0]:
         turned = turned[:-2]
