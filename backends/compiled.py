@@ -20,6 +20,7 @@ from qpc.backends.options import checked_batch_sizes
 from qpc.errors import BackendError
 from qpc.meta import info
 from qpc.runtime.signature import AnySignature, Structure, nest
+from qpc.runtime.vectors import Replayed, replay
 from qpc.types import TensorType, dtype_name, resolve
 
 Array = Tensor | np.ndarray[Any, Any]
@@ -102,6 +103,13 @@ class CallableModel(ABC):
         results = self.run_tensors(batch, tensors)
         as_numpy = bool(given) and all(isinstance(value, np.ndarray) for value in given)
         return nest(self.signature.outputs, [_array(r) if as_numpy else r for r in results])
+
+    def verify(self) -> Replayed:
+        """Replay the test vectors that the model keeps, as the models of some backends do.
+
+        Raises BackendError if it keeps none.
+        """
+        return replay((), {}, self.run_arrays)
 
     def benchmark(
         self, inputs: Array | Sequence[Array] | None = None, *, warmup: int = 5, repeats: int = 50

@@ -1,11 +1,15 @@
-"""How much of networks that nobody here wrote becomes integer, and why the rest does not.
+"""How much of networks that nobody here tuned for becomes integer, and why the rest does not.
 
-    python -m benchmarks.coverage [--network resmlp_12_224] [--reasons]
+    python -m benchmarks.coverage [--network resmlp_12_224] [--reasons] [--times]
 
-Architectures of timm with random weights (requirements-models.txt lists the packages): coverage
-depends on how a network is written, not on what it has learned. For each network: the layers with
-weights that become integer, and the share of the multiply-accumulates that stay in float, in layers
-and in products of two values, such as attention's. `--reasons` lists why operators stay in float.
+Architectures of timm (requirements-models.txt lists the packages) and those of
+`benchmarks.written_networks`, with random weights: coverage depends on how a network is written,
+not on what it has learned. For each network: the layers with weights that become integer, and the
+share of the multiply-accumulates that stay in float, in layers and in products of two values, such
+as attention's. `--reasons` lists why operators stay in float. `--times` compiles each network for
+this machine: the time of all its kernels in milliseconds, the share of float operators in it, that
+of float operators other than attention, softmax, norms and recurrences with all that moves floats,
+and whether outputs are those of the integer graph.
 """
 
 from __future__ import annotations
@@ -24,10 +28,13 @@ import torch
 from torch.fx import GraphModule
 
 import qpc
+from benchmarks import written_networks
 from benchmarks.real_models import torchvision_models
 from qpc.analysis.coverage import is_quantized, layers_with_weights
 from qpc.base import PassContext
 from qpc.channels.cost import node_macs
+from qpc.explanation.times import times_of
+from qpc.explanation.verification import Verified, verified
 from qpc.meta import info
 from qpc.recipes import prepare
 from qpc.registry import Role, op_name, role_of
@@ -45,6 +52,10 @@ NETWORKS = (
     "resnest14d",
     "skresnet18",
     "mixer_s32_224",
+)
+_EXCUSED = (
+    *("scaled_dot_product_attention", "matmul", "bmm", "softmax", "log_softmax"),
+    *("layer_norm", "group_norm", "linalg_vector_norm", "lstm", "gru"),
 )
 _SIZE = 224
 _SIZES = {"mobilevit_xxs": 256, "edgenext_xx_small": 256, "fastvit_t8": 256}
@@ -77,25 +88,65 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--network", action="append", help="any that timm has")
     parser.add_argument("--reasons", action="store_true", help="why operators stay in float")
+    parser.add_argument("--times", action="store_true", help="compile them, and take times")
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     print(f"{'network':20} {'integer':>12} {'Mmacs':>9} {'in layers':>10} {'in products':>12}")
-    for name in options.network or NETWORKS:
-        found = coverage(name)
-        print(found, flush=True)
+    for name in options.network or (*NETWORKS, *written_networks.NETWORKS):
+        gm = traced(name)
+        found = measured(name, prepare().run(gm, PassContext()))
+        print(found, *([times(gm)] if options.times else []), flush=True)
         if options.reasons:
             for reason, count in found.reasons.most_common():
                 print(f"    {count:4} {reason}")
 
 
-def coverage(name: str) -> Coverage:
-    """What becomes of an architecture of timm."""
-    size = _SIZES.get(name, _SIZE)
+def traced(name: str) -> GraphModule:
+    """The graph of a network, traced on one sample."""
     torch.manual_seed(0)
+    if (known := written_networks.NETWORKS.get(name)) is not None:
+        return qpc.trace(known.make().eval(), torch.randn(1, *known.sample), check=False)
+    size = _SIZES.get(name, _SIZE)
     model = timm().create_model(name, pretrained=False).eval()
-    gm = qpc.trace(model, torch.randn(1, 3, size, size), check=False)
-    return measured(name, prepare().run(gm, PassContext()))
+    return qpc.trace(model, torch.randn(1, 3, size, size), check=False)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Where the time of a compiled network goes.
+
+    ms: of all kernels. in_float: the share of float kernels. other: of those, what is neither
+    attention, softmax, norm nor recurrence. checked: outputs beside those of the integer graph.
+    """
+
+    ms: float
+    in_float: float
+    other: float
+    checked: Verified
+
+    def __str__(self) -> str:
+        return f"{self.ms:8.2f} ms {self.in_float:7.1%} {self.other:7.1%} {self.checked}"
+
+
+def times(gm: GraphModule) -> Times:
+    """Quantize a float graph on random values, compile it, compare and profile it."""
+    x = torch.randn(2, *_sample(gm))
+    integer = qpc.quantize(gm, [x], effort="fast")
+    compiled = qpc.compile(integer)
+    profile = compiled.profile()
+    found = {n: t for n, t in times_of(profile, integer).items() if op_name(n) in _EXCUSED}
+    whole = profile.kernels_us
+    excused = sum(time.us for time in found.values())
+    other = max(profile.float_us - excused, 0.0)
+    checked = verified(integer, compiled)
+    return Times(whole / 1e3, profile.float_us / whole, other / whole, checked)
+
+
+def _sample(gm: GraphModule) -> list[int]:
+    """The sizes of one sample of the only input."""
+    (given,) = gm.graph.find_nodes(op="placeholder")
+    return [d for d in (info(given).shape or ())[1:] if isinstance(d, int)]
 
 
 def measured(name: str, gm: GraphModule) -> Coverage:

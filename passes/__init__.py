@@ -12,6 +12,7 @@ from qpc.passes.end_training import EndTraining
 from qpc.passes.equalize_weights import EqualizeWeights
 from qpc.passes.fake_quantize import FakeQuantize
 from qpc.passes.fit_weight_scales import FitWeightScales
+from qpc.passes.flatten_conv3d import FlattenConv3d
 from qpc.passes.fold_batch_norm import FoldBatchNorm
 from qpc.passes.fold_weights import FoldWeights
 from qpc.passes.follow_ranges import FollowRanges
@@ -35,6 +36,7 @@ from qpc.passes.remove_channels import RemoveChannels
 from qpc.passes.remove_identities import RemoveIdentities
 from qpc.passes.round_biases import RoundBiases
 from qpc.passes.smooth_activations import SmoothActivations
+from qpc.passes.take_calibration import TakeCalibration
 
 __all__ = [
     "Calibrate",
@@ -46,6 +48,7 @@ __all__ = [
     "EqualizeWeights",
     "FakeQuantize",
     "FitWeightScales",
+    "FlattenConv3d",
     "FoldBatchNorm",
     "FoldWeights",
     "FollowRanges",
@@ -69,4 +72,5 @@ __all__ = [
     "RemoveIdentities",
     "RoundBiases",
     "SmoothActivations",
+    "TakeCalibration",
 ]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from qpc.printer import format_graph as format_graph
     from qpc.pruning.report import pruning_report as pruning_report
     from qpc.quant.config import QuantConfig as QuantConfig
+    from qpc.recipes import calibrate as calibrate
     from qpc.recipes import convert as convert
     from qpc.recipes import import_quantized as import_quantized
     from qpc.recipes import prepare_qat as prepare_qat
@@ -77,6 +78,7 @@ _HOMES = {
     "Recipe": "qpc.compression.recipe",
     "Role": "qpc.registry",
     "Target": "qpc.targets",
+    "calibrate": "qpc.recipes",
     "compare": "qpc.analysis.compare",
     "compile": "qpc.compiler",
     "compress": "qpc.compression.compress",
@@ -129,6 +131,7 @@ __all__ = [
     "Role",
     "Target",
     "__version__",
+    "calibrate",
     "compare",
     "compile",
     "compress",

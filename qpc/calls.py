@@ -133,6 +133,16 @@ class Pair(Arg[tuple[int, int]]):
         return (numbers[0], numbers[-1])
 
 
+class Triple(Arg[tuple[int, int, int]]):
+    """Depth, height and width; operators also accept one number for all of them."""
+
+    def decode(self, value: Any) -> tuple[int, int, int]:
+        """Always three numbers."""
+        numbers = (value,) if isinstance(value, int) else tuple(int(v) for v in value)
+        depth, height, width = numbers * 3 if len(numbers) == 1 else numbers
+        return depth, height, width
+
+
 class One(Arg[int]):
     """A number for one axis; operators also accept a list of one."""
 

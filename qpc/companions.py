@@ -30,6 +30,12 @@ def elementwise_companions(gm: GraphModule, parameter: str) -> list[str]:
     return [name for holder in ELEMENTWISE if _is_buffer(gm, name := f"{holder}.{parameter}")]
 
 
+def channel_mask(gm: GraphModule, parameter: str, axis: int) -> str | None:
+    """The name of the mask of an axis of a parameter; None if it has none."""
+    name = f"{CHANNEL_MASKS}.{parameter}.axis_{axis}"
+    return name if _is_buffer(gm, name) else None
+
+
 def _is_buffer(gm: GraphModule, name: str) -> bool:
     try:
         gm.get_buffer(name)

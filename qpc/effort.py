@@ -30,6 +30,7 @@ from qpc.passes import (
     EqualizeWeights,
     FakeQuantize,
     FitWeightScales,
+    FlattenConv3d,
     FoldBatchNorm,
     FoldWeights,
     InsertObservers,
@@ -59,7 +60,8 @@ def tidying(*, fold_later: bool = False) -> tuple[Pass, ...]:
     fold_later: batch norms are to train and be folded afterwards, so only arithmetic is now.
     """
     norms = FoldBatchNorm(arithmetic_only=fold_later)
-    return FoldWeights(operands=True), norms, RemoveIdentities(), LiftConv1d()
+    lower = LiftConv1d(), FlattenConv3d()
+    return FoldWeights(operands=True), norms, RemoveIdentities(), *lower
 
 
 def storing(config: QuantConfig) -> tuple[Pass, ...]:

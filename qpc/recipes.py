@@ -36,6 +36,7 @@ from qpc.passes import (
     RemoveChannels,
     RemoveIdentities,
     RoundBiases,
+    TakeCalibration,
 )
 from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Allocation
@@ -67,22 +68,46 @@ def prepare(config: QuantConfig | None = None, *, batch_norm: BatchNormMode = "f
 
 
 def post_training_quantization(
-    batches: Iterable[Batch], config: QuantConfig | None = None, *, effort: str = "default"
+    batches: Iterable[Batch],
+    config: QuantConfig | None = None,
+    *,
+    effort: str = "default",
+    calibration: GraphModule | None = None,
 ) -> Pipeline:
     """From a traced model to a fake-quantized one.
 
-    `prepare`, calibrate on `batches`, fix the grids, correct biases on the first of the batches;
-    where weights have fewer than 8 bits, fit their scales there and correct what rounding does to
-    means and spread of channels. Not with the effort "fast". The batches are read once, so a
-    generator will do; the pipeline then runs once.
+    `prepare`, calibrate on `batches` or take what `calibration` has, fix the grids, correct biases
+    on the first of the batches; where weights have fewer than 8 bits, fit their scales there and
+    correct what rounding does to means and spread of channels. Not with the effort "fast". The
+    batches are read once, so a generator will do; the pipeline then runs once.
     """
     require_choice("effort", effort, ("fast", "default"))
     kept: list[Batch] = []
     checked_batches(batches)
     means = ChannelMeans(_SAMPLES) if effort == "default" else None
     endings = () if means is None else corrections(kept, config or QuantConfig(), means)
-    passes = (Calibrate(_Keeping(batches, kept), means), FakeQuantize(), *endings)
+    calibrate: Pass = Calibrate(_Keeping(batches, kept), means)
+    if calibration is not None:
+        calibrate, endings = TakeCalibration(calibration), ()
+        if effort == "default":
+            endings = corrections(_some(batches), config or QuantConfig())
+    passes = (calibrate, FakeQuantize(), *endings)
     return prepare(config) + Pipeline(passes, frozenset({CORE_FORM, OBSERVED}))
+
+
+def _some(batches: Iterable[Batch]) -> list[Batch]:
+    """The first batches, as many as corrections read. Raises ConfigError if there are none."""
+    kept: list[Batch] = []
+    for batch in batches:
+        kept.append(batch)
+        if sum(map(batch_length, kept)) >= _SAMPLES:
+            break
+    if not kept:
+        raise ConfigError(
+            "a calibration holds no samples, on which the default effort corrects biases",
+            fix=f'pass some batches too ({_SAMPLES} samples are read), or effort="fast"',
+        )
+    return kept
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,27 @@ def to_integer() -> Pipeline:
     )
 
 
+def calibrate(
+    gm: GraphModule,
+    batches: Iterable[Batch],
+    config: QuantConfig | None = None,
+    ctx: PassContext | None = None,
+) -> GraphModule:
+    """Return `gm`, a traced float graph, prepared for quantization, with observers that saw data.
+
+    batches: any iterable of batches as `qpc.passes.Calibrate` takes them.
+    config: what is observed how; the default observes what the default configuration rounds, with
+    histograms.
+    ctx: collects the reports.
+
+    Keep the result with `qpc.save_graph`; put those of several processes together with
+    `qpc.merge_calibration`; quantize with it: `qpc.quantize(gm, calibration=...)`.
+    """
+    require_graph(gm, "calibrate")
+    passes = Pipeline((Calibrate(checked_batches(batches)),), frozenset({CORE_FORM, OBSERVED}))
+    return (prepare(config) + passes).run(gm, ctx)
+
+
 def quantize(
     gm: GraphModule,
     batches: Iterable[Batch] = (),
@@ -117,6 +163,7 @@ def quantize(
     ctx: PassContext | None = None,
     *,
     effort: str = "default",
+    calibration: GraphModule | None = None,
 ) -> GraphModule:
     """Return `gm`, a traced float graph, as an integer graph, calibrated on `batches`.
 
@@ -127,15 +174,28 @@ def quantize(
     8 bits, fits their scales to the outputs. "best" tries what keeps accuracy, keeps what helps on
     samples held out, and reports what was tried; it takes minutes, and the batches are kept in
     memory (see `qpc.effort.best_quantization`).
+    calibration: what `qpc.calibrate` returned for `gm`, with any configuration that observes what
+    `config` rounds; ranges come from it, and of `batches` only those that the default effort
+    corrects biases on are read.
 
-    Raises PassError if no layer could be quantized. Layers that stay in float although `config`
-    would quantize them are logged as a warning, with or without `ctx`.
+    Raises PassError if no layer could be quantized; CalibrationError if `calibration` is of another
+    model or lacks what `config` needs; ConfigError if there are no batches for the default effort,
+    and for a calibration with the effort "best", which calibrates many times. Layers that stay in
+    float although `config` would quantize them are logged as a warning, with or without `ctx`.
     """
     require_choice("effort", effort, EFFORTS)
+    if calibration is not None and effort == "best":
+        raise ConfigError(
+            'the effort "best" calibrates many times, on graphs that it changes',
+            fix='leave calibration out, or use effort="default"',
+        )
     if effort == "best":
         fake = best_quantization(gm, batches, config, ctx)
     else:
-        fake = post_training_quantization(batches, config, effort=effort).run(gm, ctx)
+        pipeline = post_training_quantization(
+            batches, config, effort=effort, calibration=calibration
+        )
+        fake = pipeline.run(gm, ctx)
     return to_integer().run(fake, ctx)
 
 

@@ -7,7 +7,7 @@ them. For another form of a library, give `assert_exact` what exports it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,6 @@ from qpc.targets import Target
 
 ARCHITECTURES = ("aarch64", "armv7-a", "riscv64", "x86-64")
 """A target of each architecture whose programs can be run here."""
-
-CPUS: Mapping[str, tuple[str, ...]] = {"aarch64": ("cortex-a53", "cortex-a76", "max")}
-"""By target, the CPUs that are emulated besides its own."""
 
 Export = Callable[[GraphModule, Target, Path], object]
 

@@ -6,7 +6,9 @@ exact ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from torch.fx import GraphModule
@@ -81,43 +83,55 @@ int main(void)
 """
 
 
-def assert_all_exact(
-    graphs: Iterable[GraphModule],
-    target: Target | str,
-    folder: Path,
-    *,
-    cpus: Sequence[str | None] = (None,),
-    form: str = "objects",
-) -> int:
-    """Export graphs and run all of them in one program, on each of the emulated CPUs.
+@dataclass(frozen=True)
+class Form:
+    """What a graph is made into. target, form: for `qpc.export_library`.
 
-    Returns how many there were.
+    cpus: what runs the program; None is the target's own, or this machine. compilers: commands that
+    compile C, with their options; None is GNU's without any.
     """
-    chosen = target if isinstance(target, Target) else Target.parse(target)
-    require_tools(chosen)
+
+    target: str
+    form: str = "objects"
+    cpus: tuple[str | None, ...] = (None,)
+    compilers: tuple[str | None, ...] = (None,)
+
+
+def assert_all_exact(graphs: Mapping[int, GraphModule], form: Form, folder: Path) -> None:
+    """Export graphs and run all of them in one program, by each compiler on each of the CPUs.
+
+    graphs: by seed, which is in the library's name, and so in what the program says.
+    """
+    target = Target.parse(form.target)
+    require_tools(target)
     libraries = []
-    for number, gm in enumerate(graphs):
-        out = folder / str(number)
-        export_library(gm, chosen, out, name=f"net{number}", vectors=1, form=form)
+    for seed, gm in graphs.items():
+        out = folder / str(seed)
+        export_library(gm, target, out, name=f"net{seed}", vectors=1, cache=False, form=form.form)
         entry, files = read_library(out)
-        assert all(port.tolerance is None for port in entry.outputs), number
+        assert all(port.tolerance is None for port in entry.outputs), seed
         libraries.append((entry, files[VECTORS], out / entry.library))
     entries = [entry for entry, _, _ in libraries]
     (folder / "main.c").write_text(_driver(entries))
     (folder / VECTORS).write_bytes(b"".join(vectors for _, vectors, _ in libraries))
     sources = [folder / "main.c", *(library for _, _, library in libraries)]
-    for cpu in cpus:
+    for named, cpu in product(form.compilers, form.cpus):
+        compiler = compiler_for(target, named)
         emulator: tuple[str, ...] = ()
-        if cpu is not None or not is_native(chosen):
-            emulator = emulator_for(chosen, cpu)
-        program = _built(chosen, sources, folder, emulator)
+        if cpu is not None or not is_native(target):
+            emulator = emulator_for(target, cpu)
+        program = _built(target, sources, folder, compiler, emulator)
         done = program.run(seconds=600)
-        assert done.stdout == f"{len(entries)} libraries, all equal\n", (cpu, done.stdout[-300:])
-    return len(entries)
+        said = (named, cpu, done.returncode, done.stdout[-300:], done.stderr[-300:])
+        assert done.stdout == f"{len(entries)} libraries, all equal\n", said
 
 
 def _built(
-    target: Target, sources: Sequence[Path], folder: Path, emulator: tuple[str, ...]
+    target: Target,
+    sources: Sequence[Path],
+    folder: Path,
+    compiler: Sequence[str],
+    emulator: tuple[str, ...],
 ) -> Program:
     options = ["-static"] if emulator else []
     sources = list(sources)
@@ -127,7 +141,7 @@ def _built(
             (folder / file).write_text(text)
         sources.insert(0, folder / bare_metal.START)
         options += [*bare_metal.OPTIONS, "-L", str(folder)]
-    build(sources, folder / "main", compiler_for(target), [*options, "-lm"], seconds=600)
+    build(sources, folder / "main", compiler, [*options, "-lm"], seconds=600)
     return Program(folder / "main", emulator)
 
 

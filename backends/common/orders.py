@@ -13,11 +13,16 @@ from typing import TypeAlias
 from torch.fx import Node
 
 from qpc.backends.common.traits import MemoryOrder, TraitTable, traits_of
-from qpc.calls import qpc_ops
+from qpc.calls import aten, qpc_ops
+from qpc.registry import Role, role_of
 from qpc.types import Concrete, TensorType
 
 Order: TypeAlias = tuple[int, ...]
 NHWC: Order = (0, 2, 3, 1)
+_OF_TWO = (
+    *(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor),
+    *(aten.maximum.default, aten.minimum.default),
+)
 
 
 def identity(rank: int) -> Order:
@@ -38,6 +43,11 @@ def significant(shape: Sequence[int], order: Order) -> Order:
 def channels_last(rank: int) -> Order:
     """The order that integer images have in memory; logical order for anything but images."""
     return NHWC if rank == len(NHWC) else identity(rank)
+
+
+def is_elementwise(node: Node) -> bool:
+    """Whether a float operator makes each result of the values at its place, whatever order."""
+    return node.target in _OF_TWO or role_of(node) in (Role.POINTWISE, Role.CLAMP)
 
 
 def choose_orders(

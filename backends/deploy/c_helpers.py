@@ -27,6 +27,30 @@ HEAD = """/* @name@: a neural network as C99, made by QPC @version@. See @name@.
 #endif
 """
 
+
+def _requantize_to(name: str, cut: str, least: int, greatest: int) -> str:
+    """A function whose outputs may be all that a type of bytes holds. cut: to its eight bits."""
+    head = f"static inline {name} requantize_to_{name.removesuffix('_t')}("
+    return f"""/* A sum times a factor, rounded half to even, moved, cut to a byte. */
+{head}int32_t sum, float factor, int32_t zero_point)
+{{
+    float product = (float)sum * factor;
+    int32_t value;
+#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__) && defined(__ARM_FP) && (__ARM_FP & 4)
+    __asm__("vcvtr.s32.f32 %0, %1" : "=t"(value) : "t"(product));
+    __asm__("qadd %0, %1, %2" : "=r"(value) : "r"(value), "r"(zero_point));
+    __asm__("{cut} %0, #8, %1" : "=r"(value) : "r"(value));
+#else
+    float lowest = (float)({least} - zero_point), highest = (float)({greatest} - zero_point);
+    product = product > lowest ? product : lowest;
+    product = product < highest ? product : highest;
+    value = (int32_t)rintf(product) + zero_point;
+#endif
+    return ({name})value;
+}}
+"""
+
+
 HELPERS: dict[str, str] = {
     "as_float": """/* The bits of an integer as a float. */
 static float as_float(int32_t bits)
@@ -46,6 +70,15 @@ static int32_t as_integer(float value)
 """,
 }
 HELPERS |= {
+    "ROLLED": """/* Before loops that GCC is not to unroll: their vectors fill the registers. */
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 8
+#define ROLLED _Pragma("GCC unroll 1")
+#else
+#define ROLLED
+#endif
+""",
+    "requantize_to_uint8": _requantize_to("uint8_t", "usat", 0, 255),
+    "requantize_to_int8": _requantize_to("int8_t", "ssat", -128, 127),
     "load_word": """/* Four bytes of memory, the first of which is the lowest. */
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "this file is for machines whose words begin with the lowest byte"

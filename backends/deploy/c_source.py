@@ -135,7 +135,15 @@ class _Writer:
     def _kernel(self, function: CFunction, steps: Sequence[Step]) -> str:
         about = _comment([layer(step) for step in steps])
         name = self._kernels[function.name]
-        return f"{about}\n{function.definition(name, len(steps[0].reads))}"
+        # What moves channels of one tensor reads and writes different bytes of it; yet GCC warns
+        # of two `restrict` that begin at one address.
+        addresses = [
+            [self._address(place) for place in call.arguments]
+            for call in self._model.entry.calls
+            if call.kernel == function.name
+        ]
+        apart = all(len(set(each)) == len(each) for each in addresses)
+        return f"{about}\n{function.definition(name, len(steps[0].reads), apart=apart)}"
 
     # --- the function of the library --------------------------------------------------------------
 

@@ -70,6 +70,7 @@ def _zephyr(entry: LibraryEntry, source: Mapping[str, bytes], name: str) -> dict
         ["main.c", *sorted(own, key=os.path.splitext, reverse=True)]
     )  # constants first
     lists = _LISTS.replace("@project@", name).replace("@sources@", built)
+    lists = lists.replace("@library@", entry.library)
     needs_float = any(port.dtype.startswith("float") for port in (*entry.inputs, *entry.outputs))
     settings = _SETTINGS + "CONFIG_FPU=y\n" * (needs_float and entry.target["abi"] == "hard")
     return {
@@ -159,6 +160,8 @@ project(@project@)
 
 target_sources(app PRIVATE @sources@)
 target_include_directories(app PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+# Zephyr makes all of its code small; this one shall be fast.
+set_source_files_properties(@library@ PROPERTIES COMPILE_OPTIONS -O3)
 """
 _SETTINGS = """CONFIG_PRINTK=y
 CONFIG_MAIN_STACK_SIZE=4096

@@ -282,6 +282,9 @@ set_target_properties(@name@ PROPERTIES
 _CMAKE_SOURCE = """add_library(@name@ STATIC @file@)
 target_include_directories(@name@ PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
 target_compile_options(@name@ PRIVATE @flags@)
+if(CMAKE_C_COMPILER_ID MATCHES "GNU|Clang")
+  target_compile_options(@name@ PRIVATE -O3)  # without a build type, and while the rest is debugged
+endif()
 target_link_libraries(@name@ PUBLIC @math@)
 """
 _CMAKE_PARALLEL = """

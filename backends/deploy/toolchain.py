@@ -14,7 +14,8 @@ from qpc.errors import BackendError, MissingDependencyError
 from qpc.targets import Target
 from qpc.targets.data import BARE_METAL
 
-_WARNINGS = ("-std=c99", "-O1", "-Wall", "-Wextra")
+_WARNINGS = ("-std=c99", "-Wall", "-Wextra")
+_OPTIMIZE = "-O1"  # unless the compiler's own options say something else
 _SECONDS = 120
 
 
@@ -105,9 +106,11 @@ def build(
 ) -> None:
     """Compile and link C files and libraries. Raises BackendError with what the compiler says."""
     files = [*map(str, sources), "-o", str(program), *options]
+    given = any(option.startswith("-O") for option in (*compiler, *options))
+    level = [] if given else [_OPTIMIZE]
     try:
         done = subprocess.run(
-            [*compiler, *_WARNINGS, *files],
+            [*compiler, *_WARNINGS, *level, *files],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",

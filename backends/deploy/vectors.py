@@ -19,12 +19,11 @@ from qpc.backends.deploy.abi import ELEMENTS
 from qpc.backends.deploy.deployable import Array, Case, Port, raw_bytes
 from qpc.backends.inputs import plain_tensor
 from qpc.backends.reference.model import compile_graph
+from qpc.backends.vectors import array_of, grid_of_input, known_grid, random_inputs
 from qpc.calls import arguments, qpc_ops
 from qpc.errors import BackendError
-from qpc.meta import info
 from qpc.types import TensorType, dtype_name
 
-_BEYOND = 0.03  # of the length of a grid: so far do inputs reach beyond its ends
 _FLOAT_SHARE, _STEP_SHARE, _LEAST = 1e-3, 0.01, 1e-6
 
 
@@ -33,7 +32,7 @@ def input_ports(gm: GraphModule, batch: int) -> tuple[Port, ...]:
     signature = signature_of(gm, (batch,))
     nodes = [node for node in gm.graph.nodes if node.op == "placeholder"]
     return tuple(
-        _port(name, kind, *_grid_of_input(node))
+        _port(name, kind, grid_of_input(node))
         for name, node, kind in zip(signature.names, nodes, signature.inputs[batch], strict=True)
     )
 
@@ -45,7 +44,7 @@ def output_ports(
     ports = []
     known = zip(output_nodes(gm), types, exactness(gm), strict=True)
     for number, (node, kind, exact) in enumerate(known):
-        port = _port(node.name, kind, *_grid_of_output(node))
+        port = _port(node.name, kind, _grid_of_output(node))
         tolerance = None if exact.exact else _tolerance(port, [c.outputs[number] for c in cases])
         ports.append(Port(**vars(port) | {"tolerance": tolerance}))
     return tuple(ports)
@@ -59,10 +58,10 @@ def make_cases(
     Raises BackendError for examples that do not fit the model.
     """
     reference = compile_graph(gm, batch_sizes=(batch,))
-    ports = input_ports(gm, batch)
+    input_ports(gm, batch)  # which refuses what C has no type for
     given = [_checked(example, reference.signature.names) for example in examples]
-    rng = np.random.default_rng(0)
-    wanted = [*given, *(_random(ports, rng) for _ in range(count - len(given)))]
+    types = reference.signature.inputs[batch]
+    wanted = [*given, *(random_inputs(gm, types, seed) for seed in range(count - len(given)))]
     cases = []
     for inputs in wanted:
         reference.signature.batch_of(inputs)
@@ -78,10 +77,8 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 
 def tensor_array(tensor: Tensor) -> Array:
     """A tensor as an array; floats of 16 bits are numbers that have their bits."""
-    kept = tensor.detach().contiguous()
-    if kept.dtype in (torch.bfloat16, torch.float16):
-        kept = kept.view(torch.uint16)
-    return kept.numpy()
+    array = array_of(tensor)
+    return array.view(np.uint16) if array.dtype == np.float16 else array
 
 
 def _checked(example: Sequence[object], names: Sequence[str]) -> list[Tensor]:
@@ -95,58 +92,18 @@ def _checked(example: Sequence[object], names: Sequence[str]) -> list[Tensor]:
     return [plain_tensor(value, name) for value, name in zip(values, names, strict=True)]
 
 
-def _random(ports: Sequence[Port], rng: np.random.Generator) -> list[Tensor]:
-    return [_random_input(port, rng) for port in ports]
-
-
-def _random_input(port: Port, rng: np.random.Generator) -> Tensor:
-    """Floats over their grid; integers of eight bits over all values, of others 0 and 1."""
-    kind = getattr(torch, port.dtype)
-    if not port.dtype.startswith(("float", "bfloat")):
-        least, most = (-128, 128) if port.dtype == "int8" else (0, 256)
-        bounds = (least, most) if port.dtype in ("int8", "uint8") else (0, 2)
-        return torch.from_numpy(rng.integers(*bounds, port.shape)).to(kind)
-    if port.scale is None or port.zero_point is None:
-        return torch.from_numpy(rng.standard_normal(port.shape)).to(kind)
-    ends = (-128, 127) if port.zero_point <= 0 else (0, 255)
-    first, last = (port.scale * (q - port.zero_point) for q in ends)
-    beyond = (last - first) * _BEYOND
-    return torch.from_numpy(rng.uniform(first - beyond, last + beyond, port.shape)).to(kind)
-
-
-def _port(name: str, kind: TensorType, scale: float | None, zero_point: int | None) -> Port:
+def _port(name: str, kind: TensorType, grid: tuple[float, int] | None) -> Port:
     dtype = dtype_name(kind.dtype)
     if dtype not in ELEMENTS:
         raise BackendError(f"a library cannot take or give {dtype}, which {name!r} is")
-    return Port(name, dtype, kind.shape, scale, zero_point)
+    return Port(name, dtype, kind.shape, *(grid or (None, None)))
 
 
-def _grid_of_input(node: Node) -> tuple[float | None, int | None]:
-    """The grid that all users round a float input to, or the one that is known of integers."""
-    grids = set()
-    for user in node.users:
-        if user.target is not qpc_ops.quantize.default:
-            break
-        about = arguments(user)
-        grids.add((float(about["scale"]), int(about["zero_point"])))
-    else:
-        if len(grids) == 1:
-            return grids.pop()
-    return _known_grid(node)
-
-
-def _grid_of_output(node: Node) -> tuple[float | None, int | None]:
+def _grid_of_output(node: Node) -> tuple[float, int] | None:
     if node.target is qpc_ops.dequantize.default:
         about = arguments(node)
         return float(about["scale"]), int(about["zero_point"])
-    return _known_grid(node)
-
-
-def _known_grid(node: Node) -> tuple[float | None, int | None]:
-    known = info(node)
-    if known.qparams is None or known.dtype not in (torch.uint8, torch.int8):
-        return None, None
-    return known.qparams.scale, known.qparams.zero_point
+    return known_grid(node)
 
 
 def _tolerance(port: Port, expected: Sequence[bytes]) -> float:

@@ -5,7 +5,8 @@ It defines the right integer answer; every other backend must return the same bi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ def compile_graph(gm: GraphModule, *, batch_sizes: Sequence[int] = (1,)) -> Refe
 def _evaluate(gm: GraphModule, inputs: Sequence[Tensor]) -> dict[Node, Tensor]:
     values: dict[Node, Tensor] = {}
     remaining = iter(inputs)
+    last = _last_reads(gm)
     for node in gm.graph.nodes:
         if node.op == "placeholder":
             values[node] = next(remaining)
@@ -53,4 +55,20 @@ def _evaluate(gm: GraphModule, inputs: Sequence[Tensor]) -> dict[Node, Tensor]:
             kwargs = map_arg(node.kwargs, values.__getitem__)
             assert callable(node.target)
             values[node] = node.target(*args, **kwargs)
+        for read in last.get(node, ()):
+            del values[read]  # a large batch would not find room for all of them at once
     return values
+
+
+def _last_reads(gm: GraphModule) -> Mapping[Node, Sequence[Node]]:
+    """Which values each node is the last to read; outputs stay."""
+    reader: dict[Node, Node] = {}
+    for node in gm.graph.nodes:
+        if node.op != "output":
+            reader |= dict.fromkeys(node.all_input_nodes, node)
+    kept = set(output_nodes(gm))
+    last: dict[Node, list[Node]] = defaultdict(list)
+    for value, node in reader.items():
+        if value not in kept:
+            last[node].append(value)
+    return last

@@ -27,6 +27,7 @@ from qpc.backends.tvm.runtime.artifact import sealed_parts
 from qpc.backends.tvm.runtime.model import CompiledModel, Parts
 from qpc.backends.tvm.runtime.tensors import stored
 from qpc.backends.tvm.stopwatch import Stopwatch
+from qpc.backends.vectors import make_vectors
 from qpc.errors import BackendError, QPCError
 from qpc.targets import Target
 
@@ -46,12 +47,14 @@ def compile_graph(
     with _named_failures(chosen):
         cache = open_cache(options.cache)
         code = build(program.module, program.functions, weights, chosen, clock, cache)
+    with clock.stage("test vectors"):
+        vectors = make_vectors(gm, program.signature)
     # What is fused is the same for all batch sizes: the report is about the last of them, and how
     # each kernel computes is in the plan of each.
     uses = tuple(use for use in program.emit.kernel_uses if use.nodes and not use.in_float)
     report = Report(uses, tuple(program.emit.other_uses), exactness(gm), clock.seconds)
     constants = {name: stored(tensor) for name, tensor in weights.tensors.items()}
-    parts = Parts(program.signature, chosen, threads, code, constants, report)
+    parts = Parts(program.signature, chosen, threads, code, constants, report, vectors)
     return CompiledModel(sealed_parts(parts))
 
 

@@ -2,6 +2,7 @@
 
 Convolutions and linear layers decide: an operator of another kind is integer only where all its
 inputs are, and only together with at least one such layer, so that nothing is rounded for no gain.
+A small operand that is broadcast, such as a gate by a softmax, is rounded like a layer's input.
 
 Values share a grid where that makes an operator cheaper at no loss: moving values keeps their grid;
 the producer of a ReLU takes the ReLU's grid, because clamping an integer is then all that is left
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch.fx import GraphModule, Node
@@ -33,6 +35,9 @@ from qpc.analysis.shared_grids import SharedGrids
 from qpc.meta import info, label
 from qpc.quant.config import LayerConfig, QuantConfig, Site
 from qpc.registry import Role, op_name, quantization_of, role_of
+
+_LARGER = 16
+"""So many times as many values as a float operand has must an integer operator make of it."""
 
 KEPT_IN_FLOAT = "kept in float by the configuration"
 """The reason of operators that could be integer."""
@@ -211,7 +216,20 @@ def _quantizable_source(node: Node, source: Node, configs: _Configs) -> bool:
         return True
     if source.op == "placeholder" or role_of(node) is Role.COMPUTE:
         return configs.of(source) is not None or source.op != "placeholder"
-    return False
+    known = quantization_of(node)
+    return known.role is Role.COMBINE and not known.joins_grids and _is_small(source, node)
+
+
+def _is_small(operand: Node, result: Node) -> bool:
+    """Whether an operand is a small part of what comes of it, as the gates of whole channels are.
+
+    Then rounding it costs nothing beside what stays in integers by that.
+    """
+    sizes = [info(n).shape for n in (operand, result)]
+    if None in sizes:
+        return False
+    counts = [prod(d for d in shape or () if isinstance(d, int)) for shape in sizes]
+    return counts[0] * _LARGER <= counts[1]
 
 
 def _drop_without_layer(candidates: set[Node], reasons: dict[Node, str]) -> None:
@@ -281,6 +299,8 @@ def _share_grids(
             and given.agree(sources[0], node)
         ):
             grids.take_over(node, sources[0], owner=grids.owner_of(sources[0]))
+        elif _joins_one_grid(node, grids, given):
+            grids.follow(node, sources[0])
         else:
             grids.add(node)
             if quantization_of(node).joins_grids:
@@ -288,6 +308,14 @@ def _share_grids(
                     if _adopts(source, integer, grids) and given.agree(source, node):
                         grids.take_over(node, source, owner=node)
     return grids.carriers()
+
+
+def _joins_one_grid(node: Node, grids: SharedGrids, given: GivenGrids) -> bool:
+    """Whether a concat or the like joins values on one grid, as of slices of one value."""
+    first, *others = rounded_operands(node) or [node]
+    if not quantization_of(node).joins_grids or not others:
+        return False
+    return all(grids.same(first, n) for n in others) and given.agree(first, node)
 
 
 def _adopts(value: Node, integer: set[Node], grids: SharedGrids) -> bool:

@@ -20,6 +20,15 @@ RUNTIMES: Mapping[str, tuple[str, ...]] = {
 }
 """Other runtimes, which `qpc.bench.peers` runs, and the packages that each needs."""
 
+_ALSO_CALLED = {
+    **dict.fromkeys(("onnx", "ort", "onnx-runtime"), "onnxruntime"),
+    **dict.fromkeys(("tflite", "lite-rt", "tensorflow-lite"), "litert"),
+    "ov": "openvino",
+    "pytorch": "torch",
+}
+_NOT_RUN = {"tensorrt": "`qpc export --form onnx-tensorrt` writes a file for it"}
+"""What people ask for and nothing here runs, and what there is in its place."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -93,16 +102,23 @@ def check_peers(names: Sequence[str]) -> None:
     """Raise for a runtime that is unknown or not installed."""
     for name in names:
         if name not in RUNTIMES:
-            near = difflib.get_close_matches(name, RUNTIMES, n=1, cutoff=0.5)
-            known = f"use one of: {', '.join(RUNTIMES)}"
-            raise BackendError(
-                f"unknown runtime {name!r}",
-                fix=f"{near[0]!r} may be meant; else {known}" if near else known,
-            )
+            raise BackendError(f"unknown runtime {name!r}", fix=_meant(name))
         for package in RUNTIMES[name]:
             if importlib.util.find_spec(package) is None:
                 missing = package.replace("_", "-")
                 raise MissingDependencyError(f"{missing} is not installed", fix=_install(name))
+
+
+def _meant(name: str) -> str:
+    """What to do about a runtime that nobody knows."""
+    known = f"use one of: {', '.join(RUNTIMES)}"
+    plain = name.strip().lower()
+    close = difflib.get_close_matches(plain, (*RUNTIMES, *_ALSO_CALLED, *_NOT_RUN), n=1)
+    if not close:
+        return known
+    if close[0] in _NOT_RUN:
+        return f"{_NOT_RUN[close[0]]}; {known}"
+    return f"{_ALSO_CALLED.get(close[0], close[0])!r} may be meant; else {known}"
 
 
 def _install(name: str) -> str:

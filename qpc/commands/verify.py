@@ -30,17 +30,19 @@ def command(
 ) -> Answer:
     """Replay what a deployed model must give, and demand every byte.
 
-    A library replays its test vectors; a compiled model is compared with the graph beside it.
+    A library replays its test vectors, and so does a compiled model that is alone; with the graph
+    beside it, it is compared with that.
     """
+    from qpc.documents import named_backend
     from qpc.given.folder import ModelFolder
     from qpc.terminal.hints import quoted
     from qpc.terminal.plain import plain
 
     kept = ModelFolder.at(model)
-    if kept is not None:
+    if kept is not None or named_backend(model) is not None:
         if on or cpu or cc:
             raise ConfigError("--on, --cpu and --cc are for exported libraries")
-        return _of_folder(reporter, model, kept)
+        return _alone(reporter, model) if kept is None else _of_folder(reporter, model, kept)
     with reporter.phase("importing"):
         from qpc.backends.deploy.verify import Where, verify
     with reporter.phase("replaying test vectors"):
@@ -53,6 +55,24 @@ def command(
     data = plain(found)
     assert isinstance(data, dict)
     return Answer(data, (str(found),), then=(f"qpc bench {quoted(model)}",))
+
+
+def _alone(reporter: Reporter, path: Path) -> Answer:
+    """A compiled model, which says itself what it must give."""
+    from qpc.terminal.hints import quoted
+
+    with reporter.phase("importing"):
+        from qpc.given.model import model_of
+        from qpc.terminal.plain import plain
+    model = model_of(str(path)).compiled
+    assert model is not None
+    with reporter.phase("replaying test vectors"):
+        found = model.verify()
+    if not found.well:
+        raise VerificationError(str(found), fix="compile the graph again: qpc compile")
+    data = plain(found)
+    assert isinstance(data, dict)
+    return Answer(data, (str(found),), then=(f"qpc bench {quoted(path)}",))
 
 
 def _of_folder(reporter: Reporter, path: Path, kept: ModelFolder) -> Answer:

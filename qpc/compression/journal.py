@@ -41,7 +41,8 @@ class Entry:
 
     step: its name. graph: the name of the graph that it left; empty if it left none.
     fingerprint: of that graph. seconds: how long it took. row: what it was judged as, if it was.
-    remarks: what its passes say.
+    remarks: what its passes say. optimizer: the name of what the last training step until here has
+    left of its optimizer; empty if no step wants it.
     """
 
     step: str
@@ -50,6 +51,7 @@ class Entry:
     seconds: float
     row: Row | None = None
     remarks: tuple[str, ...] = ()
+    optimizer: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As plain data for JSON."""
@@ -110,11 +112,15 @@ class Journal:
         self.entries.append(entry)
         if self.writes:
             self._write(JOURNAL, self._document())
-            self._remove_all_but({*needed, entry.graph})
+            self._remove_all_but({*needed, entry.graph, entry.optimizer})
 
     def load(self, name: str) -> GraphModule:
         """A graph that a step has left."""
         return load_graph(self._graph(name))
+
+    def optimizer(self, name: str) -> Path:
+        """Where the state of an optimizer is kept."""
+        return self._graph(name)
 
     def write_result(self, files: Mapping[str, str]) -> None:
         """Write what came out, as texts by file name."""

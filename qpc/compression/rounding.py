@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch.fx import GraphModule
 
+from qpc.analysis.channel_means import ChannelMeans
 from qpc.analysis.merge import merge_calibration
 from qpc.base import Pass
 from qpc.batches import Batch, batch_length, checked_batches
@@ -23,12 +24,19 @@ from qpc.facts import CALIBRATED, CORE_FORM, OBSERVED
 from qpc.passes import Calibrate, CorrectBias, FakeQuantize
 from qpc.pipeline import Pipeline
 from qpc.quant.config import QuantConfig
-from qpc.recipes import BatchNormMode, prepare, require_trainable, rounding_to_train
+from qpc.recipes import (
+    BatchNormMode,
+    post_training_quantization,
+    prepare,
+    require_trainable,
+    rounding_to_train,
+)
 from qpc.storage import load_graph, save_graph
 
 Effort = Literal["fast", "default", "best"]
 
-_READY = frozenset({CORE_FORM, OBSERVED, CALIBRATED})
+_OBSERVED = frozenset({CORE_FORM, OBSERVED})
+_READY = _OBSERVED | {CALIBRATED}
 
 
 def is_rounded(gm: GraphModule) -> bool:
@@ -49,13 +57,23 @@ def rounded(
             f"the step {at.place.name!r} would quantize a graph that is rounded to grids already",
             fix="quantize once, or in `finish`, from which rounds do not go on",
         )
+    batches = at.require_batches()
     if effort == "best":
-        return best_quantization(gm, at.require_batches(), config, at.passes)
-    endings: tuple[Pass, ...] = ()
-    if effort == "default":
-        first = _first_samples(at.require_batches(), CorrectBias([]).samples)
-        endings = corrections(first, config)
-    return Pipeline((FakeQuantize(), *endings), _READY).run(_calibrated(gm, config, at), at.passes)
+        return best_quantization(gm, batches, config, at.passes)
+    if at.world.size == 1:
+        return post_training_quantization(batches, config, effort=effort).run(gm, at.passes)
+    observed = prepare(config).run(gm, at.passes)
+    calibrated = _merged(observed, checked_batches(batches), at)
+    endings = _corrections(observed, config, at) if effort == "default" else ()
+    return Pipeline((FakeQuantize(), *endings), _READY).run(calibrated, at.passes)
+
+
+def _corrections(observed: GraphModule, config: QuantConfig, at: StepContext) -> tuple[Pass, ...]:
+    """What corrects the graph, with the means that one process takes down while it calibrates."""
+    means = ChannelMeans(CorrectBias([]).samples)
+    first = _first_samples(at.require_batches(), means.samples)
+    Pipeline((Calibrate(first, means),), _OBSERVED).run(observed)
+    return corrections(first, config, means)
 
 
 def prepared_for_training(
@@ -82,10 +100,9 @@ def _calibrated(
     gm: GraphModule, config: QuantConfig, at: StepContext, batch_norm: BatchNormMode = "folded"
 ) -> GraphModule:
     observed = prepare(config, batch_norm=batch_norm).run(gm, at.passes)
-    ready = frozenset({CORE_FORM, OBSERVED})
     batches = checked_batches(at.require_batches())
     if at.world.size == 1:
-        return Pipeline((Calibrate(batches),), ready).run(observed, at.passes)
+        return Pipeline((Calibrate(batches),), _OBSERVED).run(observed, at.passes)
     return _merged(observed, batches, at)
 
 
@@ -108,8 +125,7 @@ def _merged(observed: GraphModule, batches: Iterable[Batch], at: StepContext) ->
     def calibrate() -> str:
         if own:
             mine = islice(batches, own.start, own.stop)
-            ready = frozenset({CORE_FORM, OBSERVED})
-            part = Pipeline((Calibrate(mine),), ready).run(observed, at.passes)
+            part = Pipeline((Calibrate(mine),), _OBSERVED).run(observed, at.passes)
             save_graph(part, folder / str(world.rank))
         return str(len(own))
 

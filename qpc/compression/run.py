@@ -25,13 +25,14 @@ from qpc.compression.result import CompressResult, Judgement, Row, measures
 from qpc.compression.rounding import is_rounded
 from qpc.compression.step import Evaluate, Loss, Phase, Place, Step, StepContext, Train
 from qpc.compression.steps import EvaluateStep
-from qpc.compression.training import seeded
+from qpc.compression.training import TrainSettings, seeded
 from qpc.errors import BudgetError, CompressionError, QPCError
 from qpc.hashing import fingerprint
 from qpc.pruning.scored_groups import Baseline
 from qpc.recipes import convert
 
 BASELINE = "baseline"
+_OPTIMIZER = "{}.optimizer"  # of a training step
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Run:
 
     def _steps(self, steps: Sequence[Step], before: Entry, phase: Phase, number: int) -> Entry:
         """Do steps one after the other; those of the finish on a branch."""
-        trunk = before.graph
+        trunk = before
         most = self.recipe.rounds.at_most if self.recipe.rounds else 1
         for place, step in enumerate(steps, start=1):
             group = phase if phase == "start" else f"{phase}-{number}"
@@ -124,7 +125,7 @@ class Run:
             before = self._step(step, Place(name, phase, number, most), before, trunk, text)
         return before
 
-    def _step(self, step: Step, place: Place, before: Entry, trunk: str, text: str) -> Entry:
+    def _step(self, step: Step, place: Place, before: Entry, trunk: Entry, text: str) -> Entry:
         kind = _kind(place.name)
 
         def act() -> tuple[GraphModule | None, Row | None]:
@@ -132,7 +133,7 @@ class Run:
             if isinstance(step, EvaluateStep):
                 label = f"{step.name} ({place.number})" if place.number else step.name
                 return None, self._judge(gm, gm, label, candidate=False, timed=step.compile)
-            return step.run(gm, self._context(place)), None
+            return step.run(gm, self._context(place, before)), None
 
         return self._done(place.name, kind, text, act, before, trunk)
 
@@ -148,7 +149,7 @@ class Run:
             return final, self._judge(seen, final, label, candidate=True, timed=True)
 
         self.candidates.append(name)
-        return _row(self._done(name, "candidate", f"judging {label}", act, branch, trunk.graph))
+        return _row(self._done(name, "candidate", f"judging {label}", act, branch, trunk))
 
     def _done(
         self,
@@ -157,7 +158,7 @@ class Run:
         text: str,
         act: Callable[[], tuple[GraphModule | None, Row | None]],
         before: Entry | None = None,
-        trunk: str = BASELINE,
+        trunk: Entry | None = None,
     ) -> Entry:
         """Do a step and journal it, unless the journal has it already."""
         known = self.journal.find(name)
@@ -179,7 +180,7 @@ class Run:
         name: str,
         act: Callable[[], tuple[GraphModule | None, Row | None]],
         before: Entry | None,
-        trunk: str,
+        trunk: Entry | None,
     ) -> Entry:
         begun = time.perf_counter()
         self._passes = PassContext()
@@ -202,8 +203,11 @@ class Run:
         graph, mark = (name, left) if gm is not None else ("", "")
         if gm is None and before is not None:
             graph, mark = before.graph, before.fingerprint
-        entry = Entry(name, graph, mark, round(time.perf_counter() - begun, 3), row, remarks)
-        needed = {BASELINE, trunk, *self.candidates}
+        seconds = round(time.perf_counter() - begun, 3)
+        entry = Entry(name, graph, mark, seconds, row, remarks, self._optimizer(name, before))
+        needed = {BASELINE, *self.candidates}
+        if trunk is not None:
+            needed |= {trunk.graph, trunk.optimizer}
 
         def keep() -> str:
             if self.world.first:
@@ -218,7 +222,17 @@ class Run:
 
     # --- what steps are given ---------------------------------------------------------------------
 
-    def _context(self, place: Place) -> StepContext:
+    def _optimizer(self, name: str, before: Entry | None) -> str:
+        """The name of the state of an optimizer that steps after this one may begin with."""
+        own = _OPTIMIZER.format(name)
+        if self.journal.optimizer(own).is_dir():
+            return own
+        return "" if before is None else before.optimizer
+
+    def _context(self, place: Place, before: Entry) -> StepContext:
+        steps = self.recipe.steps()
+        carries = any(isinstance(s, TrainSettings) and s.carry_optimizer for s in steps)
+        own, theirs = _OPTIMIZER.format(place.name), before.optimizer
         return StepContext(
             place=place,
             seed=self._seed(place.name),
@@ -228,6 +242,8 @@ class Run:
             teacher=lambda: self.journal.load(BASELINE),
             baseline=cache(lambda heads: Baseline.of(self.journal.load(BASELINE), heads=heads)),
             checkpoints=self._checkpoints(),
+            optimizer_before=self.journal.optimizer(theirs) if theirs else None,
+            optimizer_after=self.journal.optimizer(own) if carries else None,
             device=self.inputs.device,
             world=self.world,
             passes=self._passes,

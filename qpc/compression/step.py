@@ -69,6 +69,8 @@ class StepContext:
     teacher: a copy of the model before compression, made when called.
     baseline: the sizes of that model, to which amounts of pruning are relative.
     device: where training happens. checkpoints: a folder for what happens within a step.
+    optimizer_before: a checkpoint that the last training step has left of its graph and optimizer;
+    optimizer_after: where this one leaves its own, if another step may want it.
     world: the processes that do the same together.
     passes: collects the reports of passes. tell: says what is done, for whoever watches. report:
     the same with numbers, by name, and their place among others.
@@ -82,6 +84,8 @@ class StepContext:
     teacher: Callable[[], GraphModule]
     baseline: Callable[[str | tuple[str, ...]], Baseline]
     checkpoints: Path | None = None
+    optimizer_before: Path | None = None
+    optimizer_after: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     world: World = field(default_factory=World)
     passes: PassContext = field(default_factory=PassContext)

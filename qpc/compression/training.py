@@ -11,11 +11,12 @@ from typing import Annotated, Literal, SupportsFloat
 
 import numpy as np
 import torch
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictBool, StrictInt
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.optim import Optimizer
 
+from qpc.compression.carrying import Carrier
 from qpc.compression.epochs import Keeper
 from qpc.compression.parallel import World
 from qpc.compression.parts import Part
@@ -55,12 +56,15 @@ class TrainSettings(Step, ABC):
 
     epochs: how many. learning_rate: nothing for the function's own. distil: what is learned from
     the model before compression. options: anything else that the function wants to be told.
+    carry_optimizer: begin with the momentum, or whatever else the optimizer has gathered, of the
+    training step before, without the channels that are gone since; by default it begins anew.
     """
 
     epochs: Annotated[StrictInt, Field(ge=0)] = 1
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     distil: Distil | None = None
     options: Mapping[str, Option] = Field(default_factory=dict)
+    carry_optimizer: StrictBool = False
 
 
 @dataclass
@@ -85,6 +89,7 @@ class TrainContext:
     world: World
     teacher: Callable[[], GraphModule]
     keeper: Keeper = field(repr=False)
+    carrier: Carrier = field(default_factory=Carrier, repr=False)
     tell: Callable[[str], None] = field(default=lambda text: None, repr=False)
     reported: Report = field(default=lambda values, step: None, repr=False)
 
@@ -134,7 +139,9 @@ class TrainContext:
         """
         own = {**(generators or {}), "context": self.generator}
         kept = gm, optimizer, scheduler, own, modules or {}
-        for epoch in range(self.keeper.restore(*kept), self.epochs):
+        first = self.keeper.restore(*kept)
+        self.carrier.begin(gm, optimizer, modules or {}, fresh=first == 0)
+        for epoch in range(first, self.epochs):
             self.tell(f"epoch {epoch + 1} of {self.epochs}")
             yield epoch
             if epoch + 1 < self.epochs:
@@ -149,6 +156,8 @@ def trained(gm: GraphModule, settings: TrainSettings, at: StepContext) -> GraphM
     """
     assert at.train is not None  # the recipe was checked
     work = copied(gm).to(at.device)
+    wanted = settings.carry_optimizer
+    carrier = Carrier(at.optimizer_before if wanted else None, at.optimizer_after)
     context = TrainContext(
         at.place,
         settings.epochs,
@@ -161,6 +170,7 @@ def trained(gm: GraphModule, settings: TrainSettings, at: StepContext) -> GraphM
         at.world,
         lambda: at.teacher().to(at.device),
         Keeper(at.checkpoints, at.place.name, at.world),
+        carrier,
         at.tell,
         at.report,
     )
@@ -168,6 +178,7 @@ def trained(gm: GraphModule, settings: TrainSettings, at: StepContext) -> GraphM
         answer = at.train(work, context)
     result = _checked(gm, work if answer is None else answer, at.place.name)
     remask(result)
+    carrier.leave(at.place.name, at.world, wanted=wanted)
     return result.to("cpu")
 
 

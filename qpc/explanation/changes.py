@@ -1,28 +1,30 @@
 """Which changes to a compressed model would gain most, and how much.
 
 A change is worth the share of the loss that it takes back, from 0 to 1: of the time, or of the
-noise, as far as the noise does any harm. So a float operator that takes half of the time, and a
-layer without which the outputs would be right, come before what could be a little better. Noise
-does harm as compared with what differs between the outputs for different samples: a constant that
-all of them have in common says nothing.
+harm that noise does. Harm is amplitude: noise as large as what differs between the outputs for
+different samples makes them worthless, and a tenth of it, 20 dB less, turns about as many of the
+answers of a classifier. A constant that all outputs have in common says nothing.
+
+What is broken, such as a scale that is wrong, counts by what it does to the layer's own values,
+if that is more: what these samples hardly show in the outputs, others may.
 """
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from qpc.explanation.own_errors import Errors
 from qpc.explanation.result import Change, LayerExplained, decibels
 
-HARMFUL = 0.01
-"""Noise over what differs between outputs from which on it counts fully: 20 dB, about where
-classifiers of images begin to answer otherwise."""
-_LEAST = 0.02  # of what is lost; what would gain less is not worth a word
+_LEAST = 0.01  # of what is lost; what would gain less is not worth a word
 _CLIPPED = 0.001  # share of the values outside of a grid from which on they are the cause
 _REACH = 1.25  # of the end of the grid, likewise
-_OFF = 0.03  # a factor this far from 1 comes from no rounding
+_OFF = 0.03  # a factor this far from 1 comes from no rounding,
+_OF_GAIN = 0.25  # if it makes so much of the noise: rounding to few bits changes sizes, too, a bit
 _UNUSED = 0.3  # of a grid that is used: less than two of its eight bits are lost above
 _FASTER = 4.0
 """By how much a float operator that moves memory is faster in integers: a quarter of the bytes."""
@@ -76,45 +78,57 @@ def changes_of(
 
 
 def _for_accuracy(layers: Sequence[LayerExplained], errors: Errors) -> Iterator[Change]:
-    noise, harmful = errors.noise, HARMFUL * errors.varying
     own = sum(row.own_noise or 0.0 for row in layers)
     if not own:
         return
+    harm = min(math.sqrt(errors.noise / errors.varying), 1.0) if errors.varying else 1.0
     for row in layers:
         if not row.own_noise:
             continue
         share = row.own_noise / own
-        score = share * min(row.own_noise / harmful, 1.0)
-        cause, what, free = _cause(row)
+        cause, what, kind = _cause(row)
         if share < 1.0:
-            after = decibels(noise * (1.0 - share))
-            expected = f"the outputs would agree to about {after:.1f} dB, not {decibels(noise):.1f}"
+            before, after = (decibels(errors.noise * part) for part in (1.0, 1.0 - share))
+            expected = f"the outputs would agree to about {after:.1f} dB, not {before:.1f}"
         else:
             expected = "the outputs would agree"
-        score *= 1.0 if free else _AT_A_PRICE
+        score = share * harm * (_AT_A_PRICE if kind is _Kind.COST else 1.0)
+        if kind is _Kind.BROKEN:
+            score = max(score, min(math.sqrt(row.local_noise or 0.0), 1.0))
         yield Change(row.name, "accuracy", score, cause, what, expected)
 
 
-def _cause(row: LayerExplained) -> tuple[str, str, bool]:
-    """What is wrong with an operator, what to do about it, and whether that costs nothing."""
+class _Kind(Enum):
+    """Of what causes noise: something that is wrong; what can be had for nothing; the rest."""
+
+    BROKEN = auto()
+    FREE = auto()
+    COST = auto()
+
+
+def _cause(row: LayerExplained) -> tuple[str, str, _Kind]:
+    """What is wrong with an operator, and what to do about it."""
     share = f"alone it leaves {row.own_db:.1f} dB of the outputs" if row.own_db is not None else ""
     if row.clipped > _CLIPPED and row.reach > _REACH:
         cause = (
             f"{row.clipped:.1%} of its values are clipped: they reach {row.reach:.1f} times the end"
             f" of its grid; {share}"
         )
-        return cause, "calibrate on data like this, or with the observer min-max", True
-    if row.local_noise is not None and abs(row.gain - 1.0) > _OFF:
+        what = "calibrate on data like this, or with the observer min-max"
+        return cause, what, _Kind.BROKEN
+    off = row.gain - 1.0
+    if row.local_noise and abs(off) > _OFF and off * off > _OF_GAIN * row.local_noise:
         cause = f"its values are {row.gain:.2f} times what they must be; {share}"
-        return cause, "its scale is wrong: quantize again from the float model", True
+        return cause, "its scale is wrong: quantize again from the float model", _Kind.BROKEN
     if row.used < _UNUSED:
         cause = f"its values need {row.used:.0%} of its grid, whose steps are too wide; {share}"
-        return cause, "calibrate on data like this, or with another observer", True
+        return cause, "calibrate on data like this, or with another observer", _Kind.FREE
     if row.weight_bits is not None and row.weight_bits < _EIGHT:
-        return f"its weights have {row.weight_bits} bits; {share}", "give them more bits", False
+        cause = f"its weights have {row.weight_bits} bits; {share}"
+        return cause, "give them more bits", _Kind.COST
     kept = row.module or row.operator
     what = f"keep it in float: --float {shlex.quote(kept)}"
-    return f"rounding costs most here; {share}", what, False
+    return f"rounding costs most here; {share}", what, _Kind.COST
 
 
 # --- time -----------------------------------------------------------------------------------------

@@ -14,11 +14,10 @@ from qpc.analysis.exactness import exactness
 from qpc.backends.compiled import CallableModel
 from qpc.meta import label
 from qpc.modes import ordinary_torch
+from qpc.runtime.vectors import MOST_ROUNDED
 
 _RUNS = 2
 """How often each batch size is run, on other inputs each time."""
-_MOST = 0.1
-"""Of the greatest value: a step of a grid more or less, on its way to an output, is far below."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Verified:
     @property
     def well(self) -> bool:
         """Whether nothing differs by more than it may."""
-        return self.differing == 0 and self.greatest <= _MOST
+        return self.differing == 0 and self.greatest <= MOST_ROUNDED
 
     def __str__(self) -> str:
         parts = [f"{self.differing:,} of {self.values:,} values differ from the integer graph"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from qpc.calls import One, Pair, arguments, aten, qpc_ops, set_arguments
+from qpc.calls import One, Pair, Triple, arguments, aten, qpc_ops, set_arguments
 from qpc.channels.atoms import Labels, spread
 from qpc.channels.flow import describe
 from qpc.layers import Weighted, weighted
@@ -48,6 +48,10 @@ class Conv2d(Weighted, of=aten.conv2d.default):
 class Conv3d(Weighted, of=aten.conv3d.default):
     """weight[out, in/groups, kd, kh, kw]."""
 
+    stride = Triple()
+    padding = Triple()
+    dilation = Triple()
+
 
 class ConvTranspose1d(Weighted, of=aten.conv_transpose1d.default):
     """weight[in, out/groups, k]."""
@@ -79,6 +83,7 @@ class ConvTranspose3d(Weighted, of=aten.conv_transpose3d.input):
 
 
 def _has_no_form(node: Node) -> str:
+    """Passes make two-dimensional ones of the others, except where they say why not."""
     return f"{op_name(node)} has no integer form yet"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional as F
 
-from qpc.calls import Arg, One, OpView, Pair, arguments, aten
+from qpc.calls import Arg, One, OpView, Pair, Triple, arguments, aten
 from qpc.channels.atoms import Labels, spread
 from qpc.library import GRID, REALS, define, in_float
 from qpc.ops.counted_pooling import COUNTED_AVG_POOL2D
@@ -62,6 +62,21 @@ class _Windows2d(OpView):
         return Pair().decode(given) if given else self.kernel_size
 
 
+class _Windows3d(OpView):
+    """Windows along depth, height and width."""
+
+    input = Arg[Node]("self")
+    kernel_size = Triple()
+    padding = Triple()
+    ceil_mode = Arg[bool]()
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """The stride; an empty argument means the kernel size."""
+        given = arguments(self.node)["stride"]
+        return Triple().decode(given) if given else self.kernel_size
+
+
 class MaxPool1d(_Windows1d, of=aten.max_pool1d.default):
     """Padding never wins."""
 
@@ -74,6 +89,12 @@ class MaxPool2d(_Windows2d, of=aten.max_pool2d.default):
     dilation = Pair()
 
 
+class MaxPool3d(_Windows3d, of=aten.max_pool3d.default):
+    """Padding never wins."""
+
+    dilation = Triple()
+
+
 class AvgPool1d(_Windows1d, of=aten.avg_pool1d.default):
     """Average over windows of one axis."""
 
@@ -81,6 +102,13 @@ class AvgPool1d(_Windows1d, of=aten.avg_pool1d.default):
 
 
 class AvgPool2d(_Windows2d, of=aten.avg_pool2d.default):
+    """Average over windows."""
+
+    count_include_pad = Arg[bool]()
+    divisor_override = Arg[int | None]()
+
+
+class AvgPool3d(_Windows3d, of=aten.avg_pool3d.default):
     """Average over windows."""
 
     count_include_pad = Arg[bool]()
@@ -292,8 +320,14 @@ SPECS = (
         keeps_size=_keeps_size,
     ),
     OpSpec(aten.avg_pool1d.default, view=AvgPool1d, channels=window, keeps_size=_keeps_size),
-    OpSpec(aten.max_pool3d.default, exact=True, channels=window, keeps_size=_keeps_size),
-    OpSpec(aten.avg_pool3d.default, channels=window, keeps_size=_keeps_size),
+    OpSpec(
+        aten.max_pool3d.default,
+        view=MaxPool3d,
+        exact=True,
+        channels=window,
+        keeps_size=_keeps_size,
+    ),
+    OpSpec(aten.avg_pool3d.default, view=AvgPool3d, channels=window, keeps_size=_keeps_size),
     *(OpSpec(t, channels=window) for t in overloads(_ADAPTIVE)),
     *(OpSpec(t, channels=_windows_with_places) for t in overloads(_WITH_PLACES)),
     OpSpec(MAX_POOL2D, exact=True, picks=True, check=fits_by_itself, keeps_size=_keeps_size),

@@ -66,6 +66,13 @@ class BaseObserver(Settings, ABC):
         It is called only when there was data.
         """
 
+    def taken(self, other: BaseObserver, state: State) -> State | None:
+        """Return the state that this observer would have where `other` has `state`.
+
+        None if that is not known from it.
+        """
+        return dict(state) if self == other else None
+
     def central(self, state: State, share: float) -> tuple[float, float] | None:
         """Return the range of this share of the values other than 0; None if it is not known."""
         return None
@@ -97,12 +104,22 @@ class BaseObserver(Settings, ABC):
         return QParams.from_range(lo, hi, grid, symmetric=symmetric)
 
 
+class _Known(BaseObserver):
+    """Observers whose state does not depend on their settings, and means the same by its name."""
+
+    def taken(self, other: BaseObserver, state: State) -> State | None:
+        names = self.init().keys()
+        if not isinstance(other, _Known) or not names <= state.keys():
+            return super().taken(other, state)
+        return {name: state[name] for name in names}
+
+
 OBSERVERS = KindFamily("observer", BaseObserver, group="qpc.observers")
 """Observers by name, which is their `kind`."""
 
 
 @OBSERVERS.named("min-max")
-class MinMax(BaseObserver):
+class MinMax(_Known):
     """The whole observed range. State: `extent` float32[2]."""
 
     of_values = True
@@ -125,7 +142,7 @@ class MinMax(BaseObserver):
 
 
 @OBSERVERS.named("moving-average")
-class MovingAverage(BaseObserver):
+class MovingAverage(_Known):
     """The exponential moving average of the ranges of the batches.
 
     State: `extents` float32[batches, 2], in order. The average is taken at the end, in float64, so
@@ -161,7 +178,7 @@ class MovingAverage(BaseObserver):
         return lo, hi
 
 
-class _HistogramObserver(BaseObserver):
+class _HistogramObserver(_Known):
     """Keeps a histogram. State: `counts` int64[BINS] and `extent` float32[2]."""
 
     of_values = True

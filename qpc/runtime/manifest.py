@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from qpc.errors import UnsupportedTargetError
 from qpc.runtime.arrays import STORAGE, ArrayType, Stored
 from qpc.runtime.signature import ArraySignature, Structure
+from qpc.runtime.vectors import Vector, decode_vectors
 from qpc.targets import Target
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is needed to run a model.
+    """What is needed to run a model, and to see that it runs as it must.
 
     places: how many places weights are to be spread to, by their names: see `qpc.runtime.compact`.
     """
@@ -55,6 +56,7 @@ class Manifest:
     signature: ArraySignature
     entries: Mapping[int, Entry]
     places: Mapping[str, int]
+    vectors: tuple[Vector, ...] = ()
 
 
 def decoded(document: Mapping[str, Any]) -> Manifest:
@@ -63,12 +65,15 @@ def decoded(document: Mapping[str, Any]) -> Manifest:
     Raises ValueError for one without sense, and UnsupportedTargetError for a CPU that is not known.
     """
     entries = _by_batch(document.get("entries"), "entries", _entry)
+    signature = _signature(document.get("signature"), entries)
+    outputs = {batch: len(entry.outputs) for batch, entry in entries.items()}
     return Manifest(
         _target(document.get("target"), "target"),
         _whole(document.get("threads"), "threads", 1, _MOST_THREADS),
-        _signature(document.get("signature"), entries),
+        signature,
         entries,
         dict(_named(document.get("places"), "places", _size)),
+        decode_vectors(document.get("vectors"), len(signature.names), outputs),
     )
 
 

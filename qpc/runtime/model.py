@@ -15,6 +15,7 @@ from qpc.runtime.artifact import Saved, decode, encode
 from qpc.runtime.inputs import plain_array
 from qpc.runtime.program import Loaded, Program
 from qpc.runtime.signature import nest
+from qpc.runtime.vectors import Replayed, replay
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -113,6 +114,17 @@ class Model:
             results = self._program.run_arrays(arrays)
             assert results is not None, "inputs that were checked"
         return nest(self._signature.outputs, results)
+
+    def verify(self) -> Replayed:
+        """Replay the test vectors that the model keeps, which its graph answered in PyTorch.
+
+        Outputs that depend on integer operators only must be equal in every byte, wherever the
+        model runs; others may differ by what float operators round.
+
+        Raises BackendError if it keeps none.
+        """
+        manifest = self._saved.manifest
+        return replay(manifest.vectors, manifest.signature.inputs, self._program.run_arrays)
 
     def clone(self) -> Model:
         """The same model, to be called at the same time: by another thread of a server, say.

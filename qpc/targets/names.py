@@ -16,6 +16,13 @@ _NOT_YET = {
 }
 """How names of machines begin, or parts of them behind a hyphen, for which there is no code."""
 
+_FORMS = {
+    "onnx-tensorrt": r"tensor-?rt|trt",
+    "onnx-qdq": r"onnx|openvino|ort",
+    "tflite": r"tf-?lite|lite-?rt|edge-?tpu",
+}
+"""How names of runtimes begin, by the form in which they read what QPC exports."""
+
 # What others call our targets, and words for "this machine".
 _ALSO_CALLED = {
     "amd64": "x86-64",
@@ -44,6 +51,12 @@ def refuse(name: str, targets: Sequence[str]) -> NoReturn:
         if near not in targets and re.search(rf"(^|-)({pattern})", plain):
             raise UnsupportedTargetError(
                 f"no code for {family} yet: {name!r} is not supported", fix=others
+            )
+    for form, pattern in _FORMS.items():
+        if near not in targets and re.match(rf"({pattern})", plain):
+            raise UnsupportedTargetError(
+                f"{name!r} is a runtime, not a machine to make code for",
+                fix=f"`qpc export --form {form}` writes a file for it; else {others}",
             )
     raise UnsupportedTargetError(
         f"unknown target {name!r}", fix=f"{near!r} may be meant; else {others}" if near else others

@@ -32,7 +32,7 @@ from qpc.settings import require_kind
 from qpc.storage import graph_files, graph_of_files
 from qpc.training import optimizer_values, random_state
 from qpc.training.layouts import layouts_of, set_layouts
-from qpc.training.optimizer_state import names_of
+from qpc.training.optimizer_state import names_of, take_state
 from qpc.training.random_state import RandomSource
 from qpc.training.run_document import RunDocument, validated
 from qpc.training.state_values import StateWriter, decode
@@ -108,6 +108,25 @@ class Checkpoint:
             random_state.set_state(name, source, state["generators"][name])
         random_state.set_global_state(state["random"])
         _warn_of_other_bits(state["computed_by"])
+
+    @ordinary_torch()
+    def carry_optimizer(self, optimizer: Optimizer, after: GraphModule) -> None:
+        """Let a new optimizer, of a graph made of this one, begin with the state that was saved.
+
+        Unlike `resume`, this takes momentum and the like alone, without the channels that are gone
+        since, and leaves groups, options and random states as they are.
+
+        Raises ConfigError if no optimizer was saved, or one of another class, and PassError as
+        `qpc.training.carry_optimizer`.
+        """
+        self._require_same("optimizer", optimizer)
+        take_state(optimizer, self._own_state(), self.graph, after)
+
+    def _own_state(self) -> dict[str, Mapping[str, Any]]:
+        """The saved state of parameters of the graph itself, by name."""
+        known = dict(self.graph.named_parameters(remove_duplicate=False))
+        saved: Mapping[str, Mapping[str, Any]] = self._state["optimizer"]["state"]
+        return {name: values for name, values in saved.items() if name in known}
 
     def _require_same(self, name: str, value: object) -> None:
         saved = self._state[name] or None

@@ -78,6 +78,28 @@ def carry_optimizer(
     return optimizer
 
 
+def take_state(
+    optimizer: Optimizer,
+    state: Mapping[str, Mapping[str, Any]],
+    before: GraphModule,
+    after: GraphModule,
+) -> None:
+    """Let an optimizer of parameters of `after` begin with what one of `before` had gathered.
+
+    state: of parameters of `before`, by name; it is sliced as in `carry_optimizer`. What belongs to
+    parameters that `optimizer` does not train is left out; its groups and options stay.
+
+    Raises PassError, and leaves the optimizer as it was, for what cannot be sliced.
+    """
+    names, records = names_of(before), (lineage(before), lineage(after))
+    there = dict(after.named_parameters(remove_duplicate=False))
+    trained = {parameter for group in _groups(optimizer) for parameter in group["params"]}
+    known = ((names[before.get_parameter(name)], values) for name, values in state.items())
+    moves = [(_move(aliases, before, there, records), values) for aliases, values in known]
+    taken = {m.parameter: m.state(v) for m, v in moves if m and m.parameter in trained}
+    optimizer.state.update(taken)
+
+
 def names_of(gm: nn.Module) -> dict[Tensor, tuple[str, ...]]:
     """All names of each parameter of a graph or module; a tied one has several."""
     found: dict[Tensor, tuple[str, ...]] = {}
@@ -155,13 +177,10 @@ def _moves(
                 f"of shape {list(parameter.shape)}",
                 fix="pass the graph whose parameters() the optimizer was made with",
             )
-        name = next((name for name in known if name in there), None)
-        if name is None:
+        if (move := _move(known, before, there, records)) is None:
             gone.append(known[0])
-            continue
-        now = there[name]
-        indices = _indices(name, parameter, now, records)
-        found[parameter] = _Move(name, parameter.shape, now, indices)
+        else:
+            found[parameter] = move
     if gone and not drop:
         shown = ", ".join(map(repr, gone[:_MOST])) + (", ..." if len(gone) > _MOST else "")
         raise PassError(
@@ -172,6 +191,20 @@ def _moves(
 
 
 _MOST = 5  # names in an error
+
+
+def _move(
+    names: tuple[str, ...],
+    before: GraphModule,
+    there: Mapping[str, nn.Parameter],
+    records: tuple[Lineage, Lineage],
+) -> _Move | None:
+    """What becomes of a parameter of `before` with these names; None if it is not there."""
+    name = next((name for name in names if name in there), None)
+    if name is None:
+        return None
+    old, now = before.get_parameter(name), there[name]
+    return _Move(name, old.shape, now, _indices(name, old, now, records))
 
 
 def _indices(name: str, old: Tensor, new: Tensor, records: tuple[Lineage, Lineage]) -> Indices:

@@ -138,9 +138,11 @@ def test_a_graph_without_layers_is_refused() -> None:
 
 def test_other_reasons_are_counted_the_commonest_first() -> None:
     product = Call(lambda x, w: (x @ w) @ torch.ones(6, 6), w=torch.ones(8, 6))
-    error = refused(traced(nn.Sequential(product, nn.Conv3d(5, 3, 1)), STEPS[..., None, None, :]))
+    error = refused(
+        traced(nn.Sequential(product, nn.ConvTranspose3d(5, 3, 1)), STEPS[..., None, None, :])
+    )
     assert error.what.endswith(
         "can be integer: matmul has no integer form; nn.Linear has one (2 of 3); "
-        "conv3d has no integer form yet (1 of 3)"
+        "conv_transpose3d has no integer form yet (1 of 3)"
     )
     assert error.fix == "see the reasons above; print(qpc.format_graph(gm)) shows the graph"

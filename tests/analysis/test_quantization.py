@@ -422,3 +422,27 @@ def test_sites_tell_overrides_that_match_nothing() -> None:
     config = QuantConfig(overrides=(wrong, right))
     _, plan = plan_of(lambda net, x: net.a(x), config)
     assert config.unmatched(plan.sites) == (wrong,)
+
+
+def test_a_small_float_operand_that_is_broadcast_is_rounded() -> None:
+    def gated(net: Net, x: Tensor) -> Tensor:
+        y = net.a(x)
+        return net.b(y * y.mean((2, 3), keepdim=True).softmax(1))
+
+    _, plan = plan_of(gated)
+    assert integers(plan) >= {"conv2d", "mul", "conv2d_1"}
+    assert groups(plan)["softmax"] == {"softmax"}
+
+
+def test_a_float_operand_of_the_size_of_the_result_keeps_a_sum_in_float() -> None:
+    _, plan = plan_of(lambda net, x: net.b(net.a(x) + x.softmax(1)))
+    assert reasons(plan)["add"] == "its input softmax stays in float"
+
+
+def test_what_joins_slices_of_one_value_keeps_its_grid() -> None:
+    def focus(net: Net, x: Tensor) -> Tensor:
+        y = net.a(x)
+        return net.b(torch.cat([y[:, :, ::2], y[:, :, 1::2]], 2))
+
+    _, plan = plan_of(focus)
+    assert groups(plan)["conv2d"] == {"conv2d", "slice_tensor", "slice_tensor_1", "cat"}

@@ -91,6 +91,14 @@ def test_unknown_and_missing_runtimes_are_named(
         check_peers(["onnx-runtime"])
     assert caught.value.fix is not None
     assert caught.value.fix.startswith("'onnxruntime' may be meant; else use one of: ")
+    for name, near in (("TFLite", "litert"), ("ort", "onnxruntime"), ("pytorch", "torch")):
+        with pytest.raises(BackendError, match="unknown runtime") as other:
+            check_peers([name])
+        assert str(other.value.fix).startswith(f"{near!r} may be meant")
+    for name in ("tensorrt", "TensorRT", "tensort"):
+        with pytest.raises(BackendError, match="unknown runtime") as elsewhere:
+            check_peers([name])
+        assert str(elsewhere.value.fix).startswith("`qpc export --form onnx-tensorrt` writes a")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="openvino is not installed"):
         check_peers(["openvino"])

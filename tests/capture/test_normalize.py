@@ -257,6 +257,27 @@ CASES: dict[str, tuple[Function, list[str]]] = {
             "[1, 1, 1], [1, 1, 1], 1)",
         ],
     ),
+    # numbers that fill a tensor
+    "a sum that begins with zeros": (
+        lambda x: torch.zeros_like(x) + x,
+        ["aten.add.Tensor(%x, 0)"],
+    ),
+    "a difference from ones": (
+        lambda x: x.new_ones(x.shape) - x,
+        ["aten.neg(%x)", "aten.add.Tensor(%neg_default, 1)"],
+    ),
+    "a product with a filled tensor": (
+        lambda x: torch.rsub(torch.full_like(x, 0.5), x, alpha=3) * torch.full_like(x, 2.0),
+        ["aten.sub.Tensor(%x, 1.5)", "aten.mul.Tensor(%sub_tensor, 2.0)"],
+    ),
+    "a quotient of ones": (
+        lambda x: torch.ones_like(x) / x,
+        ["aten.ones_like(%x, pin_memory=False)", "aten.div.Tensor(%ones_like, %x)"],
+    ),
+    "zeros that give the shape": (
+        lambda x: torch.zeros(2, 1, 1, 1, 1) + x,
+        ["aten.add.Tensor(@_constants.zeros, %x)"],
+    ),
     # dropout
     "dropout2d": (lambda x: F.dropout2d(x, 0.5, False), ["aten.dropout(%x, 0.5, False)"]),
     "alpha_dropout": (lambda x: F.alpha_dropout(x, 0.5), ["aten.dropout(%x, 0.5, False)"]),

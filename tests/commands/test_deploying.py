@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 pytest.importorskip("tvm", reason="Apache TVM is not installed")
 
 import qpc
 from qpc import cli
+from qpc.backends.tvm.runtime.model import CompiledModel
 from tests.emulation import require_tools
 from tests.generators import IntegerGraph
 
@@ -81,3 +83,28 @@ def test_what_cannot_be_is_said(arguments: list[str], text: str) -> None:
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 1
     assert text in result.stderr
+
+
+def test_a_compiled_model_alone_replays_the_test_vectors_that_it_keeps(tmp_path: Path) -> None:
+    g = IntegerGraph()
+    gm = g.module(g.linear(g.image(8), 4))
+    compiled = qpc.compile(gm)
+    compiled.save(tmp_path / "alone")
+    assert compiled._program is not None
+
+    def verify(folder: str) -> Result:
+        return CliRunner().invoke(cli.app, ["verify", str(tmp_path / folder)])
+
+    result = verify("alone")
+    assert result.exit_code == 0, result.output
+    assert "verified with the test vectors that it keeps: 1 output equal" in result.output
+    parts = compiled._parts
+    (vector,) = parts.vectors
+    for number, vectors in enumerate(((replace(vector, seed=1),), ())):
+        CompiledModel(replace(parts, vectors=vectors), compiled._program.loaded).save(
+            tmp_path / str(number)
+        )
+    assert (result := verify("0")).exit_code == 3
+    assert "output 0 of batch size 1 has other bytes than the integer graph gives" in result.output
+    assert (result := verify("1")).exit_code == 1
+    assert "keeps no test vectors" in result.output

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,9 @@ def test_batch_norms_may_train_before_they_are_folded() -> None:
     assert qpc.fingerprint(folded) != qpc.fingerprint(found)
 
 
-def test_few_bits_are_corrected_as_at_the_front_door(gm: GraphModule) -> None:
-    config = QuantConfig.of_bits(4, 8)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_biases_and_few_bits_are_corrected_as_at_the_front_door(gm: GraphModule, bits: int) -> None:
+    config = QuantConfig.of_bits(bits, 8)
     found = qpc.convert(rounded(gm, config, at([inputs()])))
     assert qpc.fingerprint(found) == qpc.fingerprint(qpc.quantize(gm, [inputs()], config))
 
@@ -78,10 +80,15 @@ class Alone(World):
 
 
 def test_shards_are_calibrated_apart_and_merged(
-    gm: GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other process has left its half of the six batches where they meet."""
-    batches, meeting = list(inputs().split(8)), tmp_path / "meeting"
+    """The other process has left its half of the six batches where they meet.
+
+    Biases are corrected by the first 128 samples, which end in the third batch.
+    """
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3))
+    x = torch.randn(300, 3, 7, 6)
+    gm, batches, meeting = traced(net, x[:2]), list(x.split(50)), tmp_path / "meeting"
     calibrate = qpc.Pipeline((Calibrate(batches[3:]),), frozenset({CORE_FORM, OBSERVED}))
     qpc.save_graph(calibrate.run(prepare().run(gm)), meeting / "1")
     monkeypatch.setattr(Alone, "from_first", lambda self, make: str(meeting))
@@ -93,6 +100,16 @@ def test_shards_are_calibrated_apart_and_merged(
 def test_without_batches_no_process_waits(gm: GraphModule, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="there are no calibration batches"):
         rounded(gm, QuantConfig(), at(iter(()), Alone(0, 2), tmp_path))
+
+
+def test_one_process_reads_the_batches_once(gm: GraphModule) -> None:
+    class Once(list[torch.Tensor]):
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            assert self, "they are read again"
+            while self:
+                yield self.pop()
+
+    assert is_rounded(rounded(gm, QuantConfig(), at(Once([inputs()]))))
 
 
 def test_biases_are_corrected_on_the_first_samples(gm: GraphModule) -> None:

@@ -72,6 +72,30 @@ class Branches(nn.Module):
         return self.head(self.join(x).relu().mean((2, 3)))
 
 
+class Squeeze(nn.Module):
+    """A squeeze-and-excitation, an upsampling beside it, and smooth activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.down = nn.Conv2d(16, 24, 3, stride=2, padding=1)
+        self.fewer, self.more = nn.Conv2d(24, 8, 1), nn.Conv2d(8, 24, 1)
+        self.mid = nn.Conv2d(24, 24, 3, padding=1)
+        self.up = nn.ConvTranspose2d(24, 16, 2, stride=2)
+        self.join = nn.Conv2d(32, 20, 3, padding=1)
+        self.tail = nn.Conv2d(20, 20, 3, padding=1, groups=4)
+        self.head = nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Any:
+        wide = nn.functional.silu(self.norm(self.stem(x)))
+        x = nn.functional.silu(self.down(wide))
+        scales = self.more(self.fewer(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        x = self.up(nn.functional.hardswish(self.mid(x * scales)))
+        x = self.join(torch.cat([wide, x], 1)).relu()
+        return self.head(nn.functional.gelu(self.tail(x)).mean((2, 3)))
+
+
 class Island(nn.Module):
     """A network with an operator that has no integer form behind one of its modules."""
 
@@ -149,6 +173,11 @@ def with_slow_island(make: Callable[[], nn.Module], seed: int, place: int) -> nn
     inner = seeded(make, seed)
     names = [name for name, module in inner.named_modules() if isinstance(module, nn.Conv2d)]
     return Island(inner, names[place % len(names)])
+
+
+def share_of_islands(profile: Profile) -> float:
+    """Of the time, as `made_up_profile` has it."""
+    return sum(call.us for call in profile.calls if call.kernel != "k") / profile.total_us
 
 
 def made_up_profile(gm: GraphModule) -> Profile:

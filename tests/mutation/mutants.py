@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -33,6 +34,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+import pytest
+
 from tests.mutation.mutations import Mutation, mutations
 
 if TYPE_CHECKING:
@@ -42,7 +45,10 @@ _ROOT = Path(__file__).parents[2]
 _PRODUCT = ("qpc", "passes", "backends")
 _FAR = 3  # from a mutated module to those that import it, and theirs
 _COPY = "copy-of-the-tree"
-_PYTEST = (sys.executable, "-m", "pytest", "-q", "--no-cov", "-x", "-p", "no:cacheprovider")
+_OPTIONS = ("-q", "--no-cov", "-x", "-p", "no:cacheprovider")
+_FORKS = multiprocessing.get_context("forkserver")
+"""Mutants run in forks of a process that has imported what takes seconds."""
+_FORKS.set_forkserver_preload([__name__, "torch", "torch._dynamo", "torch.export", "tvm", "scipy"])
 
 
 @dataclass(frozen=True)
@@ -180,28 +186,39 @@ def judge(copy: Path, mutant: Mutant, tests: Sequence[str], limit_s: float) -> R
 def _run(copy: Path, tests: Sequence[str], limit_s: float) -> tuple[str, str]:
     if not tests:
         return "survived", "no test runs this line"
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as names:
-        names.write("\n".join(tests))
-        names.flush()
-        process = subprocess.Popen(
-            [*_PYTEST, f"@{names.name}"],
-            cwd=copy,
-            env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            output, _ = process.communicate(timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+    with tempfile.TemporaryDirectory(prefix="qpc-mutant-") as folder:
+        names, output = Path(folder, "names.txt"), Path(folder, "output.txt")
+        names.write_text("\n".join(tests))
+        process = _FORKS.Process(target=_pytest, args=(str(copy), str(names), str(output)))
+        process.start()
+        process.join(limit_s)
+        if process.exitcode is None:
+            os.killpg(process.pid or 0, signal.SIGKILL)
+            process.join()
             return "unfinished", f"{limit_s:.0f} s"
-    if process.returncode in (0, 5):
+        lines = output.read_text(errors="replace").splitlines()
+    if process.exitcode in (0, 5):
         return "survived", ""
-    failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return "killed", failed[0][:200] if failed else f"exit code {process.returncode}"
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return "killed", failed[0][:200] if failed else f"exit code {process.exitcode}"
+
+
+def _pytest(copy: str, names: str, output: str) -> None:
+    """Run tests of the copy in this process, which has nothing of the product yet."""
+    os.setsid()  # what the tests start can be ended with it
+    with Path(output).open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.chdir(copy)
+    os.environ |= {"PYTHONPATH": copy, "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    sys.path[:] = [copy, *(path for path in sys.path if Path(path) not in (_ROOT, Path()))]
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("qpc", "tests"):
+            del sys.modules[name]
+    code = pytest.main([*_OPTIONS, f"@{names}"])
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def measured(copy: Path, folder: Path, wanted: Sequence[str] = ()) -> Suite:

@@ -194,3 +194,10 @@ def test_what_stays_in_float_has_a_reason(name: str) -> None:
     function, reason = REFUSED[name]
     gm = traced(randomized(Two(function)), IMAGE)
     assert reason in plan_quantization(gm, QuantConfig()).declined.values()
+
+
+@pytest.mark.parametrize(("value", "refused"), [(1e4, 0), (-1e4, 0), (10_001.0, 1)])
+def test_values_up_to_ten_thousand_are_filled_in_integers(value: float, refused: int) -> None:
+    gm = traced(randomized(Two(lambda a, b: a.masked_fill(MASK, value) + b)), IMAGE)
+    declined = plan_quantization(gm, QuantConfig()).declined.values()
+    assert sum("it fills with" in reason for reason in declined) == refused

@@ -605,11 +605,11 @@ def test_integer_nodes_know_module_line_grid_and_value() -> None:
 
 
 class Deep(nn.Module):
-    """A convolution over three axes, which has no integer form."""
+    """A transposed convolution over three axes, which has no integer form."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Conv3d(3, 3, 1)
+        self.layer = nn.ConvTranspose3d(3, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.unsqueeze(2)).squeeze(2)  # type: ignore[no-any-return]  # what modules return is Any
@@ -622,7 +622,8 @@ def test_reports_which_layers_stay_in_float() -> None:
     converted(fake_quantized(model, IMAGE, config=config), ctx)
     assert ctx.reports[0].summary == (
         "2 of 4 convolution and linear layers quantized, "
-        "the others stay in float (1.layer (conv3d): conv3d has no integer form yet; "
+        "the others stay in float "
+        "(1.layer (conv_transpose3d): conv_transpose3d has no integer form yet; "
         "2 (conv2d_1): kept in float by the configuration)"
     )
 

@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from tests.robustness.modules import random_module
 from tests.robustness.outcome import Outcome
 
-_PATIENCE_S = 600.0  # for one network; a hang is a fault
+_PATIENCE_S = 600.0  # for one network, without the time in line for a core; a hang is a fault
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class _Worker:
         self.give(job)
 
     def give(self, job: Job) -> None:
-        self.job, self._since = job, time.monotonic()
+        self.job, self._since = job, self._elapsed()
         self.connection.send(job)
 
     def outcome(self, *, ready: bool) -> Outcome | None:
@@ -112,10 +113,13 @@ class _Worker:
                 self._process.join()
                 return Outcome("fault", "the process died", f"exit code {self._process.exitcode}")
             return received
-        if time.monotonic() - self._since > _PATIENCE_S:
+        if self._elapsed() - self._since > _PATIENCE_S:
             self.stop()
             return Outcome("fault", "it hangs", f"no answer in {_PATIENCE_S:.0f} s")
         return None
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - seconds_in_line(self._process.pid)
 
     def alive(self) -> bool:
         return self._process.is_alive()
@@ -123,6 +127,18 @@ class _Worker:
     def stop(self) -> None:
         self._process.kill()
         self._process.join()
+
+
+def seconds_in_line(pid: int | None) -> float:
+    """How long a process could have run and had no core; 0 where the system does not say.
+
+    Beside others that go first, seconds of work take many minutes, which is no hang.
+    """
+    try:
+        waited_ns = Path(f"/proc/{pid}/schedstat").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0.0
+    return int(waited_ns) / 1e9
 
 
 def _serve(connection: Connection) -> None:

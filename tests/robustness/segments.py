@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from qpc.calls import aten, is_shape_arithmetic, qpc_ops
@@ -113,6 +114,11 @@ class _Pieces(Interpreter):
         """How far the other side's value may be away."""
         return BOUND * largest(self.results[node]) + CANCELLED * self._largest[node]
 
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is aten.gelu.default and args[0].dtype == torch.float32:
+            return _gelu(args[0], **kwargs)
+        return super().call_function(target, args, kwargs)
+
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
         if (theirs := self._steps.get(n)) is not None:
@@ -156,6 +162,14 @@ class _Pieces(Interpreter):
         slack = self.slack(source) / scale + 1e-5
         near: Tensor = (place - place.round()).abs() <= slack
         return near
+
+
+def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """`gelu` of float32 values, computed in float64.
+
+    In float32 PyTorch gives infinity for a tensor of one infinity, and NaN where it holds two.
+    """
+    return functional.gelu(x.double(), approximate=approximate).float()
 
 
 def largest(x: Tensor) -> float:

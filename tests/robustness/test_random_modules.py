@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,9 +15,10 @@ from qpc.capture.trace import trace
 from qpc.errors import InvariantError, PassError, TraceError
 from qpc.recipes import quantize
 from tests.quantizing import min_max
+from tests.robustness import random_modules
 from tests.robustness.modules import random_module
 from tests.robustness.outcome import DifferenceError, Outcome, in_general, may_refuse, outcome_of
-from tests.robustness.random_modules import Job, run
+from tests.robustness.random_modules import Job, run, seconds_in_line
 from tests.robustness.segments import check_pieces, check_same, with_steps_as_outputs
 
 pytestmark = pytest.mark.tvm
@@ -71,6 +76,24 @@ def test_a_fault_is_told_with_the_network_and_the_command_that_repeats_it() -> N
     assert random_module(7, 9).source in text
     command = "python -m tests.robustness.random_modules --count 1 --seed 7 --steps 9 --prune"
     assert text.endswith(f"repeat with: {command}")
+
+
+def test_what_waits_for_a_core_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system counts the time in line, it is not held against a network."""
+    assert seconds_in_line(None) == 0.0
+    counted = Path("/proc/self/schedstat").exists()
+    assert (seconds_in_line(os.getpid()) > 0) == counted
+    monkeypatch.setattr(random_modules, "_PATIENCE_S", 5.0)
+    monkeypatch.setattr(random_modules, "seconds_in_line", lambda pid: time.monotonic())
+    worker = random_modules._Worker(Job(0, 1, prune=False))
+    try:
+        monkeypatch.setattr(time, "monotonic", lambda: 1e9)
+        assert worker.outcome(ready=False) is None
+        monkeypatch.setattr(random_modules, "seconds_in_line", lambda pid: 0.0)
+        outcome = worker.outcome(ready=False)
+        assert outcome == Outcome("fault", "it hangs", "no answer in 5 s")
+    finally:
+        worker.stop()
 
 
 # --- the verdict ----------------------------------------------------------------------------------
@@ -166,3 +189,12 @@ def test_what_follows_a_step_must_be_right_for_that_step(
     outputs, steps = gm(x)
     with pytest.raises(DifferenceError, match=r"output dequantize\w*: 1 of 32 values differ"):
         check_pieces(gm, (outputs + torch.eye(8, 4) * torch.eye(8)[:, :1], steps), [x])
+
+
+def test_gelu_of_infinity_is_infinity_however_many_values_there_are() -> None:
+    x = torch.tensor([[torch.inf, torch.inf, 1.0, -1.0]])  # PyTorch: NaN, and inf for one alone
+    gm = with_steps_as_outputs(trace(nn.GELU(), x))
+    right = torch.tensor([[torch.inf, torch.inf, 0.84134475, -0.15865525]])
+    check_pieces(gm, (right, ()), [x])
+    with pytest.raises(DifferenceError, match="NaN on one side"):
+        check_pieces(gm, (right * torch.nan, ()), [x])

@@ -57,6 +57,13 @@ def right(answers: Answers, number: int, outputs: Any) -> bool:
     return answers.right(number, [torch.from_numpy(y) for y in outputs])
 
 
+def test_a_model_verifies_itself_with_what_its_graph_gave(models: dict[int, Model]) -> None:
+    for model in (*models.values(), models[1].clone()):
+        found = model.verify()
+        assert found.well
+        assert found.exact == found.outputs > 0
+
+
 @THREADS
 def test_results_are_the_reference_backends(
     models: dict[int, Model], answers: Answers, threads: int

@@ -170,6 +170,21 @@ def test_a_name_that_is_near_to_none_gets_where_the_list_is(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "form"),
+    [
+        ("tensorrt TensorRT trt", "onnx-tensorrt"),
+        ("onnx onnxruntime openvino", "onnx-qdq"),
+        ("tflite lite-rt edgetpu", "tflite"),
+    ],
+)
+def test_names_of_runtimes_get_the_form_that_they_read(names: str, form: str) -> None:
+    for name in names.split():
+        with pytest.raises(UnsupportedTargetError, match="is a runtime, not a machine") as error:
+            Target.parse(name)
+        assert str(error.value.fix).startswith(f"`qpc export --form {form}` writes a file for it")
+
+
+@pytest.mark.parametrize(
     ("names", "family"),
     [
         ("cuda gpu mali-g52", "GPUs"),

@@ -23,6 +23,8 @@ from torch.optim import SGD, Adam, lr_scheduler
 import qpc
 from qpc import documents
 from qpc.errors import ArtifactError, ConfigError, PassError
+from qpc.pruning.allocation import Uniform
+from qpc.pruning.magnitude import L1
 from qpc.pruning.weight_masks import weight_masks
 from qpc.training import load_checkpoint, save_checkpoint
 from tests.dying import deaths
@@ -407,3 +409,31 @@ def test_forged_documents_are_refused_with_one_error(
     with pytest.raises(ArtifactError, match="is damaged") as caught:
         load_checkpoint(saved)
     assert caught.value.fix == "copy the folder again, or go on from an earlier checkpoint"
+
+
+# --- what another graph begins with ---------------------------------------------------------------
+
+
+def test_an_optimizer_of_a_pruned_graph_begins_with_the_momentum_that_was_saved(
+    saved: Path,
+) -> None:
+    before = load_checkpoint(saved)
+    momentum = {name: values["momentum_buffer"] for name, values in before._own_state().items()}
+    pruned = qpc.prune(before.graph, L1(), Uniform(0.5))
+    optimizer = SGD([pruned.get_parameter("1.weight"), pruned.get_parameter("0.weight")], lr=0.5)
+    before.carry_optimizer(optimizer, pruned)
+    first, second = (optimizer.state[pruned.get_parameter(f"{n}.weight")] for n in (0, 1))
+    (kept,) = [
+        i for i in (0, 1) if torch.equal(first["momentum_buffer"][0], momentum["0.weight"][i])
+    ]
+    assert torch.equal(second["momentum_buffer"], momentum["1.weight"][:, [kept]])
+    assert len(optimizer.state) == 2  # biases are not trained
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_an_optimizer_of_another_class_does_not_begin_with_it(saved: Path) -> None:
+    before = load_checkpoint(saved)
+    other = Adam(before.graph.parameters())
+    with pytest.raises(ConfigError, match=r"holds the state of a torch\.optim\.sgd\.SGD"):
+        before.carry_optimizer(other, before.graph)
+    assert not other.state

@@ -13,6 +13,7 @@ from tvm import relax, tirx
 
 from qpc.backends.common.plan import KernelUse, Step
 from qpc.backends.tvm.codegen.cache import KernelCache, say_once
+from qpc.backends.tvm.codegen.elementwise import join_loops
 from qpc.backends.tvm.codegen.elf import link_shared
 from qpc.backends.tvm.codegen.entry import Call, EntryPlan, EntryWriter
 from qpc.backends.tvm.codegen.layout import lay_out
@@ -97,7 +98,7 @@ def finished(
     chosen = tvm_target(target)
     with chosen, tvm.transform.PassContext(opt_level=3, config=CODEGEN_OPTIONS):
         with clock.stage("float operators"):
-            mod = _FLOAT_PASSES(mod)
+            mod = join_loops(_FLOAT_PASSES(mod))
         try:
             return finish(_pieces(mod, functions, weights, target, clock, cache), cache)
         except Exception as e:  # whatever comes up in a file that is not what it should be

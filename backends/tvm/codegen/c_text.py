@@ -11,12 +11,17 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from qpc.backends.tvm.codegen.c_vectors import C_NAMES, VECTOR_FUNCTIONS
 from qpc.errors import BackendError
 
 AS_FLOAT, AS_INTEGER = "as_float", "as_integer"
 """Functions that take the bits of an int32_t as a float, and of a float as an int32_t."""
+
+ROLLED = "ROLLED"
+"""Before a loop that the compiler is not to unroll."""
+ROWS = "add_four_products("
 
 PLAIN_FUNCTIONS = frozenset({"memcpy", "memmove", "memset"})
 
@@ -35,6 +40,8 @@ HELPERS = VECTOR_FUNCTIONS | {
     "signed_pair",
     "add_products",
     "requantize",
+    "requantize_to_int8",
+    "requantize_to_uint8",
 }
 """Functions that are written into a file whose kernels call them."""
 _WORDS = frozenset({"for", "if", "while", "return", "sizeof", "switch"}) | HELPERS
@@ -63,10 +70,13 @@ class CFunction:
     body: str
     calls: frozenset[str]
 
-    def definition(self, name: str, reads: int) -> str:
-        """Its text, under a name; the first `reads` parameters are of what it only reads."""
+    def definition(self, name: str, reads: int, *, apart: bool = True) -> str:
+        """Its text, under a name; the first `reads` parameters are of what it only reads.
+
+        apart: whether no two arguments are ever one address.
+        """
         written = [
-            f"{'const ' * (i < reads)}{p.element} *restrict {p.name}"
+            f"{'const ' * (i < reads)}{p.element} *{'restrict ' * apart}{p.name}"
             for i, p in enumerate(self.parameters)
         ]
         head = f"static void {name}("
@@ -95,6 +105,7 @@ def read_function(text: str) -> CFunction:
         )
     body = _without_puns(rest[: ended.start() + 1])
     body = _VECTOR.sub(lambda found: C_NAMES[found[0]], _without_unused(body))
+    body = _with_rolled_loops(body)
     parameters = tuple(Parameter(*found) for found in _PARAMETER.findall(head[2]))
     unused = [p.name for p in parameters if not re.search(rf"\b{p.name}\b", body)]
     body = "".join(f"  (void){name};\n" for name in unused) + body
@@ -131,6 +142,18 @@ def _closing(text: str, start: int) -> int:
         if not depth:
             return at
     raise BackendError("TVM printed C whose brackets do not match")
+
+
+def _with_rolled_loops(body: str) -> str:
+    """With `ROLLED` before innermost loops whose vectors are all that registers have room for."""
+    lines = body.splitlines(keepends=True)
+    heads = [i for i, line in enumerate(lines) if line.lstrip().startswith("for (")]
+    for head, following in reversed([*pairwise([*heads, len(lines)])]):
+        space = lines[head][: -len(lines[head].lstrip())]
+        end = lines.index(f"{space}}}\n", head)
+        if end < following and any(ROWS in line for line in lines[head:end]):
+            lines.insert(head, f"{space}{ROLLED}\n")
+    return "".join(lines)
 
 
 def _without_unused(body: str) -> str:

@@ -118,7 +118,8 @@ class EpilogueForm:
 
     fits: whether every accumulator times its multiplier fits an int32, with what joins it. moved:
     of each tensor that is added, see `AddTensor`. real: whether it ends in float32. joins: whether
-    the first of these tensors joins the accumulators.
+    the first of these tensors joins the accumulators. whole: whether outputs may be any activation,
+    for instructions to which that matters.
     """
 
     stages: tuple[Form, ...]
@@ -126,6 +127,7 @@ class EpilogueForm:
     moved: tuple[int, ...] = ()
     real: bool = False
     joins: bool = False
+    whole: bool = False
 
     @classmethod
     def of(
@@ -146,7 +148,7 @@ class EpilogueForm:
         if self.real:
             return "float32"
         names = ["joins"] * self.joins + [stage.__name__ for stage in self.stages]
-        names += ["fits"] * self.fits
+        names += ["fits"] * self.fits + ["whole"] * self.whole
         return "+".join(names + [f"moved by {by}" for by in self.moved if by])
 
     def inputs(self, output: TensorType) -> tuple[TensorType, ...]:
@@ -229,6 +231,8 @@ class EpilogueCode:
         """Activations of several int32 vectors, in the order of `interleave` or in order."""
         isa = self.isa
         bounds = [self.constants.load(i) for i in range(4, _FIXED)]
+        if self.form.whole:
+            return isa.cut_to_bytes(accs, multipliers, bounds[0])
         if (together := isa.requantized(accs, multipliers, bounds)) is not None:
             return together
         products = [

@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from tvm.tirx import PrimFunc
 
+PREFIX = "qpc_"
+"""How the names of our kernels begin, and of no others."""
+
 Array = npt.NDArray[np.generic]
 
 
@@ -63,4 +66,4 @@ class Kernel:
 def kernel_name(operation: str, *description: object) -> str:
     """A symbol name that is the same for equal descriptions, in every process."""
     digest = hashlib.sha256(repr(description).encode()).hexdigest()[:12]
-    return f"qpc_{operation}_{digest}"
+    return f"{PREFIX}{operation}_{digest}"

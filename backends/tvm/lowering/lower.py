@@ -21,7 +21,7 @@ from qpc.backends.common.concat_in_place import Concat
 from qpc.backends.common.decompose import evaluate
 from qpc.backends.common.fuse import Group
 from qpc.backends.common.graph_plan import GraphPlan
-from qpc.backends.common.orders import NHWC, identity
+from qpc.backends.common.orders import NHWC, Order, identity, is_elementwise
 from qpc.backends.common.plan import KernelUse
 from qpc.backends.common.traits import traits_of
 from qpc.backends.compiled import output_nodes
@@ -37,6 +37,8 @@ from qpc.meta import attribute
 from qpc.types import Concrete, TensorType, dtype_name
 
 _INTEGERS = (torch.uint8, torch.int8)
+_TO_IMAGES = (0, 3, 1, 2)
+"""The axes of values [n, h, w, c] that make images of them."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class _Lowering:
             return self._given(arguments(node)["self"])
         if (concat := self._plan.in_place.concats.get(node)) and self._needs_no_copy(node, concat):
             return self._completed(node, concat)
-        if rule and (self._type(node).dtype in _INTEGERS or self._reads_reordered(node)):
+        if rule and self._moves_as_integers(node):
             return rule.lower(self._emit, Call(node, self._moved_arguments(node), self._type(node)))
         return self._other(node)
 
@@ -168,6 +170,12 @@ class _Lowering:
         value = Value(self._begun[home.cat], whole, self._type(home.cat).dtype, NHWC)
         return value if home.cat is cat else Slice(value, home.share.first, shape)
 
+    def _moves_as_integers(self, node: Node) -> bool:
+        """Whether a movement changes the order of its value only, and copies where it must."""
+        if self._type(node).dtype in _INTEGERS:
+            return True
+        return self._reads_reordered(node) or self._makes_images(node)
+
     def _reads_reordered(self, node: Node) -> bool:
         """Whether floats to be moved lie in another order than their axes, as a layer left them.
 
@@ -179,14 +187,49 @@ class _Lowering:
         whole = len(moved) == len(values) and node.target is not aten.constant_pad_nd.default
         return whole and any(v.order != identity(len(v.shape)) for v in moved)
 
+    def _makes_images(self, node: Node) -> bool:
+        """Whether floats whose last axis holds channels become images, which lie like that."""
+        if node.target is not aten.permute.default:
+            return False
+        given = arguments(node)
+        dims = tuple(d % len(given["dims"]) for d in given["dims"])
+        return dims == _TO_IMAGES and isinstance(self._values.get(given["self"]), Value)
+
     def _other(self, node: Node) -> Any:
         found, before = self._types[node], len(self._emit.kernel_uses)
-        result = self._floats.convert(node, self._logical, self._tensor)
+        order = self._common_order(node)
+        if order is None:
+            result = self._floats.convert(node, self._logical, self._tensor)
+        else:
+
+            def stored(operand: Node) -> relax.Expr:
+                return self._emit.stored_as(self._argument(operand), order).expr
+
+            result = self._floats.convert(node, stored, self._tensor, order)
         own = [use for use in self._emit.kernel_uses[before:] if use.nodes]
         self._emit.note_other(node, _reason(found, own))
         if not isinstance(found, TensorType):
             return result
-        return Value(result, found.shape, found.dtype, identity(len(found.shape)))
+        return Value(result, found.shape, found.dtype, order or identity(len(found.shape)))
+
+    def _common_order(self, node: Node) -> Order | None:
+        """The order in which an elementwise operator is computed; None if it is the logical one.
+
+        All operands lie in it, or some do and it is that of images, which most readers want.
+        """
+        found = self._types[node]
+        if not isinstance(found, TensorType) or not is_elementwise(node):
+            return None
+        values = [self._given(n) for n in node.all_input_nodes]
+        orders = {v.order for v in values if isinstance(v, Value) and v.shape == found.shape}
+        logical = identity(len(found.shape))
+        whole = all(isinstance(v, Value) and v.shape == found.shape for v in values)
+        if not whole or orders <= {logical}:
+            return None
+        if len(orders) == 1:
+            (order,) = orders
+            return order
+        return NHWC if orders == {logical, NHWC} else None
 
     # --- arguments --------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from qpc.backends.common.decompose import evaluate, is_constant
+from qpc.backends.common.orders import Order, permuted
 from qpc.backends.tvm.lowering.decompose import decompose
 from qpc.backends.tvm.lowering.emitter import Emitter
 from qpc.backends.tvm.lowering.floats.call import FloatCall
@@ -54,12 +55,22 @@ class FloatOperators:
         self._importer = ExportedProgramImporter()
         self._importer.block_builder = emit.builder
 
-    def convert(self, node: Node, value: Values, tensor: Tensors) -> Any:
+    def convert(
+        self, node: Node, value: Values, tensor: Tensors, order: Order | None = None
+    ) -> Any:
         """Emit `node`. Raises UnsupportedOpError if it cannot be expressed.
 
         tensor: gives the tensor that a node stands for, if it is known already.
+        order: in which its tensors lie, and its result is to, if that is not their logical order.
         """
-        return self._convert(node, _Known(value, tensor, self._types.get), user_node=node)
+
+        def type_of(n: Node) -> Concrete:
+            found = self._types.get(n)
+            if order is None or not isinstance(found, TensorType):
+                return found
+            return TensorType(permuted(found.shape, order), found.dtype)
+
+        return self._convert(node, _Known(value, tensor, type_of), user_node=node)
 
     def constant(self, tensor: Tensor) -> relax.Expr:
         """A small tensor as part of the program."""

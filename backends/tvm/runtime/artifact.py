@@ -19,6 +19,7 @@ from qpc.runtime import artifact
 from qpc.runtime.manifest import encode_entry, encode_signature, interface
 from qpc.runtime.seal import sealed
 from qpc.runtime.signature import ArraySignature
+from qpc.runtime.vectors import encode_vectors
 from qpc.targets.form import encode_target
 from qpc.version import VERSION
 
@@ -71,6 +72,7 @@ def decode(content: Mapping[str, bytes], where: str) -> Parts:
         Code(saved.library, entries),
         saved.weights,
         decode_report(saved.about.get("report")),
+        manifest.vectors,
     )
 
 
@@ -92,6 +94,7 @@ def _about(parts: Parts) -> dict[str, Any]:
         "entries": {str(batch): encode_entry(e.entry) for batch, e in entries.items()},
         "report": parts.report.to_json(),
         "plans": encode_plans({batch: e.steps for batch, e in entries.items()}),
+        "vectors": encode_vectors(parts.vectors),
     }
 
 

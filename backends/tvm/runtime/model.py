@@ -20,8 +20,9 @@ from qpc.backends.tvm.runtime.tensors import TensorProgram, array_type
 from qpc.errors import BackendError, UnsupportedTargetError
 from qpc.modes import ordinary_torch
 from qpc.runtime.arrays import Stored
-from qpc.runtime.program import Loaded
+from qpc.runtime.program import Loaded, Program
 from qpc.runtime.signature import ArraySignature
+from qpc.runtime.vectors import Replayed, Vector, replay
 from qpc.targets import Target
 
 
@@ -30,6 +31,7 @@ class Parts:
     """Everything that makes a compiled model, and all that is saved of it.
 
     weights: these move to the model that is made of the parts, if it can run here.
+    vectors: what the graph gives for some inputs, if it could be run.
     """
 
     signature: Signature
@@ -38,6 +40,7 @@ class Parts:
     code: Code
     weights: MutableMapping[str, Stored]
     report: Report
+    vectors: tuple[Vector, ...] = ()
 
     @property
     def array_signature(self) -> ArraySignature:
@@ -123,6 +126,18 @@ class CompiledModel(CallableModel):
         from qpc.backends.tvm.runtime.artifact import save
 
         save(self._parts, path)
+
+    @ordinary_torch()
+    def verify(self) -> Replayed:
+        """Replay the test vectors that the model keeps, which the graph answered in PyTorch.
+
+        Outputs that depend on integer operators only must be equal in every byte, wherever the
+        model runs; others may differ by what float operators round.
+
+        Raises BackendError if it keeps none, or the code cannot run here.
+        """
+        program = Program(self._runnable().loaded, self.threads)
+        return replay(self._parts.vectors, program.loaded.inputs, program.run_arrays)
 
     def profile(
         self, inputs: Array | Sequence[Array] | None = None, *, repeats: int = 20

@@ -7,10 +7,17 @@ from torch._ops import OpOverload
 from torch.fx import Node
 from torch.fx.node import Argument
 
-from qpc.capture.rules.call import Call, Rule, shape_of, table
+from qpc.calls import arguments
+from qpc.capture.rules.call import Call, Rule, overloads, shape_of, table
 from qpc.meta import info
 
 aten = torch.ops.aten
+
+_FILLED: dict[object, int] = dict.fromkeys(
+    overloads(["zeros.default", "new_zeros.default", "zeros_like.default"]), 0
+) | dict.fromkeys(overloads(["ones.default", "new_ones.default", "ones_like.default"]), 1)
+"""What fills a tensor with a number, and the number."""
+_FULL = (aten.full.default, aten.new_full.default, aten.full_like.default)
 
 
 def _clamp(lo: str | float | None, hi: str | float | None) -> Rule:
@@ -26,19 +33,47 @@ def _binary(target: OpOverload, *, swap: bool = False) -> Rule:
     """add, sub and their scalar and reversed spellings; alpha, a factor of b, is multiplied out."""
 
     def rule(call: Call) -> Node | None:
-        a, b = call.args["self"], call.args["other"]
+        given = call.args["self"], call.args["other"]
+        a, b = _numbers(call, *given)
+        unchanged = (a, b) == given
         if swap:
             a, b = b, a
         alpha = call.args.get("alpha", 1)
-        if call.target is target and alpha == 1:
+        if call.target is target and alpha == 1 and unchanged:
             return None
         if alpha != 1:
             b = call.emit(aten.mul.Tensor, b, alpha) if isinstance(b, Node) else b * alpha
-        if not isinstance(a, Node):  # c - x = (-x) + c: core form has tensors first
+        if isinstance(a, Node):
+            return call.emit(target, a, b)
+        if target is aten.sub.Tensor:  # c - x = (-x) + c: core form has tensors first
             return call.emit(aten.add.Tensor, call.emit(aten.neg.default, b), a)
-        return call.emit(target, a, b)
+        return call.emit(target, b, a)
 
     return rule
+
+
+def _numbers(call: Call, a: Argument, b: Argument) -> tuple[Argument, Argument]:
+    """Both operands, where one of the two is a number if that fills all of a tensor.
+
+    As in a sum that begins with zeros. A quotient keeps the tensor that it divides.
+    """
+    divides = call.target.overloadpacket in (aten.div, aten.divide, aten.true_divide)
+    if (number := _filling(call, b, a)) is not None:
+        return a, number
+    if not divides and (number := _filling(call, a, b)) is not None:
+        return number, b
+    return a, b
+
+
+def _filling(call: Call, value: Argument, other: Argument) -> int | float | None:
+    """The number that fills `value`, if the result is as it is without its shape and type."""
+    if not isinstance(value, Node) or not isinstance(other, Node):
+        return None
+    alike = shape_of(other) == call.shape and info(other).dtype == info(call.node).dtype
+    number = _FILLED.get(value.target) if alike else None
+    if number is None and alike and value.target in _FULL:
+        number = arguments(value)["fill_value"]
+    return number if isinstance(number, int | float) else None
 
 
 def _add_product(call: Call) -> Node | None:

@@ -63,6 +63,9 @@ def test_a_zephyr_application_compiles(library: Path, tmp_path: Path) -> None:
     names = {"CMakeLists.txt", "prj.conf", "main.c", "net.c", "net.h"}
     assert {file.name for file in made.iterdir()} == names
     assert "target_sources(app PRIVATE main.c net.c)" in (made / "CMakeLists.txt").read_text()
+    assert (
+        "properties(net.c PROPERTIES COMPILE_OPTIONS -O3)" in (made / "CMakeLists.txt").read_text()
+    )
     assert "project(app)" in (made / "CMakeLists.txt").read_text()
     assert "CONFIG_FPU=y" in (made / "prj.conf").read_text()
     for name, text in (("kernel.h", KERNEL), ("sys/printk.h", "void printk(const char *, ...);\n")):

@@ -113,4 +113,6 @@ def test_cmake_knows_the_library_and_what_it_needs() -> None:
     text = cmake_file(deployable("cortex-m4"), "libnet.a")
     assert "target_compile_options(main PRIVATE -mcpu=cortex-m4" in text
     assert 'INTERFACE_LINK_LIBRARIES ""' in text
+    assert "-O3" not in text
+    assert "target_compile_options(net PRIVATE -O3)" in cmake_file(deployable("cortex-m4"), "net.c")
     assert "find_package(Threads" in cmake_file(replace(deployable(), threads=2), "libnet.a")

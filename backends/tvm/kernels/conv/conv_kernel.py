@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from math import prod
 
@@ -18,6 +19,7 @@ from qpc.backends.tvm.kernels.epilogue import (
     epilogue_params,
     real_params,
 )
+from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Array, Kernel, TensorType, kernel_name
 
 Types = tuple[TensorType, TensorType]
@@ -35,7 +37,7 @@ def conv_kernel(
 
     They have the same zero points and bounds, and one tensor of outputs; each has its plan.
     """
-    form = form_of(epilogue, layers)
+    form = form_of(epilogue, layers, plans[0].isa)
     name, func = _function(operation, plans, form, types)
     params: list[Array] = []
     for plan, layer in zip(plans, layers, strict=True):
@@ -64,14 +66,18 @@ def conv_kernel(
     )
 
 
-def form_of(epilogue: Epilogue, layers: Sequence[Convolution]) -> EpilogueForm:
+def form_of(epilogue: Epilogue, layers: Sequence[Convolution], isa: Isa) -> EpilogueForm:
     """What code depends on of an epilogue and of the multipliers before it."""
-    if layers[0].desc.reals is not None:
+    desc = layers[0].desc
+    if desc.reals is not None:
         assert not epilogue, "nothing follows values that are float32"
         return EpilogueForm((), real=True)
     multipliers = np.concatenate([layer.constants.multiplier for layer in layers])
     most = max(layer.most_requantized for layer in layers)
-    return EpilogueForm.of(epilogue, multipliers, layers[0].desc.join, most)
+    form = EpilogueForm.of(epilogue, multipliers, desc.join, most)
+    ends = np.iinfo(isa.activation)
+    whole = (desc.lo, desc.hi) == (ends.min, ends.max)
+    return replace(form, whole=isa.cuts_to_bytes and whole and desc.join is None)
 
 
 @cache

@@ -172,6 +172,8 @@ class _Code:
             parts = [epilogue.other(place, shape.c) for place in places]
         else:
             parts = [epilogue.other(offset, plan.lanes)]
+        # TVM takes no more lanes than there are, so that three channels stand there twice.
+        parts *= -(-plan.isa.lanes // plan.lanes)
         order = np.minimum(plan.isa.interleaved_channels(), plan.lanes - 1)
         others = [shuffle(parts, lanes) for lanes in order.tolist()]
         return epilogue.joined(totals, scale, others, in_order=False)

@@ -69,6 +69,9 @@ class Isa:
     saturates: ClassVar[bool] = False
     """Whether `rounded_to_bytes` takes floats that no int32 is near, as out of bounds."""
 
+    cuts_to_bytes: ClassVar[bool] = False
+    """Whether `cut_to_bytes` is there."""
+
     rounds_exactly: ClassVar[bool] = False
     """Whether `nearest` takes all floats that are near an int32."""
 
@@ -205,6 +208,12 @@ class Isa:
         None if there is nothing better than to multiply, and then to round.
         """
         return None
+
+    def cut_to_bytes(
+        self, accs: Sequence[Expr], multipliers: Sequence[Expr], zero_point: Expr
+    ) -> Expr:
+        """`requantized` where the bounds are the least and the greatest activation."""
+        raise NotImplementedError
 
     def rounds_to_bytes(self, count: int) -> bool:
         """Whether `rounded_to_bytes` is there, and worth while, for `count` vectors."""

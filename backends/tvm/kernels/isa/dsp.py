@@ -2,12 +2,14 @@
 
 Activations are widened to 16 bits while they are copied, once for all output channels, so that a
 register of 32 bits holds two; `sxtb16` makes two pairs of four weights, and `smlad` adds both
-products of two pairs to a sum. Code is C only: what it calls are functions of the file that it
-stands in, which say the same in plain C for other machines.
+products of two pairs to a sum. Outputs that may be any byte are rounded by the unit for floats and
+cut by `usat` or `ssat`. Code is C only: what it calls are functions of the file that it stands in,
+which say the same in plain C for other machines.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,13 +25,29 @@ from qpc.backends.tvm.kernels.isa.base import Isa
 SIGNED_PAIR, ADD_PRODUCTS = "signed_pair", "add_products"
 """Functions of C: bytes 0 and 2 of a word, or 1 and 3, as two of 16 bits; and `smlad`."""
 
+REQUANTIZE_TO = {"uint8": "requantize_to_uint8", "int8": "requantize_to_int8"}
+"""By type of activations, a function of C: a sum, a float that it is multiplied by, zero point."""
 
 _REGISTERS = 12  # of kernels that take bytes one by one
 _WORD_BITS = 32
 
 
 @dataclass(frozen=True)
-class Dsp(Isa):
+class DspRows(Isa):
+    """Bytes one by one; what becomes of sums."""
+
+    cuts_to_bytes: ClassVar[bool] = True
+
+    def cut_to_bytes(
+        self, accs: Sequence[Expr], multipliers: Sequence[Expr], zero_point: Expr
+    ) -> Expr:
+        (acc,), (multiplier,) = accs, multipliers
+        name = REQUANTIZE_TO[self.activation]
+        return tirx.call_pure_extern(self.activation, name, acc, multiplier, zero_point)
+
+
+@dataclass(frozen=True)
+class Dsp(DspRows):
     """Four products in one `dot`, of bytes that follow one another; one lane."""
 
     depth: int = 4
@@ -44,7 +62,9 @@ class Dsp(Isa):
     @property
     def by_rows(self) -> Isa:
         """Bytes of several rows do not lie in one word."""
-        return Isa(self.name, self.lanes, _REGISTERS, activation=self.activation, costs=self.costs)
+        return DspRows(
+            self.name, self.lanes, _REGISTERS, activation=self.activation, costs=self.costs
+        )
 
     def arranged(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
         # Bytes 0 and 2 are a pair, as are 1 and 3.

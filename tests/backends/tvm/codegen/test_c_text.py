@@ -43,6 +43,27 @@ def test_a_kernel_is_a_static_function_that_reads_constants() -> None:
     )
 
 
+def test_pointers_that_may_be_equal_are_not_restricted() -> None:
+    function = read_function(printed("arg1_ptr[0] = 1.0f;"))
+    text = function.definition("one_1", reads=0, apart=False)
+    assert "static void one_1(int32_t *arg0_ptr,\n                  float *arg1_ptr," in text
+
+
+def test_loops_whose_vectors_fill_the_registers_stay_loops() -> None:
+    inner = (
+        "for (int32_t v = 0; v < 3; ++v) {",
+        "  sums[0] = add_four_products(sums[0], a, b);",
+        "}",
+    )
+    body = read_function(printed("for (int32_t i = 0; i < 9; ++i) {", *inner, "}")).body
+    assert body.splitlines()[3:6] == [
+        "  for (int32_t i = 0; i < 9; ++i) {",
+        "  ROLLED",
+        "  for (int32_t v = 0; v < 3; ++v) {",
+    ]
+    assert body.count("ROLLED") == 1
+
+
 def test_bits_are_taken_by_functions_and_not_through_pointers() -> None:
     function = read_function(
         printed(

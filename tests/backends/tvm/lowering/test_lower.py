@@ -226,6 +226,19 @@ def test_integer_operators_without_a_kernel_are_reported_and_exact() -> None:
     assert other.reason == "no integer kernel, compiled by TVM's own rules"
 
 
+def test_floats_behind_layers_stay_in_the_order_of_images() -> None:
+    g = IntegerGraph()
+    x = g.input(6, 7, 5)
+    q = g.conv2d(g.quantize(x), 6, (1, 1))
+    rows = g.call(aten.relu.default, g.input(7, 5, 6))
+    total = g.call(aten.add.Tensor, g.dequantize(q), g.permute(rows, 0, 3, 1, 2))
+    total = g.call(aten.sub.Tensor, total, x)
+    made = g.module(g.conv2d(g.quantize(total), 3), g.permute(total, 0, 2, 3, 1))
+    assert kernels(assert_same_bits(made, batch_sizes=(1, 2))) == [
+        *("quantize", "conv2d", "dequantize", "transpose", "quantize", "conv2d", "transpose")
+    ], "the input x and the output are transposed, nothing in between"
+
+
 def test_numbers_from_shapes_become_constants() -> None:
     g = IntegerGraph()
     x = g.input(4, 3)

@@ -167,6 +167,10 @@ PADDED = {"padding": (1, 1, 1, 1)}
         pytest.param(
             {"c": 37, "o": 37, "groups": 37, "join": Join(90, 1, 0)}, id="depthwise, adds before"
         ),
+        pytest.param(
+            {"c": 3, "o": 3, "groups": 3, "w": 1, "kernel": (3, 1), "join": Join(90, 1, 0)},
+            id="depthwise, adds before, fewer channels than lanes",
+        ),
         pytest.param({"c": 5, "o": 80, "w": 33}, id="five vectors"),
         pytest.param({"kernel": (1, 1), "c": 6, "o": 33}, id="1x1 odd"),
         pytest.param({"kernel": (1, 1), "n": 3}, id="1x1 is one matrix product"),

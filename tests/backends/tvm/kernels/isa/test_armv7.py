@@ -13,7 +13,6 @@ from qpc.targets import Target
 from tests.backends.tvm.kernels.isa.arm_code import assembly, loops_with, on_stack, share
 from tests.backends.tvm.kernels.isa.test_neon import operators
 from tests.emulation import assert_exact
-from tests.generators import random_graph
 
 pytestmark = [pytest.mark.tvm, pytest.mark.arm]
 
@@ -37,9 +36,3 @@ def test_tiles_leave_room_in_half_as_many_registers() -> None:
 @pytest.mark.slow
 def test_every_operator_gives_the_bits_of_the_reference(tmp_path: Path) -> None:
     assert_exact(operators(), "armv7-a", tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(40))
-def test_random_networks_give_the_bits_of_the_reference(seed: int, tmp_path: Path) -> None:
-    assert_exact(random_graph(seed), "armv7-a", tmp_path)

@@ -17,7 +17,7 @@ from qpc.backends.deploy.toolchain import Program, build, compiler_for, emulator
 from qpc.backends.tvm.kernels.isa.mve import Mve, MveRows
 from qpc.targets import Target
 from tests.emulation import assert_exact, require, require_tools
-from tests.generators import IntegerGraph, random_graph
+from tests.generators import IntegerGraph
 
 pytestmark = pytest.mark.tvm
 
@@ -158,10 +158,3 @@ def test_convolutions_are_exact_on_any_machine(tmp_path: Path) -> None:
 @pytest.mark.thorough
 def test_convolutions_are_exact_with_vectors(tmp_path: Path) -> None:
     assert_exact(_all_kinds(), "cortex-m55", tmp_path, form="c")
-
-
-@pytest.mark.arm
-@pytest.mark.slow
-def test_random_graphs_are_exact(tmp_path: Path) -> None:
-    for seed in range(40):
-        assert_exact(random_graph(seed), "cortex-m55", tmp_path / str(seed), form="c")

@@ -18,7 +18,7 @@ from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.targets import Target
 from tests.backends.tvm.kernels.isa.arm_code import assembly, loops_with, on_stack, share
 from tests.emulation import assert_exact
-from tests.generators import IntegerGraph, random_graph
+from tests.generators import IntegerGraph
 
 pytestmark = [pytest.mark.tvm, pytest.mark.arm]
 
@@ -108,12 +108,3 @@ def operators() -> GraphModule:
 @pytest.mark.parametrize("name", [pytest.param(FORMS[0], marks=pytest.mark.slow), *FORMS[1:]])
 def test_every_operator_gives_the_bits_of_the_reference(name: str, tmp_path: Path) -> None:
     assert_exact(operators(), name, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(40))
-@pytest.mark.parametrize("name", FORMS)
-def test_random_networks_give_the_bits_of_the_reference(
-    name: str, seed: int, tmp_path: Path
-) -> None:
-    assert_exact(random_graph(seed), name, tmp_path)

@@ -1,0 +1,96 @@
+"""Loops of elementwise float operators, joined where their values lie side by side.
+
+TVM writes one loop for each axis, and one nest for each operator of a fused function. LLVM unrolls
+an inner loop of 40 passes or fewer before it looks for vectors, and finds none then: an addition of
+images with 24 channels last takes ten times as long as one of 48. So what one operator makes for
+the next is put in its place, and axes are joined that follow each other in every tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tvm
+from tvm import s_tir, tirx
+
+from qpc.backends.tvm.kernels.kernel import PREFIX
+from qpc.backends.tvm.lowering.float_arithmetic import hidden, shown
+
+
+def join_loops(mod: tvm.IRModule) -> tvm.IRModule:
+    """The same program, in which elementwise functions that TVM made have the fewest loops."""
+    joined = tvm.IRModule(mod.functions, attrs=mod.attrs)
+    for gv, function in mod.functions_items():
+        ours = str(gv.name_hint).startswith(PREFIX)
+        if isinstance(function, tirx.PrimFunc) and not ours:
+            joined.update_func(gv, _joined(function))
+    return joined
+
+
+def _joined(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """A function with the fewest loops; as it is, if it does more than operate value by value."""
+    schedule = s_tir.Schedule(tvm.IRModule({"main": hidden(function)}))
+    try:
+        blocks = list(schedule.get_child_blocks(schedule.get_sblock("root")))
+        if any(_axes(schedule.get(block)) is None for block in blocks):
+            return function
+        for block in blocks[:-1]:
+            schedule.compute_inline(block)
+        _join_axes(schedule, blocks[-1])
+    except s_tir.ScheduleError:  # it is of another form
+        return function
+    return shown(schedule.mod["main"])
+
+
+def _join_axes(schedule: s_tir.Schedule, block: Any) -> None:
+    """Join all loops of a block that may be."""
+    accesses = _axes(schedule.get(block))
+    loops = list(schedule.get_loops(block))
+    assert accesses is not None
+    extents = [int(schedule.get(loop).extent) for loop in loops]
+    runs: list[list[int]] = []
+    for axis in range(len(loops)):
+        if runs and _follow(accesses, runs[-1][-1], axis, extents):
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    for run in runs:
+        if len(run) > 1:
+            schedule.fuse(*(loops[axis] for axis in run))
+
+
+def _follow(
+    accesses: Sequence[tuple[dict[int, int], list[int]]], a: int, b: int, extents: Sequence[int]
+) -> bool:
+    """Whether axis `b` of a block is behind axis `a` wherever one of them is read or written."""
+    for places, shape in accesses:
+        if a not in places and b not in places:
+            continue
+        if b not in places or places.get(a) != places[b] - 1 or shape[places[b]] != extents[b]:
+            return False
+    return True
+
+
+def _axes(block: Any) -> list[tuple[dict[int, int], list[int]]] | None:
+    """For each access of a block: where the block's axes are among the buffer's, and its shape.
+
+    None if a block reduces, or reads or writes anything but single values by its axes.
+    """
+    axes = [axis.var for axis in block.iter_vars]
+    if any(int(axis.iter_type) != tirx.IterVar.DataPar for axis in block.iter_vars):
+        return None
+    found = []
+    for access in (*block.reads, *block.writes):
+        places: dict[int, int] = {}
+        for place, span in enumerate(access.region):
+            if not isinstance(span.extent, tirx.IntImm) or int(span.extent) != 1:
+                return None
+            if isinstance(span.min, tirx.IntImm):
+                continue
+            axis = next((i for i, var in enumerate(axes) if var.same_as(span.min)), None)
+            if axis is None or axis in places:
+                return None
+            places[axis] = place
+        found.append((places, [int(size) for size in access.source.shape]))
+    return found

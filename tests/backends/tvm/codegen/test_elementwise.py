@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from qpc.testing import traced
+from tests.small_models import Call
+
+pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+import tvm as apache
+from tvm import relax, tirx
+
+from qpc.backends import tvm
+from qpc.backends.tvm.codegen.elementwise import join_loops
+
+pytestmark = pytest.mark.tvm
+
+SHAPE = (2, 3, 4, 5)
+
+
+def joined(function: Any, *shapes: tuple[int, ...]) -> tirx.PrimFunc:
+    """The one function that TVM makes of operators, with its loops joined."""
+    builder = relax.BlockBuilder()
+    inputs = [relax.Var(f"x{i}", relax.TensorType(s, "float32")) for i, s in enumerate(shapes)]
+    with builder.function("main", inputs):
+        with builder.dataflow():
+            result = builder.emit_output(function(*inputs))
+        builder.emit_func_output(result)
+    transform = relax.transform
+    passes = (transform.LegalizeOps(), transform.AnnotateTIROpPattern(), transform.FuseOps())
+    made = apache.transform.Sequential([*passes, transform.FuseTIR()])(builder.get())
+    (found,) = [f for _, f in join_loops(made).functions_items() if isinstance(f, tirx.PrimFunc)]
+    return found
+
+
+def loops(function: tirx.PrimFunc) -> list[list[int]]:
+    """The extents of each nest of loops."""
+    nests: list[list[int]] = []
+
+    def walk(statement: Any, nest: list[int] | None) -> None:
+        if isinstance(statement, tirx.SeqStmt):
+            for part in statement.seq:
+                walk(part, None)
+        elif isinstance(statement, tirx.For):
+            if nest is None:
+                nests.append(nest := [])
+            nest.append(int(statement.extent))
+            walk(statement.body, nest)
+
+    walk(function.body.block.body, None)
+    return nests
+
+
+op = relax.op
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "expected"),
+    [
+        (lambda x, y: op.add(op.abs(x), y), (SHAPE, SHAPE), [[120]]),
+        (lambda x, y: op.multiply(op.add(x, y), y), (SHAPE, (3, 1, 1)), [[2, 3, 20]]),
+        (lambda x, y: op.add(x, y), (SHAPE, (5,)), [[24, 5]]),
+        (
+            lambda x, y: op.add(x, op.permute_dims(y, [0, 2, 3, 1])),
+            (SHAPE, (2, 5, 3, 4)),
+            [[2, 12, 5]],
+        ),
+        (lambda x: op.sum(op.abs(x), axis=[1]), (SHAPE,), [[2, 3, 4, 5], [2, 4, 5, 3]]),
+    ],
+)
+def test_axes_that_follow_each_other_everywhere_are_one_loop(
+    function: Any, shapes: tuple[tuple[int, ...], ...], expected: list[list[int]]
+) -> None:
+    assert loops(joined(function, *shapes)) == expected
+
+
+def test_arithmetic_stays_as_it_is_written() -> None:
+    """TVM would make 0 of these, as if floats were real numbers."""
+    model = Call(lambda x, y: ((x - x) * y, y.abs() * 0.0 + (x - x)))
+    x = torch.tensor([[1.0, torch.inf, torch.nan, -2.0]])
+    found = tvm.compile_graph(traced(model, x, x))(x, x)
+    for got, wanted in zip(found, model(x, x), strict=True):
+        assert isinstance(got, Tensor)
+        torch.testing.assert_close(got, wanted, equal_nan=True)
