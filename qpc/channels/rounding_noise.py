@@ -12,10 +12,15 @@ where sums are over outputs too. A residual stream hands the errors of each of i
 layers behind. What all layers that read a group of channels suffer, each relative to the power of
 what it makes, is a smooth function of s, once maxima are norms of a high power; it is minimised by
 gradient descent from s = 1, so that scales that are good stay.
+
+Channels that were hardly seen are not trusted: they count as having an eighth of the largest range
+at least, no factor is beyond 8, and a channel grows to half of the bound of a clamp at most. What
+a few images do not reach others may.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +36,8 @@ from qpc.layers import outputs_first
 from qpc.meta import attribute, label
 
 _STEPS, _RATE = 100, 0.05
+_MOST = 8.0  # the largest factor, and by how much ranges of channels are taken to differ
+_MARGIN = 2.0  # how much larger than on the data seen a channel may become before it is clamped
 _POWER = 16.0  # of the norm that stands for a maximum
 _OUTPUTS = 128  # of a layer, so many are looked at for the steps of its weights
 _SUMS = (aten.add.Tensor, aten.sub.Tensor)
@@ -136,14 +143,14 @@ def least_noise_scales(
     if not part.read or not bool(free.any()):
         return ones
     logs = torch.zeros_like(lowest, requires_grad=True)
-    least = lowest.clamp_min(1e-6).log()
+    least = (_MARGIN * lowest).clamp(1.0 / _MOST, 1.0).log()
     optimizer = torch.optim.Adam([logs], _RATE)
     with torch.enable_grad():
         for _ in range(_STEPS):
             optimizer.zero_grad()
-            noise(torch.where(free, logs, 0.0).exp()).backward()  # type: ignore[no-untyped-call]  # of torch
+            noise(torch.where(free, logs, 0.0).exp()).backward()
             optimizer.step()
-            logs.data = torch.maximum(logs.data, least)
+            logs.data = torch.maximum(logs.data, least).clamp_max(math.log(_MOST))
     scales = torch.where(free, logs.detach(), 0.0).exp()
     return scales if bool(noise(scales) < noise(ones)) else ones
 
@@ -185,7 +192,8 @@ def _noise(readers: Sequence[_Reader], found: Mapping[Node, Statistics], scales:
     for reader in readers:
         about, own = found[reader.value], scales[reader.channels]
         if reader.value not in values:
-            noise = (_maximum(about.largest / own, 0) / 255.0).square() / 12.0
+            ranges = about.largest.clamp_min(float(about.largest.amax()) / _MOST)
+            noise = (_maximum(ranges / own, 0) / 255.0).square() / 12.0
             if _of_sum(reader.value):
                 noise = handed_on = noise + handed_on
             values[reader.value] = noise
