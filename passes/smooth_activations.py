@@ -4,7 +4,7 @@ Before:  layer_norm(g, b) -> linear(W), whose input has a few channels of far la
 After:   layer_norm(g / s, b / s) -> linear(s * W): the input's channels are more alike
 Keeps:   the output, up to float rounding
 Leaves:  channels that something reads or makes that does not commute with a factor; shared weights
-Cost:    one forward pass a batch; two where values are clamped
+Cost:    one forward pass a batch; two where values are clamped and there is a strength
 
 SmoothQuant: Xiao et al. 2022, arXiv:2211.10438. Activations have one scale for all channels, so
 that channels of small range are rounded coarsely; weights have one for each output, and can take
@@ -53,7 +53,8 @@ class SmoothActivations(Pass, name="smooth-activations", requires={CORE_FORM}):
     batches: as `Calibrate` takes them, but they are read twice where values are clamped, so that a
     generator will not do.
     strength: from 0, which makes the weights that read channels alike, to 1, which makes
-    activations alike; None takes for each group of channels what rounding to 8 bits harms least.
+    activations alike; None takes for each group of channels what rounding to 8 bits harms least,
+    and leaves channels that are clamped as they are, so that the output is kept on any data.
     """
 
     batches: Iterable[Batch] = field(repr=False)
@@ -69,7 +70,8 @@ class SmoothActivations(Pass, name="smooth-activations", requires={CORE_FORM}):
         scaling = scaling_of(gm)
         for node, why in scaling.declined().items():
             ctx.decline(node, why)
-        lowest, fixed = clamp_limits(gm, scaling, self.batches, self.name)
+        seen = self.batches if self.strength is not None else None
+        lowest, fixed = clamp_limits(gm, scaling, seen, self.name)
         scales_of = self._by_strength if self.strength is not None else self._by_noise
         chosen = scales_of(gm, scaling, lowest, fixed)
         total = torch.ones(scaling.units, dtype=torch.float64)
@@ -92,7 +94,7 @@ class SmoothActivations(Pass, name="smooth-activations", requires={CORE_FORM}):
         self, gm: GraphModule, scaling: Scaling, lowest: Tensor, fixed: Tensor
     ) -> Callable[[Scaling], Tensor]:
         found = measured_statistics(gm, scaling, self.batches, self.name)
-        return lambda part: least_noise_scales(gm, part, found, ~fixed, lowest)
+        return lambda part: least_noise_scales(gm, part, found, ~fixed)
 
 
 def _alike(gm: GraphModule, part: Scaling, ranges: Tensor, strength: float) -> Tensor:

@@ -14,8 +14,7 @@ what it makes, is a smooth function of s, once maxima are norms of a high power;
 gradient descent from s = 1, so that scales that are good stay.
 
 Channels that were hardly seen are not trusted: they count as having an eighth of the largest range
-at least, no factor is beyond 8, and a channel grows to half of the bound of a clamp at most. What
-a few images do not reach others may.
+at least, and no factor is beyond 8. What a few images do not reach others may.
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ from qpc.meta import attribute, label
 
 _STEPS, _RATE = 100, 0.05
 _MOST = 8.0  # the largest factor, and by how much ranges of channels are taken to differ
-_MARGIN = 2.0  # how much larger than on the data seen a channel may become before it is clamped
 _POWER = 16.0  # of the norm that stands for a maximum
 _OUTPUTS = 128  # of a layer, so many are looked at for the steps of its weights
 _SUMS = (aten.add.Tensor, aten.sub.Tensor)
@@ -133,24 +131,24 @@ class _Reader:
 
 
 def least_noise_scales(
-    gm: GraphModule, part: Scaling, found: Mapping[Node, Statistics], free: Tensor, lowest: Tensor
+    gm: GraphModule, part: Scaling, found: Mapping[Node, Statistics], free: Tensor
 ) -> Tensor:
     """Scales of a part's units, float64[units], 1.0 for those that are not `free`, bool[units].
 
-    found: `measured_statistics`. lowest: the least scale of each unit, at most 1.0 if it is free.
+    found: `measured_statistics`.
     """
-    noise, ones = rounding_noise(gm, part, found), torch.ones_like(lowest)
+    noise, ones = rounding_noise(gm, part, found), torch.ones(part.units, dtype=torch.float64)
     if not part.read or not bool(free.any()):
         return ones
-    logs = torch.zeros_like(lowest, requires_grad=True)
-    least = (_MARGIN * lowest).clamp(1.0 / _MOST, 1.0).log()
+    logs = torch.zeros_like(ones, requires_grad=True)
+    most = math.log(_MOST)
     optimizer = torch.optim.Adam([logs], _RATE)
     with torch.enable_grad():
         for _ in range(_STEPS):
             optimizer.zero_grad()
             noise(torch.where(free, logs, 0.0).exp()).backward()
             optimizer.step()
-            logs.data = torch.maximum(logs.data, least).clamp_max(math.log(_MOST))
+            logs.data.clamp_(-most, most)
     scales = torch.where(free, logs.detach(), 0.0).exp()
     return scales if bool(noise(scales) < noise(ones)) else ones
 

@@ -33,7 +33,8 @@ class Residual(nn.Module):
         total: Tensor = self.second(stream) + stream
         if self.last is None:
             return total
-        return self.last(total.mean((2, 3), keepdim=True).flatten(1))  # type: ignore[no-any-return]
+        made: Tensor = self.last(total.mean((2, 3), keepdim=True).flatten(1))
+        return made
 
 
 def simulation(*, ends: bool) -> GraphModule:

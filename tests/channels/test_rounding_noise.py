@@ -54,13 +54,13 @@ def test_free_units_are_scaled_so_that_the_noise_is_less() -> None:
     _, gm, part = two_layers(spread=1.0)
     found = measured_statistics(gm, part, [X], "try")
     noise, channels = rounding_noise(gm, part, found), part.read[0].channels
-    free, lowest = torch.zeros(part.units, dtype=torch.bool), torch.zeros(part.units).double()
-    assert bool((least_noise_scales(gm, part, found, free, lowest) == 1.0).all())
+    free = torch.zeros(part.units, dtype=torch.bool)
+    assert bool((least_noise_scales(gm, part, found, free) == 1.0).all())
     free[channels] = True
-    lowest[channels[0]] = 0.45  # half of the bound that is kept to
-    scales = least_noise_scales(gm, part, found, free, lowest)
+    free[channels[0]] = False
+    scales = least_noise_scales(gm, part, found, free)
     assert float(noise(scales)) < 0.5 * float(noise(torch.ones_like(scales)))
-    assert float(scales[channels[0]]) >= 0.9 - 1e-9
+    assert float(scales[channels[0]]) == 1.0
     assert float(scales[channels[-1]]) > 2.0 * float(scales[channels[1]])
 
 

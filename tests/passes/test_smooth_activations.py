@@ -121,3 +121,15 @@ def test_without_a_strength_channels_are_scaled_as_rounding_harms_least() -> Non
         for g in (gm, smoothed)
     ]
     assert errors[1] < 0.3 * errors[0]
+
+
+def test_without_a_strength_the_output_is_kept_on_data_that_was_not_seen() -> None:
+    model = randomized(
+        nn.Sequential(nn.Linear(16, 8), nn.ReLU6(), nn.Linear(8, 8), nn.Linear(8, 4))
+    )
+    gm = traced(model, X)
+    smoothed = Pipeline((SmoothActivations([0.01 * X], None),)).run(gm)
+    with torch.no_grad():
+        torch.testing.assert_close(smoothed(100.0 * X), gm(100.0 * X), rtol=1e-4, atol=1e-3)
+    assert torch.equal(smoothed.get_parameter("0.weight"), gm.get_parameter("0.weight"))
+    assert not torch.equal(smoothed.get_parameter("2.weight"), gm.get_parameter("2.weight"))
