@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +23,8 @@ from qpc.compression.training import TrainContext
 from qpc.errors import CompressionError
 from qpc.training.distillation import Distillation
 from qpc.training.switch import set_training
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,9 @@ class Classification:
         Every process takes its part of each batch. Gradients and the statistics of batch norms are
         those of the whole batch, so that several processes do what one would, to float rounding;
         but values that are compared with a teacher's are compared part by part.
+
+        Callbacks are told the mean loss of each epoch. A training whose end is no better than
+        guessing is warned of.
         """
         rate = context.learning_rate or self.learning_rate
         set_training(gm)
@@ -83,13 +90,16 @@ class Classification:
         optimizer = SGD(_groups(model, self.weight_decay), lr=rate, momentum=self.momentum)
         steps = max(len(self.training.labels) // self.batch_size, 1)
         schedule = CosineAnnealingLR(optimizer, max(steps * context.epochs, 1))
-        for _ in context.each_epoch(gm, optimizer, schedule, modules=beside):
+        losses = _Losses()
+        for epoch in context.each_epoch(gm, optimizer, schedule, modules=beside):
             for chosen in self._order(context):
                 optimizer.zero_grad()
-                self._loss(model, chosen, context).backward()
+                self._loss(model, chosen, context, losses).backward()
                 share_gradients(model, context.world)
                 optimizer.step()
                 schedule.step()
+            context.report(epoch, loss=losses.of_epoch())
+        losses.judge(context.place.name)
         set_training(gm, mode=False)
 
     def _order(self, context: TrainContext) -> Sequence[Tensor]:
@@ -99,7 +109,9 @@ class Classification:
         whole = [chosen for chosen in batches if len(chosen) == self.batch_size]
         return whole or batches
 
-    def _loss(self, model: nn.Module, chosen: Tensor, context: TrainContext) -> Tensor:
+    def _loss(
+        self, model: nn.Module, chosen: Tensor, context: TrainContext, losses: _Losses
+    ) -> Tensor:
         """The part of the mean loss of a batch that is this process's."""
         inputs, labels = self.training.inputs(chosen), self.training.labels[chosen]
         if self.flip:
@@ -111,20 +123,61 @@ class Classification:
             answer = model(inputs[own].to(context.device))
         taught = isinstance(model, Distillation)
         outputs, extra = answer if taught else (answer, 0.0)
-        losses = F.cross_entropy(outputs, labels[own].to(context.device), reduction="sum")
+        missed = F.cross_entropy(outputs, labels[own].to(context.device), reduction="sum")
+        missed = missed / len(chosen)
         weight = context.distil.labels if context.distil else 1.0
-        loss: Tensor = weight * losses / len(chosen) + extra * (len(part) / len(chosen))
-        total = loss.detach().clone().cpu().reshape(1)
-        context.world.sum([total])  # so that either all processes go on, or none
-        if not bool(total.isfinite()):
+        loss: Tensor = weight * missed + extra * (len(part) / len(chosen))
+        totals = torch.stack([loss.detach(), missed.detach()]).cpu()
+        context.world.sum([totals])  # so that either all processes go on, or none
+        if not bool(totals.isfinite().all()):
             raise CompressionError(
-                f"the loss has become {float(total)} in {context.place.name!r}",
+                f"the loss has become {float(totals[0])} in {context.place.name!r}",
                 fix="lower the learning rate of this step",
             )
+        losses.add(*totals.tolist(), classes=outputs.shape[1])
         return loss
 
 
 _HALF = 0.5  # of the inputs are mirrored
+_END = 0.1  # of the last epoch, which says what a training has come to
+_GUESSING = 0.98  # of the cross entropy of equal chances for all classes
+
+
+@dataclass
+class _Losses:
+    """The losses of an epoch, by batch.
+
+    missed: the cross entropies of the labels; guessing: what these are where nothing is known.
+    """
+
+    total: list[float] = field(default_factory=list)
+    missed: list[float] = field(default_factory=list)
+    guessing: float = math.inf
+    done: bool = True
+
+    def add(self, total: float, missed: float, *, classes: int) -> None:
+        """Count a batch, which begins an epoch after one that is done."""
+        if self.done:
+            self.total, self.missed, self.done = [], [], False
+        self.total.append(total)
+        self.missed.append(missed)
+        self.guessing = math.log(classes)
+
+    def of_epoch(self) -> float:
+        """The mean loss of the epoch that is done with this."""
+        self.done = True
+        return sum(self.total) / len(self.total)
+
+    def judge(self, name: str) -> None:
+        """Warn if the last epoch has come to nothing."""
+        end = self.missed[-max(int(len(self.missed) * _END), 1) :]
+        if end and sum(end) / len(end) >= _GUESSING * self.guessing > 0.0:
+            _log.warning(
+                "the training in %r ends no better than guessing (cross entropy %.2f): lower its"
+                " learning rate, or let batch norms stay until then (qat: batch_norm: simulated)",
+                name,
+                sum(end) / len(end),
+            )
 
 
 def share_gradients(model: nn.Module, world: World) -> None:

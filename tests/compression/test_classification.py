@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -88,3 +90,44 @@ def test_one_process_shares_nothing() -> None:
     share_gradients(gm, World())
     after = [p.grad for p in gm.parameters() if p.grad is not None]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+class Heard(qpc.Callback):
+    """What callbacks are told."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, list[float]] = {}
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.told.setdefault(name, []).append(value)
+
+
+def test_callbacks_are_told_the_loss_of_each_epoch() -> None:
+    ready, heard = task(), Heard()
+    qpc.compress(
+        network(),
+        {"start": [{"kind": "fine-tune", "epochs": 3}]},
+        train=ready.train,
+        evaluate=ready.evaluate,
+        batches=ready.batches,
+        callbacks=[heard],
+    )
+    first, _, last = heard.told["start.1-fine-tune/loss"]
+    assert first > last > 0.0
+
+
+@pytest.mark.parametrize(("rate", "warned"), [(0.1, False), (20.0, True)])
+def test_a_training_that_ends_in_guesses_is_warned_of(
+    rate: float, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready = task()
+    qpc.compress(
+        network(),
+        {"start": [{"kind": "fine-tune", "epochs": 3, "learning_rate": rate}]},
+        train=ready.train,
+        evaluate=ready.evaluate,
+        batches=ready.batches,
+    )
+    text = "the training in 'start.1-fine-tune' ends no better than guessing"
+    assert (text in caplog.text) == warned

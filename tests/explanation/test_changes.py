@@ -16,7 +16,7 @@ WELL = LayerExplained(
 
 def row(name: str, **fields: object) -> LayerExplained:
     """A layer of which the outputs hardly depend."""
-    return replace(WELL, name=name, node=name, module=name, own_noise=1e-9, **fields)  # type: ignore[arg-type]
+    return replace(WELL, name=name, node=name, module=name, own_noise=1e-9, **fields)  # type: ignore[arg-type]  # only what a change looks at
 
 
 def first(*rows: LayerExplained, islands: tuple[Island, ...] = ()) -> Change:
