@@ -169,6 +169,7 @@ class _Search:
         options: Mapping[str, tuple[Pass, ...]] = {
             "as they are": (),
             "EqualizeWeights": (EqualizeWeights(self._learned),),
+            "SmoothActivations(None)": (SmoothActivations(self._learned, None),),
             "SmoothActivations(0.5)": (SmoothActivations(self._learned, 0.5),),
             "SmoothActivations(0.25)": (SmoothActivations(self._learned, 0.25),),
         }

@@ -83,3 +83,53 @@ def test_refuses_nonsense() -> None:
         Pipeline((SmoothActivations([]),)).run(qpc.trace(outliers(), X[:2]))
     with pytest.raises(CalibrationError, match=r"the values of .* are not finite"):
         Pipeline((SmoothActivations([X * torch.nan]),)).run(qpc.trace(outliers(), X[:2]))
+
+
+class Stream(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Linear(16, 8), nn.Linear(8, 8)
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.first(x).relu()
+        made: Tensor = self.last((self.inner(stream) + stream).relu())
+        return made
+
+
+def uneven() -> nn.Module:
+    """A stream whose channels have ranges from 1 to 30, which the layers that read them undo."""
+    model = randomized(Stream())
+    ranges = torch.logspace(0, 1.5, 8)
+    with torch.no_grad():
+        for name in ("first", "inner"):
+            model.get_parameter(f"{name}.weight").mul_(ranges[:, None])
+            model.get_parameter(f"{name}.bias").mul_(ranges)
+        for name in ("inner", "last"):
+            model.get_parameter(f"{name}.weight").div_(ranges)
+    return model
+
+
+def test_without_a_strength_channels_are_scaled_as_rounding_harms_least() -> None:
+    model = uneven()
+    gm = traced(model, X)
+    smoothed = Pipeline((SmoothActivations([X], None),)).run(gm)
+    with torch.no_grad():
+        torch.testing.assert_close(smoothed(X), gm(X), rtol=1e-4, atol=1e-4)
+    errors = [
+        relative_error(post_training_quantization([X], min_max()).run(g), model, X)
+        for g in (gm, smoothed)
+    ]
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_without_a_strength_the_output_is_kept_on_data_that_was_not_seen() -> None:
+    model = randomized(
+        nn.Sequential(nn.Linear(16, 8), nn.ReLU6(), nn.Linear(8, 8), nn.Linear(8, 4))
+    )
+    gm = traced(model, X)
+    smoothed = Pipeline((SmoothActivations([0.01 * X], None),)).run(gm)
+    with torch.no_grad():
+        torch.testing.assert_close(smoothed(100.0 * X), gm(100.0 * X), rtol=1e-4, atol=1e-3)
+    assert torch.equal(smoothed.get_parameter("0.weight"), gm.get_parameter("0.weight"))
+    assert not torch.equal(smoothed.get_parameter("2.weight"), gm.get_parameter("2.weight"))
