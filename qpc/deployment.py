@@ -109,7 +109,7 @@ def _prepared(gm: GraphModule) -> GraphModule:
 
 
 def _targets(target: Target | str | Sequence[Target | str]) -> list[Target]:
-    each = [*target] if isinstance(target, list | tuple) else [target]
+    each: list[Any] = [*target] if isinstance(target, list | tuple) else [target]  # or what is none
     if not each:
         raise BackendError("there is no target", fix="`qpc targets` lists them")
     return [one if isinstance(one, Target) else Target.parse(one) for one in each]

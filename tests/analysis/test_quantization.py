@@ -425,11 +425,12 @@ def test_sites_tell_overrides_that_match_nothing() -> None:
 
 
 def test_a_small_float_operand_that_is_broadcast_is_rounded() -> None:
-    def gated(net: Net, x: Tensor) -> Tensor:
+    def with_gates(net: Net, x: Tensor) -> Tensor:
         y = net.a(x)
-        return net.b(y * y.mean((2, 3), keepdim=True).softmax(1))
+        gated: Tensor = net.b(y * y.mean((2, 3), keepdim=True).softmax(1))
+        return gated
 
-    _, plan = plan_of(gated)
+    _, plan = plan_of(with_gates)
     assert integers(plan) >= {"conv2d", "mul", "conv2d_1"}
     assert groups(plan)["softmax"] == {"softmax"}
 
@@ -442,7 +443,8 @@ def test_a_float_operand_of_the_size_of_the_result_keeps_a_sum_in_float() -> Non
 def test_what_joins_slices_of_one_value_keeps_its_grid() -> None:
     def focus(net: Net, x: Tensor) -> Tensor:
         y = net.a(x)
-        return net.b(torch.cat([y[:, :, ::2], y[:, :, 1::2]], 2))
+        joined: Tensor = net.b(torch.cat([y[:, :, ::2], y[:, :, 1::2]], 2))
+        return joined
 
     _, plan = plan_of(focus)
     assert groups(plan)["conv2d"] == {"conv2d", "slice_tensor", "slice_tensor_1", "cat"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ X = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
 class Steps(nn.Module):
     """A recurrent layer between two linear ones."""
 
-    def __init__(self, kind: type[nn.RNNBase], *, state: bool = False, **options: Any) -> None:
+    def __init__(
+        self, kind: Callable[..., nn.Module], *, state: bool = False, **options: Any
+    ) -> None:
         super().__init__()
         width = 8 * (1 + bool(options.get("bidirectional")))
         self.a, self.z = nn.Linear(4, 6), nn.Linear(options.get("proj_size") or width, 3)

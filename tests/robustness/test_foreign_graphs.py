@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("tvm", reason="Apache TVM is not installed")
 
-from qpc.backends.deploy.manifest import LibraryEntry
+from qpc.backends.deploy.manifest import LibraryEntry, read_library
 from qpc.backends.deploy.sample import VECTORS
 from tests import emulation_batch
 from tests.robustness import foreign_graphs
@@ -23,7 +23,7 @@ def test_graphs_that_share_a_program_are_equal() -> None:
 def test_a_wrong_byte_is_a_fault_of_its_seed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    read = emulation_batch.read_library
+    read = read_library
 
     def changed(path: Path) -> tuple[LibraryEntry, dict[str, bytes]]:
         entry, files = read(path)
