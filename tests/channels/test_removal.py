@@ -36,7 +36,11 @@ def argument(gm: GraphModule, name: str) -> Any:
 ARGUMENTS: dict[str, tuple[Forward, str, object]] = {
     "reshape": (lambda m, x: m.a(x).unflatten(1, (4, 1)), "shape", [-1, 3, 1, 4, 2]),
     "expand": (lambda m, x: m.a(x).mean(2, True).expand(-1, 4, 4, -1), "size", [-1, 3, 4, -1]),
-    "constant": (lambda m, x: m.a(x) + x.new_zeros(x.shape[0], 4, 1, 1), "size", [-1, 3, 1, 1]),
+    "constant": (
+        lambda m, x: torch.cat([m.a(x), x.new_zeros(x.shape[0], 4, 1, 2)], 2),
+        "size",
+        [-1, 3, 1, 2],
+    ),
     "slice": (lambda m, x: m.a(x)[:, 1:4], "start", 0),
     "slice from behind": (lambda m, x: m.a(x)[:, -3:], "end", 3),
     "slice with steps": (lambda m, x: m.a(x)[:, 1::2], "end", 2),

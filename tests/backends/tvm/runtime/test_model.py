@@ -289,6 +289,7 @@ def test_the_report_lists_kernels_fusion_and_stages(models: Models) -> None:
         "memory plan",
         "entry points",
         "link",
+        "test vectors",
     }
     text = str(report)
     assert text.startswith("6 integer kernels, 0 other operators\n  int8   qpc_quantize_")
