@@ -7,6 +7,7 @@ file, too.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from torch.fx import GraphModule
@@ -14,6 +15,7 @@ from torch.fx import GraphModule
 from qpc.analysis.separate_sums import with_separate_sums
 from qpc.backends.litert.exporter import Exporter
 from qpc.backends.litert.rules import RULES
+from qpc.batches import Batch
 from qpc.errors import MissingDependencyError
 from qpc.installing import install_line
 from qpc.settings import require_choice, require_count
@@ -21,7 +23,12 @@ from qpc.settings import require_choice, require_count
 Ends = Literal["float32", "int8"]
 
 
-def to_tflite(gm: GraphModule, batch: int = 1, ends: Ends = "float32") -> bytes:
+def to_tflite(
+    gm: GraphModule,
+    batch: int = 1,
+    ends: Ends = "float32",
+    batches: Iterable[Batch] | None = None,
+) -> bytes:
     """Return `gm`, a core-form graph with integer operators, as the bytes of a .tflite file.
 
     batch: the only batch size of the file. ends: the type of inputs and outputs; int8 ones are on
@@ -32,7 +39,8 @@ def to_tflite(gm: GraphModule, batch: int = 1, ends: Ends = "float32") -> bytes:
     names of the graph's inputs and results. It computes what the graph does up to the rounding of
     runtimes, which differs by kernel: those of XNNPACK round like the graph, the others as fixed
     point numbers. Layers that join additions are rounded to 8 bits before, on grids
-    that are found for this, as no such file can say otherwise.
+    that are found for this, as no such file can say otherwise; batches: where to find them, see
+    `qpc.analysis.separate_sums`.
 
     Raises UnsupportedOpError that names all operators without a form, and MissingDependencyError
     without flatbuffers.
@@ -45,5 +53,5 @@ def to_tflite(gm: GraphModule, batch: int = 1, ends: Ends = "float32") -> bytes:
         raise MissingDependencyError(
             "flatbuffers is not installed", fix=install_line("litert")
         ) from e
-    apart, _ = with_separate_sums(gm)
+    apart, _ = with_separate_sums(gm, batches=batches)
     return Exporter(apart, batch, RULES, ends == "int8").write()

@@ -2,19 +2,24 @@
 
 The layer's value gets a grid of its own, and is rounded to it. What is beyond that grid would
 have been clamped in the sum, so that the grid is no wider than that; it is 8 bits, all the same.
+Where data shows how far values go, the grid ends there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qpc.batches import Batch, inputs_of
 from qpc.calls import arguments, qpc_ops
 from qpc.edit import Editor
+from qpc.errors import ConfigError
 from qpc.layers import IntWeighted, integer_layer, outputs_first
 from qpc.meta import attribute, copied, info, update_info
 from qpc.quant.fixedpoint import accumulator_bounds, add_multipliers
@@ -22,9 +27,16 @@ from qpc.quant.grid import Grid, QParams
 
 _ORIGIN = "separate-sums"
 
+Range: TypeAlias = tuple[float, float]
+
+
+def joining_layers(gm: GraphModule) -> list[Node]:
+    """The layers of a graph that join an addition."""
+    return [node for node in gm.graph.nodes if _apart(node) is not None]
+
 
 def with_separate_sums(
-    gm: GraphModule, *, rounded: bool = True
+    gm: GraphModule, *, rounded: bool = True, batches: Iterable[Batch] | None = None
 ) -> tuple[GraphModule, tuple[Node, ...]]:
     """A graph of integer operators whose layers join no additions, and the layers that did.
 
@@ -33,16 +45,61 @@ def with_separate_sums(
 
     rounded: False where nobody will round these values: then they have the scale of the sums, with
     which scales of weights follow from multipliers as they do without the addition.
+    batches: inputs whose values the grids must have, and no more; they are read once.
+
+    Raises ConfigError if `batches` are none, CalibrationError for one that does not fit the graph.
     """
-    if not any(_apart(node) for node in gm.graph.nodes):
+    if not joining_layers(gm):
         return gm, ()
+    made, layers = _separately(gm, {}, rounded=rounded)
+    if batches is None or not rounded:
+        return made, layers
+    names = [node.name for node in joining_layers(gm)]
+    seen = dict(zip(names, _ranges(made, layers, batches), strict=True))
+    return _separately(gm, seen, rounded=True)
+
+
+def _separately(
+    gm: GraphModule, seen: Mapping[str, Range], *, rounded: bool
+) -> tuple[GraphModule, tuple[Node, ...]]:
+    """See `with_separate_sums`; seen: how far the values of layers go, by name."""
     made = copied(gm)
     editor = Editor(made, _ORIGIN)
-    joined = [(node, target) for node in made.graph.nodes if (target := _apart(node)) is not None]
-    layers = tuple(_separated(editor, node, target, rounded) for node, target in joined)
+    layers = tuple(
+        _separated(editor, node, rounded, seen.get(node.name)) for node in joining_layers(made)
+    )
     editor.drop_unused()
     made.recompile()
     return made, layers
+
+
+def _ranges(gm: GraphModule, layers: Sequence[Node], batches: Iterable[Batch]) -> list[Range]:
+    """How far the values of some layers go on data, to half a step of their grids."""
+    watched = copied(gm)
+    nodes = {node.name: node for node in watched.graph.nodes}
+    (output,) = watched.graph.find_nodes(op="output")
+    output.args = (tuple(nodes[layer.name] for layer in layers),)
+    watched.recompile()
+    ends = [(math.inf, -math.inf)] * len(layers)
+    for number, batch in enumerate(batches):
+        with torch.no_grad():
+            values = watched(*inputs_of(watched, batch, number))
+        ends = [
+            (min(lo, int(value.min())), max(hi, int(value.max())))
+            for (lo, hi), value in zip(ends, values, strict=True)
+        ]
+    if math.inf in ends[0]:
+        raise ConfigError(
+            "there are no batches to see how far values go on",
+            fix="pass some that the model was calibrated with",
+        )
+    return [_reals(layer, lo - 0.5, hi + 0.5) for layer, (lo, hi) in zip(layers, ends, strict=True)]
+
+
+def _reals(node: Node, lo: float, hi: float) -> Range:
+    grid = info(node).qparams
+    assert grid is not None
+    return (lo - grid.zero_point) * grid.scale, (hi - grid.zero_point) * grid.scale
 
 
 def _apart(node: Node) -> Callable[..., object] | None:
@@ -55,17 +112,19 @@ def _apart(node: Node) -> Callable[..., object] | None:
     return apart.get(node.target)
 
 
-def _separated(editor: Editor, node: Node, target: Callable[..., object], rounded: bool) -> Node:
+def _separated(editor: Editor, node: Node, rounded: bool, seen: Range | None) -> Node:
     """Put the layer and an addition in the place of `node`; return the layer."""
-    view, given = integer_layer(node), arguments(node)
+    view, given, target = integer_layer(node), arguments(node), _apart(node)
     assert view is not None
+    assert target is not None
     result, other = info(node).qparams, info(given["other"]).qparams
     assert result is not None
     assert other is not None
     multiplier = attribute(editor.gm, str(view.multiplier.target)).to(torch.float64)
     reals = multiplier * (result.scale / 2.0 ** given["shift"])  # of a step of each accumulator
     subtracts = given["other_multiplier"] < 0
-    bounds = _bounds(editor.gm, view, reals), _needed(given, result, other, subtracts=subtracts)
+    bounds = [_bounds(editor.gm, view, reals), _needed(given, result, other, subtracts=subtracts)]
+    bounds += [] if seen is None else [seen]
     least, greatest = max(b[0] for b in bounds), min(b[1] for b in bounds)
     points = Grid(8, signed=result.dtype is torch.int8)
     middle = QParams.from_range(-1.0, 1.0, points, symmetric=True).zero_point
@@ -96,7 +155,7 @@ def _separated(editor: Editor, node: Node, target: Callable[..., object], rounde
     return layer
 
 
-def _bounds(gm: GraphModule, view: IntWeighted, reals: Tensor) -> tuple[float, float]:
+def _bounds(gm: GraphModule, view: IntWeighted, reals: Tensor) -> Range:
     """The least and the greatest value that a layer can have, whatever the integers it reads."""
     weight, bias = (attribute(gm, str(n.target)) for n in (view.weight, view.bias))
     weight = outputs_first(weight, view.output_axis, view.groups)
@@ -106,9 +165,7 @@ def _bounds(gm: GraphModule, view: IntWeighted, reals: Tensor) -> tuple[float, f
     return float((least * reals).min()), float((greatest * reals).max())
 
 
-def _needed(
-    given: dict[str, object], result: QParams, other: QParams, *, subtracts: bool
-) -> tuple[float, float]:
+def _needed(given: dict[str, object], result: QParams, other: QParams, *, subtracts: bool) -> Range:
     """Values beyond which a layer's make no difference to the sum, whatever is added to them."""
     lo, hi = (given[name] for name in ("lo", "hi"))
     assert isinstance(lo, int)

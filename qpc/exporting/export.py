@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch.fx import GraphModule
 
+from qpc.analysis.separate_sums import joining_layers
 from qpc.backends.litert.tflite import Ends, to_tflite
+from qpc.batches import Batch, checked_batches
 from qpc.calls import qpc_ops
 from qpc.errors import ArtifactError, BackendError, ConfigError
 from qpc.exporting.encodings import DEFAULT_VERSION, encodings
@@ -34,7 +36,7 @@ class Options:
     """How a form is written; each form takes some of these.
 
     batch: the only batch size, None for any. opset: of ONNX. encodings: the version of the JSON.
-    fuse_residual_adds, ends: see `qpc.export`.
+    fuse_residual_adds, ends, batches: see `qpc.export`.
     """
 
     batch: int | None = None
@@ -42,6 +44,7 @@ class Options:
     encodings: str = DEFAULT_VERSION
     fuse_residual_adds: bool = False
     ends: Ends = "float32"
+    batches: Iterable[Batch] | None = field(repr=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def export(
     encodings: str | None = None,
     fuse_residual_adds: bool | None = None,
     ends: Ends | None = None,
+    batches: Iterable[Batch] | None = None,
 ) -> Exported:
     """Write a graph to the file `path` in a form that other runtimes and tools read.
 
@@ -108,6 +112,9 @@ def export(
     rounded, so that TensorRT computes layer, sum and ReLU in one kernel. The numbers are then not
     those of the graph.
     ends: for "tflite", the type of its inputs and outputs: "float32", the default, or "int8".
+    batches: for "onnx-qdq", "onnx-tensorrt" and "tflite". A layer that joins an addition is a layer
+    and an addition there, and its value is rounded in between: with data, such as calibration had,
+    on the grid that the values need; without, on the widest that the sum can make use of.
 
     Tensors have the names of the traced graph's values, nodes those of the user's modules. Files
     replace what is there, each whole or not at all.
@@ -124,6 +131,7 @@ def export(
         "encodings": encodings,
         "fuse_residual_adds": fuse_residual_adds,
         "ends": ends,
+        "batches": None if batches is None else checked_batches(batches),
     }
     made = FORMS[form].make(gm, _options(form, given))
     goal = Path(path)
@@ -173,16 +181,29 @@ def _require_converted(gm: GraphModule) -> None:
 
 def _onnx(gm: GraphModule, options: Options, kind: Kind) -> OnnxExport:
     _require_converted(gm)
-    fuse = options.fuse_residual_adds
-    return to_onnx(gm, OnnxForm(kind, options.opset, options.batch, fuse))
+    form = OnnxForm(kind, options.opset, options.batch, options.fuse_residual_adds)
+    return to_onnx(gm, form, options.batches)
 
 
-def _of_kind(kind: Kind) -> Callable[[GraphModule, Options], _Content]:
-    def make(gm: GraphModule, options: Options) -> _Content:
-        made = _onnx(gm, options, kind)
-        return _Content({"": made.model.SerializeToString()}, made.grids)
+def _qdq(gm: GraphModule, options: Options) -> _Content:
+    made = _onnx(gm, options, "qdq")
+    return _Content({"": made.model.SerializeToString()}, made.grids, _wide_grids(gm, options))
 
-    return make
+
+def _integer(gm: GraphModule, options: Options) -> _Content:
+    made = _onnx(gm, options, "integer")
+    return _Content({"": made.model.SerializeToString()}, made.grids)
+
+
+def _wide_grids(gm: GraphModule, options: Options) -> tuple[str, ...]:
+    """What is to be known of layers that join additions, if nothing said how far they go."""
+    count = len(joining_layers(gm))
+    if not count or options.batches is not None:
+        return ()
+    return (
+        f"{count} layers that join an addition are rounded before it, on wide grids:"
+        " with data, qpc.export(..., batches=...), numbers come nearer to those of the graph",
+    )
 
 
 def _tensorrt(gm: GraphModule, options: Options) -> _Content:
@@ -202,7 +223,8 @@ def _float(gm: GraphModule, options: Options) -> _Content:
 
 def _tflite(gm: GraphModule, options: Options) -> _Content:
     _require_converted(gm)
-    return _Content({"": to_tflite(gm, options.batch or 1, options.ends)})
+    content = to_tflite(gm, options.batch or 1, options.ends, options.batches)
+    return _Content({"": content}, notes=_wide_grids(gm, options))
 
 
 def _pt2e(gm: GraphModule, options: Options) -> _Content:
@@ -211,11 +233,13 @@ def _pt2e(gm: GraphModule, options: Options) -> _Content:
 
 _SHAPE = frozenset({"batch", "opset"})
 FORMS: Mapping[str, Form] = {
-    "onnx-qdq": Form(_of_kind("qdq"), _SHAPE, "ONNX Runtime, OpenVINO, QAIRT"),
-    "onnx-tensorrt": Form(_tensorrt, _SHAPE | {"fuse_residual_adds"}, "TensorRT"),
+    "onnx-qdq": Form(_qdq, _SHAPE | {"batches"}, "ONNX Runtime, OpenVINO, QAIRT"),
+    "onnx-tensorrt": Form(_tensorrt, _SHAPE | {"fuse_residual_adds", "batches"}, "TensorRT"),
     "onnx-float": Form(_float, _SHAPE | {"encodings"}, "QNN, SNPE, AIMET, Kneron"),
-    "onnx-integer": Form(_of_kind("integer"), _SHAPE, "exact integers anywhere"),
-    "tflite": Form(_tflite, frozenset({"batch", "ends"}), "LiteRT, TensorFlow Lite Micro"),
+    "onnx-integer": Form(_integer, _SHAPE, "exact integers anywhere"),
+    "tflite": Form(
+        _tflite, frozenset({"batch", "ends", "batches"}), "LiteRT, TensorFlow Lite Micro"
+    ),
     "pt2e": Form(_pt2e, frozenset(), "torch.compile, ExecuTorch"),
 }
 """All forms by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.analysis.separate_sums import with_separate_sums
+from qpc.batches import Batch
 from qpc.errors import BackendError, MissingDependencyError, QPCError, UnsupportedOpError
 from qpc.exporting.grids import TensorGrid
 from qpc.exporting.onnx.exporter import REGISTER, Exporter, onnx_type
@@ -55,7 +56,7 @@ def to_qdq(gm: GraphModule, batch: int | None = 1) -> onnx.ModelProto:
     return to_onnx(gm, OnnxForm("qdq", batch=batch)).model
 
 
-def to_onnx(gm: GraphModule, form: OnnxForm) -> OnnxExport:
+def to_onnx(gm: GraphModule, form: OnnxForm, batches: Iterable[Batch] | None = None) -> OnnxExport:
     """Return `gm`, a core-form graph, as an ONNX model in a form.
 
     Tensors have the names of the graph's values, nodes begin with the path of the user's module and
@@ -64,12 +65,16 @@ def to_onnx(gm: GraphModule, form: OnnxForm) -> OnnxExport:
 
     Raises UnsupportedOpError that names every operator without an ONNX form, BackendError for what
     the form cannot say, and MissingDependencyError without onnx.
+
+    batches: see `with_separate_sums`.
     """
     try:
         import onnx
     except ImportError as e:
         raise MissingDependencyError("onnx is not installed", fix=install_line("onnx")) from e
-    apart, joined = (gm, ()) if form.exact else with_separate_sums(gm, rounded=form.rounds)
+    apart, joined = (
+        (gm, ()) if form.exact else with_separate_sums(gm, rounded=form.rounds, batches=batches)
+    )
     to = Exporter(apart, form, export_rules(form))
     if form.fuse_residual_adds:
         to.left_out.update(branches_of_sums(apart))
