@@ -201,7 +201,7 @@ def _wide_grids(gm: GraphModule, options: Options) -> tuple[str, ...]:
     if not count or options.batches is not None:
         return ()
     return (
-        f"{count} layers that join an addition are rounded before it, on wide grids:"
+        f"what {count} of its layers add to other values is rounded before, on wide grids:"
         " with data, qpc.export(..., batches=...), numbers come nearer to those of the graph",
     )
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from qpc.analysis.separate_sums import with_separate_sums
 from qpc.calls import qpc_ops
+from qpc.errors import ConfigError
 from qpc.layers import integer_layer
 from qpc.meta import info
 from qpc.quant.config import QuantConfig
@@ -68,3 +69,20 @@ def test_a_graph_without_them_is_left_as_it_is() -> None:
     gm = integer(fake_quantized(nn.Conv2d(3, 4, 1).eval(), IMAGE))
     assert with_separate_sums(gm) == (gm, ())
     assert not gm.graph.find_nodes(op="call_function", target=qpc_ops.add.default)
+
+
+def test_with_data_grids_are_as_narrow_as_the_values(joined: torch.fx.GraphModule) -> None:
+    wide, narrow = (with_separate_sums(joined, batches=b) for b in (None, IMAGE.split(4)))
+    for a, b in zip(wide[1], narrow[1], strict=True):
+        before, now = info(a).qparams, info(b).qparams
+        assert before is not None
+        assert now is not None
+        assert now.scale < before.scale
+    wanted = joined(IMAGE)
+    apart = [(made(IMAGE) - wanted).square().sum() for made, _ in (wide, narrow)]
+    assert apart[1] < apart[0]
+
+
+def test_grids_need_some_batch_if_any(joined: torch.fx.GraphModule) -> None:
+    with pytest.raises(ConfigError, match="there are no batches to see how far values go on"):
+        with_separate_sums(joined, batches=[])

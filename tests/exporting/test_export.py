@@ -107,6 +107,19 @@ def test_a_residual_sum_may_see_a_layer_before_it_is_rounded(tmp_path: Path) -> 
     }
 
 
+def test_layers_that_join_additions_are_told_of_until_there_is_data(tmp_path: Path) -> None:
+    gm = qpc.quantize(qpc.trace(Residual(), images()), [images()])
+    (note,) = qpc.export(gm, tmp_path / "net.onnx").notes
+    assert note.startswith(
+        "what 1 of its layers add to other values is rounded before, on wide grids"
+    )
+    made = qpc.export(gm, tmp_path / "net.onnx", batches=[images()])
+    assert made.notes == ()
+    (expected,) = read(gm, images())
+    (found,) = ran(onnx.load(made.files[0]), images())
+    assert (found - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
 def test_asymmetric_grids_are_not_for_tensorrt(gm: GraphModule, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="TensorRT takes symmetric grids alone") as caught:
         qpc.export(gm, tmp_path / "net.onnx", form="onnx-tensorrt")
@@ -154,7 +167,7 @@ def test_forms_and_options_that_there_are_not(gm: GraphModule, tmp_path: Path) -
         qpc.export(gm, tmp_path / "net", form="caffe")
     with pytest.raises(ConfigError, match="'onnx-qdq' has no option 'encodings'") as caught:
         qpc.export(gm, tmp_path / "net", encodings="1.0.0")
-    assert caught.value.fix == "leave it out; it has: batch, opset"
+    assert caught.value.fix == "leave it out; it has: batch, batches, opset"
     with pytest.raises(ConfigError, match="needs opset 13 or newer, not 12"):
         qpc.export(gm, tmp_path / "net", opset=12)
     with pytest.raises(ConfigError, match="at least one sample"):

@@ -268,8 +268,12 @@ class _Norm:
         row, share = self._row(0, desc.size), float32(1 / desc.size)
         mean = zero(lanes)
         if desc.centred:
-            total = row.reduce(_plus, lambda at, used: row.load(at, used, zero(lanes)), zero(lanes))
-            mean = bind(splat(bind(total * share), lanes))
+            # Apart from the first element, so that the mean of equal ones is that element: a small
+            # epsilon magnifies what is left of a difference.
+            one = bind(self.x.load(self.start))
+            first = bind(splat(one, lanes))
+            total = row.reduce(_plus, lambda at, u: row.load(at, u, first) - first, zero(lanes))
+            mean = bind(splat(bind(one + total * share), lanes))
 
         def square(at: Index, used: int) -> Expr:
             value = row.load(at, used, mean)

@@ -55,6 +55,12 @@ def test_norms_of_rows(isa: Isa, run: Run, size: int) -> None:
     np.testing.assert_allclose(run(norm(isa, desc), x, weight), wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [3, 37])
+def test_equal_elements_are_their_own_mean(isa: Isa, run: Run, size: int) -> None:
+    x = np.repeat(np.array([[100.1], [-7.3], [1e20]], np.float32), size, axis=1)
+    assert not run(norm(isa, NormDesc(3, size, 1e-5)), x).any()
+
+
 def test_norms_of_groups(isa: Isa, run: Run) -> None:
     x, weight, bias = _random(2, 6, 21), _random(6), _random(6)
     desc = NormDesc(4, 63, 1e-5, weight=True, bias=True, channels=6, in_row=3)
