@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from qpc.calls import arguments, aten
@@ -42,6 +43,8 @@ _OVER_CHANNELS = frozenset(
     }
 )
 
+_RECURRENT = frozenset({aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input})
+
 
 class Masked(Interpreter):
     """Runs the dense graph on one sample with removed channels forced to zero."""
@@ -58,10 +61,31 @@ class Masked(Interpreter):
             return self._over_kept(n)
         if n.target is aten.scaled_dot_product_attention.default and self._sums_over_keys(n):
             return self._over_kept(n)
+        gone = self._removal.goes(labels)
+        if n.target in _RECURRENT and bool(gone.any()):
+            return self._step_by_step(n, gone.reshape(-1))
         value = super().run_node(n)
-        if not isinstance(value, Tensor):
-            return value
-        return value.masked_fill(self._removal.goes(labels), 0)
+        return value.masked_fill(gone, 0) if isinstance(value, Tensor) else value
+
+    def _step_by_step(self, node: Node, gone: Tensor) -> tuple[Tensor, ...]:
+        """A recurrent layer whose removed units are zero after each step of each of its layers."""
+        assert callable(node.target)
+        given = map_arg(dict(arguments(node)), self.env.__getitem__)
+        x, params, first = given["input"], given["params"], given["batch_first"]
+        cells = isinstance(given["hx"], list | tuple)
+        states = list(given["hx"]) if cells else [given["hx"]]
+        per_layer, time, ends = len(params) // given["num_layers"], int(first), []
+        for layer in range(given["num_layers"]):
+            own = params[layer * per_layer : (layer + 1) * per_layer]
+            state, steps = [s[layer : layer + 1] for s in states], []
+            for piece in x.split(1, time):
+                how = (own, given["has_biases"], 1, 0.0, False, False, first)
+                out, *state = node.target(piece, state if cells else state[0], *how)
+                state = [s.masked_fill(gone, 0) for s in state]
+                steps.append(out.masked_fill(gone, 0))
+            x = torch.cat(steps, time)
+            ends.append(state)
+        return (x, *(torch.cat(each) for each in zip(*ends, strict=True)))
 
     def _sums_over_keys(self, node: Node) -> bool:
         """Whether the channels are what attention runs over."""

@@ -14,11 +14,13 @@ from torch.utils import _pytree as pytree
 
 import qpc
 from qpc.base import PassContext
+from qpc.calls import aten
 from qpc.capture.trace import batch_is_dynamic, trace
 from qpc.channels.groups import analyze_channels
 from qpc.channels.masks import masked_atoms
 from qpc.facts import CORE_FORM
 from qpc.masks import MASKED
+from qpc.meta import info, update_info
 from qpc.passes.create_masks import CreateMasks
 from qpc.passes.propagate_masks import PropagateMasks
 from qpc.passes.remove_channels import RemoveChannels
@@ -212,13 +214,36 @@ def _allocation(choose: random.Random) -> allocation.Allocation:
 
 def _check_in_double(net: Traced, pruned: GraphModule, gone: frozenset[int]) -> None:
     """Whether the difference goes away with float64: then it was rounding."""
-    dense, small = (copy.deepcopy(gm).double() for gm in (net.gm, pruned))
+    dense, small = map(_in_double, (net.gm, pruned))
     sample = tuple(x.double() if x.is_floating_point() else x for x in net.inputs(1, 2))
     expected = masked_output(dense, analyze_channels(dense), gone, _copied(sample))
     with torch.no_grad():
         error = _error(expected, small(*_copied(sample)))
     if error > TOLERANCE:
         raise DifferenceError(f"pruned and masked differ by {error:.1e} of the largest output")
+
+
+def _in_double(gm: GraphModule) -> GraphModule:
+    """The graph with floats of 64 bits: parameters, what is known of values, and what it makes."""
+    made = copy.deepcopy(gm).double()
+    for node in made.graph.nodes:
+        if info(node).dtype is torch.float32:
+            update_info(node, dtype=torch.float64)
+        if node.op == "call_function":
+            node.args, node.kwargs = pytree.tree_map_only(
+                torch.dtype, _wider, (node.args, dict(node.kwargs))
+            )
+            if node.target in _MADE_FROM_NOTHING:
+                node.update_kwarg("dtype", node.kwargs.get("dtype") or torch.float64)
+    made.recompile()
+    return made
+
+
+_MADE_FROM_NOTHING = (aten.zeros.default, aten.ones.default, aten.full.default)
+
+
+def _wider(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype is torch.float32 else dtype
 
 
 def _error(expected: object, got: object) -> float:
