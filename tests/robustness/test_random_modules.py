@@ -198,3 +198,9 @@ def test_gelu_of_infinity_is_infinity_however_many_values_there_are() -> None:
     check_pieces(gm, (right, ()), [x])
     with pytest.raises(DifferenceError, match="NaN on one side"):
         check_pieces(gm, (right * torch.nan, ()), [x])
+
+
+@pytest.mark.thorough
+def test_code_with_missing_rows_of_a_kernel_is_made_in_time() -> None:
+    """LLVM never ended with one of its kernels, in which one row of inputs stood for three."""
+    _check(Job(720104, steps=10, prune=False))

@@ -22,6 +22,7 @@ from qpc.backends.tvm.kernels.emit import (
     Flat,
     Index,
     bind,
+    integer,
     local,
     loop,
     scratch,
@@ -122,11 +123,13 @@ class _Code:
                 sums.store((pixel * depth + vector) * lanes, start, lanes)
 
         with loop(plan.row_groups) as group:
-            # A missing row is a repeated one: its weights are zero.
+            # What stands for a missing row does not matter: its weights are zero.
             rows = [
-                bind(x_start + self._kernel_row(group, i) * (shape.dilation[0] * x_next_row))
-                for i in range(depth)
+                bind(x_start + row * (shape.dilation[0] * x_next_row))
+                for row in (self._kernel_row(group, i) for i in range(depth))
+                if row is not None
             ]
+            missing = [integer(0, source.dtype, plan.block)] * (depth - len(rows))
             # Bound, so that each address below is a variable plus a constant: quick to compile.
             terms = (block * plan.row_groups + group) * shape.kernel[1]
             w_start = bind(terms * (depth * plan.block))
@@ -141,9 +144,8 @@ class _Code:
                 return weights[place]
 
             for column, taps in plan.taps(plan.tile).items():
-                x = isa.interleave(
-                    [bind(source.load(row + column * plan.x_step, plan.block)) for row in rows]
-                )
+                there = [bind(source.load(row + column * plan.x_step, plan.block)) for row in rows]
+                x = isa.interleave([*there, *missing])
                 for pixel, tap in taps:
                     for vector in range(depth):
                         at = (pixel * depth + vector) * lanes
@@ -216,9 +218,14 @@ class _Code:
                 part = self.given.epilogue.stages(part, place, shape.c)
             self.given.out.store(place, part, shape.c)
 
-    def _kernel_row(self, group: Index, i: int) -> Index:
+    def _kernel_row(self, group: Index, i: int) -> Index | None:
+        """The row of the kernel that is the i-th of a group; None if there is none.
+
+        Of several groups the code is one, and the last row stands for those behind it. Where it
+        is known that rows are missing, the same one in several places lets LLVM swap them for ever.
+        """
         last = self.plan.shape.kernel[0] - 1
         row = group * self.plan.isa.depth + i
         if isinstance(row, int):
-            return min(row, last)
+            return row if row <= last else None
         return T.min(row, last) if (last + 1) % self.plan.isa.depth else row

@@ -219,6 +219,11 @@ PADDED = {"padding": (1, 1, 1, 1)}
         pytest.param({"groups": 67, "c": 67, "o": 67, "n": 2}, id="depthwise, odd channels"),
         pytest.param({"groups": 3, "c": 3, "o": 3, "stride": (2, 2)}, id="depthwise, stride"),
         pytest.param(
+            {"groups": 2, "c": 2, "o": 2, "h": 10, "w": 8, "kernel": (2, 3), "stride": (2, 2)}
+            | {"padding": (1, 2, 1, 2), "hi": 15, "output_zero_point": 8},
+            id="depthwise, fewer rows than a dot product takes",
+        ),
+        pytest.param(
             {"groups": 64, "c": 64, "o": 64, "kernel": (5, 3), "dilation": (1, 2)},
             id="depthwise, dilated, in place",
         ),
