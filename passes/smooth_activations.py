@@ -72,8 +72,10 @@ class SmoothActivations(Pass, name="smooth-activations", requires={CORE_FORM}):
             ctx.decline(node, why)
         seen = self.batches if self.strength is not None else None
         lowest, fixed = clamp_limits(gm, scaling, seen, self.name)
-        scales_of = self._by_strength if self.strength is not None else self._by_noise
-        chosen = scales_of(gm, scaling, lowest, fixed)
+        if self.strength is None:
+            chosen = self._by_noise(gm, scaling, ~fixed)
+        else:
+            chosen = self._by_strength(gm, scaling, lowest, self.strength)
         total = torch.ones(scaling.units, dtype=torch.float64)
         for part in scaling.parts():
             scales = torch.where(fixed, 1.0, chosen(part))
@@ -82,19 +84,17 @@ class SmoothActivations(Pass, name="smooth-activations", requires={CORE_FORM}):
         return report_scales(ctx, scaling, total)
 
     def _by_strength(
-        self, gm: GraphModule, scaling: Scaling, lowest: Tensor, fixed: Tensor
+        self, gm: GraphModule, scaling: Scaling, lowest: Tensor, strength: float
     ) -> Callable[[Scaling], Tensor]:
-        assert self.strength is not None
-        strength = self.strength
         least, greatest = measured_extents(gm, scaling, scaling.read, self.batches, self.name)
         ranges = torch.maximum(-least, greatest)
         return lambda part: torch.maximum(_alike(gm, part, ranges, strength), lowest)
 
     def _by_noise(
-        self, gm: GraphModule, scaling: Scaling, lowest: Tensor, fixed: Tensor
+        self, gm: GraphModule, scaling: Scaling, free: Tensor
     ) -> Callable[[Scaling], Tensor]:
         found = measured_statistics(gm, scaling, self.batches, self.name)
-        return lambda part: least_noise_scales(gm, part, found, ~fixed)
+        return lambda part: least_noise_scales(gm, part, found, free)
 
 
 def _alike(gm: GraphModule, part: Scaling, ranges: Tensor, strength: float) -> Tensor:
