@@ -12,7 +12,9 @@ from qpc.terminal.answer import Answer
 from qpc.terminal.reporter import Reporter
 
 if TYPE_CHECKING:
+    from qpc.explanation.verification import Verified
     from qpc.given.folder import ModelFolder
+    from qpc.runtime.vectors import Replayed
 
 EXAMPLE = "qpc verify digits-pi --on ssh://pi@raspberrypi"
 
@@ -59,20 +61,13 @@ def command(
 
 def _alone(reporter: Reporter, path: Path) -> Answer:
     """A compiled model, which says itself what it must give."""
-    from qpc.terminal.hints import quoted
-
     with reporter.phase("importing"):
         from qpc.given.model import model_of
-        from qpc.terminal.plain import plain
     model = model_of(str(path)).compiled
     assert model is not None
     with reporter.phase("replaying test vectors"):
         found = model.verify()
-    if not found.well:
-        raise VerificationError(str(found), fix="compile the graph again: qpc compile")
-    data = plain(found)
-    assert isinstance(data, dict)
-    return Answer(data, (str(found),), then=(f"qpc bench {quoted(path)}",))
+    return _answer(found, path)
 
 
 def _of_folder(reporter: Reporter, path: Path, kept: ModelFolder) -> Answer:
@@ -84,11 +79,18 @@ def _of_folder(reporter: Reporter, path: Path, kept: ModelFolder) -> Answer:
     with reporter.phase("importing"):
         from qpc.explanation.verification import verified
         from qpc.given.model import model_of
-        from qpc.terminal.plain import plain
     model = model_of(str(path))
     assert model.compiled is not None
     with reporter.phase("verifying"):
         found = verified(model.require_graph("verify"), model.compiled, told=reporter.told)
+    return _answer(found, path)
+
+
+def _answer(found: Replayed | Verified, path: Path) -> Answer:
+    """What was found out about a compiled model. Raises VerificationError if it is wrong."""
+    from qpc.terminal.hints import quoted
+    from qpc.terminal.plain import plain
+
     if not found.well:
         raise VerificationError(str(found), fix="compile the graph again: qpc compile")
     data = plain(found)
