@@ -29,6 +29,14 @@ def measured_extents(
     without batches, and for values that are not finite.
     """
     watcher = _Watcher(gm, scaling, places)
+    run_batches(watcher, gm, batches, purpose)
+    return watcher.least, watcher.greatest
+
+
+def run_batches(
+    watcher: Interpreter, gm: GraphModule, batches: Iterable[Batch], purpose: str
+) -> None:
+    """Run a graph that is watched on all batches. Raises CalibrationError if there are none."""
     count = 0
     with torch.no_grad():
         for count, batch in enumerate(batches, start=1):
@@ -38,7 +46,6 @@ def measured_extents(
             f"there are no batches to {purpose} on",
             fix="pass a list; a generator that was used up is empty",
         )
-    return watcher.least, watcher.greatest
 
 
 class _Watcher(Interpreter):

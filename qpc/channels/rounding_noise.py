@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from qpc.batches import Batch, inputs_of
+from qpc.batches import Batch
 from qpc.calls import aten
+from qpc.channels.extents import run_batches
 from qpc.channels.scaling import Columns, Scaling, layer_of
 from qpc.errors import CalibrationError
 from qpc.layers import outputs_first
@@ -73,15 +74,7 @@ def measured_statistics(
     are not finite.
     """
     watcher = _Watcher(gm, scaling.read)
-    count = 0
-    with torch.no_grad():
-        for count, batch in enumerate(batches, start=1):
-            watcher.run(*inputs_of(gm, batch, count - 1))
-    if not count:
-        raise CalibrationError(
-            f"there are no batches to {purpose} on",
-            fix="pass a list; a generator that was used up is empty",
-        )
+    run_batches(watcher, gm, batches, purpose)
     return watcher.found
 
 
