@@ -44,7 +44,7 @@ _Pair = tuple[int, int]
 class ConvDesc:
     """x[n, channels, height, width] by weight[outputs, channels / groups, *kernel].
 
-    padding: before and after the rows, and the columns.
+    padding: before and after the rows, and before and after the columns; negative numbers crop.
     """
 
     n: int
@@ -53,7 +53,7 @@ class ConvDesc:
     outputs: int
     kernel: _Pair
     stride: _Pair
-    padding: _Pair
+    padding: tuple[_Pair, _Pair]
     dilation: _Pair
     groups: int
     bias: bool
@@ -61,7 +61,7 @@ class ConvDesc:
     @property
     def framed(self) -> _Pair:
         """The size of an image with its padding."""
-        height, width = (s + 2 * p for s, p in zip(self.size, self.padding, strict=True))
+        height, width = (s + sum(p) for s, p in zip(self.size, self.padding, strict=True))
         return height, width
 
     @property
@@ -80,8 +80,14 @@ class ConvDesc:
 
     @property
     def is_framed(self) -> bool:
-        """Whether there is any padding."""
-        return any(self.padding)
+        """Whether anything is added to images, or cropped from them."""
+        return any(map(any, self.padding))
+
+    def kept(self, axis: int) -> tuple[int, int, int]:
+        """The first row (0) or column (1) that is kept, how many are, how many zeros precede."""
+        size, (before, after) = self.size[axis], self.padding[axis]
+        count = max(0, size + min(before, 0) + min(after, 0))
+        return max(-before, 0), count, min(max(before, 0), self.framed[axis] - count)
 
 
 def conv(
@@ -153,19 +159,29 @@ def _function(isa: Isa, desc: ConvDesc, threads: int) -> tuple[str, PrimFunc]:
 
 
 def _copy_into(frame: Flat, image: Flat, desc: ConvDesc, threads: int) -> None:
-    """Copy an image into its frame, and fill what is around it with zeros."""
-    (height, width), (rows, columns) = desc.size, desc.padding
-    wide, nothing = desc.framed[1], T.FloatImm("float32", 0.0)
+    """Copy what is kept of an image into its frame, and fill what is around it with zeros."""
+    top, height, above = desc.kept(0)
+    left, width, before = desc.kept(1)
+    rows, wide = desc.framed
+    below, after = rows - above - height, wide - before - width
+
+    def nothing(at: Index, count: int) -> None:
+        if count:
+            fill(frame, at, T.FloatImm("float32", 0.0), count)
+
     with tasks(desc.channels, threads) as (_, channel):
-        start = bind(channel * prod(desc.framed))
-        for first in (0, (rows + height) * wide) if rows else ():
-            fill(frame, start + first, nothing, rows * wide)
+        start = bind(channel * (rows * wide))
+        nothing(start, above * wide)
+        nothing(bind(start + (above + height) * wide), below * wide)
+        if width == 0 or height == 0:
+            nothing(bind(start + above * wide), height * wide)
+            return
         with loop(height) as row:
-            at = bind(start + (row + rows) * wide)
-            if columns:
-                fill(frame, at, nothing, columns)
-                fill(frame, at + columns + width, nothing, columns)
-            copy(frame, at + columns, image, (channel * height + row) * width, width)
+            at = bind(start + (row + above) * wide)
+            nothing(at, before)
+            nothing(bind(at + before + width), after)
+            source = bind((channel * desc.size[0] + top + row) * desc.size[1] + left)
+            copy(frame, bind(at + before), image, source, width)
 
 
 @dataclass(frozen=True)

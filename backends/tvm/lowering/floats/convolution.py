@@ -17,6 +17,7 @@ from qpc.backends.tvm.lowering.floats.rule import (
     per_axis,
     shape_of,
 )
+from qpc.backends.tvm.lowering.floats.transposed import as_convolution, transposed_kernel
 from qpc.calls import aten
 
 
@@ -57,9 +58,9 @@ def _kernel(call: FloatCall) -> relax.Expr | None:
     if not call.are_floats("input", "weight", "bias") or x.ty.ndim != weight.ndim:
         return None
     axes = weight.ndim - 2
-    missing = [0] * (2 - axes)
     n, channels, *size = shape_of(x)
-    ones = [1] * (2 - axes)
+    ones, missing = [1] * (2 - axes), [0] * (2 - axes)
+    rows, columns = _pair([*missing, *per_axis(args["padding"], x)])
     desc = ConvDesc(
         n,
         channels,
@@ -67,7 +68,7 @@ def _kernel(call: FloatCall) -> relax.Expr | None:
         weight.shape[0],
         _pair([*ones, *weight.shape[2:]]),
         _pair([*ones, *per_axis(args["stride"], x)]),
-        _pair([*missing, *per_axis(args["padding"], x)]),
+        ((rows, rows), (columns, columns)),
         _pair([*ones, *per_axis(args["dilation"], x)]),
         args["groups"],
         bias is not None,
@@ -82,12 +83,23 @@ def _pair(sizes: Sequence[int]) -> tuple[int, int]:
     return first, second
 
 
+def _transposed(call: Callable[..., relax.Expr]) -> FloatRule:
+    """A transposed convolution; TVM's own gets only those without dilation right."""
+    plain = _conv(call)
+
+    def rule(args: Arguments) -> relax.Expr | None:
+        alone = all(step == 1 for step in per_axis(args["dilation"], args["input"]))
+        return plain(args) if alone else None
+
+    return FloatRule(rule, transposed_kernel, decomposition=as_convolution)
+
+
 RULES: dict[object, FloatRule] = {
     aten.conv1d.default: FloatRule(_conv(relax.op.nn.conv1d), _kernel),
     aten.conv2d.default: FloatRule(_conv(relax.op.nn.conv2d), _kernel),
     aten.conv3d.default: FloatRule(_conv(relax.op.nn.conv3d)),
-    aten.conv_transpose1d.default: FloatRule(_conv(relax.op.nn.conv1d_transpose)),
-    aten.conv_transpose2d.input: FloatRule(_conv(relax.op.nn.conv2d_transpose)),
-    aten.conv_transpose3d.input: FloatRule(_conv(relax.op.nn.conv3d_transpose)),
+    aten.conv_transpose1d.default: _transposed(relax.op.nn.conv1d_transpose),
+    aten.conv_transpose2d.input: _transposed(relax.op.nn.conv2d_transpose),
+    aten.conv_transpose3d.input: _transposed(relax.op.nn.conv3d_transpose),
     aten.convolution.default: IMPORTED,
 }

@@ -21,13 +21,21 @@ pytestmark = [pytest.mark.tvm, pytest.mark.parametrize("target", NOT_PLAIN, indi
 
 Run = Callable[..., npt.NDArray[Any]]
 
-#         n  c  size      o   kernel  stride  padding dilation groups
+#         n  c  size      o   kernel  stride  padding           dilation groups
 CASES = [
-    (2, 3, (9, 20), 8, (3, 3), (1, 1), (1, 1), (1, 1), 1),
-    pytest.param(1, 4, (7, 7), 6, (3, 2), (2, 3), (2, 0), (1, 2), 2, marks=pytest.mark.slow),
-    (1, 5, (6, 6), 5, (3, 3), (1, 1), (1, 1), (1, 1), 5),
-    pytest.param(1, 17, (1, 40), 9, (1, 1), (1, 1), (0, 0), (1, 1), 1, marks=pytest.mark.slow),
-    pytest.param(1, 2, (1, 1), 1, (1, 1), (1, 1), (0, 0), (1, 1), 1, marks=pytest.mark.slow),
+    (2, 3, (9, 20), 8, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    pytest.param(
+        *(1, 4, (7, 7), 6, (3, 2), (2, 3), ((2, 2), (0, 0)), (1, 2), 2), marks=pytest.mark.slow
+    ),
+    (1, 5, (6, 6), 5, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 5),
+    (1, 2, (6, 20), 5, (2, 3), (1, 1), ((-2, 3), (3, -1)), (1, 1), 1),  # crops
+    (1, 2, (3, 4), 5, (2, 3), (1, 1), ((-3, 4), (6, 0)), (1, 1), 1),  # nothing of it is kept
+    pytest.param(
+        *(1, 17, (1, 40), 9, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1), marks=pytest.mark.slow
+    ),
+    pytest.param(
+        *(1, 2, (1, 1), 1, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1), marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -43,7 +51,7 @@ def test_convolutions_with_any_number_of_threads(
     o: int,
     kernel: tuple[int, int],
     stride: tuple[int, int],
-    padding: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
     dilation: tuple[int, int],
     groups: int,
 ) -> None:
@@ -56,5 +64,6 @@ def test_convolutions_with_any_number_of_threads(
     one, three = (run(conv(isa, desc, weight, bias, threads), x) for threads in (1, 3))
     np.testing.assert_array_equal(one, three)
     exact, *own = [torch.from_numpy(t).double() for t in (x, weight, bias)]
-    wanted = F.conv2d(exact, own[0], own[1], stride, padding, dilation, groups).numpy()
+    framed = F.pad(exact, (*padding[1], *padding[0]))
+    wanted = F.conv2d(framed, own[0], own[1], stride, 0, dilation, groups).numpy()
     np.testing.assert_allclose(one, wanted, rtol=1e-5, atol=1e-5)
