@@ -1,9 +1,9 @@
 """Transposed convolutions of floats.
 
-With constant weights over one or two axes, each phase of the outputs is a convolution by a kernel
-of our own, and one more kernel interleaves the phases. Others are TVM's, if they have no dilation:
-TVM writes zeros between the weights, by which an infinite input becomes NaN where no tap meets it.
-What is left becomes an ordinary convolution of an image with zeros between its elements.
+With constant weights each phase of the outputs is a convolution by a kernel of our own, and one
+more kernel interleaves the phases. With others it is the convolution of an input with zeros between
+its elements. TVM has a rule of its own; it writes zeros between the weights where there is
+dilation, by which an infinite input becomes NaN where no tap meets it.
 """
 
 from __future__ import annotations
@@ -16,111 +16,82 @@ import torch
 from torch import Tensor
 from tvm import relax
 
-from qpc.backends.tvm.kernels.floats.conv import ConvDesc, conv
+from qpc.backends.tvm.kernels.floats.conv import ConvDesc
 from qpc.backends.tvm.kernels.kernel import TensorType
 from qpc.backends.tvm.kernels.phases import Axis, Phase
 from qpc.backends.tvm.lowering import copies
 from qpc.backends.tvm.lowering.floats.call import FloatCall
-from qpc.backends.tvm.lowering.floats.rule import per_axis, shape_of
+from qpc.backends.tvm.lowering.floats.convolution import call_conv
+from qpc.backends.tvm.lowering.floats.rule import FloatRule, per_axis, shape_of
 from qpc.calls import aten
 
+_NUMBERS = ("stride", "padding", "output_padding", "dilation")
 
-def transposed_kernel(call: FloatCall) -> relax.Expr | None:
-    """By kernels: of constant weights, over one or two axes."""
-    x = call.args["input"]
+
+def _kernel(call: FloatCall) -> relax.Expr | None:
+    """By kernels, of constant weights."""
     weight, bias = call.tensors.get("weight"), call.tensors.get("bias")
     if weight is None or (bias is not None) != (call.args["bias"] is not None):
         return None
-    if not call.are_floats("input", "weight", "bias") or x.ty.ndim != weight.ndim:
+    if not call.are_floats("input", "weight", "bias") or call.args["input"].ty.ndim != weight.ndim:
         return None
-    if weight.ndim not in (3, 4):
-        return None
-    return _Layer.of(call, weight.detach(), bias).made()
+    x = call.args["input"]
+    each = [shape_of(x)[2:], weight.shape[2:], *(per_axis(call.args[name], x) for name in _NUMBERS)]
+    axes = tuple(Axis(*numbers) for numbers in zip(*each, strict=True))
+    return _Layer(call, outputs_first(weight.detach(), call.args["groups"]), bias, axes).made()
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A transposed convolution over two axes; one axis is an image of height 1."""
+    """A transposed convolution; weight[o, c / groups, *kernel]."""
 
     call: FloatCall
     weight: Tensor
-    """weight[c, o / groups, kh, kw]."""
     bias: Tensor | None
-    axes: tuple[Axis, Axis]
-    groups: int
-
-    @classmethod
-    def of(cls, call: FloatCall, weight: Tensor, bias: Tensor | None) -> _Layer:
-        args, x = call.args, call.args["input"]
-        numbers = ("stride", "padding", "output_padding", "dilation")
-        axes = [
-            Axis(*sizes)
-            for sizes in zip(
-                shape_of(x)[2:],
-                weight.shape[2:],
-                *(per_axis(args[name], x) for name in numbers),
-                strict=True,
-            )
-        ]
-        columns, rows = axes[-1], axes[0] if len(axes) == 2 else Axis(1, 1, 1, 0, 0, 1)
-        images = weight.reshape(*weight.shape[:2], rows.kernel, columns.kernel)
-        return cls(call, images, bias, (rows, columns), args["groups"])
+    axes: tuple[Axis, ...]
 
     def made(self) -> relax.Expr:
         """The phases, in their places."""
-        x, emit = self.call.args["input"], self.call.emit
-        n, *_ = shape_of(x)
-        shape = (n, self.outputs, *(axis.outputs for axis in self.axes))
+        n, *_ = shape_of(self.call.args["input"])
+        shape = (n, self.weight.shape[0], *(axis.outputs for axis in self.axes))
         parts = {
-            (0, 0, row.first, column.first): self._phase(row, column)
-            for row, column in product(*(axis.phases for axis in self.axes))
+            (0, 0, *(phase.first for phase in phases)): self._part(phases)
+            for phases in product(*(axis.phases for axis in self.axes))
         }
-        given = shape if x.ty.ndim == 4 else (*shape[:2], shape[3])
         if len(parts) == 1:
             (alone,) = parts.values()
-            return emit.view(alone, given)
-        types = {
-            first: TensorType(tuple(shape_of(part)), "float32") for first, part in parts.items()
-        }
+            return alone
+        types = {first: TensorType(tuple(shape_of(x)), "float32") for first, x in parts.items()}
         steps = (1, 1, *(axis.stride for axis in self.axes))
         movement = copies.interleave(types, steps, TensorType(shape, "float32"))
-        kernel = movement.kernel(self.call.threads)
-        return self.call.kernel(kernel, list(parts.values()), given)
+        return self.call.kernel(movement.kernel(self.call.threads), [*parts.values()], shape)
 
-    @property
-    def outputs(self) -> int:
-        return int(self.weight.shape[1]) * self.groups
-
-    def _phase(self, row: Phase, column: Phase) -> relax.Expr:
-        """The convolution of some rows and columns; where no tap is met, the bias alone."""
-        x, rows, columns = self.call.args["input"], *self.axes
-        n, channels, *_ = shape_of(x)
-        bias = None if self.bias is None else self.bias.detach().numpy()
-        if not row.taps or not column.taps:
-            size = (
-                rows.inputs + row.before + row.after,
-                columns.inputs + column.before + column.after,
-            )
-            value = torch.zeros(self.outputs) if self.bias is None else self.bias.detach()
-            constant = relax.const(value.reshape(1, -1, 1, 1).numpy())
-            filled = relax.op.broadcast_to(constant, (n, self.outputs, *size))
+    def _part(self, phases: Sequence[Phase]) -> relax.Expr:
+        """The outputs of a phase of each axis; where no tap is met, the bias alone."""
+        n, channels, *size = shape_of(self.call.args["input"])
+        outputs, padding = self.weight.shape[0], tuple((p.before, p.after) for p in phases)
+        if not all(phase.taps for phase in phases):
+            value = torch.zeros(outputs) if self.bias is None else self.bias.detach()
+            constant = relax.const(value.reshape(-1, *(1 for _ in size)).numpy())
+            shape = [s + sum(around) for s, around in zip(size, padding, strict=True)]
+            filled = relax.op.broadcast_to(constant, (n, outputs, *shape))
             return self.call.emit.builder.emit(filled)
-        taps = outputs_first(self.weight, self.groups)[:, :, list(row.taps)]
-        taps = taps[:, :, :, list(column.taps)].contiguous()
+        taps = self.weight
+        for axis, phase in enumerate(phases, 2):
+            taps = taps.index_select(axis, torch.tensor(phase.taps))
         desc = ConvDesc(
             n,
             channels,
-            (rows.inputs, columns.inputs),
-            self.outputs,
-            (len(row.taps), len(column.taps)),
-            (1, 1),
-            ((row.before, row.after), (column.before, column.after)),
-            (row.dilation, column.dilation),
-            self.groups,
-            bias is not None,
+            tuple(size),
+            outputs,
+            tuple(taps.shape[2:]),
+            tuple(1 for _ in size),
+            padding,
+            tuple(phase.dilation for phase in phases),
+            self.call.args["groups"],
+            self.bias is not None,
         )
-        made = conv(self.call.isa, desc, taps.numpy(), bias, self.call.threads)
-        return self.call.kernel(made, [x], (n, self.outputs, *desc.out))
+        return call_conv(self.call, desc, taps, self.bias)
 
 
 def outputs_first(weight: Tensor, groups: int) -> Tensor:
@@ -130,7 +101,7 @@ def outputs_first(weight: Tensor, groups: int) -> Tensor:
     return split.transpose(1, 2).reshape(groups * per_group, c // groups, *kernel)
 
 
-def as_convolution(
+def _as_convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -162,13 +133,20 @@ def _spread(x: Tensor, axis: int, step: int) -> Tensor:
         return x
     apart = x.unsqueeze(axis + 1)
     zeros = [0, 0] * (apart.ndim - axis - 2) + [0, step - 1]
-    return (
-        aten.constant_pad_nd.default(apart, zeros)
-        .flatten(axis, axis + 1)
-        .narrow(axis, 0, (x.shape[axis] - 1) * step + 1)
-    )
+    spread = aten.constant_pad_nd.default(apart, zeros).flatten(axis, axis + 1)
+    return spread.narrow(axis, 0, (x.shape[axis] - 1) * step + 1)
 
 
 def _each(given: int | Sequence[int], axes: int) -> list[int]:
     values = [given] if isinstance(given, int) else list(given)
     return values * axes if len(values) == 1 else values
+
+
+RULES: dict[object, FloatRule] = {
+    operator: FloatRule(kernel=_kernel, decomposition=_as_convolution)
+    for operator in (
+        aten.conv_transpose1d.default,
+        aten.conv_transpose2d.input,
+        aten.conv_transpose3d.input,
+    )
+}
