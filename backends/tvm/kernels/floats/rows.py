@@ -126,7 +126,7 @@ def _softmax_across(desc: SoftmaxDesc, x: Flat, out: Flat, lanes: int) -> None:
             out.store(i * desc.inner, share, lanes)
         kept.store(lanes, kept.load(lanes, lanes) + share, lanes)
     if desc.logarithm:
-        offset = bind(T.log(kept.load(lanes, lanes)))
+        offset = bind(functions.log(bind(kept.load(lanes, lanes))))
         with loop(desc.size) as i:
             value = bind(x.load(i * desc.inner, lanes) - greatest) - offset
             out.store(i * desc.inner, value, lanes)
