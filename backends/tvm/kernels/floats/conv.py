@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +107,7 @@ def conv(
     """
     macs = desc.n * desc.outputs * prod(desc.out) * desc.terms
     threads = worthwhile(isa, threads, macs)
-    params = [_places(desc, isa.lanes), _offsets(desc)]
+    params: list[npt.NDArray[Any]] = [_places(desc, isa.lanes), _offsets(desc)]
     inputs = [TensorType((desc.n, desc.channels, *desc.size), "float32")]
     if weight is None:
         inputs.append(TensorType((desc.outputs * desc.terms,), "float32"))

@@ -133,7 +133,7 @@ def _spread(x: Tensor, axis: int, step: int) -> Tensor:
         return x
     apart = x.unsqueeze(axis + 1)
     zeros = [0, 0] * (apart.ndim - axis - 2) + [0, step - 1]
-    spread = aten.constant_pad_nd.default(apart, zeros).flatten(axis, axis + 1)
+    spread: Tensor = aten.constant_pad_nd.default(apart, zeros).flatten(axis, axis + 1)
     return spread.narrow(axis, 0, (x.shape[axis] - 1) * step + 1)
 
 
