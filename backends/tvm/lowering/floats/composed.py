@@ -188,6 +188,38 @@ def _unpooled(x: Tensor, indices: Tensor, output_size: Sequence[int]) -> Tensor:
     return made.reshape(*x.shape[:-2], *output_size)
 
 
+_SUM, _MEAN, _MAX = range(3)
+
+
+def _bags(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = _SUM,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums, means or maxima of the rows of each bag; of the four results only these are right."""
+    ends = torch.cat([offsets[1:], torch.full((1,), len(indices), dtype=offsets.dtype)])
+    starts, ends = (t[: len(t) - include_last_offset].unsqueeze(1) for t in (offsets, ends))
+    places = torch.arange(len(indices))
+    inside = (places >= starts) & (places < ends) & (indices != padding_idx)
+    rows = aten.embedding.default(weight, indices)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(1)
+    count = inside.to(weight.dtype).sum(1, keepdim=True)
+    if mode == _MAX:
+        rows = torch.where(inside.unsqueeze(-1), rows, float("-inf")).amax(1)
+        made = torch.where(count > 0, rows, 0.0)
+    else:
+        made = inside.to(weight.dtype) @ rows
+        made = made / count.clamp(min=1) if mode == _MEAN else made
+    return made, indices, offsets, offsets
+
+
 def _bits(operator: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, int], Tensor]:
     return lambda x, other: operator(x, torch.full_like(x, other))
 
@@ -206,6 +238,8 @@ _DECOMPOSED: dict[object, Callable[..., object]] = {
     aten.diagonal.default: _diagonal,
     aten._cdist_forward.default: _distances,
     aten._trilinear.default: _trilinear,
+    aten._embedding_bag.default: _bags,
+    aten._embedding_bag_forward_only.default: _bags,
     aten.bucketize.Tensor: _buckets,
     aten.searchsorted.Tensor: _searched,
     aten.scatter.src: partial(_scatter, accumulate=False),

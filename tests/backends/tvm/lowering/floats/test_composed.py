@@ -57,6 +57,15 @@ def test_values_are_those_of_pytorch(function: Callable[[Tensor], Any]) -> None:
         torch.testing.assert_close(compiled(x), model(x), equal_nan=True, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.every(3)
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_embeddings(mode: str) -> None:
+    weight, indices = torch.randn(9, 4), torch.tensor([[1, 2, 8, 0], [3, 3, 3, 1]])
+    model = Call(lambda x, w: F.embedding_bag(x, w, mode=mode, padding_idx=3), w=weight)
+    compiled = qpc.compile(qpc.trace(model, indices), batch_sizes=(2,), cache=False)
+    torch.testing.assert_close(compiled(indices), model(indices))
+
+
 def test_the_largest_distance() -> None:
     x, y = torch.randn(1, 5, 3), torch.randn(1, 4, 3)
     model = Call(lambda a, b: torch.cdist(a, b, float("inf")))
