@@ -110,8 +110,15 @@ class DataOptions:
     ] = None
 
     def check(self) -> None:
-        """Raise ConfigError for data that is not there."""
-        if self.data is not None and ":" not in self.data and not Path(self.data).exists():
+        """Raise ConfigError for data that is not there, and for what is said about none."""
+        if self.data is None:
+            about = ("samples", "resize", "stretch", "mean", "std", "classes")
+            if said := [name for name in about if getattr(self, name)]:
+                raise ConfigError(
+                    f"--{said[0]} is about data, and there is none",
+                    fix=f"add --data, or leave --{said[0]} out",
+                )
+        elif ":" not in self.data and not Path(self.data).exists():
             raise ConfigError(f"there is no data at {self.data!r}", fix=DATA_FIX)
 
 
