@@ -71,7 +71,9 @@ def test_a_batch_size_is_that_of_the_file_and_of_the_data(joined: Path, tmp_path
     assert given.type.tensor_type.shape.dim[0].dim_value == 2
 
 
-def test_data_that_makes_no_difference_is_told_of(folder: Path, joined: Path, tmp_path: Path) -> None:
+def test_data_that_makes_no_difference_is_told_of(
+    folder: Path, joined: Path, tmp_path: Path
+) -> None:
     done = invoke(folder, tmp_path / "net.onnx", "--data", joined / "data.npy")
     assert done.exit_code == 0, done.output
     assert "none of its layers joins an addition" in done.stderr
