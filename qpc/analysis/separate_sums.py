@@ -24,6 +24,7 @@ from qpc.meta import attribute, copied, info, update_info
 from qpc.quant.config import LayerConfig
 from qpc.quant.fixedpoint import accumulator_bounds, add_multipliers
 from qpc.quant.grid import Grid, QParams
+from qpc.quant.histogram import extent
 
 _ORIGIN = "separate-sums"
 
@@ -48,7 +49,8 @@ def with_separate_sums(
     batches: inputs on which the observer of each layer's configuration looks at its values, and
     chooses their grid; they are read once.
 
-    Raises ConfigError if `batches` are none, CalibrationError for one that does not fit the graph.
+    Raises ConfigError if `batches` are none, CalibrationError for one that does not fit the graph,
+    or that holds NaN or infinite values.
     """
     if not joining_layers(gm):
         return gm, ()
@@ -127,8 +129,12 @@ def _ranges(gm: GraphModule, batches: Iterable[Batch]) -> list[Range]:
     states = [observer.init() for observer in observers]
     number = -1
     for number, batch in enumerate(batches):
+        given = inputs_of(watched, batch, number)
+        for tensor in given:
+            if tensor.is_floating_point():
+                extent(tensor)  # NaN would be some integer after the first rounding
         with torch.no_grad():
-            values = watched(*inputs_of(watched, batch, number))
+            values = watched(*given)
         watching = zip(observers, states, values, strict=True)
         states = [observer.update(state, value) for observer, state, value in watching]
     if number < 0:

@@ -51,8 +51,8 @@ def command(
 ) -> Answer:
     """Write a model in a form that other runtimes and tools read.
 
-    Layers that join additions are rounded before these in onnx-qdq, onnx-tensorrt and tflite; with
-    --data the grids are those that their values need.
+    In onnx-qdq, onnx-tensorrt and tflite, layers that join additions are rounded before these, on
+    grids that fit their values if there is --data to see these on.
     """
     reporter.lost = "the file is as it was before"
     with reporter.phase("importing"):
@@ -61,7 +61,7 @@ def command(
         from qpc.given.watched import Calibration
     given: dict[str, Any] = {"batch": data.batch, "opset": opset, "encodings": encodings}
     given |= {"fuse_residual_adds": fuse_residual_adds or None, "ends": ends}
-    check(form, given, data=data.data is not None)
+    check(out, form, given, data=data.data is not None)
     opened = open_model(reporter, model, data)
     gm = opened.model.require_graph("export")
     if opened.data is not None:

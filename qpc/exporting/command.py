@@ -22,11 +22,14 @@ class Answer:
     notes: tuple[str, ...]
 
 
-def check(form: str, options: Mapping[str, Any], *, data: bool) -> None:
-    """Raise ConfigError for a form that there is not, and for what it does not take.
+def check(out: Path, form: str, options: Mapping[str, Any], *, data: bool) -> None:
+    """Raise ConfigError for a form that there is not, what it does not take, and no place to write.
 
     options: as `run` takes them. data: whether there is some.
     """
+    if out.is_dir() or not out.parent.is_dir():
+        what = f"{str(out)!r} is a folder" if out.is_dir() else f"there is no {str(out.parent)!r}"
+        raise ConfigError(f"cannot write there: {what}", fix="name a file in a folder that exists")
     require_options(form, options)
     if data and "batches" not in FORMS[form].options:
         those = ", ".join(name for name, about in FORMS.items() if "batches" in about.options)

@@ -232,7 +232,8 @@ def _float(gm: GraphModule, options: Options) -> _Content:
 
 def _tflite(gm: GraphModule, options: Options) -> _Content:
     _require_converted(gm)
-    content = to_tflite(gm, options.batch or 1, options.ends, options.batches)
+    batch = 1 if options.batch is None else options.batch
+    content = to_tflite(gm, batch, options.ends, options.batches)
     return _Content({"": content}, notes=_about_sums(gm, options))
 
 

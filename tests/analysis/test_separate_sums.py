@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qpc.analysis.separate_sums import with_separate_sums
 from qpc.calls import qpc_ops
-from qpc.errors import ConfigError
+from qpc.errors import CalibrationError, ConfigError
 from qpc.layers import integer_layer
 from qpc.meta import info
 from qpc.quant.config import ActivationConfig, LayerConfig, QuantConfig
@@ -95,6 +95,11 @@ def test_the_observer_of_a_layer_chooses_its_grid() -> None:
         scales[observer.kind] = [grid.scale for grid in grids]
     assert len(scales["min-max"]) == 3
     assert all(a < b for a, b in zip(scales["percentile"], scales["min-max"], strict=True))
+
+
+def test_values_that_are_no_numbers_are_told_of(joined: torch.fx.GraphModule) -> None:
+    with pytest.raises(CalibrationError, match="holds NaN or infinite values"):
+        with_separate_sums(joined, batches=[IMAGE * float("nan")])
 
 
 def test_grids_need_some_batch_if_any(joined: torch.fx.GraphModule) -> None:

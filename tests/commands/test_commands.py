@@ -271,7 +271,7 @@ def test_an_error_is_json_too(here: Path) -> None:
     assert result.exit_code == 1
     assert json.loads(result.stdout)["error"] == {
         "what": "there is no folder 'nett' (did you mean 'net'?), and it is no module:function",
-        "fix": "pass module:function, file.py:function, or a folder that QPC wrote",
+        "fix": "pass module:function, file.py:function, a file .onnx, or a folder that QPC wrote",
     }
 
 
