@@ -112,10 +112,9 @@ def export(
     rounded, so that TensorRT computes layer, sum and ReLU in one kernel. The numbers are then not
     those of the graph.
     ends: for "tflite", the type of its inputs and outputs: "float32", the default, or "int8".
-    batches: for "onnx-qdq", "onnx-tensorrt" and "tflite". A layer that joins an addition is a layer
-    and an addition there, and its value is rounded in between: with data, such as calibration had,
-    on the grid that the observer of its configuration chooses; without, on the widest that the sum
-    can make use of.
+    batches: for "onnx-qdq", "onnx-tensorrt" and "tflite". A layer that joins an addition is apart
+    from it there, and its value is rounded in between: with data, such as calibration had, on the
+    grid that its observer chooses; without, on the widest that the sum can make use of.
 
     Tensors have the names of the traced graph's values, nodes those of the user's modules. Files
     replace what is there, each whole or not at all.
