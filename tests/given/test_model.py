@@ -68,7 +68,7 @@ def test_a_model_may_be_an_onnx_file_with_the_integers_of_another_tool(folder: P
         found = model_of("int8.onnx", inputs)
         assert torch.equal(found.require_graph("it")(x), integers(x))
         assert found.folder is None
-    with pytest.raises(ConfigError, match="'int8.onnx' is a file"):
+    with pytest.raises(ConfigError, match=r"'int8\.onnx' is a file \.onnx"):
         model_of("int8.onnx", (), folder / "weights.pt")
 
 
