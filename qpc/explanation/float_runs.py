@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from qpc.meta import attribute
+from qpc.meta import attribute, value_name
 
 
 def output_of(gm: GraphModule) -> Node:
@@ -40,9 +40,18 @@ def all_values(gm: GraphModule, inputs: Sequence[Tensor]) -> dict[str, Any]:
     return run.kept
 
 
-def affected(gm: GraphModule, value: str) -> tuple[Node, ...]:
-    """The nodes that depend on a value, in order."""
-    found: set[Node] = {node for node in gm.graph.nodes if node.name == value}
+def nodes_of_values(gm: GraphModule) -> dict[str, Node]:
+    """The last node that holds each value, by the traced model's name for it."""
+    return {
+        name: node
+        for node in gm.graph.nodes
+        if node.op not in ("get_attr", "output") and (name := value_name(node)) is not None
+    }
+
+
+def affected(gm: GraphModule, source: Node) -> tuple[Node, ...]:
+    """The nodes that depend on one, in order."""
+    found = {source}
     ordered = []
     for node in gm.graph.nodes:
         if not found.isdisjoint(node.all_input_nodes):
@@ -55,23 +64,31 @@ def run_rest(
     gm: GraphModule,
     nodes: Sequence[Node],
     values: Mapping[str, Any],
-    changed: str,
-    value: Tensor,
+    changed: Mapping[Node, Tensor],
 ) -> Any:
-    """The outputs of a float graph with one value changed; nodes: those that depend on it."""
-    new: dict[str, Any] = {changed: value}
+    """The outputs of a float graph with some values changed; nodes: those that depend on them.
+
+    values: of all nodes, by their names. What nobody reads any more is freed on the way.
+    """
+    new: dict[Node, Any] = dict(changed)
+    last = {source: node for node in (*changed, *nodes) for source in node.all_input_nodes}
+    done: dict[Node, list[Node]] = {}
+    for source, node in last.items():
+        done.setdefault(node, []).append(source)
 
     def of(node: Node) -> Any:
         if node.op == "get_attr":
             return attribute(gm, str(node.target))
-        return new[node.name] if node.name in new else values[node.name]
+        return new[node] if node in new else values[node.name]
 
     for node in nodes:
         if node.op == "output":
             return torch.fx.node.map_arg(node.args[0], of)
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), of)
         assert callable(node.target)
-        new[node.name] = node.target(*args, **kwargs)
+        new[node] = node.target(*args, **kwargs)
+        for source in done.get(node, ()):
+            new.pop(source, None)
     return values[output_of(gm).name]
 
 

@@ -5,28 +5,45 @@ values rounded to the grids on which it reads them, and what it makes of them is
 the float model makes of the same rounded values. That difference, and nothing else, is its own
 error: of its weights, bias and multiplier, and of the grid of its result. Added to the float value
 it goes through the rest of the float model, to the outputs.
+
+The rests of a network of n operators are n/2 networks. Where that is much for all samples, the
+errors of the first samples alone go through them; everything else is found out on all samples. The
+float model runs without its batch norms, which are folded into the layers before them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from qpc.batches import Batch, checked_batches, inputs_of
-from qpc.calls import qpc_ops
+from qpc.batches import Batch, checked_batches
+from qpc.channels.cost import node_macs
+from qpc.effort import tidying
 from qpc.errors import PassError
-from qpc.explanation.float_runs import affected, all_values, depending, output_of, run_rest
+from qpc.explanation.float_runs import (
+    affected,
+    all_values,
+    nodes_of_values,
+    output_of,
+    run_rest,
+)
 from qpc.explanation.inspection import in_integers
-from qpc.meta import attribute, info, value_name
+from qpc.explanation.one_operator import INTEGERS, QUANTIZE, OneOperator
+from qpc.explanation.pieces import Piece, pieces_of
+from qpc.meta import info, value_name
+from qpc.pipeline import Pipeline
 from qpc.precision.partial_runs import NoiseSums, require_finite, tensors_of
 from qpc.quant.grid import QParams
 
 _SOME = 2  # samples, between which something may differ
+MOST_MACS = 200_000_000_000
+"""What the rests of a network may take: some seconds of one core. ResNet-50 takes 150 for a sample,
+MobileNetV2 10."""
 _SLACK = 0.5
 """Steps of a grid by which a value may lie outside of it before it counts as clipped."""
 
@@ -58,30 +75,29 @@ class Errors:
     """The own errors of all operators.
 
     noise: of the whole integer model, as in `OwnError`. varying: the share of the outputs' squares
-    that is not the same for all samples; 1 for a single sample, of which nobody can tell.
+    that is not the same for all samples; 1 for a single sample, of which nobody can tell. samples:
+    of how many these are, and own_samples, of how many of them the noise of `operators` is.
     """
 
     operators: tuple[OwnError, ...]
     noise: float
     varying: float
+    samples: int = 1
+    own_samples: int = 1
 
 
 def measurable(reference: GraphModule, integer: GraphModule) -> list[Node]:
     """The integer operators that make a value which the float model has, too."""
-    known = {node.name for node in reference.graph.nodes if node.op != "get_attr"}
+    known = nodes_of_values(reference)
     found = []
     for node in integer.graph.nodes:
         if node.op != "call_function" or value_name(node) not in known:
             continue
-        on_grid = info(node).dtype in _INTEGERS and info(node).qparams is not None
+        on_grid = info(node).dtype in INTEGERS and info(node).qparams is not None
         if on_grid or (info(node).dtype is torch.float32 and in_integers(node)):
             found.append(node)
-    last = {value_name(node): node for node in found if node.target is not _QUANTIZE}
-    return [n for n in found if n.target is _QUANTIZE or last[value_name(n)] is n]
-
-
-_QUANTIZE = qpc_ops.quantize.default
-_INTEGERS = (torch.int8, torch.uint8)
+    last = {value_name(node): node for node in found if node.target is not QUANTIZE}
+    return [n for n in found if n.target is QUANTIZE or last[value_name(n)] is n]
 
 
 def own_errors(
@@ -89,12 +105,15 @@ def own_errors(
     integer: GraphModule,
     batches: Iterable[Batch],
     *,
+    most_macs: float = MOST_MACS,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Errors:
     """The own error of every measurable operator, and that of the whole integer model.
 
     reference: the traced float graph. integer: an integer graph made of it. batches: as for
-    `qpc.compare`; one batch's values are kept at a time. told: how many operators are done.
+    `qpc.compare`; the values of a part of a batch are kept at a time. most_macs: multiplications
+    that may be spent on what follows the operators; at least one sample goes through it. told: how
+    many steps are done, of how many.
 
     Raises PassError if the graphs have nothing in common or there are no batches, CalibrationError
     for batches that do not fit and outputs that are not finite.
@@ -108,30 +127,72 @@ def own_errors(
     given = list(checked_batches(batches, "explain"))
     if not given:
         raise PassError("there are no batches to explain with")
-    sums = {node: _Sums() for node in nodes}
-    whole, varying = NoiseSums(), _Varying()
-    downstream = {n: affected(reference, str(value_name(n))) for n in nodes}
+    rests = _Rests(_simpler(reference, integer), integer, nodes)
+    pieces = pieces_of(rests.reference, given, rests.samples_for(most_macs))
+    total = sum(1 + len(nodes) * piece.longer for piece in pieces)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        told(done, total)
+
     with torch.no_grad():
-        for number, batch in enumerate(given):
-            inputs = inputs_of(reference, batch, number)
-            values = all_values(reference, inputs)
-            exact = tensors_of(values[output_of(reference).name])
-            require_finite(exact, number)
-            whole.add(exact, tensors_of(integer(*inputs)))
-            varying.add(exact)
-            for place, node in enumerate(nodes):
-                one = _One(reference, integer, values, node)
-                error, grid = one.error(), one.grid
-                sums[node].add(values[one.value], error, grid)
-                changed = values[one.value] + error
-                rest = run_rest(reference, downstream[node], values, one.value, changed)
-                sums[node].output.add(exact, tensors_of(rest))
-                told(number * len(nodes) + place + 1, len(given) * len(nodes))
-    results = tuple(sums[node].result(node) for node in nodes)
-    return Errors(results, whole.ratio(), varying.share())
+        for piece in pieces:
+            rests.add(piece, step)
+    results = tuple(rests.sums[node].result(node) for node in nodes)
+    count = sum(piece.samples for piece in pieces)
+    own = sum(piece.samples for piece in pieces if piece.longer)
+    return Errors(results, rests.whole.ratio(), rests.varying.share(), count, own)
 
 
-# --- one operator ---------------------------------------------------------------------------------
+def _simpler(reference: GraphModule, integer: GraphModule) -> GraphModule:
+    """The float graph with fewer operators, if it has all values still that the integers have."""
+    tidy = Pipeline(tidying()).run(reference)
+    known, left = nodes_of_values(reference).keys(), nodes_of_values(tidy).keys()
+    wanted = known & {value_name(node) for node in integer.graph.nodes}
+    return tidy if wanted <= left else reference
+
+
+class _Rests:
+    """The float graph, what of it follows each operator, and all that is found out about them."""
+
+    def __init__(self, reference: GraphModule, integer: GraphModule, nodes: Sequence[Node]) -> None:
+        self.reference, self._integer = reference, integer
+        self.sums = {node: _Sums() for node in nodes}
+        self.whole, self.varying = NoiseSums(), _Varying()
+        self._places = nodes_of_values(reference)
+        self._behind = {n: affected(reference, self._places[str(value_name(n))]) for n in nodes}
+
+    def samples_for(self, macs: float) -> int:
+        """For how many samples so many multiplications do, in all rests together."""
+        costs = node_macs(self.reference)
+        one = sum(costs.get(n, 0) for behind in self._behind.values() for n in behind)
+        return int(min(macs / max(one, 1), sys.maxsize))
+
+    def add(self, piece: Piece, step: Callable[[], None]) -> None:
+        """Some more samples. step: is called when something is done."""
+        values = all_values(self.reference, piece.inputs)
+        exact = tensors_of(values[output_of(self.reference).name])
+        require_finite(exact, piece.batch)
+        self.whole.add(exact, tensors_of(self._integer(*piece.inputs)))
+        self.varying.add(exact)
+        named = {name: values[place.name] for name, place in self._places.items()}
+        for node, sums in self.sums.items():
+            grid = info(node).qparams if info(node).dtype in INTEGERS else None
+            sums.look(named[str(value_name(node))], grid)
+        step()
+        for node in self.sums if piece.longer else ():
+            one = OneOperator(self.reference, self._integer, self._places, values, node)
+            value, error = named[one.value], one.error()
+            self.sums[node].add(value, error)
+            changed = {self._places[one.value]: value + error}
+            rest = run_rest(self.reference, self._behind[node], values, changed)
+            self.sums[node].output.add(exact, tensors_of(rest))
+            step()
+
+
+# --- what adds up ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -148,18 +209,23 @@ class _Sums:
     greatest: float = 0.0
     ends: tuple[float, float] = (0.0, 0.0)
 
-    def add(self, value: Tensor, error: Tensor, grid: QParams | None) -> None:
+    def add(self, value: Tensor, error: Tensor) -> None:
+        """The float value, and what the operator adds to it."""
         r, e = value.double().flatten(), error.double().flatten()
         self.signal += float(r @ r)
         self.noise += float(e @ e)
         self.product += float(r @ (r + e))
-        self.count += r.numel()
+
+    def look(self, value: Tensor, grid: QParams | None) -> None:
+        """Where the float value lies on the grid; None where it has none."""
+        self.count += value.numel()
         if grid is not None:
             self.ends = lo, hi = grid.real_range
             slack = _SLACK * grid.scale
-            self.clipped += int(((r < lo - slack) | (r > hi + slack)).sum())
-        self.least = min(self.least, float(r.min()) if r.numel() else 0.0)
-        self.greatest = max(self.greatest, float(r.max()) if r.numel() else 0.0)
+            self.clipped += int(((value < lo - slack) | (value > hi + slack)).sum())
+        least, greatest = value.aminmax() if value.numel() else (0.0, 0.0)
+        self.least = min(self.least, float(least))
+        self.greatest = max(self.greatest, float(greatest))
 
     def result(self, node: Node) -> OwnError:
         lo, hi = self.ends
@@ -207,98 +273,3 @@ class _Varying:
             if squares
         ]
         return sum(shares) / len(shares) if shares and sum(shares) else 1.0
-
-
-@dataclass
-class _One:
-    """One integer operator, and the part of the float graph that it stands for."""
-
-    reference: GraphModule
-    integer: GraphModule
-    values: Mapping[str, Any]
-    node: Node
-
-    @property
-    def value(self) -> str:
-        """The float model's name for what it makes."""
-        return str(value_name(self.node))
-
-    @property
-    def grid(self) -> QParams | None:
-        """The grid of what it makes; None where that is a float."""
-        return info(self.node).qparams if info(self.node).dtype in _INTEGERS else None
-
-    def error(self) -> Tensor:
-        """What it adds to the float value by itself."""
-        rounded: dict[str, Tensor] = {}
-        if self.node.target is _QUANTIZE:
-            exact: Tensor = self.values[self.value]
-            grid = _grid(self.node)
-            return grid.dequantize(grid.quantize(exact)) - exact
-        made: Tensor = self._integers(self.node, rounded, top=True)
-        exact = self._floats(rounded)
-        real = made if self.grid is None else self.grid.dequantize(made)
-        return real.reshape(exact.shape) - exact
-
-    def _integers(self, node: Node, rounded: dict[str, Tensor], *, top: bool = False) -> Any:
-        """The value of a node of the integer graph, from float values rounded to its grids.
-
-        rounded: receives those, by the names of the float values.
-        """
-        if node.op == "get_attr":
-            return attribute(self.integer, str(node.target))
-        name = value_name(node)
-        if (
-            not top
-            and info(node).qparams is not None
-            and info(node).dtype in _INTEGERS
-            and name in self.values
-            and name != self.value
-        ):
-            grid = _grid(node)
-            points = grid.quantize(self.values[str(name)])
-            rounded[str(name)] = grid.dequantize(points)
-            return points.reshape(_shape(node, points))
-        if node.op == "placeholder" or not callable(node.target):
-            return self.values[node.name]
-        args, kwargs = torch.fx.node.map_arg(
-            (node.args, node.kwargs), lambda n: self._integers(n, rounded)
-        )
-        return node.target(*args, **kwargs)
-
-    def _floats(self, rounded: Mapping[str, Tensor]) -> Any:
-        """What the float model makes of the same rounded values."""
-        nodes = {n.name: n for n in self.reference.graph.nodes}
-        known: dict[Node, Any] = {nodes[name]: value for name, value in rounded.items()}
-        depends = depending(nodes[self.value], set(known))
-
-        def of(node: Node) -> Any:
-            if node not in known:
-                known[node] = self._computed(node, of) if node in depends else self._plain(node)
-            return known[node]
-
-        return of(nodes[self.value])
-
-    def _computed(self, node: Node, of: Callable[[Node], Any]) -> Any:
-        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), of)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
-
-    def _plain(self, node: Node) -> Any:
-        if node.op == "get_attr":
-            return attribute(self.reference, str(node.target))
-        return self.values[node.name]
-
-
-def _grid(node: Node) -> QParams:
-    grid = info(node).qparams
-    assert grid is not None
-    return grid
-
-
-def _shape(node: Node, like: Tensor) -> Sequence[int]:
-    """The shape of an integer value, which may have one axis more than the float one."""
-    shape = info(node).shape
-    if shape is None or len(shape) == like.dim():
-        return like.shape
-    return [size if isinstance(size, int) else -1 for size in shape]
