@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "qpc explain mobilenet --data photos --samples 8"
 _SAMPLES = 8
-"""Samples on which errors are measured, if nothing else is said."""
+"""Samples on which errors are measured, if nothing else is said: of large networks, own errors on
+fewer."""
 
 
 def command(
@@ -33,6 +35,7 @@ def command(
     """Say which layers make a model slow or wrong, why, and which changes would gain most."""
     with reporter.phase("importing"):
         from qpc.explanation.explain import explain
+        from qpc.explanation.own_errors import MOST_MACS
         from qpc.given.opened import float_model, open_model
         from qpc.terminal.hints import again
     opened = open_model(reporter, model, data)
@@ -46,9 +49,15 @@ def command(
     if compiled is not None and compiled.target.counter is None:
         notes.append(f"{compiled.target.name!r} has no counter of time: kernels are not timed")
         compiled = None
+    most_macs = MOST_MACS if data.samples is None else math.inf
     with reporter.phase("measuring each layer"):
         found = explain(
-            original, gm, batches, compiled=compiled if time else None, told=reporter.told
+            original,
+            gm,
+            batches,
+            compiled=compiled if time else None,
+            told=reporter.told,
+            most_macs=most_macs,
         )
     then = f"qpc sensitivity {again(model) if reference is None else reference} --data {data.data}"
     return Answer(found.to_json(), (found.table(most),), tuple(notes), then=(then,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "qpc report mobilenet --data photos --out mobilenet.html"
 _SAMPLES = 8
-"""Samples on which errors are measured, if nothing else is said."""
+"""Samples on which errors are measured, if nothing else is said: of large networks, own errors on
+fewer."""
 
 
 def command(
@@ -43,6 +45,7 @@ def command(
 ) -> Answer:
     """Write one HTML file about a model: what it gained and lost, and where; to show around."""
     with reporter.phase("importing"):
+        from qpc.explanation.own_errors import MOST_MACS
         from qpc.given.opened import float_model, open_model
         from qpc.reporting.collect import report_of
         from qpc.reporting.write import checked_goal
@@ -57,6 +60,7 @@ def command(
     scores = _scores(reporter, opened, samples, original, notes) if accuracy else ()
     then = f"qpc explain {again(model)} --data {quoted(data.data)}"
     settings, run = _kept(opened.model.folder)
+    most_macs = MOST_MACS if data.samples is None else math.inf
     with reporter.phase("measuring each layer"):
         report = report_of(
             original,
@@ -69,6 +73,7 @@ def command(
             title=name,
             notes=notes,
             told=reporter.told,
+            most_macs=most_macs,
         )
     return _written(reporter, report, goal, notes, then)
 

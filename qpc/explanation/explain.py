@@ -15,7 +15,7 @@ from qpc.effort import tidying
 from qpc.errors import PassError
 from qpc.explanation.changes import Island, changes_of
 from qpc.explanation.inspection import Form, LayerFacts, in_integers, inspect_graph, stage_of
-from qpc.explanation.own_errors import OwnError, own_errors
+from qpc.explanation.own_errors import MOST_MACS, OwnError, own_errors
 from qpc.explanation.result import Explanation, LayerExplained
 from qpc.explanation.times import NodeTime, float_times, in_float, times_of
 from qpc.facts import require_graph
@@ -44,16 +44,18 @@ def explain(
     profile: Profile | None = None,
     float_time: bool = True,
     most: int = 3,
+    most_macs: float = MOST_MACS,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Explanation:
     """Why a compressed model is as slow and as wrong as it is, layer by layer.
 
     reference: the traced float graph that it was made from. gm: the integer graph, or a rounded
     one, which is converted. batches: any iterable of batches as `qpc.compare` takes them, on which
-    errors are measured; every operator is run once for each, and the rest of the float graph behind
-    it: few samples will do. compiled: the compiled model, to be profiled on random inputs; profile:
-    or a profile of it. Times are unknown without. float_time: whether to time the float graph in
-    PyTorch, too. most: how many changes to name. told: how many operators are measured, of how
+    errors are measured: few samples will do. compiled: the compiled model, to be profiled on random
+    inputs; profile: or a profile of it. Times are unknown without. float_time: whether to time the
+    float graph in PyTorch, too. most: how many changes to name. most_macs: for own errors, the rest
+    of the float graph is run behind every operator; of a large one only for so many samples as
+    these multiplications allow, at least one (`own_samples`). told: how many steps are done, of how
     many.
 
     An operator's *own* error is that of the outputs with this operator quantized and everything
@@ -70,7 +72,7 @@ def explain(
         )
     integer = convert(gm) if stage == "rounded" else gm
     given = list(checked_batches(batches, "explain"))
-    errors = own_errors(reference, integer, given, told=told)
+    errors = own_errors(reference, integer, given, most_macs=most_macs, told=told)
     if profile is None and compiled is not None:
         profile = compiled.profile()
     times = {} if profile is None else times_of(profile, integer)
@@ -86,6 +88,8 @@ def explain(
         changes=changes_of(rows, islands, errors, total, prunable, most),
         noise=errors.noise,
         varying=errors.varying,
+        samples=errors.samples,
+        own_samples=errors.own_samples,
         total_us=total,
         other_us=None if total is None else max(total - known, 0.0),
         batch=None if profile is None else profile.batch,

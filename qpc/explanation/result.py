@@ -99,15 +99,18 @@ class Explanation(Shown):
 
     layers: in the order of the graph. changes: those that would gain most, the best first. noise:
     squared error of the outputs over their squares; varying: the share of the squares that is not
-    the same for all samples. total_us: microseconds of a call; None without a compiled model.
-    other_us: what of it belongs to no operator. batch, threads: of it. target: what it was compiled
-    for.
+    the same for all samples. samples: of how many these are, and own_samples: of how many of them
+    the own and local errors of the layers are. total_us: microseconds of a call; None without a
+    compiled model. other_us: what of it belongs to no operator. batch, threads: of it. target: what
+    it was compiled for.
     """
 
     layers: tuple[LayerExplained, ...]
     changes: tuple[Change, ...]
     noise: float
     varying: float = 1.0
+    samples: int = 1
+    own_samples: int = 1
     total_us: float | None = None
     other_us: float | None = None
     batch: int | None = None
@@ -116,6 +119,16 @@ class Explanation(Shown):
 
     def _bars(self) -> tuple[str, Iterator[tuple[str, float]]]:
         return "own noise", ((row.name, row.own_noise or 0.0) for row in self.layers)
+
+    @property
+    def sampled(self) -> str:
+        """Of how many samples own errors are, where these are not all; empty otherwise."""
+        if self.own_samples == self.samples:
+            return ""
+        return (
+            f"own and local errors are those of {self.own_samples} of {self.samples} samples, as"
+            " much is computed for each"
+        )
 
     @property
     def sqnr_db(self) -> float:
@@ -156,6 +169,8 @@ class Explanation(Shown):
 
     def _totals(self) -> Iterator[str]:
         yield f"outputs agree with float to {_db(self.sqnr_db).strip()} dB"
+        if self.sampled:
+            yield self.sampled
         if self.total_us is not None:
             threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
             yield (

@@ -20,6 +20,7 @@ from qpc.calls import is_shape_arithmetic
 from qpc.explanation.evaluation import Score
 from qpc.explanation.explain import explain
 from qpc.explanation.inspection import Inspection, in_integers, inspect_graph, stage_of
+from qpc.explanation.own_errors import MOST_MACS
 from qpc.explanation.result import Explanation, LayerExplained
 from qpc.hashing import fingerprint
 from qpc.meta import info, label, value_name
@@ -62,11 +63,12 @@ def report_of(
     settings: str = "",
     title: str = "model",
     notes: Sequence[str] = (),
+    most_macs: float = MOST_MACS,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """All that a report says about a compressed model.
 
-    reference, gm, batches, compiled, profile, told: as `qpc.explain` takes them.
+    reference, gm, batches, compiled, profile, most_macs, told: as `qpc.explain` takes them.
     scores: of `qpc.explanation.evaluation.evaluate`. run: of a compression,
     `CompressResult.plain()` or the `result.json` in its folder. settings: how the model was made,
     as YAML. title: what the model is called. notes: what could not be found out.
@@ -76,7 +78,13 @@ def report_of(
     given = list(checked_batches(batches, "a report"))
     integer = convert(gm) if stage_of(gm) == "rounded" else gm
     found = explain(
-        reference, integer, given, compiled=compiled, profile=profile, told=told
+        reference,
+        integer,
+        given,
+        compiled=compiled,
+        profile=profile,
+        most_macs=most_macs,
+        told=told,
     )  # which refuses what is no pair of graphs
     before, after = inspect_graph(reference), inspect_graph(integer)
     summary = Summary(
@@ -103,7 +111,7 @@ def report_of(
         histograms=histograms(reference, integer, given),
         groups=tuple(Group(**asdict(group)) for group in before.channels),
         run=None if run is None else _run(run),
-        notes=tuple(notes),
+        notes=(*notes, *filter(None, (found.sampled,))),
     )
 
 
