@@ -15,7 +15,7 @@ from qpc.effort import tidying
 from qpc.errors import PassError
 from qpc.explanation.changes import Island, changes_of
 from qpc.explanation.inspection import Form, LayerFacts, in_integers, inspect_graph, stage_of
-from qpc.explanation.own_errors import MOST_MACS, OwnError, own_errors
+from qpc.explanation.own_errors import MOST_MACS, Errors, own_errors
 from qpc.explanation.result import Explanation, LayerExplained
 from qpc.explanation.times import NodeTime, float_times, in_float, times_of
 from qpc.facts import require_graph
@@ -78,7 +78,7 @@ def explain(
     times = {} if profile is None else times_of(profile, integer)
     slow = _float_times(reference, integer, given, profile) if float_time else {}
     facts = inspect_graph(reference)
-    rows = _rows(integer, {e.node: e for e in errors.operators}, times, slow, profile, facts.layers)
+    rows = _rows(integer, errors, times, slow, profile, facts.layers)
     prunable = {row.node: not row.why_whole for row in rows if row.macs}
     total = None if profile is None else profile.total_us
     islands = _islands(integer, {row.node: row for row in rows}, times)
@@ -103,7 +103,7 @@ def explain(
 
 def _rows(
     gm: GraphModule,
-    errors: Mapping[str, OwnError],
+    errors: Errors,
     times: Mapping[Node, NodeTime],
     slow: Mapping[Node, float],
     profile: Profile | None,
@@ -111,12 +111,13 @@ def _rows(
 ) -> tuple[LayerExplained, ...]:
     whole = {f.module: f.why_whole for f in facts if f.macs and f.group is not None}
     own = {f.node: f for f in inspect_graph(gm).layers}
+    by_node = {e.node: e for e in errors.operators}
     bits = {f.module: f.weight_bits for f in own.values()}
     rows = []
     for node in gm.graph.nodes:
         if node.op != "call_function" or is_shape_arithmetic(node):
             continue
-        error, time = errors.get(node.name), times.get(node)
+        error, time = by_node.get(node.name), times.get(node)
         fact = own.get(node.name)
         if error is None and fact is None and time is None:
             continue
@@ -138,12 +139,14 @@ def _rows(
                 of_limit=None if time is None else time.of_limit,
                 float_us=slow.get(node),
                 inside="" if time is None else time.inside,
+                noise=errors.together.get(value_name(node) or ""),
                 own_noise=None if error is None else error.noise,
                 local_noise=None if error is None else error.local_noise,
                 gain=1.0 if error is None else error.gain,
                 clipped=0.0 if error is None else error.clipped,
                 reach=0.0 if error is None else error.reach,
                 used=1.0 if error is None else error.used,
+                span=None if error is None else error.span,
                 why_float=_why_float(node) if form == "float" else "",
                 why_whole=whole.get(about.module_path, "") if any_layer(node) else "",
                 why_alone=_why_alone(node, time),

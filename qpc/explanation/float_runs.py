@@ -1,15 +1,15 @@
-"""Runs of a float graph: all its values, and what comes of it when one of them changes."""
+"""Runs of graphs: all values, and what comes of a float graph when one of them changes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from qpc.meta import attribute, value_name
+from qpc.meta import attribute, info, value_name
 
 
 def output_of(gm: GraphModule) -> Node:
@@ -38,6 +38,29 @@ def all_values(gm: GraphModule, inputs: Sequence[Tensor]) -> dict[str, Any]:
     run = _Keeping(gm)
     run.run(*inputs)
     return run.kept
+
+
+class _Watched(Interpreter):
+    """Shows the reals that integers stand for, each value when it is there."""
+
+    def __init__(self, gm: GraphModule, see: Callable[[str, Tensor], None]) -> None:
+        super().__init__(gm)
+        self._see = see
+        self._names = {node: name for name, node in nodes_of_values(gm).items()}
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "call_function" and n in self._names and isinstance(value, Tensor):
+            grid = None if value.is_floating_point() else info(n).qparams
+            self._see(self._names[n], value if grid is None else grid.dequantize(value))
+        return value
+
+
+def watched(
+    gm: GraphModule, inputs: Sequence[Tensor], see: Callable[[str, Tensor], None]
+) -> object:
+    """The outputs of a graph. see: is given each value by the traced model's name, as reals."""
+    return _Watched(gm, see).run(*inputs)
 
 
 def nodes_of_values(gm: GraphModule) -> dict[str, Node]:

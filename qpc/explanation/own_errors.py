@@ -14,7 +14,7 @@ float model runs without its batch norms, which are folded into the layers befor
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +31,7 @@ from qpc.explanation.float_runs import (
     nodes_of_values,
     output_of,
     run_rest,
+    watched,
 )
 from qpc.explanation.inspection import in_integers
 from qpc.explanation.one_operator import INTEGERS, QUANTIZE, OneOperator
@@ -57,7 +58,7 @@ class OwnError:
     local_noise: the same of its own result. gain: by what factor its result is too large, as the
     best fit has it. clipped: share of the float values that lie outside of its grid. reach: the
     greatest of them over the end of the grid on its side; used: the share of the grid that they
-    need.
+    need. span: the least and the greatest of them, or zero.
     """
 
     node: str
@@ -68,6 +69,7 @@ class OwnError:
     clipped: float
     reach: float
     used: float
+    span: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Errors:
     noise: of the whole integer model, as in `OwnError`. varying: the share of the outputs' squares
     that is not the same for all samples; 1 for a single sample, of which nobody can tell. samples:
     of how many these are, and own_samples, of how many of them the noise of `operators` is.
+    together: squared error of each value over its squares in the whole integer model, by the traced
+    model's name for it.
     """
 
     operators: tuple[OwnError, ...]
@@ -84,6 +88,7 @@ class Errors:
     varying: float
     samples: int = 1
     own_samples: int = 1
+    together: Mapping[str, float] = field(default_factory=dict)
 
 
 def measurable(reference: GraphModule, integer: GraphModule) -> list[Node]:
@@ -143,7 +148,14 @@ def own_errors(
     results = tuple(rests.sums[node].result(node) for node in nodes)
     count = sum(piece.samples for piece in pieces)
     own = sum(piece.samples for piece in pieces if piece.longer)
-    return Errors(results, rests.whole.ratio(), rests.varying.share(), count, own)
+    return Errors(
+        operators=results,
+        noise=rests.whole.ratio(),
+        varying=rests.varying.share(),
+        samples=count,
+        own_samples=own,
+        together={name: sums.ratio() for name, sums in rests.together.items()},
+    )
 
 
 def _simpler(reference: GraphModule, integer: GraphModule) -> GraphModule:
@@ -161,6 +173,7 @@ class _Rests:
         self.reference, self._integer = reference, integer
         self.sums = {node: _Sums() for node in nodes}
         self.whole, self.varying = NoiseSums(), _Varying()
+        self.together: dict[str, NoiseSums] = {}
         self._places = nodes_of_values(reference)
         self._behind = {n: affected(reference, self._places[str(value_name(n))]) for n in nodes}
 
@@ -175,9 +188,15 @@ class _Rests:
         values = all_values(self.reference, piece.inputs)
         exact = tensors_of(values[output_of(self.reference).name])
         require_finite(exact, piece.batch)
-        self.whole.add(exact, tensors_of(self._integer(*piece.inputs)))
-        self.varying.add(exact)
         named = {name: values[place.name] for name, place in self._places.items()}
+
+        def compare(name: str, value: Tensor) -> None:
+            if isinstance(named.get(name), Tensor):
+                sums = self.together.setdefault(name, NoiseSums())
+                sums.add([named[name]], [value.reshape(named[name].shape)])
+
+        self.whole.add(exact, tensors_of(watched(self._integer, piece.inputs, compare)))
+        self.varying.add(exact)
         for node, sums in self.sums.items():
             grid = info(node).qparams if info(node).dtype in INTEGERS else None
             sums.look(named[str(value_name(node))], grid)
@@ -240,6 +259,7 @@ class _Sums:
             clipped=self.clipped / max(self.count, 1),
             reach=max(over, default=0.0),
             used=(self.greatest - self.least) / width if width else 1.0,
+            span=(self.least, self.greatest),
         )
 
 

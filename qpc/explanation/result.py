@@ -29,11 +29,11 @@ class LayerExplained:
     microseconds in float, in PyTorch, operator by operator. inside: the operator whose kernel does
     this one, too.
 
-    own_noise: squared error of the outputs over their squares with only this operator quantized;
-    None if it has no value in common with the float model. local_noise: the same of its own result.
-    gain: by what factor its result is too large. clipped: share of the values outside of its grid;
-    reach: the greatest of them over the end of the grid. used: the share of its grid that they
-    need.
+    noise: squared error of its result over its squares with all operators quantized; own_noise:
+    that of the outputs with only this one; None if it has no value in common with the float model.
+    local_noise: that of its own result. gain: by what factor its result is too large. clipped:
+    share of the values outside of its grid; reach: the greatest of them over the end of the grid.
+    used: the share of its grid that they need. span: the least and the greatest of them, or zero.
 
     why_float, why_whole, why_alone: why it is not in integers, not pruned, not fused; empty if it
     is, or nothing is known.
@@ -52,12 +52,14 @@ class LayerExplained:
     of_limit: float | None = None
     float_us: float | None = None
     inside: str = ""
+    noise: float | None = None
     own_noise: float | None = None
     local_noise: float | None = None
     gain: float = 1.0
     clipped: float = 0.0
     reach: float = 0.0
     used: float = 1.0
+    span: tuple[float, float] | None = None
     why_float: str = ""
     why_whole: str = ""
     why_alone: str = ""

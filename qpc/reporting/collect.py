@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import GraphModule
 
-from qpc.analysis.compare import Comparison, compare
 from qpc.backends.profile import Profile
 from qpc.batches import Batch, checked_batches
 from qpc.calls import is_shape_arithmetic
@@ -23,7 +22,7 @@ from qpc.explanation.inspection import Inspection, in_integers, inspect_graph, s
 from qpc.explanation.own_errors import MOST_MACS
 from qpc.explanation.result import Explanation, LayerExplained
 from qpc.hashing import fingerprint
-from qpc.meta import info, label, value_name
+from qpc.meta import info, label
 from qpc.modes import ordinary_torch
 from qpc.printer import format_type
 from qpc.recipes import convert
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from qpc.backends.tvm.runtime.model import CompiledModel
 
 _COSTS = ("macs", "parameters", "bytes", "latency_ms")
-_FROM_EXPLAINED = frozenset(Layer.model_fields) - {"shape", "noise", "sparsity", "group"}
+_FROM_EXPLAINED = frozenset(Layer.model_fields) - {"shape", "sparsity", "group"}
 
 
 @ordinary_torch()
@@ -106,9 +105,9 @@ def report_of(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         summary=summary,
         changes=tuple(Advice(**asdict(change)) for change in found.changes),
-        layers=_layers(integer, found, compare(reference, integer, given), before),
+        layers=_layers(integer, found, before),
         graph=_nodes(integer),
-        histograms=histograms(reference, integer, given),
+        histograms=histograms(reference, integer, given, _spans(found)),
         groups=tuple(Group(**asdict(group)) for group in before.channels),
         run=None if run is None else _run(run),
         notes=(*notes, *filter(None, (found.sampled,))),
@@ -174,34 +173,31 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _layers(
-    gm: GraphModule, found: Explanation, together: Comparison, before: Inspection
-) -> tuple[Layer, ...]:
+def _spans(found: Explanation) -> dict[str, tuple[float, float]]:
+    """Between what the values of each operator lie, by its node."""
+    return {row.node: row.span for row in found.layers if row.span is not None}
+
+
+def _layers(gm: GraphModule, found: Explanation, before: Inspection) -> tuple[Layer, ...]:
     nodes = {node.name: node for node in gm.graph.nodes}
-    noise = {row.value: 10 ** (-row.sqnr_db / 10) for row in together.layers}
     groups = {fact.module: fact.group for fact in before.layers if fact.group is not None}
-    return tuple(
-        _layer(row, gm, nodes[row.node], noise.get(value_name(nodes[row.node]) or ""), groups)
-        for row in found.layers
-    )
+    return tuple(_layer(row, gm, nodes[row.node], groups) for row in found.layers)
 
 
 def _layer(
     row: LayerExplained,
     gm: GraphModule,
     node: torch.fx.Node,
-    noise: float | None,
     groups: Mapping[str, int | None],
 ) -> Layer:
     weight = stored_weight(gm, node)
     known = {k: v for k, v in asdict(row).items() if k in _FROM_EXPLAINED}
-    known |= {k: _finite(known[k]) for k in ("own_noise", "local_noise")}
+    known |= {k: _finite(known[k]) for k in ("noise", "own_noise", "local_noise")}
     about = info(node)
     empty = weight is None or not weight.numel()
     return Layer(
         **known,
         shape=format_type(about.shape, about.dtype),
-        noise=_finite(noise),
         sparsity=None if empty or weight is None else float((weight == 0).float().mean()),
         group=None if weight is None else groups.get(row.module),
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from qpc.analysis.layer_scales import weight_scales
 from qpc.batches import Batch, inputs_of
+from qpc.explanation.float_runs import watched
 from qpc.layers import any_layer, integer_layer
 from qpc.meta import attribute, info, value_name
 from qpc.quant.grid import QParams
@@ -22,16 +23,22 @@ _END = 1 - 1e-6
 
 
 def histograms(
-    reference: GraphModule, gm: GraphModule, batches: Sequence[Batch]
+    reference: GraphModule,
+    gm: GraphModule,
+    batches: Sequence[Batch],
+    spans: Mapping[str, tuple[float, float]],
 ) -> tuple[Histogram, ...]:
-    """Weights of an integer graph, and the float values that its operators' results stand for."""
-    wanted = {
-        name: (node.name, grid)
-        for node in gm.graph.nodes
-        if node.op == "call_function"
-        and (name := value_name(node)) is not None
-        and (grid := info(node).qparams) is not None
-    }
+    """Weights of an integer graph, and the float values that its operators' results stand for.
+
+    spans: between what these lie, by the node; others are not counted.
+    """
+    wanted = {}
+    for node in gm.graph.nodes:
+        name, grid, span = value_name(node), info(node).qparams, spans.get(node.name)
+        if name is None or grid is None or span is None:
+            continue
+        if all(map(math.isfinite, span)):
+            wanted[name] = _Counted(node, grid, span)
     return (*_weights(gm), *_activations(reference, wanted, batches))
 
 
@@ -85,61 +92,44 @@ def _weight_scale(gm: GraphModule, node: Node) -> Tensor | None:
 # --- activations ----------------------------------------------------------------------------------
 
 
-class _Watcher(Interpreter):
-    def __init__(self, gm: GraphModule, see: Callable[[str, Tensor], None]) -> None:
-        super().__init__(gm)
-        self._see = see
-        self._last = {n: node for node in gm.graph.nodes if (n := value_name(node)) is not None}
+class _Counted:
+    """How many float values of an operator lie where."""
 
-    def run_node(self, n: Node) -> object:
-        value = super().run_node(n)
-        name = value_name(n)
-        if isinstance(value, Tensor) and name is not None and self._last.get(name) is n:
-            self._see(name, value)
-        return value
-
-
-def _activations(
-    reference: GraphModule, wanted: Mapping[str, tuple[str, QParams]], batches: Sequence[Batch]
-) -> Iterator[Histogram]:
-    """First where the values lie, then how many lie where: nothing is kept between batches."""
-    ranges: dict[str, tuple[float, float]] = {}
-    counts: dict[str, Tensor] = {}
-    outside: dict[str, list[int]] = {}
-
-    def span(name: str, value: Tensor) -> None:
-        if name in wanted and value.is_floating_point() and value.numel():
-            low, high = (float(v) for v in value.aminmax())
-            before = ranges.get(name, (low, high))
-            ranges[name] = min(before[0], low), max(before[1], high)
-
-    def count(name: str, value: Tensor) -> None:
-        if name not in ranges or not all(map(math.isfinite, ranges[name])):
-            return
-        grid = wanted[name][1]
-        found = torch.histc(value.float(), _BINS, *_shown(ranges[name], grid))
-        counts[name] = counts.get(name, torch.zeros(_BINS)) + found
+    def __init__(self, node: Node, grid: QParams, span: tuple[float, float]) -> None:
+        self._node, self._grid = node, grid
         low, high = grid.real_range
-        half = grid.scale / 2
-        beyond = int(((value < low - half) | (value > high + half)).sum())
-        seen = outside.setdefault(name, [0, 0])
-        seen[0], seen[1] = seen[0] + beyond, seen[1] + value.numel()
+        self._shown = min(span[0], low), max(span[1], high)
+        self._counts = torch.zeros(_BINS)
+        self._beyond = self._count = 0
 
-    with torch.no_grad():
-        for see in (span, count):
-            for number, batch in enumerate(batches):
-                _Watcher(reference, see).run(*inputs_of(reference, batch, number))
-    for name, found in counts.items():
-        node, grid = wanted[name]
-        low, high = _shown(ranges[name], grid)
-        beyond, all_ = outside[name]
-        yield Histogram(
-            node=node, of="activations", low=low, high=high, counts=tuple(found.int().tolist()),
-            clips=grid.real_range, outside=beyond / all_,
+    def add(self, value: Tensor) -> None:
+        """Some more of them."""
+        self._counts += torch.histc(value.float(), _BINS, *self._shown)
+        low, high = self._grid.real_range
+        half = self._grid.scale / 2
+        self._beyond += int(((value < low - half) | (value > high + half)).sum())
+        self._count += value.numel()
+
+    def result(self) -> Histogram:
+        """From the least to the greatest, with both ends of the grid."""
+        low, high = self._shown
+        return Histogram(
+            node=self._node.name, of="activations", low=low, high=high,
+            counts=tuple(self._counts.int().tolist()), clips=self._grid.real_range,
+            outside=self._beyond / max(self._count, 1),
         )  # fmt: skip
 
 
-def _shown(values: tuple[float, float], grid: QParams) -> tuple[float, float]:
-    """From which value to which: all values, and both ends of the grid."""
-    low, high = grid.real_range
-    return min(values[0], low), max(values[1], high)
+def _activations(
+    reference: GraphModule, wanted: Mapping[str, _Counted], batches: Sequence[Batch]
+) -> Iterator[Histogram]:
+    """Nothing is kept between batches."""
+
+    def count(name: str, value: Tensor) -> None:
+        if name in wanted and value.is_floating_point():
+            wanted[name].add(value)
+
+    with torch.no_grad():
+        for number, batch in enumerate(batches):
+            watched(reference, inputs_of(reference, batch, number), count)
+    return (counted.result() for counted in wanted.values())
