@@ -47,6 +47,18 @@ class Commands(TyperGroup):
         with formatter.section("Options"):
             formatter.write_dl([record for record in records if record is not None])
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What stands before the name of a command; its own options stand behind that."""
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        first = args[0].partition("=")[0] if args else ""
+        if first.startswith("-") and first not in own:
+            raise typer.BadParameter(
+                f"{first} is no option of qpc itself; those of a command stand behind its name",
+                ctx=ctx,
+            )
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is called."""
         name, found, rest = super().resolve_command(ctx, args)

@@ -90,7 +90,10 @@ def read_image(path: Path, how: Preparation) -> Tensor:
     except ConfigError:
         raise
     except Exception as e:  # each of Pillow's formats has its own ways to fail
-        raise ConfigError(f"{str(path)!r} cannot be read as an image: {e}") from e
+        raise ConfigError(
+            f"{str(path)!r} cannot be read as an image: {e}",
+            fix="take the file away, or replace it by a whole one",
+        ) from e
     pixels = torch.from_numpy(np.array(made)).reshape(height, width, channels)
     values = pixels.permute(2, 0, 1).float() / _GREATEST
     mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in (how.mean, how.std))

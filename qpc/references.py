@@ -41,7 +41,10 @@ def function_of(reference: str, folder: Path, field: str) -> Callable[..., objec
             f"{field}: {module!r} has nothing called {name!r}", fix=nearest(name, known)
         )
     if not callable(found):
-        raise ConfigError(f"{field}: {reference!r} is {type(found).__name__}, not a function")
+        raise ConfigError(
+            f"{field}: {reference!r} is {type(found).__name__}, not a function",
+            fix=f"name a function that returns the {field}",
+        )
     return found
 
 

@@ -59,6 +59,12 @@ print(*{"torch", "tvm", "numpy", "networkx", "pydantic"} & set(sys.modules))
     assert done.stdout.split() == []
 
 
+def test_an_option_before_the_command_is_told_where_it_belongs() -> None:
+    result = CliRunner().invoke(cli.app, ["--quiet", "version"])
+    assert result.exit_code == 2
+    assert "--quiet is no option of qpc itself" in result.output
+
+
 @pytest.mark.parametrize("argument", ["version", "--version"])
 def test_version_prints_the_version(argument: str) -> None:
     result = CliRunner().invoke(cli.app, [argument])

@@ -27,7 +27,11 @@ def command(
     how: Annotated[How | None, typer.Option(help="Run machine code, or the graph.")] = None,
     at_least: Annotated[
         float | None,
-        typer.Option(help="Fail, with exit code 3, if the accuracy or else the agreement is less."),
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Fail, with exit code 3, if the accuracy or else the agreement is less; from 0 to 1.",
+        ),
     ] = None,
 ) -> Answer:
     """Measure accuracy of a model and of the float model that it was made from, side by side."""

@@ -263,7 +263,10 @@ def user_code_failed(written: str, error: Exception) -> ConfigError:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "site-packages" not in f.filename and "<" not in f.filename[:1]]
     where = f", at {own[-1].filename}:{own[-1].lineno}" if own else ""
-    first = (str(error).splitlines() or [""])[0]
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        where = f", at {error.filename}:{error.lineno}"  # it was not run
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    first = (said.splitlines() or [""])[0]
     return ConfigError(
         f"{written!r} raised {type(error).__name__}: {first}{where}",
         fix="mend it; --verbose shows the traceback",

@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from qpc.capture.checks import ExampleInputs
 from qpc.errors import ConfigError
+from qpc.explanation.inspection import stage_of
 from qpc.given.data import Data, Part, data_of
 from qpc.given.inputs import examples, inputs_of_text
 from qpc.given.model import Model, model_of
@@ -109,6 +110,11 @@ def float_model(opened: Opened, model: ModelOptions, reference: str | None) -> G
     found = opened.model.original
     if reference is not None:
         found = model_of(reference, model.input or ()).require_float("--float")
+    if found is None and opened.model.graph is not None and stage_of(opened.model.graph) == "float":
+        raise ConfigError(
+            f"{model.model!r} is in float, and there is nothing to explain before it is quantized",
+            fix="pass the folder that `qpc quantize` wrote",
+        )
     if found is None:
         raise ConfigError(f"the float model of {model.model!r} is not there", fix="--float MODEL")
     return found

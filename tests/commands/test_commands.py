@@ -121,6 +121,7 @@ WRONG = {
     ],
     "evaluate": [
         ("net", 1, "evaluate needs data"),
+        ("net --data data.npz --at-least 90", 2, "--at-least"),
         ("net --data network.py", 1, "'network.py' is no data that QPC reads"),
         ("net --data photos --mean 1,2", 1, "--mean has 2 values, the model 3 channels"),
     ],
@@ -128,6 +129,7 @@ WRONG = {
         ("net/graph --data data.npz", 1, "the float model of 'net/graph' is not there"),
         ("net/compiled --data data.npz", 1, "explain needs a graph"),
         ("net", 1, "explain needs data"),
+        (f"{MODEL} --data data.npz", 1, "is in float, and there is nothing to explain"),
     ],
     "report": [
         ("net/graph --data data.npz", 1, "the float model of 'net/graph' is not there"),

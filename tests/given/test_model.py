@@ -122,6 +122,12 @@ def test_what_is_no_model_is_refused(folder: Path) -> None:
         module_of("no_such_module:model")
 
 
+def test_a_file_that_is_no_python_is_told_with_its_line(folder: Path) -> None:
+    (folder / "wrong.py").write_text("def make(:\n")
+    with pytest.raises(ConfigError, match=r"raised SyntaxError: .*, at .*wrong\.py:1"):
+        model_of("wrong.py:make")
+
+
 def test_weights_are_read_from_safetensors_and_from_files_of_torch(folder: Path) -> None:
     tensors = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
     save_file(tensors, folder / "w.safetensors")
