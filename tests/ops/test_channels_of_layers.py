@@ -14,7 +14,15 @@ from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Global
 from qpc.pruning.magnitude import L1
 from qpc.testing import randomized, traced
-from tests.channels.channel_labels import Forward, flowed, image_graph, reasons, seen, token_graph
+from tests.channels.channel_labels import (
+    Forward,
+    every,
+    flowed,
+    image_graph,
+    reasons,
+    seen,
+    token_graph,
+)
 from tests.pruning_oracle import masked_output
 
 
@@ -75,10 +83,20 @@ def test_a_linear_layer_may_read_its_weight_transposed() -> None:
     assert seen(gm) == (2, "efg")
 
 
-def test_channels_on_another_axis_pass_a_linear_layer() -> None:
-    gm = token_graph(lambda m, x: m.t(m.a(x).transpose(1, 2)), t=nn.Linear(3, 2))
-    assert seen(gm) == (1, "abcd")
-    assert reasons(gm) == {"linear of t (linear_1) leaves the channels to another axis"}
+def test_channels_on_another_axis_pass_layers_that_mix_tokens() -> None:
+    for function in (
+        lambda m, x: m.t(m.a(x).transpose(1, 2)),
+        lambda m, x: m.c(m.a(x)).transpose(1, 2),
+        lambda m, x: m.a(x).transpose(1, 2) @ m.w,
+    ):
+        gm = token_graph(function, t=nn.Linear(3, 2), c=nn.Conv1d(3, 2, 1), w=torch.randn(3, 2))
+        assert every(gm) == {1: "abcd", 2: "ef"}
+        assert reasons(gm) == set()
+
+
+def test_channels_on_another_axis_stay_where_windows_reach_over_several() -> None:
+    gm = token_graph(lambda m, x: m.c(m.a(x)), c=nn.Conv1d(3, 2, 3, padding=1))
+    assert reasons(gm) == {"conv1d of c (conv1d) needs channels on another axis"}
 
 
 def test_the_features_of_an_embedding_are_channels_and_its_rows_stay() -> None:
