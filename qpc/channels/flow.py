@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -38,6 +38,8 @@ from qpc.meta import attribute, info, label
 from qpc.registry import Through, op_name, seen_through, spec_of
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType
+
+_OWN_WEIGHT = "to prune them, give each a weight of its own"
 
 LARGEST_FREE = 2**22
 """How many elements of a parameter or constant are labelled one by one at most."""
@@ -147,10 +149,8 @@ class Flow:
         Axes between which labels have not decided yet are looked at together, but decide where
         others have channels on more than one of them. Without any channels there is one turn.
         """
-        if (
-            len({axes for source in sources for axes in self._axes_in(source) if len(axes) == 1})
-            > 1
-        ):
+        known = {axes for source in sources for axes in self._axes_in(source)}
+        if sum(len(axes) == 1 for axes in known) > 1:
             for labels in (labels for source in sources for labels in self._known(source)):
                 self._tie(labels)
         turns: list[frozenset[int]] = []
@@ -159,7 +159,8 @@ class Flow:
             turns = [turn for turn in turns if not turn & axes]
             turns.append(axes.union(*touching))
         outer = self._turn
-        for self._turn in sorted(turns, key=sorted) or (None,):
+        for turn in sorted(turns, key=sorted) or (None,):
+            self._turn = turn
             yield
         self._turn = outer
 
@@ -280,9 +281,11 @@ class Flow:
     def produce(self, weight: Node, axis: int) -> Labels:
         """The output channels of a layer: atoms on a weight axis, the same for every use."""
         name = self._layer_parameter(weight, axis)
-        if (name, axis) not in self.axes:
+        if (known := self.axes.get((name, axis))) is None:
             size = attribute(self.gm, name).shape[axis]
             self.axes[name, axis] = ParameterAxis(name, axis, self.new(size), produces=True)
+        elif not known.produces:
+            self.axes[name, axis] = replace(known, produces=True)
         self._wrappers_follow(weight, axis)
         return self.axes[name, axis].labels
 
@@ -293,9 +296,30 @@ class Flow:
         if known is None:
             self.axes[name, axis] = ParameterAxis(name, axis, labels, produces=False)
         else:
-            why = f"{name} is shared with a place that keeps all channels"
-            self.atoms.unite(known.labels, labels, why)
+            readers = " and ".join(map(describe, self.readers(parameter)))
+            keeps = f"{name} is shared by {readers}, one of which keeps all its channels"
+            self.atoms.unite(known.labels, labels, f"{keeps}; {_OWN_WEIGHT}")
         self._wrappers_follow(parameter, axis)
+
+    def readers(self, parameter: Node) -> list[Node]:
+        """The calls that read a parameter, under any of its names."""
+        source = self.parameter(parameter)
+        assert source is not None
+        same = [
+            n
+            for n in self.gm.graph.nodes
+            if n.op == "get_attr" and self.name(n) == self.name(source)
+        ]
+        return list(_seen_by(same))
+
+    def looked_up(self, node: Node, table: Node, axis: int) -> None:
+        """Pin what a parameter axis has, of whose indices an operator is given the numbers."""
+        numbers = self.new(self.shape(table)[axis])
+        self.consume(table, axis, numbers)
+        why = f"{describe(node)} looks up {self.name(self.parameter(table) or table)} by number"
+        if others := [describe(n) for n in self.readers(table) if n is not node]:
+            why += f", which {' and '.join(others)} shares; {_OWN_WEIGHT}"
+        self.atoms.pin(numbers, why)
 
     def attach(self, node: Node, part: Node | None, axis: int, labels: Labels) -> None:
         """As `consume`, for an argument of `node` that may also be missing or computed."""
@@ -500,6 +524,16 @@ class Flow:
     def prunes_heads(self, node: Node) -> bool:
         """Whether split channels at `node` are to go as whole heads."""
         return any(fnmatchcase(info(node).module_path, pattern) for pattern in self.heads)
+
+
+def _seen_by(parameters: Iterable[Node]) -> Iterator[Node]:
+    """The calls that read parameters, those that layers see through left out."""
+    for node in parameters:
+        for user in node.users:
+            if seen_through(user) is None:
+                yield user
+            else:
+                yield from _seen_by([user])
 
 
 def _from_last(labels: Labels) -> frozenset[int]:
