@@ -39,7 +39,7 @@ from qpc.registry import Through, op_name, seen_through, spec_of
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType
 
-_OWN_WEIGHT = "to prune them, give each a weight of its own"
+_OWN_WEIGHT = "to prune these channels, give each a weight of its own"
 
 LARGEST_FREE = 2**22
 """How many elements of a parameter or constant are labelled one by one at most."""
@@ -305,12 +305,8 @@ class Flow:
         """The calls that read a parameter, under any of its names."""
         source = self.parameter(parameter)
         assert source is not None
-        same = [
-            n
-            for n in self.gm.graph.nodes
-            if n.op == "get_attr" and self.name(n) == self.name(source)
-        ]
-        return list(_seen_by(same))
+        named = (node for node in self.gm.graph.nodes if node.op == "get_attr")
+        return list(_seen_by(node for node in named if self.name(node) == self.name(source)))
 
     def looked_up(self, node: Node, table: Node, axis: int) -> None:
         """Pin what a parameter axis has, of whose indices an operator is given the numbers."""
@@ -318,7 +314,7 @@ class Flow:
         self.consume(table, axis, numbers)
         why = f"{describe(node)} looks up {self.name(self.parameter(table) or table)} by number"
         if others := [describe(n) for n in self.readers(table) if n is not node]:
-            why += f", which {' and '.join(others)} shares; {_OWN_WEIGHT}"
+            why += f", and {' and '.join(others)} shares it; {_OWN_WEIGHT}"
         self.atoms.pin(numbers, why)
 
     def attach(self, node: Node, part: Node | None, axis: int, labels: Labels) -> None:

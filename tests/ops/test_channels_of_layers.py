@@ -116,6 +116,26 @@ def test_the_features_of_an_embedding_are_channels_and_its_rows_stay() -> None:
     assert found.group_of("words.weight", 0) is None
 
 
+def test_the_words_of_an_embedding_tied_to_a_layer_stay_and_the_reason_names_both() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(self.words(x))
+            return y.sum(-1)
+
+    found = analyze_channels(traced(Tied(), torch.randint(0, 5, (2, 3))))
+    features, words = found.groups
+    assert len(features.prunable) == 4
+    assert {unit.pinned for unit in words.units} == {
+        "embedding of words (embedding) looks up head.weight by number, and linear of head (linear)"
+        " shares it; to prune these channels, give each a weight of its own"
+    }
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
