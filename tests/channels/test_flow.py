@@ -104,7 +104,7 @@ def test_a_layer_called_twice_has_one_set_of_channels() -> None:
     model = nn.Linear(4, 4)
     found = analyze_channels(traced(nn.Sequential(model, nn.ReLU(), model), TOKENS))
     assert pins(found, "2.weight") == [
-        "2.weight is shared by linear of 2 (linear) and linear of 2 (linear_1), one of which keeps "
+        "2.weight is shared by linear of 0 (linear) and linear of 2 (linear_1), one of which keeps "
         "all its channels; to prune these channels, give each a weight of its own"
     ]
     assert {axis.name for axis in found.axes} == {"2.weight", "2.bias"}
