@@ -39,9 +39,10 @@ class _Operand:
     def along(self, letter: str) -> Labels:
         """The channels along the axis of a letter, or NONE."""
         axis = self.letters.index(letter)
-        for labels in self.labels:
-            if axis in varying_axes(labels) or not varying_axes(labels):
-                return along(labels, axis)
+        changing = [labels for labels in self.labels if axis in varying_axes(labels)]
+        same = [labels for labels in self.labels if not varying_axes(labels)]
+        for labels in changing + same:
+            return along(labels, axis)
         return nothing(self.labels[0].shape[axis : axis + 1])
 
 
@@ -80,7 +81,8 @@ def einsum(flow: Flow, node: Node) -> Sequence[Labels]:
     if len(tensors) == 2:
         first, second = zip(tensors, operands, strict=True)
         return _product(flow, node, first, second, out)
-    return _contract(flow, node, [_Operand(flow.every(tensors[0]), left)], out, flow.shape(node))
+    operand = _operand(flow, node, (tensors[0], left), "", out)
+    return _contract(flow, node, [operand], out, flow.shape(node))
 
 
 def _spelled_out(equation: str, ranks: Sequence[int]) -> str:
@@ -99,14 +101,17 @@ def _spelled_out(equation: str, ranks: Sequence[int]) -> str:
 def attention(flow: Flow, node: Node) -> Sequence[Labels]:
     """softmax(q k^T + mask) v, as two sums of products."""
     given = arguments(node)
-    query, key, value = (flow.every(given[name]) for name in ("query", "key", "value"))
+    batch = string.ascii_uppercase[: len(flow.shape(given["query"])) - 2]
+    query, key, value = (
+        _operand(flow, node, (given[name], batch + letters), meets, "").labels
+        for name, letters, meets in (("query", "id", "d"), ("key", "jd", "d"), ("value", "je", "e"))
+    )
     if given.get("enable_gqa"):
         times = query[0].shape[-3] // key[0].shape[-3]
         key, value = (
             tuple(compact(labels.repeat_interleave(times, -3)) for labels in other)
             for other in (key, value)
         )
-    batch = string.ascii_uppercase[: query[0].dim() - 2]
     scores = torch.Size((*query[0].shape[:-1], key[0].shape[-2]))
     pairs = [_Operand(query, f"{batch}id"), _Operand(key, f"{batch}jd")]
     middle = flow.apart(node, _contract(flow, node, pairs, f"{batch}ij", scores))
@@ -119,47 +124,49 @@ def attention(flow: Flow, node: Node) -> Sequence[Labels]:
 def _product(
     flow: Flow, node: Node, first: tuple[Node, str], second: tuple[Node, str], out: str
 ) -> Sequence[Labels]:
+    operands = []
     for (value, letters), (other, theirs) in ((first, second), (second, first)):
-        matrix = flow.matrix(other)
-        if matrix is not None and len(theirs) == 2 and flow.matrix(value) is None:
-            made = _times_parameter(flow, node, (value, letters), matrix, theirs, out)
-            if made is not None:
-                return made
-    operands = [_Operand(flow.every(n), letters) for n, letters in (first, second)]
+        matrix = flow.matrix(value)
+        if matrix is None or flow.matrix(other) is not None:
+            operands.append(_operand(flow, node, (value, letters), theirs, out))
+        else:
+            read = _operand(flow, node, (other, theirs), letters, out)
+            operands.append(_weight(flow, matrix, letters, read))
     return _contract(flow, node, operands, out, flow.shape(node))
 
 
-def _times_parameter(
-    flow: Flow,
-    node: Node,
-    value: tuple[Node, str],
-    matrix: tuple[Node, list[int]],
-    letters: str,
-    out: str,
-) -> Sequence[Labels] | None:
-    """A layer written as a product: one letter of the parameter is summed, the other is made."""
+def _operand(flow: Flow, node: Node, value: tuple[Node, str], theirs: str, out: str) -> _Operand:
+    """A value whose channels, if they could be on several axes, are on one that is summed."""
+    source, letters = value
+    for labels in flow.every(source):
+        if len(axes := varying_axes(labels)) > 1:
+            met = [axis for axis in axes if letters[axis] in theirs]
+            summed = [axis for axis in met if letters[axis] not in out]
+            flow.line_of(node, labels, (summed or met or axes)[-1])
+    return _Operand(flow.every(source), letters)
+
+
+def _weight(flow: Flow, matrix: tuple[Node, list[int]], letters: str, value: _Operand) -> _Operand:
+    """A parameter times a value is a layer: it consumes letters of both and makes its own."""
     weight, axes = matrix
-    summed = [i for i, letter in enumerate(letters) if letter in value[1] and letter not in out]
-    made = [i for i, letter in enumerate(letters) if letter not in value[1] and letter in out]
-    if len(summed) != 1 or len(made) != 1:
-        return None
-    (inner,), (outer,) = summed, made
-    incoming, others = flow.across(node, value[0], value[1].index(letters[inner]))
-    flow.consume(weight, axes[inner], incoming)
-    outgoing = flow.produce(weight, axes[outer])
-    shape, passing = flow.shape(node), _Operand(tuple(others), value[1])
-    return [
-        spread(outgoing, out.index(letters[outer]), shape),
-        *(spread(passing.along(x), out.index(x), shape) for x in _letters(passing) if x in out),
-    ]
+    found, sizes = [], flow.shape(weight)
+    shape = tuple(sizes[axis] for axis in axes)
+    for place, letter in enumerate(letters):
+        line = value.along(letter) if letter in value.letters else nothing(())
+        if shape[place] == 1:
+            continue
+        if line.shape == shape[place : place + 1]:
+            flow.consume(weight, axes[place], line)
+        else:
+            line = flow.produce(weight, axes[place])
+        found.append(spread(line, place, shape))
+    return _Operand(tuple(found) or (nothing(shape),), letters)
 
 
 def _contract(
     flow: Flow, node: Node, operands: Sequence[_Operand], out: str, shape: tuple[int, ...]
 ) -> Sequence[Labels]:
     """Tie channels along equal letters; the result has those of all letters that are left."""
-    if any(len(varying_axes(labels)) > 1 for operand in operands for labels in operand.labels):
-        return [pin_inputs(flow, node, f"channels of {describe(node)} are on several axes")]
     why = f"{describe(node)} meets a tensor whose size is fixed"
     found: dict[str, Labels] = {}
     for operand in operands:
