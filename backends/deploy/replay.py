@@ -92,8 +92,10 @@ def _differing(port: PortEntry, found: _Bytes, expected: _Bytes) -> npt.NDArray[
     if port.tolerance is None:
         return np.asarray(~equal)
     values = [_numbers(port.dtype, array) for array in (found, expected)]
-    near = np.abs(values[0] - values[1]) <= port.tolerance
-    return np.asarray(~(equal | near))
+    with np.errstate(invalid="ignore"):
+        near = np.abs(values[0] - values[1]) <= port.tolerance
+    none = np.isnan(values[0]) & np.isnan(values[1])  # of any bits
+    return np.asarray(~(equal | near | none))
 
 
 def _numbers(dtype: str, raw: _Bytes) -> npt.NDArray[np.float64]:

@@ -109,7 +109,9 @@ static double as_double_{number}(const unsigned char *at)
 
 static int is_near_{number}(const unsigned char *found, const unsigned char *expected)
 {{
-    double distance = as_double_{number}(found) - as_double_{number}(expected);
+    double value = as_double_{number}(found), wanted = as_double_{number}(expected);
+    double distance = value - wanted;
+    if (value != value || wanted != wanted) return value != value && wanted != wanted;
     return distance <= {port.tolerance:.9g} && distance >= -{port.tolerance:.9g};
 }}"""
     return f"{needed}{body}"

@@ -33,8 +33,17 @@ def in_scalars(function: tirx.PrimFunc) -> tirx.PrimFunc:
     Raises BackendError for vectors that are more than copied, filled or converted.
     """
     body = in_vectors(_with_words(function.body))
-    body = tvm_ffi.structural_map(body, (tirx.BufferStore, _plain), order="post")
+    entries = [(tirx.BufferStore, _plain), (ir.Call, _with_magnitude)]
+    body = tvm_ffi.structural_map(body, entries, order="post")
     return function.with_body(_without_scopes(body))
+
+
+def _with_magnitude(call: ir.Call) -> Any:
+    """The magnitude of a float by its function of C, which TVM's printer does not know."""
+    if getattr(call.op, "name", "") != "tirx.fabs":
+        return call
+    name = "fabsf" if str(call.ty) == "float32" else "fabs"
+    return tirx.call_pure_extern(call.ty, name, *call.args)
 
 
 def _with_words(body: tirx.Stmt) -> tirx.Stmt:

@@ -30,6 +30,7 @@ _PARAMETER = re.compile(r"(\w+)\* (\w+)")
 _LOCAL = re.compile(r" *\w+ (\w+) = .*;\n")
 _CALLED = re.compile(r"\b([A-Za-z_]\w*)\(")
 _VECTOR = re.compile(rf"\b(?:{'|'.join(C_NAMES)})\b")
+_INFINITY = re.compile(r"\binff\b")  # as TVM prints it: C has no such word
 _END = re.compile(r"\n  return 0;\n\}\s*$")
 _PUNS = {"*(float *)(&(": AS_FLOAT, "*(int32_t *)(&(": AS_INTEGER}
 HELPERS = VECTOR_FUNCTIONS | {
@@ -103,7 +104,8 @@ def read_function(text: str) -> CFunction:
             f"kernel {head[1]!r} can fail, which C source does not provide for",
             fix="form='objects', or express the operators that need it with others",
         )
-    body = _without_puns(rest[: ended.start() + 1])
+    body = _INFINITY.sub(f"{AS_FLOAT}({0x7F800000})", rest[: ended.start() + 1])
+    body = _without_puns(body)
     body = _VECTOR.sub(lambda found: C_NAMES[found[0]], _without_unused(body))
     body = _with_rolled_loops(body)
     parameters = tuple(Parameter(*found) for found in _PARAMETER.findall(head[2]))

@@ -4,6 +4,9 @@ TVM writes one loop for each axis, and one nest for each operator of a fused fun
 an inner loop of 40 passes or fewer before it looks for vectors, and finds none then: an addition of
 images with 24 channels last takes ten times as long as one of 48. So what one operator makes for
 the next is put in its place, and axes are joined that follow each other in every tensor.
+
+TVM also makes a branch of every choice whose values are read from memory, which leaves LLVM no
+vectors if one of them is of a tensor that is broadcast. So what a choice needs is read before it.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 
 from qpc.backends.tvm.kernels.kernel import PREFIX
 from qpc.backends.tvm.lowering.float_arithmetic import hidden, shown
+
+_BRANCH = tvm.ir.Op.get("prim.if_then_else")
 
 
 def join_loops(mod: tvm.IRModule) -> tvm.IRModule:
@@ -40,7 +46,44 @@ def _joined(function: tirx.PrimFunc) -> tirx.PrimFunc:
         _join_axes(schedule, blocks[-1])
     except s_tir.ScheduleError:  # it is of another form
         return function
-    return shown(schedule.mod["main"])
+    made = shown(schedule.mod["main"])
+    store = (tirx.BufferStore, _with_reads_first)
+    return made.with_body(tvm_ffi.structural_map(made.body, store, order="post"))
+
+
+def _with_reads_first(store: Any) -> Any:
+    """A store after what its choices read, unless there is a branch: that may guard the borders."""
+    if _has_branch(store.value):
+        return store
+    reads: list[tuple[tirx.Var, Any]] = []
+
+    def named(load: Any) -> tirx.Var:
+        for var, known in reads:
+            if tvm_ffi.structural_equal(known, load):
+                return var
+        reads.append((tirx.Var(f"read{len(reads)}", load.ty), load))
+        return reads[-1][0]
+
+    def chosen(select: Any) -> Any:
+        return tvm_ffi.structural_map(select, (tvm.ir.TensorLoad, named), order="post")
+
+    value = tvm_ffi.structural_map(store.value, (tirx.Select, chosen), order="post")
+    if not reads:
+        return store
+    last = tirx.BufferStore(store.buffer, value, store.indices)
+    return tirx.SeqStmt([*(tirx.Bind(var, load) for var, load in reads), last])
+
+
+def _has_branch(expression: Any) -> bool:
+    """Whether part of an expression is not always computed, as at the borders of a padding."""
+    found = []
+
+    def look(call: Any) -> None:
+        if call.op.same_as(_BRANCH):
+            found.append(call)
+
+    tvm_ffi.structural_walk(expression, (tvm.ir.Call, look))
+    return bool(found)
 
 
 def _join_axes(schedule: s_tir.Schedule, block: Any) -> None:

@@ -121,6 +121,31 @@ def place(sources: Sequence[tuple[int, View]], target: TensorType) -> Movement:
     return Movement("place", tuple(view.type for _, view in sources), target, pieces)
 
 
+def interleave(
+    sources: Mapping[tuple[int, ...], TensorType], steps: Sequence[int], target: TensorType
+) -> Movement:
+    """Tensors into every `steps`-th place of the axes of the target, each from its first place on.
+
+    Sources reach at least to the end of the target, and together they fill it.
+    """
+    strides = contiguous_strides(target.shape)
+    pieces = tuple(
+        Piece(
+            i,
+            tuple(
+                -(-(size - f) // step)
+                for size, f, step in zip(target.shape, first, steps, strict=True)
+            ),
+            0,
+            contiguous_strides(source.shape),
+            sum(f * stride for f, stride in zip(first, strides, strict=True)),
+            tuple(step * stride for step, stride in zip(steps, strides, strict=True)),
+        )
+        for i, (first, source) in enumerate(sources.items())
+    )
+    return Movement("interleave", tuple(sources.values()), target, pieces)
+
+
 def strided_slice(
     source: TensorType, starts: Sequence[int], steps: Sequence[int], shape: Shape
 ) -> Movement:

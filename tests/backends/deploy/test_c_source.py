@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 pytest.importorskip("tvm", reason="Apache TVM is not installed")
 
@@ -22,6 +26,7 @@ from qpc.errors import BackendError
 from tests.backends.deploy.conftest import small_graph
 from tests.backends.deploy.models import deployable
 from tests.emulation import assert_exact, require
+from tests.small_models import Call
 
 pytestmark = [pytest.mark.tvm, pytest.mark.arm]
 WARNINGS = "-Wall -Wextra -Wconversion -Werror -std=c99 -pedantic"
@@ -170,3 +175,30 @@ def test_cmake_builds_it(tmp_path: Path) -> None:
         ["ctest", "--test-dir", tmp_path / "build"],
     ):
         subprocess.run(list(map(str, command)), check=True, capture_output=True)
+
+
+FLOATS: dict[str, Callable[[Tensor], Tensor]] = {
+    "magnitude": torch.abs,
+    "power": lambda x: x.abs() ** 1.5,
+    "NaN of negative numbers": torch.sqrt,
+    "logarithms": lambda x: torch.log(x) + torch.log1p(x.abs()),
+    "extremes": lambda x: x.amax(1) - x.amin(1),
+    "a place": lambda x: x.argmax(1).float(),
+    "the largest": lambda x: x.topk(2, 1)[0],
+    "pool": lambda x: F.max_pool2d(x, 2),
+    "slopes": lambda x: F.prelu(x, torch.tensor([0.1, 0.2, 0.3])),
+    "choice": lambda x: torch.where(x > 0.1, x, x.mean(1, keepdim=True)),
+    "softplus": F.softplus,
+    "transposed": lambda x: F.conv_transpose2d(x, torch.ones(3, 2, 3, 2), stride=2, dilation=2),
+}
+
+
+@pytest.mark.every(4)
+@pytest.mark.parametrize("function", FLOATS.values(), ids=FLOATS.keys())
+def test_float_operators_compile_without_a_warning_and_are_near(
+    function: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    require("gcc")
+    graph = qpc.trace(Call(function), torch.zeros(1, 3, 5, 6))
+    qpc.export_library(graph, "x86-64", tmp_path / "net", name="net", form="c", cache=False)
+    verify(tmp_path / "net", Where(compiler=f"gcc {WARNINGS}"))

@@ -24,6 +24,13 @@ def test_elements_are_compared_as_numbers_where_they_may_differ(dtype: str) -> N
     assert replay._differing(port(dtype, 1.0), *raw).tolist() == [False, True]
 
 
+def test_nan_is_nan_whatever_its_bits_where_elements_may_differ() -> None:
+    found, expected = np.array([0xFFC00000, 0x7FC00000], np.uint32), np.array([0x7FC00000, 0])
+    raw = found.view(np.uint8), expected.astype(np.uint32).view(np.uint8)
+    assert replay._differing(port("float32", None), *raw).tolist() == [True, True]
+    assert replay._differing(port("float32", 1.0), *raw).tolist() == [False, True]
+
+
 def test_brain_floats_are_numbers_too() -> None:
     found, expected = (np.array([bits], np.uint16).view(np.uint8) for bits in (0x3F80, 0x4000))
     assert not replay._differing(port("bfloat16", 1.0), found, expected).any()

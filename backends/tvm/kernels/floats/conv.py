@@ -1,15 +1,18 @@
-"""Convolutions of float32 images in logical order, as products of matrices.
+"""Convolutions of float32 in logical order, over any number of axes, as products of matrices.
 
-The image is copied into a frame of padding. Then the inputs of some vectors of pixels are packed as
-panels, as the right operand of a product is, and multiply all outputs: so that none of it is ever
-larger than a near cache. A pixel is computed by one thread, in one order.
+What is said of images and pixels holds for rows and volumes. An image is copied into a frame of
+padding. Then the inputs of some vectors of pixels are packed as panels, as the right operand of a
+product is, and multiply all outputs: so that none of it is ever larger than a near cache. A pixel
+is computed by one thread, in one order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,43 +38,44 @@ from qpc.backends.tvm.kernels.floats.panels import Matrix, Panels, zero
 from qpc.backends.tvm.kernels.floats.product import tile_sums, worthwhile
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
+from qpc.backends.tvm.kernels.loops import contiguous_strides
 from qpc.backends.tvm.kernels.stored.tiles import Block, Tiles
 
-_Pair = tuple[int, int]
+Sizes = tuple[int, ...]
+"""One number for each axis behind batch and channels."""
 
 
 @dataclass(frozen=True)
 class ConvDesc:
-    """x[n, channels, height, width] by weight[outputs, channels / groups, *kernel].
+    """x[n, channels, *size] by weight[outputs, channels / groups, *kernel].
 
-    padding: before and after the rows, and the columns.
+    padding: before and after the elements of each axis; negative numbers crop. bias: whether there
+    is one.
     """
 
     n: int
     channels: int
-    size: _Pair
+    size: Sizes
     outputs: int
-    kernel: _Pair
-    stride: _Pair
-    padding: _Pair
-    dilation: _Pair
+    kernel: Sizes
+    stride: Sizes
+    padding: tuple[tuple[int, int], ...]
+    dilation: Sizes
     groups: int
     bias: bool
 
     @property
-    def framed(self) -> _Pair:
+    def framed(self) -> Sizes:
         """The size of an image with its padding."""
-        height, width = (s + 2 * p for s, p in zip(self.size, self.padding, strict=True))
-        return height, width
+        return tuple(s + sum(p) for s, p in zip(self.size, self.padding, strict=True))
 
     @property
-    def out(self) -> _Pair:
+    def out(self) -> Sizes:
         """The size of the results."""
         reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True)]
-        height, width = (
+        return tuple(
             (s - r - 1) // t + 1 for s, r, t in zip(self.framed, reach, self.stride, strict=True)
         )
-        return height, width
 
     @property
     def terms(self) -> int:
@@ -80,42 +84,66 @@ class ConvDesc:
 
     @property
     def is_framed(self) -> bool:
-        """Whether there is any padding."""
-        return any(self.padding)
+        """Whether anything is added to images, or cropped from them."""
+        return any(map(any, self.padding))
+
+    def kept(self, axis: int) -> tuple[int, int, int]:
+        """The first element of an axis that is kept, how many are, how many zeros precede."""
+        size, (before, after) = self.size[axis], self.padding[axis]
+        count = max(0, size + min(before, 0) + min(after, 0))
+        return max(-before, 0), count, min(max(before, 0), self.framed[axis] - count)
 
 
 def conv(
     isa: Isa,
     desc: ConvDesc,
-    weight: npt.NDArray[np.float32],
+    weight: npt.NDArray[np.float32] | None,
     bias: npt.NDArray[np.float32] | None,
     threads: int = 1,
 ) -> Kernel:
-    """The kernel of a convolution over two axes; its result is in logical order, too."""
+    """The kernel of a convolution; its result is in logical order, too.
+
+    Weights that are None are a second input of [outputs * terms] elements.
+    """
     macs = desc.n * desc.outputs * prod(desc.out) * desc.terms
     threads = worthwhile(isa, threads, macs)
-    params = [weight.reshape(-1), _places(desc, isa.lanes), _offsets(desc)]
+    params: list[npt.NDArray[Any]] = [_places(desc, isa.lanes), _offsets(desc)]
+    inputs = [TensorType((desc.n, desc.channels, *desc.size), "float32")]
+    if weight is None:
+        inputs.append(TensorType((desc.outputs * desc.terms,), "float32"))
+    else:
+        params.insert(0, weight.reshape(-1))
     if bias is not None:
         params.append(bias)
     name, func = _function(isa, desc, threads)
-    x = TensorType((desc.n, desc.channels, *desc.size), "float32")
     out = TensorType((desc.n, desc.outputs, *desc.out), "float32")
-    return Kernel(name, func, (x,), tuple(params), out, macs=macs)
+    return Kernel(name, func, tuple(inputs), tuple(params), out, macs=macs)
 
 
 def _places(desc: ConvDesc, lanes: int) -> npt.NDArray[np.int32]:
-    """Where the first input of every pixel lies in a frame; those beyond repeat the last one."""
-    rows, columns = (np.arange(size) * s for size, s in zip(desc.out, desc.stride, strict=True))
-    places = (rows[:, None] * desc.framed[1] + columns).reshape(-1)
-    return np.pad(places, (0, -len(places) % lanes), mode="edge").astype(np.int32)
+    """Where the first input of every pixel lies in a frame.
+
+    Those beyond the last repeat the first of its vector, so that these never lie side by side.
+    """
+    starts = [np.arange(size) * s for size, s in zip(desc.out, desc.stride, strict=True)]
+    places = _within(desc.framed, starts)
+    beyond, first = -len(places) % lanes, len(places) // lanes * lanes
+    return np.pad(places, (0, beyond), constant_values=places[first % len(places)]).astype(np.int32)
 
 
 def _offsets(desc: ConvDesc) -> npt.NDArray[np.int32]:
     """Where the input of every term lies, from that of the first one on."""
-    channel = np.arange(desc.channels // desc.groups) * prod(desc.framed)
-    row, column = (np.arange(k) * d for k, d in zip(desc.kernel, desc.dilation, strict=True))
-    apart = channel[:, None, None] + row[:, None] * desc.framed[1] + column
-    return apart.reshape(-1).astype(np.int32)
+    channel = np.arange(desc.channels // desc.groups)
+    taps = [np.arange(k) * d for k, d in zip(desc.kernel, desc.dilation, strict=True)]
+    return _within((desc.channels, *desc.framed), [channel, *taps]).astype(np.int32)
+
+
+def _within(shape: Sizes, places: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """The offsets of all combinations of places along the axes of a tensor."""
+    found = np.zeros(1, np.int64)
+    for stride, each in zip(contiguous_strides(shape), places, strict=True):
+        found = (found[:, None] + each * stride).reshape(-1)
+    return found
 
 
 @cache
@@ -153,19 +181,31 @@ def _function(isa: Isa, desc: ConvDesc, threads: int) -> tuple[str, PrimFunc]:
 
 
 def _copy_into(frame: Flat, image: Flat, desc: ConvDesc, threads: int) -> None:
-    """Copy an image into its frame, and fill what is around it with zeros."""
-    (height, width), (rows, columns) = desc.size, desc.padding
-    wide, nothing = desc.framed[1], T.FloatImm("float32", 0.0)
+    """Copy what is kept of an image into its frame, and fill what is around it with zeros."""
     with tasks(desc.channels, threads) as (_, channel):
-        start = bind(channel * prod(desc.framed))
-        for first in (0, (rows + height) * wide) if rows else ():
-            fill(frame, start + first, nothing, rows * wide)
-        with loop(height) as row:
-            at = bind(start + (row + rows) * wide)
-            if columns:
-                fill(frame, at, nothing, columns)
-                fill(frame, at + columns + width, nothing, columns)
-            copy(frame, at + columns, image, (channel * height + row) * width, width)
+        to, come = channel * prod(desc.framed), channel * prod(desc.size)
+        _copy_axis(frame, bind(to), image, bind(come), desc, 0)
+
+
+def _copy_axis(frame: Flat, to: Index, image: Flat, come: Index, desc: ConvDesc, axis: int) -> None:
+    """Copy what is kept along an axis, and around it."""
+    first, count, before = desc.kept(axis)
+    inside, outside = prod(desc.size[axis + 1 :]), prod(desc.framed[axis + 1 :])
+
+    def nothing(at: Index, places: int) -> None:
+        if places:
+            fill(frame, bind(at), T.FloatImm("float32", 0.0), places * outside)
+
+    nothing(to, before)
+    nothing(to + (before + count) * outside, desc.framed[axis] - before - count)
+    to, come = bind(to + before * outside), bind(come + first * inside)
+    if axis + 1 == len(desc.size):
+        if count:
+            copy(frame, to, image, come, count)
+    elif count:
+        with loop(count) as i:
+            at, source = bind(to + i * outside), bind(come + i * inside)
+            _copy_axis(frame, at, image, source, desc, axis + 1)
 
 
 @dataclass(frozen=True)

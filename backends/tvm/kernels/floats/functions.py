@@ -1,4 +1,4 @@
-"""Functions of float32 vectors without a call of a library: exponentials and what is made of them.
+"""Functions of float32 vectors without a call of a library: exponentials, logarithms and the like.
 
 The polynomials interpolate at Chebyshev nodes. Tests measure every function against float64, over
 all exponents: the relative error is at most `MOST_ERROR` where the result is a normal number.
@@ -23,7 +23,7 @@ MOST_ERROR = 1e-5
 
 _ROUNDING = 0x4B400000
 """The bits of 1.5 * 2**23: what is added to it is rounded to an integer, in its lowest bits."""
-_MANTISSA, _BIAS = 23, 127
+_MANTISSA, _BIAS, _ONE = 23, 127, 0x3F800000
 _LN2_HIGH = float(np.uint32(0x3F317000).view(np.float32))
 """The first 12 bits of ln(2): times a small integer this is exact."""
 _LN2_LOW = log(2) - _LN2_HIGH
@@ -59,11 +59,26 @@ _ERFC = (
     -0.22144395603524775,
 )
 """ln(erfc(x) * exp(x**2) / t) for 0 <= x < 10.5, in t = 1 / (1 + 0.4 x)."""
+_LOG1P = (
+    0.3333341539881283,
+    -0.2500070255066407,
+    0.19984223247211969,
+    -0.1660271885341484,
+    0.14703899166838272,
+    -0.14030892195077704,
+    0.09048784419252598,
+)
+"""(ln(1 + r) - r + r**2 / 2) / r**3 for 1 + r between the roots of 1/2 and of 2."""
+_ROOT_OF_HALF = 0x3F3504F3
+"""Its bits."""
+_NEAR = 0.25
+"""Up to this, `_LOG1P` has 1 + x in its range, and x all digits that the sum would lose."""
 
 _GREATEST_EXPONENT = 89.0  # its exponential is infinite
 _LEAST_EXPONENT = -104.0  # its exponential is zero
 _LEAST_NORMAL = -87.68  # exponentials of less are flushed to zero by `exp_negative`
 _TANH_IS_ONE = 9.1
+_MISH_IS_X = 20.0
 _NO_TAIL = 16.0  # deviations beyond which a normal distribution has no share that is a float32
 _HIGH_HALF = ~0xFFF
 """The bits of a float whose square is exact, and its exponent and sign."""
@@ -151,8 +166,37 @@ class Functions:
 
     def gelu_tanh(self, x: Expr) -> Expr:
         """The approximation of `gelu` by a hyperbolic tangent, which is that of a sigmoid."""
-        cubic = self.number(1.0) + self.number(0.044715) * x * x
-        return x * self.sigmoid(self.bind(x * cubic * self.number(2 * (2 / pi) ** 0.5)))
+        # Each rounding counts: where the share is small, the argument is some dozens.
+        factor = 2 * (2 / pi) ** 0.5
+        rising = self.number(factor) + x * x * self.number(factor * 0.044715)
+        return x * self.sigmoid(self.bind(x * rising))
+
+    def log(self, x: Expr) -> Expr:
+        """The natural logarithm; NaN of negative numbers."""
+        power, rest = self._root_and_rest(x)
+        return self._logarithm(x, power, rest)
+
+    def log1p(self, x: Expr) -> Expr:
+        """`log(1 + x)`, with all digits near 0."""
+        raised = self.bind(x + self.number(1.0))
+        power, rest = self._root_and_rest(raised)
+        is_near = self._magnitude(x) < self.number(_NEAR)
+        power = T.Select(is_near, self.number(0.0), power)
+        return self._logarithm(raised, self.bind(power), self.bind(T.Select(is_near, x, rest)))
+
+    def softplus(self, x: Expr, beta: float, threshold: float) -> Expr:
+        """`log(1 + e ** (beta * x)) / beta`; x itself above the threshold."""
+        t = self.bind(x * self.number(beta))
+        tail = self.bind(self.exp_negative(self._bits(T.bitwise_or, t, -(2**31))))
+        made = (T.max(self.number(0.0), t) + self.log1p(tail)) / self.number(beta)
+        return T.Select(t > self.number(threshold), x, made)
+
+    def mish(self, x: Expr) -> Expr:
+        """`x * tanh(log(1 + e ** x))`."""
+        grown = self.bind(self.exp(T.min(self.number(_MISH_IS_X), x)))
+        two = self.number(2.0)
+        part = self.bind(grown * (grown + two))
+        return x * (part / (part + two))
 
     def elu(self, x: Expr, positive: float, negative: float, slope: float) -> Expr:
         """`positive * x` above 0, `negative * (e ** (slope * x) - 1)` below."""
@@ -170,6 +214,27 @@ class Functions:
         rest = x - whole * self.number(_LN2_HIGH)
         rest = self.bind(rest - whole * self.number(_LN2_LOW))
         return self.bind(self._polynomial(_EXPM1, rest) * (rest * rest) + rest), power
+
+    def _root_and_rest(self, x: Expr) -> tuple[Expr, Expr]:
+        """Two numbers n and r, where a positive x is `2 ** n * (1 + r)`, with 1 + r around 1."""
+        is_tiny = x < self.number(2.0**-126)
+        scaled = T.Select(is_tiny, x * self.number(2.0**_MANTISSA), x)
+        lifted = reinterpret(scaled, "int32", self.lanes) + self._int(_ONE - _ROOT_OF_HALF)
+        lifted = self.bind(lifted)
+        power = T.shift_right(lifted, self._int(_MANTISSA)) - self._int(_BIAS)
+        power = power - T.Select(is_tiny, self._int(_MANTISSA), self._int(0))
+        bits = T.bitwise_and(lifted, self._int(2**_MANTISSA - 1)) + self._int(_ROOT_OF_HALF)
+        rest = self.bind(reinterpret(bits, "float32", self.lanes) - self.number(1.0))
+        return self.bind(cast(power, "float32", self.lanes)), rest
+
+    def _logarithm(self, x: Expr, power: Expr, rest: Expr) -> Expr:
+        """The logarithm of x, which is `2 ** power * (1 + rest)` if it is a positive number."""
+        square = self.bind(rest * rest)
+        made = self._polynomial(_LOG1P, rest) * (square * rest) - square * self.number(0.5)
+        made = made + power * self.number(_LN2_LOW) + rest + power * self.number(_LN2_HIGH)
+        nothing, infinite = self.number(0.0), self.number(np.inf)
+        of_none = T.Select(T.EQ(x, nothing), self.number(-np.inf), self.number(np.nan))
+        return T.Select(x > nothing, T.Select(x < infinite, made, x), of_none)
 
     def _erfc(self, size: Expr, square: Expr, rest: Expr) -> Expr:
         """1 - erf of values from 0 on, whose squares are `square + rest`."""

@@ -6,7 +6,6 @@ one in each lane (`across`). A row is computed by one thread, in one order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -23,76 +22,18 @@ from qpc.backends.tvm.kernels.emit import (
     local,
     loop,
     prim_func,
-    shuffle,
     splat,
     split,
     tasks,
 )
 from qpc.backends.tvm.kernels.floats.functions import Functions
-from qpc.backends.tvm.kernels.floats.panels import widened, zero
+from qpc.backends.tvm.kernels.floats.panels import zero
 from qpc.backends.tvm.kernels.floats.product import worthwhile
-from qpc.backends.tvm.kernels.floats.reduce import joined
+from qpc.backends.tvm.kernels.floats.reduce import Row, plus
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
 
-_SUMS = 4  # at a time, so that none waits for the one before
 _WORK = {"softmax": 24, "norm": 6}  # instructions for a vector
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row of `size` elements in memory, as vectors of `lanes`; the last one may be shorter."""
-
-    data: Flat
-    start: Index
-    size: int
-    lanes: int
-
-    def each(self, do: Callable[[Index, int, int], None], at_once: int = 1) -> None:
-        """Call `do(offset, used lanes, number)` for all vectors; numbers are below `at_once`."""
-        whole, rest = divmod(self.size, self.lanes)
-        groups, left = divmod(whole, at_once)
-        if groups:
-            with loop(groups) as i:
-                for number in range(at_once):
-                    do(bind((i * at_once + number) * self.lanes), self.lanes, number)
-        for number in range(left):
-            do((groups * at_once + number) * self.lanes, self.lanes, number)
-        if rest:
-            do(whole * self.lanes, rest, left % at_once)
-
-    def load(self, offset: Index, used: int, others: Expr) -> Expr:
-        """A vector, of which the lanes that are not used are from `others`."""
-        return widened(self.data.load(self.start + offset, used), used, others, self.lanes)
-
-    def store(self, offset: Index, used: int, value: Expr) -> None:
-        """Write the used lanes of a vector."""
-        kept = value if used == self.lanes else shuffle([value], range(used))
-        self.data.store(self.start + offset, kept, used)
-
-    def reduce(
-        self,
-        operation: Callable[[Expr, Expr], Expr],
-        value: Callable[[Index, int], Expr],
-        begin: Expr,
-    ) -> Expr:
-        """One number of `value(offset, used lanes)` of all vectors."""
-        count = min(_SUMS, max(1, self.size // self.lanes))
-        kept = local(count * self.lanes, "float32")
-        for i in range(count):
-            kept.store(i * self.lanes, begin, self.lanes)
-
-        def add(offset: Index, used: int, number: int) -> None:
-            at = number * self.lanes
-            made = operation(kept.load(at, self.lanes), value(offset, used))
-            kept.store(at, made, self.lanes)
-
-        self.each(add, count)
-        return joined(operation, kept, count, self.lanes)
-
-
-def _plus(a: Expr, b: Expr) -> Expr:
-    return a + b
 
 
 # --- softmax --------------------------------------------------------------------------------------
@@ -127,7 +68,7 @@ def _softmax_function(isa: Isa, desc: SoftmaxDesc, threads: int) -> tuple[str, P
         if desc.inner == 1:
             with tasks(desc.outer, threads) as (_, index):
                 start = bind(index * desc.size)
-                rows = (_Row(data, start, desc.size, isa.lanes) for data in (x, out))
+                rows = (Row(data, start, desc.size, isa.lanes) for data in (x, out))
                 _softmax_row(*rows, logarithm=desc.logarithm)
             return
         whole, rest = divmod(desc.inner, isa.lanes)
@@ -143,7 +84,7 @@ def _softmax_function(isa: Isa, desc: SoftmaxDesc, threads: int) -> tuple[str, P
     return name, prim_func(name, (TensorType(desc.shape, "float32"),) * 2, body)
 
 
-def _softmax_row(x: _Row, out: _Row, *, logarithm: bool) -> None:
+def _softmax_row(x: Row, out: Row, *, logarithm: bool) -> None:
     lanes = x.lanes
     functions, nothing = Functions(lanes), float32(-np.inf, lanes)
     most = x.reduce(T.max, lambda at, used: x.load(at, used, nothing), nothing)
@@ -158,7 +99,7 @@ def _softmax_row(x: _Row, out: _Row, *, logarithm: bool) -> None:
         return made
 
     if logarithm:
-        total = x.reduce(_plus, share, zero(lanes))
+        total = x.reduce(plus, share, zero(lanes))
         offset = bind(splat(bind(T.log(total)), lanes))
         x.each(
             lambda at, used, _: out.store(
@@ -166,7 +107,7 @@ def _softmax_row(x: _Row, out: _Row, *, logarithm: bool) -> None:
             )
         )
         return
-    total = x.reduce(_plus, kept_share, zero(lanes))
+    total = x.reduce(plus, kept_share, zero(lanes))
     factor = bind(splat(bind(float32(1.0) / total), lanes))
     out.each(lambda at, used, _: out.store(at, used, out.load(at, used, nothing) * factor))
 
@@ -185,7 +126,7 @@ def _softmax_across(desc: SoftmaxDesc, x: Flat, out: Flat, lanes: int) -> None:
             out.store(i * desc.inner, share, lanes)
         kept.store(lanes, kept.load(lanes, lanes) + share, lanes)
     if desc.logarithm:
-        offset = bind(T.log(kept.load(lanes, lanes)))
+        offset = bind(functions.log(bind(kept.load(lanes, lanes))))
         with loop(desc.size) as i:
             value = bind(x.load(i * desc.inner, lanes) - greatest) - offset
             out.store(i * desc.inner, value, lanes)
@@ -272,7 +213,7 @@ class _Norm:
             # epsilon magnifies what is left of a difference.
             one = bind(self.x.load(self.start))
             first = bind(splat(one, lanes))
-            total = row.reduce(_plus, lambda at, u: row.load(at, u, first) - first, zero(lanes))
+            total = row.reduce(plus, lambda at, u: row.load(at, u, first) - first, zero(lanes))
             mean = bind(splat(bind(one + total * share), lanes))
 
         def square(at: Index, used: int) -> Expr:
@@ -280,7 +221,7 @@ class _Norm:
             apart = bind(value - mean if desc.centred else value)
             return apart * apart
 
-        variance = row.reduce(_plus, square, zero(lanes)) * share
+        variance = row.reduce(plus, square, zero(lanes)) * share
         spread = T.sqrt(bind(variance + float32(desc.epsilon) if desc.epsilon else variance))
         factor = bind(float32(1.0) / spread)
         if desc.channels:
@@ -288,14 +229,14 @@ class _Norm:
         else:
             self._by_element(mean, bind(splat(factor, lanes)))
 
-    def _row(self, first: Index, size: int, data: Flat | None = None) -> _Row:
-        return _Row(self.x if data is None else data, self.start + first, size, self.lanes)
+    def _row(self, first: Index, size: int, data: Flat | None = None) -> Row:
+        return Row(self.x if data is None else data, self.start + first, size, self.lanes)
 
     def _by_element(self, mean: Expr, factor: Expr) -> None:
         row, out = self._row(0, self.desc.size), self._row(0, self.desc.size, self.out)
         nothing = zero(self.lanes)
         weight, bias = (
-            None if data is None else _Row(data, 0, self.desc.size, self.lanes)
+            None if data is None else Row(data, 0, self.desc.size, self.lanes)
             for data in (self.weight, self.bias)
         )
 
@@ -321,7 +262,7 @@ class _Norm:
             first = bind(i * size)
             row, out = self._row(first, size), self._row(first, size, self.out)
 
-            def write(at: Index, used: int, _: int, row: _Row = row, out: _Row = out) -> None:
+            def write(at: Index, used: int, _: int, row: Row = row, out: Row = out) -> None:
                 value = (row.load(at, used, zero(self.lanes)) - mean) * scale
                 out.store(at, used, value if offset is None else value + offset)
 

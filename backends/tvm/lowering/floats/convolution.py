@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from torch import Tensor
 from tvm import relax
 
 from qpc.backends.tvm.kernels.floats.conv import ConvDesc, conv
@@ -27,9 +28,6 @@ def _conv(call: Callable[..., relax.Expr]) -> Rule:
         x = args["input"]
         if x.ty.ndim != args["weight"].ty.ndim:
             return None
-        named = {}
-        if "output_padding" in args:
-            named["output_padding"] = per_axis(args["output_padding"], x)
         made = call(
             x,
             args["weight"],
@@ -38,56 +36,60 @@ def _conv(call: Callable[..., relax.Expr]) -> Rule:
             dilation=per_axis(args["dilation"], x),
             groups=args["groups"],
             out_dtype=dtype_of(x),
-            **named,
         )
-        if args["bias"] is None:
-            return made
-        channels = (int(args["bias"].ty.shape[0]), *(1,) * (x.ty.ndim - 2))
-        return relax.op.add(made, relax.op.reshape(args["bias"], channels))
+        return made if args["bias"] is None else with_bias(made, args["bias"])
 
     return rule
 
 
 def _kernel(call: FloatCall) -> relax.Expr | None:
-    """Of constant weights, over one or two axes: one axis is an image of height 1."""
-    args, x = call.args, call.args["input"]
-    weight, bias = call.tensors.get("weight"), call.tensors.get("bias")
-    if weight is None or (bias is not None) != (args["bias"] is not None):
+    """By a kernel of our own, with constant weights or with computed ones."""
+    args, x, weight = call.args, call.args["input"], call.args["weight"]
+    if not call.are_floats("input", "weight", "bias") or x.ty.ndim != weight.ty.ndim:
         return None
-    if not call.are_floats("input", "weight", "bias") or x.ty.ndim != weight.ndim:
-        return None
-    axes = weight.ndim - 2
-    missing = [0] * (2 - axes)
     n, channels, *size = shape_of(x)
-    ones = [1] * (2 - axes)
+    outputs, _, *kernel = shape_of(weight)
+    bias = call.tensors.get("bias")
     desc = ConvDesc(
         n,
         channels,
-        _pair([*ones, *size]),
-        weight.shape[0],
-        _pair([*ones, *weight.shape[2:]]),
-        _pair([*ones, *per_axis(args["stride"], x)]),
-        _pair([*missing, *per_axis(args["padding"], x)]),
-        _pair([*ones, *per_axis(args["dilation"], x)]),
+        tuple(size),
+        outputs,
+        tuple(kernel),
+        tuple(per_axis(args["stride"], x)),
+        tuple((size, size) for size in per_axis(args["padding"], x)),
+        tuple(per_axis(args["dilation"], x)),
         args["groups"],
         bias is not None,
     )
-    given = weight.detach().numpy(), None if bias is None else bias.detach().numpy()
-    made = conv(call.isa, desc, *given, call.threads)
-    return call.kernel(made, [x], (n, weight.shape[0], *desc.out[2 - axes :]))
+    made = call_conv(call, desc, call.tensors.get("weight", weight), bias)
+    computed = args["bias"] if bias is None else None
+    if computed is None:
+        return made
+    return call.emit.builder.emit(with_bias(made, computed))
 
 
-def _pair(sizes: Sequence[int]) -> tuple[int, int]:
-    first, second = map(int, sizes)
-    return first, second
+def call_conv(
+    call: FloatCall, desc: ConvDesc, weight: Tensor | relax.Expr, bias: Tensor | None
+) -> relax.Expr:
+    """Call the kernel of a convolution of the call's input."""
+    x = call.args["input"]
+    constant = weight.detach().numpy() if isinstance(weight, Tensor) else None
+    added = None if bias is None else bias.detach().numpy()
+    made = conv(call.isa, desc, constant, added, call.threads)
+    inputs = [x] if constant is not None else [x, weight]
+    return call.kernel(made, inputs, (desc.n, desc.outputs, *desc.out))
+
+
+def with_bias(made: relax.Expr, bias: relax.Expr) -> relax.Expr:
+    """The results of a layer and what is added to each channel."""
+    channels = (int(bias.ty.shape[0]), *(1,) * (made.ty.ndim - 2))
+    return relax.op.add(made, relax.op.reshape(bias, channels))
 
 
 RULES: dict[object, FloatRule] = {
     aten.conv1d.default: FloatRule(_conv(relax.op.nn.conv1d), _kernel),
     aten.conv2d.default: FloatRule(_conv(relax.op.nn.conv2d), _kernel),
-    aten.conv3d.default: FloatRule(_conv(relax.op.nn.conv3d)),
-    aten.conv_transpose1d.default: FloatRule(_conv(relax.op.nn.conv1d_transpose)),
-    aten.conv_transpose2d.input: FloatRule(_conv(relax.op.nn.conv2d_transpose)),
-    aten.conv_transpose3d.input: FloatRule(_conv(relax.op.nn.conv3d_transpose)),
+    aten.conv3d.default: FloatRule(_conv(relax.op.nn.conv3d), _kernel),
     aten.convolution.default: IMPORTED,
 }

@@ -134,11 +134,12 @@ def _multiplied(call: FloatCall, a: Strided, b: Strided) -> relax.Expr | None:
     batch = broadcast_batch(a.shape[:-2], b.shape[:-2])
     (m, k), n = a.shape[-2:], b.shape[-1]
     shape = (*batch, m, n)
+    steps = batch_strides(a, batch), batch_strides(b, batch)
     if prod(b.shape[:-2]) == 1 and a.is_contiguous:  # rows of all products by one matrix
-        batch, m = (), prod(a.shape[:-1])
-    left = Operand(a.size, batch_strides(a, batch), m and a.strides[-2])
+        batch, m, steps = (), prod(a.shape[:-1]), ((), ())
+    left = Operand(a.size, steps[0], m and a.strides[-2])
     is_turned = b.strides[-1] != 1
-    right = Operand(b.size, batch_strides(b, batch), b.strides[-1 if is_turned else -2], is_turned)
+    right = Operand(b.size, steps[1], b.strides[-1 if is_turned else -2], is_turned)
     made = product(call.isa, ProductDesc(batch, m, k, n, left, right), call.threads)
     return call.kernel(made, [a.expr, b.expr], shape)
 

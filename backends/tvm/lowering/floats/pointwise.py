@@ -57,9 +57,25 @@ def _elu_kernel(call: FloatCall) -> relax.Expr | None:
     return _by_kernel(call, "elu", scale, alpha * scale, slope)
 
 
+def _softplus_kernel(call: FloatCall) -> relax.Expr | None:
+    beta, threshold = float(call.args["beta"]), float(call.args["threshold"])
+    return _by_kernel(call, "softplus", beta, threshold) if beta else None
+
+
+def _prelu(args: Arguments) -> relax.Expr:
+    x, slope = args["self"], args["weight"]
+    axes = max(x.ty.ndim, 1)
+    slopes = [int(slope.ty.shape[0]), *(1,) * (axes - 2)] if slope.ty.ndim else []
+    falling = relax.op.multiply(x, relax.op.reshape(slope, slopes))
+    return relax.op.where(relax.op.greater(x, like(0, x)), x, falling)
+
+
 RULES: dict[object, FloatRule] = {
     aten.hardsigmoid.default: FloatRule(_hardsigmoid),
     aten.elu.default: FloatRule(_elu, _elu_kernel),
+    aten.prelu.default: FloatRule(_prelu),
+    aten.softplus.default: FloatRule(kernel=_softplus_kernel, importer=True),
+    aten.mish.default: FloatRule(kernel=_kernel("mish")),
     aten.gelu.default: FloatRule(kernel=_gelu_kernel, importer=True),
     **{
         operator: FloatRule(kernel=_kernel(function), importer=True)
@@ -67,6 +83,8 @@ RULES: dict[object, FloatRule] = {
             (aten.erf.default, "erf"),
             (aten.exp.default, "exp"),
             (aten.expm1.default, "expm1"),
+            (aten.log.default, "log"),
+            (aten.log1p.default, "log1p"),
             (aten.sigmoid.default, "sigmoid"),
             (aten.silu.default, "silu"),
             (aten.tanh.default, "tanh"),
@@ -82,17 +100,13 @@ RULES: dict[object, FloatRule] = {
             aten.full_like.default,
             aten.hardswish.default,
             aten.leaky_relu.default,
-            aten.log.default,
-            aten.log1p.default,
             aten.neg.default,
             aten.ones_like.default,
-            aten.prelu.default,
             aten.reciprocal.default,
             aten.round.default,
             aten.rsqrt.default,
             aten.sign.default,
             aten.sin.default,
-            aten.softplus.default,
             aten.sqrt.default,
             aten.square.default,
             aten.tan.default,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
 
+from qpc.backends.tvm.kernels.floats.reduction import ReduceDesc, reduction
+from qpc.backends.tvm.lowering.floats.call import FloatCall
 from qpc.backends.tvm.lowering.floats.extremes import extreme_of, isnan, worst
 from qpc.backends.tvm.lowering.floats.largest import places
 from qpc.backends.tvm.lowering.floats.rule import (
@@ -15,6 +18,7 @@ from qpc.backends.tvm.lowering.floats.rule import (
     Arguments,
     BuilderRule,
     FloatRule,
+    KernelWriter,
     dtype_of,
     is_float,
     like,
@@ -64,6 +68,26 @@ def _walk(
         return found
 
     return list(reduced.values()), index
+
+
+def _kernel(operation: str) -> KernelWriter:
+    """A reduction along axes that are neighbours, as those of size 1 are with any, by a kernel."""
+
+    def rule(call: FloatCall) -> relax.Expr | None:
+        if not call.are_floats("self") or call.args.get("dtype") is not None:
+            return None
+        x, given = call.args["self"], call.args.get("dim")
+        shape, keepdim = shape_of(x), bool(call.args.get("keepdim"))
+        axes = _axes([given] if isinstance(given, int) else given or (), len(shape))
+        long = [axis for axis in axes if shape[axis] > 1] or axes[:1]
+        first, last = long[0], long[-1]
+        if any(shape[axis] > 1 and axis not in axes for axis in range(first, last)):
+            return None
+        sizes = prod(shape[:first]), prod(shape[first : last + 1]), prod(shape[last + 1 :])
+        made = reduction(call.isa, ReduceDesc(operation, *sizes), call.threads)
+        return call.kernel(made, [x], _kept(shape, axes, keepdim=keepdim))
+
+    return rule
 
 
 def _reduced(*, least: bool) -> BuilderRule:
@@ -137,8 +161,12 @@ def _topk(builder: relax.BlockBuilder, args: Arguments) -> relax.Expr:
 
 
 RULES: dict[object, FloatRule] = {
-    aten.amax.default: FloatRule(writes=_reduced(least=False)),
-    aten.amin.default: FloatRule(writes=_reduced(least=True)),
+    aten.amax.default: FloatRule(kernel=_kernel("largest"), writes=_reduced(least=False)),
+    aten.amin.default: FloatRule(kernel=_kernel("smallest"), writes=_reduced(least=True)),
+    aten.mean.dim: FloatRule(kernel=_kernel("mean"), importer=True),
+    aten.prod.default: FloatRule(kernel=_kernel("product")),
+    aten.prod.dim_int: FloatRule(kernel=_kernel("product")),
+    aten.sum.dim_IntList: FloatRule(kernel=_kernel("sum"), importer=True),
     aten.argmax.default: FloatRule(writes=_arg(least=False), importer=True),
     aten.argmin.default: FloatRule(writes=_arg(least=True), importer=True),
     aten.max.dim: FloatRule(writes=_max_with_places),
@@ -147,8 +175,6 @@ RULES: dict[object, FloatRule] = {
         (
             aten.any.dim,
             aten.cumsum.default,
-            aten.mean.dim,
-            aten.sum.dim_IntList,
         ),
         IMPORTED,
     ),

@@ -76,6 +76,12 @@ def test_bits_are_taken_by_functions_and_not_through_pointers() -> None:
     assert not function.calls
 
 
+def test_infinities_are_bits_and_need_no_header() -> None:
+    function = read_function(printed("arg1_ptr[0] = -inff;", "arg1_ptr[1] = inff_is_a_name;"))
+    assert "arg1_ptr[0] = -as_float(2139095040);" in function.body
+    assert "inff_is_a_name" in function.body
+
+
 def test_variables_that_nothing_reads_are_left_out() -> None:
     lines = ("int32_t v = arg0_ptr[1];", "int32_t w = (v * 2);", "arg0_ptr[0] = 1;")
     body = read_function(printed(*lines)).body

@@ -77,6 +77,28 @@ def test_axes_that_follow_each_other_everywhere_are_one_loop(
     assert loops(joined(function, *shapes)) == expected
 
 
+def test_what_a_choice_needs_is_read_before_it() -> None:
+    """TVM would make a branch of it, and LLVM no vectors of that."""
+
+    def slopes(x: Any, y: Any) -> Any:
+        return op.where(op.greater(x, relax.const(0.0)), x, op.multiply(x, y))
+
+    text = str(joined(slopes, SHAPE, (3, 1, 1)))
+    assert text.index("read1") < text.index("T.Select")
+    assert "x1" not in text[text.index("T.Select") :]
+
+
+def test_a_border_is_read_behind_its_branch() -> None:
+    def sizes(x: Any) -> Any:
+        framed = op.nn.pad(x, [0, 0, 0, 0, 0, 0, 0, 1])
+        return op.where(op.greater(framed, relax.const(0.0)), framed, op.negative(framed))
+
+    text = str(joined(sizes, SHAPE))
+    assert "T.if_then_else" in text
+    assert "T.Select" in text
+    assert "read0" not in text
+
+
 def test_arithmetic_stays_as_it_is_written() -> None:
     """TVM would make 0 of these, as if floats were real numbers."""
     model = Call(lambda x, y: ((x - x) * y, y.abs() * 0.0 + (x - x)))

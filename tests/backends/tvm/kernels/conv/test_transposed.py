@@ -15,7 +15,7 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 
 from qpc.backends.common.channel_slice import ChannelSlice
 from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
-from qpc.backends.tvm.kernels.conv.transposed import Axis, TransposedDesc, conv_transpose2d
+from qpc.backends.tvm.kernels.conv.transposed import TransposedDesc, conv_transpose2d
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Epilogue, Lookup
 from qpc.backends.tvm.kernels.isa.choose import Isa
 from qpc.calls import qpc_ops
@@ -164,13 +164,6 @@ def test_neighbouring_columns_that_read_the_same_are_one_convolution(isa: Isa) -
     assert parts(padding=(1, 1)) == 4
     assert parts(stride=(4, 4), kernel=(8, 8), padding=(2, 2)) == 8
     assert parts(groups=2, kernel=(2, 2)) == 4
-
-
-@pytest.mark.usefixtures("target")
-def test_phases_are_convolutions_of_the_inputs_they_meet() -> None:
-    first, second = Axis(5, 3, 2, 1, 1, 1).phases  # 3 taps, stride 2, padding 1, 10 outputs
-    assert (first.taps, first.before, first.after) == ((1,), 0, 0)
-    assert (second.taps, second.before, second.after) == ((2, 0), 0, 1)
 
 
 @st.composite

@@ -33,10 +33,17 @@ WANTED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": torch.nn.functional.silu,
     "tanh": torch.tanh,
     "erf": torch.erf,
+    "log": torch.log,
+    "log1p": torch.log1p,
+    "mish": torch.nn.functional.mish,
+    "softplus": lambda x: torch.nn.functional.softplus(x, 2.0, 30.0),
     "gelu": lambda x: x * torch.exp(log_ndtr(x)),
     # As a sigmoid: 1 + tanh loses the digits of small shares even in float64.
     "gelu_tanh": lambda x: x * torch.sigmoid(2 * (2 / pi) ** 0.5 * (x + 0.044715 * x**3)),
 }
+
+NUMBERS = {"softplus": (2.0, 30.0)}
+"""What functions are given besides."""
 
 
 def _inputs(lanes: int) -> npt.NDArray[np.float32]:
@@ -51,7 +58,9 @@ def _inputs(lanes: int) -> npt.NDArray[np.float32]:
 def _kernel(lanes: int, size: int, name: str) -> Kernel:
     def body(x: Flat, out: Flat) -> None:
         with loop(size // lanes) as i:
-            made = getattr(Functions(lanes), name)(bind(x.load(i * lanes, lanes)))
+            made = getattr(Functions(lanes), name)(
+                bind(x.load(i * lanes, lanes)), *NUMBERS.get(name, ())
+            )
             out.store(i * lanes, made, lanes)
 
     kind = TensorType((size,), "float32")
@@ -73,7 +82,7 @@ def test_the_relative_error_is_small_wherever_the_result_is_a_normal_number(
     np.testing.assert_array_equal(np.isnan(got), np.isnan(as_float))
     np.testing.assert_array_equal(np.isinf(got), np.isinf(as_float))
     least = np.full(len(got), SMALLEST_NORMAL)
-    if name in ("silu", "gelu", "gelu_tanh"):  # shares may be zero below
+    if name in ("silu", "gelu", "gelu_tanh", "mish"):  # shares may be zero below
         least *= np.clip(np.nan_to_num(np.abs(x)), 1, 1e4)
     normal = np.isfinite(as_float) & (np.abs(wanted) >= least)
     error = np.abs(got[normal] - wanted[normal]) / np.abs(wanted[normal])
