@@ -84,6 +84,7 @@ class Flow:
         self._constants = _constants(self.gm)
         self._pinned_parameters: list[tuple[str, str]] = []
         self._turn: frozenset[int] | None = None
+        self._seen: dict[Node, tuple[int, tuple[Labels, ...]]] = {}
         self._read_as_values: set[str] = set()
         self._placed_by: dict[str, Node] = {}
 
@@ -113,7 +114,11 @@ class Flow:
             self.values[node] = self._free_parameter(node)
         elif node not in self.values:
             self.visit(node)
-        return tuple(compact(self.atoms.find(labels)) for labels in self.values[node])
+        since, found = self._seen.get(node, (-1, ()))
+        if since < self.atoms.changes or node.op == "get_attr":
+            found = tuple(compact(self.atoms.find(labels)) for labels in self.values[node])
+            self._seen[node] = self.atoms.changes, found
+        return found
 
     def of(self, node: Node) -> Labels:
         """The labels of a value for the axis that is looked at, in terms of representatives."""
@@ -149,12 +154,13 @@ class Flow:
         Axes between which labels have not decided yet are looked at together, but decide where
         others have channels on more than one of them. Without any channels there is one turn.
         """
-        known = {axes for source in sources for axes in self._axes_in(source)}
-        if sum(len(axes) == 1 for axes in known) > 1:
+        known = [axes for source in sources for axes in self._axes_in(source) if axes]
+        if len({axes for axes in known if len(axes) == 1}) > 1:
             for labels in (labels for source in sources for labels in self._known(source)):
                 self._tie(labels)
+            known = [axes for source in sources for axes in self._axes_in(source) if axes]
         turns: list[frozenset[int]] = []
-        for axes in (axes for source in sources for axes in self._axes_in(source) if axes):
+        for axes in dict.fromkeys(known):
             touching = [turn for turn in turns if turn & axes]
             turns = [turn for turn in turns if not turn & axes]
             turns.append(axes.union(*touching))
@@ -171,15 +177,16 @@ class Flow:
         """
         every = [compact(self.atoms.find(labels)) for labels in found]
         some = [labels for labels in every if bool((collapse(labels)[0] != NONE).any())]
-        if len(some) > 1:
-            some = [labels for labels in some if not self.atoms.fixed(labels)] or some[:1]
+        if len(some) < 2:
+            return tuple(some or every[:1])
+        some = [labels for labels in some if not self.atoms.fixed(labels)] or some[:1]
         kept: list[Labels] = []
-        for labels in sorted(some, key=distinct, reverse=True):
+        for labels in sorted(some, key=lambda each: distinct(collapse(each)[0]), reverse=True):
             if any(set(varying_axes(labels)) & set(varying_axes(other)) for other in kept):
                 self.decline(node, labels, f"{describe(node)} joins two axes with channels")
             else:
                 kept.append(labels)
-        return tuple(kept) or tuple(every[:1])
+        return tuple(kept)
 
     def _item(self, node: Node) -> tuple[Labels, ...]:
         """One of several results."""
@@ -243,13 +250,7 @@ class Flow:
         return self.every(source)
 
     def _axes_in(self, source: Node | tuple[Labels, ...]) -> list[frozenset[int]]:
-        """The axes, counted from the last, of all channels that a source has or surely will have.
-
-        The only axis of a parameter used as a value is one.
-        """
-        if isinstance(source, Node) and source.op == "get_attr" and not self.has_labels(source):
-            wide = self._wide_axes(source)
-            return [wide] if len(wide) == 1 else []
+        """The axes, counted from the last, of all channels that a source has by now."""
         return [_from_last(labels) for labels in self._known(source)]
 
     def _wide_axes(self, parameter: Node) -> frozenset[int]:
@@ -483,7 +484,8 @@ class Flow:
         while sum(self._tie(labels) for _, labels in everything):  # all of them, each round
             pass
         for node, every in self.values.items():
-            self.apart(node, every)
+            if len(every) > 1:
+                self.apart(node, every)
         for name, labels in everything:
             self._pin_the_last(labels, name)
         for axis in self.axes.values():

@@ -113,10 +113,10 @@ def _operands(conversion: Conversion, *values: Node) -> list[object]:
 # --- channels -------------------------------------------------------------------------------------
 
 
-def elementwise(flow: Flow, node: Node) -> Labels:
+def elementwise(flow: Flow, node: Node) -> Sequence[Labels]:
     """Channels at equal places go together."""
     sources = [n for n in node.all_input_nodes if flow.is_tensor(n)]
-    return join(flow, node, sources, torch.Size(flow.shape(node)))
+    return join_each(flow, node, sources, torch.Size(flow.shape(node)))
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,12 @@ Source = Node | tuple[Labels, ...]
 
 
 def join_each(
-    flow: Flow, node: Node, sources: list[Source], shape: torch.Size
+    flow: Flow, node: Node, sources: Sequence[Source], shape: torch.Size
 ) -> tuple[Labels, ...]:
-    """As `join`, for one axis after the other."""
+    """As `join`, for one axis after the other, the only one of parameters among them."""
+    for source in sources:
+        if isinstance(source, Node) and not flow.is_unplaced(source, node):
+            flow.every(source)
     return flow.apart(node, [join(flow, node, sources, shape) for _ in flow.turns(sources)])
 
 
@@ -260,13 +263,13 @@ _ELEMENTWISE = (
 _CHOOSING = "eq.Tensor ne.Tensor gt.Tensor lt.Tensor ge.Tensor le.Tensor"
 _COMPARING = "eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar"
 SPECS = (
-    OpSpec(aten.add.Tensor, quantization=_SUM, view=Add, channels=elementwise),
-    OpSpec(aten.sub.Tensor, quantization=_SUM, view=Sub, channels=elementwise),
-    OpSpec(aten.mul.Tensor, quantization=_PRODUCT, view=Mul, channels=elementwise),
-    OpSpec(aten.div.Tensor, quantization=_quantization(IN_FLOAT), channels=elementwise),
-    OpSpec(aten.pow.Tensor_Scalar, quantization=POINTWISE, channels=elementwise),
-    *(OpSpec(t, channels=elementwise) for t in overloads(_ELEMENTWISE)),
-    *(OpSpec(t, channels=elementwise, exact=True) for t in overloads(_CHOOSING)),
+    OpSpec(aten.add.Tensor, quantization=_SUM, view=Add, channels_together=elementwise),
+    OpSpec(aten.sub.Tensor, quantization=_SUM, view=Sub, channels_together=elementwise),
+    OpSpec(aten.mul.Tensor, quantization=_PRODUCT, view=Mul, channels_together=elementwise),
+    OpSpec(aten.div.Tensor, quantization=_quantization(IN_FLOAT), channels_together=elementwise),
+    OpSpec(aten.pow.Tensor_Scalar, quantization=POINTWISE, channels_together=elementwise),
+    *(OpSpec(t, channels_together=elementwise) for t in overloads(_ELEMENTWISE)),
+    *(OpSpec(t, channels_together=elementwise, exact=True) for t in overloads(_CHOOSING)),
     *(OpSpec(t, channels=first_input, exact=True) for t in overloads(_COMPARING)),
     OpSpec(aten.glu.default, channels=_gated_halves),
 )
