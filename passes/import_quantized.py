@@ -203,4 +203,8 @@ def _grid(gm: GraphModule, node: Node) -> QParams:
     try:
         return QParams(float(torch.tensor(float(given["scale"])).float()), zero, lo, hi, dtype)
     except ConfigError as e:
-        raise PassError(f"{label(node)} has no grid of 8 bits: {e.what}", node=node) from e
+        raise PassError(
+            f"{label(node)} has no grid of 8 bits: {e.what}",
+            node=node,
+            fix="quantize values to 8 bits in the tool that it comes from",
+        ) from e

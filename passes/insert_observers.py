@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 from qpc.analysis.coverage import (
@@ -31,12 +30,10 @@ from qpc.base import Pass, PassContext
 from qpc.calls import qpc_ops
 from qpc.edit import Editor
 from qpc.errors import PassError
-from qpc.facts import CORE_FORM, OBSERVED
-from qpc.foreign import foreign_calls
+from qpc.facts import CORE_FORM, OBSERVED, require_unquantized
 from qpc.meta import info, update_info
 from qpc.passes.fold_batch_norm import foldable_norms
 from qpc.quant.config import QuantConfig
-from qpc.registry import Role, role_of
 from qpc.settings import require_kind
 
 
@@ -62,7 +59,7 @@ class InsertObservers(Pass, name="insert-observers", requires={CORE_FORM}, estab
         if any(n.target is qpc_ops.observe.default for n in gm.graph.nodes):
             ctx.summarize("observers are there already")
             return False
-        _refuse_quantized(gm)
+        require_unquantized(gm)
         parts = foldable_norms(gm) if self.fold_later else {}
         plan = plan_quantization(gm, self.config, parts)
         if unmatched := self.config.unmatched(plan.sites):
@@ -90,24 +87,6 @@ def insert_observers(editor: Editor, plan: QuantizationPlan, ctx: PassContext) -
         update_info(node, integer=node in plan.integer)
     _summarize(editor.gm, ctx)
     return bool(names or news)
-
-
-def _refuse_quantized(gm: GraphModule) -> None:
-    if foreign := foreign_calls(gm):
-        raise PassError(
-            f"the graph has {len(foreign)} quantize and dequantize operators of another tool, such"
-            f" as {foreign[0].target}",
-            node=foreign[0],
-            fix="take its grids over with qpc.import_quantized(gm), or trace the float model",
-        )
-    for node in gm.graph.nodes:
-        ours = isinstance(node.target, OpOverload) and node.target.namespace == "qpc"
-        if ours and role_of(node) is not Role.STORED:
-            raise PassError(
-                f"the graph is quantized already: it calls {node.target}",
-                node=node,
-                fix="start again from the float graph that qpc.trace returned",
-            )
 
 
 def _insert(editor: Editor, carrier: Node, plan: QuantizationPlan) -> str:

@@ -6,16 +6,17 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 from qpc.aliasing import written_argument
 from qpc.calls import is_shape_arithmetic, qpc_ops
 from qpc.errors import ConfigError, PassError
+from qpc.foreign import foreign_calls
 from qpc.layers import weighted
 from qpc.meta import attribute, info
-from qpc.registry import quantization_of
+from qpc.registry import Role, quantization_of, role_of
 
 
 class Violation(str):
@@ -66,8 +67,29 @@ def require_graph(gm: object, what: str) -> None:
     if not isinstance(gm, GraphModule):
         raise PassError(
             f"{what} needs a traced graph, got {type(gm).__name__}",
-            fix="gm = qpc.trace(model, example_inputs)",
+            fix="gm = qpc.trace(model, example_inputs)"
+            if isinstance(gm, nn.Module)
+            else "pass what qpc.trace or qpc.quantize returned",
         )
+
+
+def require_unquantized(gm: GraphModule) -> None:
+    """Raise PassError for a graph that QPC or another tool has quantized."""
+    if foreign := foreign_calls(gm):
+        raise PassError(
+            f"the graph has {len(foreign)} quantize and dequantize operators of another tool, such"
+            f" as {foreign[0].target}",
+            node=foreign[0],
+            fix="take its grids over with qpc.import_quantized(gm), or trace the float model",
+        )
+    for node in gm.graph.nodes:
+        ours = isinstance(node.target, OpOverload) and node.target.namespace == "qpc"
+        if ours and role_of(node) is not Role.STORED:
+            raise PassError(
+                f"the graph is quantized already: it calls {node.target}",
+                node=node,
+                fix="start again from the float graph that qpc.trace returned",
+            )
 
 
 def named_tensor(gm: GraphModule, name: object) -> Tensor:

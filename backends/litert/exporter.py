@@ -28,6 +28,7 @@ from qpc.backends.litert.tables import Activation, Kind, Number, byte, model, si
 from qpc.backends.litert.writer import Writer
 from qpc.calls import arguments
 from qpc.errors import BackendError, UnsupportedOpError
+from qpc.layers import weighted
 from qpc.meta import attribute, info, label, value_name
 from qpc.quant.grid import QParams
 from qpc.shapes import concrete_shapes
@@ -85,7 +86,7 @@ class Exporter(Writer):
             raise UnsupportedOpError(
                 f"no .tflite form for {', '.join(named.values())}",
                 node=next(iter(named)),
-                fix="keep these operators out of the model, or export to ONNX",
+                fix=_FIXES.get(next(iter(self.refused.values())), _ONNX),
             )
 
     # --- for the operators ------------------------------------------------------------------------
@@ -252,5 +253,16 @@ class Exporter(Writer):
 
 def _no_form(to: Exporter, node: Node) -> int:
     if str(node.target).startswith("qpc.") and str(node.target).endswith("_float.default"):
-        raise Refused('its result is not rounded: quantize with LayerConfig(results="integer")')
+        raise Refused(_NOT_ROUNDED)
+    if weighted(node) is not None:
+        raise Refused(_IN_FLOAT)
     raise Refused("it has none")
+
+
+_NOT_ROUNDED, _IN_FLOAT = "its result is not rounded", "it is in float"
+_ONNX = "keep these operators out of the model, or export to ONNX"
+_FIXES = {
+    _NOT_ROUNDED: "quantize with qpc.quant.config.LayerConfig(results='integer')",
+    _IN_FLOAT: "qpc.quantize(gm, batches), or export to ONNX",
+}
+"""What to do about the first refusal, by its reason."""

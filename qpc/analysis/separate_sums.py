@@ -2,15 +2,14 @@
 
 The layer's value gets a grid of its own, and is rounded to it. What is beyond that grid would
 have been clamped in the sum, so that the grid is no wider than that; it is 8 bits, all the same.
-Where data shows how far values go, the grid ends there.
+With data it is the grid that calibration would have chosen for the value, inside of that.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,8 +21,10 @@ from qpc.edit import Editor
 from qpc.errors import ConfigError
 from qpc.layers import IntWeighted, integer_layer, outputs_first
 from qpc.meta import attribute, copied, info, update_info
+from qpc.quant.config import LayerConfig
 from qpc.quant.fixedpoint import accumulator_bounds, add_multipliers
 from qpc.quant.grid import Grid, QParams
+from qpc.quant.histogram import extent
 
 _ORIGIN = "separate-sums"
 
@@ -32,7 +33,7 @@ Range: TypeAlias = tuple[float, float]
 
 def joining_layers(gm: GraphModule) -> list[Node]:
     """The layers of a graph that join an addition."""
-    return [node for node in gm.graph.nodes if _apart(node) is not None]
+    return [node for node in gm.graph.nodes if node.target in _APART]
 
 
 def with_separate_sums(
@@ -45,112 +46,143 @@ def with_separate_sums(
 
     rounded: False where nobody will round these values: then they have the scale of the sums, with
     which scales of weights follow from multipliers as they do without the addition.
-    batches: inputs whose values the grids must have, and no more; they are read once.
+    batches: inputs on which the observer of each layer's configuration looks at its values, and
+    chooses their grid; they are read once.
 
-    Raises ConfigError if `batches` are none, CalibrationError for one that does not fit the graph.
+    Raises ConfigError if `batches` are none, CalibrationError for one that does not fit the graph,
+    or that holds NaN or infinite values.
     """
     if not joining_layers(gm):
         return gm, ()
-    made, layers = _separately(gm, {}, rounded=rounded)
-    if batches is None or not rounded:
-        return made, layers
-    names = [node.name for node in joining_layers(gm)]
-    seen = dict(zip(names, _ranges(made, layers, batches), strict=True))
-    return _separately(gm, seen, rounded=True)
-
-
-def _separately(
-    gm: GraphModule, seen: Mapping[str, Range], *, rounded: bool
-) -> tuple[GraphModule, tuple[Node, ...]]:
-    """See `with_separate_sums`; seen: how far the values of layers go, by name."""
+    seen = _ranges(gm, batches) if rounded and batches is not None else None
     made = copied(gm)
     editor = Editor(made, _ORIGIN)
+    joins = [_Join.of(made, node) for node in joining_layers(made)]
+    ranges = seen or [join.needed for join in joins]
     layers = tuple(
-        _separated(editor, node, rounded, seen.get(node.name)) for node in joining_layers(made)
+        _separated(editor, join, ends, rounded) for join, ends in zip(joins, ranges, strict=True)
     )
     editor.drop_unused()
     made.recompile()
     return made, layers
 
 
-def _ranges(gm: GraphModule, layers: Sequence[Node], batches: Iterable[Batch]) -> list[Range]:
-    """How far the values of some layers go on data, to half a step of their grids."""
+@dataclass(frozen=True)
+class _Join:
+    """A layer that joins an addition.
+
+    reals: float64[out channels], what a step of each accumulator is worth. needed: the values
+    beyond which none of the layer's occurs, or makes a difference to the sum. points: of its grid.
+    symmetric: whether that is to be symmetric, as all grids may have to be.
+    """
+
+    node: Node
+    view: IntWeighted
+    result: QParams
+    other: QParams
+    reals: Tensor
+    needed: Range
+    points: Grid
+    symmetric: bool
+
+    @staticmethod
+    def of(gm: GraphModule, node: Node) -> _Join:
+        """What is known of a layer."""
+        view, given = integer_layer(node), arguments(node)
+        assert view is not None
+        result, other = info(node).qparams, info(given["other"]).qparams
+        assert result is not None
+        assert other is not None
+        multiplier = attribute(gm, str(view.multiplier.target)).to(torch.float64)
+        reals = multiplier * (result.scale / 2.0 ** given["shift"])
+        bounds = _bounds(gm, view, reals), _needed(given, result, other)
+        needed = max(b[0] for b in bounds), min(b[1] for b in bounds)
+        points = Grid(8, signed=result.dtype is torch.int8)
+        middle = QParams.from_range(-1.0, 1.0, points, symmetric=True).zero_point
+        symmetric = result.zero_point == other.zero_point == middle
+        return _Join(node, view, result, other, reals, needed, points, symmetric)
+
+    def layer(self, editor: Editor, kind: int, step: float, *ends: float) -> Node:
+        """The layer's value without the addition.
+
+        kind: 0 for integers, whose step is `step`, 1 for reals; ends: the operator's last
+        arguments.
+        """
+        node, given = self.node, arguments(self.node)
+        name = editor.free_name(f"{self.view.multiplier.target}_apart")
+        own = editor.buffer(name, (self.reals / step).to(torch.float32), before=node)
+        kept = list(given.values())[: list(given).index("other")]
+        kept[list(given).index("multiplier")] = own
+        return editor.call(_APART[node.target][kind], *kept, *ends, like=node)
+
+
+def _ranges(gm: GraphModule, batches: Iterable[Batch]) -> list[Range]:
+    """Which ranges the observers of layers choose for their values on data."""
     watched = copied(gm)
-    nodes = {node.name: node for node in watched.graph.nodes}
+    editor = Editor(watched, _ORIGIN)
+    joins = [_Join.of(watched, node) for node in joining_layers(watched)]
     (output,) = watched.graph.find_nodes(op="output")
-    output.args = (tuple(nodes[layer.name] for layer in layers),)
+    output.args = (tuple(join.layer(editor, 1, 1.0, *join.needed) for join in joins),)
+    editor.drop_unused()
     watched.recompile()
-    ends = [(math.inf, -math.inf)] * len(layers)
+    observers = [(info(j.node).config or LayerConfig()).activation.observer for j in joins]
+    states = [observer.init() for observer in observers]
+    number = -1
     for number, batch in enumerate(batches):
+        given = inputs_of(watched, batch, number)
+        for tensor in given:
+            if tensor.is_floating_point():
+                extent(tensor)  # NaN would be some integer after the first rounding
         with torch.no_grad():
-            values = watched(*inputs_of(watched, batch, number))
-        ends = [
-            (min(lo, int(value.min())), max(hi, int(value.max())))
-            for (lo, hi), value in zip(ends, values, strict=True)
-        ]
-    if math.inf in ends[0]:
+            values = watched(*given)
+        watching = zip(observers, states, values, strict=True)
+        states = [observer.update(state, value) for observer, state, value in watching]
+    if number < 0:
         raise ConfigError(
             "there are no batches to see how far values go on",
             fix="pass some that the model was calibrated with",
         )
-    return [_reals(layer, lo - 0.5, hi + 0.5) for layer, (lo, hi) in zip(layers, ends, strict=True)]
+    seen = zip(joins, observers, states, strict=True)
+    return [o.range(state, join.points, join.symmetric) for join, o, state in seen]
 
 
-def _reals(node: Node, lo: float, hi: float) -> Range:
-    grid = info(node).qparams
-    assert grid is not None
-    return (lo - grid.zero_point) * grid.scale, (hi - grid.zero_point) * grid.scale
+_APART: Mapping[object, tuple[Callable[..., object], Callable[..., object]]] = {
+    qpc_ops.conv2d_add.default: (qpc_ops.conv2d.default, qpc_ops.conv2d_float.default),
+    qpc_ops.conv_transpose2d_add.default: (
+        qpc_ops.conv_transpose2d.default,
+        qpc_ops.conv_transpose2d_float.default,
+    ),
+    qpc_ops.linear_add.default: (qpc_ops.linear.default, qpc_ops.linear_float.default),
+}
+"""Operators of layers that do not add, for those that do: with integers and reals as results."""
 
 
-def _apart(node: Node) -> Callable[..., object] | None:
-    """The layer's operator that does not add, for one that does."""
-    apart: dict[object, Callable[..., object]] = {
-        qpc_ops.conv2d_add.default: qpc_ops.conv2d.default,
-        qpc_ops.conv_transpose2d_add.default: qpc_ops.conv_transpose2d.default,
-        qpc_ops.linear_add.default: qpc_ops.linear.default,
-    }
-    return apart.get(node.target)
+def _separated(editor: Editor, join: _Join, ends: Range, rounded: bool) -> Node:
+    """Put the layer and an addition in the place of both; return the layer.
 
-
-def _separated(editor: Editor, node: Node, rounded: bool, seen: Range | None) -> Node:
-    """Put the layer and an addition in the place of `node`; return the layer."""
-    view, given, target = integer_layer(node), arguments(node), _apart(node)
-    assert view is not None
-    assert target is not None
-    result, other = info(node).qparams, info(given["other"]).qparams
-    assert result is not None
-    assert other is not None
-    multiplier = attribute(editor.gm, str(view.multiplier.target)).to(torch.float64)
-    reals = multiplier * (result.scale / 2.0 ** given["shift"])  # of a step of each accumulator
-    subtracts = given["other_multiplier"] < 0
-    bounds = [_bounds(editor.gm, view, reals), _needed(given, result, other, subtracts=subtracts)]
-    bounds += [] if seen is None else [seen]
-    least, greatest = max(b[0] for b in bounds), min(b[1] for b in bounds)
-    points = Grid(8, signed=result.dtype is torch.int8)
-    middle = QParams.from_range(-1.0, 1.0, points, symmetric=True).zero_point
-    symmetric = result.zero_point == other.zero_point == middle  # as all grids may have to be
-    grid = QParams.from_range(least, max(least, greatest), points, symmetric=symmetric)
-    grid = grid if rounded else replace(grid, scale=result.scale)
-    name = editor.free_name(f"{view.multiplier.target}_apart")
-    own = editor.buffer(name, (reals / grid.scale).to(torch.float32), before=node)
-    kept = list(given.values())[: list(given).index("other")]
-    kept[list(given).index("multiplier")] = own
-    layer = editor.call(target, *kept, grid.zero_point, grid.lo, grid.hi, like=node)
+    ends: the range of its grid.
+    """
+    node, given = join.node, arguments(join.node)
+    least, greatest = ends[0], max(ends)
+    grid = QParams.from_range(least, greatest, join.points, symmetric=join.symmetric)
+    grid = grid if rounded else replace(grid, scale=join.result.scale)
+    layer = join.layer(editor, 0, grid.scale, grid.zero_point, grid.lo, grid.hi)
     update_info(layer, qparams=grid, config=info(node).config, module_path=info(node).module_path)
-    first, second, shift = add_multipliers((grid.scale, other.scale), result.scale)
+    scales = grid.scale, join.other.scale
+    first, second, shift = add_multipliers(scales, join.result.scale)
     total = editor.call(
         qpc_ops.add.default,
         layer,
         given["other"],
         grid.zero_point,
-        other.zero_point,
+        join.other.zero_point,
         first,
-        -second if subtracts else second,
+        -second if given["other_multiplier"] < 0 else second,
         shift,
         *(given[name] for name in ("output_zero_point", "lo", "hi")),
         like=node,
     )
-    update_info(total, qparams=result, value=info(node).value or node.name)
+    update_info(total, qparams=join.result, value=info(node).value or node.name)
     editor.replace(node, total)
     return layer
 
@@ -165,11 +197,9 @@ def _bounds(gm: GraphModule, view: IntWeighted, reals: Tensor) -> Range:
     return float((least * reals).min()), float((greatest * reals).max())
 
 
-def _needed(given: dict[str, object], result: QParams, other: QParams, *, subtracts: bool) -> Range:
+def _needed(given: Mapping[str, Any], result: QParams, other: QParams) -> Range:
     """Values beyond which a layer's make no difference to the sum, whatever is added to them."""
-    lo, hi = (given[name] for name in ("lo", "hi"))
-    assert isinstance(lo, int)
-    assert isinstance(hi, int)
-    ends = [(end - result.zero_point) * result.scale for end in (lo, hi)]
+    ends = [(end - result.zero_point) * result.scale for end in (given["lo"], given["hi"])]
+    subtracts = given["other_multiplier"] < 0
     added = [-real for real in reversed(other.real_range)] if subtracts else other.real_range
     return ends[0] - added[1], ends[1] - added[0]

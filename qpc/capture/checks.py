@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.nn.parameter import is_lazy
 
@@ -33,10 +35,7 @@ def validated(
             if isinstance(model, type)
             else f"an object of type {type(model).__name__}"
         )
-        raise TraceError(
-            f"trace needs an nn.Module, got {what}",
-            fix="pass an instance, such as qpc.trace(Net(), example_inputs)",
-        )
+        raise TraceError(f"trace needs an nn.Module, got {what}", fix=_instead_of(model))
     args: tuple[Tensor, ...] = ()
     kwargs: dict[str, Tensor] = {}
     if isinstance(example_inputs, Mapping):
@@ -61,6 +60,17 @@ def validated(
     _check_modules(model)
     _check_weights(model)
     return args, kwargs
+
+
+def _instead_of(model: object) -> str:
+    """What to pass in place of something that is no module."""
+    if isinstance(model, ExportedProgram):
+        return "qpc.trace(program.module(), example_inputs)"
+    if isinstance(model, Mapping):
+        return "model.load_state_dict(weights), and pass the model"
+    if isinstance(model, str | os.PathLike) or type(model).__name__ == "ModelProto":
+        return "pass the PyTorch model that it was made from; ONNX files: qpc.trace_onnx(path)"
+    return "pass an instance, such as qpc.trace(Net(), example_inputs)"
 
 
 def trains(model: nn.Module) -> str | None:

@@ -92,7 +92,7 @@ def _run_example(
     try:
         with torch.no_grad(), _unchanged_buffers(model):
             return pytree.tree_leaves(model(*copied_args, **copied_kwargs))
-    except TraceError:
+    except QPCError:
         raise
     except Exception as e:
         shapes = [tuple(t.shape) for t in [*args, *kwargs.values()]]

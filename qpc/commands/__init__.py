@@ -58,7 +58,7 @@ COMMANDS: Mapping[str, About] = {
     "targets": About(
         _DEPLOY, "List the CPUs and boards that there is code for, with what each needs."
     ),
-    "export": About(_DEPLOY, "Write a saved graph in a form that other runtimes and tools read."),
+    "export": About(_DEPLOY, "Write a model in a form that other runtimes and tools read."),
     "run": About(_DEPLOY, "Run a model on data, show its first answers, and keep all of them."),
     "evaluate": About(
         _MEASURE,

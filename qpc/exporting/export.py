@@ -112,9 +112,9 @@ def export(
     rounded, so that TensorRT computes layer, sum and ReLU in one kernel. The numbers are then not
     those of the graph.
     ends: for "tflite", the type of its inputs and outputs: "float32", the default, or "int8".
-    batches: for "onnx-qdq", "onnx-tensorrt" and "tflite". A layer that joins an addition is a layer
-    and an addition there, and its value is rounded in between: with data, such as calibration had,
-    on the grid that the values need; without, on the widest that the sum can make use of.
+    batches: for "onnx-qdq", "onnx-tensorrt" and "tflite". A layer that joins an addition is apart
+    from it there, and its value is rounded in between: with data, such as calibration had, on the
+    grid that its observer chooses; without, on the widest that the sum can make use of.
 
     Tensors have the names of the traced graph's values, nodes those of the user's modules. Files
     replace what is there, each whole or not at all.
@@ -124,7 +124,6 @@ def export(
     cannot be written, MissingDependencyError without onnx.
     """
     require_graph(gm, "export")
-    require_choice("form", form, tuple(FORMS))
     given = {
         "batch": batch,
         "opset": opset,
@@ -133,7 +132,8 @@ def export(
         "ends": ends,
         "batches": None if batches is None else checked_batches(batches),
     }
-    made = FORMS[form].make(gm, _options(form, given))
+    said = require_options(form, given)
+    made = FORMS[form].make(gm, dataclasses.replace(Options(), **said))
     goal = Path(path)
     files = [goal.with_suffix(end) if end else goal for end in made.files]
     for file, content in zip(files, made.files.values(), strict=True):
@@ -141,15 +141,19 @@ def export(
     return Exported(form, tuple(files), made.grids, made.notes)
 
 
-def _options(form: str, given: Mapping[str, Any]) -> Options:
-    """The options of a form; None is what was not said."""
+def require_options(form: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said about a form; None is what was not.
+
+    Raises ConfigError for a form that there is not, and for an option that it does not have.
+    """
+    require_choice("form", form, tuple(FORMS))
     said = {name: value for name, value in given.items() if value is not None}
     if wrong := sorted(said.keys() - FORMS[form].options):
         raise ConfigError(
             f"the form {form!r} has no option {wrong[0]!r}",
             fix=f"leave it out; it has: {', '.join(sorted(FORMS[form].options)) or 'none'}",
         )
-    return dataclasses.replace(Options(), **said)
+    return said
 
 
 def _write(file: Path, content: bytes) -> None:
@@ -187,7 +191,7 @@ def _onnx(gm: GraphModule, options: Options, kind: Kind) -> OnnxExport:
 
 def _qdq(gm: GraphModule, options: Options) -> _Content:
     made = _onnx(gm, options, "qdq")
-    return _Content({"": made.model.SerializeToString()}, made.grids, _wide_grids(gm, options))
+    return _Content({"": made.model.SerializeToString()}, made.grids, _about_sums(gm, options))
 
 
 def _integer(gm: GraphModule, options: Options) -> _Content:
@@ -195,21 +199,25 @@ def _integer(gm: GraphModule, options: Options) -> _Content:
     return _Content({"": made.model.SerializeToString()}, made.grids)
 
 
-def _wide_grids(gm: GraphModule, options: Options) -> tuple[str, ...]:
-    """What is to be known of layers that join additions, if nothing said how far they go."""
+def _about_sums(gm: GraphModule, options: Options) -> tuple[str, ...]:
+    """What is to be known of layers that join additions, and of data for them."""
     count = len(joining_layers(gm))
-    if not count or options.batches is not None:
-        return ()
-    return (
-        f"what {count} of its layers add to other values is rounded before, on wide grids:"
-        " with data, qpc.export(..., batches=...), numbers come nearer to those of the graph",
-    )
+    if count and options.batches is None:
+        return (
+            f"what {count} of its layers add to other values is rounded before, on wide grids:"
+            " with data (batches=..., or --data) numbers come nearer to those of the graph",
+        )
+    if not count and options.batches is not None:
+        return ("none of its layers joins an addition, so that the data makes no difference",)
+    return ()
 
 
 def _tensorrt(gm: GraphModule, options: Options) -> _Content:
     made = _onnx(gm, options, "tensorrt")
     problems = tensorrt_problems(made.model)
     notes = tuple(f"TensorRT may not take or fuse this: {problem}" for problem in problems)
+    if not options.fuse_residual_adds:  # otherwise nothing is rounded before an addition
+        notes += _about_sums(gm, options)
     return _Content({"": made.model.SerializeToString()}, made.grids, notes)
 
 
@@ -223,8 +231,9 @@ def _float(gm: GraphModule, options: Options) -> _Content:
 
 def _tflite(gm: GraphModule, options: Options) -> _Content:
     _require_converted(gm)
-    content = to_tflite(gm, options.batch or 1, options.ends, options.batches)
-    return _Content({"": content}, notes=_wide_grids(gm, options))
+    batch = 1 if options.batch is None else options.batch
+    content = to_tflite(gm, batch, options.ends, options.batches)
+    return _Content({"": content}, notes=_about_sums(gm, options))
 
 
 def _pt2e(gm: GraphModule, options: Options) -> _Content:

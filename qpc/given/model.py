@@ -22,9 +22,12 @@ from qpc.capture.trace import trace
 from qpc.compiler import load
 from qpc.errors import ArtifactError, ConfigError, QPCError
 from qpc.facts import CORE_FORM
+from qpc.foreign import foreign_calls
 from qpc.given.folder import ModelFolder
 from qpc.given.inputs import Input, examples, inputs_of_text
-from qpc.given.options import ModelOptions
+from qpc.given.options import ModelOptions, is_onnx
+from qpc.importers.onnx.model import trace_onnx
+from qpc.recipes import import_quantized
 from qpc.references import function_of
 from qpc.registry import Role, role_of
 from qpc.storage import load_graph
@@ -93,7 +96,8 @@ def model_of(
     """The model that is written.
 
     written: `module:function` or `file.py:function`, where the function returns a module, or is
-    one; or a folder with a saved graph, a compiled model, a checkpoint, or what a command has kept.
+    one; a file .onnx; or a folder with a saved graph, a compiled model, a checkpoint, or what a
+    command has kept.
     inputs: as `qpc.given.inputs` reads them; needed for a function. weights: a file of tensors for
     a module, by the names of its parameters and buffers. example: from the module to its inputs,
     where `inputs` are not written.
@@ -103,14 +107,15 @@ def model_of(
     """
     path = Path(written)
     given = inputs_of_text(inputs)
-    if path.is_dir():
-        for name, value in (("--input", inputs), ("--weights", weights)):
+    if path.is_dir() or is_onnx(path):
+        kind, others = ("folder", inputs) if path.is_dir() else ("file .onnx", ())
+        for name, value in (("--input", others), ("--weights", weights)):
             if value:
                 raise ConfigError(
-                    f"{name} is for models that come from a function, and {written!r} is a folder",
+                    f"{name} is for models that come from a function, and {written!r} is a {kind}",
                     fix=f"leave {name} out",
                 )
-        return _of_folder(written, path)
+        return _of_folder(written, path) if path.is_dir() else _of_onnx(written, path, given)
     module = module_of(written)
     if weights is not None:
         load_weights(module, weights)
@@ -211,6 +216,12 @@ def _graph_of(
             f"the shape of the inputs of {written!r} is not known", fix="--input 1x3x224x224"
         )
     return trace(module, inputs)
+
+
+def _of_onnx(written: str, path: Path, given: Sequence[Input]) -> Model:
+    """A model in an ONNX file; with the integers of another tool, if that has quantized it."""
+    gm = trace_onnx(path, examples(given) if given else None)
+    return Model(written, import_quantized(gm) if foreign_calls(gm) else gm)
 
 
 # --- folders --------------------------------------------------------------------------------------

@@ -15,12 +15,18 @@ import typer
 
 from qpc.errors import ConfigError
 
-_MODEL = "module:function or file.py:function that returns a model, or a folder that QPC wrote."
+_MODEL = (
+    "module:function or file.py:function that returns a model, a file .onnx, or a folder that QPC"
+    " wrote."
+)
 _INPUT = "An input, such as 1x3x224x224, 1x16:int64 or tokens=1x16:int64; once for each input."
 _WEIGHTS = "Tensors for a model that comes from a function: .safetensors, .pt or .pth."
 _DATA = "A folder of images, a file .npy, .npz or .safetensors, or module:function."
 _PANEL = "Images"
-_FIX = "pass module:function, file.py:function, or a folder that QPC wrote"
+_FIX = "pass module:function, file.py:function, a file .onnx, or a folder that QPC wrote"
+_WEIGHTS_FIX = "pass module:function for the model, and this file as --weights"
+_FIXES = {".pt": _WEIGHTS_FIX, ".pth": _WEIGHTS_FIX, ".safetensors": _WEIGHTS_FIX}
+_FIXES |= dict.fromkeys((".tflite", ".pt2"), "pass the model that this file was made from")
 DATA_FIX = "pass a folder of images, a file .npy, .npz or .safetensors, or module:function"
 
 
@@ -58,9 +64,10 @@ class ModelOptions:
     def check(self) -> None:
         """Raise ConfigError for what cannot be a model."""
         path = Path(self.model)
-        if path.is_dir() or (":" in self.model and not path.is_file()):
+        if path.is_dir() or is_onnx(path) or (":" in self.model and not path.is_file()):
             return
-        raise ConfigError(_no_model(self.model), fix=_FIX)
+        fix = _FIXES.get(path.suffix, _FIX) if path.is_file() else _FIX
+        raise ConfigError(_no_model(self.model), fix=fix)
 
 
 @dataclass(frozen=True)
@@ -110,9 +117,21 @@ class DataOptions:
     ] = None
 
     def check(self) -> None:
-        """Raise ConfigError for data that is not there."""
-        if self.data is not None and ":" not in self.data and not Path(self.data).exists():
+        """Raise ConfigError for data that is not there, and for what is said about none."""
+        if self.data is None:
+            about = ("samples", "resize", "stretch", "mean", "std", "classes")
+            if said := [name for name in about if getattr(self, name)]:
+                raise ConfigError(
+                    f"--{said[0]} is about data, and there is none",
+                    fix=f"add --data, or leave --{said[0]} out",
+                )
+        elif ":" not in self.data and not Path(self.data).exists():
             raise ConfigError(f"there is no data at {self.data!r}", fix=DATA_FIX)
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether this is a file that is called as ONNX models are."""
+    return path.suffix == ".onnx" and path.is_file()
 
 
 def _no_model(written: str) -> str:

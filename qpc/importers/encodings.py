@@ -17,7 +17,7 @@ from qpc.effort import tidying
 from qpc.errors import ArtifactError, ConfigError
 from qpc.exporting.encodings import read_encodings
 from qpc.exporting.grids import TensorGrid
-from qpc.facts import require_graph
+from qpc.facts import require_graph, require_unquantized
 from qpc.files import read_regular
 from qpc.layers import weighted
 from qpc.meta import value_name
@@ -53,6 +53,7 @@ def import_encodings(
     Raises ArtifactError for a file that cannot be read or holds no encodings for this graph.
     """
     require_graph(gm, "import_encodings")
+    require_unquantized(gm)
     source = Path(path).name
     grids = read_encodings(read_regular(Path(path), _LARGEST), source)
     tidy = Pipeline(tidying()).run(gm, ctx)
@@ -95,7 +96,8 @@ def _weight(grid: TensorGrid, axis: int, source: str) -> WeightGrid:
     if grid.bits > _BYTE or not grid.symmetric:
         raise ArtifactError(
             f"{source}: the grid of {grid.tensor!r} has {grid.bits} bits and the zero point"
-            f" {grid.zero_point - grid.lo}, and weights are symmetric, of 8 bits at most"
+            f" {grid.zero_point - grid.lo}, and weights are symmetric, of 8 bits at most",
+            fix="write symmetric encodings of 8 bits for weights",
         )
     return WeightGrid(torch.tensor(grid.scales), -grid.hi, grid.hi, axis)
 
@@ -105,7 +107,8 @@ def _value(grid: TensorGrid, source: str) -> QParams:
     if grid.bits > _BYTE or len(grid.scales) > 1:
         raise ArtifactError(
             f"{source}: the grid of {grid.tensor!r} has {grid.bits} bits and {len(grid.scales)}"
-            " scales, and values have 8 bits at most, and one"
+            " scales, and values have 8 bits at most, and one",
+            fix="write encodings of 8 bits, or leave this one out, so that batches calibrate it",
         )
     ends = grid.zero_point - grid.lo, 0, grid.hi - grid.lo
     try:

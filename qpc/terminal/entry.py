@@ -157,11 +157,14 @@ def _run(
         logging_to(reporter, sys.stderr, level, as_json=as_json),
     ):
         answer = work(reporter)
+        if as_json and not quiet:
+            for note in answer.notes:
+                reporter.note(note)
     if json and answer.data is not None:
         _print_json(answer.data, sys.stdout)
     elif not json:
         _print(answer.shown)
-    if not quiet:
+    if not (quiet or as_json):
         for note in answer.notes:
             typer.echo(note, err=True)
     if answer.problem:

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from qpc.analysis.separate_sums import with_separate_sums
 from qpc.calls import qpc_ops
-from qpc.errors import ConfigError
+from qpc.errors import CalibrationError, ConfigError
 from qpc.layers import integer_layer
 from qpc.meta import info
-from qpc.quant.config import QuantConfig
+from qpc.quant.config import ActivationConfig, LayerConfig, QuantConfig
+from qpc.quant.observers import MinMax, Percentile
 from tests.quantizing import Parts, fake_quantized, integer
 
 IMAGE = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -81,6 +82,24 @@ def test_with_data_grids_are_as_narrow_as_the_values(joined: torch.fx.GraphModul
     wanted = joined(IMAGE)
     apart = [(made(IMAGE) - wanted).square().sum() for made, _ in (wide, narrow)]
     assert apart[1] < apart[0]
+
+
+def test_the_observer_of_a_layer_chooses_its_grid() -> None:
+    scales = {}
+    for observer in (MinMax(), Percentile(percent=50.0)):
+        layer = LayerConfig(activation=ActivationConfig(observer=observer))
+        model = Parts(forward, **LAYERS).eval()
+        gm = integer(fake_quantized(model, IMAGE, config=QuantConfig(default=layer)))
+        _, layers = with_separate_sums(gm, batches=IMAGE.split(4))
+        grids = [q for each in layers if (q := info(each).qparams) is not None]
+        scales[observer.kind] = [grid.scale for grid in grids]
+    assert len(scales["min-max"]) == 3
+    assert all(a < b for a, b in zip(scales["percentile"], scales["min-max"], strict=True))
+
+
+def test_values_that_are_no_numbers_are_told_of(joined: torch.fx.GraphModule) -> None:
+    with pytest.raises(CalibrationError, match="holds NaN or infinite values"):
+        with_separate_sums(joined, batches=[IMAGE * float("nan")])
 
 
 def test_grids_need_some_batch_if_any(joined: torch.fx.GraphModule) -> None:

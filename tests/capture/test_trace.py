@@ -333,6 +333,19 @@ def test_refuses_what_is_no_module() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "fix"),
+    [
+        ("net.onnx", "qpc.trace_onnx(path)"),
+        (Path("net.tflite"), "pass the PyTorch model that it was made from"),
+        (nn.ReLU().state_dict(), "model.load_state_dict(weights)"),
+        (torch.export.export(nn.ReLU(), (torch.randn(2),)), "qpc.trace(program.module(), "),
+    ],
+)
+def test_what_stands_for_a_model_comes_with_what_to_pass(model: object, fix: str) -> None:
+    assert fix in message(model, torch.randn(2))
+
+
 def test_refuses_a_class_in_place_of_an_instance() -> None:
     assert message(nn.Linear, torch.randn(2)).startswith(
         "trace needs an nn.Module, got the class Linear\n  fix: pass an instance"

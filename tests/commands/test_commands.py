@@ -30,7 +30,7 @@ RIGHT = {
     "compress": "recipe.yaml --out run",
     "sweep": "recipe.yaml --set seed=0,1 --out runs",
     "compile": "net --batch 1,2 --out {new}",
-    "export": "net {new}.onnx",
+    "export": "net {new}.onnx --data data.safetensors --samples 4 --batch 2",
     "verify": "net",
     "targets": "",
     "run": "net --data data.npz",
@@ -94,9 +94,14 @@ WRONG = {
         ("net --target cortex-m4", 1, "where is the library to be kept?"),
     ],
     "export": [
-        ("nowhere x.onnx", 1, "nowhere"),
+        ("nowhere x.onnx", 1, "there is no folder 'nowhere'"),
         ("net", 2, "Missing argument"),
         ("net x.onnx --form onnx-8", 1, "onnx-8"),
+        ("net/compiled x.onnx", 1, "export needs a graph"),
+        ("net x.onnx --data nowhere", 1, "there is no data at 'nowhere'"),
+        ("net x.onnx --form pt2e --data photos", 1, "the form 'pt2e' makes no use of data"),
+        ("net x.onnx --mean 0.5", 1, "--mean is about data, and there is none"),
+        ("net x.onnx --data data.npz --batch 0", 2, "--batch"),
     ],
     "verify": [
         ("nowhere", 1, "'nowhere'"),
@@ -266,7 +271,7 @@ def test_an_error_is_json_too(here: Path) -> None:
     assert result.exit_code == 1
     assert json.loads(result.stdout)["error"] == {
         "what": "there is no folder 'nett' (did you mean 'net'?), and it is no module:function",
-        "fix": "pass module:function, file.py:function, or a folder that QPC wrote",
+        "fix": "pass module:function, file.py:function, a file .onnx, or a folder that QPC wrote",
     }
 
 

@@ -120,6 +120,23 @@ def test_layers_that_join_additions_are_told_of_until_there_is_data(tmp_path: Pa
     assert (found - expected).abs().max() <= 0.05 * expected.abs().max()
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"opset": 99}, "there is no opset 99: the newest that the installed onnx has is"),
+        ({"opset": "17"}, "opset must be a whole number, at least 1, got '17'"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"batch": 0, "form": "tflite"}, "batch must be at least 1, got 0"),
+        ({"batch": True}, "batch must be a whole number"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(
+    options: dict[str, Any], text: str, gm: GraphModule, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        qpc.export(gm, tmp_path / "net.onnx", **options)
+
+
 def test_asymmetric_grids_are_not_for_tensorrt(gm: GraphModule, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="TensorRT takes symmetric grids alone") as caught:
         qpc.export(gm, tmp_path / "net.onnx", form="onnx-tensorrt")
@@ -170,7 +187,7 @@ def test_forms_and_options_that_there_are_not(gm: GraphModule, tmp_path: Path) -
     assert caught.value.fix == "leave it out; it has: batch, batches, opset"
     with pytest.raises(ConfigError, match="needs opset 13 or newer, not 12"):
         qpc.export(gm, tmp_path / "net", opset=12)
-    with pytest.raises(ConfigError, match="at least one sample"):
+    with pytest.raises(ConfigError, match="batch must be at least 1"):
         qpc.export(gm, tmp_path / "net", batch=0)
     with pytest.raises(PassError, match="export needs a traced graph, got Residual"):
         qpc.export(Residual(), tmp_path / "net")  # type: ignore[arg-type]  # the slip that is meant

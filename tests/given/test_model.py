@@ -14,6 +14,7 @@ from qpc.given.model import Model, is_quantized, load_weights, model_of, module_
 from qpc.given.opened import open_model, preparation
 from qpc.given.options import DataOptions, How, ModelOptions
 from qpc.given.running import runnable
+from qpc.quant.config import LayerConfig, QuantConfig
 from qpc.terminal.reporter import Reporter
 from qpc.training.checkpoint import save_checkpoint
 
@@ -53,6 +54,43 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def written(name: str) -> str:
     return f"some_models.py:{name}"
+
+
+def test_a_model_may_be_an_onnx_file_with_the_integers_of_another_tool(folder: Path) -> None:
+    pytest.importorskip("onnx")
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    gm = qpc.trace(nn.Linear(3, 2).eval(), x)
+    integers = qpc.quantize(gm, [x], QuantConfig(default=LayerConfig(results="integer")))
+    qpc.export(gm, "float.onnx", form="onnx-float")
+    qpc.export(integers, "int8.onnx")
+    assert torch.allclose(model_of("float.onnx").require_float("it")(x), gm(x))
+    for inputs in ((), ("2x3",)):
+        found = model_of("int8.onnx", inputs)
+        assert torch.equal(found.require_graph("it")(x), integers(x))
+        assert found.folder is None
+    with pytest.raises(ConfigError, match=r"'int8\.onnx' is a file \.onnx"):
+        model_of("int8.onnx", (), folder / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("net.pt", "pass module:function for the model, and this file as --weights"),
+        ("net.tflite", "pass the model that this file was made from"),
+        ("net.txt", "pass module:function, file.py:function, a file .onnx, or a folder"),
+    ],
+)
+def test_a_file_of_another_kind_comes_with_what_to_pass(name: str, fix: str, folder: Path) -> None:
+    (folder / name).touch()
+    with pytest.raises(ConfigError, match="from which no model is read") as caught:
+        ModelOptions(name).check()
+    assert (caught.value.fix or "").startswith(fix)
+
+
+def test_options_about_data_need_data() -> None:
+    with pytest.raises(ConfigError, match="--samples is about data, and there is none"):
+        DataOptions(samples=3).check()
+    DataOptions(batch=3).check()  # a model may be made for batches of this size
 
 
 def test_a_model_is_what_a_function_returns_or_a_module_itself_or_a_class_makes() -> None:

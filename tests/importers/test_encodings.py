@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 import qpc
 from qpc.base import PassContext
-from qpc.errors import ArtifactError
+from qpc.errors import ArtifactError, PassError
 from qpc.exporting.encodings import VERSIONS, encodings
 from qpc.exporting.grids import TensorGrid
 from tests.exporting.nets import Residual, images
@@ -83,6 +83,11 @@ def test_grids_that_we_cannot_have_are_refused(
 ) -> None:
     with pytest.raises(ArtifactError, match=why):
         qpc.import_encodings(traced, written(tmp_path, *grids))
+
+
+def test_a_graph_that_is_quantized_has_grids_already(integers: GraphModule, tmp_path: Path) -> None:
+    with pytest.raises(PassError, match="the graph is quantized already"):
+        qpc.import_encodings(integers, written(tmp_path, WEIGHT))
 
 
 def test_files_that_are_none_are_refused(traced: GraphModule, tmp_path: Path) -> None:

@@ -58,6 +58,21 @@ _FUNCTIONS = (
     "torch.sign({x}) * {x}.abs().sqrt()",
     "{x}.float().reciprocal().clamp(-3, 3)",
     "torch.round({x} * 4) / 4",
+    "F.mish({x})",
+    "torch.log({x}.abs() + 0.1)",
+    "{x} * {x}.prod(-1, keepdim=True).tanh()",
+    "{x}.sort(1, descending=True)[0]",
+    "{x} - {x}.min()",
+    "{x} - {x}.min(1, keepdim=True)[0]",
+    "{x} / ({x}.abs().max() + 1)",
+    "torch.where(({x} > 1).any(-1, keepdim=True), {x}, -{x})",
+    "{x}.scatter(1, {x}.argmax(1, keepdim=True), 0.5)",
+    "torch.zeros_like({x}).scatter_add(-1, ({x} > 0).long(), {x})",
+    "torch.fmod({x}, 0.7)",
+    "torch.atan2({x}, {x}.abs() + 1)",
+    "torch.maximum({x}, {x}.flip(-1))",
+    "{x}.cumprod(-1).clamp(-2, 2)",
+    "torch.bmm({x}.flatten(1, -2).unsqueeze(1), {x}.flatten(1, -2).unsqueeze(2)).flatten(1)",
 )
 
 

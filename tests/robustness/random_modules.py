@@ -27,6 +27,9 @@ from tests.robustness.outcome import Outcome
 
 _PATIENCE_S = 600.0  # for one network, without the time in line for a core; a hang is a fault
 
+_TELL = 100
+"""After so many networks, what came of them is told."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -181,12 +184,15 @@ def _campaign(jobs: list[Job], workers: int, seconds: float) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was found is said in any case
     with (
         contextlib.suppress(KeyboardInterrupt),
-        tempfile.TemporaryDirectory(prefix="qpc-random-") as cache,
+        # A worker may still write to it when the campaign is stopped.
+        tempfile.TemporaryDirectory(prefix="qpc-random-", ignore_cleanup_errors=True) as cache,
     ):
         os.environ["QPC_CACHE_DIR"] = cache
         in_time = (job for job in jobs if time.monotonic() - start < seconds)
         for job, outcome in outcomes(in_time, workers):
             verdicts[outcome.verdict] += 1
+            if sum(verdicts.values()) % _TELL == 0:
+                print(f"up to seed {job.seed}: {dict(verdicts)}", flush=True)
             if outcome.verdict == "refused":
                 refusals[f"{outcome.where}: {outcome.reason}"] += 1
             elif outcome.verdict == "fault":

@@ -73,8 +73,9 @@ def test_quiet_leaves_results_and_verbose_adds_logs() -> None:
     assert "INFO: about to greet" in run(greet, "you", "--verbose").stderr
     assert "about to greet" not in run(greet, "you").stderr
     lines = run(greet, "you", "-v", "--log-format", "json", "--json").stderr.splitlines()
-    found = [json.loads(line) for line in lines if line.startswith("{")]
-    assert [each["event"] for each in found] == ["note", "log"]
+    found = [json.loads(line) for line in lines]
+    assert [each["event"] for each in found] == ["note", "log", "note"]
+    assert found[2]["text"] == "a note"
     assert (found[1]["level"], found[1]["logger"]) == ("info", "qpc.tests")
 
 

@@ -43,7 +43,10 @@ def _joined(function: tirx.PrimFunc) -> tirx.PrimFunc:
             return function
         for block in blocks[:-1]:
             schedule.compute_inline(block)
-        _join_axes(schedule, blocks[-1])
+        accesses = _axes(schedule.get(blocks[-1]))
+        if accesses is None:  # what was put in its place reads elsewhere
+            return function
+        _join_axes(schedule, blocks[-1], accesses)
     except s_tir.ScheduleError:  # it is of another form
         return function
     made = shown(schedule.mod["main"])
@@ -86,11 +89,12 @@ def _has_branch(expression: Any) -> bool:
     return bool(found)
 
 
-def _join_axes(schedule: s_tir.Schedule, block: Any) -> None:
+_Accesses = Sequence[tuple[dict[int, int], list[int]]]
+
+
+def _join_axes(schedule: s_tir.Schedule, block: Any, accesses: _Accesses) -> None:
     """Join all loops of a block that may be."""
-    accesses = _axes(schedule.get(block))
     loops = list(schedule.get_loops(block))
-    assert accesses is not None
     extents = [int(schedule.get(loop).extent) for loop in loops]
     runs: list[list[int]] = []
     for axis in range(len(loops)):
@@ -103,9 +107,7 @@ def _join_axes(schedule: s_tir.Schedule, block: Any) -> None:
             schedule.fuse(*(loops[axis] for axis in run))
 
 
-def _follow(
-    accesses: Sequence[tuple[dict[int, int], list[int]]], a: int, b: int, extents: Sequence[int]
-) -> bool:
+def _follow(accesses: _Accesses, a: int, b: int, extents: Sequence[int]) -> bool:
     """Whether axis `b` of a block is behind axis `a` wherever one of them is read or written."""
     for places, shape in accesses:
         if a not in places and b not in places:

@@ -74,7 +74,7 @@ class FloatOperators:
 
     def constant(self, tensor: Tensor) -> relax.Expr:
         """A small tensor as part of the program."""
-        return relax.const(tensor.numpy())
+        return relax.const(tensor.numpy(), dtype_name(tensor.dtype))  # else int64 becomes int32
 
     def _convert(self, node: Node, known: _Known, user_node: Node) -> Any:
         try:

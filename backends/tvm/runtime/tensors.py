@@ -70,5 +70,8 @@ def array_type(tensor: TensorType) -> ArrayType:
 
 def stored(tensor: Tensor) -> Stored:
     """A tensor's values, in its memory if they lie there one after the other."""
-    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if flat.numel() < 2:  # which may have any stride, and is contiguous all the same
+        flat = flat.new_empty(flat.shape).copy_(flat)
+    data = flat.view(torch.uint8).numpy()
     return Stored(ArrayType(tuple(tensor.shape), dtype_name(tensor.dtype)), data)

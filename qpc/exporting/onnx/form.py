@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qpc.errors import ConfigError
+from qpc.settings import require_count
 
 DEFAULT_OPSET = 17
 """What other runtimes have known for years."""
@@ -38,13 +39,14 @@ class OnnxForm:
 
     def __post_init__(self) -> None:
         least = _LEAST_OPSET if self.kind == "float" else _LEAST_WITH_GRIDS
+        require_count("opset", self.opset)
         if self.opset < least:
             raise ConfigError(
                 f"the ONNX form {self.kind!r} needs opset {least} or newer, not {self.opset}",
                 fix=f"opset={DEFAULT_OPSET}",
             )
-        if self.batch is not None and self.batch < 1:
-            raise ConfigError(f"a batch has at least one sample, got batch={self.batch}")
+        if self.batch is not None:
+            require_count("batch", self.batch)
         if self.fuse_residual_adds and self.kind != "tensorrt":
             raise ConfigError(
                 f"fuse_residual_adds is for TensorRT, not for the form {self.kind!r}",

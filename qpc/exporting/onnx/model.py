@@ -12,10 +12,16 @@ from torch.fx.node import map_arg
 
 from qpc.analysis.separate_sums import with_separate_sums
 from qpc.batches import Batch
-from qpc.errors import BackendError, MissingDependencyError, QPCError, UnsupportedOpError
+from qpc.errors import (
+    BackendError,
+    ConfigError,
+    MissingDependencyError,
+    QPCError,
+    UnsupportedOpError,
+)
 from qpc.exporting.grids import TensorGrid
 from qpc.exporting.onnx.exporter import REGISTER, Exporter, onnx_type
-from qpc.exporting.onnx.form import OnnxForm
+from qpc.exporting.onnx.form import DEFAULT_OPSET, OnnxForm
 from qpc.exporting.onnx.residual import branches_of_sums
 from qpc.exporting.onnx.rules import export_rules
 from qpc.exporting.onnx.sizes import ValueType
@@ -72,6 +78,12 @@ def to_onnx(gm: GraphModule, form: OnnxForm, batches: Iterable[Batch] | None = N
         import onnx
     except ImportError as e:
         raise MissingDependencyError("onnx is not installed", fix=install_line("onnx")) from e
+    newest = onnx.defs.onnx_opset_version()
+    if form.opset > newest:
+        raise ConfigError(
+            f"there is no opset {form.opset}: the newest that the installed onnx has is {newest}",
+            fix=f"opset={DEFAULT_OPSET}",
+        )
     apart, joined = (
         (gm, ()) if form.exact else with_separate_sums(gm, rounded=form.rounds, batches=batches)
     )

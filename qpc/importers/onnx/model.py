@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from math import prod
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from qpc.capture.checks import ExampleInputs
 from qpc.capture.trace import trace
 from qpc.errors import (
     ArtifactError,
@@ -20,11 +20,11 @@ from qpc.errors import (
     UnsupportedOpError,
 )
 from qpc.files import read_regular
+from qpc.importers.onnx.inputs import examples, in_order, with_ranks
 from qpc.importers.onnx.module import OnnxModule
 from qpc.importers.onnx.naming import keep_names
 from qpc.importers.onnx.operators import OF_ONNX_RUNTIME, RULES, SPELLED_OUT
-from qpc.importers.onnx.sizes import MOST_ELEMENTS, require_likely_sizes
-from qpc.importers.onnx.values import as_sizes
+from qpc.importers.onnx.sizes import require_likely_sizes
 from qpc.installing import install_line
 from qpc.modes import ordinary_torch
 
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 _LARGEST = 2**31 - 1
 """Bytes of a message of protocol buffers."""
 _OPSETS = range(6, 26)
-_BATCH = 2  # 0 and 1 are special to torch.export
 _RUN = "see what ONNX Runtime says of it, or pass other example_inputs"
+_WITHOUT = "export the model without this, or keep that part of it in Python"
 _FIX = "write it again, with onnx.save_model"
 
 
 @ordinary_torch()
 def trace_onnx(
     path: str | os.PathLike[str],
-    example_inputs: Tensor | Sequence[Tensor] | None = None,
+    example_inputs: ExampleInputs | None = None,
     *,
     check: bool = True,
 ) -> GraphModule:
@@ -50,7 +50,8 @@ def trace_onnx(
 
     path: a file of ONNX's opset 6 to 25, in float or in QDQ form, with its weights inside. What is
     computed from shapes alone is folded; a first axis without a size stays open.
-    example_inputs: needed where another axis has no size.
+    example_inputs: one tensor, several in the order of the inputs, or by their names; needed where
+    another axis has no size, and where an input is no float.
     check: run both the operators of the file and the graph on the inputs, and compare.
 
     QuantizeLinear and DequantizeLinear are kept, for `qpc.import_quantized`. Nothing of the file is
@@ -59,25 +60,47 @@ def trace_onnx(
     Raises ArtifactError for a file that is no such model, UnsupportedOpError that names all
     operators that QPC does not read, MissingDependencyError without onnx.
     """
+    model, module = read_model(path, sized=example_inputs is None)
     name = Path(path).name
-    model, module = read_model(path)
-    inputs = _examples(model, module, name) if example_inputs is None else example_inputs
+    if example_inputs is None:
+        inputs: Sequence[Tensor] = examples(model, module, name)
+    else:
+        inputs = in_order(model, module, example_inputs, name)
     require_likely_sizes(module, inputs, name)
-    try:
+    with _in_file(name):
         gm = trace(module, inputs, check=check)
-    except TraceError as e:
-        raise ArtifactError(f"{name}: {e.what}", fix=e.fix or _RUN) from e
     keep_names(gm, module)
     return gm
 
 
-def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, OnnxModule]:
-    """What stands in a file, and a module that runs it. Nothing is run; raises as `trace_onnx`."""
-    model = _loaded(Path(path))
+def read_model(
+    path: str | os.PathLike[str], *, sized: bool = True
+) -> tuple[onnx.ModelProto, OnnxModule]:
+    """What stands in a file, and a module that runs it. Nothing is run; raises as `trace_onnx`.
+
+    sized: whether inputs must have shapes.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ArtifactError(
+            f"trace_onnx reads a file, got {type(path).__name__}",
+            fix="onnx.save_model(model, path), and pass the path",
+        )
+    model = _loaded(Path(path), sized=sized)
     return model, _module(model, Path(path).name)
 
 
-def _loaded(path: Path) -> onnx.ModelProto:
+@contextmanager
+def _in_file(name: str) -> Iterator[None]:
+    """What is wrong while a file's operators run is told of the file."""
+    try:
+        yield
+    except TraceError as e:
+        raise ArtifactError(f"{name}: {e.what}", fix=e.fix or _RUN) from e
+    except UnsupportedOpError as e:
+        raise UnsupportedOpError(f"{name}: {e.what}", fix=e.fix or _WITHOUT) from e
+
+
+def _loaded(path: Path, *, sized: bool) -> onnx.ModelProto:
     try:
         import onnx
         from google.protobuf.message import DecodeError
@@ -87,13 +110,20 @@ def _loaded(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(data)
     except DecodeError as e:
-        raise ArtifactError(f"{path.name} is no ONNX model", fix=_FIX) from e
+        raise ArtifactError(
+            f"{path.name} is no ONNX model",
+            fix="pass a file .onnx that a tool has exported as a whole",
+        ) from e
     outside = [t for t in _tensors(model.graph) if t.data_location == t.EXTERNAL]
     if outside:
+        places = {entry.key: entry.value for entry in outside[0].external_data}
         raise ArtifactError(
-            f"{path.name} has its weights in other files, such as {outside[0].name!r}",
-            fix="onnx.save_model(onnx.load_model(path), path, save_as_external_data=False)",
+            f"{path.name} has its weights in other files, such as {outside[0].name!r} in"
+            f" {places.get('location', '')!r}",
+            fix="where these are, onnx.save_model(onnx.load_model(path), path,"
+            " save_as_external_data=False) puts them into one",
         )
+    with_ranks(model, path.name, given=not sized)
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as e:
@@ -126,10 +156,12 @@ def _module(model: onnx.ModelProto, source: str) -> OnnxModule:
         first = next(iter(unknown.values()))
         raise UnsupportedOpError(
             f"{source} (opset {opset}) calls {', '.join(sorted(unknown))}, which QPC does not read;"
-            f" the first is the node {first.name or first.output[0]!r}"
+            f" the first is the node {first.name or first.output[0]!r}",
+            fix=_WITHOUT,
         )
     try:
-        return OnnxModule(model, opset)
+        with _in_file(source):
+            return OnnxModule(model, opset)
     except (
         ValueError,
         TypeError,
@@ -154,26 +186,3 @@ def _is_read(node: onnx.NodeProto) -> bool:
         known = node.op_type in RULES and node.op_type not in (*OF_ONNX_RUNTIME, *SPELLED_OUT)
         return known or node.op_type == "Constant"
     return node.domain == "com.microsoft" and node.op_type in OF_ONNX_RUNTIME
-
-
-def _examples(model: onnx.ModelProto, module: OnnxModule, source: str) -> tuple[Tensor, ...]:
-    """Random inputs of the sizes that the model gives, two samples where it leaves them open."""
-    from onnx import TensorProto
-
-    found = []
-    generator = torch.Generator().manual_seed(0)
-    for value in model.graph.input:
-        if value.name not in module.inputs:
-            continue
-        kind = value.type.tensor_type
-        sizes = [d.dim_value if d.HasField("dim_value") else 0 for d in kind.shape.dim]
-        if sizes and sizes[0] == 0:
-            sizes[0] = _BATCH
-        known = min(sizes, default=1) > 0 and prod(sizes) <= MOST_ELEMENTS
-        if not known or kind.elem_type != TensorProto.FLOAT:
-            raise ArtifactError(
-                f"{source} does not say of which size its float input {value.name!r} is",
-                fix="pass example_inputs",
-            )
-        found.append(torch.randn(as_sizes(sizes), generator=generator))
-    return tuple(found)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from qpc.errors import QPCError, TraceError
+from qpc.errors import QPCError, TraceError, UnsupportedOpError
 from qpc.importers.onnx.clipped import Ends, clipped_ends
 from qpc.importers.onnx.folding import folded
 from qpc.importers.onnx.fused import with_named_functions
@@ -66,6 +66,8 @@ class OnnxModule(nn.Module):
         if str(array.dtype) == "int64" and array.ndim <= 1:
             self._small[name] = array.tolist()
             return
+        if array.dtype.isbuiltin != 1:  # numpy has no float8 and the like, and torch no text
+            raise UnsupportedOpError(f"the constant {name!r} is {array.dtype}, which is not read")
         value = torch.from_numpy(array.copy())
         path = self._path(name)
         *folders, leaf = path.split(".")

@@ -79,6 +79,8 @@ def _rename(gm: GraphModule, wanted: Mapping[Node, str]) -> None:
             free += "_"
         taken.add(free)
         node.name = free
+        if node.op == "placeholder":
+            node.target = free  # by which callers name it
     fresh = Graph()  # one that has never had the names from before
     (output,) = gm.graph.find_nodes(op="output")
     fresh.output(fresh.graph_copy(gm.graph, {})).meta.update(output.meta)

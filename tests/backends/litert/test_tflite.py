@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import qpc
 from qpc.backends.litert import to_tflite
 from qpc.errors import ConfigError, MissingDependencyError, UnsupportedOpError
 from tests.backends.litert.running import KERNELS, results, steps_off
@@ -104,8 +105,15 @@ def test_all_operators_without_a_form_are_named_at_once() -> None:
 def test_results_that_are_not_rounded_are_refused_with_what_to_do() -> None:
     layer, x = nn.Linear(6, 6), torch.randn(2, 6)
     gm = integer(fake_quantized(layer, x, config=min_max(results="float32")))
-    with pytest.raises(UnsupportedOpError, match=r'quantize with LayerConfig\(results="integer"\)'):
+    with pytest.raises(UnsupportedOpError, match="its result is not rounded") as caught:
         to_tflite(gm)
+    assert caught.value.fix == "quantize with qpc.quant.config.LayerConfig(results='integer')"
+
+
+def test_float_graphs_are_to_be_quantized_first() -> None:
+    with pytest.raises(UnsupportedOpError, match=r"at linear \(it is in float\)") as caught:
+        to_tflite(qpc.trace(nn.Linear(3, 2).eval(), torch.randn(2, 3)))
+    assert caught.value.fix == "qpc.quantize(gm, batches), or export to ONNX"
 
 
 def test_weights_that_the_format_excludes_are_refused() -> None:

@@ -42,11 +42,19 @@ def _remainder(args: Arguments) -> relax.Expr | None:
     return relax.op.subtract(a, relax.op.multiply(whole, b))
 
 
+def _truncated_rest(args: Arguments) -> relax.Expr | None:
+    """A - trunc(a / b) * b, exactly: has the sign of a."""
+    a, b = args["self"], args["other"]
+    b = like(b, a) if isinstance(b, int | float) else b
+    return relax.op.mod(a, b) if dtype_of(a) == dtype_of(b) and is_float(a) else None
+
+
 def _rounded_division(args: Arguments) -> relax.Expr | None:
     a, b = args["self"], args["other"]
     b = like(b, a) if isinstance(b, int | float) else b
     if not is_float(a) or not is_float(b):
-        return None
+        same = dtype_of(a) == dtype_of(b)
+        return relax.op.floor_divide(a, b) if same and args["rounding_mode"] == "floor" else None
     rounding = {"floor": relax.op.floor, "trunc": relax.op.trunc, None: None}[args["rounding_mode"]]
     quotient = relax.op.divide(a, b)
     return quotient if rounding is None else rounding(quotient)
@@ -72,6 +80,9 @@ RULES: dict[object, FloatRule] = {
     aten.remainder.Scalar: FloatRule(_remainder),
     aten.remainder.Tensor: FloatRule(_remainder),
     aten.div.Tensor_mode: FloatRule(_rounded_division),
+    aten.div.Scalar_mode: FloatRule(_rounded_division),
+    aten.fmod.Scalar: FloatRule(_truncated_rest),
+    aten.fmod.Tensor: FloatRule(_truncated_rest),
     **dict.fromkeys(
         (
             aten.add.Scalar,

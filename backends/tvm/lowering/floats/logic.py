@@ -57,6 +57,8 @@ def of_truths(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Rule:
     def rule(args: Arguments) -> relax.Expr | None:
         a, b = args["self"], args["other"]
         b = relax.const(b, _BOOL) if isinstance(b, bool) else b
+        if isinstance(b, int | float) and dtype_of(a) == _BOOL and b in (0, 1):
+            b = relax.const(bool(b), _BOOL)
         if isinstance(b, int | float) or (dtype_of(a), dtype_of(b)) != (_BOOL, _BOOL):
             return None
         return operator(a, b)

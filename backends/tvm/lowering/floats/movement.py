@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -53,23 +54,32 @@ def _embedding(args: Arguments) -> relax.Expr:
     return relax.op.take(args["weight"], args["indices"], axis=0, mode="clip")
 
 
-def _index(args: Arguments) -> relax.Expr | None:
-    """Indexing by integer tensors on axes that follow each other."""
-    x = args["self"]
-    given = {axis: index for axis, index in enumerate(args["indices"]) if index is not None}
+def merged_position(x: relax.Expr, indices: Sequence[relax.Expr | None]) -> relax.Expr | None:
+    """Where indices of some axes point if these are one axis; None if they are not neighbours."""
+    given = {axis: index for axis, index in enumerate(indices) if index is not None}
     axes = list(given)
     if axes != list(range(axes[0], axes[-1] + 1)):
         return None
     if any("int" not in str(index.ty.dtype) for index in given.values()):
         return None
-    sizes = [int(d) for d in x.ty.shape]
     position: relax.Expr | None = None
     for axis, index in given.items():
-        size = relax.const(sizes[axis], "int64")
+        size = relax.const(int(x.ty.shape[axis]), "int64")
         index = relax.op.astype(index, "int64")
         inside = relax.op.floor_mod(index, size)  # negative ones count from the end
         before = None if position is None else relax.op.multiply(position, size)
         position = inside if before is None else relax.op.add(before, inside)
+    return position
+
+
+def _index(args: Arguments) -> relax.Expr | None:
+    """Indexing by integer tensors on axes that follow each other."""
+    x = args["self"]
+    position = merged_position(x, args["indices"])
+    if position is None:
+        return None
+    axes = [axis for axis, index in enumerate(args["indices"]) if index is not None]
+    sizes = [int(d) for d in x.ty.shape]
     merged = (*sizes[: axes[0]], prod(sizes[a] for a in axes), *sizes[axes[-1] + 1 :])
     return relax.op.take(relax.op.reshape(x, merged), position, axis=axes[0], mode="clip")
 
@@ -98,6 +108,7 @@ RULES: dict[object, FloatRule] = {
     aten.index.Tensor: FloatRule(_index),
     aten._unsafe_index.Tensor: FloatRule(_index),
     aten.select.int: FloatRule(_select),
+    aten.alias.default: FloatRule(lambda args: args["self"]),
     aten.copy.default: FloatRule(_copy),
     aten.slice_scatter.default: FloatRule(_slice_scatter),
     aten.index_select.default: FloatRule(_index_select),

@@ -14,6 +14,8 @@ from qpc.backends.tvm.lowering.floats.rule import (
     Arguments,
     FloatRule,
     KernelWriter,
+    Rule,
+    dtype_of,
     like,
     shape_of,
 )
@@ -32,6 +34,10 @@ def _elu(args: Arguments) -> relax.Expr:
     falling = relax.op.subtract(relax.op.exp(inside), like(1, x))
     low = relax.op.multiply(falling, like(args["alpha"] * args["scale"], x))
     return relax.op.add(relax.op.multiply(clamped(x, 0, None), like(args["scale"], x)), low)
+
+
+def _by_name(function: str) -> Rule:
+    return lambda args: getattr(relax.op, function)(args["self"])
 
 
 def _kernel(function: str) -> KernelWriter:
@@ -70,7 +76,17 @@ def _prelu(args: Arguments) -> relax.Expr:
     return relax.op.where(relax.op.greater(x, like(0, x)), x, falling)
 
 
+def _arc_tangent_of_two(args: Arguments) -> relax.Expr | None:
+    a, b = args["self"], args["other"]
+    return relax.op.atan2(a, b) if dtype_of(a) == dtype_of(b) else None
+
+
 RULES: dict[object, FloatRule] = {
+    **{
+        getattr(aten, name).default: FloatRule(_by_name(name))
+        for name in ("acos", "acosh", "asin", "asinh", "atan", "atanh", "sinh")
+    },
+    aten.atan2.default: FloatRule(_arc_tangent_of_two),
     aten.hardsigmoid.default: FloatRule(_hardsigmoid),
     aten.elu.default: FloatRule(_elu, _elu_kernel),
     aten.prelu.default: FloatRule(_prelu),

@@ -160,6 +160,13 @@ def _topk(builder: relax.BlockBuilder, args: Arguments) -> relax.Expr:
     return relax.Tuple([relax.op.gather_elements(x, found, axis), found])
 
 
+def _cumulative_product(args: Arguments) -> relax.Expr | None:
+    x = args["self"]
+    if args.get("dtype") is not None or not is_float(x):
+        return None
+    return relax.op.cumprod(x, axis=args["dim"], dtype=dtype_of(x))
+
+
 RULES: dict[object, FloatRule] = {
     aten.amax.default: FloatRule(kernel=_kernel("largest"), writes=_reduced(least=False)),
     aten.amin.default: FloatRule(kernel=_kernel("smallest"), writes=_reduced(least=True)),
@@ -171,11 +178,6 @@ RULES: dict[object, FloatRule] = {
     aten.argmin.default: FloatRule(writes=_arg(least=True), importer=True),
     aten.max.dim: FloatRule(writes=_max_with_places),
     aten.topk.default: FloatRule(writes=_topk),
-    **dict.fromkeys(
-        (
-            aten.any.dim,
-            aten.cumsum.default,
-        ),
-        IMPORTED,
-    ),
+    aten.cumprod.default: FloatRule(_cumulative_product),
+    aten.cumsum.default: IMPORTED,
 }

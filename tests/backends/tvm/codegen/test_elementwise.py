@@ -99,6 +99,16 @@ def test_a_border_is_read_behind_its_branch() -> None:
     assert "read0" not in text
 
 
+def test_parts_that_read_elsewhere_once_they_are_put_together_stay_as_they_are() -> None:
+    def first_twice(x: Tensor) -> Tensor:
+        copied = x.clone()
+        copied[:, 1] = x[:, 0]
+        return copied
+
+    x = torch.randn(1, 6, 5, 7)
+    assert torch.equal(tvm.compile_graph(traced(Call(first_twice), x))(x), first_twice(x))
+
+
 def test_arithmetic_stays_as_it_is_written() -> None:
     """TVM would make 0 of these, as if floats were real numbers."""
     model = Call(lambda x, y: ((x - x) * y, y.abs() * 0.0 + (x - x)))

@@ -198,7 +198,8 @@ class _Script:
 
     @staticmethod
     def call_llvm_pure_intrin(dtype: str, name: str, *args: Any) -> Array:
-        key = next(key for key in INTRINSICS if key in name)
+        key = next((key for key in INTRINSICS if key in name), None)
+        assert key is not None, f"the interpreter does not know {name}"
         result = np.asarray(INTRINSICS[key](*args))
         base, lanes = _dtype(dtype)
         assert (result.dtype, result.size) == (base, lanes), name

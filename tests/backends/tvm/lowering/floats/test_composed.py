@@ -1,0 +1,73 @@
+"""Operators that are made of simpler ones, against PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import qpc
+from tests.small_models import Call
+
+pytest.importorskip("tvm", reason="Apache TVM is not installed")
+
+BORDERS = torch.tensor([-1.0, 0.0, 0.0, 1.0])
+
+CASES: dict[str, Callable[[Tensor], Any]] = {
+    "any": lambda x: ((x > 1).any(), (x > 1).any(1), (x > 1).all(2, keepdim=True), x.any(1)),
+    "extremes": lambda x: (x.max(), x.min(), *x.min(1), *x.aminmax(dim=2)),
+    "order": lambda x: (*x.sort(1), *x.sort(2, descending=True), *x.sort(dim=3, stable=True)),
+    "quantile": lambda x: x.quantile(0.3, 1),
+    "diagonals": lambda x: (x.diagonal(1, 2, 3), x.diagonal(-2, 3, 1), x.diagonal(9, 2, 3)),
+    "distances": lambda x: [torch.cdist(x, x + 1, p) for p in (0.0, 1.0, 1.5, 2.0)],
+    "a form of two": lambda x: F.bilinear(x, x + 1, torch.ones(3, 7, 7)),
+    "buckets": lambda x: (
+        torch.bucketize(x.round(), BORDERS),
+        torch.bucketize(x.round(), BORDERS, right=True, out_int32=True),
+        torch.searchsorted(x.sort(-1)[0], x[..., :2].contiguous(), side="right"),
+    ),
+    "one of": lambda x: F.one_hot(x.argmax(1), 6),
+    "integers": lambda x: ((x * 9).to(torch.int32) & 3, (x * 9).to(torch.int32) // 4),
+    "powers and logarithms": lambda x: (x.exp2(), x.log2(), x.abs().log10(), x.cosh(), x.sinh()),
+    "angles": lambda x: (x.atan(), torch.atan2(x, x.flip(1)), x.asin(), x.acos(), x.asinh()),
+    "rests": lambda x: (torch.fmod(x, 0.3), torch.fmod(x, x.flip(1))),
+    "signs": lambda x: (x.signbit(), torch.copysign(x, x.flip(1))),
+    "greater but for NaN": lambda x: (torch.fmax(x, x.flip(1)), torch.fmin(x, x.flip(1))),
+    "products": lambda x: (x.prod(1), x.cumprod(2)),
+    "pool with places": lambda x: F.max_pool2d(x, (2, 3), (2, 1), (1, 1), return_indices=True),
+    "pooled and back": lambda x: F.max_unpool2d(
+        *F.max_pool2d(x, 2, return_indices=True), (2, 2), output_size=x.shape[-2:]
+    ),
+    "truths and numbers": lambda x: ((x > 0) != 0, (x > 0) == 1, (x > 0) != 1),
+}
+
+
+@pytest.mark.every(4)
+@pytest.mark.parametrize("function", CASES.values(), ids=CASES.keys())
+def test_values_are_those_of_pytorch(function: Callable[[Tensor], Any]) -> None:
+    x = torch.randn(1, 6, 5, 7, generator=torch.Generator().manual_seed(0))
+    model = Call(function)
+    compiled = qpc.compile(qpc.trace(model, x), cache=False)
+    for value in (0.0, float("nan")):
+        x[0, 3, 2, 4] = value
+        torch.testing.assert_close(compiled(x), model(x), equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.every(3)
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_embeddings(mode: str) -> None:
+    weight, indices = torch.randn(9, 4), torch.tensor([[1, 2, 8, 0], [3, 3, 3, 1]])
+    model = Call(lambda x, w: F.embedding_bag(x, w, mode=mode, padding_idx=3), w=weight)
+    compiled = qpc.compile(qpc.trace(model, indices), batch_sizes=(2,), cache=False)
+    torch.testing.assert_close(compiled(indices), model(indices))
+
+
+def test_the_largest_distance() -> None:
+    x, y = torch.randn(1, 5, 3), torch.randn(1, 4, 3)
+    model = Call(lambda a, b: torch.cdist(a, b, float("inf")))
+    compiled = qpc.compile(qpc.trace(model, (x, y)), cache=False)
+    torch.testing.assert_close(compiled(x, y), model(x, y))
