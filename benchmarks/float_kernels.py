@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,49 @@ def cases() -> Iterator[Case]:
     yield Case("GRU 100x256", nn.GRU(256, 256, batch_first=True), (sequence,))
     deep = nn.LSTM(64, 128, num_layers=3, batch_first=True)
     yield Case("LSTM of three layers, 1000 steps", deep, (torch.randn(1, 1000, 64),))
+
+
+class Single(nn.Module):
+    """A function of one tensor."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the function returns."""
+        return self._function(x)
+
+
+def other_cases() -> Iterator[Case]:
+    """Operators that are seldom left in float, and slow where they are if nobody cares."""
+    torch.manual_seed(0)
+    image, volume = torch.randn(1, 64, 56, 56), torch.randn(1, 16, 8, 28, 28)
+    kernels = Pair(lambda x, w: F.conv2d(x, w, padding=1))
+    yield Case("conv2d, computed weights", kernels, (image, torch.randn(64, 64, 3, 3)))
+    yield Case("conv3d", nn.Conv3d(16, 32, 3, 1, 1), (volume,))
+    yield Case(
+        "depthwise conv1d", nn.Conv1d(256, 256, 31, 1, 15, groups=256), (torch.randn(1, 256, 400),)
+    )
+    rows = torch.randn(1, 256, 100)
+    yield Case("transposed conv1d", nn.ConvTranspose1d(256, 128, 16, 8, 4), (rows,))
+    yield Case("transposed conv2d", nn.ConvTranspose2d(64, 32, 4, 2, 1), (image[..., :32, :32],))
+    yield Case("transposed conv3d", nn.ConvTranspose3d(16, 16, 2, 2), (volume,))
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "mean over an image": lambda x: x.mean((2, 3)),
+        "mean over channels": lambda x: x.mean(1),
+        "largest of channels": lambda x: x.amax(1),
+        "PReLU": nn.PReLU(64),
+        "choice": lambda x: torch.where(x > 0, x, x.mean((2, 3), keepdim=True)),
+        "softplus": F.softplus,
+        "logarithm": lambda x: x.abs().log(),
+        "mish": F.mish,
+        "sine": torch.sin,
+        "running sum": lambda x: x.cumsum(1),
+        "grid sample": lambda x: F.grid_sample(x, torch.zeros(1, 56, 56, 2), align_corners=False),
+    }
+    for name, function in functions.items():
+        yield Case(f"{name} 64x56x56", Single(function), (image,))
 
 
 class Block(nn.Module):
@@ -196,7 +240,8 @@ def main() -> None:
     parser.add_argument("--networks", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    for case in networks() if given.networks else cases():
+    chosen = networks() if given.networks else chain(cases(), other_cases())
+    for case in chosen:
         if given.only in case.name:
             found = measure(case, given.target, given.rounds, quantized=given.networks)
             print(json.dumps(found), flush=True)

@@ -6,7 +6,7 @@ guessed at: quantization leaves it in float, pruning keeps its channels, and bot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,9 @@ class OpSpec:
     In pruning:
 
     channels: the labels of its value, given those of its inputs; without it, the channels that it
-    reads have to stay.
+    reads have to stay. Where values have channels on several axes, it is asked about one axis after
+    the other.
+    channels_together: what is asked instead, once, about all axes, and returns labels for each.
     shrink: brings its arguments up to date that count channels, once some are gone.
     through: how layers see a parameter through it, if they do.
     batch_axes: of a product of two values: the axes of an operand along which it works on one
@@ -146,6 +148,7 @@ class OpSpec:
     view: type[OpView] | None = None
     exact: bool = False
     channels: Callable[[Flow, Node], Tensor] | None = None
+    channels_together: Callable[[Flow, Node], Sequence[Tensor]] | None = None
     shrink: Callable[[Removal, Node], None] | None = None
     through: Through | None = None
     batch_axes: Callable[[Flow, Node, Node], set[int]] | None = None

@@ -54,14 +54,14 @@ class Masked(Interpreter):
         self._analysis, self._removal = analysis, Removal(gm, analysis, units)
 
     def run_node(self, n: Node) -> Any:
-        labels = self._analysis.values.get(n)
-        if labels is None:
+        every = self._analysis.values.get(n)
+        if every is None:
             return super().run_node(n)
         if n.target in _OVER_CHANNELS:
             return self._over_kept(n)
         if n.target is aten.scaled_dot_product_attention.default and self._sums_over_keys(n):
             return self._over_kept(n)
-        gone = self._removal.goes(labels)
+        gone = torch.stack([self._removal.goes(labels) for labels in every]).any(0)
         if n.target in _RECURRENT and bool(gone.any()):
             return self._step_by_step(n, gone.reshape(-1))
         value = super().run_node(n)
@@ -89,8 +89,8 @@ class Masked(Interpreter):
 
     def _sums_over_keys(self, node: Node) -> bool:
         """Whether the channels are what attention runs over."""
-        labels = self._analysis.values[arguments(node)["key"]]
-        return labels.dim() - 2 in varying_axes(labels)
+        every = self._analysis.values[arguments(node)["key"]]
+        return any(labels.dim() - 2 in varying_axes(labels) for labels in every)
 
     def _over_kept(self, node: Node) -> Tensor:
         """Gather the channels kept, run the operator on them, scatter the result into zeros."""
@@ -105,7 +105,7 @@ class Masked(Interpreter):
             stays = self._removal.kept(source)[1].reshape(given["num_groups"], -1)
             values["num_groups"] = int(stays.any(1).sum())
         if "enable_gqa" in given and given["scale"] is None:
-            values["scale"] = 1 / math.sqrt(self._analysis.values[source].shape[-1])
+            values["scale"] = 1 / math.sqrt(self._analysis.values[source][0].shape[-1])
         return _scatter(node.target(**values), self._removal.kept(node))
 
     def _gathered(self, node: Node) -> Tensor:

@@ -25,6 +25,8 @@ class Atoms:
         self._above: NDArray[np.int64] = np.full(1, NONE, dtype=np.int64)
         """The atom that represents atom `i - 1`, or is nearer to it; NONE stands in front."""
         self._count = 0
+        self.changes = 0
+        """How often sets have been united."""
         self._settled = True
         self._pinned: list[tuple[NDArray[np.int64], str]] = []
 
@@ -100,6 +102,7 @@ class Atoms:
             if not differ.any():
                 return
             a, b = a[differ], b[differ]
+            self.changes += 1
             np.minimum.at(self._above, np.maximum(a, b) + 1, np.minimum(a, b))
             self._settled = False
 

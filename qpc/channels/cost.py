@@ -187,8 +187,7 @@ class Sizes:
         if matrix := self._matrix(node):
             return matrix
         sizes: list[Line] = list(self.shape(node))
-        if node in self._values:
-            labels = compact(self._values[node])
+        for labels in map(compact, self._values.get(node, ())):
             for axis in varying_axes(labels):
                 sizes[axis] = along(labels, axis)
         return sizes

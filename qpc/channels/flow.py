@@ -1,7 +1,11 @@
 """Labels on their way through one graph: what the rules of operators work with.
 
-Labels of a value change along at most one axis, so that channels can always be taken out as whole
-slices. Two kinds of values may wait for their axis to be known: parameters used as values (position
+A value has labels for each of its axes that has channels, such as features and the hidden units of
+a layer that mixes tokens. Each of them change along one axis, so that channels can always be taken
+out as whole slices; what belongs to a removed channel of any axis goes. Rules of operators are
+asked about one axis at a time, but for those that say that they look at all together.
+
+Two kinds of values may wait for their axis to be known: parameters used as values (position
 embeddings) and what is computed from such alone. Whatever still changes along several axes when all
 operators have been seen is tied then.
 """
@@ -9,7 +13,8 @@ operators have been seen is tied then.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -23,6 +28,7 @@ from qpc.channels.atoms import (
     along,
     collapse,
     compact,
+    distinct,
     nothing,
     only_along,
     spread,
@@ -32,6 +38,8 @@ from qpc.meta import attribute, info, label
 from qpc.registry import Through, op_name, seen_through, spec_of
 from qpc.shapes import concrete_shapes
 from qpc.types import TensorType
+
+_OWN_WEIGHT = "to prune these channels, give each a weight of its own"
 
 LARGEST_FREE = 2**22
 """How many elements of a parameter or constant are labelled one by one at most."""
@@ -57,14 +65,14 @@ class Flow:
     """The labels found so far.
 
     heads: shell patterns of module paths in which heads are pruned whole.
-    values: the labels of values; axes: those of parameters; free: those of parameters used as
-    values whose axis is not known yet.
+    values: the labels of values, for each axis that has channels, or one of NONE; axes: those of
+    parameters; free: those of parameters used as values whose axis is not known yet.
     """
 
     gm: GraphModule
     heads: tuple[str, ...] = ()
     atoms: Atoms = field(default_factory=Atoms)
-    values: dict[Node, Labels] = field(default_factory=dict)
+    values: dict[Node, tuple[Labels, ...]] = field(default_factory=dict)
     axes: dict[tuple[str, int], ParameterAxis] = field(default_factory=dict)
     free: dict[str, Labels] = field(default_factory=dict)
     origins: list[tuple[int, int]] = field(default_factory=list)
@@ -75,7 +83,10 @@ class Flow:
         self._names = _canonical_names(self.gm)
         self._constants = _constants(self.gm)
         self._pinned_parameters: list[tuple[str, str]] = []
-        self._imagined: list[Labels] = []
+        self._turn: frozenset[int] | None = None
+        self._seen: dict[Node, tuple[int, tuple[Labels, ...]]] = {}
+        self._read_as_values: set[str] = set()
+        self._placed_by: dict[str, Node] = {}
 
     # --- values ---------------------------------------------------------------------------------
 
@@ -97,31 +108,92 @@ class Flow:
         found = self._types[node]
         return not isinstance(found, TensorType) or found.dtype in (torch.bool, torch.uint8)
 
-    def of(self, node: Node) -> Labels:
-        """The labels of a value, in terms of representatives, compact."""
+    def every(self, node: Node) -> tuple[Labels, ...]:
+        """The labels of a value for each axis that has channels, or one of NONE; compact."""
         if node.op == "get_attr":
             self.values[node] = self._free_parameter(node)
         elif node not in self.values:
             self.visit(node)
-        return compact(self.atoms.find(self.values[node]))
+        since, found = self._seen.get(node, (-1, ()))
+        if since < self.atoms.changes or node.op == "get_attr":
+            found = tuple(compact(self.atoms.find(labels)) for labels in self.values[node])
+            self._seen[node] = self.atoms.changes, found
+        return found
+
+    def of(self, node: Node) -> Labels:
+        """The labels of a value for the axis that is looked at, in terms of representatives."""
+        if node.op == "get_attr" and not self._is_looked_at(self._wide_axes(node)):
+            self._read_as_values.add(self.name(node))
+            return nothing(self.shape(node))
+        return self.pick(self.every(node), self.shape(node))
+
+    def pick(self, every: Iterable[Labels], shape: tuple[int, ...]) -> Labels:
+        """Those labels that are for the axis that is looked at, or NONE."""
+        found = (labels for labels in every if self._is_looked_at(_from_last(labels)))
+        return next(found, nothing(shape))
 
     def visit(self, node: Node) -> None:
         """Find the labels of one call's value."""
-        spec = spec_of(node)
+        spec, outer = spec_of(node), self._turn
+        found: list[Labels] = []
+        self._turn = None
         if node.target is operator.getitem:
-            found = self._item(node)
+            found += self._item(node)
+        elif spec is not None and spec.channels_together is not None:
+            found += spec.channels_together(self, node)
         elif spec is not None and spec.channels is not None:
-            found = spec.channels(self, node)
+            found += [spec.channels(self, node) for _ in self.turns(node.all_input_nodes)]
         else:
-            found = pin_inputs(self, node)
-        self.values[node] = compact(self.atoms.find(found))
+            found.append(pin_inputs(self, node))
+        self._turn = outer
+        self.values[node] = self.apart(node, found)
 
-    def _item(self, node: Node) -> Labels:
+    def turns(self, sources: Sequence[Node | tuple[Labels, ...]]) -> Iterator[None]:
+        """Look at one axis of the channels of some values after the other, counted from the last.
+
+        Axes between which labels have not decided yet are looked at together, but decide where
+        others have channels on more than one of them. Without any channels there is one turn.
+        """
+        known = [axes for source in sources for axes in self._axes_in(source) if axes]
+        if len({axes for axes in known if len(axes) == 1}) > 1:
+            for labels in (labels for source in sources for labels in self._known(source)):
+                self._tie(labels)
+            known = [axes for source in sources for axes in self._axes_in(source) if axes]
+        turns: list[frozenset[int]] = []
+        for axes in dict.fromkeys(known):
+            touching = [turn for turn in turns if turn & axes]
+            turns = [turn for turn in turns if not turn & axes]
+            turns.append(axes.union(*touching))
+        outer = self._turn
+        for turn in sorted(turns, key=sorted) or (None,):
+            self._turn = turn
+            yield
+        self._turn = outer
+
+    def apart(self, node: Node, found: Sequence[Labels]) -> tuple[Labels, ...]:
+        """At most one of the labels for each axis of a value; the fewer channels have to stay.
+
+        Of several those that have to stay anyway are left out.
+        """
+        every = [compact(self.atoms.find(labels)) for labels in found]
+        some = [labels for labels in every if bool((collapse(labels)[0] != NONE).any())]
+        if len(some) < 2:
+            return tuple(some or every[:1])
+        some = [labels for labels in some if not self.atoms.fixed(labels)] or some[:1]
+        kept: list[Labels] = []
+        for labels in sorted(some, key=lambda each: distinct(collapse(each)[0]), reverse=True):
+            if any(set(varying_axes(labels)) & set(varying_axes(other)) for other in kept):
+                self.decline(node, labels, f"{describe(node)} joins two axes with channels")
+            else:
+                kept.append(labels)
+        return tuple(kept)
+
+    def _item(self, node: Node) -> tuple[Labels, ...]:
         """One of several results."""
-        source = node.all_input_nodes[0]
+        source, shape = node.all_input_nodes[0], self.shape(node)
         if source not in self.values:
-            return nothing(self.shape(node))
-        return compact(self.of(source)).expand(self.shape(node))
+            return (nothing(shape),)
+        return tuple(labels.expand(shape) for labels in self.every(source))
 
     def line(self, node: Node, value: Node, axis: int) -> Labels:
         """The channels of `value` along the axis that the operator `node` works on: int64[size].
@@ -129,7 +201,22 @@ class Flow:
         Channels on another axis have to stay; where labels change along this axis and others, the
         others are tied.
         """
-        return self.line_of(node, self.of(value), axis)
+        line, others = self.across(node, value, axis)
+        for labels in others:
+            self.decline(node, labels, f"{describe(node)} needs channels on another axis")
+        return line
+
+    def across(self, node: Node, value: Node, axis: int) -> tuple[Labels, list[Labels]]:
+        """As `line`, and the labels of the channels on other axes, which may pass."""
+        shape = self.shape(value)
+        axis %= len(shape)
+        line, others = nothing(shape[axis : axis + 1]), []
+        for labels in self.looked_at(value):
+            if (axes := varying_axes(labels)) and axis not in axes:
+                others.append(labels)
+            else:
+                line = self.line_of(node, labels, axis)
+        return line, others
 
     def line_of(self, node: Node, labels: Labels, axis: int) -> Labels:
         """As `line`, for labels that are no node's."""
@@ -140,6 +227,35 @@ class Flow:
         if len(axes) > 1:
             self.atoms.unite(labels, only_along(labels, axis), "")
         return self.atoms.find(along(labels, axis))
+
+    def looked_at(self, value: Node) -> tuple[Labels, ...]:
+        """The labels of a value for the axis that is looked at, or for all if none is."""
+        return self.every(value) if self._turn is None else (self.of(value),)
+
+    def passed(self, node: Node, others: Iterable[Labels]) -> Iterator[Labels]:
+        """The labels of channels that an operator lets pass, on the same axes of its result."""
+        for labels in others:
+            axis = varying_axes(labels)[-1]
+            yield spread(self.line_of(node, labels, axis), axis, self.shape(node))
+
+    def _is_looked_at(self, axes: frozenset[int]) -> bool:
+        return self._turn is None or not axes or bool(axes & self._turn)
+
+    def _known(self, source: Node | tuple[Labels, ...]) -> tuple[Labels, ...]:
+        """The labels that a source has by now, which a parameter may be given later."""
+        if not isinstance(source, Node):
+            return tuple(compact(self.atoms.find(labels)) for labels in source)
+        if not self.is_tensor(source) or (source.op == "get_attr" and not self.has_labels(source)):
+            return ()
+        return self.every(source)
+
+    def _axes_in(self, source: Node | tuple[Labels, ...]) -> list[frozenset[int]]:
+        """The axes, counted from the last, of all channels that a source has by now."""
+        return [_from_last(labels) for labels in self._known(source)]
+
+    def _wide_axes(self, parameter: Node) -> frozenset[int]:
+        shape = self.shape(parameter)
+        return frozenset(axis - len(shape) for axis, size in enumerate(shape) if size > 1)
 
     def decline(self, node: Node, labels: Labels, why: str) -> None:
         """Pin labels, and note the operator that is the reason if there was anything to pin."""
@@ -155,28 +271,6 @@ class Flow:
         self.origins.append((start, start + count))
         return self.atoms.new(count)
 
-    def imagine(self, count: int) -> Labels:
-        """Fresh atoms for repeated elements, which may or may not turn out to be channels."""
-        made = self.new(count)
-        self._imagined.append(made)
-        return made
-
-    def is_imagined(self, labels: Labels) -> bool:
-        """Whether labels are still those of repeated elements alone."""
-        if not self._imagined:
-            return False
-        known = self.atoms.find(torch.cat(self._imagined))
-        core = collapse(labels)[0]
-        return bool((torch.isin(core, known) | (core == NONE)).all()) and not self._on_parameter(
-            core
-        )
-
-    def _on_parameter(self, core: Labels) -> bool:
-        lines = [axis.labels for axis in self.axes.values()]
-        return bool(lines) and bool(
-            torch.isin(core[core != NONE], self.atoms.find(torch.cat(lines))).any()
-        )
-
     # --- parameters -----------------------------------------------------------------------------
 
     def parameter(self, node: Node) -> Node | None:
@@ -187,23 +281,42 @@ class Flow:
 
     def produce(self, weight: Node, axis: int) -> Labels:
         """The output channels of a layer: atoms on a weight axis, the same for every use."""
-        name = self._layer_parameter(weight)
-        if (name, axis) not in self.axes:
+        name = self._layer_parameter(weight, axis)
+        if (known := self.axes.get((name, axis))) is None:
             size = attribute(self.gm, name).shape[axis]
             self.axes[name, axis] = ParameterAxis(name, axis, self.new(size), produces=True)
+        elif not known.produces:
+            self.axes[name, axis] = replace(known, produces=True)
         self._wrappers_follow(weight, axis)
         return self.axes[name, axis].labels
 
     def consume(self, parameter: Node, axis: int, labels: Labels) -> None:
         """Let a parameter axis have the channels `labels`, one for each index."""
-        name = self._layer_parameter(parameter)
+        name = self._layer_parameter(parameter, axis)
         known = self.axes.get((name, axis))
         if known is None:
             self.axes[name, axis] = ParameterAxis(name, axis, labels, produces=False)
         else:
-            why = f"{name} is shared with a place that keeps all channels"
-            self.atoms.unite(known.labels, labels, why)
+            readers = " and ".join(map(describe, self.readers(parameter)))
+            keeps = f"{name} is shared by {readers}, one of which keeps all its channels"
+            self.atoms.unite(known.labels, labels, f"{keeps}; {_OWN_WEIGHT}")
         self._wrappers_follow(parameter, axis)
+
+    def readers(self, parameter: Node) -> list[Node]:
+        """The calls that read a parameter, under any of its names."""
+        source = self.parameter(parameter)
+        assert source is not None
+        named = (node for node in self.gm.graph.nodes if node.op == "get_attr")
+        return list(_seen_by(node for node in named if self.name(node) == self.name(source)))
+
+    def looked_up(self, node: Node, table: Node, axis: int) -> None:
+        """Pin what a parameter axis has, of whose indices an operator is given the numbers."""
+        numbers = self.new(self.shape(table)[axis])
+        self.consume(table, axis, numbers)
+        why = f"{describe(node)} looks up {self.name(self.parameter(table) or table)} by number"
+        if others := [describe(n) for n in self.readers(table) if n is not node]:
+            why += f", and {' and '.join(others)} shares it; {_OWN_WEIGHT}"
+        self.atoms.pin(numbers, why)
 
     def attach(self, node: Node, part: Node | None, axis: int, labels: Labels) -> None:
         """As `consume`, for an argument of `node` that may also be missing or computed."""
@@ -269,12 +382,15 @@ class Flow:
         """One name for a parameter that has several."""
         return self._names[str(parameter.target)]
 
-    def _layer_parameter(self, node: Node) -> str:
-        """The name of a parameter that a layer reads by its axes."""
+    def _layer_parameter(self, node: Node, axis: int) -> str:
+        """The name of a parameter that a layer reads by its axes.
+
+        A value that it was before had nothing along an axis that is new.
+        """
         source = self.parameter(node)
         assert source is not None
         name = self.name(source)
-        if name in self.free:
+        if name in self._read_as_values and (name in self.free or (name, axis) not in self.axes):
             self.pin_parameter(source, f"{name} is used as a weight and as a value")
         return name
 
@@ -309,41 +425,47 @@ class Flow:
         if shape[-1:] == tuple(line.shape) and key not in self.axes:
             self.axes[key] = ParameterAxis(*key, line, produces=False)
 
-    def _free_parameter(self, node: Node) -> Labels:
-        """A parameter used as a value: labels of its only axis, or of each of its elements."""
+    def _free_parameter(self, node: Node) -> tuple[Labels, ...]:
+        """A parameter used as a value: labels of its known axes, or of each of its elements."""
         name, shape = self.name(node), self.shape(node)
+        self._read_as_values.add(name)
         if name in self.free:
-            return self.free[name]
+            return (self.free[name],)
         wide = [axis for axis, size in enumerate(shape) if size > 1]
-        known = [axis for axis in wide if (name, axis) in self.axes]
-        if len(known) > 1:
-            self.pin_parameter(node, f"{name} is used as a weight and as a value")
-            return nothing(shape)
-        if known:
-            return spread(self.axes[name, known[0]].labels, known[0], shape)
+        if known := [axis for axis in wide if (name, axis) in self.axes]:
+            return tuple(spread(self.axes[name, axis].labels, axis, shape) for axis in known)
         if not wide or not attribute(self.gm, name).is_floating_point():
-            return nothing(shape)
+            return (nothing(shape),)
         if len(wide) == 1:
             (axis,) = wide
             line = self.new(shape[axis])
             self.axes[name, axis] = ParameterAxis(name, axis, line, produces=False)
-            return spread(line, axis, shape)
+            return (spread(line, axis, shape),)
         count = torch.Size(shape).numel()
         fits = count <= LARGEST_FREE
         self.free[name] = self.new(count).reshape(shape) if fits else nothing(shape)
-        return self.free[name]
+        return (self.free[name],)
 
     def has_labels(self, node: Node) -> bool:
         """Whether anything is known about the channels of a parameter."""
         name = self.name(node)
         return name in self.free or any(n == name for n, _ in self.axes)
 
-    def place(self, node: Node, axis: int, labels: Labels) -> bool:
-        """Give a parameter used as a value its channel axis, if it has none yet."""
-        name, shape = self.name(node), self.shape(node)
-        floating = attribute(self.gm, name).is_floating_point()
-        if self.has_labels(node) or shape[axis] == 1 or not floating:
+    def is_unplaced(self, value: Node, reader: Node) -> bool:
+        """Whether a value is a parameter that takes any axes for channels that `reader` has."""
+        if value.op != "get_attr" or len(self._wide_axes(value)) < 2:
             return False
+        return not self.has_labels(value) or self._placed_by.get(self.name(value)) is reader
+
+    def place(self, value: Node, reader: Node, axis: int, labels: Labels) -> bool:
+        """Give a parameter used as a value an axis of channels, if that is open to its reader."""
+        name, shape = self.name(value), self.shape(value)
+        floating = attribute(self.gm, name).is_floating_point()
+        taken = (name, axis) in self.axes or not self.is_unplaced(value, reader)
+        if taken or shape[axis] == 1 or not floating:
+            return False
+        self._read_as_values.add(name)
+        self._placed_by[name] = reader
         self.axes[name, axis] = ParameterAxis(name, axis, labels, produces=False)
         return True
 
@@ -357,11 +479,15 @@ class Flow:
                     self.atoms.pin(axis.labels, why)
             if name in self.free:
                 self.atoms.pin(self.free[name], why)
-        everything = (*self.free.values(), *self.values.values())
-        while sum(self._tie(labels) for labels in everything):  # all of them, each round
+        everything = [(name, labels) for name, labels in self.free.items()]
+        everything += [(n.name, labels) for n, every in self.values.items() for labels in every]
+        while sum(self._tie(labels) for _, labels in everything):  # all of them, each round
             pass
-        for node, labels in self.values.items():
-            self._pin_the_last(labels, node.name)
+        for node, every in self.values.items():
+            if len(every) > 1:
+                self.apart(node, every)
+        for name, labels in everything:
+            self._pin_the_last(labels, name)
         for axis in self.axes.values():
             self._pin_the_last(axis.labels, axis.name)
 
@@ -398,6 +524,21 @@ class Flow:
         return any(fnmatchcase(info(node).module_path, pattern) for pattern in self.heads)
 
 
+def _seen_by(parameters: Iterable[Node]) -> Iterator[Node]:
+    """The calls that read parameters, those that layers see through left out."""
+    for node in parameters:
+        for user in node.users:
+            if seen_through(user) is None:
+                yield user
+            else:
+                yield from _seen_by([user])
+
+
+def _from_last(labels: Labels) -> frozenset[int]:
+    """The axes along which labels change, counted from the last."""
+    return frozenset(axis - labels.dim() for axis in varying_axes(labels))
+
+
 def pin_inputs(flow: Flow, node: Node, why: str | None = None) -> Labels:
     """Pin the channels of every input; the value itself carries none."""
     reason = why or f"{describe(node)} is not understood"
@@ -407,7 +548,8 @@ def pin_inputs(flow: Flow, node: Node, why: str | None = None) -> Labels:
         elif flow.is_constant(source):
             flow.pin_behind(source, reason)
         elif flow.is_tensor(source):
-            flow.decline(node, flow.of(source), reason)
+            for labels in flow.looked_at(source):
+                flow.decline(node, labels, reason)
     return nothing(flow.shape(node))
 
 

@@ -77,7 +77,8 @@ class Group:
 class ChannelAnalysis:
     """The result of `analyze_channels`.
 
-    values: the labels of every tensor in the graph, at batch size 1.
+    values: the labels of every tensor in the graph, at batch size 1: those of each axis that has
+    channels, or one of NONE.
     axes: the atoms of every parameter axis that has any.
     free: names of parameters used as values, such as position embeddings.
     graph: channel slices, joined where they share channels.
@@ -85,7 +86,7 @@ class ChannelAnalysis:
     """
 
     atoms: Atoms
-    values: dict[Node, Labels]
+    values: dict[Node, tuple[Labels, ...]]
     axes: tuple[ParameterAxis, ...]
     free: frozenset[str]
     graph: nx.Graph[ChannelSlice]
@@ -131,11 +132,11 @@ def analyze_channels(
     for node in gm.graph.nodes:
         if node.op == "output":
             for value in node.all_input_nodes:
-                labels = flow.of(value) if flow.is_tensor(value) else None
-                if labels is not None and not prune_outputs:
-                    flow.atoms.pin(labels, "it reaches the output of the graph")
+                for labels in flow.every(value) if flow.is_tensor(value) else ():
+                    if not prune_outputs:
+                        flow.atoms.pin(labels, "it reaches the output of the graph")
         elif node.op == "placeholder":
-            flow.values[node] = nothing(flow.shape(node))
+            flow.values[node] = (nothing(flow.shape(node)),)
         elif (
             node.op == "call_function"
             and not flow.waits(node)
@@ -179,7 +180,10 @@ def _summary(flow: Flow) -> ChannelAnalysis:
             graph.remove_nodes_from(group.slices)
     return ChannelAnalysis(
         flow.atoms,
-        {node: flow.atoms.find(labels) for node, labels in flow.values.items()},
+        {
+            node: tuple(flow.atoms.find(labels) for labels in every)
+            for node, every in flow.values.items()
+        },
         tuple(axes),
         frozenset(flow.free),
         graph,

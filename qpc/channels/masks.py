@@ -88,7 +88,8 @@ def unit_masks(
 def spared_units(analysis: ChannelAnalysis, units: Iterable[int]) -> list[int]:
     """Units to take out of `units` so that no tensor loses all its channels: the first of each."""
     gone, spared = analysis.marks(frozenset(units)), []
-    for labels in (*(a.labels for a in analysis.axes), *analysis.values.values()):
+    values = (labels for every in analysis.values.values() for labels in every)
+    for labels in (*(a.labels for a in analysis.axes), *values):
         core = collapse(labels)[0]
         if core.numel() and bool(gone[core].all()):
             first = int(core.min())

@@ -53,18 +53,23 @@ class Removal:
             assert source is not None, f"{node.name} has no labels"
             self._kept[node] = self._kept_of_parameter(source)
         if node not in self._kept:
-            gone = self.goes(self.analysis.values[node])
-            self._kept[node] = [~_whole_slices(gone, axis) for axis in range(gone.dim())]
-            rest = gone
-            for axis, stays in enumerate(self._kept[node]):
-                if not bool(stays.all()):
-                    rest = rest.index_select(axis, stays.nonzero().flatten())
-            if bool(collapse(rest)[0].any()):
-                raise InvariantError(
-                    f"the channels to remove are no whole slices of {describe(node)}",
-                    node=node,
-                )
+            lines = [self._kept_by(node, labels) for labels in self.analysis.values[node]]
+            self._kept[node] = [torch.stack(axis).all(0) for axis in zip(*lines, strict=True)]
         return self._kept[node]
+
+    def _kept_by(self, node: Node, labels: Labels) -> list[Tensor]:
+        """As `kept`, by the labels of one axis."""
+        gone = self.goes(labels)
+        kept = [~_whole_slices(gone, axis) for axis in range(gone.dim())]
+        rest = gone
+        for axis, stays in enumerate(kept):
+            if not bool(stays.all()):
+                rest = rest.index_select(axis, stays.nonzero().flatten())
+        if bool(collapse(rest)[0].any()):
+            raise InvariantError(
+                f"the channels to remove are no whole slices of {describe(node)}", node=node
+            )
+        return kept
 
     def _kept_of_parameter(self, node: Node) -> list[Tensor]:
         tensor = attribute(self.gm, str(node.target))

@@ -175,16 +175,30 @@ def _quantization(node: Node) -> Quantization:
 # --- channels -------------------------------------------------------------------------------------
 
 
-def _channels(flow: Flow, node: Node) -> Labels:
-    """Batch norm and instance norm have parameters and statistics for each channel."""
+def _batch_norm_channels(flow: Flow, node: Node) -> list[Labels]:
+    """Batch norm has parameters and statistics for each channel; others pass."""
+    line, others = flow.across(node, arguments(node)["input"], 1)
+    return [_per_channel(flow, node, line), *flow.passed(node, others)]
+
+
+def _instance_norm_channels(flow: Flow, node: Node) -> list[Labels]:
+    """Instance norm, too, but it has statistics over the other axes, which have to stay."""
+    return [_per_channel(flow, node, flow.line(node, arguments(node)["input"], 1))]
+
+
+def _per_channel(flow: Flow, node: Node, line: Labels) -> Labels:
     given = arguments(node)
-    line = flow.line(node, given["input"], 1)
     for name in ("weight", "bias", "running_mean", "running_var"):
         flow.attach(node, given[name], 0, line)
     return spread(line, 1, flow.shape(node))
 
 
 SPECS = (
-    OpSpec(aten.batch_norm.default, quantization=_quantization, view=BatchNorm, channels=_channels),
-    OpSpec(aten.instance_norm.default, channels=_channels),
+    OpSpec(
+        aten.batch_norm.default,
+        quantization=_quantization,
+        view=BatchNorm,
+        channels_together=_batch_norm_channels,
+    ),
+    OpSpec(aten.instance_norm.default, channels_together=_instance_norm_channels),
 )

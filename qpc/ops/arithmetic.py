@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,10 +113,10 @@ def _operands(conversion: Conversion, *values: Node) -> list[object]:
 # --- channels -------------------------------------------------------------------------------------
 
 
-def elementwise(flow: Flow, node: Node) -> Labels:
+def elementwise(flow: Flow, node: Node) -> Sequence[Labels]:
     """Channels at equal places go together."""
-    sources: list[Node | Labels] = [n for n in node.all_input_nodes if flow.is_tensor(n)]
-    return join(flow, node, sources, torch.Size(flow.shape(node)))
+    sources = [n for n in node.all_input_nodes if flow.is_tensor(n)]
+    return join_each(flow, node, sources, torch.Size(flow.shape(node)))
 
 
 @dataclass(frozen=True)
@@ -139,20 +139,31 @@ class _Operand:
         return bool((collapse(self.labels)[0] == NONE).all())
 
 
-def join(flow: Flow, node: Node, sources: list[Node | Labels], shape: torch.Size) -> Labels:
-    """Tie the channels of operands that are broadcast against each other.
+Source = Node | tuple[Labels, ...]
+"""A value, or the labels of one that is no node's, for each axis."""
 
-    The channels of the result are on one axis. An operand of length 1 there takes part in all of
-    them; one that has channels elsewhere keeps these.
+
+def join_each(
+    flow: Flow, node: Node, sources: Sequence[Source], shape: torch.Size
+) -> tuple[Labels, ...]:
+    """As `join`, for one axis after the other, the only one of parameters among them."""
+    for source in sources:
+        if isinstance(source, Node) and not flow.is_unplaced(source, node):
+            flow.every(source)
+    return flow.apart(node, [join(flow, node, sources, shape) for _ in flow.turns(sources)])
+
+
+def join(flow: Flow, node: Node, sources: Sequence[Source], shape: torch.Size) -> Labels:
+    """Tie the channels of operands that are broadcast against each other, on one axis.
+
+    An operand of length 1 there takes part in all of them.
     """
-    later = [s for s in sources if isinstance(s, Node) and _is_unplaced(flow, s)]
+    later = [s for s in sources if isinstance(s, Node) and flow.is_unplaced(s, node)]
     operands = [_operand(flow, s, shape) for s in sources if not any(s is x for x in later)]
-    axis = _channel_axis(flow, operands)
+    axis = _channel_axis(operands)
     if axis is None:  # parameters alone, or nothing that has several channels
         operands += [_operand(flow, s, shape) for s in later]
-        if (axis := _channel_axis(flow, operands)) is None:
-            return _join_everywhere(flow, node, operands, shape)
-        later = []
+        return _join_everywhere(flow, node, operands, shape)
     line = _main_line(flow, operands, axis)
     for operand in operands:
         _join_one(flow, node, operand, axis, line)
@@ -161,28 +172,19 @@ def join(flow: Flow, node: Node, sources: list[Node | Labels], shape: torch.Size
     return spread(flow.atoms.find(line), axis, shape)
 
 
-def _operand(flow: Flow, source: Node | Labels, shape: torch.Size) -> _Operand:
-    labels = flow.of(source) if isinstance(source, Node) else source
+def _operand(flow: Flow, source: Source, shape: torch.Size) -> _Operand:
+    if isinstance(source, Node):
+        labels = flow.of(source)
+    else:
+        labels = flow.pick(map(flow.atoms.find, source), source[0].shape)
     padded = labels.reshape((1,) * (len(shape) - labels.dim()) + tuple(labels.shape))
     stretched = [a for a, size in enumerate(shape) if size != 1 and padded.shape[a] == 1]
     return _Operand(compact(padded), frozenset(stretched))
 
 
-def _is_unplaced(flow: Flow, source: Node) -> bool:
-    """Whether a parameter could take any of several axes for its channels."""
-    if source.op != "get_attr":
-        return False
-    wide = sum(size > 1 for size in flow.shape(source))
-    return wide > 1 and not flow.has_labels(source)
-
-
-def _channel_axis(flow: Flow, operands: list[_Operand]) -> int | None:
-    """The axis on which most operands agree, those that are surely channels first."""
-    single = [o for o in operands if len(o.varying) == 1]
-    if len({o.varying[0] for o in single}) > 1:
-        sure = [o for o in single if not flow.is_imagined(o.labels)]
-        single = [o for o in sure if not flow.atoms.fixed(o.labels)] or sure or single
-    return single[0].varying[0] if single else None
+def _channel_axis(operands: list[_Operand]) -> int | None:
+    """The axis of those operands that have channels on one, which is the same for all of them."""
+    return next((o.varying[0] for o in operands if len(o.varying) == 1), None)
 
 
 def _main_line(flow: Flow, operands: list[_Operand], axis: int) -> Labels:
@@ -192,10 +194,7 @@ def _main_line(flow: Flow, operands: list[_Operand], axis: int) -> Labels:
 def _join_one(flow: Flow, node: Node, operand: _Operand, axis: int, line: Labels) -> None:
     """Tie one operand to the channels of the result, or see that it keeps what it has."""
     if axis in operand.stretched:
-        reason = f"{describe(node)} repeats its only channel"
-        if operand.varying:
-            reason = f"{describe(node)} has channels on another axis"
-        flow.decline(node, operand.labels, reason)
+        flow.decline(node, operand.labels, f"{describe(node)} repeats its only channel")
         return
     if not operand.empty and axis not in operand.varying:
         reason = f"{describe(node)} has channels on another axis"
@@ -203,7 +202,8 @@ def _join_one(flow: Flow, node: Node, operand: _Operand, axis: int, line: Labels
         flow.decline(node, line, reason)
         return
     spreaded = spread(line, axis, tuple(operand.labels.shape))
-    why = f"{describe(node)} meets a tensor whose size is fixed"
+    size = f"{operand.labels.shape[axis]} on axis {axis}"
+    why = f"{describe(node)} meets a tensor whose size is fixed, {size}"
     if operand.empty:
         flow.decline(node, line, why)
     flow.atoms.unite(spreaded, operand.labels, why)
@@ -216,7 +216,7 @@ def _place(
     own = axis - (len(shape) - len(flow.shape(source)))
     if own < 0 or flow.shape(source)[own] == 1:
         return
-    if not flow.place(source, own, line):
+    if not flow.place(source, node, own, line):
         _join_one(flow, node, _operand(flow, source, shape), axis, line)
 
 
@@ -263,13 +263,13 @@ _ELEMENTWISE = (
 _CHOOSING = "eq.Tensor ne.Tensor gt.Tensor lt.Tensor ge.Tensor le.Tensor"
 _COMPARING = "eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar"
 SPECS = (
-    OpSpec(aten.add.Tensor, quantization=_SUM, view=Add, channels=elementwise),
-    OpSpec(aten.sub.Tensor, quantization=_SUM, view=Sub, channels=elementwise),
-    OpSpec(aten.mul.Tensor, quantization=_PRODUCT, view=Mul, channels=elementwise),
-    OpSpec(aten.div.Tensor, quantization=_quantization(IN_FLOAT), channels=elementwise),
-    OpSpec(aten.pow.Tensor_Scalar, quantization=POINTWISE, channels=elementwise),
-    *(OpSpec(t, channels=elementwise) for t in overloads(_ELEMENTWISE)),
-    *(OpSpec(t, channels=elementwise, exact=True) for t in overloads(_CHOOSING)),
+    OpSpec(aten.add.Tensor, quantization=_SUM, view=Add, channels_together=elementwise),
+    OpSpec(aten.sub.Tensor, quantization=_SUM, view=Sub, channels_together=elementwise),
+    OpSpec(aten.mul.Tensor, quantization=_PRODUCT, view=Mul, channels_together=elementwise),
+    OpSpec(aten.div.Tensor, quantization=_quantization(IN_FLOAT), channels_together=elementwise),
+    OpSpec(aten.pow.Tensor_Scalar, quantization=POINTWISE, channels_together=elementwise),
+    *(OpSpec(t, channels_together=elementwise) for t in overloads(_ELEMENTWISE)),
+    *(OpSpec(t, channels_together=elementwise, exact=True) for t in overloads(_CHOOSING)),
     *(OpSpec(t, channels=first_input, exact=True) for t in overloads(_COMPARING)),
     OpSpec(aten.glu.default, channels=_gated_halves),
 )

@@ -53,7 +53,7 @@ _CHOICE = Quantization(
 )
 _PICKING = {"maximum minimum": _EXTREME, "where.self masked_fill.Scalar": _CHOICE}
 SPECS = tuple(
-    OpSpec(t, quantization=how, channels=elementwise, exact=True, picks=True)
+    OpSpec(t, quantization=how, channels_together=elementwise, exact=True, picks=True)
     for names, how in _PICKING.items()
     for t in overloads(names)
 )

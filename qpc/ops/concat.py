@@ -39,7 +39,7 @@ def _channels(flow: Flow, node: Node) -> Labels:
     view = Cat(node)
     pieces = [flow.of(t) for t in view.tensors]
     dim = view.dim % pieces[0].dim()
-    axis = _axis_of_pieces(flow, pieces, dim)
+    axis = _axis_of_pieces(pieces, dim)
     if axis is None:
         return compact(torch.cat([p.contiguous() for p in pieces], dim))
     lines = [flow.line_of(node, piece, axis) for piece in pieces]
@@ -52,14 +52,11 @@ def _channels(flow: Flow, node: Node) -> Labels:
     return spread(flow.atoms.find(lines[0]), axis, flow.shape(node))
 
 
-def _axis_of_pieces(flow: Flow, pieces: list[Labels], dim: int) -> int | None:
-    """The axis of the channels: `dim` if a piece surely has them there."""
-    single = [(varying_axes(p)[0], p) for p in pieces if len(varying_axes(p)) == 1]
-    sure = [axis for axis, p in single if not flow.is_imagined(p)]
-    if candidates := sure or [axis for axis, _ in single]:
-        return dim if dim in candidates else candidates[0]
-    waits = any(len(varying_axes(p)) > 1 for p in pieces)
-    return None if waits else dim
+def _axis_of_pieces(pieces: list[Labels], dim: int) -> int | None:
+    """The axis of the channels; `dim` if nothing has any, None if parameters have not decided."""
+    axes = [varying_axes(piece) for piece in pieces]
+    single = [each[0] for each in axes if len(each) == 1]
+    return single[0] if single else None if any(axes) else dim
 
 
 SPECS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from torch._ops import OpOverload
@@ -138,15 +138,20 @@ def _converted(
 # --- channels -------------------------------------------------------------------------------------
 
 
-def _channels(flow: Flow, node: Node) -> Labels:
-    """A layer consumes channels on one weight axis and produces on the other."""
+def _channels(flow: Flow, node: Node) -> Sequence[Labels]:
+    """A layer consumes channels on one weight axis and produces on the other.
+
+    Channels on other axes pass if each pixel is computed by itself.
+    """
     view = weighted(node)
     assert view is not None
     if flow.parameter(view.weight) is None:
-        return computed_weight(flow, node, view.weight)
+        return [computed_weight(flow, node, view.weight)]
     shape = flow.shape(node)
     axis = len(shape) - len(flow.shape(view.weight)) + 1  # 1, or 0 without an axis for the batch
-    incoming = flow.line(node, view.input, axis)
+    incoming, others = flow.across(node, view.input, axis)
+    if not _is_pointwise(flow, view):
+        incoming, others = flow.line(node, view.input, axis), []
     groups = int(arguments(node)["groups"])
     if groups > 1:
         outgoing = _grouped(flow, view, incoming, groups, shape[axis] // groups)
@@ -154,7 +159,17 @@ def _channels(flow: Flow, node: Node) -> Labels:
         flow.consume(view.weight, 1 - view.output_axis, incoming)
         outgoing = flow.produce(view.weight, view.output_axis)
     flow.attach(node, view.bias, 0, outgoing)
-    return spread(outgoing, axis, shape)
+    return [spread(outgoing, axis, shape), *flow.passed(node, others)]
+
+
+def _is_pointwise(flow: Flow, view: Weighted) -> bool:
+    """Whether windows are of one pixel, and there is one for each pixel."""
+    kernel = flow.shape(view.weight)[2:]
+    return (
+        set(kernel) == {1}
+        and flow.shape(view.node)[-len(kernel) :] == (flow.shape(view.input)[-len(kernel) :])
+        and set(arguments(view.node)["stride"]) == {1}
+    )
 
 
 def _grouped(flow: Flow, view: Weighted, incoming: Labels, groups: int, outputs: int) -> Labels:
@@ -212,7 +227,11 @@ def _layer(
     target: OpOverload, view: type[Weighted], quantization: Quantization = _NO_FORM
 ) -> OpSpec:
     return OpSpec(
-        target, quantization=quantization, view=view, channels=_channels, shrink=shrink_groups
+        target,
+        quantization=quantization,
+        view=view,
+        channels_together=_channels,
+        shrink=shrink_groups,
     )
 
 

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.calls import arguments, aten
-from qpc.channels.atoms import Labels, compact, nothing, spread, varying_axes
+from qpc.channels.atoms import Labels, compact, spread, varying_axes
 from qpc.channels.flow import describe, pin_inputs
 from qpc.edit import Editor
 from qpc.meta import attribute, info
@@ -72,14 +72,14 @@ def _constant_index(gm: GraphModule, node: Node) -> Tensor | None:
     return value if value.dim() == 1 and value.dtype in (torch.int32, torch.int64) else None
 
 
-def _embedding(flow: Flow, node: Node) -> Labels:
+def _embedding(flow: Flow, node: Node) -> list[Labels]:
     """Rows are looked up by number, so that they stay; the features are channels."""
     weight = arguments(node)["weight"]
     if flow.parameter(weight) is None:
-        return pin_inputs(flow, node)
+        return [pin_inputs(flow, node)]
     outgoing = flow.produce(weight, 1)
-    flow.consume(weight, 0, nothing(flow.shape(weight)[:1]))
-    return spread(outgoing, -1, flow.shape(node))
+    flow.looked_up(node, weight, 0)
+    return [spread(outgoing, -1, flow.shape(node))]
 
 
 def _shrink_index(removal: Removal, node: Node) -> None:
@@ -133,5 +133,5 @@ SPECS = (
         for target in (aten.index.Tensor, aten.index_select.default)
     ),
     OpSpec(aten.gather.default, exact=True),
-    OpSpec(aten.embedding.default, channels=_embedding, exact=True),
+    OpSpec(aten.embedding.default, channels_together=_embedding, exact=True),
 )

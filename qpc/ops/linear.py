@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from qpc.analysis.origins import computed
 from qpc.calls import arguments, aten, qpc_ops
-from qpc.channels.atoms import Labels, spread, varying_axes
+from qpc.channels.atoms import Labels, spread
 from qpc.channels.flow import describe, pin_inputs
 from qpc.errors import BackendError
 from qpc.layers import IntWeighted, Weighted, integer_layer, outputs_first, weighted
@@ -116,8 +117,8 @@ def _join(conversion: Conversion, node: Node) -> Node:
 # --- channels -------------------------------------------------------------------------------------
 
 
-def _channels(flow: Flow, node: Node) -> Labels:
-    """A linear layer mixes the last axis; channels on another axis pass."""
+def _channels(flow: Flow, node: Node) -> Sequence[Labels]:
+    """A linear layer mixes the last axis; channels on other axes pass."""
     view = Linear(node)
     outer, inner, rows = 0, 1, slice(None)
     if (found := flow.rows(view.weight)) is not None:
@@ -126,39 +127,18 @@ def _channels(flow: Flow, node: Node) -> Labels:
     elif (transposed := flow.matrix(view.weight)) is not None:
         weight, (outer, inner) = transposed
     else:
-        return computed_weight(flow, node, view.weight)
-    if (passing := passing_by(flow, view.input)) is not None:
-        return apart(flow, node, weight, outer, passing)
-    incoming = flow.line(node, view.input, -1)
+        return [computed_weight(flow, node, view.weight)]
+    incoming, others = flow.across(node, view.input, -1)
     flow.consume(weight, inner, incoming)
     outgoing = flow.produce(weight, outer)[rows]
     flow.attach(node, view.bias, 0, outgoing)
-    return spread(outgoing, -1, flow.shape(node))
+    return [spread(outgoing, -1, flow.shape(node)), *flow.passed(node, others)]
 
 
 def computed_weight(flow: Flow, node: Node, weight: Node) -> Labels:
     """A layer without a weight of its own makes no channels, which is worth a word in itself."""
     flow.declined.setdefault(node, f"its weight {computed(weight)}")
     return pin_inputs(flow, node, f"{describe(node)} computes its weight")
-
-
-def passing_by(flow: Flow, value: Node, axis: int = -1) -> tuple[int, Labels] | None:
-    """The axis that carries channels if it is another one, and its channels."""
-    labels = flow.of(value)
-    axes = varying_axes(labels)
-    if len(axes) != 1 or axes[0] == axis % labels.dim() or flow.is_imagined(labels):
-        return None
-    return axes[0], flow.line_of(value, labels, axes[0])
-
-
-def apart(
-    flow: Flow, node: Node, weight: Node, output_axis: int, passing: tuple[int, Labels]
-) -> Labels:
-    """Channels on another axis go through a matrix; those it makes have to stay."""
-    reason = f"{describe(node)} leaves the channels to another axis"
-    flow.atoms.pin(flow.produce(weight, output_axis), reason)
-    axis, line = passing
-    return spread(line, axis, flow.shape(node))
 
 
 # --- proofs ---------------------------------------------------------------------------------------
@@ -195,7 +175,7 @@ SPECS = (
         aten.linear.default,
         quantization=_QUANTIZATION,
         view=Linear,
-        channels=_channels,
+        channels_together=_channels,
     ),
     OpSpec(LINEAR, view=IntLinear, exact=True, ends_with_clamp=True, check=check_layer),
     OpSpec(LINEAR_FLOAT, view=IntLinear, exact=True, check=check_layer),

@@ -136,7 +136,7 @@ def _expand(flow: Flow, node: Node) -> Labels:
     grown = [a for a, size in enumerate(shape) if size != old[a]]
     if len(grown) == 1 and not varying_axes(labels):
         flow.decline(node, labels, f"{describe(node)} repeats its only channel")
-        return spread(flow.imagine(shape[grown[0]]), grown[0], shape)
+        return spread(flow.new(shape[grown[0]]), grown[0], shape)
     return labels.reshape(old).expand(shape)
 
 

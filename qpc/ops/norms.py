@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 # --- channels -------------------------------------------------------------------------------------
 
 
-def _layer_norm(flow: Flow, node: Node) -> Labels:
-    """Layer norm goes on over the channels kept."""
-    given = arguments(node)
-    labels, shape = flow.of(given["input"]), flow.shape(node)
-    axes = varying_axes(labels)
-    axis = axes[-1] if axes else len(shape) - 1
-    line = flow.line(node, given["input"], axis)
+def _layer_norm(flow: Flow, node: Node) -> list[Labels]:
+    """Layer norm goes on over the channels kept; those on axes before pass."""
+    given, shape = arguments(node), flow.shape(node)
     first = len(shape) - len(given["normalized_shape"])
-    if axis >= first:
-        for name in ("weight", "bias"):  # rms norm has no bias
-            flow.attach(node, given.get(name), axis - first, line)
-    return spread(line, axis, shape)
+    inside = {a for every in flow.every(given["input"]) for a in varying_axes(every) if a >= first}
+    axis = max(inside, default=len(shape) - 1)
+    line, others = flow.across(node, given["input"], axis)
+    if len(inside) > 1:
+        line, others = flow.line(node, given["input"], axis), []
+    for name in ("weight", "bias"):  # rms norm has no bias
+        flow.attach(node, given.get(name), axis - first, line)
+    return [spread(line, axis, shape), *flow.passed(node, others)]
 
 
-def _group_norm(flow: Flow, node: Node) -> Labels:
+def _group_norm(flow: Flow, node: Node) -> list[Labels]:
     """Whole groups go, or the same channels of every group; whichever leaves more units."""
     given = arguments(node)
     line = flow.line(node, given["input"], 1)
@@ -47,7 +47,7 @@ def _group_norm(flow: Flow, node: Node) -> Labels:
         flow.atoms.unite(grouped, reference, f"{describe(node)} has equal groups")
     for part in (given["weight"], given["bias"]):
         flow.attach(node, part, 0, line)
-    return spread(line, 1, flow.shape(node))
+    return [spread(line, 1, flow.shape(node))]
 
 
 def _shrink_layer_norm(removal: Removal, node: Node) -> None:
@@ -87,10 +87,10 @@ _BATCH_NORMS = (
 )
 SPECS = (
     *(
-        OpSpec(t, channels=_layer_norm, shrink=_shrink_layer_norm)
+        OpSpec(t, channels_together=_layer_norm, shrink=_shrink_layer_norm)
         for t in overloads("layer_norm rms_norm")
     ),
-    OpSpec(aten.group_norm.default, channels=_group_norm, shrink=shrink_groups),
+    OpSpec(aten.group_norm.default, channels_together=_group_norm, shrink=shrink_groups),
     *(OpSpec(t, refuse_in_files=_refuse_sizes) for t in overloads(_BATCH_NORMS)),
     *(
         OpSpec(t, refuse_in_files=_refuse_slices)

@@ -6,6 +6,7 @@ channel it multiplies by one of two factors, as its sign says.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from torch.fx import Node
 
 from qpc.analysis.origins import computed
 from qpc.calls import Arg, OpView, arguments, aten
-from qpc.channels.atoms import Labels
+from qpc.channels.atoms import Labels, spread
 from qpc.errors import BackendError
 from qpc.library import GRID, define
 from qpc.meta import info, update_info
@@ -103,13 +104,14 @@ def _quantization(node: Node) -> Quantization:
 # --- channels -------------------------------------------------------------------------------------
 
 
-def _channels(flow: Flow, node: Node) -> Labels:
+def _channels(flow: Flow, node: Node) -> Sequence[Labels]:
     """One slope for each channel, or one for all."""
     given = arguments(node)
-    labels, weight = flow.of(given["self"]), given["weight"]
-    if flow.shape(weight) != (1,):
-        flow.attach(node, weight, 0, flow.line(node, given["self"], 1))
-    return labels
+    if flow.shape(given["weight"]) == (1,):
+        return flow.every(given["self"])
+    line, others = flow.across(node, given["self"], 1)
+    flow.attach(node, given["weight"], 0, line)
+    return [spread(line, 1, flow.shape(node)), *flow.passed(node, others)]
 
 
 # --- proofs ---------------------------------------------------------------------------------------
@@ -126,6 +128,11 @@ def _check(proof: IntegerProof, node: Node) -> None:
 
 
 SPECS = (
-    OpSpec(aten.prelu.default, quantization=_quantization, view=Prelu, channels=_channels),
+    OpSpec(
+        aten.prelu.default,
+        quantization=_quantization,
+        view=Prelu,
+        channels_together=_channels,
+    ),
     OpSpec(PRELU, exact=True, ends_with_clamp=True, check=_check),
 )

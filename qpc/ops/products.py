@@ -16,10 +16,9 @@ import torch
 from torch.fx import Node
 
 from qpc.calls import arguments, aten, set_arguments
-from qpc.channels.atoms import Labels, along, compact, distinct, nothing, spread, varying_axes
+from qpc.channels.atoms import Labels, along, compact, nothing, spread, varying_axes
 from qpc.channels.flow import describe, pin_inputs
-from qpc.ops.arithmetic import join
-from qpc.ops.linear import apart, passing_by
+from qpc.ops.arithmetic import join_each
 from qpc.registry import OpSpec, overloads
 
 if TYPE_CHECKING:
@@ -32,35 +31,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Operand:
-    """Labels, and a letter for each axis."""
+    """Labels for each axis that has channels, and a letter for each axis."""
 
-    labels: Labels
+    labels: tuple[Labels, ...]
     letters: str
 
+    def along(self, letter: str) -> Labels:
+        """The channels along the axis of a letter, or NONE."""
+        axis = self.letters.index(letter)
+        changing = [labels for labels in self.labels if axis in varying_axes(labels)]
+        same = [labels for labels in self.labels if not varying_axes(labels)]
+        for labels in changing + same:
+            return along(labels, axis)
+        return nothing(self.labels[0].shape[axis : axis + 1])
 
-def matmul(flow: Flow, node: Node) -> Labels:
+
+def matmul(flow: Flow, node: Node) -> Sequence[Labels]:
     """A product of two values, or of a value and a parameter."""
     a, b = list(arguments(node).values())[:2]
     return _matrices(flow, node, a, b)
 
 
-def added_matmul(flow: Flow, node: Node) -> Labels:
+def added_matmul(flow: Flow, node: Node) -> Sequence[Labels]:
     """A value plus a product, which is broadcast against it."""
     added, a, b = list(arguments(node).values())[:3]
-    product = _matrices(flow, node, a, b)
-    return join(flow, node, [product, added], torch.Size(flow.shape(node)))
+    product = flow.apart(node, _matrices(flow, node, a, b))
+    return join_each(flow, node, [product, added], torch.Size(flow.shape(node)))
 
 
-def _matrices(flow: Flow, node: Node, a: Node, b: Node) -> Labels:
+def _matrices(flow: Flow, node: Node, a: Node, b: Node) -> Sequence[Labels]:
     ranks = len(flow.shape(a)), len(flow.shape(b))
     if min(ranks) < 2:
-        return pin_inputs(flow, node)
+        return [pin_inputs(flow, node)]
     batch = string.ascii_uppercase[: max(ranks) - 2]
     letters = [batch[len(batch) - rank + 2 :] for rank in ranks]
     return _product(flow, node, (a, f"{letters[0]}ik"), (b, f"{letters[1]}kj"), f"{batch}ij")
 
 
-def einsum(flow: Flow, node: Node) -> Labels:
+def einsum(flow: Flow, node: Node) -> Sequence[Labels]:
     """A sum of products as it is written."""
     given = arguments(node)
     tensors = list(given["tensors"])
@@ -69,11 +77,12 @@ def einsum(flow: Flow, node: Node) -> Labels:
     operands = left.split(",")
     simple = all(len(set(letters)) == len(letters) for letters in operands)
     if not arrow or len(tensors) not in (1, 2) or not simple:
-        return pin_inputs(flow, node)
+        return [pin_inputs(flow, node)]
     if len(tensors) == 2:
         first, second = zip(tensors, operands, strict=True)
         return _product(flow, node, first, second, out)
-    return _contract(flow, node, [_Operand(flow.of(tensors[0]), left)], out, flow.shape(node))
+    operand = _operand(flow, node, (tensors[0], left), "", out)
+    return _contract(flow, node, [operand], out, flow.shape(node))
 
 
 def _spelled_out(equation: str, ranks: Sequence[int]) -> str:
@@ -89,104 +98,100 @@ def _spelled_out(equation: str, ranks: Sequence[int]) -> str:
     return ",".join(operands) + arrow + out.replace("...", unused[:dots][::-1])
 
 
-def attention(flow: Flow, node: Node) -> Labels:
+def attention(flow: Flow, node: Node) -> Sequence[Labels]:
     """softmax(q k^T + mask) v, as two sums of products."""
     given = arguments(node)
-    query, key, value = (flow.of(given[name]) for name in ("query", "key", "value"))
+    batch = string.ascii_uppercase[: len(flow.shape(given["query"])) - 2]
+    query, key, value = (
+        _operand(flow, node, (given[name], batch + letters), meets, "").labels
+        for name, letters, meets in (("query", "id", "d"), ("key", "jd", "d"), ("value", "je", "e"))
+    )
     if given.get("enable_gqa"):
+        times = query[0].shape[-3] // key[0].shape[-3]
         key, value = (
-            compact(other.repeat_interleave(query.shape[-3] // other.shape[-3], -3))
+            tuple(compact(labels.repeat_interleave(times, -3)) for labels in other)
             for other in (key, value)
         )
-    batch = string.ascii_uppercase[: query.dim() - 2]
-    scores = (*query.shape[:-1], key.shape[-2])
+    scores = torch.Size((*query[0].shape[:-1], key[0].shape[-2]))
     pairs = [_Operand(query, f"{batch}id"), _Operand(key, f"{batch}jd")]
-    middle = _contract(flow, node, pairs, f"{batch}ij", scores)
+    middle = flow.apart(node, _contract(flow, node, pairs, f"{batch}ij", scores))
     if given["attn_mask"] is not None:
-        middle = join(flow, node, [middle, given["attn_mask"]], middle.shape)
+        middle = join_each(flow, node, [middle, given["attn_mask"]], scores)
     pairs = [_Operand(middle, f"{batch}ij"), _Operand(value, f"{batch}je")]
     return _contract(flow, node, pairs, f"{batch}ie", flow.shape(node))
 
 
 def _product(
     flow: Flow, node: Node, first: tuple[Node, str], second: tuple[Node, str], out: str
-) -> Labels:
+) -> Sequence[Labels]:
+    operands = []
     for (value, letters), (other, theirs) in ((first, second), (second, first)):
-        matrix = flow.matrix(other)
-        if matrix is not None and len(theirs) == 2 and flow.matrix(value) is None:
-            made = _times_parameter(flow, node, (value, letters), matrix, theirs, out)
-            if made is not None:
-                return made
-    operands = [_Operand(flow.of(n), letters) for n, letters in (first, second)]
+        matrix = flow.matrix(value)
+        if matrix is None or flow.matrix(other) is not None:
+            operands.append(_operand(flow, node, (value, letters), theirs, out))
+        else:
+            read = _operand(flow, node, (other, theirs), letters, out)
+            operands.append(_weight(flow, matrix, letters, read))
     return _contract(flow, node, operands, out, flow.shape(node))
 
 
-def _times_parameter(
-    flow: Flow,
-    node: Node,
-    value: tuple[Node, str],
-    matrix: tuple[Node, list[int]],
-    letters: str,
-    out: str,
-) -> Labels | None:
-    """A layer written as a product: one letter of the parameter is summed, the other is made."""
+def _operand(flow: Flow, node: Node, value: tuple[Node, str], theirs: str, out: str) -> _Operand:
+    """A value whose channels, if they could be on several axes, are on one that is summed."""
+    source, letters = value
+    for labels in flow.every(source):
+        if len(axes := varying_axes(labels)) > 1:
+            met = [axis for axis in axes if letters[axis] in theirs]
+            summed = [axis for axis in met if letters[axis] not in out]
+            flow.line_of(node, labels, (summed or met or axes)[-1])
+    return _Operand(flow.every(source), letters)
+
+
+def _weight(flow: Flow, matrix: tuple[Node, list[int]], letters: str, value: _Operand) -> _Operand:
+    """A parameter times a value is a layer: it consumes letters of both and makes its own."""
     weight, axes = matrix
-    summed = [i for i, letter in enumerate(letters) if letter in value[1] and letter not in out]
-    made = [i for i, letter in enumerate(letters) if letter not in value[1] and letter in out]
-    if len(summed) != 1 or len(made) != 1:
-        return None
-    (inner,), (outer,) = summed, made
-    place = value[1].index(letters[inner])
-    if (passing := passing_by(flow, value[0], place)) is not None:
-        axis, line = passing
-        if value[1][axis] not in out:
-            return None
-        passing = out.index(value[1][axis]), line
-        return apart(flow, node, weight, axes[outer], passing)
-    flow.consume(weight, axes[inner], flow.line(node, value[0], place))
-    outgoing = flow.produce(weight, axes[outer])
-    return spread(outgoing, out.index(letters[outer]), flow.shape(node))
+    found, sizes = [], flow.shape(weight)
+    shape = tuple(sizes[axis] for axis in axes)
+    for place, letter in enumerate(letters):
+        line = value.along(letter) if letter in value.letters else nothing(())
+        if shape[place] == 1:
+            continue
+        if line.shape == shape[place : place + 1]:
+            flow.consume(weight, axes[place], line)
+        else:
+            line = flow.produce(weight, axes[place])
+        found.append(spread(line, place, shape))
+    return _Operand(tuple(found) or (nothing(shape),), letters)
 
 
 def _contract(
     flow: Flow, node: Node, operands: Sequence[_Operand], out: str, shape: tuple[int, ...]
-) -> Labels:
-    """Tie channels along equal letters; the result has the channels of one letter that is left."""
-    if any(len(varying_axes(operand.labels)) > 1 for operand in operands):
-        return pin_inputs(flow, node, f"channels of {describe(node)} are on several axes")
+) -> Sequence[Labels]:
+    """Tie channels along equal letters; the result has those of all letters that are left."""
     why = f"{describe(node)} meets a tensor whose size is fixed"
     found: dict[str, Labels] = {}
     for operand in operands:
-        for axis in varying_axes(operand.labels):
-            found.setdefault(operand.letters[axis], along(operand.labels, axis))
+        for letter in _letters(operand):
+            found.setdefault(letter, operand.along(letter))
     for letter, line in found.items():
         for operand in operands:
             if letter in operand.letters:
-                theirs = _along(operand, operand.letters.index(letter))
+                theirs = operand.along(letter)
                 if len(theirs) == len(line):  # otherwise it is broadcast, and says nothing
                     flow.atoms.unite(line, theirs, why)
-    kept = [x for x in found if x in out and not flow.atoms.fixed(found[x])]
-    kept.sort(key=lambda letter: -distinct(flow.atoms.find(found[letter])))
-    for letter in kept[1:]:
-        reason = f"{describe(node)} makes every pair of two sets of channels"
-        flow.decline(node, found[letter], reason)
-    if not kept:
-        return nothing(shape)
-    return spread(flow.atoms.find(found[kept[0]]), out.index(kept[0]), shape)
+    kept = [spread(line, out.index(x), shape) for x, line in found.items() if x in out]
+    return kept or [nothing(shape)]
 
 
-def _along(operand: _Operand, axis: int) -> Labels:
-    """The channels along an axis; none if those that there are lie on another axis."""
-    axes = varying_axes(operand.labels)
-    if axes and axis not in axes:
-        return nothing(operand.labels.shape[axis : axis + 1])
-    return along(operand.labels, axis)
+def _letters(operand: _Operand) -> dict[str, None]:
+    """The letters of the axes that have channels."""
+    axes = (varying_axes(labels) for labels in operand.labels)
+    return {operand.letters[axis]: None for each in axes for axis in each}
 
 
 def _shrink_attention(removal: Removal, node: Node) -> None:
     """The default scale is that of the full head; it stays."""
     given = arguments(node)
-    full = removal.analysis.values[given["query"]].shape[-1]
+    full = removal.analysis.values[given["query"]][0].shape[-1]
     if given["scale"] is None and removal.counts(given["query"])[-1] != full:
         set_arguments(node, scale=1.0 / math.sqrt(full))
 
@@ -241,26 +246,29 @@ SPECS = (
     *(
         OpSpec(
             target,
-            channels=matmul,
+            channels_together=matmul,
             batch_axes=_leading_axes,
             macs=_matmul_macs,
             multiplies=True,
         )
         for target in overloads("matmul bmm")
     ),
-    OpSpec(aten.mm.default, channels=matmul, macs=_matmul_macs, multiplies=True),
-    *(OpSpec(t, channels=added_matmul, multiplies=True) for t in overloads("addmm baddbmm")),
+    OpSpec(aten.mm.default, channels_together=matmul, macs=_matmul_macs, multiplies=True),
+    *(
+        OpSpec(t, channels_together=added_matmul, multiplies=True)
+        for t in overloads("addmm baddbmm")
+    ),
     OpSpec(aten.bilinear.default, multiplies=True),
     OpSpec(
         aten.einsum.default,
-        channels=einsum,
+        channels_together=einsum,
         batch_axes=_common_axes,
         macs=_einsum_macs,
         multiplies=True,
     ),
     OpSpec(
         aten.scaled_dot_product_attention.default,
-        channels=attention,
+        channels_together=attention,
         shrink=_shrink_attention,
         batch_axes=_leading_axes,
         macs=_attention_macs,

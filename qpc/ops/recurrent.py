@@ -30,12 +30,12 @@ _NAMES = "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"
 _ZEROS = (aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default)
 
 
-def _channels(flow: Flow, node: Node) -> Labels:
+def _channels(flow: Flow, node: Node) -> list[Labels]:
     """Each layer consumes channels of the one before, and produces its hidden units."""
     given = arguments(node)
     per_layer = 4 if given["has_biases"] else 2
     if why := _refuse(flow, node, per_layer):
-        return pin_inputs(flow, node, f"{describe(node)} {why}")
+        return [pin_inputs(flow, node, f"{describe(node)} {why}")]
     units = flow.line(node, given["input"], -1)
     states = [flow.line(node, state, -1) for state in _states(node)]
     for first in range(0, len(given["params"]), per_layer):
@@ -44,7 +44,7 @@ def _channels(flow: Flow, node: Node) -> Labels:
             flow.atoms.unite(state, units, f"{describe(node)} has layers of one size")
     units = flow.atoms.find(units)
     rank = len(flow.shape(given["input"]))
-    return spread(units, -1, (*(1,) * (rank - 1), len(units)))
+    return [spread(units, -1, (*(1,) * (rank - 1), len(units)))]
 
 
 def _refuse(flow: Flow, node: Node, per_layer: int) -> str | None:
@@ -86,6 +86,6 @@ def _layer(flow: Flow, node: Node, parts: list[Node], incoming: Labels) -> Label
 
 
 SPECS = (
-    *(OpSpec(t, quantization=_RECURRENT, channels=_channels) for t in _GATES),
+    *(OpSpec(t, quantization=_RECURRENT, channels_together=_channels) for t in _GATES),
     *(OpSpec(t, quantization=_RECURRENT) for t in overloads(_NAMES)),
 )

@@ -141,6 +141,6 @@ def _lines(
             read.update(dict.fromkeys(node.all_input_nodes))
     for node in read:
         if node in analysis.values and node.op == "call_function":
-            labels = compact(analysis.values[node])
-            lines = [(axis, along(labels, axis)) for axis in varying_axes(labels)]
+            every = map(compact, analysis.values[node])
+            lines = [(a, along(labels, a)) for labels in every for a in varying_axes(labels)]
             yield node, [(axis, line) for axis, line in lines if bool((line != NONE).any())]

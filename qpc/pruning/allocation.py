@@ -185,7 +185,7 @@ class Uniform(Allocation):
     """Every group loses the same share of its units."""
 
     def wanted(self, groups: Sequence[ScoredGroup], share: float) -> list[int]:
-        return [round(share * scored.original) for scored in groups]
+        return [_nearest(share * scored.original) for scored in groups]
 
 
 @ALLOCATIONS.named("global")
@@ -242,7 +242,7 @@ class PerLayer(Allocation):
         _check_names(self.ratios, groups)
         ratios = [min(_named(self.ratios, scored), default=0.0) for scored in groups]
         return [
-            round(min(ratio * share, 1.0) * scored.original)
+            _nearest(min(ratio * share, 1.0) * scored.original)
             for ratio, scored in zip(ratios, groups, strict=True)
         ]
 
@@ -274,12 +274,18 @@ class Counts(Allocation):
         _check_names(self.channels, groups)
         kept = [max(_named(self.channels, scored), default=None) for scored in groups]
         return [
-            0 if count is None else round(share * (scored.original - -(-count // scored.width)))
+            0 if count is None else _nearest(share * (scored.original - -(-count // scored.width)))
             for count, scored in zip(kept, groups, strict=True)
         ]
 
 
 # --- helpers --------------------------------------------------------------------------------------
+
+
+def _nearest(units: float) -> int:
+    """A whole number of units; of two as near the smaller, so that less goes than was asked for."""
+    return math.ceil(units - 0.5)
+
 
 _T = TypeVar("_T")
 _OF = ("units", "channels", "parameters", "macs")
@@ -293,7 +299,7 @@ def _lowest(groups: Sequence[ScoredGroup], share: float) -> list[int]:
     """
     gone = [scored.gone for scored in groups]
     total = sum(scored.original for scored in groups if scored.order or scored.gone)
-    number = round(share * total) - sum(gone)
+    number = _nearest(share * total) - sum(gone)
     scores = np.concatenate([np.asarray(scored.scores) for scored in groups] or [np.empty(0)])
     owner = np.repeat(np.arange(len(groups)), [len(scored.scores) for scored in groups])
     lowest = owner[np.argsort(scores, kind="stable")[: max(number, 0)]]

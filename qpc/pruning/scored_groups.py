@@ -148,7 +148,7 @@ def _staying(analysis: ChannelAnalysis, scores: list[dict[int, float]]) -> set[i
     for group in analysis.groups:
         owner[[unit.atom for unit in group.units]] = group.index
     lines = [axis.labels for axis in analysis.axes]
-    lines += [collapse(labels)[0] for labels in analysis.values.values()]
+    lines += [collapse(labels)[0] for every in analysis.values.values() for labels in every]
     staying: set[int] = set()
     for atoms in {tuple(torch.unique(line).tolist()) for line in lines}:
         counts = torch.bincount(owner[list(atoms)], minlength=len(sizes) + 1).tolist()

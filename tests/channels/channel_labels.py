@@ -47,7 +47,7 @@ def flowed(gm: GraphModule) -> Flow:
     flow = Flow(gm)
     for node in gm.graph.nodes:
         if node.op == "placeholder":
-            flow.values[node] = torch.tensor(-1).expand(flow.shape(node))
+            flow.values[node] = (torch.tensor(-1).expand(flow.shape(node)),)
         elif node.op == "call_function" and not flow.waits(node):
             if flow.is_tensor(node):
                 assert flow.of(node).shape == flow.shape(node)
@@ -61,18 +61,28 @@ def seen(gm: GraphModule) -> Seen:
 
     Layer `a`, the first, makes "abcd". United channels have the letter of the first.
     """
+    ((axis, channels),) = every(gm).items()
+    return axis, channels
+
+
+def every(gm: GraphModule) -> dict[int | None, str]:
+    """The same for each axis of the result that has channels."""
     flow = flowed(gm)
     (result,) = gm.graph.output_node().all_input_nodes
-    labels = flow.of(result)
-    axes = varying_axes(labels)
-    assert len(axes) < 2
-    line = along(labels, axes[0]) if axes else labels.flatten()[:1]
+    found: dict[int | None, str] = {}
+    for labels in flow.every(result):
+        axes = varying_axes(labels)
+        assert len(axes) < 2
+        line = along(labels, axes[0]) if axes else labels.flatten()[:1]
+        found[axes[0] if axes else None] = _letters(flow, line)
+    return found
+
+
+def _letters(flow: Flow, line: Tensor) -> str:
     pinned = flow.atoms.pins()
     text = ["." if atom < 0 else chr(ord("a") + atom) for atom in line.tolist()]
-    shown = [
-        t.upper() if atom in pinned else t for t, atom in zip(text, line.tolist(), strict=True)
-    ]
-    return (axes[0] if axes else None), "".join(shown)
+    shown = zip(text, line.tolist(), strict=True)
+    return "".join(t.upper() if atom in pinned else t for t, atom in shown)
 
 
 def reasons(gm: GraphModule) -> set[str]:

@@ -85,15 +85,28 @@ def test_an_embedding_that_is_computed_with_first_waits_for_its_axis() -> None:
     assert found.group_of("q", 1) is found.group_of("a.weight")
 
 
-def test_a_weight_that_is_a_value_too_stays() -> None:
+def test_a_weight_that_was_a_value_before_stays() -> None:
+    gm = graph(
+        lambda m, x: m.z(m.a(x)) + F.linear(m.a(x) + m.w, m.w).sum(2, keepdim=True),
+        w=torch.randn(6, 8),
+    )
+    assert pins(analyze_channels(gm), "w", 0) == ["w is used as a weight and as a value"]
+
+
+def test_a_weight_is_a_value_with_the_channels_of_both_axes() -> None:
     gm = graph(lambda m, x: m.z(F.linear(m.a(x), m.w)) + (m.w * m.w.t()).sum(), w=torch.eye(8))
-    assert "w is used as a weight and as a value" in pins(analyze_channels(gm), "w", 1)
+    found = analyze_channels(gm)
+    assert found.group_of("w", 0) is found.group_of("w", 1)
+    assert pins(found, "w", 1) == [None]
 
 
 def test_a_layer_called_twice_has_one_set_of_channels() -> None:
     model = nn.Linear(4, 4)
     found = analyze_channels(traced(nn.Sequential(model, nn.ReLU(), model), TOKENS))
-    assert pins(found, "2.weight") == ["2.weight is shared with a place that keeps all channels"]
+    assert pins(found, "2.weight") == [
+        "2.weight is shared by linear of 0 (linear) and linear of 2 (linear_1), one of which keeps "
+        "all its channels; to prune these channels, give each a weight of its own"
+    ]
     assert {axis.name for axis in found.axes} == {"2.weight", "2.bias"}
 
 
@@ -112,7 +125,7 @@ def test_rows_of_a_parameter_are_a_layer() -> None:
 def test_buffers_of_integers_are_no_channels() -> None:
     gm = graph(lambda m, x: m.z(m.a(x) * torch.arange(8)))
     assert pins(analyze_channels(gm), "a.weight") == [
-        "mul of mul meets a tensor whose size is fixed"
+        "mul of mul meets a tensor whose size is fixed, 8 on axis 2"
     ]
 
 

@@ -106,6 +106,6 @@ def test_channels_that_are_no_whole_slices_are_noticed() -> None:
     gm = image_graph(lambda m, x: m.a(x).unflatten(1, (2, 2)))
     analysis = analyze_channels(gm, prune_outputs=True)
     node = next(n for n in gm.graph.nodes if "view" in n.name or "reshape" in n.name)
-    analysis.values[node] = torch.arange(4).reshape(1, 2, 2, 1, 1).expand(1, 2, 2, 4, 2)
+    analysis.values[node] = (torch.arange(4).reshape(1, 2, 2, 1, 1).expand(1, 2, 2, 4, 2),)
     with pytest.raises(InvariantError, match="the channels to remove are no whole slices of resh"):
         Removal(gm, analysis, frozenset({1})).run()

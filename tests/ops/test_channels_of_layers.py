@@ -14,7 +14,15 @@ from qpc.pipeline import Pipeline
 from qpc.pruning.allocation import Global
 from qpc.pruning.magnitude import L1
 from qpc.testing import randomized, traced
-from tests.channels.channel_labels import Forward, flowed, image_graph, reasons, seen, token_graph
+from tests.channels.channel_labels import (
+    Forward,
+    every,
+    flowed,
+    image_graph,
+    reasons,
+    seen,
+    token_graph,
+)
 from tests.pruning_oracle import masked_output
 
 
@@ -75,10 +83,20 @@ def test_a_linear_layer_may_read_its_weight_transposed() -> None:
     assert seen(gm) == (2, "efg")
 
 
-def test_channels_on_another_axis_pass_a_linear_layer() -> None:
-    gm = token_graph(lambda m, x: m.t(m.a(x).transpose(1, 2)), t=nn.Linear(3, 2))
-    assert seen(gm) == (1, "abcd")
-    assert reasons(gm) == {"linear of t (linear_1) leaves the channels to another axis"}
+def test_channels_on_another_axis_pass_layers_that_mix_tokens() -> None:
+    for function in (
+        lambda m, x: m.t(m.a(x).transpose(1, 2)),
+        lambda m, x: m.c(m.a(x)).transpose(1, 2),
+        lambda m, x: m.a(x).transpose(1, 2) @ m.w,
+    ):
+        gm = token_graph(function, t=nn.Linear(3, 2), c=nn.Conv1d(3, 2, 1), w=torch.randn(3, 2))
+        assert every(gm) == {1: "abcd", 2: "ef"}
+        assert reasons(gm) == set()
+
+
+def test_channels_on_another_axis_stay_where_windows_reach_over_several() -> None:
+    gm = token_graph(lambda m, x: m.c(m.a(x)), c=nn.Conv1d(3, 2, 3, padding=1))
+    assert reasons(gm) == {"conv1d of c (conv1d) needs channels on another axis"}
 
 
 def test_the_features_of_an_embedding_are_channels_and_its_rows_stay() -> None:
@@ -96,6 +114,26 @@ def test_the_features_of_an_embedding_are_channels_and_its_rows_stay() -> None:
     assert group is not None
     assert len(group.prunable) == 4
     assert found.group_of("words.weight", 0) is None
+
+
+def test_the_words_of_an_embedding_tied_to_a_layer_stay_and_the_reason_names_both() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(self.words(x))
+            return y.sum(-1)
+
+    found = analyze_channels(traced(Tied(), torch.randint(0, 5, (2, 3))))
+    features, words = found.groups
+    assert len(features.prunable) == 4
+    assert {unit.pinned for unit in words.units} == {
+        "embedding of words (embedding) looks up head.weight by number, and linear of head (linear)"
+        " shares it; to prune these channels, give each a weight of its own"
+    }
 
 
 @pytest.mark.parametrize(

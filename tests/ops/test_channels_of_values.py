@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.channels.channel_labels import Forward, image_graph, reasons, seen
+from tests.channels.channel_labels import Forward, every, image_graph, reasons, seen
 
 VALUES: dict[str, tuple[Forward, tuple[int | None, str]]] = {
     "sum of two": (lambda m, x: m.a(x) + m.b(x), (1, "abcd")),
@@ -48,16 +50,22 @@ def test_channels_of_values(name: str) -> None:
     assert seen(image_graph(function, b=nn.Conv2d(3, 4, 1))) == expected
 
 
+def test_values_have_channels_on_several_axes() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return F.relu(m.a(x).mean((2, 3))[:, None] * m.b(x).mean((2, 3))[:, :, None])
+
+    assert every(image_graph(forward, b=nn.Conv2d(3, 4, 1))) == {1: "efgh", 2: "abcd"}
+
+
 STAY: dict[str, tuple[Forward, str]] = {
-    "input": (lambda m, x: m.a(x)[:, :3] + x, "add of add meets a tensor whose size is fixed"),
-    "one for all": (lambda m, x: m.a(x)[:, :1] * m.b(x), "mul of mul repeats its only channel"),
-    "other axis": (
-        lambda m, x: m.a(x).mean((2, 3))[:, None] * m.b(x).mean((2, 3))[:, :, None],
-        "mul of mul has channels on another axis",
+    "input": (
+        lambda m, x: m.a(x)[:, :3] + x,
+        "add of add meets a tensor whose size is fixed, 3 on axis 1",
     ),
+    "one for all": (lambda m, x: m.a(x)[:, :1] * m.b(x), "mul of mul repeats its only channel"),
     "constant, of as many rows as a value": (
         lambda m, x: torch.ones(1, 1, 1, 1).expand_as(m.b(x)).flip(2) * m.b(x),
-        "mul of mul meets a tensor whose size is fixed",
+        "mul of mul meets a tensor whose size is fixed, 4 on axis 1",
     ),
     "sort": (lambda m, x: m.a(x).sort(1).values, "sort of sort numbers channels"),
     "argmax": (lambda m, x: m.a(x).argmax(1), "argmax of argmax numbers channels"),

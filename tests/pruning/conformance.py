@@ -6,6 +6,7 @@ from tests.pruning import (
     cases_of_attention,
     cases_of_joins,
     cases_of_layers,
+    cases_of_mixing,
     cases_of_movement,
     cases_of_rare_operators,
 )
@@ -18,4 +19,5 @@ _ = (
     cases_of_movement,
     cases_of_attention,
     cases_of_rare_operators,
+    cases_of_mixing,
 )
