@@ -30,7 +30,7 @@ def command(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Fail, with exit code 3, if the accuracy or else the agreement is less; from 0 to 1.",
+            help="Fail, with exit code 3, if the accuracy, or else the agreement, is less.",
         ),
     ] = None,
 ) -> Answer:

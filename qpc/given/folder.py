@@ -45,12 +45,16 @@ class ModelFolder:
     def begin(path: Path) -> ModelFolder:
         """A folder to write to, before anything is computed: new, empty, or of the same kind.
 
+        A new one is made for a moment, to see whether it can be: what fails later leaves nothing.
         Raises ArtifactError if it holds something else, or nobody may write there.
         """
+        new = [p for p in (path, *path.parents) if not os.path.lexists(p)]
         try:
             path.mkdir(parents=True, exist_ok=True)
             strangers = sorted(n for n in os.listdir(path) if n not in _OWN and n[0] != ".")
             writable = os.access(path, os.W_OK | os.X_OK)
+            for made in new:
+                made.rmdir()
         except OSError as e:
             raise ArtifactError(
                 f"cannot write to {str(path)!r}: {e.strerror or e}", fix="choose another --out"
@@ -87,6 +91,7 @@ class ModelFolder:
         texts = {SETTINGS: text, RESULT: json.dumps(result, indent=2, allow_nan=False) + "\n"}
         for name, content in texts.items():
             try:
+                self.path.mkdir(parents=True, exist_ok=True)
                 replace_file(self.path / name, content.encode())
             except OSError as e:
                 raise ArtifactError(

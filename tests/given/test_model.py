@@ -191,6 +191,8 @@ def test_a_model_runs_compiled_if_it_is(folder: Path) -> None:
 
 
 def test_a_folder_to_write_to_holds_nothing_else(folder: Path) -> None:
+    ModelFolder.begin(folder / "far" / "off")
+    assert not (folder / "far").exists(), "nothing is left of what was not written"
     ModelFolder.begin(folder / "new").write_texts({"command": "quantize"}, {"a": 1})
     assert (folder / "new/settings.yaml").read_text() == "command: quantize\n"
     ModelFolder.begin(folder / "new")
@@ -200,7 +202,7 @@ def test_a_folder_to_write_to_holds_nothing_else(folder: Path) -> None:
     with pytest.raises(ArtifactError, match=r"cannot write to '.*some_models.py': File exists"):
         ModelFolder.begin(folder / "some_models.py")
     with pytest.raises(ArtifactError, match=r"cannot write '.*settings.yaml'"):
-        ModelFolder(folder / "gone").write_texts({}, {})
+        ModelFolder(folder / "some_models.py").write_texts({}, {})
 
 
 def test_inputs_are_taken_from_the_data_or_guessed_for_images(folder: Path) -> None:
