@@ -63,14 +63,7 @@ def explain(
     not stages of one model, or there are no batches.
     """
     require_graph(reference, "explain")
-    require_graph(gm, "explain")
-    stage = stage_of(gm)
-    if stage == "float":
-        raise PassError(
-            "explain needs a quantized graph, and this one is in float",
-            fix="qpc.quantize(gm, batches), and pass both graphs",
-        )
-    integer = convert(gm) if stage == "rounded" else gm
+    integer = _integer_stage(gm)
     given = list(checked_batches(batches, "explain"))
     errors = own_errors(reference, integer, given, most_macs=most_macs, told=told)
     if profile is None and compiled is not None:
@@ -96,6 +89,18 @@ def explain(
         threads=None if profile is None else profile.threads,
         target="" if compiled is None else compiled.target.name,
     )
+
+
+def _integer_stage(gm: GraphModule) -> GraphModule:
+    """The integer graph that a quantized one is, or becomes."""
+    require_graph(gm, "explain")
+    stage = stage_of(gm)
+    if stage == "float":
+        raise PassError(
+            "explain needs a quantized graph, and this one is in float",
+            fix="qpc.quantize(gm, batches), and pass both graphs",
+        )
+    return convert(gm) if stage == "rounded" else gm
 
 
 # --- rows -----------------------------------------------------------------------------------------

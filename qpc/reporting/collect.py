@@ -76,29 +76,20 @@ def report_of(
     """
     given = list(checked_batches(batches, "a report"))
     integer = convert(gm) if stage_of(gm) == "rounded" else gm
-    found = explain(
-        reference,
-        integer,
-        given,
-        compiled=compiled,
-        profile=profile,
-        most_macs=most_macs,
+    found = explain(  # which refuses what is no pair of graphs
+        reference, integer, given, compiled=compiled, profile=profile, most_macs=most_macs,
         told=told,
-    )  # which refuses what is no pair of graphs
+    )  # fmt: skip
     before, after = inspect_graph(reference), inspect_graph(integer)
     summary = Summary(
         before=_size(reference, before, _float_us(found)),
         after=_size(integer, after, found.total_us),
         noise=_finite(found.noise),
-        samples=sum(_count(batch) for batch in given),
+        samples=found.samples,
         accuracy=tuple(_accuracy(score) for score in scores),
-        batch=found.batch,
-        threads=found.threads,
-        target=found.target,
-        other_us=found.other_us,
-        environment=environment(),
-        settings=settings,
-    )
+        batch=found.batch, threads=found.threads, target=found.target, other_us=found.other_us,
+        environment=environment(), settings=settings,
+    )  # fmt: skip
     return Report(
         qpc=VERSION,
         title=title,
@@ -153,15 +144,6 @@ def _float_us(found: Explanation) -> float | None:
     """What the operators take in float, all together; None unless they are timed in both."""
     times = [row.float_us for row in found.layers if row.float_us is not None]
     return sum(times) if times and found.total_us is not None else None
-
-
-def _count(batch: Batch) -> int:
-    first = batch if isinstance(batch, torch.Tensor) else next(iter(_values(batch)), None)
-    return len(first) if isinstance(first, torch.Tensor) and first.dim() else 1
-
-
-def _values(batch: Batch) -> Iterable[object]:
-    return batch.values() if isinstance(batch, Mapping) else batch
 
 
 def _accuracy(score: Score) -> Accuracy:

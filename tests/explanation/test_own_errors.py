@@ -23,8 +23,10 @@ class Normed(nn.Module):
         self.inner, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
         self.head = nn.Linear(8, 4)
         for norm in (self.norm, self.last):
-            nn.init.uniform_(norm.running_mean)
-            nn.init.uniform_(norm.running_var, 0.5, 2.0)
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean.uniform_()
+            norm.running_var.uniform_(0.5, 2.0)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.stem(x)).relu()
