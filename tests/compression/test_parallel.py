@@ -76,8 +76,8 @@ samples = TensorSamples(x, y)
 losses = []
 
 class Recording(Classification):
-    def _loss(self, model, chosen, context):
-        loss = super()._loss(model, chosen, context)
+    def _loss(self, model, chosen, context, *rest):
+        loss = super()._loss(model, chosen, context, *rest)
         total = loss.detach().clone().reshape(1)
         context.world.sum([total])
         losses.append(float(total))

@@ -11,6 +11,7 @@ vectors if one of them is of a tensor that is broadcast. So what a choice needs 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from tvm import s_tir, tirx
 from qpc.backends.tvm.kernels.kernel import PREFIX
 from qpc.backends.tvm.lowering.float_arithmetic import hidden, shown
 
+_MOST_READS = 16
+"""What is read several times, and itself reads more than that, is not written several times."""
 _BRANCH = tvm.ir.Op.get("prim.if_then_else")
 
 
@@ -41,17 +44,47 @@ def _joined(function: tirx.PrimFunc) -> tirx.PrimFunc:
         blocks = list(schedule.get_child_blocks(schedule.get_sblock("root")))
         if any(_axes(schedule.get(block)) is None for block in blocks):
             return function
-        for block in blocks[:-1]:
-            schedule.compute_inline(block)
-        accesses = _axes(schedule.get(blocks[-1]))
-        if accesses is None:  # what was put in its place reads elsewhere
-            return function
-        _join_axes(schedule, blocks[-1], accesses)
+        kept = _kept([schedule.get(block) for block in blocks])
+        for i, block in enumerate(blocks):
+            if i not in kept:
+                schedule.compute_inline(block)
+        for block in (blocks[i] for i in kept):
+            accesses = _axes(schedule.get(block))
+            if accesses is None:  # what was put in its place reads elsewhere
+                return function
+            _join_axes(schedule, block, accesses)
     except s_tir.ScheduleError:  # it is of another form
         return function
     made = shown(schedule.mod["main"])
     store = (tirx.BufferStore, _with_reads_first)
     return made.with_body(tvm_ffi.structural_map(made.body, store, order="post"))
+
+
+def _kept(blocks: Sequence[Any]) -> list[int]:
+    """Which blocks are not put in the place of their results: the last, and those that grow.
+
+    What is read several times is written as often. In a chain of operators that each read their
+    value twice that doubles with every one.
+    """
+    reads = [_reads(block) for block in blocks]
+    uses = Counter(buffer for each in reads for buffer in each)
+    sizes: dict[str, int] = {}
+    kept = []
+    for i, block in enumerate(blocks):
+        (written,) = (access.source.name for access in block.writes)
+        size = 1 + sum(sizes.get(buffer, 1) for buffer in reads[i])
+        is_kept = i + 1 == len(blocks) or (size > _MOST_READS and uses[written] > 1)
+        sizes[written] = 1 if is_kept else size
+        kept += [i] * is_kept
+    return kept
+
+
+def _reads(block: Any) -> list[str]:
+    """The names of the buffers that a block reads, as often as it does."""
+    found: list[str] = []
+    load = (tvm.ir.TensorLoad, lambda load: found.append(load.source.name))
+    tvm_ffi.structural_walk(block.body, load)
+    return found
 
 
 def _with_reads_first(store: Any) -> Any:

@@ -122,7 +122,8 @@ def _taken(model: onnx.ModelProto, module: OnnxModule) -> list[onnx.ValueInfoPro
 def _dtype(number: int) -> torch.dtype | None:
     from onnx import TensorProto
 
-    return _TYPES.get(TensorProto.DataType.Name(number))
+    known = number in TensorProto.DataType.values()
+    return _TYPES.get(TensorProto.DataType.Name(number)) if known else None
 
 
 def _open(source: str, what: str) -> ArtifactError:

@@ -22,6 +22,7 @@ def _quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) 
     call.require("block_size", 0)
     if scale.numel() != 1:
         raise call.refuse("values have one scale")
+    _require_as_many(call, scale, zero)
     dtype = zero.dtype if zero is not None else torch.uint8
     point = torch.zeros(1, dtype=torch.int64) if zero is None else zero
     grid = scale, point, *_ends(call, dtype), dtype
@@ -31,6 +32,7 @@ def _quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) 
 
 def _dequantize(call: Call, q: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     call.require("block_size", 0)
+    _require_as_many(call, scale, zero)
     ends = *_ends(call, q.dtype), q.dtype
     if scale.numel() == 1:
         point = torch.zeros(1, dtype=torch.int64) if zero is None else zero
@@ -40,6 +42,11 @@ def _dequantize(call: Call, q: Tensor, scale: Tensor, zero: Tensor | None = None
     axis = call.get("axis", 1) % q.dim()
     made: Tensor = _foreign().dequantize_per_channel(q, scale, zeros, axis, *ends)
     return made
+
+
+def _require_as_many(call: Call, scale: Tensor, zero: Tensor | None) -> None:
+    if zero is not None and zero.numel() != scale.numel():
+        raise call.refuse(f"there are {scale.numel()} scales and {zero.numel()} zero points")
 
 
 def _ends(call: Call, dtype: torch.dtype) -> tuple[int, int]:

@@ -77,6 +77,17 @@ def test_axes_that_follow_each_other_everywhere_are_one_loop(
     assert loops(joined(function, *shapes)) == expected
 
 
+def test_a_chain_that_reads_each_value_twice_grows_with_its_length_and_not_faster() -> None:
+    def chain(x: Any) -> Any:
+        for _ in range(20):
+            x = op.add(op.multiply(x, op.cos(x)), x)
+        return x
+
+    function = joined(chain, SHAPE)
+    assert all(nest == [120] for nest in loops(function))
+    assert len(str(function)) < 20_000
+
+
 def test_what_a_choice_needs_is_read_before_it() -> None:
     """TVM would make a branch of it, and LLVM no vectors of that."""
 
