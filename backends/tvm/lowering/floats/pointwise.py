@@ -20,6 +20,7 @@ from qpc.backends.tvm.lowering.floats.rule import (
     shape_of,
 )
 from qpc.calls import aten
+from qpc.types import dtype_name
 
 
 def _hardsigmoid(args: Arguments) -> relax.Expr:
@@ -76,6 +77,14 @@ def _prelu(args: Arguments) -> relax.Expr:
     return relax.op.where(relax.op.greater(x, like(0, x)), x, falling)
 
 
+def _filled(args: Arguments, value: float | None = None) -> relax.Expr:
+    """A tensor of one number; TVM's importer gives it the type of what it is like."""
+    x, dtype = args["self"], args["dtype"]
+    kind = dtype_of(x) if dtype is None else dtype_name(dtype)
+    number = args["fill_value"] if value is None else value
+    return relax.op.full(shape_of(x), relax.const(number, kind), kind)
+
+
 def _arc_tangent_of_two(args: Arguments) -> relax.Expr | None:
     a, b = args["self"], args["other"]
     return relax.op.atan2(a, b) if dtype_of(a) == dtype_of(b) else None
@@ -86,6 +95,9 @@ RULES: dict[object, FloatRule] = {
         getattr(aten, name).default: FloatRule(_by_name(name))
         for name in ("acos", "acosh", "asin", "asinh", "atan", "atanh", "sinh")
     },
+    aten.full_like.default: FloatRule(_filled),
+    aten.ones_like.default: FloatRule(lambda args: _filled(args, 1)),
+    aten.zeros_like.default: FloatRule(lambda args: _filled(args, 0)),
     aten.atan2.default: FloatRule(_arc_tangent_of_two),
     aten.hardsigmoid.default: FloatRule(_hardsigmoid),
     aten.elu.default: FloatRule(_elu, _elu_kernel),
@@ -113,11 +125,9 @@ RULES: dict[object, FloatRule] = {
             aten.ceil.default,
             aten.cos.default,
             aten.floor.default,
-            aten.full_like.default,
             aten.hardswish.default,
             aten.leaky_relu.default,
             aten.neg.default,
-            aten.ones_like.default,
             aten.reciprocal.default,
             aten.round.default,
             aten.rsqrt.default,
@@ -127,7 +137,6 @@ RULES: dict[object, FloatRule] = {
             aten.square.default,
             aten.tan.default,
             aten.trunc.default,
-            aten.zeros_like.default,
         ),
         IMPORTED,
     ),

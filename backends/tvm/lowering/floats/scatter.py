@@ -17,8 +17,10 @@ from qpc.calls import aten
 
 
 def _index_put(call: FloatCall) -> relax.Expr | None:
-    """By indices of axes that follow each other."""
+    """By indices of axes that follow each other, or by a mask."""
     x, values, indices = (call.args[name] for name in ("self", "values", "indices"))
+    if len(indices) == 1 and dtype_of(indices[0]) == "bool":
+        return _by_mask(call)
     position = merged_position(x, indices)
     if position is None or dtype_of(values) != dtype_of(x):
         return None
@@ -36,6 +38,17 @@ def _index_put(call: FloatCall) -> relax.Expr | None:
         bool(call.args["accumulate"]),
     )
     return call.kernel(scatter(desc), [x, position, values], shape)
+
+
+def _by_mask(call: FloatCall) -> relax.Expr | None:
+    """One number wherever a mask over the first axes holds."""
+    x, values, (mask,) = (call.args[name] for name in ("self", "values", "indices"))
+    shape = shape_of(x)
+    if prod(shape_of(values)) != 1 or call.args["accumulate"] or dtype_of(values) != dtype_of(x):
+        return None
+    held = shape_of(mask)
+    mask = relax.op.reshape(mask, [*held, *(1 for _ in shape[len(held) :])])
+    return call.emit.builder.emit(relax.op.where(mask, relax.op.reshape(values, []), x))
 
 
 RULES: dict[object, FloatRule] = {

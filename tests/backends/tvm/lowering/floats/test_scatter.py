@@ -22,12 +22,23 @@ def put(x: Tensor) -> Tensor:
     return copied
 
 
+def put_by_masks(x: Tensor) -> Tensor:
+    copied = x.clone()
+    copied[x > 0.5] = 0.0
+    copied[x.amax((2, 3)) > 2] = 1.0
+    return copied
+
+
 def at_the_largest(x: Tensor, **how: str) -> Tensor:
     return torch.zeros_like(x).scatter(2, x.argmax(2, keepdim=True), x[:, :, :1], **how)
 
 
 CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "put": put,
+    "put by masks": put_by_masks,
+    "truths": lambda x: torch.zeros_like(x, dtype=torch.bool).scatter(
+        1, x.argmax(1, keepdim=True), True
+    ),
     "scatter": at_the_largest,
     "a number": lambda x: x.scatter(1, x.argmax(1, keepdim=True), -1.0),
     "sums": lambda x: torch.zeros_like(x).scatter_add(3, (x > 0).long() * 2, x),
