@@ -29,6 +29,8 @@ from qpc.modes import ordinary_torch
 from qpc.shapes import infer_shapes
 from qpc.types import BatchDim
 
+_log = logging.getLogger(__name__)
+_FIXED = "%s is captured for a batch of %d, and no other: %s"
 _TOLERANCE = 1e-4  # of the largest output: a capture error is far above it, float noise far below
 
 
@@ -38,8 +40,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, check: bool = True
 
     example_inputs: one tensor, a sequence of positional tensors, or a mapping of keyword tensors.
     Axis 0 of every input whose size agrees with the first one's is the batch; it stays dynamic
-    unless the model fixes it. Batch normalisation uses running statistics and dropout is the
-    identity, whatever `model.training` is.
+    unless the model fixes it, which is logged. Batch normalisation uses running statistics and
+    dropout is the identity, whatever `model.training` is.
     A model in float16 or bfloat16 is taken as float32, its inputs too, and a line is logged that
     says so.
     check: run both on the example inputs and compare.
@@ -145,11 +147,13 @@ def _any_batch(
     named = dict(zip(kwargs, wide, strict=True)) if kwargs else {}
     try:
         program = _export_once(model, () if kwargs else tuple(wide), named, dynamic)
-    except Exception:  # whatever it is: export with the given batch decides
+    except Exception as e:  # whatever it is: export with the given batch decides
+        _log.info(_FIXED, type(model).__name__, batch, _first_line(e))
         return None
     try:
         return _core_form(program, model)
-    except PassError:  # sizes that do not grow linearly with the batch
+    except PassError as e:  # sizes that do not grow linearly with the batch
+        _log.info(_FIXED, type(model).__name__, batch, e.what)
         return None
 
 
@@ -175,7 +179,10 @@ def _at_least_two(tensor: Tensor) -> Tensor:
 
     A batch of one would be taken for a constant.
     """
-    return tensor.detach().clone() if tensor.shape[0] != 1 else torch.cat([tensor, tensor])
+    if tensor.shape[0] == 1:
+        return torch.cat([tensor, tensor])
+    # In row-major order: the model would be exported for the strides of the example, and no others.
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _export_once(

@@ -160,11 +160,22 @@ def test_a_batch_of_one_gives_a_graph_for_any_batch() -> None:
     assert gm(torch.randn(7, 3, 2)).shape == (7, 6)
 
 
-def test_a_batch_that_the_model_fixes_stays_fixed() -> None:
-    gm = trace(Call(lambda x: x.reshape(2, -1)), torch.randn(2, 3, 4))
+def test_a_batch_that_the_model_fixes_stays_fixed_and_a_line_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO", "qpc"):
+        gm = trace(Call(lambda x: x.reshape(2, -1)), torch.randn(2, 3, 4))
+    assert "Call is captured for a batch of 2, and no other: " in caplog.text
     assert not batch_is_dynamic(gm)
     assert "f32[2, 3, 4] = input" in format_graph(gm)
     assert gm(torch.randn(2, 3, 4)).shape == (2, 12)
+
+
+def test_strides_of_examples_fix_nothing() -> None:
+    x = torch.randn(3, 4, 5).transpose(0, 2)
+    gm = trace(Call(lambda x: x.flatten(1) if x.is_contiguous() else x.reshape(len(x), -1)), x)
+    assert batch_is_dynamic(gm)
+    assert gm(torch.randn(7, 4, 3)).shape == (7, 12)
 
 
 def test_a_batch_of_one_that_the_model_fixes_stays_fixed() -> None:
