@@ -165,6 +165,11 @@ class OpSpec:
         if not self.name:
             object.__setattr__(self, "name", _schema_name(self.target))
 
+    @property
+    def follows_channels(self) -> bool:
+        """Whether channels can be followed through it; without that, those that it reads stay."""
+        return self.channels is not None or self.channels_together is not None
+
 
 _SPECS: dict[OpOverload, OpSpec] = {}
 

@@ -245,7 +245,7 @@ def _operator(spec: OpSpec) -> tuple[str, ...]:
         role, integers = "integer", "is one"
     else:
         role, integers = found.role.name.lower(), "yes" if found.convert else ""
-    marks = ("yes" if mark else "" for mark in (spec.channels, spec.exact))
+    marks = ("yes" if mark else "" for mark in (spec.follows_channels, spec.exact))
     return f"`{name}`", role, integers, *marks
 
 

@@ -14,14 +14,16 @@ def can_be_integer(spec: OpSpec) -> bool:
 
 
 def test_spellings_of_one_kind_share_a_rule() -> None:
-    assert SPECS[aten.conv2d.default].channels is SPECS[aten.conv_transpose2d.input].channels
+    one, other = SPECS[aten.conv2d.default], SPECS[aten.conv_transpose2d.input]
+    assert one.channels_together is not None
+    assert one.channels_together is other.channels_together
     assert SPECS[aten.index.Tensor].channels is SPECS[aten.index_select.default].channels
 
 
 def test_every_operator_that_can_be_quantized_has_a_rule_for_channels() -> None:
     quantized = [spec for spec in registered() if can_be_integer(spec)]
     assert len(quantized) > 60
-    assert [spec.name for spec in quantized if spec.channels is None] == []
+    assert [spec.name for spec in quantized if not spec.follows_channels] == []
 
 
 def test_every_operator_of_qpc_is_exact_but_for_those_that_lead_there_or_sum_floats() -> None:
