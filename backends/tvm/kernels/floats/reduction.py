@@ -24,11 +24,10 @@ from qpc.backends.tvm.kernels.emit import (
     loop,
     prim_func,
     reinterpret,
-    splat,
     split,
     tasks,
 )
-from qpc.backends.tvm.kernels.floats.panels import zero
+from qpc.backends.tvm.kernels.floats.functions import Functions
 from qpc.backends.tvm.kernels.floats.product import worthwhile
 from qpc.backends.tvm.kernels.floats.reduce import ABREAST, Row, lanes_joined, plus
 from qpc.backends.tvm.kernels.isa.base import Isa
@@ -57,7 +56,7 @@ class _Operation:
     is_extreme: bool = False
 
     def start(self, lanes: int) -> Expr:
-        return float32(self.begin, lanes) if self.begin else zero(lanes)
+        return Functions(lanes).number(self.begin)
 
 
 OPERATIONS: Mapping[str, _Operation] = {
@@ -108,12 +107,19 @@ def _function(isa: Isa, desc: ReduceDesc, threads: int) -> tuple[str, PrimFunc]:
 def _of_row(desc: ReduceDesc, row: Row) -> Expr:
     operation = OPERATIONS[desc.operation]
     begin = operation.start(row.lanes)
-    made = row.reduce(operation.join, lambda at, used: row.load(at, used, begin), begin)
-    if not operation.is_extreme:
-        return _ended(desc, made, 1)
     seen = local(row.lanes, "int32")
-    seen.store(0, _integers(0, row.lanes), row.lanes)
-    row.each(lambda at, used, _: _see(seen, 0, row.load(at, used, begin), row.lanes))
+    if operation.is_extreme:
+        seen.store(0, integer(0, lanes=row.lanes), row.lanes)
+
+    def value(at: Index, used: int) -> Expr:
+        found = bind(row.load(at, used, begin))
+        if operation.is_extreme:
+            _see(seen, 0, found, row.lanes)
+        return found
+
+    made = _ended(desc, row.reduce(operation.join, value, begin), 1)
+    if not operation.is_extreme:
+        return made
     return _or_nan(made, lanes_joined(T.max, seen.load(0, row.lanes), row.lanes), 1)
 
 
@@ -125,7 +131,7 @@ def _across(desc: ReduceDesc, x: Flat, out: Flat, lanes: int, abreast: int) -> N
     for at in places:
         kept.store(at, operation.start(lanes), lanes)
         if operation.is_extreme:
-            seen.store(at, _integers(0, lanes), lanes)
+            seen.store(at, integer(0, lanes=lanes), lanes)
     with loop(desc.size) as i:
         for at in places:
             value = bind(x.load(i * desc.inner + at, lanes))
@@ -143,17 +149,13 @@ def _ended(desc: ReduceDesc, value: Expr, lanes: int) -> Expr:
     return value / float32(desc.size, lanes) if desc.operation == "mean" else value
 
 
-def _integers(value: int, lanes: int) -> Expr:
-    return splat(integer(value), lanes)
-
-
 def _see(seen: Flat, at: Index, value: Expr, lanes: int) -> None:
     """Keep the largest magnitude, as bits: those of NaN are beyond infinity's."""
     bits = reinterpret(value, "int32", lanes)
-    size = T.bitwise_and(bits, _integers(_MAGNITUDE, lanes))
+    size = T.bitwise_and(bits, integer(_MAGNITUDE, lanes=lanes))
     seen.store(at, T.max(seen.load(at, lanes), size), lanes)
 
 
 def _or_nan(value: Expr, seen: Expr, lanes: int) -> Expr:
-    found = seen > _integers(_INFINITE, lanes)
+    found = seen > integer(_INFINITE, lanes=lanes)
     return T.Select(found, float32(np.nan, lanes), value)

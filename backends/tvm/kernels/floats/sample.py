@@ -26,6 +26,7 @@ from qpc.backends.tvm.kernels.emit import (
     split,
     tasks,
 )
+from qpc.backends.tvm.kernels.floats.functions import Functions
 from qpc.backends.tvm.kernels.floats.product import worthwhile
 from qpc.backends.tvm.kernels.isa.base import Isa
 from qpc.backends.tvm.kernels.kernel import Kernel, TensorType, kernel_name
@@ -36,6 +37,7 @@ ZEROS, BORDER, REFLECTION = 0, 1, 2
 
 _WORK = 16  # instructions for a sample
 _NOWHERE = -1
+_NUMBER = Functions(1).number
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class _Row:
         for tap in range(self.desc.taps):
             place = bind(self.places.load(tap * self.desc.out[1] + column))
             pixel = bind(image.load(T.max(place, integer(0))))
-            pixel = T.Select(place >= integer(0), pixel, T.FloatImm("float32", 0.0))
+            pixel = T.Select(place >= integer(0), pixel, _NUMBER(0.0))
             part = pixel * self.shares.load(tap * self.desc.out[1] + column)
             total = part if total is None else total + part
         assert total is not None
@@ -154,7 +156,7 @@ class _Row:
         """In pixels, within bounds where there are any, and never too large for an integer."""
         size, one, half = self.desc.size[axis], float32(1.0), float32(0.5)
         if self.desc.aligned:
-            x = (given + one) * float32((size - 1) / 2) if size > 1 else T.FloatImm("float32", 0.0)
+            x = (given + one) * float32((size - 1) / 2) if size > 1 else _NUMBER(0.0)
         else:
             x = ((given + one) * float32(size) - one) * half
         if self.desc.padding == REFLECTION:
@@ -167,18 +169,14 @@ class _Row:
         """Back and forth between the centres of the outermost pixels, or their outer edges."""
         low, span = (0.0, size - 1.0) if self.desc.aligned else (-0.5, float(size))
         if not span:
-            return T.FloatImm("float32", 0.0)
-        apart = bind(T.fabs(x - _number(low)))
+            return _NUMBER(0.0)
+        apart = bind(T.fabs(x - _NUMBER(low)))
         times = bind(T.floor(apart / float32(span)))
         rest = bind(apart - times * float32(span))
         is_even = T.EQ(times, T.floor(times * float32(0.5)) * float32(2.0))
-        return T.Select(is_even, rest, float32(span) - rest) + _number(low)
-
-
-def _number(value: float) -> Expr:
-    return float32(value) if value else T.FloatImm("float32", 0.0)
+        return T.Select(is_even, rest, float32(span) - rest) + _NUMBER(low)
 
 
 def _between(low: float, x: Expr, high: float) -> Expr:
     """`x` within bounds; the lower one for NaN."""
-    return bind(T.min(bind(T.max(bind(x), _number(low))), _number(high)))
+    return bind(T.min(bind(T.max(bind(x), _NUMBER(low))), _NUMBER(high)))

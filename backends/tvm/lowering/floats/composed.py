@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._meta_registrations import pooling_output_shape
 
-from qpc.backends.tvm.lowering.floats.rule import FloatRule
+from qpc.backends.tvm.lowering.floats.rule import FloatRule, on_axes
 from qpc.calls import aten
 
 
@@ -100,17 +100,13 @@ def _trilinear(
     return (a * b * c).sum(list(sumdim)) if sumdim else a * b * c
 
 
-def _bucket(x: Tensor, borders: Tensor, *, right: bool = False, **_: object) -> Tensor:
+def _buckets(x: Tensor, borders: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
     """How many borders a value is beyond; borders have one axis, or the axes of values."""
     value, others = x.unsqueeze(-1), borders if borders.ndim == 1 else borders.unsqueeze(-2)
     beyond = value >= others if right else value > others
     found = beyond.to(torch.float32).sum(-1)
-    return torch.where(x.isnan(), borders.shape[-1], found).to(torch.int64)
-
-
-def _buckets(x: Tensor, borders: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
-    found = _bucket(x, borders, right=right)
-    return found.to(torch.int32) if out_int32 else found
+    kind = torch.int32 if out_int32 else torch.int64
+    return torch.where(x.isnan(), borders.shape[-1], found).to(kind)
 
 
 def _searched(
@@ -160,8 +156,7 @@ def _pool_with_places(
     """Where in an image the largest value of a window is, the first such."""
     size = list(x.shape[-2:])
     kernel, step, pad, apart = (
-        list(given) * (2 // len(given))
-        for given in (kernel_size, stride or kernel_size, padding, dilation)
+        on_axes(given, 2) for given in (kernel_size, stride or kernel_size, padding, dilation)
     )
     places = []
     for length, s, k, d, p in zip(size, step, kernel, apart, pad, strict=True):

@@ -64,7 +64,11 @@ def like(value: float, x: relax.Expr) -> relax.Expr:
 
 def per_axis(value: int | Sequence[int], x: relax.Expr) -> list[int]:
     """One number for each axis behind batch and channels."""
-    axes = int(x.ty.ndim) - 2
+    return on_axes(value, int(x.ty.ndim) - 2)
+
+
+def on_axes(value: int | Sequence[int], axes: int) -> list[int]:
+    """One number for each of so many axes."""
     given = [value] if isinstance(value, int) else list(value)
     return given * axes if len(given) == 1 else given
 

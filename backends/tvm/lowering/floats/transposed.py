@@ -22,8 +22,9 @@ from qpc.backends.tvm.kernels.phases import Axis, Phase
 from qpc.backends.tvm.lowering import copies
 from qpc.backends.tvm.lowering.floats.call import FloatCall
 from qpc.backends.tvm.lowering.floats.convolution import call_conv
-from qpc.backends.tvm.lowering.floats.rule import FloatRule, per_axis, shape_of
+from qpc.backends.tvm.lowering.floats.rule import FloatRule, on_axes, per_axis, shape_of
 from qpc.calls import aten
+from qpc.quant.pairs import swap_groups
 
 _NUMBERS = ("stride", "padding", "output_padding", "dilation")
 
@@ -38,7 +39,7 @@ def _kernel(call: FloatCall) -> relax.Expr | None:
     x = call.args["input"]
     each = [shape_of(x)[2:], weight.shape[2:], *(per_axis(call.args[name], x) for name in _NUMBERS)]
     axes = tuple(Axis(*numbers) for numbers in zip(*each, strict=True))
-    return _Layer(call, outputs_first(weight.detach(), call.args["groups"]), bias, axes).made()
+    return _Layer(call, swap_groups(weight.detach(), call.args["groups"]), bias, axes).made()
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,6 @@ class _Layer:
         return call_conv(self.call, desc, taps, self.bias)
 
 
-def outputs_first(weight: Tensor, groups: int) -> Tensor:
-    """weight[c, o / groups, *kernel] -> [o, c / groups, *kernel]."""
-    c, per_group, *kernel = weight.shape
-    split = weight.reshape(groups, c // groups, per_group, *kernel)
-    return split.transpose(1, 2).reshape(groups * per_group, c // groups, *kernel)
-
-
 def _as_convolution(
     x: Tensor,
     weight: Tensor,
@@ -113,14 +107,14 @@ def _as_convolution(
 ) -> Tensor:
     """The ordinary convolution of the input with zeros between its elements."""
     axes = weight.ndim - 2
-    each = [_each(given, axes) for given in (stride, padding, output_padding, dilation)]
+    each = [on_axes(given, axes) for given in (stride, padding, output_padding, dilation)]
     borders: list[int] = []
     for axis, (step, pad, more, apart) in enumerate(zip(*each, strict=True), 2):
         x = _spread(x, axis, step)
         before = apart * (weight.shape[axis] - 1) - pad
         borders = [before, before + more, *borders]
     x = aten.constant_pad_nd.default(x, borders)
-    turned = aten.flip.default(outputs_first(weight, groups), list(range(2, weight.ndim)))
+    turned = aten.flip.default(swap_groups(weight, groups), list(range(2, weight.ndim)))
     convolution = (aten.conv1d, aten.conv2d, aten.conv3d)[axes - 1].default
     made = convolution(x, turned, bias, [1] * axes, [0] * axes, each[3], groups)
     assert isinstance(made, Tensor)
@@ -135,11 +129,6 @@ def _spread(x: Tensor, axis: int, step: int) -> Tensor:
     zeros = [0, 0] * (apart.ndim - axis - 2) + [0, step - 1]
     spread: Tensor = aten.constant_pad_nd.default(apart, zeros).flatten(axis, axis + 1)
     return spread.narrow(axis, 0, (x.shape[axis] - 1) * step + 1)
-
-
-def _each(given: int | Sequence[int], axes: int) -> list[int]:
-    values = [given] if isinstance(given, int) else list(given)
-    return values * axes if len(values) == 1 else values
 
 
 RULES: dict[object, FloatRule] = {
