@@ -27,6 +27,10 @@ class QPCError(Exception):
         if fix is not None:
             self.add_note(f"  fix: {fix}")
 
+    def __str__(self) -> str:
+        """What is wrong, without what torch.fx adds to the arguments of whatever a node raises."""
+        return self.what
+
     @property
     def full_text(self) -> str:
         """The message with its notes, one per line, as a traceback prints it."""

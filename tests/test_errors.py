@@ -53,6 +53,19 @@ def test_errors_keep_their_parts() -> None:
     assert (error.what, error.node, error.fix) == ("what", at, "this")
 
 
+def test_what_torch_fx_adds_to_an_error_is_not_shown() -> None:
+    @torch.library.custom_op("qpc_test_errors::refuse", mutates_args=())
+    def refuse(x: torch.Tensor) -> torch.Tensor:
+        raise PassError("the values are not finite")
+
+    graph = Graph()
+    graph.output(graph.call_function(refuse, (graph.placeholder("x"),)))
+    with pytest.raises(PassError) as caught:
+        torch.fx.Interpreter(torch.nn.Module(), graph=graph).run(torch.ones(1))
+    assert "While executing" in caught.value.args[0]
+    assert str(caught.value) == caught.value.full_text == "the values are not finite"
+
+
 def test_an_output_node_can_be_named() -> None:
     graph = Graph()
     output = graph.output(graph.placeholder("x"))

@@ -127,7 +127,7 @@ def _cause(row: LayerExplained) -> tuple[str, str, _Kind]:
         cause = f"its weights have {row.weight_bits} bits; {share}"
         return cause, "give them more bits", _Kind.COST
     kept = row.module or row.operator
-    what = f"keep it in float: --float {shlex.quote(kept)}"
+    what = f"keep it in float: `qpc quantize` with --float {shlex.quote(kept)}"
     return f"rounding costs most here; {share}", what, _Kind.COST
 
 

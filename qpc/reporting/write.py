@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,9 @@ def checked_goal(path: str | Path) -> Path:
         raise ArtifactError(
             f"there is no folder {str(goal.parent)!r} to write a report to", fix="make it first"
         )
+    if goal.is_dir() or not os.access(goal.parent, os.W_OK | os.X_OK):
+        why = "Is a directory" if goal.is_dir() else "Permission denied"
+        raise ArtifactError(f"cannot write {str(goal)!r}: {why}", fix="write to another place")
     return goal
 
 
