@@ -59,9 +59,10 @@ def test_what_torch_fx_adds_to_an_error_is_not_shown() -> None:
         raise PassError("the values are not finite")
 
     graph = Graph()
-    graph.output(graph.call_function(refuse, (graph.placeholder("x"),)))
+    target = torch.ops.qpc_test_errors.refuse.default
+    graph.output(graph.call_function(target, (graph.placeholder("x"),)))
     with pytest.raises(PassError) as caught:
-        torch.fx.Interpreter(torch.nn.Module(), graph=graph).run(torch.ones(1))
+        torch.fx.Interpreter(torch.fx.GraphModule({}, graph)).run(torch.ones(1))
     assert "While executing" in caught.value.args[0]
     assert str(caught.value) == caught.value.full_text == "the values are not finite"
 
