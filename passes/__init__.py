@@ -24,6 +24,7 @@ from qpc.passes.insert_observers import InsertObservers
 from qpc.passes.learn_grids import LearnGrids
 from qpc.passes.learn_rounding import LearnRounding
 from qpc.passes.lift_conv1d import LiftConv1d
+from qpc.passes.linear_products import LinearProducts
 from qpc.passes.make_masks_permanent import MakeMasksPermanent
 from qpc.passes.mask_weights import MaskWeights
 from qpc.passes.match_moments import MatchMoments
@@ -60,6 +61,7 @@ __all__ = [
     "LearnGrids",
     "LearnRounding",
     "LiftConv1d",
+    "LinearProducts",
     "MakeMasksPermanent",
     "MaskWeights",
     "MatchMoments",

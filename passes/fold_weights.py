@@ -3,8 +3,8 @@
 Before:  W -> sub(mean) -> div(deviation) -> the weight of conv2d
 After:   the weight of conv2d is a parameter, the value that was computed
 Keeps:   the output, bit for bit
-Leaves:  weights that depend on an input, that are random, or that are fake-quantized inside;
-         pieces and transposes of a parameter, which other passes see through
+Leaves:  weights that depend on an input, that are random, or that are fake-quantized inside; unless
+         asked for, pieces and transposes of a parameter, which pruning sees through
 Cost:    one evaluation of the operators that are folded
 
 Weight standardisation, weight normalisation, spectral normalisation and other reparametrisations
@@ -42,7 +42,12 @@ class _Found:
 
 @dataclass(frozen=True)
 class ComputedWeight(Rule[_Found]):
-    """A layer whose weight or bias is no parameter."""
+    """A layer whose weight or bias is no parameter.
+
+    pieces: and not just some rows, or a transpose, of one.
+    """
+
+    pieces: bool = False
 
     def match(self, gm: GraphModule, node: Node) -> _Found | None:
         layer = weighted(node)
@@ -51,7 +56,9 @@ class ComputedWeight(Rule[_Found]):
         for part in (layer.weight, layer.bias):
             while part is not None and seen_through(part) is Through.WHOLE:
                 part = part.all_input_nodes[0]
-            if part is not None and not _is_seen_through(calls := _behind(part)):
+            if part is None or part.op == "get_attr":
+                continue
+            if not _is_seen_through(calls := _behind(part)) or self.pieces:
                 return _Found(part, node, calls)
         return None
 
@@ -65,9 +72,7 @@ class ComputedWeight(Rule[_Found]):
 
     def replace(self, editor: Editor, found: _Found) -> str:
         value = _evaluated(editor.gm, found.calls)[found.part]
-        sources = [call for call in found.calls if call.op == "get_attr"]
-        name = editor.free_name(f"{sources[0].target}_folded")
-        folded = editor.parameter(name, value, before=found.part)
+        folded = _stored(editor, found.part, value)
         editor.replace(found.part, folded)
         return f"computed once, for {label(found.layer)}"
 
@@ -77,7 +82,8 @@ class FoldWeights(Pass, name="fold-weights", requires={CORE_FORM}):
     """Make a parameter of every weight and bias that no input changes.
 
     operands: and of everything else that is computed from parameters alone and meets a value of the
-    model, such as a learned scale in another shape, or weights of a mixture behind a softmax.
+    model, such as a learned scale in another shape, or weights of a mixture behind a softmax, and
+    of weights that are a piece or the transpose of a parameter, as in attention over two sequences.
     """
 
     operands: bool = False
@@ -86,7 +92,7 @@ class FoldWeights(Pass, name="fold-weights", requires={CORE_FORM}):
         require_kind("operands", self.operands, bool, "True or False")
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
-        changed = apply_rules((ComputedWeight(),), self, gm, ctx)
+        changed = apply_rules((ComputedWeight(self.operands),), self, gm, ctx)
         return (self.operands and _fold_operands(Editor(gm, self.name), ctx)) or changed
 
 

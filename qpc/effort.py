@@ -36,6 +36,7 @@ from qpc.passes import (
     InsertObservers,
     LearnRounding,
     LiftConv1d,
+    LinearProducts,
     MatchMoments,
     QuantizeWeights,
     RemoveIdentities,
@@ -61,7 +62,8 @@ def tidying(*, fold_later: bool = False) -> tuple[Pass, ...]:
     """
     norms = FoldBatchNorm(arithmetic_only=fold_later)
     lower = LiftConv1d(), FlattenConv3d()
-    return FoldWeights(operands=True), norms, RemoveIdentities(), *lower
+    weights = LinearProducts(), FoldWeights(operands=True)
+    return *weights, norms, RemoveIdentities(), *lower
 
 
 def storing(config: QuantConfig) -> tuple[Pass, ...]:

@@ -40,6 +40,19 @@ def multiplies_by_parameter(node: Node) -> bool:
     return any(len(info(n).shape or ()) > 1 for n in constants)
 
 
+def of_parameters(value: Node) -> bool:
+    """Whether a value is a parameter or buffer, or made of these and no input of the model."""
+    pending, seen = [value], {value}
+    while pending:
+        node = pending.pop()
+        if node.op == "placeholder":
+            return False
+        new = [source for source in node.all_input_nodes if source not in seen]
+        seen.update(new)
+        pending += new
+    return any(node.op == "get_attr" for node in seen)
+
+
 def computed(part: Node) -> str:
     """In words for reports: how a weight or bias that is no parameter is made, and what helps."""
     if part.op == "placeholder":

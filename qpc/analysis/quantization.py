@@ -172,7 +172,9 @@ def _why_float(node: Node, configs: _Configs) -> str | None:
         return None
     known = quantization_of(node)
     if known.role in (Role.FLOAT, Role.RECURRENT):
-        hint = "; nn.Linear has one" if multiplies_by_parameter(node) else ""
+        hint = (
+            ", unless LinearProducts() makes a layer of it" if multiplies_by_parameter(node) else ""
+        )
         return f"{op_name(node)} has no integer form{hint}"
     if info(node).dtype is not torch.float32:
         return f"{op_name(node)} works on {info(node).dtype}"

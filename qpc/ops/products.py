@@ -18,6 +18,7 @@ from torch.fx import Node
 from qpc.calls import arguments, aten, set_arguments
 from qpc.channels.atoms import Labels, along, compact, nothing, spread, varying_axes
 from qpc.channels.flow import describe, pin_inputs
+from qpc.meta import info
 from qpc.ops.arithmetic import join_each
 from qpc.registry import OpSpec, overloads
 
@@ -25,6 +26,57 @@ if TYPE_CHECKING:
     from qpc.channels.cost import Line, Products, Sizes
     from qpc.channels.flow import Flow
     from qpc.channels.removal import Removal
+
+# --- in letters -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Product:
+    """A sum of products of two values, in letters: each axis of either and of the result has one.
+
+    added: what is added to it, broadcast.
+    """
+
+    operands: tuple[Node, Node]
+    letters: tuple[str, str]
+    result: str
+    added: Node | None = None
+
+
+def product_of(node: Node) -> Product | None:
+    """The product of two values that a call is; None for anything else, or with a factor before."""
+    given = arguments(node) if node.target in _PRODUCTS else {}
+    if not given or given.get("alpha", 1) != 1 or given.get("beta", 1) != 1:
+        return None
+    if node.target is aten.einsum.default:
+        return _product_as_written(list(given["tensors"]), given["equation"])
+    *added, a, b = (value for value in given.values() if isinstance(value, Node))
+    ranks = len(info(a).shape or ()), len(info(b).shape or ())
+    if min(ranks) < _MATRIX:
+        return None
+    first, second, result = _letters_of_matrices(*ranks)
+    return Product((a, b), (first, second), result, added[0] if added else None)
+
+
+def _product_as_written(tensors: list[Node], equation: str) -> Product | None:
+    ranks = [len(info(tensor).shape or ()) for tensor in tensors]
+    left, arrow, result = _spelled_out(equation, ranks).partition("->")
+    operands = left.split(",")
+    if not arrow or len(tensors) != 2 or any(len(set(x)) < len(x) for x in operands):
+        return None
+    return Product((tensors[0], tensors[1]), (operands[0], operands[1]), result)
+
+
+def _letters_of_matrices(first: int, second: int) -> tuple[str, str, str]:
+    """Those of matrices of these ranks, and of their product; leading axes are broadcast."""
+    batch = string.ascii_uppercase[: max(first, second) - 2]
+    before = (batch[len(batch) - rank + 2 :] for rank in (first, second))
+    return f"{next(before)}ik", f"{next(before)}kj", f"{batch}ij"
+
+
+_MATRIX = 2
+_PRODUCTS = frozenset({*overloads("matmul bmm mm addmm baddbmm"), aten.einsum.default})
+
 
 # --- channels -------------------------------------------------------------------------------------
 
@@ -61,11 +113,10 @@ def added_matmul(flow: Flow, node: Node) -> Sequence[Labels]:
 
 def _matrices(flow: Flow, node: Node, a: Node, b: Node) -> Sequence[Labels]:
     ranks = len(flow.shape(a)), len(flow.shape(b))
-    if min(ranks) < 2:
+    if min(ranks) < _MATRIX:
         return [pin_inputs(flow, node)]
-    batch = string.ascii_uppercase[: max(ranks) - 2]
-    letters = [batch[len(batch) - rank + 2 :] for rank in ranks]
-    return _product(flow, node, (a, f"{letters[0]}ik"), (b, f"{letters[1]}kj"), f"{batch}ij")
+    first, second, out = _letters_of_matrices(*ranks)
+    return _product(flow, node, (a, first), (b, second), out)
 
 
 def einsum(flow: Flow, node: Node) -> Sequence[Labels]:

@@ -142,7 +142,7 @@ def test_other_reasons_are_counted_the_commonest_first() -> None:
         traced(nn.Sequential(product, nn.ConvTranspose3d(5, 3, 1)), STEPS[..., None, None, :])
     )
     assert error.what.endswith(
-        "can be integer: matmul has no integer form; nn.Linear has one (2 of 3); "
-        "conv_transpose3d has no integer form yet (1 of 3)"
+        "can be integer: matmul has no integer form, unless LinearProducts() makes a layer of it "
+        "(2 of 3); conv_transpose3d has no integer form yet (1 of 3)"
     )
     assert error.fix == "see the reasons above; print(qpc.format_graph(gm)) shows the graph"

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qpc.analysis.origins import computed, maker, multiplies_by_parameter, reported_calls
+from qpc.analysis.origins import (
+    computed,
+    maker,
+    multiplies_by_parameter,
+    of_parameters,
+    reported_calls,
+)
 from qpc.testing import traced
 from tests.small_models import Call, Recurrent
 
@@ -34,6 +40,12 @@ def test_what_is_computed_says_from_what_and_what_helps() -> None:
         "slice_tensor is a piece of w, not a parameter of its own",
         "mul_1 is computed, not a parameter; run qpc.passes.FoldWeights() first to make it one",
     ]
+
+
+def test_what_is_made_of_parameters_alone_is_told_from_the_rest() -> None:
+    gm = traced(Four(), X, torch.ones(4, 8))
+    made = [n.name for n in gm.graph.nodes if n.op == "call_function" and of_parameters(n)]
+    assert made == ["slice_tensor", "slice_tensor_1", "mul_1"]
 
 
 def test_a_picked_result_is_its_makers() -> None:

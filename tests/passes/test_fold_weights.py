@@ -92,6 +92,33 @@ def test_rows_of_a_parameter_stay_rows() -> None:
     assert [name for name, _ in gm.named_parameters()] == ["weight", "bias"]
 
 
+class OfTwo(nn.Module):
+    """A layer by the transpose of a parameter, and attention over two sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(4, 8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.w.t())
+        out: Tensor = self.attention(y, y.relu(), y.relu(), need_weights=False)[0]
+        return out
+
+
+def test_pieces_and_transposes_become_parameters_where_that_is_asked_for() -> None:
+    x = torch.randn(2, 3, 4)
+    gm = traced(randomized(OfTwo()), x)
+    check_pass(FoldWeights(), gm, x, exact=True)
+    after = check_pass(FoldWeights(operands=True), gm, x)
+    names = [name for name, _ in after.named_parameters()]
+    weights = [f"attention.in_proj_weight_folded{n}" for n in ("", "_1")]
+    assert {"w_folded", *weights} < {*names}
+    ctx = qpc.PassContext()
+    qpc.quantize(gm, [x], ctx=ctx)
+    assert "5 of 5 convolution and linear layers quantized" in str(ctx.reports[-3])
+
+
 class Mixed(nn.Module):
     """`x + d(x) * g`, of which g is stored flat, behind a mixture whose weights are a softmax."""
 
