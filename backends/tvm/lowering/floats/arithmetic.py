@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from tvm import relax
 
 from qpc.backends.tvm.lowering.floats.extremes import larger, smaller
@@ -46,15 +47,27 @@ def _truncated_rest(args: Arguments) -> relax.Expr | None:
     """A - trunc(a / b) * b, exactly: has the sign of a."""
     a, b = args["self"], args["other"]
     b = like(b, a) if isinstance(b, int | float) else b
-    return relax.op.mod(a, b) if dtype_of(a) == dtype_of(b) and is_float(a) else None
+    return relax.op.mod(a, b) if dtype_of(a) == dtype_of(b) else None
+
+
+def _quotient(args: Arguments) -> relax.Expr | None:
+    """That of integers is a float; the importer knows the others."""
+    a, b = args["self"], args["other"]
+    if is_float(a) or isinstance(b, complex):
+        return None
+    a = relax.op.astype(a, "float32")
+    if isinstance(b, int | float):
+        return relax.op.divide(a, relax.const(b, "float32"))
+    return None if is_float(b) else relax.op.divide(a, relax.op.astype(b, "float32"))
 
 
 def _rounded_division(args: Arguments) -> relax.Expr | None:
     a, b = args["self"], args["other"]
     b = like(b, a) if isinstance(b, int | float) else b
     if not is_float(a) or not is_float(b):
-        same = dtype_of(a) == dtype_of(b)
-        return relax.op.floor_divide(a, b) if same and args["rounding_mode"] == "floor" else None
+        whole = {"floor": relax.op.floor_divide, "trunc": relax.op.divide}
+        made = whole.get(args["rounding_mode"]) if dtype_of(a) == dtype_of(b) else None
+        return made and made(a, b)
     rounding = {"floor": relax.op.floor, "trunc": relax.op.trunc, None: None}[args["rounding_mode"]]
     quotient = relax.op.divide(a, b)
     return quotient if rounding is None else rounding(quotient)
@@ -64,6 +77,17 @@ def _of_two(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Rule:
     def rule(args: Arguments) -> relax.Expr | None:
         a, b = args["self"], args["other"]
         return operator(a, b) if dtype_of(a) == dtype_of(b) else None
+
+    return rule
+
+
+def _shifted(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Rule:
+    """By a number, of integers that have a sign: their sign is shifted in from the left."""
+
+    def rule(args: Arguments) -> relax.Expr | None:
+        x, bits = args["self"], args["other"]
+        fits = isinstance(bits, int) and 0 <= bits < np.dtype(dtype_of(x)).itemsize * 8
+        return operator(x, like(bits, x)) if fits else None
 
     return rule
 
@@ -79,6 +103,10 @@ RULES: dict[object, FloatRule] = {
     ),
     aten.remainder.Scalar: FloatRule(_remainder),
     aten.remainder.Tensor: FloatRule(_remainder),
+    aten.div.Tensor: FloatRule(_quotient, importer=True),
+    aten.div.Scalar: FloatRule(_quotient, importer=True),
+    aten.__lshift__.Scalar: FloatRule(_shifted(relax.op.left_shift)),
+    aten.__rshift__.Scalar: FloatRule(_shifted(relax.op.right_shift)),
     aten.div.Tensor_mode: FloatRule(_rounded_division),
     aten.div.Scalar_mode: FloatRule(_rounded_division),
     aten.fmod.Scalar: FloatRule(_truncated_rest),
@@ -89,8 +117,6 @@ RULES: dict[object, FloatRule] = {
             aten.sub.Tensor,
             aten.sub.Scalar,
             aten.mul.Scalar,
-            aten.div.Tensor,
-            aten.div.Scalar,
             aten.rsub.Scalar,
             aten.pow.Tensor_Tensor,
         ),

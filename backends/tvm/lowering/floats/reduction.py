@@ -14,17 +14,18 @@ from qpc.backends.tvm.lowering.floats.call import FloatCall
 from qpc.backends.tvm.lowering.floats.extremes import extreme_of, isnan, worst
 from qpc.backends.tvm.lowering.floats.largest import places
 from qpc.backends.tvm.lowering.floats.rule import (
-    IMPORTED,
     Arguments,
     BuilderRule,
     FloatRule,
     KernelWriter,
+    Rule,
     dtype_of,
     is_float,
     like,
     shape_of,
 )
 from qpc.calls import aten
+from qpc.types import dtype_name
 
 
 def _place(dtype: str, *, least: bool) -> Any:
@@ -160,24 +161,37 @@ def _topk(builder: relax.BlockBuilder, args: Arguments) -> relax.Expr:
     return relax.Tuple([relax.op.gather_elements(x, found, axis), found])
 
 
-def _cumulative_product(args: Arguments) -> relax.Expr | None:
-    x = args["self"]
-    if args.get("dtype") is not None or not is_float(x):
+def _running(operator: Callable[..., relax.Expr]) -> Rule:
+    """A sum or product of all values so far; integers and truth values give int64."""
+
+    def rule(args: Arguments) -> relax.Expr | None:
+        x, wanted = args["self"], args.get("dtype")
+        own = dtype_of(x) if is_float(x) else "int64"
+        dtype = own if wanted is None else dtype_name(wanted)
+        return operator(relax.op.astype(x, dtype), axis=args["dim"], dtype=dtype)
+
+    return rule
+
+
+def _product(args: Arguments) -> relax.Expr | None:
+    """That of integers and truth values, which is an int64."""
+    x, axis = args["self"], args.get("dim")
+    if args.get("dtype") is not None or is_float(x):
         return None
-    return relax.op.cumprod(x, axis=args["dim"], dtype=dtype_of(x))
+    return relax.op.prod(relax.op.astype(x, "int64"), axis, keepdims=bool(args.get("keepdim")))
 
 
 RULES: dict[object, FloatRule] = {
     aten.amax.default: FloatRule(kernel=_kernel("largest"), writes=_reduced(least=False)),
     aten.amin.default: FloatRule(kernel=_kernel("smallest"), writes=_reduced(least=True)),
     aten.mean.dim: FloatRule(kernel=_kernel("mean"), importer=True),
-    aten.prod.default: FloatRule(kernel=_kernel("product")),
-    aten.prod.dim_int: FloatRule(kernel=_kernel("product")),
+    aten.prod.default: FloatRule(_product, kernel=_kernel("product")),
+    aten.prod.dim_int: FloatRule(_product, kernel=_kernel("product")),
     aten.sum.dim_IntList: FloatRule(kernel=_kernel("sum"), importer=True),
     aten.argmax.default: FloatRule(writes=_arg(least=False), importer=True),
     aten.argmin.default: FloatRule(writes=_arg(least=True), importer=True),
     aten.max.dim: FloatRule(writes=_max_with_places),
     aten.topk.default: FloatRule(writes=_topk),
-    aten.cumprod.default: FloatRule(_cumulative_product),
-    aten.cumsum.default: IMPORTED,
+    aten.cumprod.default: FloatRule(_running(relax.op.cumprod)),
+    aten.cumsum.default: FloatRule(_running(relax.op.cumsum)),
 }

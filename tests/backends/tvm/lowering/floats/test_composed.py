@@ -32,6 +32,26 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
     ),
     "one of": lambda x: F.one_hot(x.argmax(1), 6),
     "integers": lambda x: ((x * 9).to(torch.int32) & 3, (x * 9).to(torch.int32) // 4),
+    "quotients of integers": lambda x: [
+        f((x * 9).to(torch.int32), (x * 9).abs().to(torch.int32) + 2)
+        for f in (
+            torch.div,
+            torch.fmod,
+            torch.remainder,
+            lambda a, _: a / 4,
+            lambda a, _: a.fmod(4),
+            lambda a, b: torch.div(a, b, rounding_mode="trunc"),
+            lambda a, b: torch.div(a, b, rounding_mode="floor"),
+        )
+    ],
+    "shifted": lambda x: ((x * 9).to(torch.int32) >> 1, (x * 9).to(torch.int64) << 3),
+    "running sums": lambda x: [
+        f(axis)
+        for y in ((x > 0), (x * 9).to(torch.int32), x)
+        for f, axis in ((y.cumsum, 1), (y.cumprod, 2))
+    ],
+    "sums of another type": lambda x: ((x > 0).cumsum(1, torch.float32), x[0].cumsum(0)),
+    "products of integers": lambda x: ((x > -1).prod(1), (x * 3).int().prod(3, keepdim=True)),
     "powers and logarithms": lambda x: (x.exp2(), x.log2(), x.abs().log10(), x.cosh(), x.sinh()),
     "angles": lambda x: (x.atan(), torch.atan2(x, x.flip(1)), x.asin(), x.acos(), x.asinh()),
     "rests": lambda x: (torch.fmod(x, 0.3), torch.fmod(x, x.flip(1))),
