@@ -50,7 +50,7 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
         for y in ((x > 0), (x * 9).to(torch.int32), x)
         for f, axis in ((y.cumsum, 1), (y.cumprod, 2))
     ],
-    "sums of another type": lambda x: ((x > 0).cumsum(1, torch.float32), x[0].cumsum(0)),
+    "sums of another type": lambda x: ((x > 0).cumsum(1, dtype=torch.float32), x[0].cumsum(0)),
     "products of integers": lambda x: ((x > -1).prod(1), (x * 3).int().prod(3, keepdim=True)),
     "powers and logarithms": lambda x: (x.exp2(), x.log2(), x.abs().log10(), x.cosh(), x.sinh()),
     "angles": lambda x: (x.atan(), torch.atan2(x, x.flip(1)), x.asin(), x.acos(), x.asinh()),
