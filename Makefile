@@ -23,11 +23,14 @@ help:  ## Show this list
 demo: $(VENV)/.installed  ## Quantize and compile a ResNet-18, and compare accuracy, size and speed
 	$(BIN)/qpc demo $(ARGS)
 
+# A test that hangs where no signal reaches it ends its worker, with a traceback, and is a failure like others.
+HUNG := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
+
 test: $(VENV)/.installed-models  ## Run the tests (ARGS="-k word" selects)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(HUNG) $(ARGS)
 
 test-thorough: $(VENV)/.installed-models  ## Run these and those that take seconds each, with coverage
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term -m "not slow" $(HUNG) $(ARGS)
 
 test-slow: $(VENV)/.installed-models  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout=1800 $(ARGS)
