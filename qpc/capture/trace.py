@@ -31,6 +31,16 @@ from qpc.types import BatchDim
 
 _log = logging.getLogger(__name__)
 _FIXED = "%s is captured for a batch of %d, and no other: %s"
+_BRANCHES = (
+    "the forward method must not branch or loop on tensor values: use torch.where, or move the "
+    "branch out of the model"
+)
+_RUNS_ONLY_PLAINLY = (
+    "the model runs on the example inputs, and not under torch.export.export(model, inputs, "
+    "strict=False), which says the same at more length: look for what forward() does otherwise "
+    "there, such as torch.compiler.is_exporting()"
+)
+_QUIET = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 _TOLERANCE = 1e-4  # of the largest output: a capture error is far above it, float noise far below
 
 
@@ -168,10 +178,14 @@ def _one_batch(
     except Exception as e:
         error = TraceError(
             f"cannot capture {type(model).__name__}: {_first_line(e)}",
-            fix="the forward method must not branch or loop on tensor values: use torch.where, "
-            "or move the branch out of the model",
+            fix=_BRANCHES if _depends_on_values(e) else _RUNS_ONLY_PLAINLY,
         )
         raise _with_user_line(error, e) from e
+
+
+def _depends_on_values(error: Exception) -> bool:
+    """Whether export gave up over a number that stands in a tensor."""
+    return "data-dependent" in str(error) or isinstance(error, PassError)
 
 
 def _at_least_two(tensor: Tensor) -> Tensor:
@@ -204,15 +218,16 @@ def _export_once(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep back what torch warns, logs and prints about its own internals; errors say it again."""
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = {log: log.level for log in map(logging.getLogger, _QUIET)}
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in logs.items():
+            log.setLevel(level)
 
 
 # --- from the exported program to core form -------------------------------------------------------

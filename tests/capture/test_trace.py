@@ -535,6 +535,22 @@ def as_many_as_are_positive(x: Tensor) -> Tensor:
     return x[x > 0]
 
 
+class OtherwiseExported(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.zeros(5) if torch.compiler.is_exporting() else x  # the addition
+
+
+def test_says_what_to_look_for_where_a_model_runs_and_cannot_be_exported(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    text = message(OtherwiseExported(), torch.randn(2, 3))
+    assert capfd.readouterr().err == ""
+    assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+    assert text.startswith("cannot capture OtherwiseExported: Attempting to broadcast")
+    assert "look for what forward() does otherwise there, such as torch.compiler.is_ex" in text
+    assert f"line {line_of('# the addition')}, in forward" in text
+
+
 @pytest.mark.parametrize(
     ("function", "operator"),
     [
