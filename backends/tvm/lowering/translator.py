@@ -77,6 +77,14 @@ class FloatOperators:
         return relax.const(tensor.numpy(), dtype_name(tensor.dtype))  # else int64 becomes int32
 
     def _convert(self, node: Node, known: _Known, user_node: Node) -> Any:
+        made = known.type_of(node)
+        if isinstance(made, TensorType) and made.dtype.is_complex:
+            raise UnsupportedOpError(
+                f"operator {user_node.target} needs complex numbers ({dtype_name(made.dtype)}), "
+                "which compiled models do not have",
+                node=user_node,
+                fix=_FIX,
+            )
         try:
             result = self._direct(node, known, user_node)
             if result is None:

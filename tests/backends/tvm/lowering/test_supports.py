@@ -10,6 +10,7 @@ pytest.importorskip("tvm")
 
 import qpc
 from qpc.backends.tvm.backend import BACKEND
+from qpc.errors import UnsupportedOpError
 from tests.quantizing import Parts
 
 pytestmark = pytest.mark.tvm
@@ -36,3 +37,12 @@ def test_an_operator_without_any_rule_is_named_with_the_reason() -> None:
     assert any("fft" in name for name in reasons)
     for name, why in reasons.items():
         assert "no rule for operator" in why or "complex64" in why, (name, why)
+
+
+def test_complex_numbers_are_refused_by_name() -> None:
+    reason = (
+        r"operator aten.fft_rfft.default needs complex numbers \(complex64\), which compiled "
+        "models do not have"
+    )
+    with pytest.raises(UnsupportedOpError, match=reason):
+        qpc.compile(qpc.trace(Spectrum(), X))
