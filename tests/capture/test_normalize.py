@@ -125,6 +125,11 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         ],
     ),
     "cat from behind": (lambda x: torch.cat([x, x], -1), ["aten.cat([%x, %x], 3)"]),
+    "cat with nothing": (
+        lambda x: torch.cat([x[:, :0], x, torch.empty(0), x.flip(1)], 1),
+        ["aten.flip(%x, [1])", "aten.cat([%x, %flip], 1)"],
+    ),
+    "cat of nothing but one": (lambda x: torch.cat([x, x[..., 3:3]], -1), []),
     "cat of one": (lambda x: torch.concat([x], 1), []),
     # pooling
     "rounding up that makes no difference": (
@@ -148,6 +153,18 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         ["aten.max_pool2d(%x, [8, 8], [8, 8])"],
     ),
     "largest of the channels": (lambda x: x.amax(1), ["aten.amax(%x, [1])"]),
+    "greatest values without their places": (
+        lambda x: x.max(-1, keepdim=True)[0],
+        ["aten.amax(%x, [3], True)"],
+    ),
+    "least values without their places": (
+        lambda x: x.min(1).values,
+        ["aten.amin(%x, [1], False)"],
+    ),
+    "greatest values and their places": (
+        lambda x: x.max(1),
+        ["aten.max.dim(%x, 1)", "getitem(%max_1, 0)", "getitem(%max_1, 1)"],
+    ),
     "adaptive max-pooling": (
         lambda x: F.adaptive_max_pool2d(x, (2, 4)),
         ["aten.max_pool2d(%x, [4, 2], [4, 2])"],

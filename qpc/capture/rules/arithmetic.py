@@ -116,6 +116,18 @@ def _mean(call: Call) -> Node | None:
     return call.emit(aten.mean.dim, call.source(), dims, call.args["keepdim"], **_dtype(call))
 
 
+def _extreme(target: OpOverload) -> Rule:
+    """The greatest or least values along an axis, where nobody asks at which places they are."""
+
+    def rule(call: Call) -> list[Node] | None:
+        if any(user.args[1] != 0 for user in call.node.users):
+            return None
+        axis = int(call.args["dim"]) % max(call.rank, 1)
+        return [call.emit(target, call.source(), [axis], call.args["keepdim"])]
+
+    return rule
+
+
 def _dtype(call: Call) -> dict[str, Argument]:
     return {} if call.args["dtype"] is None else {"dtype": call.args["dtype"]}
 
@@ -163,6 +175,8 @@ RULES = table(
     (_fill, "where.ScalarOther where.ScalarSelf"),
     (_mean_all, "mean.default"),
     (_mean, "mean.dim"),
+    (_extreme(aten.amax.default), "max.dim"),
+    (_extreme(aten.amin.default), "min.dim"),
     (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),
     (_rename(aten.dropout.default), "feature_dropout.default alpha_dropout.default"),
 )

@@ -6,6 +6,7 @@ import torch
 from torch.fx import Node
 
 from qpc.capture.rules.call import Call, shape_of, table
+from qpc.meta import info
 from qpc.types import BatchDim
 
 aten = torch.ops.aten
@@ -87,11 +88,14 @@ def _stack(call: Call) -> Node | None:
 
 
 def _cat(call: Call) -> Node | None:
-    tensors: list[Node] = call.args["tensors"]
-    axis = call.args["dim"] % len(shape_of(tensors[0]))
+    """Of all pieces that hold something: of no tokens, there may be a parameter of none."""
+    given: list[Node] = call.args["tensors"]
+    axis = call.args["dim"] % len(call.shape)
+    empty = [t for t in given if 0 in shape_of(t) and info(t).dtype is info(call.node).dtype]
+    tensors = [t for t in given if t not in empty] or given
     if len(tensors) == 1:
         return tensors[0]
-    if call.target is aten.cat.default and axis == call.args["dim"]:
+    if call.target is aten.cat.default and axis == call.args["dim"] and len(tensors) == len(given):
         return None
     return call.emit(aten.cat.default, list(tensors), axis)
 
