@@ -144,6 +144,22 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         lambda x: F.avg_pool2d(x, 3, ceil_mode=True),
         ["aten.avg_pool2d(%x, [3, 3], [], [0, 0], True)"],
     ),
+    "an average over more than the image": (
+        lambda x: F.avg_pool2d(x, (99, 3), padding=(0, 1), ceil_mode=True),
+        ["aten.avg_pool2d(%x, [8, 3], [99, 3], [0, 1], False, True, None)"],
+    ),
+    "an average over more than all": (
+        lambda x: F.avg_pool2d(x, 2560, ceil_mode=True),
+        ["aten.avg_pool2d(%x, [8, 8], [2560, 2560], [0, 0], False, True, None)"],
+    ),
+    "the largest of more than the image": (
+        lambda x: F.max_pool2d(x, 99, padding=3, ceil_mode=True),
+        ["aten.max_pool2d(%x, [14, 14], [99, 99], [3, 3], [1, 1], False)"],
+    ),
+    "the largest of a wide window": (
+        lambda x: F.max_pool2d(x, 5, 7, padding=1, dilation=2, ceil_mode=True),
+        ["aten.max_pool2d(%x, [5, 5], [7, 7], [1, 1], [2, 2], True)"],
+    ),
     "largest of an image": (
         lambda x: x.amax((-1, 2)),
         ["aten.max_pool2d(%x, [8, 8], [8, 8])", "aten.reshape(%max_pool2d_default, [-1, 3])"],

@@ -37,23 +37,37 @@ def _adaptive_avg_pool(pool: OpOverload, axes: int) -> Rule:
 
 def _avg_pool2d(call: Call) -> Node | None:
     """`ceil_mode` and `count_include_pad` are given only where they make a difference."""
-    given = dict(call.args)
-    kernel, padding = _pair(given["kernel_size"]), _pair(given["padding"])
-    stride = _pair(given["stride"]) if given["stride"] else kernel
-    sizes = [size for size in shape_of(call.source())[-2:] if isinstance(size, int)]
-    floor = [
-        (size + 2 * p - k) // s + 1
-        for size, p, k, s in zip(sizes, padding, kernel, stride, strict=False)
-    ]
-    changed = {}
-    if given["ceil_mode"] and tuple(floor) == call.shape[-2:]:
-        changed["ceil_mode"] = False
-    ceil = changed.get("ceil_mode", given["ceil_mode"])
-    if not given["count_include_pad"] and not any(padding) and not ceil:
+    changed = _window(call)
+    ceil = changed.get("ceil_mode", call.args["ceil_mode"])
+    if not call.args["count_include_pad"] and not any(_pair(call.args["padding"])) and not ceil:
         changed["count_include_pad"] = True
     if not changed:
         return None
-    return call.emit(aten.avg_pool2d.default, *(given | changed).values())
+    return call.emit(aten.avg_pool2d.default, *(call.args | changed).values())
+
+
+def _max_pool2d(call: Call) -> Node | None:
+    changed = _window(call) if _pair(call.args["dilation"]) == [1, 1] else {}
+    return call.emit(aten.max_pool2d.default, *(call.args | changed).values()) if changed else None
+
+
+def _window(call: Call) -> dict[str, Any]:
+    """What says of a window that rounds up what it reaches, if that can be said in fewer words.
+
+    EfficientNet of the package transformers has pools thousands of pixels wide: as wide as values
+    have channels.
+    """
+    given = call.args
+    kernel, padding = _pair(given["kernel_size"]), _pair(given["padding"])
+    stride = _pair(given["stride"]) if given["stride"] else kernel
+    sizes = [size for size in shape_of(call.source())[-2:] if isinstance(size, int)]
+    if not given["ceil_mode"] or len(sizes) < len(kernel):
+        return {}
+    padded = [size + 2 * p for size, p in zip(sizes, padding, strict=True)]
+    least = [min(k, d) for k, d in zip(kernel, padded, strict=True)]
+    changed = {} if least == kernel else {"kernel_size": least, "stride": stride}
+    floor = [(d - k) // s + 1 for d, k, s in zip(padded, least, stride, strict=True)]
+    return changed | ({"ceil_mode": False} if tuple(floor) == call.shape[-2:] else {})
 
 
 def _amax(call: Call) -> Node | None:
@@ -148,6 +162,7 @@ RULES = table(
     (_adaptive_avg_pool(aten.avg_pool3d.default, 3), "adaptive_avg_pool3d.default"),
     (_adaptive_max_pool2d, "adaptive_max_pool2d.default"),
     (_avg_pool2d, "avg_pool2d.default"),
+    (_max_pool2d, "max_pool2d.default"),
     (_amax, "amax.default"),
     (_upsample(aten.upsample_nearest2d.default), "upsample_nearest2d.vec"),
     (_upsample(aten._upsample_nearest_exact2d.default), "_upsample_nearest_exact2d.vec"),
