@@ -22,6 +22,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from qpc.base import Pass, PassContext
+from qpc.calls import arguments, aten
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM
 from qpc.layers import weighted
@@ -109,6 +110,9 @@ def _fold_operands(editor: Editor, ctx: PassContext) -> bool:
         for reader in readers:
             reader.replace_input_with(node, folded)
         ctx.change(node, "computed once")
+    for node in reversed(constant):  # a dropout is left by what clears up: it is random in training
+        if not node.users and node.op == "call_function":
+            editor.gm.graph.erase_node(node)
     editor.drop_unused()
     return bool(values)
 
@@ -158,6 +162,8 @@ def _is_seen_through(calls: tuple[Node, ...]) -> bool:
 
 def _is_foldable(call: Node) -> bool:
     """Whether a call always gives the same value, and no other pass counts on it."""
+    if call.target is aten.dropout.default:
+        return not arguments(call)["train"]
     return (
         isinstance(call.target, OpOverload)
         and call.target.namespace == "aten"

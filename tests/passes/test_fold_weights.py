@@ -144,6 +144,18 @@ def test_what_other_operators_read_stays_computed_unless_asked_for() -> None:
     assert not any("softmax" in call or "reshape" in call for call in calls)
 
 
+def test_dropout_of_what_parameters_decide_does_nothing_at_inference() -> None:
+    class Positions(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + F.dropout(self.weight.t() * 2, 0.5, self.training)[0]
+
+    x = torch.randn(1, 3)
+    gm = traced(randomized(Positions(3, 3)), x)
+    after = check_pass(FoldWeights(operands=True), gm, x, exact=True)
+    assert "weight_folded" in dict(after.named_parameters())
+    assert not any("dropout" in n.name for n in after.graph.nodes)
+
+
 def test_quantization_and_pruning_see_computed_weights() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(Standardised(2, 8, 1), nn.ReLU(), Standardised(8, 4, 1))
