@@ -3,7 +3,7 @@
 Before:  conv2d(x, fake_quantize(W), b), whose outputs are off by e[c] on average
 After:   conv2d(x, fake_quantize(W), b - e)
 Keeps:   the output, up to the error that is corrected
-Leaves:  layers in float; layers whose bias is shared
+Leaves:  layers in float; layers whose bias is shared; zeros that a linear layer makes of zeros
 Cost:    two forward passes on the samples, one if `means` are known; with `full` four times that
 
 Rounding the weights of a layer shifts the mean of its output channels, and the shifts add up from
@@ -37,6 +37,7 @@ from qpc.analysis.side_by_side import (
     output_error,
     require_reference,
 )
+from qpc.analysis.zero_rows import but_zeros
 from qpc.base import Pass, PassContext
 from qpc.batches import Batch, batch_length
 from qpc.edit import Editor, reads_by_name
@@ -120,6 +121,8 @@ class CorrectBias(Pass, name="correct-bias", requires={FAKE_QUANTIZED}):
                     axis = layers[node].channel_axis
                     wanted = means.of(node.name) if means else channel_means(walk.real[node], axis)
                     error = channel_means(walk.rounded[node], axis) - wanted
+                    read = walk.rounded[layers[node].input]
+                    error = but_zeros(error, gm, layers[node], read)
                     _shift(editor, layers[node], error)
                     walk.shift(node, axis, error)
                 walk.release(node)

@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.layer_rows import Rows, layer_rows
 from qpc.analysis.side_by_side import SideBySide, first_samples, require_reference
+from qpc.analysis.zero_rows import but_zeros
 from qpc.base import Pass, PassContext
 from qpc.batches import Batch
 from qpc.calls import arguments, aten, qpc_ops
@@ -153,7 +154,9 @@ class Turn:
     def correct_bias(self) -> None:
         """Take the mean error out of the bias, unless that is shared; `update` comes before."""
         if not self.shared_bias:
-            self.set_bias(self.bias.double() - self.mean_error())
+            read = self.walk.rounded[self.layer.input]
+            error = but_zeros(self.mean_error(), self.editor.gm, self.layer, read)
+            self.set_bias(self.bias.double() - error)
             self.update()
 
     def _tensor(self, argument: str) -> Tensor:

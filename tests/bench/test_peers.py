@@ -42,6 +42,18 @@ def test_a_peer_runs_the_layers_in_integers_if_it_can(name: str) -> None:
     assert peer.kernels
 
 
+@pytest.mark.parametrize("name", PEERS)
+def test_other_values_are_not_written_into_the_inputs_that_are_timed(name: str) -> None:
+    installed(name)
+    gm, x = graph(), torch.randn(1, 3, 8, 8).numpy()
+    before = x.copy()
+    peer = PEERS[name](Files(gm, 1).of(name), [x], 1)
+    first = [np.array(value) for value in peer.run()]
+    peer.call([x + 1.0])
+    assert np.array_equal(x, before)
+    assert all(np.array_equal(a, b) for a, b in zip(first, peer.run(), strict=True))
+
+
 def test_a_peer_that_crashes_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnx")
     ended = iter([Ended(0), Ended(-11), Ended(1, "", "Traceback\nRuntimeError: no such thing\n")])
