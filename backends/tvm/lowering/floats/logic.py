@@ -90,12 +90,19 @@ def _where(args: Arguments) -> relax.Expr | None:
     return relax.op.where(args["condition"], a, b)
 
 
+def _filled(args: Arguments) -> relax.Expr:
+    # TVM's importer makes a tensor of the value, and fails where it is infinite or no number.
+    x = args["self"]
+    return relax.op.where(args["mask"], like(args["value"], x), x)
+
+
 RULES: dict[object, FloatRule] = {
     aten.isnan.default: FloatRule(_is_nan),
     aten.isfinite.default: FloatRule(_is_finite),
     aten.isinf.default: FloatRule(_is_infinite),
     aten.logical_xor.default: FloatRule(_exclusive_or),
     aten.bitwise_xor.Tensor: FloatRule(truths=of_truths(_differ)),
+    aten.masked_fill.Scalar: FloatRule(_filled),
     aten.ne.Tensor: FloatRule(truths=of_truths(_differ), importer=True),
     aten.ne.Scalar: FloatRule(truths=of_truths(_differ), importer=True),
     aten.eq.Tensor: FloatRule(truths=of_truths(_same), importer=True),
@@ -119,7 +126,6 @@ RULES: dict[object, FloatRule] = {
             aten.bitwise_and.Tensor,
             aten.bitwise_not.default,
             aten.bitwise_or.Tensor,
-            aten.masked_fill.Scalar,
         ),
         IMPORTED,
     ),

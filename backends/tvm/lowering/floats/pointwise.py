@@ -78,11 +78,11 @@ def _prelu(args: Arguments) -> relax.Expr:
 
 
 def _filled(args: Arguments, value: float | None = None) -> relax.Expr:
-    """A tensor of one number; TVM's importer gives it the type of what it is like."""
+    """A tensor of one number, which may be none: TVM's own way to fill does without these."""
     x, dtype = args["self"], args["dtype"]
     kind = dtype_of(x) if dtype is None else dtype_name(dtype)
     number = args["fill_value"] if value is None else value
-    return relax.op.full(shape_of(x), relax.const(number, kind), kind)
+    return relax.op.broadcast_to(relax.const(number, kind), shape_of(x))
 
 
 def _arc_tangent_of_two(args: Arguments) -> relax.Expr | None:

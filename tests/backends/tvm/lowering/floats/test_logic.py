@@ -41,8 +41,22 @@ TRUTHS: list[Callable[[Tensor], object]] = [
     lambda x: x.logical_not(),
 ]
 
+INF = float("inf")
+FILLED: list[Callable[[Tensor], object]] = [
+    lambda x: x.masked_fill(x > 0, -INF),
+    lambda x: x.masked_fill(x[:1] > 0, float("nan")).softmax(-1),
+    lambda x: (x > 1).long().masked_fill(x > 0, -7),
+    lambda x: (x > 1).masked_fill(x > 0, value=True),
+    lambda x: torch.where(x > 0, x, -INF),
+    lambda x: torch.where(x > 0, INF, -INF),
+    lambda x: torch.where(x > 0, x, x.new_full((1,), INF)),
+    lambda x: x.clone().fill_(-INF),
+    lambda x: torch.full_like(x, float("nan")),
+    lambda x: torch.nn.functional.pad(x, (1, 1), value=-INF),
+]
 
-@pytest.mark.every(2)
-@pytest.mark.parametrize("functions", [KINDS, TRUTHS], ids=["kinds", "truths"])
+
+@pytest.mark.every(3)
+@pytest.mark.parametrize("functions", [FILLED, KINDS, TRUTHS], ids=["filled", "kinds", "truths"])
 def test_numbers_of_every_kind_are_known(functions: list[Callable[[Tensor], object]]) -> None:
     assert_like_pytorch(functions, NUMBERS)
