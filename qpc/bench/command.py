@@ -52,7 +52,7 @@ def run(
     told("compiling")
     compiled, graph = _opened(request)
     inputs = _inputs(compiled, request.batch)
-    name = request.model.resolve().name
+    name = request.name or request.model.resolve().name
     if graph is None:
         measured = compiled.benchmark(inputs, repeats=request.rounds)
         note = "other runtimes need the graph: pass its folder with --graph"

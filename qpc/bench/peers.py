@@ -188,7 +188,8 @@ def usable_peers(
             try:
                 file.write_bytes(files.of(name))
             except (UnsupportedOpError, BackendError) as e:
-                failures[name] = e.what if e.node is None else f"{e.what}, at {label(e.node)}"
+                where = "" if e.node is None else f" at {label(e.node)}"
+                failures[name] = e.what if where in e.what else f"{e.what},{where}"
                 continue
             arguments = name, str(file), str(threads), json.dumps(_inputs(gm, batch))
             done = run_module("qpc.bench.try_peer", *arguments, temporary=Path(folder))

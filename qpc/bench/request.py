@@ -40,6 +40,7 @@ class Request:
     threads: None for as many as the compiled model was made for, or one.
     peers: other runtimes; None for all that are installed.
     instances: how many copies run side by side to count samples in a second.
+    name: what the model is called; like its folder, if nothing is said.
     """
 
     model: Path
@@ -49,6 +50,7 @@ class Request:
     rounds: int = 50
     peers: Sequence[str] | None = None
     instances: int = 1
+    name: str = ""
 
     def check(self) -> None:
         """Raise for what cannot be done.

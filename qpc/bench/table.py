@@ -40,7 +40,7 @@ def table(result: Comparison) -> str:
     ]
     lines = [
         f"{result.network}: int8, batch {result.batch}, {result.threads} thread(s), "
-        f"{result.instances} instance(s), {result.rounds} rounds, {result.macs / 1e9:.2f} G MACs"
+        f"{result.instances} instance(s), {result.rounds} rounds, {result.macs / 1e6:,.1f} M MACs"
         + (f", top-1 of {result.samples:,} samples" if result.samples else ""),
         head,
         *rows,

@@ -58,8 +58,9 @@ def command(
     peers = list(dict.fromkeys(peer or ())) or None
     batch = data.batch or 1
     default = threads is None and batch == 1
-    model, graph = _parts_of(model, graph, default=default)
-    request = Request(model, graph, threads, batch, rounds, peers, instances)
+    measured, graph = _parts_of(model, graph, default=default)
+    name = model.resolve().name
+    request = Request(measured, graph, threads, batch, rounds, peers, instances, name)
     request.check()
     from qpc.backends.tvm.compat import require_tvm
     from qpc.terminal.hints import quoted

@@ -204,9 +204,10 @@ def _score(name: str, sums: _Sums, count: int, classes: bool, labelled: bool) ->
 def table(scores: Sequence[Score]) -> str:
     """The scores as aligned text."""
     width = max(len(score.name) for score in scores)
+    others = f"{f'not as {scores[0].name}':>11}"
     lines = [
         f"{'':<{width}}  {'top-1':>7}  {'top-5':>7}  {'agreement':>9}  {'SQNR dB':>7}"
-        f"  {'differing':>11}  {'ms/sample':>9}"
+        f"  {others}  {'ms/sample':>9}"
     ]
     for place, score in enumerate(scores):
         compared = place > 0
@@ -215,7 +216,7 @@ def table(scores: Sequence[Score]) -> str:
             _percent(score.top5, 7),
             _percent(score.agreement, 9) if compared else " " * 9,
             f"{score.sqnr_db:7.1f}" if compared else " " * 7,
-            f"{score.differing:>11,}" if compared else " " * 11,
+            f"{score.differing:>{len(others)},}" if compared else " " * len(others),
             f"{score.ms:9.2f}",
         ]
         lines.append(f"{score.name:<{width}}  {'  '.join(cells)}".rstrip())

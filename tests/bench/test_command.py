@@ -56,6 +56,12 @@ def test_a_fake_quantized_graph_is_converted_first(tmp_path: Path) -> None:
     assert run(Request(tmp_path / "fake", rounds=1, peers=[])).data["differing"] == 0
 
 
+def test_a_model_is_called_as_it_is_asked_for(graph: Path) -> None:
+    assert run(Request(graph, rounds=1, peers=[])).data["network"] == "small"
+    answer = run(Request(graph, rounds=1, peers=[], name="net"))
+    assert (answer.data["network"], answer.text.partition(":")[0]) == ("net", "net")
+
+
 def test_a_compiled_model_alone_is_timed(compiled: Path) -> None:
     answer = run(Request(compiled, rounds=3))
     assert answer.data["median_ms"] > 0

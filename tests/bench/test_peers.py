@@ -88,7 +88,7 @@ def test_what_has_no_form_that_a_runtime_reads_is_not_run_by_it() -> None:
         [],
         {
             "torch": "no ONNX form for aten.frac.default, at frac",
-            "litert": "no .tflite form for aten.frac.default at frac (it has none), at frac",
+            "litert": "no .tflite form for aten.frac.default at frac (it has none)",
         },
     )
 
