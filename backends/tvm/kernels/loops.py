@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
@@ -68,8 +68,8 @@ def for_each_vector(
         # One long row: parallel over vectors.
         with loop(whole, parallel=True) as i:
             emit([i * lanes * step for step in box.last_strides], lanes)
-        if rest:
-            emit([whole * lanes * step for step in box.last_strides], rest)
+        for place, width in _powers_of_two(whole * lanes, rest):
+            emit([place * step for step in box.last_strides], width)
         return
     with ExitStack() as stack:
         indices = outer_indices(stack, outer, parallel)
@@ -80,8 +80,16 @@ def for_each_vector(
         if whole:
             with loop(whole) as i:
                 emit(_moved(starts, box.last_strides, i * lanes), lanes)
-        if rest:
-            emit(_moved(starts, box.last_strides, whole * lanes), rest)
+        for place, width in _powers_of_two(whole * lanes, rest):
+            emit(_moved(starts, box.last_strides, place), width)
+
+
+def _powers_of_two(first: int, count: int) -> Iterator[tuple[int, int]]:
+    """Places and widths of the vectors for what is left: of others LLVM makes shuffles."""
+    while count:
+        width = 1 << (count.bit_length() - 1)
+        yield first, width
+        first, count = first + width, count - width
 
 
 def outer_indices(stack: ExitStack, extents: Sequence[int], parallel: bool) -> list[Index]:
