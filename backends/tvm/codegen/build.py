@@ -98,7 +98,7 @@ def finished(
     chosen = tvm_target(target)
     with chosen, tvm.transform.PassContext(opt_level=3, config=CODEGEN_OPTIONS):
         with clock.stage("float operators"):
-            mod = join_loops(_FLOAT_PASSES(mod))
+            mod = join_loops(_FLOAT_PASSES(mod), vectors=target.vector_lanes > 1)
         try:
             return finish(_pieces(mod, functions, weights, target, clock, cache), cache)
         except Exception as e:  # whatever comes up in a file that is not what it should be

@@ -3,7 +3,9 @@
 TVM writes one loop for each axis, and one nest for each operator of a fused function. LLVM unrolls
 an inner loop of 40 passes or fewer before it looks for vectors, and finds none then: an addition of
 images with 24 channels last takes ten times as long as one of 48. So what one operator makes for
-the next is put in its place, and axes are joined that follow each other in every tensor.
+the next is put in its place, and axes are joined that follow each other in every tensor. Where few
+values lie side by side all the same, as in a product with 24 channels, they are made vectors here,
+of powers of two: of others LLVM makes shuffles.
 
 TVM also makes a branch of every choice whose values are read from memory, which leaves LLVM no
 vectors if one of them is of a tensor that is broadcast. So what a choice needs is read before it.
@@ -12,7 +14,7 @@ vectors if one of them is of a tensor that is broadcast. So what a choice needs 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tvm
@@ -25,19 +27,28 @@ from qpc.backends.tvm.lowering.float_arithmetic import hidden, shown
 _MOST_READS = 16
 """What is read several times, and itself reads more than that, is not written several times."""
 _BRANCH = tvm.ir.Op.get("prim.if_then_else")
+_LONGEST_ROW = 64
+"""LLVM finds vectors in longer rows."""
+_SHORTEST_ROW = 9
+"""Of shorter ones it takes several at a time."""
+_WIDEST = 16
+"""Lanes of the vectors made here; LLVM makes several of one where a target has fewer."""
 
 
-def join_loops(mod: tvm.IRModule) -> tvm.IRModule:
-    """The same program, in which elementwise functions that TVM made have the fewest loops."""
+def join_loops(mod: tvm.IRModule, vectors: bool = False) -> tvm.IRModule:
+    """The same program, in which elementwise functions that TVM made have the fewest loops.
+
+    vectors: short rows are to become vectors.
+    """
     joined = tvm.IRModule(mod.functions, attrs=mod.attrs)
     for gv, function in mod.functions_items():
         ours = str(gv.name_hint).startswith(PREFIX)
         if isinstance(function, tirx.PrimFunc) and not ours:
-            joined.update_func(gv, _joined(function))
+            joined.update_func(gv, _joined(function, vectors))
     return joined
 
 
-def _joined(function: tirx.PrimFunc) -> tirx.PrimFunc:
+def _joined(function: tirx.PrimFunc, vectors: bool) -> tirx.PrimFunc:
     """A function with the fewest loops; as it is, if it does more than operate value by value."""
     schedule = s_tir.Schedule(tvm.IRModule({"main": hidden(function)}))
     try:
@@ -53,6 +64,8 @@ def _joined(function: tirx.PrimFunc) -> tirx.PrimFunc:
             if accesses is None:  # what was put in its place reads elsewhere
                 return function
             _join_axes(schedule, block, accesses)
+            if vectors and _is_row(schedule.get(block), accesses):
+                _make_vectors(schedule, block)
     except s_tir.ScheduleError:  # it is of another form
         return function
     made = shown(schedule.mod["main"])
@@ -138,6 +151,37 @@ def _join_axes(schedule: s_tir.Schedule, block: Any, accesses: _Accesses) -> Non
     for run in runs:
         if len(run) > 1:
             schedule.fuse(*(loops[axis] for axis in run))
+
+
+def _is_row(block: Any, accesses: _Accesses) -> bool:
+    """Whether what a block reads and writes lies side by side, and can be computed as vectors."""
+    last = len(block.iter_vars) - 1
+    if any(last in places and places[last] + 1 != len(shape) for places, shape in accesses):
+        return False
+    if any(access.source.dtype != "float32" for access in (*block.reads, *block.writes)):
+        return False
+    found: list[Any] = []
+    tvm_ffi.structural_walk(block.body, (tvm.ir.Call, lambda call: found.append(call.op)))
+    return all(op.get_attr("TVectorizable") for op in found)
+
+
+def _make_vectors(schedule: s_tir.Schedule, block: Any) -> None:
+    """Make vectors of the last loop of a block, if LLVM would make none."""
+    row = schedule.get_loops(block)[-1]
+    extent = int(schedule.get(row).extent)
+    if not _SHORTEST_ROW <= extent <= _LONGEST_ROW:
+        return
+    widths = list(_powers_of_two(extent))
+    parts = schedule.loop_partition(row, [*widths[:-1], None]) if len(widths) > 1 else [row]
+    for part, width in zip(parts, widths, strict=True):
+        if width > 1:
+            schedule.vectorize(part)
+
+
+def _powers_of_two(extent: int) -> Iterator[int]:
+    while extent:
+        yield (width := min(_WIDEST, 1 << (extent.bit_length() - 1)))
+        extent -= width
 
 
 def _follow(accesses: _Accesses, a: int, b: int, extents: Sequence[int]) -> bool:

@@ -2,9 +2,10 @@
 
 To TVM, `x * 0` and `x - x` are 0 and `x == x` is true, also where x is NaN or infinite, and
 `not x < y` is `y <= x`. That happens in two places. Its simplifier, which index arithmetic needs,
-rewrites what it recognises: so `hidden` turns float operators into calls of functions that it does
-not know, for as long as it is at work, and `shown` turns them back. And a node with the constant 0
-is folded when it is made: `LEGALIZED` gives such constants as tensors.
+rewrites what it recognises: so `hidden` turns float operators into calls of operators that it knows
+nothing of but that vectors can be given, for as long as it is at work, and `shown` turns them back.
+And a node with the constant 0 is folded when it is made: `LEGALIZED` gives such constants as
+tensors.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ from qpc.backends.tvm.lowering.floats.rule import is_float
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Min, tirx.Max)
 _COMPARISONS = (tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE)
 _BY_NAME = {f"qpc.{kind.__name__}": kind for kind in (*_ARITHMETIC, *_COMPARISONS)}
+_PURE = 1
+"""TVM's number for calls that do nothing but return a value."""
+
+for _name in _BY_NAME:
+    tvm.ir.register_op_attr(_name, "TCallEffectKind", _PURE)
+    tvm.ir.register_op_attr(_name, "TVectorizable", True)
 
 
 def hidden(function: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -37,26 +44,23 @@ def shown(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def _hides(name: str) -> Callable[[Any], Any]:
+    hiding = tvm.ir.Op.get(name)
+
     def replaced(operator: Any) -> Any:
         if "float" not in str(operator.a.ty):
             return operator
-        return tirx.call_pure_extern(operator.ty, name, operator.a, operator.b)
+        return tvm.ir.Call(hiding, [operator.a, operator.b], ret_ty=operator.ty)
 
     return replaced
 
 
 def _operator(call: tvm.ir.Call) -> Any:
-    kind = _kind(call)
+    kind = _BY_NAME.get(getattr(call.op, "name", ""))
     if kind is None:
         return call
-    _, a, b = call.args
+    a, b = call.args
     # LLVM is asked whether two numbers are ordered and differ, which NaN is not.
     return tirx.Not(tirx.EQ(a, b)) if kind is tirx.NE else kind(a, b)
-
-
-def _kind(call: tvm.ir.Call) -> Any:
-    name = call.args[0] if len(call.args) == 3 else None
-    return _BY_NAME.get(str(name.value)) if isinstance(name, tvm.ir.StringImm) else None
 
 
 # --- constants ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from tests.small_models import Call
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 import tvm as apache
+import tvm_ffi
 from tvm import relax, tirx
 
 from qpc.backends import tvm
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.tvm
 SHAPE = (2, 3, 4, 5)
 
 
-def joined(function: Any, *shapes: tuple[int, ...]) -> tirx.PrimFunc:
+def joined(function: Any, *shapes: tuple[int, ...], vectors: bool = False) -> tirx.PrimFunc:
     """The one function that TVM makes of operators, with its loops joined."""
     builder = relax.BlockBuilder()
     inputs = [relax.Var(f"x{i}", relax.TensorType(s, "float32")) for i, s in enumerate(shapes)]
@@ -32,7 +33,8 @@ def joined(function: Any, *shapes: tuple[int, ...]) -> tirx.PrimFunc:
     transform = relax.transform
     passes = (transform.LegalizeOps(), transform.AnnotateTIROpPattern(), transform.FuseOps())
     made = apache.transform.Sequential([*passes, transform.FuseTIR()])(builder.get())
-    (found,) = [f for _, f in join_loops(made).functions_items() if isinstance(f, tirx.PrimFunc)]
+    functions = join_loops(made, vectors).functions_items()
+    (found,) = [f for _, f in functions if isinstance(f, tirx.PrimFunc)]
     return found
 
 
@@ -52,6 +54,18 @@ def loops(function: tirx.PrimFunc) -> list[list[int]]:
 
     walk(function.body.block.body, None)
     return nests
+
+
+def vectors(function: tirx.PrimFunc) -> list[int]:
+    """The widths of all vectors, as a function is written."""
+    found: list[int] = []
+
+    def note(loop: tirx.For) -> None:
+        if loop.kind == tirx.ForKind.VECTORIZED:
+            found.append(int(loop.extent))
+
+    tvm_ffi.structural_walk(function.body, (tirx.For, note))
+    return found
 
 
 op = relax.op
@@ -128,3 +142,57 @@ def test_arithmetic_stays_as_it_is_written() -> None:
     for got, wanted in zip(found, model(x, x), strict=True):
         assert isinstance(got, Tensor)
         torch.testing.assert_close(got, wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "expected"),
+    [
+        (op.multiply, ((3, 40), (40,)), [16, 16, 8]),
+        (op.multiply, ((3, 33), (33,)), [16, 16]),
+        (op.multiply, ((2, 3, 7, 7), (3, 1, 1)), [16, 16, 16]),
+        (op.multiply, ((3, 16), (16,)), [16]),
+        (op.multiply, ((3, 65), (65,)), []),  # LLVM finds these
+        (op.multiply, ((3, 8), (8,)), []),
+        (lambda x, y: op.add(x, op.permute_dims(y)), ((3, 20), (20, 3)), []),
+        (lambda x, y: op.add(op.atan(x), y), ((3, 20), (20,)), []),  # calls of a library
+        (lambda x, y: op.add(op.nn.pad(x, [0, 0, 0, 1]), y), ((3, 19), (20,)), []),
+    ],
+)
+def test_rows_in_which_llvm_finds_no_vectors_are_made_of_them(
+    function: Any, shapes: tuple[tuple[int, ...], ...], expected: list[int]
+) -> None:
+    assert vectors(joined(function, *shapes, vectors=True)) == expected
+    assert not vectors(joined(function, *shapes))
+
+
+def _choice(x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(x > y, x * y, torch.where(x == x, y - x, y.abs().sqrt()))
+
+
+def _long_chain(x: Tensor, y: Tensor) -> Tensor:
+    for _ in range(20):
+        x = x * (x + y).floor() + x
+    return x
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        _choice,
+        _long_chain,
+        lambda x, y: (x - x) * y,
+        lambda x, y: x.clamp(-1, 0.5).abs() / y,
+        lambda x, y: (x != y).float() + (x <= y).float() * y,
+        lambda x, y: torch.maximum(x, y) - torch.minimum(-y, x),
+        lambda x, y: (x.round() + x.sign() * y.ceil()) * x.rsqrt(),
+        lambda x, y: x.tan() * y + x.sinh() + x.abs() ** 1.5,
+    ],
+)
+@pytest.mark.parametrize("width", [13, 40])
+def test_short_rows_are_what_they_are_in_pytorch(function: Any, width: int) -> None:
+    model = Call(function)
+    x = torch.randn(1, 6, width)
+    x[:, 1:3] = torch.tensor([torch.inf, torch.nan])[:, None]
+    y = torch.randn(1, 1, width)
+    found = tvm.compile_graph(traced(model, x, y))(x, y)
+    torch.testing.assert_close(found, function(x, y), rtol=1e-5, atol=0, equal_nan=True)
