@@ -169,6 +169,12 @@ def float32(value: float, lanes: int = 1) -> Expr:
     return splat(T.reinterpret("float32", T.IntImm("int32", float_bits(value))), lanes)
 
 
+def float64(value: float, lanes: int = 1) -> Expr:
+    """A constant given by its bits, too."""
+    bits = int(np.float64(value).view(np.int64))
+    return splat(T.reinterpret("float64", T.IntImm("int64", bits)), lanes)
+
+
 def float_bits(value: float) -> int:
     """The bits of a float32 as an int32."""
     return int(np.float32(value).view(np.int32))

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log, pi
+from math import factorial, log, pi
 
 import numpy as np
 from tvm.tirx import Expr
 from tvm.tirx.script import builder as T
 
-from qpc.backends.tvm.kernels.emit import bind, cast, float32, integer, reinterpret, splat
+from qpc.backends.tvm.kernels.emit import bind, cast, float32, float64, integer, reinterpret, splat
 
 MOST_ERROR = 1e-5
 """The largest relative error of these functions, in units of the result."""
@@ -69,6 +69,15 @@ _LOG1P = (
     0.09048784419252598,
 )
 """(ln(1 + r) - r + r**2 / 2) / r**3 for 1 + r between the roots of 1/2 and of 2."""
+MOST_ANGLE = 65536.0
+"""The largest angle whose sine and cosine are found here."""
+_QUARTER_HIGH = float((np.array(pi / 2).view(np.int64) & ~0x1FFFFF).view(np.float64))
+"""The first 32 bits of pi / 2: times the number of quarter turns in an angle this is exact."""
+_QUARTER_LOW = pi / 2 - _QUARTER_HIGH + 6.123233995736766e-17
+_SINE = tuple((-1) ** n / factorial(2 * n + 1) for n in range(5))
+"""sin(r) / r for |r| <= 0.8, in r**2."""
+_COSINE = tuple((-1) ** n / factorial(2 * n) for n in range(6))
+"""cos(r) for |r| <= 0.8, in r**2."""
 _ROOT_OF_HALF = 0x3F3504F3
 """Its bits."""
 _NEAR = 0.25
@@ -203,6 +212,15 @@ class Functions:
         below = self.number(negative) * self.expm1(x * self.number(slope))
         return T.Select(x > self.number(0.0), x * self.number(positive), below)
 
+    def sin(self, x: Expr) -> Expr:
+        """The sine of an angle up to `MOST_ANGLE`."""
+        return self._wave(*self._quarters(x))
+
+    def cos(self, x: Expr) -> Expr:
+        """The cosine of an angle up to `MOST_ANGLE`: a sine, a quarter of a turn later."""
+        quarters, rest = self._quarters(x)
+        return self._wave(self.bind(quarters + self._int(1)), rest)
+
     # --- parts ------------------------------------------------------------------------------------
 
     def _grown(self, x: Expr) -> tuple[Expr, Expr]:
@@ -214,6 +232,33 @@ class Functions:
         rest = x - whole * self.number(_LN2_HIGH)
         rest = self.bind(rest - whole * self.number(_LN2_LOW))
         return self.bind(self._polynomial(_EXPM1, rest) * (rest * rest) + rest), power
+
+    def _quarters(self, x: Expr) -> tuple[Expr, Expr]:
+        """Two numbers n and r, where an angle is n quarters of a turn and r, about pi / 4 or less.
+
+        The rest of angles near whole quarters is small, and float64 leaves it all of its digits.
+        """
+        x = self.bind(x)
+        shifted = x * self.number(2 / pi) + self.number_of(_ROUNDING)
+        quarters = self.bind(reinterpret(shifted, "int32", self.lanes) - self._int(_ROUNDING))
+        whole = self.bind(cast(quarters, "float64", self.lanes))
+        rest = cast(x, "float64", self.lanes) - whole * float64(_QUARTER_HIGH, self.lanes)
+        rest = rest - whole * float64(_QUARTER_LOW, self.lanes)
+        return quarters, self.bind(cast(rest, "float32", self.lanes))
+
+    def _wave(self, quarters: Expr, rest: Expr) -> Expr:
+        """The sine of so many quarters of a turn and a rest."""
+        square = self.bind(rest * rest)
+        is_odd = T.EQ(T.bitwise_and(quarters, self._int(1)), self._int(1))
+        sine = rest * self._polynomial(_SINE, square)
+        size = T.Select(is_odd, self._polynomial(_COSINE, square), sine)
+        sign = T.shift_left(T.bitwise_and(quarters, self._int(2)), self._int(30))
+        turned = T.bitwise_xor(reinterpret(size, "int32", self.lanes), sign)
+        return reinterpret(turned, "float32", self.lanes)
+
+    def is_beyond(self, x: Expr, most: float) -> Expr:
+        """Where the magnitude of x is larger."""
+        return self._magnitude(x) > self.number(most)
 
     def _root_and_rest(self, x: Expr) -> tuple[Expr, Expr]:
         """Two numbers n and r, where a positive x is `2 ** n * (1 + r)`, with 1 + r around 1."""

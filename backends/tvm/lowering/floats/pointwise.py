@@ -45,6 +45,11 @@ def _kernel(function: str) -> KernelWriter:
     return lambda call: _by_kernel(call, function)
 
 
+def _kernel_of_vectors(function: str) -> KernelWriter:
+    """A kernel where there are vectors; the library of C computes one after the other as well."""
+    return lambda call: _by_kernel(call, function) if call.isa.lanes > 1 else None
+
+
 def _by_kernel(call: FloatCall, function: str, *numbers: float) -> relax.Expr | None:
     if not call.are_floats("self"):
         return None
@@ -105,6 +110,8 @@ RULES: dict[object, FloatRule] = {
     aten.softplus.default: FloatRule(kernel=_softplus_kernel, importer=True),
     aten.mish.default: FloatRule(kernel=_kernel("mish")),
     aten.gelu.default: FloatRule(kernel=_gelu_kernel, importer=True),
+    aten.cos.default: FloatRule(kernel=_kernel_of_vectors("cos"), importer=True),
+    aten.sin.default: FloatRule(kernel=_kernel_of_vectors("sin"), importer=True),
     **{
         operator: FloatRule(kernel=_kernel(function), importer=True)
         for operator, function in (
@@ -123,7 +130,6 @@ RULES: dict[object, FloatRule] = {
             aten._to_copy.default,
             aten.abs.default,
             aten.ceil.default,
-            aten.cos.default,
             aten.floor.default,
             aten.hardswish.default,
             aten.leaky_relu.default,
@@ -132,7 +138,6 @@ RULES: dict[object, FloatRule] = {
             aten.round.default,
             aten.rsqrt.default,
             aten.sign.default,
-            aten.sin.default,
             aten.sqrt.default,
             aten.square.default,
             aten.tan.default,
