@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from qpc.interrupts import signals_that_end_no_process
+
 
 @contextmanager
 def ordinary_torch() -> Iterator[None]:
     """No autocast, inference mode or mode that replaces operators; the CPU and float32 as defaults.
 
-    All is as it was afterwards.
+    Ctrl-C ends what is done, and not the process. All is as it was afterwards.
     """
     import torch  # when it is needed: what is wrong with a path can be said without
     from torch.utils._python_dispatch import _disable_current_modes
 
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
+        stack.enter_context(signals_that_end_no_process())
         stack.enter_context(_disable_current_modes())
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))

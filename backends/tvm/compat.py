@@ -12,7 +12,7 @@ from importlib import metadata
 
 from qpc.errors import MissingDependencyError
 from qpc.installing import install_line
-from qpc.runtime.interrupts import deferred_signals
+from qpc.interrupts import deferred_signals
 
 TVM_VERSION = "0.27.0.post1"
 FFI_VERSION = "0.1.14.post1"

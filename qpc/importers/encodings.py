@@ -114,7 +114,10 @@ def _value(grid: TensorGrid, source: str) -> QParams:
     try:
         return QParams(nearest_scale(grid.scales[0]), *ends, torch.uint8)
     except ConfigError as e:
-        raise ArtifactError(f"{source}: {grid.tensor!r}: {e.what}") from e
+        raise ArtifactError(
+            f"{source}: {grid.tensor!r}: {e.what}",
+            fix="correct it, or leave it out, so that batches calibrate it",
+        ) from e
 
 
 _BYTE = 8

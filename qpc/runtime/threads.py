@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from qpc.errors import BackendError
+from qpc.interrupts import deferred_signals
 from qpc.runtime.forks import renew_in_forks
-from qpc.runtime.interrupts import deferred_signals
 from qpc.runtime.library import Library
 from qpc.runtime.pool import Pool
 

@@ -81,8 +81,9 @@ def test_other_names_are_reported(traced: GraphModule, tmp_path: Path) -> None:
 def test_grids_that_we_cannot_have_are_refused(
     grids: list[TensorGrid], why: str, traced: GraphModule, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtifactError, match=why):
+    with pytest.raises(ArtifactError, match=why) as caught:
         qpc.import_encodings(traced, written(tmp_path, *grids))
+    assert caught.value.fix
 
 
 def test_a_graph_that_is_quantized_has_grids_already(integers: GraphModule, tmp_path: Path) -> None:

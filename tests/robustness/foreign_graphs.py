@@ -39,6 +39,8 @@ FORMS: Mapping[str, Form] = {
 }
 """Every set of instructions that there is code for, and every way to it."""
 
+_NO_ROOM = "will not fit in region"
+"""What the linker says of a program that is too large for the emulated board: no fault."""
 _TOGETHER = 10  # graphs in a program: more have no room in the memory of the smallest board
 
 
@@ -71,17 +73,21 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was found is said in any case
     faults = 0
     for name in given.form:
-        start, wrong, tried = time.monotonic(), [], 0
+        start, wrong, large, tried = time.monotonic(), [], [], 0
         with contextlib.suppress(KeyboardInterrupt):
             for seed, fault in check(FORMS[name], seeds):
                 tried += 1
-                if fault is not None:
+                if fault is not None and _NO_ROOM in fault:
+                    large.append(seed)
+                elif fault is not None:
                     wrong.append(seed)
                     command = f"{parser.prog} --form {name} --count 1 --seed {seed}"
                     print(f"{name}: {fault}\nrepeat with: {command}\n{'=' * 80}", flush=True)
         spent = time.monotonic() - start
-        equal = tried - len(wrong)
+        equal = tried - len(wrong) - len(large)
         print(f"{name}: {equal} of {tried} graphs equal in {spent:.0f} s {wrong}", flush=True)
+        if large:
+            print(f"{name}: {len(large)} have no room on the board {large}", flush=True)
         faults += len(wrong)
         if tried < len(seeds):
             break

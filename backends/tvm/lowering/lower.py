@@ -8,6 +8,7 @@ logical order.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 from tvm import relax
+from tvm.error import InternalError
 
 from qpc.backends.common.concat_in_place import Concat
 from qpc.backends.common.decompose import evaluate
@@ -81,8 +83,9 @@ class _Lowering:
             try:
                 with builder.dataflow():
                     emitted = [builder.emit_output(r) for r in self._body()]
-            except BaseException:  # Ctrl-C, too
-                builder._end_block()  # else TVM complains on standard error
+            except BaseException:  # Ctrl-C, too, which may come before the block has begun
+                with suppress(InternalError):
+                    builder._end_block()  # else TVM complains on standard error
                 raise
             weights = self._emit.parameters
             builder.emit_func_output(emitted, params=[*inputs, *weights.values()])

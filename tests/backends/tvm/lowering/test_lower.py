@@ -14,6 +14,8 @@ from tests.backends.tvm.checking import assert_same_bits, kernels
 from tests.generators import IntegerGraph
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
+from tvm import relax
+
 from qpc.backends import tvm
 from qpc.targets import Target
 
@@ -385,3 +387,16 @@ def test_an_unknown_target_is_an_error_that_lists_targets() -> None:
     g = IntegerGraph()
     with pytest.raises(UnsupportedTargetError, match="unknown target 'pdp-11'"):
         tvm.compile_graph(g.module(_image(g)), "pdp-11")
+
+
+def test_ctrl_c_before_a_block_begins_is_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(builder: relax.BlockBuilder) -> None:
+        raise KeyboardInterrupt
+
+    g = IntegerGraph()
+    gm = g.module(_image(g))
+    with monkeypatch.context() as patch:
+        patch.setattr(relax.BlockBuilder, "dataflow", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tvm.compile_graph(gm)
+    assert_same_bits(gm)
