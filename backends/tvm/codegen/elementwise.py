@@ -22,11 +22,14 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from qpc.backends.tvm.kernels.kernel import PREFIX
-from qpc.backends.tvm.lowering.float_arithmetic import hidden, shown
+from qpc.backends.tvm.lowering.float_arithmetic import HIDING, hidden, shown
 
 _MOST_READS = 16
 """What is read several times, and itself reads more than that, is not written several times."""
 _BRANCH = tvm.ir.Op.get("prim.if_then_else")
+_INSTRUCTIONS = ("ceil", "fabs", "floor", "nearbyint", "round", "rsqrt", "sqrt", "trunc")
+_OF_VECTORS = HIDING.union(f"tirx.{name}" for name in _INSTRUCTIONS)
+"""What is called with vectors; of other functions there is one value at a time in any case."""
 _LONGEST_ROW = 64
 """LLVM finds vectors in longer rows."""
 _SHORTEST_ROW = 9
@@ -160,9 +163,9 @@ def _is_row(block: Any, accesses: _Accesses) -> bool:
         return False
     if any(access.source.dtype != "float32" for access in (*block.reads, *block.writes)):
         return False
-    found: list[Any] = []
-    tvm_ffi.structural_walk(block.body, (tvm.ir.Call, lambda call: found.append(call.op)))
-    return all(op.get_attr("TVectorizable") for op in found)
+    called: set[str] = set()
+    tvm_ffi.structural_walk(block.body, (tvm.ir.Call, lambda call: called.add(str(call.op.name))))
+    return called <= _OF_VECTORS
 
 
 def _make_vectors(schedule: s_tir.Schedule, block: Any) -> None:

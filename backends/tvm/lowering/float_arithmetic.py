@@ -23,6 +23,8 @@ from qpc.backends.tvm.lowering.floats.rule import is_float
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Min, tirx.Max)
 _COMPARISONS = (tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE)
 _BY_NAME = {f"qpc.{kind.__name__}": kind for kind in (*_ARITHMETIC, *_COMPARISONS)}
+HIDING = frozenset(_BY_NAME)
+"""The names of what is called in place of operators."""
 _PURE = 1
 """TVM's number for calls that do nothing but return a value."""
 

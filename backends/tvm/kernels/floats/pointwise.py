@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 
 from tvm.tirx import Expr, PrimFunc
-
 from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.kernels.emit import Flat, Index, bind, loop, prim_func, tasks

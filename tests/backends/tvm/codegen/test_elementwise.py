@@ -184,7 +184,7 @@ def _long_chain(x: Tensor, y: Tensor) -> Tensor:
         lambda x, y: x.clamp(-1, 0.5).abs() / y,
         lambda x, y: (x != y).float() + (x <= y).float() * y,
         lambda x, y: torch.maximum(x, y) - torch.minimum(-y, x),
-        lambda x, y: x.tan() * (y.abs() ** 1.5),
+        lambda x, y: x.sinh() * (y.abs() ** 1.5),
         lambda x, y: (x.round() + x.sign() * y.ceil()) * x.rsqrt(),
     ],
 )

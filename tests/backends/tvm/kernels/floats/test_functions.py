@@ -81,7 +81,8 @@ def test_the_relative_error_is_small_wherever_the_result_is_a_normal_number(
     if name == "exp_negative":
         got, wanted = got[~(x > 0)], wanted[~(x > 0)]
     if name in ("sin", "cos"):
-        x, got, wanted = (values[~(abs(x) > MOST_ANGLE)] for values in (x, got, wanted))
+        few = ~(np.abs(x) > MOST_ANGLE)
+        x, got, wanted = x[few], got[few], wanted[few]
     with np.errstate(over="ignore"):
         as_float = wanted.astype(np.float32)
     np.testing.assert_array_equal(np.isnan(got), np.isnan(as_float))

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 pytest.importorskip("tvm", reason="needs Apache TVM")
 
-from qpc.backends.tvm.kernels.floats.pointwise import PointwiseDesc, pointwise
 from qpc.backends.tvm.kernels.floats.functions import MOST_ERROR
+from qpc.backends.tvm.kernels.floats.pointwise import PointwiseDesc, pointwise
 from qpc.backends.tvm.kernels.isa.base import Isa
 from tests.backends.tvm.kernels.conftest import NOT_PLAIN
 
