@@ -31,6 +31,7 @@ _PURE = 1
 for _name in _BY_NAME:
     tvm.ir.register_op_attr(_name, "TCallEffectKind", _PURE)
     tvm.ir.register_op_attr(_name, "TVectorizable", True)
+    tvm.ir.register_op_attr(_name, "TScriptPrinterName", _name)  # without one TVM warns
 
 
 def hidden(function: tirx.PrimFunc) -> tirx.PrimFunc:

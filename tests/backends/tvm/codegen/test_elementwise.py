@@ -16,6 +16,7 @@ from tvm import relax, tirx
 
 from qpc.backends import tvm
 from qpc.backends.tvm.codegen.elementwise import join_loops
+from qpc.backends.tvm.lowering.float_arithmetic import hidden
 
 pytestmark = pytest.mark.tvm
 
@@ -196,3 +197,9 @@ def test_short_rows_are_what_they_are_in_pytorch(function: Any, width: int) -> N
     y = torch.randn(1, 1, width)
     found = tvm.compile_graph(traced(model, x, y))(x, y)
     torch.testing.assert_close(found, function(x, y), rtol=1e-5, atol=0, equal_nan=True)
+
+
+def test_hidden_arithmetic_is_printed_without_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
+    """TVM prints functions in errors, which we catch."""
+    assert "qpc.Mul" in str(hidden(joined(op.multiply, SHAPE, SHAPE)))
+    assert not capfd.readouterr().err
