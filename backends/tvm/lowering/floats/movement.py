@@ -9,7 +9,16 @@ from math import prod
 import numpy as np
 from tvm import relax
 
-from qpc.backends.tvm.lowering.floats.rule import IMPORTED, Arguments, FloatRule, dtype_of
+from qpc.backends.tvm.kernels.kernel import TensorType
+from qpc.backends.tvm.lowering.copies import roll
+from qpc.backends.tvm.lowering.floats.call import FloatCall
+from qpc.backends.tvm.lowering.floats.rule import (
+    IMPORTED,
+    Arguments,
+    FloatRule,
+    dtype_of,
+    shape_of,
+)
 from qpc.calls import aten
 
 
@@ -103,6 +112,21 @@ def _unfold(_: relax.BlockBuilder, args: Arguments) -> relax.Expr:
     return relax.op.permute_dims(apart, [*order, axis + 1])
 
 
+def _rolled(call: FloatCall) -> relax.Expr | None:
+    """As a few copies: TVM asks at every value on which side of the seam it lies."""
+    x, dims, shifts = (call.args[name] for name in ("self", "dims", "shifts"))
+    if not call.are_floats("self"):
+        return None
+    shape = shape_of(x)
+    # Without axes, all values are one.
+    stored = TensorType(tuple(shape) if dims else (prod(shape),), "float32")
+    by_axis: dict[int, int] = {}
+    for axis, shift in zip(dims or [0], shifts, strict=True):
+        at = axis % len(stored.shape)
+        by_axis[at] = by_axis.get(at, 0) + shift
+    return call.kernel(roll(stored, by_axis).kernel(call.threads), [x], shape)
+
+
 RULES: dict[object, FloatRule] = {
     aten.embedding.default: FloatRule(_embedding),
     aten.index.Tensor: FloatRule(_index),
@@ -112,6 +136,7 @@ RULES: dict[object, FloatRule] = {
     aten.copy.default: FloatRule(_copy),
     aten.slice_scatter.default: FloatRule(_slice_scatter),
     aten.index_select.default: FloatRule(_index_select),
+    aten.roll.default: FloatRule(kernel=_rolled, importer=True),
     aten.unfold.default: FloatRule(writes=_unfold),
     **dict.fromkeys(
         (
@@ -124,7 +149,6 @@ RULES: dict[object, FloatRule] = {
             aten.permute.default,
             aten.repeat.default,
             aten.reshape.default,
-            aten.roll.default,
             aten.slice.Tensor,
             aten.split_with_sizes.default,
             aten.squeeze.dim,
