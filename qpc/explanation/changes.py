@@ -16,6 +16,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from types import MappingProxyType
 
 from qpc.explanation.own_errors import Errors
 from qpc.explanation.result import Change, LayerExplained, decibels
@@ -60,13 +61,15 @@ def changes_of(
     total_us: float | None,
     prunable: Mapping[str, bool],
     most: int = 3,
+    borders: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Change, ...]:
     """The changes that would gain most, the best first.
 
     layers: all rows. errors: of the outputs. total_us: of a call, if it is known. prunable: whether
-    the channels that a layer makes may go, by the layer's node.
+    the channels that a layer makes may go, by the layer's node. borders: what can be done about the
+    rounding of values that are in float before, by the node that rounds them.
     """
-    found = [*_for_accuracy(layers, errors)]
+    found = [*_for_accuracy(layers, errors, borders)]
     if total_us:
         found += _for_islands(islands, layers, total_us)
         found += _for_pruning(layers, total_us, prunable)
@@ -77,7 +80,9 @@ def changes_of(
 # --- accuracy -------------------------------------------------------------------------------------
 
 
-def _for_accuracy(layers: Sequence[LayerExplained], errors: Errors) -> Iterator[Change]:
+def _for_accuracy(
+    layers: Sequence[LayerExplained], errors: Errors, borders: Mapping[str, str]
+) -> Iterator[Change]:
     own = sum(row.own_noise or 0.0 for row in layers)
     if not own:
         return
@@ -86,7 +91,7 @@ def _for_accuracy(layers: Sequence[LayerExplained], errors: Errors) -> Iterator[
         if not row.own_noise:
             continue
         share = row.own_noise / own
-        cause, what, kind = _cause(row)
+        cause, what, kind = _cause(row, borders.get(row.node))
         if share < 1.0:
             before, after = (decibels(errors.noise * part) for part in (1.0, 1.0 - share))
             expected = f"the outputs would agree to about {after:.1f} dB, not {before:.1f}"
@@ -106,8 +111,11 @@ class _Kind(Enum):
     COST = auto()
 
 
-def _cause(row: LayerExplained) -> tuple[str, str, _Kind]:
-    """What is wrong with an operator, and what to do about it."""
+def _cause(row: LayerExplained, border: str | None) -> tuple[str, str, _Kind]:
+    """What is wrong with an operator, and what to do about it.
+
+    border: what to do if it is only rounding, where that is known.
+    """
     share = f"alone it leaves {row.own_db:.1f} dB of the outputs" if row.own_db is not None else ""
     if row.clipped > _CLIPPED and row.reach > _REACH:
         cause = (
@@ -127,8 +135,13 @@ def _cause(row: LayerExplained) -> tuple[str, str, _Kind]:
         cause = f"its weights have {row.weight_bits} bits; {share}"
         return cause, "give them more bits", _Kind.COST
     kept = row.module or row.operator
-    what = f"keep it in float: `qpc quantize` with --float {shlex.quote(kept)}"
+    what = border or f"keep it in float: {kept_in_float(kept)}"
     return f"rounding costs most here; {share}", what, _Kind.COST
+
+
+def kept_in_float(module: str) -> str:
+    """How the user keeps a module in float."""
+    return f"`qpc quantize` with --float {shlex.quote(module)}"
 
 
 # --- time -----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from qpc.batches import Batch, checked_batches, inputs_of
 from qpc.calls import is_shape_arithmetic, qpc_ops
 from qpc.effort import tidying
 from qpc.errors import PassError
-from qpc.explanation.changes import Island, changes_of
+from qpc.explanation.changes import Island, changes_of, kept_in_float
 from qpc.explanation.inspection import Form, LayerFacts, in_integers, inspect_graph, stage_of
 from qpc.explanation.own_errors import MOST_MACS, Errors, own_errors
 from qpc.explanation.result import Explanation, LayerExplained
@@ -78,7 +78,7 @@ def explain(
     known = 0.0 if profile is None else sum(t.us for t in times.values())
     return Explanation(
         layers=rows,
-        changes=changes_of(rows, islands, errors, total, prunable, most),
+        changes=changes_of(rows, islands, errors, total, prunable, most, _borders(integer)),
         noise=errors.noise,
         varying=errors.varying,
         samples=errors.samples,
@@ -185,6 +185,22 @@ def _why_alone(node: Node, time: NodeTime | None) -> str:
     if len(read) == len(layers):
         return f"{label(read[0])} is read by {len(read[0].users)} operators"
     return "its operands differ in shape, or the layer before does other operators already"
+
+
+def _borders(gm: GraphModule) -> dict[str, str]:
+    """What can be done about the rounding of values that are in float before, by node."""
+    found = {}
+    for node in gm.graph.nodes:
+        if node.target is not _QUANTIZE or node.all_input_nodes[0].op == "placeholder":
+            continue
+        if all(op_name(reader).startswith("linear") for reader in node.users):
+            found[node.name] = (
+                "let each row have a range of its own when the model runs: `qpc quantize` with"
+                " --mode dynamic"
+            )
+        elif module := next((m for n in node.users if (m := info(n).module_path)), ""):
+            found[node.name] = f"keep what reads it in float: {kept_in_float(module)}"
+    return found
 
 
 # --- times ----------------------------------------------------------------------------------------

@@ -57,3 +57,12 @@ def test_rounding_to_few_bits_is_no_wrong_scale() -> None:
 
 def test_a_model_without_noise_needs_no_change() -> None:
     assert changes_of([replace(WELL, own_noise=0.0)], (), ERRORS, None, {}) == ()
+
+
+def test_rounding_at_a_border_is_not_mended_by_what_is_in_float_already() -> None:
+    at = {"conv": "let each row have a range of its own"}
+    errors = Errors((), noise=0.01, varying=1.0)
+    (found,) = changes_of([WELL], (), errors, None, {}, borders=at)
+    assert found.what == "let each row have a range of its own"
+    (found,) = changes_of([WELL], (), errors, None, {})
+    assert found.what == "keep it in float: `qpc quantize` with --float well"

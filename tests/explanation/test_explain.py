@@ -16,7 +16,8 @@ from qpc.errors import PassError
 from qpc.explanation.explain import explain
 from qpc.explanation.result import Explanation
 from qpc.meta import label
-from qpc.quant.config import LayerConfig, Override
+from qpc.quant.config import ActivationConfig, LayerConfig, Override, QuantConfig
+from qpc.quant.observers import MinMax
 from qpc.registry import op_name
 from tests.explanation.faults import (
     NETWORKS,
@@ -233,3 +234,21 @@ def test_what_cannot_be_explained_is_refused(networks: Networks) -> None:
         node.name = f"other_{node.name}"
     with pytest.raises(PassError, match="the two graphs have no value in common"):
         explain(other, integer, [torch.randn(1, 3)])
+
+
+@pytest.mark.parametrize(
+    ("reader", "advice"),
+    [(nn.Linear(16, 8), "--mode dynamic"), (nn.Conv2d(3, 8, 3), "keep what reads it in float")],
+)
+def test_what_rounds_values_of_float_operators_is_mended_where_they_are_read(
+    reader: nn.Module, advice: str
+) -> None:
+    torch.manual_seed(0)
+    batches = [torch.randn(4, 3, 8, 16)]
+    gm = qpc.trace(nn.Sequential(nn.LayerNorm(16), reader), batches[0])
+    coarse = QuantConfig(
+        default=LayerConfig(activation=ActivationConfig(bits=3, observer=MinMax()))
+    )
+    found = explain(gm, qpc.quantize(gm, batches, coarse), batches, float_time=False)
+    (said,) = [c.what for c in found.changes if c.layer.startswith("0 (quantize")]
+    assert advice in said
