@@ -14,7 +14,7 @@ float model runs without its batch norms, which are folded into the layers befor
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -40,6 +40,7 @@ from qpc.meta import info, value_name
 from qpc.pipeline import Pipeline
 from qpc.precision.partial_runs import NoiseSums, require_finite, tensors_of
 from qpc.quant.grid import QParams
+from qpc.registry import Role, role_of
 
 _SOME = 2  # samples, between which something may differ
 MOST_MACS = 200_000_000_000
@@ -99,10 +100,21 @@ def measurable(reference: GraphModule, integer: GraphModule) -> list[Node]:
         if node.op != "call_function" or value_name(node) not in known:
             continue
         on_grid = info(node).dtype in INTEGERS and info(node).qparams is not None
-        if on_grid or (info(node).dtype is torch.float32 and in_integers(node)):
+        real = info(node).dtype is torch.float32
+        if on_grid or (real and in_integers(_maker(node, known))):
             found.append(node)
     last = {value_name(node): node for node in found if node.target is not QUANTIZE}
     return [n for n in found if n.target is QUANTIZE or last[value_name(n)] is n]
+
+
+def _maker(node: Node, known: Container[str | None]) -> Node:
+    """What makes a value that is only moved on the way, if the float model does not know it so.
+
+    A convolution over one axis is one of images, whose result gets its shape back afterwards.
+    """
+    while role_of(node) is Role.MOVE and value_name(node.all_input_nodes[0]) not in known:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def own_errors(

@@ -103,3 +103,12 @@ def test_values_of_the_whole_integer_model_are_compared_like_qpc_compare_does(
     assert rows.keys() == found.keys() - {"x"}  # the input, rounded
     for name, row in rows.items():
         assert found[name] == pytest.approx(10 ** (-row.sqnr_db / 10), rel=1e-3)
+
+
+def test_what_is_only_moved_behind_a_layer_that_ends_in_float_is_measured_too() -> None:
+    torch.manual_seed(0)
+    batches = [torch.randn(4, 6, 16)]
+    gm = qpc.trace(nn.Sequential(nn.LayerNorm(16), nn.Conv1d(6, 8, 3)), batches[0])
+    found = own_errors(gm, qpc.quantize(gm, batches), batches)
+    (only,) = found.operators
+    assert only.noise == pytest.approx(found.noise)
