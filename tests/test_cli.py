@@ -116,7 +116,7 @@ def test_bench_hands_on_what_is_asked_and_prints_the_answer(
     peers = ["--peer", "torch", "--peer", "openvino", "--peer", "torch"]
     result = bench(run, *peers, "--threads", "2", "--rounds", "3")
     assert result.exit_code == 0
-    assert asked == [Request(tmp_path, None, 2, 1, 3, ["torch", "openvino"])]
+    assert asked == [Request(tmp_path, None, 2, 1, 3, ["torch", "openvino"], name=tmp_path.name)]
     assert result.stdout == "a table\n"
     assert "a note" in result.stderr
     assert json.loads(bench(run, "--json").stdout) == {"qpc": VERSION, "rounds": 50}
