@@ -1,8 +1,9 @@
 """Exit with 0 if all tests that failed, of which there must be one, took too long.
 
-    python .ci/took_too_long.py REPORT.xml
+    python .ci/took_too_long.py REPORT.xml COUNT
 
-A wrong value or an error is no matter of time: then it exits with 1. What failed is printed.
+COUNT: how many tests there are, all of which must have a result: a run that was interrupted has
+not. A wrong value or an error is no matter of time: then it exits with 1. What failed is printed.
 """
 
 from __future__ import annotations
@@ -15,11 +16,16 @@ _SIGNS = ("Timeout (>", "crashed while running")
 """What pytest-timeout writes, and pytest-xdist of a worker that was ended as it hung."""
 
 
-def main(report: Path) -> int:
+def main(report: Path, count: int) -> int:
     """Print what failed; 0 if it is all a matter of time."""
+    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    ran = {(case.get("classname"), case.get("name")) for case in cases}
+    if len(ran) < count:
+        print(f"{count - len(ran)} of {count} tests have no result")
+        return 1
     failed = [
         (f"{case.get('classname')}::{case.get('name')}", problem.get("message") or "")
-        for case in ElementTree.parse(report).getroot().iter("testcase")
+        for case in cases
         for problem in (*case.findall("failure"), *case.findall("error"))
     ]
     for name, message in failed:
@@ -29,4 +35,4 @@ def main(report: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
