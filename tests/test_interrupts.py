@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -116,14 +117,26 @@ def test_ctrl_c_while_a_model_is_traced_ends_no_process() -> None:
     start = time.perf_counter()
     qpc.trace(model, x)
     seconds = time.perf_counter() - start
+    armed: list[bool] = []
+
+    def stop(_number: int, _frame: object) -> None:
+        if armed:  # one that comes late would interrupt whatever runs then
+            armed.clear()
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
     for number in range(tries):
-        delay = seconds * number / tries
-        timer = threading.Timer(delay, signal.raise_signal, [signal.SIGINT])
+        armed.append(True)
+        timer = threading.Timer(seconds * number / tries, signal.raise_signal, [signal.SIGINT])
         try:
             timer.start()
             qpc.trace(model, x)
             timer.join()
-            time.sleep(0.02)  # until one that came a moment later has come
         except KeyboardInterrupt:
             came += 1
+        with contextlib.suppress(KeyboardInterrupt):
+            armed.clear()
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join()
     assert came > tries / 2
