@@ -14,13 +14,14 @@ vectors if one of them is of a tensor that is broadcast. So what a choice needs 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from qpc.backends.tvm.kernels.emit import powers_of_two
 from qpc.backends.tvm.kernels.kernel import PREFIX
 from qpc.backends.tvm.lowering.float_arithmetic import HIDING, hidden, shown
 
@@ -174,17 +175,11 @@ def _make_vectors(schedule: s_tir.Schedule, block: Any) -> None:
     extent = int(schedule.get(row).extent)
     if not _SHORTEST_ROW <= extent <= _LONGEST_ROW:
         return
-    widths = list(_powers_of_two(extent))
+    widths = powers_of_two(extent, _WIDEST)
     parts = schedule.loop_partition(row, [*widths[:-1], None]) if len(widths) > 1 else [row]
     for part, width in zip(parts, widths, strict=True):
         if width > 1:
             schedule.vectorize(part)
-
-
-def _powers_of_two(extent: int) -> Iterator[int]:
-    while extent:
-        yield (width := min(_WIDEST, 1 << (extent.bit_length() - 1)))
-        extent -= width
 
 
 def _follow(accesses: _Accesses, a: int, b: int, extents: Sequence[int]) -> bool:

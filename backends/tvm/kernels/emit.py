@@ -279,3 +279,13 @@ def _in_chunks(size: int, emit: Callable[[Index, int], None]) -> None:
 
 def _span(offset: Index, lanes: int) -> Index:
     return offset if lanes == 1 else T.ramp(offset, 1, lanes)
+
+
+def powers_of_two(count: int, most: int = 0) -> list[int]:
+    """Sizes of vectors that together are `count`, the largest first.
+
+    most: none is larger than this power of two, if it is given.
+    """
+    whole, rest = divmod(count, most) if most else (0, count)
+    powers = [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
+    return [most] * whole + powers

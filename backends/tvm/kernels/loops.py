@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 
-from qpc.backends.tvm.kernels.emit import Index, loop, split
+from qpc.backends.tvm.kernels.emit import Index, loop, powers_of_two, split
 
 _MIN_PARALLEL = 1 << 15  # elements; below that, waking threads costs more than it saves
 
@@ -64,11 +65,13 @@ def for_each_vector(
     *outer, last = box.extents
     parallel = threads > 1 and prod(box.extents) >= _MIN_PARALLEL
     whole, rest = divmod(last, lanes)
+    widths = powers_of_two(rest)  # of other vectors LLVM makes shuffles
+    left = list(zip(accumulate(widths[:-1], initial=whole * lanes), widths, strict=False))
     if not outer and parallel:
         # One long row: parallel over vectors.
         with loop(whole, parallel=True) as i:
             emit([i * lanes * step for step in box.last_strides], lanes)
-        for place, width in _powers_of_two(whole * lanes, rest):
+        for place, width in left:
             emit([place * step for step in box.last_strides], width)
         return
     with ExitStack() as stack:
@@ -80,16 +83,8 @@ def for_each_vector(
         if whole:
             with loop(whole) as i:
                 emit(_moved(starts, box.last_strides, i * lanes), lanes)
-        for place, width in _powers_of_two(whole * lanes, rest):
+        for place, width in left:
             emit(_moved(starts, box.last_strides, place), width)
-
-
-def _powers_of_two(first: int, count: int) -> Iterator[tuple[int, int]]:
-    """Places and widths of the vectors for what is left: of others LLVM makes shuffles."""
-    while count:
-        width = 1 << (count.bit_length() - 1)
-        yield first, width
-        first, count = first + width, count - width
 
 
 def outer_indices(stack: ExitStack, extents: Sequence[int], parallel: bool) -> list[Index]:

@@ -29,6 +29,7 @@ from qpc.backends.tvm.kernels.emit import (
     local,
     loop,
     loop_between,
+    powers_of_two,
     scratch,
     split,
     tasks,
@@ -209,7 +210,7 @@ class _Code:
                 with loop(whole) as i:
                     self._add_steps(source, sums, place, term, i * group, group)
             at = whole * group
-            for count in _powers_of_two(rest):
+            for count in powers_of_two(rest):
                 self._add_steps(source, sums, place, term, at, count)
                 at += count
 
@@ -297,8 +298,3 @@ class _Code:
     def _lanes(self, values: Flat, start: Index, vector: int) -> Expr:
         lanes = self.plan.isa.lanes
         return bind(values.load(start + vector * lanes, lanes))
-
-
-def _powers_of_two(count: int) -> list[int]:
-    """Sizes of loads that together are `count`, the largest first."""
-    return [1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]

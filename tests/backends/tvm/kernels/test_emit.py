@@ -20,7 +20,7 @@ from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.conv.winograd_plan import WinogradPlan
 from qpc.backends.tvm.kernels.elementwise import add, lookup
-from qpc.backends.tvm.kernels.emit import Flat, Wrapping, prim_func, wrapped_sum
+from qpc.backends.tvm.kernels.emit import Flat, Wrapping, powers_of_two, prim_func, wrapped_sum
 from qpc.backends.tvm.kernels.epilogue import AddTensor, Requantize
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc, View
 from qpc.backends.tvm.kernels.isa.choose import isa_for
@@ -146,3 +146,12 @@ def test_no_sum_of_a_layer_promises_not_to_wrap(name: str) -> None:
     for kind, kernel in _kernels(target):
         assert (kernel.saved > 0) == kind.startswith("minimal"), kind
         assert promises(llvm_ir(kernel.func, target)) == [], kind
+
+
+@pytest.mark.parametrize("most", [0, 4, 16])
+@pytest.mark.parametrize("count", [0, 1, 7, 24, 41])
+def test_powers_of_two_add_up_the_largest_first(count: int, most: int) -> None:
+    found = powers_of_two(count, most)
+    assert sum(found) == count
+    assert found == sorted(found, reverse=True)
+    assert all(width & (width - 1) == 0 and (not most or width <= most) for width in found)
