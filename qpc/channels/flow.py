@@ -139,6 +139,8 @@ class Flow:
         self._turn = None
         if node.target is operator.getitem:
             found += self._item(node)
+        elif any(0 in self.shape(source) for source in node.all_input_nodes):
+            found.append(pin_inputs(self, node, f"{describe(node)} reads an empty tensor"))
         elif spec is not None and spec.channels_together is not None:
             found += spec.channels_together(self, node)
         elif spec is not None and spec.channels is not None:

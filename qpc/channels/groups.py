@@ -216,7 +216,7 @@ def _runs(axis: ParameterAxis, group_ids: Labels) -> Iterator[ChannelSlice]:
     ids = torch.cat([group_ids, torch.tensor([NONE])])[axis.labels]  # NONE is -1: the last
     cuts = (torch.nonzero(torch.diff(ids)).flatten() + 1).tolist()
     for start, stop in itertools.pairwise([0, *cuts, len(ids)]):
-        if int(ids[start]) != NONE:
+        if start < stop and int(ids[start]) != NONE:  # an axis may be empty
             yield ChannelSlice(axis.name, axis.axis, start, stop)
 
 

@@ -311,6 +311,10 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         lambda x: torch.zeros(2, 1, 1, 1, 1) + x,
         ["aten.add.Tensor(@_constants.zeros, %x)"],
     ),
+    "rrelu": (
+        lambda x: F.rrelu(x, 0.125, 0.375),
+        ["aten.leaky_relu(%x, 0.25)"],
+    ),
     # dropout
     "dropout2d": (lambda x: F.dropout2d(x, 0.5, False), ["aten.dropout(%x, 0.5, False)"]),
     "alpha_dropout": (lambda x: F.alpha_dropout(x, 0.5), ["aten.dropout(%x, 0.5, False)"]),

@@ -122,3 +122,20 @@ def test_a_pattern_of_heads_that_matches_no_module_is_an_error() -> None:
     with pytest.raises(PassError, match="the pattern 'atention' of heads matches no") as caught:
         analyze_channels(gm, heads=("0", "atention"))
     assert caught.value.fix == "look at the module paths in print(qpc.format_graph(gm))"
+
+
+def test_empty_parameters_have_no_channels() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+            self.slopes, self.none = nn.Parameter(torch.empty(0, 4)), nn.Parameter(torch.empty(0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.stem(x) + self.slopes.sum(0)[:, None, None]
+            z: Tensor = self.head(y) + self.none.sum()
+            return z
+
+    found = analysis(Model())
+    assert all(s.start < s.stop for group in found.groups for s in group.slices)
+    assert all("a tensor whose size is fixed" in why for why in found.declined.values())

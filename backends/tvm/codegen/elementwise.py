@@ -171,7 +171,10 @@ def _is_row(block: Any, accesses: _Accesses) -> bool:
 
 def _make_vectors(schedule: s_tir.Schedule, block: Any) -> None:
     """Make vectors of the last loop of a block, if LLVM would make none."""
-    row = schedule.get_loops(block)[-1]
+    loops = list(schedule.get_loops(block))
+    if not loops:  # a single value
+        return
+    row = loops[-1]
     extent = int(schedule.get(row).extent)
     if not _SHORTEST_ROW <= extent <= _LONGEST_ROW:
         return

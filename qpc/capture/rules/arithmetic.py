@@ -77,6 +77,14 @@ def _filling(call: Call, value: Argument, other: Argument) -> int | float | None
     return number if isinstance(number, int | float) else None
 
 
+def _random_slope(call: Call) -> Node | None:
+    """A leaky rectifier whose slopes are random in training, and at inference their mean."""
+    if call.args["training"]:
+        return None
+    slope = (call.args["lower"] + call.args["upper"]) / 2
+    return call.emit(aten.leaky_relu.default, call.source(), slope)
+
+
 def _add_product(call: Call) -> Node | None:
     """`a + value * b * c`, where the last two may also be a quotient."""
     divides = call.target is aten.addcdiv.default
@@ -178,5 +186,6 @@ RULES = table(
     (_extreme(aten.amax.default), "max.dim"),
     (_extreme(aten.amin.default), "min.dim"),
     (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),
+    (_random_slope, "rrelu.default"),
     (_rename(aten.dropout.default), "feature_dropout.default alpha_dropout.default"),
 )

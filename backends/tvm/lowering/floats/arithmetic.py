@@ -61,6 +61,14 @@ def _quotient(args: Arguments) -> relax.Expr | None:
     return None if is_float(b) else relax.op.divide(a, relax.op.astype(b, "float32"))
 
 
+def _reversed_difference(args: Arguments) -> relax.Expr | None:
+    # TVM's importer gives the number a type of its own.
+    x, other = args["self"], args["other"]
+    if args["alpha"] != 1 or not (is_float(x) or isinstance(other, int)):
+        return None
+    return relax.op.subtract(like(other, x), x)
+
+
 def _rounded_division(args: Arguments) -> relax.Expr | None:
     a, b = args["self"], args["other"]
     b = like(b, a) if isinstance(b, int | float) else b
@@ -101,6 +109,7 @@ RULES: dict[object, FloatRule] = {
     aten.pow.Scalar: FloatRule(
         lambda args: relax.op.power(like(args["self"], args["exponent"]), args["exponent"])
     ),
+    aten.rsub.Scalar: FloatRule(_reversed_difference),
     aten.remainder.Scalar: FloatRule(_remainder),
     aten.remainder.Tensor: FloatRule(_remainder),
     aten.div.Tensor: FloatRule(_quotient, importer=True),
@@ -117,7 +126,6 @@ RULES: dict[object, FloatRule] = {
             aten.sub.Tensor,
             aten.sub.Scalar,
             aten.mul.Scalar,
-            aten.rsub.Scalar,
             aten.pow.Tensor_Tensor,
         ),
         IMPORTED,

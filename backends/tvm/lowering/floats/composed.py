@@ -29,6 +29,10 @@ def _extreme(x: Tensor, *, least: bool) -> Tensor:
     return x.amin(_axes(None, x)) if least else x.amax(_axes(None, x))
 
 
+def _mean(x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    return x.mean(_axes(None, x), dtype=dtype)
+
+
 def _least_with_place(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     places = x.argmin(dim, keepdim=True)
     values = x.gather(dim, places)
@@ -183,6 +187,13 @@ def _unpooled(x: Tensor, indices: Tensor, output_size: Sequence[int]) -> Tensor:
     return made.reshape(*x.shape[:-2], *output_size)
 
 
+def _sum_of_products(
+    x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    made = torch.bmm(a, b).sum(0) * alpha
+    return made + x * beta if beta else made  # without x, its NaN does not count
+
+
 _SUM, _MEAN, _MAX = range(3)
 
 
@@ -226,6 +237,7 @@ _DECOMPOSED: dict[object, Callable[..., object]] = {
     aten.one_hot.default: _one_hot,
     aten.max.default: partial(_extreme, least=False),
     aten.min.default: partial(_extreme, least=True),
+    aten.mean.default: _mean,
     aten.min.dim: _least_with_place,
     aten.aminmax.default: _both_extremes,
     aten.sort.default: _sort,
@@ -245,6 +257,8 @@ _DECOMPOSED: dict[object, Callable[..., object]] = {
     aten.bitwise_and.Scalar: _bits(torch.bitwise_and),
     aten.bitwise_or.Scalar: _bits(torch.bitwise_or),
     aten.bitwise_xor.Scalar: _bits(torch.bitwise_xor),
+    aten.addbmm.default: _sum_of_products,
+    aten.erfc.default: lambda x: 1 - torch.erf(x),
     aten.exp2.default: lambda x: torch.exp(x * log(2)),
     aten.log2.default: lambda x: torch.log(x) * (1 / log(2)),
     aten.log10.default: lambda x: torch.log(x) * (1 / log(10)),

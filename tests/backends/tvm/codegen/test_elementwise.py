@@ -152,6 +152,7 @@ def test_arithmetic_stays_as_it_is_written() -> None:
         (op.multiply, ((3, 33), (33,)), [16, 16]),
         (op.multiply, ((2, 3, 7, 7), (3, 1, 1)), [16, 16, 16]),
         (op.multiply, ((3, 16), (16,)), [16]),
+        (op.multiply, ((), ()), []),  # a single value
         (op.multiply, ((3, 65), (65,)), []),  # LLVM finds these
         (op.multiply, ((3, 8), (8,)), []),
         (lambda x, y: op.add(x, op.permute_dims(y)), ((3, 20), (20, 3)), []),

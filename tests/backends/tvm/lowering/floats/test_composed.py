@@ -20,6 +20,10 @@ BORDERS = torch.tensor([-1.0, 0.0, 0.0, 1.0])
 CASES: dict[str, Callable[[Tensor], Any]] = {
     "any": lambda x: ((x > 1).any(), (x > 1).any(1), (x > 1).all(2, keepdim=True), x.any(1)),
     "extremes": lambda x: (x.max(), x.min(), *x.min(1), *x.aminmax(dim=2)),
+    "all in one": lambda x: (x.sum(), x.std(), F.mse_loss(x, x.flip(1)), (x > 0).double().mean()),
+    "two likelihoods": lambda x: F.binary_cross_entropy_with_logits(x, x.sigmoid()),
+    "sums of products": lambda x: torch.addbmm(x[0, 0, :, :5], x[0], x[0].mT, beta=0.5, alpha=2),
+    "the rest of erf": lambda x: torch.erfc(x),
     "order": lambda x: (*x.sort(1), *x.sort(2, descending=True), *x.sort(dim=3, stable=True)),
     "quantile": lambda x: x.quantile(0.3, 1),
     "diagonals": lambda x: (x.diagonal(1, 2, 3), x.diagonal(-2, 3, 1), x.diagonal(9, 2, 3)),
