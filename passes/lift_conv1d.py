@@ -1,9 +1,10 @@
-"""Treat convolutions and pools over one axis as two-dimensional ones of height 1.
+"""Treat convolutions, pools and paddings over one axis as two-dimensional ones of height 1.
 
 Before:  x[N, C, L] -> conv1d(W[out, in, k], stride s) -> y
 After:   x -> reshape[N, C, 1, L] -> conv2d(W[out, in, 1, k], stride (1, s)) -> reshape -> y
-Keeps:   the output, up to float rounding; max-pools bit for bit
-Leaves:  convolutions without a batch axis, and those whose weight something else reads too
+Keeps:   the output, up to float rounding; max-pools and paddings bit for bit
+Leaves:  convolutions without a batch axis, and those whose weight something else reads too;
+         paddings with one value, which need no images
 Cost:    one walk over the graph
 
 Integer operators and their kernels exist for images only. A reshape by an axis of size 1 moves
@@ -27,6 +28,7 @@ from qpc.facts import CORE_FORM
 from qpc.meta import attribute, info, update_info
 from qpc.ops.affine import BatchNorm
 from qpc.ops.convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from qpc.ops.padding import PadByValues
 from qpc.ops.pooling import AvgPool1d, MaxPool1d
 from qpc.rewrite import Rule, apply_rules
 from qpc.types import BatchDim, Shape
@@ -113,6 +115,24 @@ class AvgPool1dOfABatch(Rule[AvgPool1d]):
 
 
 @dataclass(frozen=True)
+class PaddingOfABatch(Rule[PadByValues]):
+    """A padding of one axis with values of the input."""
+
+    def match(self, gm: GraphModule, node: Node) -> PadByValues | None:
+        padding = PadByValues.of(node)
+        return padding if padding is not None and len(padding.pad) == 2 else None
+
+    def refuse(self, gm: GraphModule, found: PadByValues) -> str | None:
+        return _refuse_shape(found.node)
+
+    def replace(self, editor: Editor, found: PadByValues) -> str:
+        image = _with_height(editor, found.input, found.node)
+        amounts = [*found.pad, 0, 0]
+        made = editor.call(aten.pad.default, image, amounts, found.mode, like=found.node)
+        return _finish(editor, found.node, made)
+
+
+@dataclass(frozen=True)
 class BatchNormOfALifted(Rule[BatchNorm]):
     """A batch norm that reads a convolution which has a height by now, through the reshape."""
 
@@ -135,11 +155,11 @@ class BatchNormOfALifted(Rule[BatchNorm]):
 
 @dataclass(frozen=True)
 class LiftConv1d(Pass, name="lift-conv1d", requires={CORE_FORM}):
-    """Give every convolution over one axis, its batch norm, and every pool, a height of 1."""
+    """Give what works on one axis a height of 1: convolutions, their batch norms, pools, pads."""
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         layers = (Conv1dOfABatch(), BatchNormOfALifted())
-        rules = (*layers, MaxPool1dOfABatch(), AvgPool1dOfABatch())
+        rules = (*layers, MaxPool1dOfABatch(), AvgPool1dOfABatch(), PaddingOfABatch())
         return apply_rules(rules, self, gm, ctx)
 
 

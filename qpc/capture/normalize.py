@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from qpc.capture.rules import arithmetic, permutations, shapes, slices, windows
+from qpc.capture.rules import arithmetic, assignments, permutations, shapes, slices, windows
 from qpc.capture.rules.call import Call, Rule
 from qpc.shapes import infer_shapes
 
@@ -21,6 +21,7 @@ RULES: Mapping[OpOverload, Rule] = {
     **shapes.RULES,
     **permutations.RULES,
     **slices.RULES,
+    **assignments.RULES,
     **arithmetic.RULES,
     **windows.RULES,
 }

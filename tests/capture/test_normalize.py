@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from qpc.calls import aten
 from qpc.capture.normalize import RULES, normalize
-from qpc.capture.rules import arithmetic, permutations, shapes, slices, windows
+from qpc.capture.rules import arithmetic, assignments, permutations, shapes, slices, windows
 from qpc.capture.rules import call as rewriting
 from qpc.capture.trace import trace
 from qpc.facts import CORE_FORM
@@ -315,10 +315,101 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         lambda x: F.rrelu(x, 0.125, 0.375),
         ["aten.leaky_relu(%x, 0.25)"],
     ),
+    # assignments
+    "some channels": (
+        lambda x: _assigned(x, (slice(None), slice(1, None)), x[:, :2]),
+        [
+            "aten.slice.Tensor(%x, 1, 0, 2, 1)",
+            "aten.slice.Tensor(%x, 1, 0, 1, 1)",
+            "aten.cat([%slice_tensor_2, %slice_tensor], 1)",
+        ],
+    ),
+    "channel by channel": (
+        lambda x: _assigned(_assigned(x, (slice(None), 0), x[:, 1]), (slice(None), 1), x[:, 0]),
+        [
+            "aten.select.int(%x, 1, 1)",
+            "aten.reshape(%select, [-1, 1, 8, 8])",
+            "aten.select.int(%x, 1, 0)",
+            "aten.reshape(%select_3, [-1, 1, 8, 8])",
+            "aten.slice.Tensor(%x, 1, 2, 3, 1)",
+            "aten.cat([%reshape_default, %reshape_default_1, %slice_tensor_1], 1)",
+        ],
+    ),
+    "zeros in between": (
+        lambda x: _assigned(x, (Ellipsis, slice(2, -2)), 0),
+        [
+            "aten.slice.Tensor(%x, 3, 0, 2, 1)",
+            "aten.slice.Tensor(%x, 3, 6, 8, 1)",
+            "aten.constant_pad_nd(%slice_tensor_1, [0, 4], 0.0)",
+            "aten.cat([%constant_pad_nd_default, %slice_tensor_2], 3)",
+        ],
+    ),
+    "a frame of zeros": (
+        lambda x: _assigned(
+            x.new_zeros(x.shape[0], 3, 10, 9), (..., slice(1, -1), slice(None, -1)), x
+        ),
+        ["aten.constant_pad_nd(%x, [0, 1, 1, 1], 0.0)"],
+    ),
+    "a shift": (
+        lambda x: _assigned(torch.zeros_like(x), (slice(None), slice(1, None)), x[:, :-1]),
+        [
+            "aten.slice.Tensor(%x, 1, 0, 2, 1)",
+            "aten.constant_pad_nd(%slice_tensor, [0, 0, 0, 0, 1, 0], 0.0)",
+        ],
+    ),
+    "places that are filled one after the other": (
+        lambda x: _assigned(
+            _assigned(torch.full_like(x, 2), (..., slice(0, 3)), x[..., :3]),
+            (..., slice(2, 4)),
+            x[..., 4:6],
+        ),
+        [
+            "aten.slice.Tensor(%x, 3, 4, 6, 1)",
+            "aten.slice.Tensor(%x, 3, 0, 2, 1)",
+            "aten.constant_pad_nd(%slice_tensor_2, [0, 4], 2.0)",
+            "aten.cat([%slice_tensor_4, %constant_pad_nd_default_1], 3)",
+        ],
+    ),
+    "a value of another type": (
+        lambda x: _assigned(torch.zeros_like(x), (slice(None), slice(0, 3)), x > 0),
+        ["aten.gt.Scalar(%x, 0)", "aten.to.dtype(%gt, f32)"],
+    ),
+    "nothing but numbers": (
+        lambda x: x + _assigned(torch.zeros_like(x), (slice(None), 1), 1),
+        [
+            "aten.zeros_like(%x, pin_memory=False)",
+            "aten.select.int(%zeros_like, 1, 1)",
+            "aten.fill.Tensor(%select, @_constants.clone_1)",
+            "aten.select_scatter(%zeros_like, %fill, 1, 1)",
+            "aten.add.Tensor(%x, %select_scatter)",
+        ],
+    ),
+    "every other column": (
+        lambda x: _assigned(x, (..., slice(None, None, 2)), x[..., 1::2]),
+        [
+            "aten.slice.Tensor(%x, 3, 1, 8, 2)",
+            "aten.slice_scatter(%x, %slice_tensor, 3, 0, 9223372036854775807, 2)",
+        ],
+    ),
+    "truth values": (
+        lambda x: _assigned(x > 0, (slice(None), slice(0, 2)), x[:, 1:] > 1),
+        [
+            "aten.gt.Scalar(%x, 0)",
+            "aten.slice.Tensor(%x, 1, 1, 3, 1)",
+            "aten.gt.Scalar(%slice_tensor, 1)",
+            "aten.slice_scatter(%gt, %gt_1, 1, 0, 2)",
+        ],
+    ),
     # dropout
     "dropout2d": (lambda x: F.dropout2d(x, 0.5, False), ["aten.dropout(%x, 0.5, False)"]),
     "alpha_dropout": (lambda x: F.alpha_dropout(x, 0.5), ["aten.dropout(%x, 0.5, False)"]),
 }
+
+
+def _assigned(old: Tensor, place: Any, new: Any) -> Tensor:
+    made = old.clone()
+    made[place] = new
+    return made
 
 
 @pytest.mark.every(6)
@@ -404,7 +495,7 @@ def test_every_node_of_the_core_form_knows_its_type() -> None:
 
 
 def test_every_operator_has_one_rule() -> None:
-    families = (shapes, permutations, slices, arithmetic, windows)
+    families = (shapes, permutations, slices, assignments, arithmetic, windows)
     assert len(RULES) == sum(len(family.RULES) for family in families)
 
 

@@ -57,6 +57,24 @@ def test_lifts_with_every_option(layer: nn.Module) -> None:
     assert sum(len(nodes_of(result, target)) for target in made) == 1
 
 
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_paddings_with_values_of_the_input_are_lifted_and_become_integer(mode: str) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv1d(4, 6, 3), nn.Conv1d(6, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.last(F.pad(self.first(x), (2, 1), mode))
+            return y
+
+    gm = traced(randomized(Model()), X)
+    check_pass(LiftConv1d(), gm, X)
+    result = qpc.quantize(gm, [X])
+    assert not nodes_of(result, aten.pad.default)
+    assert len(nodes_of(result, qpc_ops.resize2d.default)) == 1
+
+
 class Recurrent(nn.Module):
     """One weight, read three times."""
 

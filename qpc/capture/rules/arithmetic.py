@@ -7,17 +7,11 @@ from torch._ops import OpOverload
 from torch.fx import Node
 from torch.fx.node import Argument
 
-from qpc.calls import arguments
-from qpc.capture.rules.call import Call, Rule, overloads, shape_of, table
+from qpc.capture.rules.call import Call, Rule, shape_of, table
+from qpc.capture.rules.filled import filled_with
 from qpc.meta import info
 
 aten = torch.ops.aten
-
-_FILLED: dict[object, int] = dict.fromkeys(
-    overloads(["zeros.default", "new_zeros.default", "zeros_like.default"]), 0
-) | dict.fromkeys(overloads(["ones.default", "new_ones.default", "ones_like.default"]), 1)
-"""What fills a tensor with a number, and the number."""
-_FULL = (aten.full.default, aten.new_full.default, aten.full_like.default)
 
 
 def _clamp(lo: str | float | None, hi: str | float | None) -> Rule:
@@ -71,10 +65,7 @@ def _filling(call: Call, value: Argument, other: Argument) -> int | float | None
         return None
     about = info(other)  # without a shape, it is a size that the batch decides
     alike = about.shape == call.shape and about.dtype == info(call.node).dtype
-    number = _FILLED.get(value.target) if alike else None
-    if number is None and alike and value.target in _FULL:
-        number = arguments(value)["fill_value"]
-    return number if isinstance(number, int | float) else None
+    return filled_with(call.gm, value) if alike else None
 
 
 def _random_slope(call: Call) -> Node | None:

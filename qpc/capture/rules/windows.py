@@ -114,10 +114,10 @@ def _upsample(target: OpOverload) -> Rule:
 
 
 def _pad(call: Call) -> Node | None:
-    if call.args["mode"] != "constant":
-        return None
     if not any(call.args["pad"]):
         return call.source()
+    if call.args["mode"] != "constant":
+        return None
     return call.emit(
         aten.constant_pad_nd.default, call.source(), call.args["pad"], call.args["value"] or 0.0
     )
