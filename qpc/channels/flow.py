@@ -494,14 +494,22 @@ class Flow:
             self._pin_the_last(axis.labels, axis.name)
 
     def _tie(self, labels: Labels) -> bool:
-        """Leave labels that change along one axis only; return whether there was anything to do."""
+        """Leave labels that change along one axis only; return whether any were united for it.
+
+        Where some elements have none, as padding between channels, all have to stay.
+        """
         settled = compact(self.atoms.find(labels))
         axes = varying_axes(settled)
         if len(axes) < 2:
             return False
-        axis = max(axes, key=lambda a: (self._tied_along(settled, a), a))
+        axis, before = (
+            max(axes, key=lambda a: (self._tied_along(settled, a), a)),
+            self.atoms.changes,
+        )
         self.atoms.unite(settled, only_along(settled, axis), "")
-        return True
+        if self.atoms.changes == before:
+            self.atoms.pin(settled, "zeros stand between its channels")
+        return self.atoms.changes > before
 
     def _tied_along(self, labels: Labels, axis: int) -> int:
         """How many places along an axis are tied to layers each by itself: channels, it seems."""

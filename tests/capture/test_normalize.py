@@ -315,6 +315,10 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         lambda x: F.rrelu(x, 0.125, 0.375),
         ["aten.leaky_relu(%x, 0.25)"],
     ),
+    "one chunk of the batch": (
+        lambda x: torch.cat([p + 1 for p in x.chunk(1, 0)]),
+        ["aten.add.Tensor(%x, 1)"],
+    ),
     # assignments
     "some channels": (
         lambda x: _assigned(x, (slice(None), slice(1, None)), x[:, :2]),

@@ -20,6 +20,8 @@ def _pieces(call: Call) -> list[Node] | None:
     source = call.source()
     shape = shape_of(source)
     axis = int(call.args["dim"]) % len(shape)
+    if call.args.get("chunks") == 1:
+        return [source]
     if not isinstance(shape[axis], int):
         return None
     pieces = call.target(
