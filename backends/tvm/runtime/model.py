@@ -180,8 +180,8 @@ class CompiledModel(CallableModel):
     def run_tensors(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return self._runnable().run(batch, inputs)
 
-    def run_arrays(self, inputs: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]] | None:
-        return None if self._program is None else self._program.run_arrays(inputs)
+    def run_plain(self, inputs: Sequence[Array]) -> Sequence[Array] | None:
+        return None if self._program is None else self._program.run_plain(inputs)
 
     def _runnable(self) -> TensorProgram:
         if self._program is None:
