@@ -109,7 +109,7 @@ class CallableModel(ABC):
 
         Raises BackendError if it keeps none.
         """
-        return replay((), {}, self.run_plain)
+        return replay((), {}, lambda _: None)
 
     def benchmark(
         self, inputs: Array | Sequence[Array] | None = None, *, warmup: int = 5, repeats: int = 50

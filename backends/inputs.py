@@ -34,7 +34,9 @@ def plain_tensor(value: object, name: str) -> Tensor:
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
     """Whether this is a tensor to be read where it is; small models notice how long this takes."""
-    if type(value) is not Tensor or value.is_nested or value.layout is not torch.strided or not value.is_cpu:
+    if type(value) is not Tensor:
+        return False
+    if value.is_nested or value.layout is not torch.strided or not value.is_cpu:
         return False
     if value.requires_grad or value.is_neg() or not value.is_contiguous():
         return False

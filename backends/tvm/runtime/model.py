@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from qpc.backends.common.plan import FunctionPlan, Plan

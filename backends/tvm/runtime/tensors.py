@@ -38,7 +38,7 @@ class TensorProgram(Program):
         `empty_stamps`.
         """
         outputs = [torch.empty(t.shape, dtype=t.dtype, device="cpu") for t in self._outputs[batch]]
-        if any([type(tensor) is not Tensor for tensor in outputs]):
+        if any(type(tensor) is not Tensor for tensor in outputs):
             raise BackendError(
                 "the model is called inside a mode of torch in which tensors have no memory, such"
                 " as FakeTensorMode",
