@@ -6,7 +6,7 @@ would have to be changed while it is read, must be noticed here.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ def plain_tensor(value: object, name: str) -> Tensor:
 
     Raises BackendError, which names the input, for what has no such values.
     """
-    if type(value) is Tensor and _is_plain(value):
+    if is_plain(value):
         return value
     if isinstance(value, np.ndarray):
         return _from_array(value, name)
@@ -32,8 +32,10 @@ def plain_tensor(value: object, name: str) -> Tensor:
         return _from_tensor(value, name)
 
 
-def _is_plain(value: Tensor) -> bool:
-    """Whether a tensor can be read where it is; small models notice how long this takes."""
+def is_plain(value: object) -> TypeGuard[Tensor]:
+    """Whether this is a tensor to be read where it is; small models notice how long this takes."""
+    if type(value) is not Tensor:
+        return False
     if value.is_nested or value.layout is not torch.strided or not value.is_cpu:
         return False
     if value.requires_grad or value.is_neg() or not value.is_contiguous():
@@ -42,7 +44,7 @@ def _is_plain(value: Tensor) -> bool:
         available, address = value.untyped_storage().nbytes(), value.data_ptr()
     except RuntimeError:  # how torch says that there is no such thing
         return False
-    needed = (value.storage_offset() + value.numel()) * value.element_size()
+    needed = value.storage_offset() * value.itemsize + value.nbytes
     return address != 0 and needed <= available and not value.is_quantized
 
 

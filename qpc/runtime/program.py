@@ -95,7 +95,7 @@ class Program:
         stamps: the address of int64[steps + 1], where to note the counter of time before the first
         and after every step; 0 to note nothing.
         """
-        self._in_turn(_Run(self._calls[batch], tensors, places, stamps))
+        self._in_turn(self._calls[batch], tensors, places, stamps)
 
     def run_arrays(self, inputs: Sequence[object]) -> list[Array] | None:
         """The outputs for contiguous arrays of the shapes and types of a batch size, else None."""
@@ -110,7 +110,7 @@ class Program:
             return None
         outputs = [np.empty(shape, dtype) for shape, dtype in call.output_types]
         places = [address(x) for x in (*arrays, *outputs)]
-        self._in_turn(_Run(call, (*arrays, *outputs), places))
+        self._in_turn(call, (*arrays, *outputs), places)
         return outputs
 
     def renew(self) -> None:
@@ -118,7 +118,9 @@ class Program:
         self._lock = threading.Lock()
         self._inside: int | None = None  # the thread that has the lock
 
-    def _in_turn(self, task: Callable[[], None]) -> None:
+    def _in_turn(
+        self, call: _Call, tensors: Sequence[object], places: Sequence[int], stamps: int = 0
+    ) -> None:
         thread, worker = threading.get_ident(), self._worker
         if self._inside == thread or (worker is not None and worker.runs_in(thread)):
             raise BackendError(
@@ -130,9 +132,9 @@ class Program:
             try:
                 self._inside = thread
                 if worker is None:
-                    task()
+                    call.run(places, stamps)
                 else:
-                    worker.run(task)
+                    worker.run(_Run(call, tensors, places, stamps))
             finally:
                 self._inside = None
 
@@ -147,7 +149,7 @@ class _Run:
     call: _Call
     tensors: Sequence[object]
     places: Sequence[int]
-    stamps: int = 0
+    stamps: int
 
     def __call__(self) -> None:
         self.call.run(self.places, self.stamps)

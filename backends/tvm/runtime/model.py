@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from qpc.backends.common.plan import FunctionPlan, Plan
@@ -180,8 +178,8 @@ class CompiledModel(CallableModel):
     def run_tensors(self, batch: int, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return self._runnable().run(batch, inputs)
 
-    def run_arrays(self, inputs: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]] | None:
-        return None if self._program is None else self._program.run_arrays(inputs)
+    def run_plain(self, inputs: Sequence[Array]) -> Sequence[Array] | None:
+        return None if self._program is None else self._program.run_plain(inputs)
 
     def _runnable(self) -> TensorProgram:
         if self._program is None:

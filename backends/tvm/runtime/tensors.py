@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from qpc.backends.inputs import is_plain
 from qpc.errors import BackendError
 from qpc.runtime.arrays import Array, ArrayType, Stored
 from qpc.runtime.program import Loaded, Program
@@ -22,6 +24,10 @@ class TensorProgram(Program):
         entries, inputs = loaded.entries.values(), loaded.inputs.values()
         types = [t for types in (*(e.outputs for e in entries), *inputs) for t in types]
         self._numpy_knows_all = all(t.is_numpy for t in types)
+        self._batches = {
+            tuple((t.shape, dtype_of(t.dtype)) for t in types): batch
+            for batch, types in loaded.inputs.items()
+        }
 
     def run(
         self, batch: int, inputs: Sequence[Tensor], stamps: Tensor | None = None
@@ -45,6 +51,16 @@ class TensorProgram(Program):
         else:
             self.run_at(batch, (*tensors, stamps), places, stamps.data_ptr())
         return outputs
+
+    def run_plain(self, inputs: Sequence[object]) -> list[Tensor] | list[Array] | None:
+        """The outputs for plain tensors or arrays of the types of a batch size, else None."""
+        types = []
+        for x in inputs:
+            if not is_plain(x):
+                return self.run_arrays(inputs)
+            types.append((x.shape, x.dtype))
+        batch = self._batches.get(tuple(types))
+        return None if batch is None else self.run(batch, cast("Sequence[Tensor]", inputs))
 
     def run_arrays(self, inputs: Sequence[object]) -> list[Array] | None:
         """See `Program`; None, too, where numpy would see bits in place of values."""

@@ -1,8 +1,9 @@
 """The right operand of a product, as kernels read it: panels of `lanes` columns.
 
 A panel holds, row by row, the elements of its columns side by side: one vector for each term of a
-sum. Constant operands are packed when a model is compiled, others by the kernel that reads them.
-Columns beyond the matrix are zeros, or what is next to them: their sums are not stored.
+sum. Constant operands are packed when a model is compiled, others by the kernel that reads them,
+but for those that can be read as they lie. Columns beyond the matrix are zeros, or what is next to
+them: their sums are not stored.
 """
 
 from __future__ import annotations
@@ -57,6 +58,28 @@ class Panels:
         """Write one row of a panel."""
         at = self.start + panel * (self.rows * self.lanes) + row * self.lanes
         self.data.store(at, value, self.lanes)
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """The panels of a matrix that are not packed: vectors of its rows."""
+
+    matrix: Matrix
+    lanes: int
+
+    @property
+    def rows(self) -> int:
+        """Those of the matrix, which are the terms of a sum."""
+        return self.matrix.rows
+
+    def moved(self, panels: Index) -> InPlace:
+        """The same from a panel on."""
+        start = bind(self.matrix.start + panels * self.lanes)
+        return replace(self, matrix=replace(self.matrix, start=start))
+
+    def load(self, panel: Index, row: Index) -> Expr:
+        """One row of a panel: a vector of `lanes` columns."""
+        return self.matrix.load(row, panel * self.lanes, self.lanes)
 
 
 def zero(lanes: int) -> Expr:

@@ -30,6 +30,7 @@ from qpc.backends.tvm.kernels.emit import (
     tasks,
 )
 from qpc.backends.tvm.kernels.floats.panels import (
+    InPlace,
     Matrix,
     Panels,
     pack_panel,
@@ -138,7 +139,7 @@ def tile_sums(
     tiles: Tiles,
     block: Block,
     left: Matrix,
-    panels: Panels,
+    panels: Panels | InPlace,
     first: Callable[[int, int], Expr],
 ) -> list[list[Expr]]:
     """The sums of one tile; `first` is what those of a row and a vector begin with."""
@@ -187,6 +188,14 @@ class ProductDesc:
     left: Operand
     right: Operand
 
+    def is_panels(self, lanes: int) -> bool:
+        """Whether the right matrices can be read as they lie, as fast as if they were packed.
+
+        Rows that are apart may all lie in the same few sets of the cache.
+        """
+        right = self.right
+        return not right.turned and right.stride == self.n and self.n % lanes == 0
+
 
 def product(isa: Isa, desc: ProductDesc, threads: int = 1) -> Kernel:
     """The kernel of a batch of products; the result is contiguous."""
@@ -201,13 +210,21 @@ def product(isa: Isa, desc: ProductDesc, threads: int = 1) -> Kernel:
 @cache
 def _product_function(isa: Isa, desc: ProductDesc, threads: int) -> tuple[str, PrimFunc]:
     tiles, count = Tiles.of(isa, desc.m, desc.n), prod(desc.batch)
-    size = panel_size(desc.k, desc.n, isa.lanes)
+    in_place = desc.is_panels(isa.lanes)
+    size = 1 if in_place else panel_size(desc.k, desc.n, isa.lanes)  # no buffer is empty
 
     def body(a: Flat, b: Flat, out: Flat) -> None:
+        def right_panels(where: Sequence[Index], room: Flat, shared: int) -> Panels | InPlace:
+            matrix = right_matrix(desc, b, where)
+            if in_place:
+                return InPlace(matrix, tiles.lanes)
+            panels = Panels(room, 0, desc.k, tiles.lanes)
+            pack(panels, matrix, shared, turned=desc.right.turned)
+            return panels
+
         def one(index: Index, room: Flat, shared: int) -> None:
             where = split(index, *desc.batch) if desc.batch else []
-            panels = Panels(room, 0, desc.k, tiles.lanes)
-            pack(panels, right_matrix(desc, b, where), shared, turned=desc.right.turned)
+            panels = right_panels(where, room, shared)
             start, result = bind(desc.left.start(where)), out.part(bind(index * desc.m * desc.n))
 
             def tile(block: Block, row: Index) -> None:

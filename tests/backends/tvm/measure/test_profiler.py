@@ -80,7 +80,7 @@ class SlowMotion:
 
     def __init__(self, kernels_ns: Sequence[int], interruptions: Mapping[tuple[int, int], int]):
         self.kernels_ns, self.interruptions = kernels_ns, interruptions
-        self.now, self.runs = 0, 0
+        self.now, self.lost, self.runs = 0, 0, 0
 
     def empty_stamps(self, batch: int) -> Tensor:
         return torch.zeros(len(self.kernels_ns) + 1, dtype=torch.int64)
@@ -89,10 +89,17 @@ class SlowMotion:
         self.now += 1000
         stamps[0] = 3 * self.now
         for i, ns in enumerate(self.kernels_ns):
-            self.now += ns + self.interruptions.get((self.runs, i), 0)
+            self.now += ns
+            self.interrupt(i)
             stamps[i + 1] = 3 * self.now
-        self.now += 500 + self.interruptions.get((self.runs, -1), 0)
+        self.now += 500
+        self.interrupt(-1)
         self.runs += 1
+
+    def interrupt(self, after: int) -> None:
+        ns = self.interruptions.get((self.runs, after), 0)
+        self.now += ns
+        self.lost += ns
 
     def loop(self) -> None:
         self.now += 10_000
@@ -103,6 +110,7 @@ class SlowMotion:
             patch.setattr(profiler, "peak", lambda target: Peak(self.loop, 1_000_000))
             patch.setattr(profiler, "_copy_speeds", lambda: {1024: 10.0})
             patch.setattr("time.perf_counter_ns", lambda: self.now)
+            patch.setattr("time.thread_time_ns", lambda: self.now - self.lost)
             return profiler.profile(
                 cast(TensorProgram, self),
                 uses,
@@ -115,7 +123,12 @@ class SlowMotion:
 
 
 @pytest.mark.parametrize(
-    "interruptions", [{}, {(2, 0): 4_000_000, (3, -1): 4_000_000}], ids=["quiet", "busy"]
+    "interruptions",
+    [
+        pytest.param({}, id="quiet"),
+        pytest.param({(2, 0): 4_000_000, (3, -1): 4_000_000}, id="busy"),
+        pytest.param({(i, 0): 4_000_000 for i in range(1, 12)}, id="at the same kernel each time"),
+    ],
 )
 def test_parts_add_up_and_are_right_although_others_had_the_core_meanwhile(
     interruptions: dict[tuple[int, int], int],
@@ -124,6 +137,13 @@ def test_parts_add_up_and_are_right_although_others_had_the_core_meanwhile(
     assert [call.us for call in found.calls] == pytest.approx([20, 5])
     assert (found.other_us, found.total_us) == pytest.approx((1.5, 26.5))
     assert found.machine.gmac_s == pytest.approx(100)
+
+
+def test_where_all_rounds_are_interrupted_the_least_times_count() -> None:
+    slow = SlowMotion((20_000, 5_000), {(i, i % 4 != 0): 4_000_000 for i in range(100)})
+    found = slow.profile(repeats=5)
+    assert slow.runs == 1 + 4 * 5
+    assert [call.us for call in found.calls] == pytest.approx([20, 5])
 
 
 def test_no_run_takes_less_time_than_its_kernels() -> None:

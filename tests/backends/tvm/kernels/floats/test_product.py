@@ -76,6 +76,19 @@ def test_a_batch_may_share_a_matrix_and_rows_may_lie_apart(isa: Isa, run: Run) -
     _assert_rounded_once_a_term(got, a.swapaxes(0, 1), b)
 
 
+@pytest.mark.parametrize(
+    ("vectors", "stride", "turned", "expected"),
+    [(2, 2, False, True), (2, 3, False, False), (1.5, 1.5, False, False), (2, 2, True, False)],
+)
+def test_matrices_of_whole_vectors_without_gaps_are_read_as_they_lie(
+    isa: Isa, vectors: float, stride: float, turned: bool, expected: bool
+) -> None:
+    n, apart = int(vectors * isa.lanes), int(stride * isa.lanes)
+    right = Operand(4 * apart, (), apart, turned)
+    desc = ProductDesc((), 2, 4, n, Operand(8, (), 4), right)
+    assert desc.is_panels(isa.lanes) is expected
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 def test_threads_give_the_same_bits(isa: Isa, run: Run, batch: int) -> None:
     a, b = _random(batch, 50, 30), _random(batch, 30, 70)
