@@ -38,7 +38,11 @@ MOVES: dict[str, tuple[Forward, tuple[int | None, str]]] = {
     "split in two": (lambda m, x: m.a(x).unflatten(1, (2, 2)), (2, "ab")),
     "index": (lambda m, x: m.a(x)[:, [2, 0, 0]], (1, "caa")),
     "index of space": (lambda m, x: m.a(x)[:, :, [2, 0]], (1, "abcd")),
-    "write": (lambda m, x: m.a(x).slice_scatter(m.a(x)[:, 2:], 1, 0, 2), (1, "abab")),
+    "write": (lambda m, x: m.a(x).slice_scatter(m.a(x)[:, 2:], 1, 0, 2), (1, "cdcd")),
+    "write every other": (
+        lambda m, x: m.a(x).slice_scatter(m.a(x)[:, 1::2], 1, 0, 4, 2),
+        (None, "a"),
+    ),
     "expand": (lambda m, x: m.a(x)[:, :, :1].expand(-1, -1, 4, -1), (1, "abcd")),
 }
 
