@@ -496,7 +496,7 @@ class Flow:
     def _tie(self, labels: Labels) -> bool:
         """Leave labels that change along one axis only; return whether any were united for it.
 
-        Where some elements have none, as padding between channels, all have to stay.
+        Where some elements have none, as values between channels, all have to stay.
         """
         settled = compact(self.atoms.find(labels))
         axes = varying_axes(settled)
@@ -508,7 +508,7 @@ class Flow:
         )
         self.atoms.unite(settled, only_along(settled, axis), "")
         if self.atoms.changes == before:
-            self.atoms.pin(settled, "zeros stand between its channels")
+            self.atoms.pin(settled, "other values stand between its channels")
         return self.atoms.changes > before
 
     def _tied_along(self, labels: Labels, axis: int) -> int:

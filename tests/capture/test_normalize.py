@@ -319,6 +319,14 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         lambda x: torch.cat([p + 1 for p in x.chunk(1, 0)]),
         ["aten.add.Tensor(%x, 1)"],
     ),
+    "zeros beside channels": (
+        lambda x: torch.cat([x.new_zeros(x.shape[0], 1, 8, 8), x, torch.zeros_like(x)], 1),
+        ["aten.constant_pad_nd(%x, [0, 0, 0, 0, 1, 3], 0.0)"],
+    ),
+    "zeros beside zeros": (
+        lambda x: torch.cat([torch.zeros_like(x)] * 2, 1),
+        ["aten.zeros_like(%x, pin_memory=False)", "aten.cat([%zeros_like, %zeros_like], 1)"],
+    ),
     # assignments
     "some channels": (
         lambda x: _assigned(x, (slice(None), slice(1, None)), x[:, :2]),

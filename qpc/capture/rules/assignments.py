@@ -6,27 +6,18 @@ shift. Assignments to every other element stay, and those to other numbers than 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from torch.fx import Node
 
 from qpc.calls import arguments
 from qpc.capture.rules.call import Call, shape_of, table
-from qpc.capture.rules.filled import filled_with
+from qpc.capture.rules.filled import Filled, amounts, filled_with, joined
 from qpc.meta import info
 from qpc.types import BatchDim
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class _Filled:
-    """A part of an axis that holds one number."""
-
-    number: int | float
-    size: int
 
 
 def _copy(call: Call) -> Node | None:
@@ -72,26 +63,26 @@ def _written(call: Call, new: Node, axis: int, first: int, last: int) -> Node | 
         return None
     before, after = _parts(call, old, axis, 0, first), _parts(call, old, axis, last, size)
     parts = [*before, *_parts(call, new, axis, 0, last - first), *after]
-    return _joined(call, parts, axis) if any(isinstance(part, Node) for part in parts) else None
+    return joined(call, parts, axis) if any(isinstance(part, Node) for part in parts) else None
 
 
-def _parts(call: Call, value: Node, axis: int, start: int, stop: int) -> Iterator[Node | _Filled]:
+def _parts(call: Call, value: Node, axis: int, start: int, stop: int) -> Iterator[Node | Filled]:
     """What lies between two places of an axis, as far apart as the value was joined together."""
     if start >= stop:
         return
     if (number := filled_with(call.gm, value)) is not None:
-        yield _Filled(number, stop - start)
+        yield Filled(number, stop - start)
         return
     place = 0
     for part in _joints(value, axis):
-        size = part.size if isinstance(part, _Filled) else shape_of(part)[axis]
+        size = part.size if isinstance(part, Filled) else shape_of(part)[axis]
         assert isinstance(size, int)
         first, last = max(start - place, 0), min(stop - place, size)
         place += size
         if first >= last:
             continue
-        if isinstance(part, _Filled):
-            yield _Filled(part.number, last - first)
+        if isinstance(part, Filled):
+            yield Filled(part.number, last - first)
         elif part is not value:
             yield from _parts(call, part, axis, first, last)
         elif (first, last) == (0, size):
@@ -108,7 +99,7 @@ def _cut(call: Call, value: Node, axis: int, first: int, last: int) -> Node:
     return call.emit(aten.slice.Tensor, value, axis, first, last, 1)
 
 
-def _joints(value: Node, axis: int) -> Iterator[Node | _Filled]:
+def _joints(value: Node, axis: int) -> Iterator[Node | Filled]:
     """The parts that a value is joined of along an axis: only itself, if it is not."""
     rank = len(shape_of(value))
     if value.target is aten.cat.default and arguments(value)["dim"] % rank == axis:
@@ -117,49 +108,13 @@ def _joints(value: Node, axis: int) -> Iterator[Node | _Filled]:
             yield from pieces
             return
     if value.target is aten.constant_pad_nd.default:
-        amounts = _amounts(value, rank)
-        before, after = amounts.pop(axis, (0, 0))
-        if min(before, after) >= 0 and not any(map(any, amounts.values())):
+        by_axis = amounts(value, rank)
+        before, after = by_axis.pop(axis, (0, 0))
+        if min(before, after) >= 0 and not any(map(any, by_axis.values())):
             number, inner = arguments(value)["value"], value.all_input_nodes[0]
-            yield from (_Filled(number, before), inner, _Filled(number, after))
+            yield from (Filled(number, before), inner, Filled(number, after))
             return
     yield value
-
-
-def _amounts(pad: Node, rank: int) -> dict[int, tuple[int, int]]:
-    """What a padding adds before and after, by axis."""
-    given = arguments(pad)["pad"]
-    return {rank - 1 - i // 2: (given[i], given[i + 1]) for i in range(0, len(given), 2)}
-
-
-def _joined(call: Call, parts: Sequence[Node | _Filled], axis: int) -> Node:
-    """Values side by side, with numbers between them as padding of one of the two."""
-    made: list[Node] = []
-    ahead: list[_Filled] = []
-    for part in parts:
-        if isinstance(part, Node):
-            for filled in reversed(ahead):
-                part = _padded(call, part, axis, (filled.size, 0), filled.number)
-            made.append(part)
-            ahead = []
-        elif made:
-            made[-1] = _padded(call, made[-1], axis, (0, part.size), part.number)
-        else:
-            ahead.append(part)
-    return made[0] if len(made) == 1 else call.emit(aten.cat.default, made, axis)
-
-
-def _padded(call: Call, value: Node, axis: int, by: tuple[int, int], number: float) -> Node:
-    """A value with a number before and after it, in one padding with the number that it has."""
-    rank, amounts = len(shape_of(value)), {axis: by}
-    if value.target is aten.constant_pad_nd.default and arguments(value)["value"] == number:
-        old = _amounts(value, rank)
-        if min(amount for pair in old.values() for amount in pair) >= 0:
-            before, after = old.get(axis, (0, 0))
-            amounts = {**old, axis: (before + by[0], after + by[1])}
-            value = value.all_input_nodes[0]
-    pad = [n for d in range(rank - 1, min(amounts) - 1, -1) for n in amounts.get(d, (0, 0))]
-    return call.emit(aten.constant_pad_nd.default, value, pad, float(number))
 
 
 RULES = table(

@@ -6,6 +6,7 @@ import torch
 from torch.fx import Node
 
 from qpc.capture.rules.call import Call, shape_of, table
+from qpc.capture.rules.filled import Filled, filled_with, joined
 from qpc.meta import info
 from qpc.types import BatchDim
 
@@ -97,9 +98,27 @@ def _cat(call: Call) -> Node | None:
     tensors = [t for t in given if t not in empty] or given
     if len(tensors) == 1:
         return tensors[0]
+    parts = _with_zeros(call, tensors, axis)
+    if any(isinstance(part, Filled) for part in parts):
+        return joined(call, parts, axis)
     if call.target is aten.cat.default and axis == call.args["dim"] and len(tensors) == len(given):
         return None
     return call.emit(aten.cat.default, list(tensors), axis)
+
+
+def _with_zeros(call: Call, tensors: list[Node], axis: int) -> list[Node | Filled]:
+    """The pieces of a concat, where zeros beside other floats are only their number."""
+    dtype = info(call.node).dtype
+    if dtype is None or not dtype.is_floating_point:
+        return list(tensors)
+    parts: list[Node | Filled] = []
+    for piece in tensors:
+        size, alike = shape_of(piece)[axis], info(piece).dtype is dtype
+        if isinstance(size, int) and alike and filled_with(call.gm, piece) == 0:
+            parts.append(Filled(0, size))
+        else:
+            parts.append(piece)
+    return parts if any(isinstance(part, Node) for part in parts) else list(tensors)
 
 
 RULES = table(
