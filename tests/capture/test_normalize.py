@@ -53,6 +53,22 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         lambda x: x[:, :1].expand_as(x) * x,
         ["aten.slice.Tensor(%x, 1, 0, 1, 1)", "aten.mul.Tensor(%slice_tensor, %x)"],
     ),
+    "repeat each": (
+        lambda x: x.repeat_interleave(2, -1, output_size=16),
+        [
+            "aten.reshape(%x, [-1, 3, 8, 8, 1])",
+            "aten.expand(%reshape_default, [-1, -1, -1, -1, 2])",
+            "aten.reshape(%expand_default, [-1, 3, 8, 16])",
+        ],
+    ),
+    "repeat each of a batch": (
+        lambda x: x.repeat_interleave(3, 0),
+        [
+            "aten.reshape(%x, [-1, 1, 3, 8, 8])",
+            "aten.expand(%reshape_default, [-1, 3, -1, -1, -1])",
+            "aten.reshape(%expand_default, [-1, 3, 8, 8])",
+        ],
+    ),
     "expand that alone gives the size": (
         lambda x: x[:, :1].expand(-1, 3, -1, -1) * x[:, 1:2],
         [

@@ -53,6 +53,22 @@ def _expand(call: Call) -> Node | None:
     return call.emit(aten.expand.default, source, kept)
 
 
+def _repeat_each(call: Call) -> Node | None:
+    """Each element of an axis several times: along an axis of its own, and both are then one."""
+    repeats, dim, shape = call.args["repeats"], call.args["dim"], shape_of(call.source())
+    if not isinstance(repeats, int) or dim is None:
+        return None
+    if sum(isinstance(d, BatchDim) for d in shape) > 1:
+        return None
+    axis = int(dim) % len(shape) + 1
+    sizes = [-1 if isinstance(d, BatchDim) else d for d in shape]
+    apart = call.emit(aten.reshape.default, call.source(), [*sizes[:axis], 1, *sizes[axis:]])
+    times = [repeats if d == axis else -1 for d in range(len(shape) + 1)]
+    wide = call.emit(aten.expand.default, apart, times)
+    sizes = [-1 if isinstance(d, BatchDim) else d for d in call.shape]
+    return call.emit(aten.reshape.default, wide, sizes)
+
+
 _ARITHMETIC = ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "pow.Tensor_Tensor")
 _CHOICES = ("maximum.default", "minimum.default", "where.self")
 _COMPARISONS = ("eq.Tensor", "ne.Tensor", "gt.Tensor", "lt.Tensor", "ge.Tensor", "le.Tensor")
@@ -98,4 +114,5 @@ RULES = table(
     ),
     (_cast, "to.dtype to.dtype_layout to.device _to_copy.default type_as.default"),
     (_expand, "expand.default expand_as.default"),
+    (_repeat_each, "repeat_interleave.self_int"),
 )
