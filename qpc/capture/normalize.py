@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from qpc.capture.rules import arithmetic, assignments, permutations, shapes, slices, windows
+from qpc.capture.rules import (
+    arithmetic,
+    assignments,
+    permutations,
+    reductions,
+    shapes,
+    slices,
+    windows,
+)
 from qpc.capture.rules.call import Call, Rule
 from qpc.shapes import infer_shapes
 
@@ -23,6 +31,7 @@ RULES: Mapping[OpOverload, Rule] = {
     **slices.RULES,
     **assignments.RULES,
     **arithmetic.RULES,
+    **reductions.RULES,
     **windows.RULES,
 }
 """The rule of each operator that has another spelling in core form, or may have one."""

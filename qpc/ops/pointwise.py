@@ -101,12 +101,12 @@ def _looked_up(proof: IntegerProof, node: Node) -> tuple[int, int]:
 _TABULATED = (
     "sigmoid tanh silu hardswish hardsigmoid gelu leaky_relu elu softplus mish exp sqrt celu selu "
     "log_sigmoid hardshrink softshrink threshold square reciprocal rsqrt exp2 expm1 log log1p log2 "
-    "erf sin cos atan sinh cosh floor ceil round trunc sign"
+    "erf sin cos atan sinh cosh floor ceil round trunc sign tan asin acos asinh acosh atanh frac "
+    "erfc logit sgn sinc"
 )
 _FLOAT = (
     "logical_not zero fill.Scalar zeros_like ones_like full_like "
-    "softmax.int log_softmax.int tan asin acos asinh acosh atanh frac erfc logit nan_to_num isnan "
-    "isinf isfinite sgn to.dtype"
+    "softmax.int log_softmax.int nan_to_num isnan isinf isfinite to.dtype"
 )
 SPECS = (
     *(OpSpec(t, quantization=POINTWISE, channels=first_input) for t in overloads(_TABULATED)),

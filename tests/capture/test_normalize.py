@@ -10,7 +10,15 @@ from torch.nn import functional as F
 
 from qpc.calls import aten
 from qpc.capture.normalize import RULES, normalize
-from qpc.capture.rules import arithmetic, assignments, permutations, shapes, slices, windows
+from qpc.capture.rules import (
+    arithmetic,
+    assignments,
+    permutations,
+    reductions,
+    shapes,
+    slices,
+    windows,
+)
 from qpc.capture.rules import call as rewriting
 from qpc.capture.trace import trace
 from qpc.facts import CORE_FORM
@@ -343,6 +351,96 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         lambda x: torch.cat([torch.zeros_like(x)] * 2, 1),
         ["aten.zeros_like(%x, pin_memory=False)", "aten.cat([%zeros_like, %zeros_like], 1)"],
     ),
+    # stacks in front of the batch
+    "a mean of a stack": (
+        lambda x: torch.stack([x, -x]).mean(0),
+        [
+            "aten.neg(%x)",
+            "aten.reshape(%x, [-1, 1, 3, 8, 8])",
+            "aten.reshape(%neg, [-1, 1, 3, 8, 8])",
+            "aten.cat([%reshape_default_2, %reshape_default_3], 1)",
+            "aten.mean.dim(%cat_default_1, [1], False)",
+        ],
+    ),
+    "a sum of a stack": (
+        lambda x: torch.stack([x, -x]).sum(0),
+        [
+            "aten.neg(%x)",
+            "aten.reshape(%x, [-1, 1, 3, 8, 8])",
+            "aten.reshape(%neg, [-1, 1, 3, 8, 8])",
+            "aten.cat([%reshape_default_2, %reshape_default_3], 1)",
+            "aten.sum.dim_IntList(%cat_default_1, [1], False)",
+        ],
+    ),
+    "the largest of a stack": (
+        lambda x: torch.stack([x, -x]).max(0)[0],
+        [
+            "aten.neg(%x)",
+            "aten.reshape(%x, [-1, 1, 3, 8, 8])",
+            "aten.reshape(%neg, [-1, 1, 3, 8, 8])",
+            "aten.cat([%reshape_default_2, %reshape_default_3], 1)",
+            "aten.amax(%cat_default_1, [1], False)",
+        ],
+    ),
+    "the least of a stack": (
+        lambda x: torch.stack([x, -x]).amin(0),
+        [
+            "aten.neg(%x)",
+            "aten.reshape(%x, [-1, 1, 3, 8, 8])",
+            "aten.reshape(%neg, [-1, 1, 3, 8, 8])",
+            "aten.cat([%reshape_default_2, %reshape_default_3], 1)",
+            "aten.amin(%cat_default_1, [1], False)",
+        ],
+    ),
+    "a sum of a stack that keeps the axis": (
+        lambda x: torch.stack([x, x]).sum(0, keepdim=True),
+        [
+            "aten.reshape(%x, [1, -1, 3, 8, 8])",
+            "aten.reshape(%x, [1, -1, 3, 8, 8])",
+            "aten.cat([%reshape_default, %reshape_default_1], 0)",
+            "aten.sum.dim_IntList(%cat_default, [0], True)",
+        ],
+    ),
+    "a sum of a batch": (lambda x: x.sum(0), ["aten.sum.dim_IntList(%x, [0])"]),
+    "the larger of two": (
+        lambda x: torch.max(x, x + 1),
+        ["aten.add.Tensor(%x, 1)", "aten.maximum(%x, %add)"],
+    ),
+    "the smaller of two": (
+        lambda x: torch.min(x, x + 1),
+        ["aten.add.Tensor(%x, 1)", "aten.minimum(%x, %add)"],
+    ),
+    # weighted means of two
+    "lerp": (
+        lambda x: torch.lerp(x, x.relu(), 0.25),
+        [
+            "aten.relu(%x)",
+            "aten.sub.Tensor(%relu, %x)",
+            "aten.mul.Tensor(%sub_tensor, 0.25)",
+            "aten.add.Tensor(%x, %mul_tensor)",
+        ],
+    ),
+    "lerp nearer to the end": (
+        lambda x: torch.lerp(x, x.relu(), 0.75),
+        [
+            "aten.relu(%x)",
+            "aten.sub.Tensor(%relu, %x)",
+            "aten.mul.Tensor(%sub_tensor, -0.25)",
+            "aten.add.Tensor(%relu, %mul_tensor)",
+        ],
+    ),
+    # turns and repetitions
+    "a quarter turn": (
+        lambda x: x.rot90(1, (2, 3)),
+        ["aten.flip(%x, [3])", "aten.permute(%flip_default, [0, 1, 3, 2])"],
+    ),
+    "half a turn": (lambda x: x.rot90(2, (2, 3)), ["aten.flip(%x, [2, 3])"]),
+    "three quarters": (
+        lambda x: x.rot90(-1, (2, 3)),
+        ["aten.flip(%x, [2])", "aten.permute(%flip_default, [0, 1, 3, 2])"],
+    ),
+    "a full turn": (lambda x: x.rot90(4, (2, 3)), []),
+    "tile": (lambda x: x.tile(2, 1, 1), ["aten.repeat(%x, [1, 2, 1, 1])"]),
     # assignments
     "some channels": (
         lambda x: _assigned(x, (slice(None), slice(1, None)), x[:, :2]),
@@ -430,6 +528,10 @@ CASES: dict[str, tuple[Function, list[str]]] = {
     ),
     # dropout
     "dropout2d": (lambda x: F.dropout2d(x, 0.5, False), ["aten.dropout(%x, 0.5, False)"]),
+    "feature_alpha_dropout": (
+        lambda x: F.feature_alpha_dropout(x, 0.5),
+        ["aten.dropout(%x, 0.5, False)"],
+    ),
     "alpha_dropout": (lambda x: F.alpha_dropout(x, 0.5), ["aten.dropout(%x, 0.5, False)"]),
 }
 
@@ -523,7 +625,7 @@ def test_every_node_of_the_core_form_knows_its_type() -> None:
 
 
 def test_every_operator_has_one_rule() -> None:
-    families = (shapes, permutations, slices, assignments, arithmetic, windows)
+    families = (shapes, permutations, slices, assignments, arithmetic, reductions, windows)
     assert len(RULES) == sum(len(family.RULES) for family in families)
 
 

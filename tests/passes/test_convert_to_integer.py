@@ -388,6 +388,11 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "log1p": lambda x: torch.log1p(torch.relu(x)),
     "expm1": torch.expm1,
     "erf": torch.erf,
+    "erfc": torch.erfc,
+    "asinh": torch.asinh,
+    "angles": lambda x: torch.asin(torch.tanh(x)),
+    "sinc": torch.sinc,
+    "logit": lambda x: torch.logit(torch.sigmoid(x)),
     "sin": torch.sin,
     "round": torch.round,
 }

@@ -1,4 +1,4 @@
-"""Arithmetic, clamps and means: one overload each, tensors first."""
+"""Arithmetic and clamps: one overload each, tensors first."""
 
 from __future__ import annotations
 
@@ -87,6 +87,16 @@ def _add_product(call: Call) -> Node | None:
     return call.emit(aten.add.Tensor, made, call.source())
 
 
+def _between(call: Call) -> Node:
+    """A weighted mean of two values: the one nearer to it, and a part of the way to the other."""
+    first, other, weight = call.source(), call.source("end"), call.args["weight"]
+    near, back = first, not isinstance(weight, Node) and weight >= 0.5
+    if back:
+        near, weight = other, weight - 1
+    way = call.emit(aten.sub.Tensor, other, first)
+    return call.emit(aten.add.Tensor, near, call.emit(aten.mul.Tensor, way, weight))
+
+
 def _gate(call: Call) -> Node | None:
     """The gated linear unit: half of an axis times the sigmoid of the other half."""
     source = call.source()
@@ -99,36 +109,6 @@ def _gate(call: Call) -> Node | None:
     value = call.emit(aten.slice.Tensor, source, axis, 0, half, 1)
     gate = call.emit(aten.slice.Tensor, source, axis, half, size, 1)
     return call.emit(aten.mul.Tensor, value, call.emit(aten.sigmoid.default, gate))
-
-
-def _mean_all(call: Call) -> Node | None:
-    rank = call.rank
-    return call.emit(aten.mean.dim, call.source(), list(range(rank)), False, **_dtype(call))
-
-
-def _mean(call: Call) -> Node | None:
-    rank = call.rank
-    given = call.args["dim"]
-    dims = sorted(d % rank for d in given) if given else list(range(rank))
-    if dims == given:
-        return None
-    return call.emit(aten.mean.dim, call.source(), dims, call.args["keepdim"], **_dtype(call))
-
-
-def _extreme(target: OpOverload) -> Rule:
-    """The greatest or least values along an axis, where nobody asks at which places they are."""
-
-    def rule(call: Call) -> list[Node] | None:
-        if any(user.args[1] != 0 for user in call.node.users):
-            return None
-        axis = int(call.args["dim"]) % max(call.rank, 1)
-        return [call.emit(target, call.source(), [axis], call.args["keepdim"])]
-
-    return rule
-
-
-def _dtype(call: Call) -> dict[str, Argument]:
-    return {} if call.args["dtype"] is None else {"dtype": call.args["dtype"]}
 
 
 def _native_batch_norm(call: Call) -> list[Node]:
@@ -170,13 +150,15 @@ RULES = table(
     (_binary(aten.mul.Tensor), "mul.Tensor mul.Scalar multiply.Tensor"),
     (_binary(aten.div.Tensor), "div.Tensor div.Scalar divide.Tensor true_divide.Tensor"),
     (_add_product, "addcmul.default addcdiv.default"),
+    (_rename(aten.maximum.default), "max.other"),
+    (_rename(aten.minimum.default), "min.other"),
+    (_between, "lerp.Scalar lerp.Tensor"),
     (_gate, "glu.default"),
     (_fill, "where.ScalarOther where.ScalarSelf"),
-    (_mean_all, "mean.default"),
-    (_mean, "mean.dim"),
-    (_extreme(aten.amax.default), "max.dim"),
-    (_extreme(aten.amin.default), "min.dim"),
     (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),
     (_random_slope, "rrelu.default"),
-    (_rename(aten.dropout.default), "feature_dropout.default alpha_dropout.default"),
+    (
+        _rename(aten.dropout.default),
+        "feature_dropout.default alpha_dropout.default feature_alpha_dropout.default",
+    ),
 )

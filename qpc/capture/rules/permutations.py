@@ -1,4 +1,4 @@
-"""Operators that reorder axes: one `permute`."""
+"""Operators that reorder axes: one `permute`; turns of images mirror them, too."""
 
 from __future__ import annotations
 
@@ -57,7 +57,23 @@ def _normal_permute(call: Call) -> Node | None:
     return None if order == call.args["dims"] else _permute(call, order)
 
 
+def _turn(call: Call) -> Node | None:
+    """A quarter turn mirrors the axes that it exchanges; half a turn mirrors both."""
+    first, second = (int(d) % call.rank for d in call.args["dims"])
+    quarters = int(call.args["k"]) % 4
+    if quarters == 0:
+        return call.source()
+    mirrored = {1: [second], 2: [first, second], 3: [first]}[quarters]
+    made = call.emit(aten.flip.default, call.source(), mirrored)
+    if quarters == 2:
+        return made
+    order = list(range(call.rank))
+    order[first], order[second] = order[second], order[first]
+    return call.emit(aten.permute.default, made, order)
+
+
 RULES = table(
+    (_turn, "rot90.default"),
     (_transpose, "transpose.int swapaxes.default swapdims.default"),
     (_reverse, "t.default numpy_T.default"),
     (_matrix_transpose, "mT.default"),

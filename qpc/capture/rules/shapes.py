@@ -53,6 +53,12 @@ def _expand(call: Call) -> Node | None:
     return call.emit(aten.expand.default, source, kept)
 
 
+def _tile(call: Call) -> Node:
+    """Repetitions are counted from the last axis, and need not be given for all."""
+    given = list(call.args["dims"])
+    return call.emit(aten.repeat.default, call.source(), [1] * (call.rank - len(given)) + given)
+
+
 def _repeat_each(call: Call) -> Node | None:
     """Each element of an axis several times: along an axis of its own, and both are then one."""
     repeats, dim, shape = call.args["repeats"], call.args["dim"], shape_of(call.source())
@@ -115,4 +121,5 @@ RULES = table(
     (_cast, "to.dtype to.dtype_layout to.device _to_copy.default type_as.default"),
     (_expand, "expand.default expand_as.default"),
     (_repeat_each, "repeat_interleave.self_int"),
+    (_tile, "tile.default"),
 )

@@ -9,6 +9,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from qpc.capture.rules.call import Call, Rule, shape_of, table
+from qpc.capture.rules.reductions import over_a_stack
 from qpc.meta import info
 
 aten = torch.ops.aten
@@ -72,6 +73,8 @@ def _window(call: Call) -> dict[str, Any]:
 
 def _amax(call: Call) -> Node | None:
     """The largest value of each channel of an image is a pool over all of it."""
+    if (made := over_a_stack(call, call.args["dim"], aten.amax.default)) is not None:
+        return made
     source = call.source()
     shape = shape_of(source)
     dims = {d % len(shape) for d in call.args["dim"]}
