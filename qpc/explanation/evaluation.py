@@ -37,7 +37,8 @@ class Score:
     samples: how many it saw. top1, top5: shares of them that it got right; None without labels, or
     without classes. agreement: share on which its first class is that of the first model.
     noise: squared error of its outputs over those of the first model. differing: how many output
-    values are not exactly those. ms: milliseconds for a sample in batches, everything included.
+    values are not exactly those. ms: milliseconds for a sample in batches, everything included; the
+    first batch, which fills caches, counts only if there are no others.
     """
 
     name: str
@@ -61,7 +62,8 @@ class _Sums:
     among: int = 0
     agreeing: int = 0
     differing: int = 0
-    seconds: float = 0.0
+    timed: list[tuple[float, int]] = field(default_factory=list)
+    """Seconds and samples of each batch."""
     noise: NoiseSums = field(default_factory=NoiseSums)
 
 
@@ -136,7 +138,7 @@ def evaluate(
         for name, call in calls.items():
             start = time.perf_counter()
             outputs = call(*part.inputs)
-            sums[name].seconds += time.perf_counter() - start
+            sums[name].timed.append((time.perf_counter() - start, len(part.inputs[0])))
             first = first or outputs
             _add(sums[name], first, outputs, part.labels)
         classes = classes and _is_scores(first)
@@ -189,6 +191,7 @@ def _is_scores(outputs: Sequence[Tensor]) -> bool:
 
 def _score(name: str, sums: _Sums, count: int, classes: bool, labelled: bool) -> Score:
     known = classes and labelled
+    timed = sums.timed[1:] or sums.timed
     return Score(
         name,
         count,
@@ -197,7 +200,7 @@ def _score(name: str, sums: _Sums, count: int, classes: bool, labelled: bool) ->
         sums.agreeing / count if classes else None,
         sums.noise.ratio(),
         sums.differing,
-        sums.seconds / count * 1e3,
+        sum(seconds for seconds, _ in timed) / sum(samples for _, samples in timed) * 1e3,
     )
 
 

@@ -14,7 +14,14 @@ from qpc.calls import is_shape_arithmetic, qpc_ops
 from qpc.effort import tidying
 from qpc.errors import PassError
 from qpc.explanation.changes import Island, changes_of, kept_in_float
-from qpc.explanation.inspection import Form, LayerFacts, in_integers, inspect_graph, stage_of
+from qpc.explanation.inspection import (
+    Form,
+    Inspection,
+    LayerFacts,
+    in_integers,
+    inspect_graph,
+    stage_of,
+)
 from qpc.explanation.own_errors import MOST_MACS, Errors, own_errors
 from qpc.explanation.result import Explanation, LayerExplained
 from qpc.explanation.times import NodeTime, float_times, in_float, times_of
@@ -46,6 +53,7 @@ def explain(
     most: int = 3,
     most_macs: float = MOST_MACS,
     told: Callable[[int, int], None] = lambda done, total: None,
+    inspected: tuple[Inspection, Inspection] | None = None,
 ) -> Explanation:
     """Why a compressed model is as slow and as wrong as it is, layer by layer.
 
@@ -56,7 +64,8 @@ def explain(
     float graph in PyTorch, too. most: how many changes to name. most_macs: for own errors, the rest
     of the float graph is run behind every operator; of a large one only for so many samples as
     these multiplications allow, at least one (`own_samples`). told: how many steps are done, of how
-    many.
+    many. inspected: what `inspect_graph` finds in the float graph and in the integer one, if that
+    is known.
 
     An operator's *own* error is that of the outputs with this operator quantized and everything
     else in float; the errors of `qpc.compare` add up on the way. Raises PassError if the graphs are
@@ -70,8 +79,8 @@ def explain(
         profile = compiled.profile()
     times = {} if profile is None else times_of(profile, integer)
     slow = _float_times(reference, integer, given, profile) if float_time else {}
-    facts = inspect_graph(reference)
-    rows = _rows(integer, errors, times, slow, profile, facts.layers)
+    before, after = inspected or (inspect_graph(reference), inspect_graph(integer))
+    rows = _rows(integer, errors, times, slow, profile, before.layers, after.layers)
     prunable = {row.node: not row.why_whole for row in rows if row.macs}
     total = None if profile is None else profile.total_us
     islands = _islands(integer, {row.node: row for row in rows}, times)
@@ -112,10 +121,11 @@ def _rows(
     times: Mapping[Node, NodeTime],
     slow: Mapping[Node, float],
     profile: Profile | None,
-    facts: tuple[LayerFacts, ...],
+    before: tuple[LayerFacts, ...],
+    after: tuple[LayerFacts, ...],
 ) -> tuple[LayerExplained, ...]:
-    whole = {f.module: f.why_whole for f in facts if f.macs and f.group is not None}
-    own = {f.node: f for f in inspect_graph(gm).layers}
+    whole = {f.module: f.why_whole for f in before if f.macs and f.group is not None}
+    own = {f.node: f for f in after}
     by_node = {e.node: e for e in errors.operators}
     bits = {f.module: f.weight_bits for f in own.values()}
     rows = []

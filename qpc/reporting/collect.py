@@ -76,11 +76,11 @@ def report_of(
     """
     given = list(checked_batches(batches, "a report"))
     integer = convert(gm) if stage_of(gm) == "rounded" else gm
+    before, after = inspect_graph(reference), inspect_graph(integer)
     found = explain(  # which refuses what is no pair of graphs
         reference, integer, given, compiled=compiled, profile=profile, most_macs=most_macs,
-        told=told,
+        told=told, inspected=(before, after),
     )  # fmt: skip
-    before, after = inspect_graph(reference), inspect_graph(integer)
     summary = Summary(
         before=_size(reference, before, _float_us(found)),
         after=_size(integer, after, found.total_us),

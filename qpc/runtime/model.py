@@ -152,10 +152,7 @@ class Model:
         documents.write(path, self._files(), COMPILED_MODEL)
 
     def __repr__(self) -> str:
-        batch = self.batch_sizes[0]
-        inputs = zip(self.input_names, self.input_types(batch), strict=True)
-        takes = ", ".join(f"{name}: {kind}" for name, kind in inputs)
-        return f"<compiled model for {self.target}, takes {takes}>"
+        return f"<compiled model for {self.target}, takes {self._signature}>"
 
     def _checked(self, batch: int) -> int:
         if batch not in self._signature.inputs:

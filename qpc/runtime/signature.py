@@ -107,6 +107,12 @@ class AnySignature(Generic[T]):
 class ArraySignature(AnySignature[ArrayType]):
     """That of a model which takes numpy arrays."""
 
+    def __str__(self) -> str:
+        first, *others = self.batch_sizes
+        inputs = zip(self.names, self.inputs[first], strict=True)
+        takes = ", ".join(f"{name}: {kind}" for name, kind in inputs)
+        return f"{takes}, or batches of {' or '.join(map(str, others))}" if others else takes
+
     def dtypes(self, tensor: Array, expected: ArrayType) -> tuple[str, str] | None:
         """See `AnySignature`."""
         if tensor.dtype == expected.storage:

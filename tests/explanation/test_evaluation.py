@@ -77,6 +77,23 @@ def test_without_labels_there_is_agreement_only() -> None:
         accuracy(image, [pictures])
 
 
+def test_the_first_batch_is_not_in_the_time_if_there_are_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 9.0, 20.0, 21.0, 30.0, 31.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    parts = [Part((SAMPLES[:1],), None), Part((SAMPLES[:1],), None), Part((SAMPLES,), None)]
+    (score,) = evaluate({"float": IDENTITY}, parts)
+    assert score.ms == 1000 * (1 + 1) / (1 + len(SAMPLES))
+
+
+def test_a_single_batch_has_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 9.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    (score,) = evaluate({"float": IDENTITY}, [Part((SAMPLES,), None)])
+    assert score.ms == 9000 / len(SAMPLES)
+
+
 def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(ConfigError, match="there are no samples"):
         evaluate({"float": IDENTITY}, [])

@@ -69,6 +69,9 @@ class CompiledModel(CallableModel):
         self._parts = parts if loaded is None else replace(parts, weights=loaded.weights)
         self._program = None if loaded is None else TensorProgram(loaded, parts.threads)
 
+    def __repr__(self) -> str:
+        return f"<compiled model for {self.target.name}, takes {self._parts.array_signature}>"
+
     @property
     def target(self) -> Target:
         """What the code was made for."""

@@ -193,7 +193,7 @@ class _Code:
             ]
             for pixel in range(tile.pixels):
                 pixel_at = x_at + pixel * plan.x_step
-                x = bind(isa.broadcast(source.load(pixel_at, isa.depth)))
+                x = bind(isa.broadcast_from(source, pixel_at))
                 for vector in range(tile.vectors):
                     at = (pixel * tile.vectors + vector) * isa.lanes
                     sums.store(at, isa.dot(sums.load(at, isa.lanes), x, w[vector]), isa.lanes)
@@ -262,7 +262,7 @@ class _Code:
                 first = x_at + pixel * plan.x_step
                 at = pixel * isa.lanes
                 for x_half in (first, first + isa.depth):
-                    x.append(bind(isa.broadcast(source.load(x_half, isa.depth))))
+                    x.append(bind(isa.broadcast_from(source, x_half)))
                     total = isa.dot(excess.load(at, isa.lanes), x[-1], offset)
                     excess.store(at, total, isa.lanes)
             for vector in range(tile.vectors):

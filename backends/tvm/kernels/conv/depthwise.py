@@ -33,6 +33,8 @@ from qpc.backends.tvm.kernels.emit import (
 from qpc.backends.tvm.kernels.geometry import tile_start
 from qpc.backends.tvm.kernels.isa.base import Isa
 
+_MOST_ROWS = 4  # that are interleaved, and summed by a `dot`
+
 
 @dataclass(frozen=True)
 class DepthwiseConv(DepthwisePlan):
@@ -45,7 +47,7 @@ class DepthwiseConv(DepthwisePlan):
         by_rows = isa.by_rows
         if layer.desc.c < by_rows.lanes and not by_rows.stores_parts:
             by_rows = isa.joining
-        found = by_rows.exact_for(rows, layer.constants.greatest)
+        found = by_rows.exact_for(rows, layer.constants.greatest, deepest=_MOST_ROWS)
         plans = [cls(exact, layer.desc.shape, threads) for exact in found]
         return min(plans, key=lambda plan: plan.row_time)
 

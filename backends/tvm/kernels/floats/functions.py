@@ -59,6 +59,22 @@ _ERFC = (
     -0.22144395603524775,
 )
 """ln(erfc(x) * exp(x**2) / t) for 0 <= x < 10.5, in t = 1 / (1 + 0.4 x)."""
+_LAST_SHARE = 6.5
+LEAST_SHARE = 3e-10
+"""`_LAST_SHARE` times the share of a normal distribution that lies so many deviations below 0."""
+_LOG_SHARE = (
+    -0.6931447336117016,
+    -0.7979603469521217,
+    0.18208759771905908,
+    -0.037165523977112085,
+    0.005685328953863667,
+    -0.0005403849283765974,
+    1.2761779996323652e-05,
+    3.6713254075980284e-06,
+    -4.3680840227661203e-07,
+    1.598635713173854e-08,
+)
+"""ln(share) + x**2 / 2 for the share of a normal distribution below -x, 0 <= x <= 6.5."""
 _LOG1P = (
     0.3333341539881283,
     -0.2500070255066407,
@@ -88,9 +104,6 @@ _LEAST_EXPONENT = -104.0  # its exponential is zero
 _LEAST_NORMAL = -87.68  # exponentials of less are flushed to zero by `exp_negative`
 _TANH_IS_ONE = 9.1
 _MISH_IS_X = 20.0
-_NO_TAIL = 16.0  # deviations beyond which a normal distribution has no share that is a float32
-_HIGH_HALF = ~0xFFF
-"""The bits of a float whose square is exact, and its exponent and sign."""
 
 Bind = Callable[[Expr], Expr]
 
@@ -156,20 +169,18 @@ class Functions:
         size = self.bind(self._magnitude(x))
         square = self.bind(size * size)
         near = size * self._polynomial(_ERF, square)
-        far = self.number(1.0) - self._erfc(size, square, self.number(0.0))
+        far = self.number(1.0) - self._erfc(size, square)
         return self._with_sign(T.Select(size < self.number(1.0), near, far), x)
 
     def gelu(self, x: Expr) -> Expr:
         """`x` times the share of a normal distribution below it, with the digits of small shares.
 
-        Minus infinity times no share is NaN, as in PyTorch.
+        Results beyond `LEAST_SHARE` are within that: about zero, as PyTorch's are. Minus infinity
+        times no share is NaN, as in PyTorch.
         """
-        # Half the square in two parts: rounded, it would cost digits of an exponential.
-        near = self.bind(self._between(-_NO_TAIL, x, _NO_TAIL))
-        high = self.bind(self._bits(T.bitwise_and, near, _HIGH_HALF))
-        low = (near - high) * (near + high) * self.number(0.5)
-        size = self.bind(self._magnitude(near) * self.number(0.5**0.5))
-        tail = self.bind(self.number(0.5) * self._erfc(size, high * high * self.number(0.5), low))
+        size = T.min(self.number(_LAST_SHARE), self._magnitude(x))
+        exponent = self._polynomial(_LOG_SHARE, size) - x * x * self.number(0.5)
+        tail = self.bind(self.exp_negative(exponent))
         share = T.Select(x < self.number(0.0), tail, self.number(1.0) - tail)
         return x * share
 
@@ -281,11 +292,11 @@ class Functions:
         of_none = T.Select(T.EQ(x, nothing), self.number(-np.inf), self.number(np.nan))
         return T.Select(x > nothing, T.Select(x < infinite, made, x), of_none)
 
-    def _erfc(self, size: Expr, square: Expr, rest: Expr) -> Expr:
-        """1 - erf of values from 0 on, whose squares are `square + rest`."""
+    def _erfc(self, size: Expr, square: Expr) -> Expr:
+        """1 - erf of values from 0 on, and their squares."""
         one = self.number(1.0)
         t = self.bind(one / (one + self.number(_ERFC_SLOPE) * size))
-        return t * self.exp_negative((self._polynomial(_ERFC, t) - rest) - square)
+        return t * self.exp_negative(self._polynomial(_ERFC, t) - square)
 
     def _polynomial(self, coefficients: Sequence[float], x: Expr) -> Expr:
         x = self.bind(x)

@@ -19,6 +19,7 @@ from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.kernels.emit import (
     Flat,
+    Index,
     cast,
     float32,
     integer,
@@ -123,12 +124,14 @@ class Isa:
         """The instructions for two pixels at a time, if there are any; they have as many lanes."""
         return None
 
-    def exact_for(self, rows: npt.NDArray[np.int8], greatest: int = 255) -> tuple[Isa, ...]:
+    def exact_for(
+        self, rows: npt.NDArray[np.int8], greatest: int = 255, deepest: int | None = None
+    ) -> tuple[Isa, ...]:
         """The instructions that are exact for these weights, one or more; all have as many lanes.
 
         rows: weights[..., n] in the order in which sums take them: whatever `depth` is, a `dot`
         multiplies neighbours, counted from the beginning of a row. greatest: of unsigned
-        activations.
+        activations. deepest: the greatest `depth` that the kernel can do with, any by default.
         """
         return (self,)
 
@@ -168,6 +171,10 @@ class Isa:
     def broadcast(self, x: Expr) -> Expr:
         """`depth` elements of `x_type`, repeated in every lane."""
         return splat(x, self.lanes)
+
+    def broadcast_from(self, data: Flat, at: Index) -> Expr:
+        """`broadcast` of the elements from a place on."""
+        return self.broadcast(data.load(at, self.depth))
 
     def interleave(self, rows: Sequence[Expr]) -> list[Expr]:
         """Transpose `depth` rows of `lanes * depth` channels into vectors for `dot`.

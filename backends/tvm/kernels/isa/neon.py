@@ -210,7 +210,9 @@ class ByteProducts(Neon):
     any_weights: bool = False
     """Whether weights may be -128."""
 
-    def exact_for(self, rows: npt.NDArray[np.int8], greatest: int = 255) -> tuple[Isa, ...]:
+    def exact_for(
+        self, rows: npt.NDArray[np.int8], greatest: int = 255, deepest: int | None = None
+    ) -> tuple[Isa, ...]:
         least = rows.min(initial=0)
         careful = least == -128
         return (replace(self, any_weights=True, dot_instructions=4) if careful else self,)

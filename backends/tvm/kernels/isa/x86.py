@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from tvm.tirx.script import builder as T
 
 from qpc.backends.tvm.kernels.emit import (
     Flat,
+    Index,
     bind,
     cast,
     integer,
@@ -68,6 +68,10 @@ _PACK_BYTES = {
     8: "llvm.x86.avx2.packuswb",
     16: "llvm.x86.avx512.packuswb.512",
 }
+
+
+_SSE_LANES = 4
+_PIECE = 4  # terms that `pmaddubsw` and `pmaddwd` sum into a lane
 
 
 @dataclass(frozen=True)
@@ -205,10 +209,17 @@ class _X86(Interleaving):
         if not sizes or 3 * lanes < 2 * sizes[0]:
             return super().lookup(table, values, lanes)
         size = sizes[0]
-        index = values if lanes == size else shuffle([values] * ceil(size / lanes), range(size))
-        found = _lookup_bytes(table, bind(reinterpret(index, "int8", size)), size)
+        found = _lookup_bytes(table, self._indices(values, lanes, size), size)
         found = reinterpret(found, "uint8", size)
         return found if lanes == size else shuffle([found], range(lanes))
+
+    def _indices(self, values: Expr, lanes: int, size: int) -> Expr:
+        """Activations as int8 that fill a vector."""
+        if lanes < size:
+            # Not filled with the same again: LLVM never ended where depthwise sums came before.
+            zeros = integer(0, self.activation, size - lanes)
+            values = shuffle([bind(values), zeros], range(size))
+        return bind(reinterpret(values, "int8", size))
 
     def _packed_bytes(self, words: Sequence[Expr]) -> Expr:
         """uint8 of two int16 vectors, saturated; a single one is there twice."""
@@ -255,8 +266,7 @@ class DotProducts(_Bytes):
         size = 4 * self.lanes
         if self.permute_bytes is None or lanes > size:
             return super().lookup(table, values, lanes)
-        index = values if lanes == size else shuffle([values] * ceil(size / lanes), range(size))
-        index = bind(reinterpret(index, "int8", size))
+        index = self._indices(values, lanes, size)
         quarters = [reinterpret(table.load(at, size), "int8", size) for at in range(0, 256, size)]
         low, high = (
             intrinsic(self.permute_bytes, vector("int8", size), first, index, second)
@@ -283,20 +293,32 @@ class MultiplyAdd(_X86):
     def words(self) -> Isa:
         return self
 
-    def exact_for(self, rows: npt.NDArray[np.int8], greatest: int = 255) -> tuple[Isa, ...]:
-        if not BytePairs.is_exact(rows, greatest):
-            return (self,)
-        # One more register holds the ones.
-        pairs = BytePairs(
+    def exact_for(
+        self, rows: npt.NDArray[np.int8], greatest: int = 255, deepest: int | None = None
+    ) -> tuple[Isa, ...]:
+        # Of four pieces the weights that several pixels share have no room in registers. SSE copies
+        # one operand of each product: two pieces take as long there as twice one.
+        depths = (2 * _PIECE, _PIECE) if self.lanes > _SSE_LANES else (_PIECE,)
+        return *(
+            self._pairs(depth)
+            for depth in depths
+            if (deepest is None or depth <= deepest) and BytePairs.is_exact(rows, greatest, depth)
+        ), self
+
+    def _pairs(self, depth: int) -> BytePairs:
+        pieces = depth // _PIECE
+        dot_instructions = 2 * pieces + 1
+        return BytePairs(
             self.name,
             self.lanes,
-            self.registers - 1,
+            self.registers - 1,  # one more holds the ones
+            depth,
+            dot_instructions=dot_instructions,
             sums_in_flight=self.sums_in_flight,
             broadcast_cost=self.broadcast_cost,
             vectors_per_store=self.vectors_per_store,
-            costs=self.costs.in_dots_of(BytePairs.dot_instructions, self.dot_instructions),
+            costs=self.costs.in_dots_of(dot_instructions, self.dot_instructions),
         )
-        return pairs, self
 
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
         words = reinterpret(x, "int16", self.lanes * self.depth)
@@ -324,35 +346,70 @@ class BytePairs(_Bytes):
     """`pmaddubsw`: pairs of products summed into int16; then `pmaddwd` sums pairs of those.
 
     `pmaddubsw` saturates, so this is for weights whose pairs cannot get there, see `is_exact`.
+    Where they are so small that the sums of two pairs fit as well, the terms of a `dot` are two
+    pieces of four, whose sums of int16 are added before they are widened.
     """
 
     dot_instructions: int = 3
 
     @staticmethod
-    def is_exact(rows: npt.NDArray[np.int8], greatest: int) -> bool:
-        """Whether no pair can saturate; arguments as `Isa.exact_for`.
+    def is_exact(rows: npt.NDArray[np.int8], greatest: int, depth: int = 4) -> bool:
+        """Whether no sum of int16 can leave its range; arguments as `Isa.exact_for`.
 
-        Activations are not negative. So a pair sums up to the most where they are greatest at
-        positive weights and 0 at the others, and to the least the other way round.
+        Activations are not negative. So a sum is the most where they are greatest at positive
+        weights and 0 at the others, and the least the other way round.
         """
-        if rows.shape[-1] % 2:
-            rows = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, 1)])
-        first, second = (rows[..., at::2].astype(np.int32) for at in (0, 1))
-        most = np.maximum(first, 0) + np.maximum(second, 0)
-        least = np.minimum(first, 0) + np.minimum(second, 0)
+        missing = -rows.shape[-1] % depth
+        if missing:
+            rows = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, missing)])
+        pairs = rows.reshape(*rows.shape[:-1], -1, depth // _PIECE, 2, 2).astype(np.int32)
+        most = np.maximum(pairs, 0).sum((-1, -3))  # both of a pair, in all pieces
+        least = np.minimum(pairs, 0).sum((-1, -3))
         fits = np.iinfo(np.int16)
         return bool(
             greatest * most.max(initial=0) <= fits.max
             and greatest * least.min(initial=0) >= fits.min
         )
 
+    @property
+    def _pieces(self) -> int:
+        return self.depth // _PIECE
+
+    def arranged(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+        pieces = weight.reshape(*weight.shape[:-1], self._pieces, _PIECE)
+        return pieces.swapaxes(-3, -2).reshape(weight.shape)
+
+    def broadcast_from(self, data: Flat, at: Index) -> Expr:
+        # Loaded piece by piece: of more bytes at once LLVM makes moves between registers.
+        places = [at + piece * _PIECE for piece in range(self._pieces)]
+        splats = [splat(T.reinterpret("int32", data.load(p, _PIECE)), self.lanes) for p in places]
+        return shuffle(splats, range(self.lanes * self._pieces)) if splats[1:] else splats[0]
+
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:
-        size = self.lanes * self.depth
-        words = vector("int16", size // 2)
-        pairs = intrinsic(_MULTIPLY_ADD_BYTES[self.lanes], words, reinterpret(x, "int8", size), w)
-        ones = integer(1, "int16", size // 2)
+        pairs = self._sums_of_pairs(x, w, 0)
+        for piece in range(1, self._pieces):
+            pairs = pairs + self._sums_of_pairs(x, w, piece)
+        ones = integer(1, "int16", 2 * self.lanes)
         sums = intrinsic(_MULTIPLY_ADD[self.lanes], vector("int32", self.lanes), pairs, ones)
         return wrapped_sum(acc, sums, self.lanes)
+
+    def _sums_of_pairs(self, x: Expr, w: Expr, piece: int) -> Expr:
+        size = self.lanes * _PIECE
+        if self._pieces > 1:
+            x = shuffle([x], range(piece * self.lanes, (piece + 1) * self.lanes))
+            w = shuffle([w], range(piece * size, (piece + 1) * size))
+        words = vector("int16", size // 2)
+        return intrinsic(_MULTIPLY_ADD_BYTES[self.lanes], words, reinterpret(x, "int8", size), w)
+
+    def accumulators_fit(self, pixels: int, vectors: int) -> bool:
+        # A row of weights is used pixel after pixel, so that all of its pieces are kept.
+        beside = self._pieces if self._pieces == 1 else self._pieces + 1
+        return (pixels + self._pieces) * vectors + beside <= self.registers
+
+    def step_time(self, pixels: int, vectors: int) -> float:
+        # In dots, of which the multiplications take longest: one for each piece and one to widen.
+        loads = 2 * self._pieces / (self._pieces + 1) * (pixels * self.broadcast_cost + vectors)
+        return float(max(pixels * vectors, loads, self.sums_in_flight))
 
 
 def _interleaved(size: int, block: int) -> list[list[int]]:

@@ -56,6 +56,8 @@ _NUMBERS = np.array(
 )
 """As data: TVM would turn a division by a constant into a multiplication."""
 
+_DEEPEST = 4  # terms of a `dot`, as weights are packed for models of all bits alike
+
 
 @dataclass(frozen=True)
 class DynamicDesc:
@@ -76,7 +78,7 @@ def dynamic(
     threads: int = 1,
 ) -> Kernel:
     """The kernel of `qpc::dynamic_linear`; weight[o, k], scale[o], bias[o]."""
-    isa = isa.exact_for(weight)[0]
+    isa = isa.exact_for(weight, deepest=_DEEPEST)[0]
     tiles = Tiles.of(isa, desc.m, desc.o)
     params: list[Array] = [
         _NUMBERS,

@@ -82,6 +82,12 @@ def test_results_of_earlier_calls_stay_as_they_were(models: Models) -> None:
         assert all(torch.equal(a, b) for a, b in zip(results, earlier, strict=True))
 
 
+def test_a_model_says_what_it_takes(models: Models) -> None:
+    (name,) = models[0].signature.names
+    takes = f"{name}: float32[1, 3, 12, 12], or batches of 4"
+    assert repr(models[0]) == f"<compiled model for {models[0].target.name}, takes {takes}>"
+
+
 def test_another_batch_size_is_an_error(models: Models) -> None:
     with pytest.raises(
         BackendError, match=r"has shape \(2, 3, 12, 12\), expected \(1, 3, 12, 12\) or \(4, 3"

@@ -281,7 +281,7 @@ def test_nothing_saturates_at_extreme_values(
 
 
 @pytest.mark.parametrize("groups", [1, 24])
-@pytest.mark.parametrize("weight", [-65, -64, 64, 65])
+@pytest.mark.parametrize("weight", [-65, -64, 64, 65, -33, -32, 32, 33])
 def test_nothing_saturates_with_small_weights(isa: Isa, run: Run, groups: int, weight: int) -> None:
     layer = Layer(replace(BASE, c=24, o=24, groups=groups, padding=(1, 1, 1, 1)))
     layer.x[:], layer.weight[:] = 255, weight
@@ -328,10 +328,33 @@ def test_pairs_are_those_that_a_dot_multiplies(
         plans: Sequence[ConvPlan] = [DepthwiseConv.for_layer(AVX2, part, 1)]
     else:
         plans = DenseConv.plans_for(AVX2, part, 1)
+    assert (4 in {plan.isa.depth for plan in plans}) == (depth == 4)
+
+
+@pytest.mark.parametrize(
+    ("weight", "places", "depth"),
+    [
+        (32, (8, 9, 12, 13), 8),
+        (33, (8, 9, 12, 13), 4),
+        (64, (0, 1, 6, 7), 8),  # no two of one sum
+        (64, (0, 1, 4), 4),
+        (64, (4, 5, 8, 9), 8),  # of two dots
+        (-32, (0, 1, 4, 5), 8),
+        (-33, (0, 1, 4, 5), 4),
+    ],
+)
+def test_sums_of_two_pairs_are_those_that_fit(
+    weight: int, places: tuple[int, ...], depth: int
+) -> None:
+    layer = Layer(replace(BASE, c=24, o=24, kernel=(1, 1)))
+    layer.weight[:] = 0
+    layer.weight[7, list(places)] = weight
+    plans = DenseConv.plans_for(AVX2, Convolution(layer.desc, layer.constants), 1)
     assert max(plan.isa.depth for plan in plans) == depth
 
 
 @COMMON
+@pytest.mark.parametrize("bits", [7, 6])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -341,10 +364,10 @@ def test_pairs_are_those_that_a_dot_multiplies(
     ],
 )
 def test_small_weights_give_the_exact_result(
-    isa: Isa, run: Run, changes: dict[str, object]
+    isa: Isa, run: Run, changes: dict[str, object], bits: int
 ) -> None:
     layer = Layer(replace(BASE, **changes))  # type: ignore[arg-type]  # each has its field's type
-    layer.weight //= 2
+    layer.weight //= 2 ** (8 - bits)
     np.testing.assert_array_equal(layer.run(isa, run), layer.expected())
 
 
@@ -511,6 +534,13 @@ def test_layers_of_one_shape_share_their_code(isa: Isa) -> None:
 @pytest.mark.parametrize("groups", [1, 20])
 def test_other_vectors_give_the_same_result(isa: Isa, run: Run, groups: int) -> None:
     layer = Layer(replace(BASE, c=20, o=20, groups=groups, padding=(1, 1, 1, 1)))
+    result = layer.run(isa, run, (Lookup(layer.table.tobytes()),))
+    np.testing.assert_array_equal(result, layer.table[layer.expected()])
+
+
+def test_a_table_behind_few_depthwise_channels(isa: Isa, run: Run) -> None:
+    """LLVM never ended where the few values were repeated to fill a vector for the table."""
+    layer = Layer(replace(BASE, n=5, c=2, o=2, groups=2, h=6, w=2, kernel=(1, 1)))
     result = layer.run(isa, run, (Lookup(layer.table.tobytes()),))
     np.testing.assert_array_equal(result, layer.table[layer.expected()])
 

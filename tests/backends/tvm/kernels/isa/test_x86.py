@@ -71,8 +71,31 @@ def test_instructions_that_saturate_are_for_pairs_that_cannot_get_there(
     pairs = np.pad(rows, [(0, 0), (0, len(row) % 2)]).reshape(2, -1, 2).astype(int)
     sums = greatest * np.stack([pairs.clip(min=0).sum(2), pairs.clip(max=0).sum(2)])
     assert exact == bool(((sums >= -(2**15)) & (sums < 2**15)).all())
-    assert [each.depth for each in isa.exact_for(rows, greatest)] == ([4, 2] if exact else [2])
-    assert isa.exact_for(rows, greatest)[-1] is isa
+    found = isa.exact_for(rows, greatest, deepest=4)
+    assert [each.depth for each in found] == ([4, 2] if exact else [2])
+    assert found[-1] is isa
+
+
+@pytest.mark.parametrize(
+    ("row", "greatest", "exact"),
+    [
+        ([32, 32, 64, 0, 32, 32, 0, 64], 255, True),
+        ([32, 32, 0, 0, 32, 33, 0, 0], 255, False),
+        ([-33, -32, 0, 0, -32, -32], 255, False),
+        ([127, 0, 0, 0, -128, 1], 255, True),
+        ([0, 0, 0, 0, 64, 64, 0, 0, 64, 64], 255, True),  # not of one sum
+        ([63, 63, 63, 63, 63, 63, 63, 63], 130, True),
+        ([], 255, True),
+    ],
+)
+def test_two_pairs_share_a_sum_of_16_bits_where_it_cannot_saturate(
+    row: list[int], greatest: int, exact: bool
+) -> None:
+    rows = np.array([[0] * len(row), row], np.int8)
+    depths = [each.depth for each in isa_for(Target.parse("x86-64-avx2")).exact_for(rows, greatest)]
+    assert (8 in depths) == exact
+    sse = isa_for(Target.parse("x86-64-sse4")).exact_for(rows, greatest)
+    assert 8 not in [each.depth for each in sse]  # it would gain nothing
 
 
 @pytest.mark.parametrize("name", ["x86-64", "x86-64-avx512-vnni"])
