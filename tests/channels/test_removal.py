@@ -37,7 +37,7 @@ ARGUMENTS: dict[str, tuple[Forward, str, object]] = {
     "reshape": (lambda m, x: m.a(x).unflatten(1, (4, 1)), "shape", [-1, 3, 1, 4, 2]),
     "expand": (lambda m, x: m.a(x).mean(2, True).expand(-1, 4, 4, -1), "size", [-1, 3, 4, -1]),
     "constant": (
-        lambda m, x: torch.cat([m.a(x), x.new_zeros(x.shape[0], 4, 1, 2)], 2),
+        lambda m, x: torch.cat([m.a(x), x.new_ones(x.shape[0], 4, 1, 2)], 2),
         "size",
         [-1, 3, 1, 2],
     ),
