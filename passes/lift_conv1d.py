@@ -1,8 +1,9 @@
-"""Treat convolutions, pools and paddings over one axis as two-dimensional ones of height 1.
+"""Treat what works on one axis, such as convolutions and pools, as two-dimensional, of height 1.
 
 Before:  x[N, C, L] -> conv1d(W[out, in, k], stride s) -> y
 After:   x -> reshape[N, C, 1, L] -> conv2d(W[out, in, 1, k], stride (1, s)) -> reshape -> y
-Keeps:   the output, up to float rounding; max-pools and paddings bit for bit
+Keeps:   the output, up to float rounding; max-pools and paddings bit for bit. Resizing, too, is
+         that of images
 Leaves:  convolutions without a batch axis, and those whose weight something else reads too;
          paddings with one value, which need no images
 Cost:    one walk over the graph
@@ -21,7 +22,7 @@ from torch.fx import GraphModule, Node
 
 from qpc.analysis.origins import computed
 from qpc.base import Pass, PassContext
-from qpc.calls import aten
+from qpc.calls import arguments, aten
 from qpc.companions import elementwise_companions
 from qpc.edit import Editor
 from qpc.facts import CORE_FORM
@@ -132,6 +133,41 @@ class PaddingOfABatch(Rule[PadByValues]):
         return _finish(editor, found.node, made)
 
 
+_RESIZED = {
+    aten.upsample_nearest1d: aten.upsample_nearest2d.default,
+    aten._upsample_nearest_exact1d: aten._upsample_nearest_exact2d.default,
+    aten.upsample_linear1d: aten.upsample_bilinear2d.default,
+}
+
+
+@dataclass(frozen=True)
+class ResizingOfABatch(Rule[Node]):
+    """Interpolation along one axis, to a size that is known."""
+
+    def match(self, gm: GraphModule, node: Node) -> Node | None:
+        known = getattr(node.target, "overloadpacket", None) in _RESIZED
+        return node if known and isinstance((info(node).shape or (None,))[-1], int) else None
+
+    def refuse(self, gm: GraphModule, found: Node) -> str | None:
+        return _refuse_shape(found)
+
+    def replace(self, editor: Editor, found: Node) -> str:
+        given, size = arguments(found), (info(found).shape or ())[-1]
+        (source, *_) = found.all_input_nodes
+        scale = given["scale_factors"] if "scale_factors" in given else [given["scales"]]
+        corners = [given["align_corners"]] if "align_corners" in given else []
+        made = editor.call(
+            _RESIZED[found.target.overloadpacket],  # type: ignore[union-attr]  # as matched
+            _with_height(editor, source, found),
+            [1, size],
+            *corners,
+            None,
+            (scale or [None])[0],
+            like=found,
+        )
+        return _finish(editor, found, made)
+
+
 @dataclass(frozen=True)
 class BatchNormOfALifted(Rule[BatchNorm]):
     """A batch norm that reads a convolution which has a height by now, through the reshape."""
@@ -155,11 +191,15 @@ class BatchNormOfALifted(Rule[BatchNorm]):
 
 @dataclass(frozen=True)
 class LiftConv1d(Pass, name="lift-conv1d", requires={CORE_FORM}):
-    """Give what works on one axis a height of 1: convolutions, their batch norms, pools, pads."""
+    """Give what works on one axis a height of 1.
+
+    Convolutions, their batch norms, pools, resizing, and padding with values of the input.
+    """
 
     def apply(self, gm: GraphModule, ctx: PassContext) -> bool:
         layers = (Conv1dOfABatch(), BatchNormOfALifted())
-        rules = (*layers, MaxPool1dOfABatch(), AvgPool1dOfABatch(), PaddingOfABatch())
+        rest = (MaxPool1dOfABatch(), AvgPool1dOfABatch(), PaddingOfABatch(), ResizingOfABatch())
+        rules = (*layers, *rest)
         return apply_rules(rules, self, gm, ctx)
 
 

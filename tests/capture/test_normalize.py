@@ -410,6 +410,30 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         lambda x: torch.min(x, x + 1),
         ["aten.add.Tensor(%x, 1)", "aten.minimum(%x, %add)"],
     ),
+    "larger than a number": (
+        lambda x: torch.maximum(torch.zeros(1), x),
+        ["aten.clamp(%x, 0.0, None)"],
+    ),
+    "smaller than a number": (
+        lambda x: torch.min(x, torch.full_like(x, 2)),
+        ["aten.clamp(%x, None, 2)"],
+    ),
+    "a number of one element where a mask says so": (
+        lambda x: torch.where(x > 0, x, torch.tensor(0.5)),
+        [
+            "aten.gt.Scalar(%x, 0)",
+            "aten.logical_not(%gt)",
+            "aten.masked_fill.Scalar(%x, %logical_not_default, 0.5)",
+        ],
+    ),
+    "the number first": (
+        lambda x: torch.where(x > 0, torch.zeros_like(x), x),
+        ["aten.gt.Scalar(%x, 0)", "aten.masked_fill.Scalar(%x, %gt, 0)"],
+    ),
+    "two values": (
+        lambda x: torch.where(x > 0, x.exp(), x),
+        ["aten.gt.Scalar(%x, 0)", "aten.exp(%x)", "aten.where.self(%gt, %exp, %x)"],
+    ),
     # weighted means of two
     "lerp": (
         lambda x: torch.lerp(x, x.relu(), 0.25),

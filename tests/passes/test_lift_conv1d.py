@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,6 +75,30 @@ def test_paddings_with_values_of_the_input_are_lifted_and_become_integer(mode: s
     result = qpc.quantize(gm, [X])
     assert not nodes_of(result, aten.pad.default)
     assert len(nodes_of(result, qpc_ops.resize2d.default)) == 1
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.interpolate(x, scale_factor=2.0),
+        lambda x: F.interpolate(x, 33, mode="nearest-exact"),
+        lambda x: F.interpolate(x, scale_factor=1.7, mode="linear"),
+        lambda x: F.interpolate(x, 31, mode="linear", align_corners=True),
+    ],
+)
+def test_resizing_is_lifted_and_becomes_integer(function: Any) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv1d(4, 6, 3), nn.Conv1d(6, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.last(function(self.first(x)))
+            return y
+
+    gm = traced(randomized(Model()), X)
+    check_pass(LiftConv1d(), gm, X)
+    assert len(nodes_of(qpc.quantize(gm, [X]), qpc_ops.resize2d.default)) == 1
 
 
 class Recurrent(nn.Module):

@@ -8,7 +8,7 @@ from torch.fx import Node
 from torch.fx.node import Argument
 
 from qpc.capture.rules.call import Call, Rule, shape_of, table
-from qpc.capture.rules.filled import filled_with
+from qpc.capture.rules.filled import filled_with, number_in
 from qpc.meta import info
 
 aten = torch.ops.aten
@@ -87,6 +87,22 @@ def _add_product(call: Call) -> Node | None:
     return call.emit(aten.add.Tensor, made, call.source())
 
 
+def _bounded(target: OpOverload) -> Rule:
+    """The larger or smaller of two values, of which one may be a number: a clamp."""
+
+    def rule(call: Call) -> Node | None:
+        given = call.source(), call.source("other")
+        for value, bound in (given, given[::-1]):
+            number = number_in(call.gm, bound)
+            alike = shape_of(value) == call.shape and info(value).dtype is info(call.node).dtype
+            if number is not None and alike:
+                ends = (number, None) if target is aten.maximum.default else (None, number)
+                return call.emit(aten.clamp.default, value, *ends)
+        return None if call.target is target else call.emit(target, *given)
+
+    return rule
+
+
 def _between(call: Call) -> Node:
     """A weighted mean of two values: the one nearer to it, and a part of the way to the other."""
     first, other, weight = call.source(), call.source("end"), call.args["weight"]
@@ -128,7 +144,13 @@ def _rename(target: OpOverload) -> Rule:
 
 def _fill(call: Call) -> Node | None:
     """A choice between a value and a number: the number is written where a mask says so."""
-    given, other = dict(call.args), call.target is aten.where.ScalarOther
+    given, other = dict(call.args), call.target is not aten.where.ScalarSelf
+    if call.target is aten.where.self:
+        numbers = {name: number_in(call.gm, given[name]) for name in ("self", "other")}
+        if (numbers["self"] is None) is (numbers["other"] is None):
+            return None
+        other = numbers["self"] is None
+        given.update((name, number) for name, number in numbers.items() if number is not None)
     value, number = (given["self"], given["other"]) if other else (given["other"], given["self"])
     if shape_of(value) != call.shape or info(value).dtype != info(call.node).dtype:
         return None
@@ -150,11 +172,11 @@ RULES = table(
     (_binary(aten.mul.Tensor), "mul.Tensor mul.Scalar multiply.Tensor"),
     (_binary(aten.div.Tensor), "div.Tensor div.Scalar divide.Tensor true_divide.Tensor"),
     (_add_product, "addcmul.default addcdiv.default"),
-    (_rename(aten.maximum.default), "max.other"),
-    (_rename(aten.minimum.default), "min.other"),
+    (_bounded(aten.maximum.default), "maximum.default max.other"),
+    (_bounded(aten.minimum.default), "minimum.default min.other"),
     (_between, "lerp.Scalar lerp.Tensor"),
     (_gate, "glu.default"),
-    (_fill, "where.ScalarOther where.ScalarSelf"),
+    (_fill, "where.ScalarOther where.ScalarSelf where.self"),
     (_native_batch_norm, "_native_batch_norm_legit_no_training.default"),
     (_random_slope, "rrelu.default"),
     (

@@ -32,8 +32,21 @@ def filled_with(gm: GraphModule, node: Node) -> int | float | None:
     number: object = _NUMBERS.get(node.target)
     if (name := _GIVEN.get(node.target)) is not None:
         number = arguments(node)[name]
-        if isinstance(number, Node) and str(number.target).startswith("_constants."):
-            number = attribute(gm, str(number.target)).item()
+        if isinstance(number, Node):
+            return _constant(gm, number)
+    return number if isinstance(number, int | float) else None
+
+
+def number_in(gm: GraphModule, node: Node) -> int | float | None:
+    """As `filled_with`, or the only element of a constant."""
+    return _constant(gm, node) if node.op == "get_attr" else filled_with(gm, node)
+
+
+def _constant(gm: GraphModule, node: Node) -> int | float | None:
+    if not str(node.target).startswith("_constants."):
+        return None
+    constant = attribute(gm, str(node.target))
+    number = constant.item() if constant.numel() == 1 else None
     return number if isinstance(number, int | float) else None
 
 
