@@ -124,7 +124,7 @@ class KindFamily(Family):
 def nearest(name: str, known: Iterable[str]) -> str:
     """What to do about a name that is not known: the nearest one, or all of them."""
     choices = sorted(known)
-    close = difflib.get_close_matches(name, choices, 1)
+    close = difflib.get_close_matches(name, choices)
     return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(choices) or 'none'}"
 
 

@@ -9,6 +9,7 @@ from torch.fx import Graph, GraphModule, Node
 from qpc.base import Pass, PassContext, PassReport, Remark
 from qpc.facts import CALIBRATED, CORE_FORM, OBSERVED
 from qpc.meta import update_info
+from qpc.terminal.reporter import Reporter
 
 
 @dataclass(frozen=True)
@@ -189,3 +190,21 @@ def test_progress_is_shown_where_people_see_it_unless_it_is_said(
     with ctx.phase("again") as inner:
         assert (inner is not None) is shown
         assert inner is not outer or not shown
+
+
+def test_what_takes_long_is_a_phase_of_as_many_parts_as_there_are_things(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[tuple[str, int | None]] = []
+    phase = Reporter.phase
+
+    def heard(reporter: Reporter, text: str, total: int | None = None) -> object:
+        said.append((text, total))
+        return phase(reporter, text, total)
+
+    monkeypatch.setattr(Reporter, "phase", heard)
+    monkeypatch.setattr("sys.stderr", _Stream(terminal=False))
+    ctx = PassContext(progress=True)
+    for _ in ctx.each(["a", "b"], "quantizing"):
+        assert list(ctx.each("xyz", "calibrating")) == ["x", "y", "z"]
+    assert said == [("quantizing", 2), ("calibrating", 3), ("calibrating", 3)]

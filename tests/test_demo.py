@@ -9,9 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 import qpc.demo
-from qpc.analysis.compare import Comparison, LayerError
+from qpc.analysis.compare import Comparison, LayerError, compare
 from qpc.backends.tvm import compat, compile_graph
 from qpc.demo import (
     DemoResult,
@@ -26,6 +27,7 @@ from qpc.demo import (
     run_demo,
 )
 from qpc.errors import BackendError, MissingDependencyError
+from qpc.explanation.inspection import stage_of
 from tests.conftest import Golden
 
 FORMS = ("float PyTorch", "fake-quantized", "integer reference", "compiled int8")
@@ -143,9 +145,20 @@ def test_one_wrong_value_stops_the_demonstration(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.tvm
-def test_images_that_the_model_gets_right_are_counted() -> None:
-    top1s = [row.top1 for row in measure_tiny_model().rows]
-    assert all(top1 is not None and (top1 * 6).is_integer() for top1 in top1s)
+def test_a_model_is_measured_in_all_of_its_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[str, str, int]] = []
+
+    def heard(reference: GraphModule, other: GraphModule, images: Tensor) -> Comparison:
+        compared.append((stage_of(reference), stage_of(other), len(images)))
+        return compare(reference, other, images)
+
+    monkeypatch.setattr("qpc.demo.compare", heard)
+    result = measure_tiny_model()
+    assert all(row.top1 is not None and (row.top1 * 6).is_integer() for row in result.rows)
+    assert compared == [("float", "integer", 6)], "errors are those of the second"
+    assert 0.0 < result.cpu_share < 1.5, "one thread, and clocks that tick in steps"
+    assert (result.title, result.images, result.outputs) == ("tiny", 6, 18)
+    assert result.layers == "2 of 2 convolution and linear layers quantized"
 
 
 def test_values_differ_when_their_bits_do() -> None:

@@ -36,7 +36,7 @@ def _padding(node: Node, types: Mapping[Node, Concrete]) -> Padding | None:
         return None
     if any(not isinstance(amount, int) or amount < 0 for amount in amounts):
         return None
-    left, right, top, bottom, *others = [*amounts, 0, 0][: max(4, len(amounts))]
+    left, right, top, bottom, *others = [*amounts, 0, 0]
     return None if any(others) else (top, left, bottom, right)
 
 

@@ -58,21 +58,30 @@ class Samples:
     @property
     def count(self) -> int | None:
         """How many samples are used; None if nobody knows."""
-        known, most = self.data.count, self.options.samples
-        return known if most is None else most if known is None else min(most, known)
+        return self._used(None)
 
     def batches(self, size: int | None = None, most: int | None = None) -> Iterator[Part]:
-        """The samples in batches; of `size` samples in place of the option's, or at most `most`."""
-        wanted = self.options.samples if most is None else most
-        for part in self.data.parts(size or self.options.batch or _BATCH, wanted):
+        """The samples in batches.
+
+        size: of a batch, most: how many samples, each in place of the option.
+        """
+        for part in self.data.parts(self._size(size), self._most(most)):
             yield replace(part, inputs=tuple(self._fitting(part.inputs)))
 
     def number_of_batches(self, size: int | None = None, most: int | None = None) -> int | None:
         """How many batches there are, if anybody knows."""
-        known = self.count
-        if known is not None and most is not None:
-            known = min(known, most)
-        return None if known is None else -(-known // (size or self.options.batch or _BATCH))
+        used = self._used(most)
+        return None if used is None else -(-used // self._size(size))
+
+    def _size(self, size: int | None) -> int:
+        return size or self.options.batch or _BATCH
+
+    def _most(self, most: int | None) -> int | None:
+        return self.options.samples if most is None else most
+
+    def _used(self, most: int | None) -> int | None:
+        known, wanted = self.data.count, self._most(most)
+        return known if wanted is None else wanted if known is None else min(wanted, known)
 
     def _fitting(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
         """Floats in the precision of the model, integers in its width."""

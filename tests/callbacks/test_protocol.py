@@ -78,6 +78,34 @@ def test_a_run_that_goes_on_tells_the_numbers_of_its_past_again(tmp_path: Path) 
     assert again.values == first.values
 
 
+def test_a_callback_that_fails_is_told_nothing_more_and_the_log_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fails, heard = Fails(), Heard()
+    callbacks = Callbacks([fails, heard])
+    with caplog.at_level(logging.WARNING, "qpc.callbacks.protocol"):
+        callbacks.show("pruning", 1, 3)
+        callbacks.show("training", 2, 3)
+    assert fails.told == [("progress",)]
+    assert heard.told == [("progress", "pruning", 1, 3), ("progress", "training", 2, 3)]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "the callback Fails is told nothing more, as it failed: ConnectionError: the server is gone"
+    )
+    assert record.exc_info is not None
+    assert bool(callbacks)
+    assert not Callbacks([])
+
+
+def test_jobs_are_counted_from_1_and_each_has_its_numbers() -> None:
+    heard = Heard()
+    told = Callbacks([heard]).of_jobs(2, lambda name, result: ({name: result}, 5))
+    told("a", 0.5)
+    told("b", 2)
+    assert heard.told == [("progress", "a", 1, 2), ("progress", "b", 2, 2)]
+    assert heard.values == {"a": {5: 0.5}, "b": {5: 2.0}}
+
+
 @pytest.mark.thorough
 def test_a_callback_that_fails_is_left_out_with_a_warning_and_the_run_is_the_same(
     caplog: pytest.LogCaptureFixture,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,6 +56,114 @@ def test_processes_that_do_not_find_each_other_are_told(monkeypatch: pytest.Monk
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(CompressionError, match="did not find each other"), current_world():
         pass
+
+
+# --- threads in the place of processes ------------------------------------------------------------
+
+
+class Meeting:
+    """What `torch.distributed` does between processes, between threads of one."""
+
+    def __init__(self, size: int) -> None:
+        self._barrier = threading.Barrier(size, timeout=20)
+        self._rank = threading.local()
+        self._size, self._given = size, dict[int, torch.Tensor]()
+
+    def run(self, act: Callable[[World], object]) -> list[object]:
+        """What each process returns or raises."""
+
+        def work(rank: int) -> object:
+            self._rank.number = rank
+            try:
+                return act(World(rank, self._size))
+            except Exception as e:
+                return e
+
+        with ThreadPoolExecutor(self._size) as threads:
+            return list(threads.map(work, range(self._size)))
+
+    def _all(self, own: torch.Tensor) -> list[torch.Tensor]:
+        self._given[self._rank.number] = own.clone()
+        self._barrier.wait()
+        found = [self._given[rank] for rank in range(self._size)]
+        self._barrier.wait()
+        return found
+
+    def all_gather(self, parts: list[torch.Tensor], own: torch.Tensor) -> None:
+        for part, found in zip(parts, self._all(own), strict=True):
+            part.copy_(found)
+
+    def all_reduce(self, own: torch.Tensor) -> None:
+        own.copy_(torch.stack(self._all(own)).sum(0))
+
+
+@pytest.fixture(params=[2, 3])
+def meeting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Meeting:
+    made = Meeting(request.param)
+    monkeypatch.setattr("torch.distributed.all_gather", made.all_gather)
+    monkeypatch.setattr("torch.distributed.all_reduce", made.all_reduce)
+    return made
+
+
+def test_texts_of_all_lengths_reach_every_process_in_order(meeting: Meeting) -> None:
+    for texts in (["", "\u00e9\u00e8", "abc"], ["", "", ""]):
+        found = meeting.run(lambda world: world.gather(texts[world.rank]))  # noqa: B023  # runs here
+        assert found == [texts[: len(found)]] * len(found)
+
+
+def test_what_the_first_process_makes_is_made_once(meeting: Meeting) -> None:
+    numbers = itertools.count()
+    found = meeting.run(lambda world: world.from_first(lambda: f"{next(numbers)} by {world.rank}"))
+    assert found == ["0 by 0"] * len(found)
+    assert next(numbers) == 1
+
+
+def test_together_each_gets_its_own_or_the_answer_of_one(meeting: Meeting) -> None:
+    found = meeting.run(lambda world: world.together(lambda: f"by {world.rank}"))
+    assert found == [f"by {rank}" for rank in range(len(found))]
+    found = meeting.run(lambda world: world.together(lambda: f"by {world.rank}", 1))
+    assert found == ["by 1"] * len(found)
+
+
+def test_where_one_process_fails_the_others_name_it(meeting: Meeting) -> None:
+    def act() -> str:
+        raise ValueError("no room")
+
+    first, second, *others = meeting.run(
+        lambda world: world.together(act if world.rank == 1 else lambda: "fine")
+    )
+    assert isinstance(second, ValueError)
+    for failure in (first, *others):
+        assert isinstance(failure, CompressionError)
+        assert str(failure) == "process 1 failed: ValueError: no room"
+
+
+def test_sums_are_of_all_processes_whatever_the_dtypes(meeting: Meeting) -> None:
+    def act(world: World) -> list[object]:
+        values = [
+            torch.full((2, 2), world.rank + 1),
+            torch.tensor([0.5]) * world.rank,
+            torch.tensor([10, 20]) + world.rank,
+        ]
+        world.sum(values)
+        return [value.tolist() for value in values]
+
+    found = meeting.run(act)
+    one, two = {2: (3, 1), 3: (6, 3)}[len(found)]
+    each = 10 * len(found) + two
+    wanted = [[[one, one], [one, one]], [0.5 * two], [each, each + 10 * len(found)]]
+    assert found == [wanted] * len(found)
+
+
+def test_processes_that_were_started_differently_are_told(meeting: Meeting) -> None:
+    def act(world: World) -> None:
+        same_everywhere(world, "the data", "x")
+        same_everywhere(world, "the recipe", str(world.rank == 0))
+
+    for failure in meeting.run(act):
+        assert isinstance(failure, CompressionError)
+        assert failure.what == "the processes do not agree on the recipe"
+        assert failure.fix == "start all of them with the same model, recipe and data"
 
 
 # --- real processes -------------------------------------------------------------------------------

@@ -63,6 +63,15 @@ def explained(gm: GraphModule, integer: GraphModule) -> Explanation:
     return explain(gm, integer, [images()], profile=profile, float_time=False)
 
 
+def test_what_is_no_graph_or_not_quantized_is_refused() -> None:
+    gm = qpc.trace(nn.Linear(2, 2), torch.ones(2, 2))
+    with pytest.raises(PassError) as caught:
+        explain(gm, nn.Linear(2, 2), [], float_time=False)  # type: ignore[arg-type]  # wrong on purpose
+    assert str(caught.value) == "explain needs a traced graph, got Linear"
+    with pytest.raises(PassError, match="needs a quantized graph, and this one is in float"):
+        explain(gm, gm, [], float_time=False)
+
+
 @pytest.mark.every(3)
 @pytest.mark.parametrize("network", range(len(NETWORKS)))
 def test_a_layer_with_a_wrong_scale_comes_first(network: int, networks: Networks) -> None:

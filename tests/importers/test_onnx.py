@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import qpc
 from qpc.errors import ArtifactError, UnsupportedOpError
@@ -115,6 +116,33 @@ def test_clips_between_grids_narrow_them(tmp_path: Path) -> None:
     x = torch.linspace(-2, 2, 12).reshape(4, 3)
     (expected,) = ran(onnx.load(file), x)
     torch.testing.assert_close(integers(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_grids_without_a_zero_point_are_of_unsigned_bytes_from_zero(tmp_path: Path) -> None:
+    np = pytest.importorskip("numpy")
+    nodes = [
+        node("QuantizeLinear", "x", "scale", to="q"),
+        node("DequantizeLinear", "q", "scale", to="d"),
+        node("Relu", "d"),
+    ]
+    file = saved(tmp_path, *nodes, scale=np.float32(0.5))
+    x = torch.tensor([[-1.0, 0.3, 7.0, 500.0]])
+    assert qpc.trace_onnx(file)(x).tolist() == [[0.0, 0.5, 7.0, 127.5]]
+    assert ran(onnx.load(file), x)[0].tolist() == [[0.0, 0.5, 7.0, 127.5]]
+
+
+def test_a_value_of_our_own_models_is_called_as_before_it_was_rounded(tmp_path: Path) -> None:
+    gm = qpc.trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(2, 4))
+    integers = qpc.quantize(gm, [torch.randn(8, 4)], effort="fast")
+    qpc.export(integers, tmp_path / "net.onnx")
+    back = qpc.trace_onnx(tmp_path / "net.onnx")
+    calls = [n for n in back.graph.nodes if n.op == "call_function"]
+    named = [n.name for n in calls if "channel" not in str(n.target)]  # which are of weights
+    rounded = [
+        ("quantize_default_QuantizeLinear", "quantize_default"),
+        ("relu_QuantizeLinear", "relu_"),
+    ]
+    assert named == [*rounded[0], "relu", *rounded[1], "linear_1"]
 
 
 def test_values_of_unlikely_sizes_are_refused_before_they_are_made(tmp_path: Path) -> None:

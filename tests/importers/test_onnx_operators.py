@@ -115,6 +115,64 @@ def test_operators_give_what_onnx_runtime_gives(kind: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+# What is done to the sizes 2 and 6 of x, before it is reshaped to them.
+SIZES: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "Tile": (
+        [node("Tile", "s", "a", to="t"), node("Gather", "t", "b", to="w")],
+        {"a": np.array([2]), "b": np.array([3, 0])},
+    ),
+    "Slice": (
+        [node("Slice", "s", "a", "b", "c", "a", to="w")],
+        {"a": np.array([-1]), "b": np.array([-9]), "c": np.array([0])},
+    ),
+    "Split": (
+        [
+            onnx.helper.make_node("Split", ["s"], ["b", "c"], axis=0, num_outputs=2),
+            node("Concat", "c", "b", to="w", axis=0),
+        ],
+        {},
+    ),
+    "Unsqueeze": (
+        [
+            node("Gather", "s", "a", to="t"),
+            node("Unsqueeze", "t", "b", to="u"),
+            node("Concat", "u", "c", to="w", axis=0),
+        ],
+        {"a": np.array(1), "b": np.array([0]), "c": np.array([-1])},
+    ),
+    "Squeeze": (
+        [
+            node("Gather", "s", "a", to="t"),
+            node("Squeeze", "t", "b", to="u"),
+            node("Reshape", "u", "c", to="v"),
+            node("Concat", "v", "c", to="w", axis=0),
+        ],
+        {"a": np.array([1]), "b": np.array([0]), "c": np.array([-1])},
+    ),
+    "Expand": (
+        [
+            node("Gather", "s", "a", to="t"),
+            node("Expand", "t", "b", to="u"),
+            node("Mul", "u", "c", to="w"),
+        ],
+        {"a": np.array([0]), "b": np.array([2]), "c": np.array([3, 1])},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_sizes_are_computed_as_onnx_runtime_does(kind: str) -> None:
+    nodes, stored = SIZES[kind]
+    chain = [node("Shape", "x", to="s"), *nodes, node("Reshape", "x", "w")]
+    model, x = (
+        model_of(*chain, sizes=("n", 6), opset=20, **stored),
+        torch.arange(12.0).reshape(2, 6),
+    )
+    (expected,) = ran(model, x)
+    assert expected.shape == (6, 2)
+    assert torch.equal(OnnxModule(model, 20)(x), expected)
+
+
 def test_functions_that_are_spelled_out_are_found(tmp_path: Path) -> None:
     half, one, root = np.float32(0.5), np.float32(1), np.float32(2**0.5)
     gelu = [

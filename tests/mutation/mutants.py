@@ -14,6 +14,7 @@ that import it, and of its folder.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import itertools
 import json
@@ -81,9 +82,10 @@ class Result:
 class Suite:
     """Which tests run which lines, and how long each takes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path) -> None:
         import coverage
 
+        self._root = root
         self._lines: dict[str, dict[int, list[str]]] = {}
         self._seconds: dict[str, float] = {}
         self._failing: set[str] = set()
@@ -97,7 +99,7 @@ class Suite:
         for file in data.measured_files():
             found = self._lines.setdefault(_inside(file), defaultdict(list))
             for line, contexts in data.contexts_by_lineno(file).items():
-                found[line] += sorted({c.rpartition("|")[0] for c in contexts if c})
+                found[line] += sorted(c for c in contexts if c)
 
     def _read_durations(self, report: Path) -> None:
         """Seconds by test, and the tests that fail without any mutant."""
@@ -108,10 +110,31 @@ class Suite:
                 self._failing.add(name)
 
     def tests(self, file: str, line: int) -> list[str]:
-        """The tests that run a line, the quickest first; all of the file if it runs on import."""
+        """The tests that run a line, the quickest first; all of the file if it runs on import.
+
+        What a fixture runs concerns all tests of its file: it may be made once, for the first one.
+        """
         lines = self._lines.get(file, {})
-        found = set(lines.get(line, ())) or {t for tests in lines.values() for t in tests}
+        here = [] if _on_import((self._root / file).read_text(), line) else lines.get(line, [])
+        found = set[str]()
+        for context in here or itertools.chain.from_iterable(lines.values()):
+            test, _, phase = context.rpartition("|")
+            found |= self._beside(test) if phase == "setup" else {test}
         return sorted(found - self._failing, key=lambda t: (self._seconds.get(t, 1.0), t))
+
+    def _beside(self, test: str) -> set[str]:
+        """A test and the others of its file."""
+        file = test.partition("::")[0]
+        return {test, *(other for other in self._seconds if other.startswith(f"{file}::"))}
+
+
+def _on_import(source: str, line: int) -> bool:
+    """Whether a line is outside of all functions: whatever imports the file first has run it."""
+    functions = (n for n in ast.walk(ast.parse(source)) if isinstance(n, _FUNCTIONS))
+    return not any(f.body[0].lineno <= line <= (f.end_lineno or 0) for f in functions)
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def _inside(file: str) -> str:
@@ -258,7 +281,7 @@ def measured(copy: Path, folder: Path, wanted: Sequence[str] = ()) -> Suite:
             check=False,  # tests that fail without a mutant are left out
         )
         report.with_suffix(".part").rename(report)
-    return Suite(folder)
+    return Suite(folder, copy)
 
 
 @contextlib.contextmanager

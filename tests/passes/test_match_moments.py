@@ -39,6 +39,14 @@ def test_variance_is_what_is_asked_for() -> None:
     torch.testing.assert_close(made.mean(0), wanted.mean(0), rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("gain", ["least-squares", "variance"])
+def test_outputs_that_do_not_vary_have_no_spread_to_restore(gain: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 3)).eval()
+    gm, batches = rounded(model, torch.randn(1, 6), min_max(8, 2))
+    _, ctx = run(gm, MatchMoments(batches, gain=gain))
+    assert [r.text for r in ctx.reports[0].changes] == ["gains from 1.000 to 1.000"]
+
+
 def test_one_scale_for_all_channels_gets_one_gain() -> None:
     gm, batches = rounded(Kinds(), config=min_max(8, 3, per_channel=False))
     matched, ctx = run(gm, MatchMoments(batches))

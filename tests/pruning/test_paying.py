@@ -90,6 +90,15 @@ def test_the_rule_alone_counts_where_all_channels_gain_the_same(rule: Any) -> No
     )  # 1/16 of the widest group, as others are rounded
 
 
+@pytest.mark.parametrize("rule", [Global, Isomorphic])
+def test_sixteen_channels_or_more_are_left_in_round_numbers(rule: Any) -> None:
+    for amount in (0.05, 0.1, 0.2):  # of which the wide layer's share is less than four channels
+        _, counts = choose(rule(amount, of="macs"), Multiplications(), (8, 16, 8))
+        assert counts[0] == 16
+    _, counts = choose(rule(0.05, of="macs"), Multiplications(), (8, 15, 8))
+    assert counts[0] == 14
+
+
 def test_within_a_group_the_rule_decides_which_units_go() -> None:
     choice, _ = choose(Global(0.4, of="macs"), VectorTimes(16))
     for scored in stack(WIDE)[0]:

@@ -206,9 +206,13 @@ def test_scales_of_weights_are_sliced_with_their_channels() -> None:
             assert scale.shape == zero_point.shape == weight.shape[:1]
 
 
-def test_a_fake_quantized_graph_computes_the_same_without_dead_channels() -> None:
-    gm = through(ROUNDED, dead(traced(randomized(mobile_net()), IMAGE)))
+@pytest.mark.parametrize("build", [mobile_net, upsampling_net])
+def test_a_fake_quantized_graph_computes_the_same_without_dead_channels(
+    build: Callable[[], nn.Module],
+) -> None:
+    gm = through(ROUNDED, dead(traced(randomized(build()), IMAGE)))
     pruned = prune(gm)
+    assert wrong_shapes(pruned) == []
     with torch.no_grad():
         torch.testing.assert_close(pruned(IMAGE), gm(IMAGE), rtol=0, atol=1e-5)
 

@@ -154,6 +154,14 @@ def test_scales_that_are_large_enough_are_left_alone() -> None:
     assert torch.equal(floor_scales_for_bias(scales, torch.tensor([3.0, -4.0]), 0.1), scales)
 
 
+def test_scales_are_raised_no_further_than_biases_need() -> None:
+    bias = torch.tensor([0.25, -0.5])
+    assert floor_scales_for_bias(torch.tensor([2.0**-40]), bias, 1.0).tolist() == [2.0**-31]
+    each = floor_scales_for_bias(torch.tensor([2.0**-40, 2.0**-30]), bias, 1.0)
+    assert each.tolist() == [2.0**-32, 2.0**-30]
+    assert floor_scales_for_bias(torch.ones(1), torch.zeros(0), 1.0).tolist() == [1.0]
+
+
 def test_a_channel_of_zero_weights_keeps_its_bias_to_float32() -> None:
     bias = torch.tensor([0.3, -1e-5, 0.0, 7e8])
     scales = weight_scales(torch.zeros(4, 9), WeightConfig())

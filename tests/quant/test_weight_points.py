@@ -96,9 +96,11 @@ def test_weights_aim_at_targets_that_differ_from_their_own() -> None:
     assert errors[1] < 0.3 * errors[0]
 
 
-def learned(weight: Tensor, scales: Tensor, inputs: Tensor, steps: int = 300) -> Tensor:
+def learned(
+    weight: Tensor, scales: Tensor, inputs: Tensor, steps: int = 300, regulariser: float = 3.0
+) -> Tensor:
     targets = inputs @ weight.transpose(1, 2)
-    how = Learning(steps=steps, batch=64, regulariser=3.0, rate=0.1)
+    how = Learning(steps=steps, batch=64, regulariser=regulariser, rate=0.1)
     bias = torch.zeros(weight.shape[:2])
     return learned_points(weight, bias, scales, LIMIT, inputs, targets, None, how)
 
@@ -109,6 +111,13 @@ def test_learned_rounding_goes_up_or_down_and_beats_the_nearest() -> None:
     assert float((points - weight / scales).abs().max()) < 1.0 + 1e-5
     nearest = error(nearest_points(weight, scales, LIMIT), scales, weight, inputs)
     assert error(points, scales, weight, inputs) < 0.3 * nearest
+
+
+def test_what_drives_weights_to_points_is_as_strong_however_many_weights_there_are() -> None:
+    weight, scales, inputs = one = problem(groups=1)
+    alone = learned(weight, scales, inputs, 60, 3e-5)
+    weight, scales, inputs = (each.repeat(20, 1, 1) for each in one)
+    assert torch.equal(learned(weight, scales, inputs, 60, 3e-5), alone.repeat(20, 1, 1))
 
 
 def test_masked_weights_stay_zero() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from qpc.reporting.charts import group_bar, histogram, pareto, shortened, waterfall
+from qpc.reporting.data import Histogram
 
 
 def test_every_picture_is_xml_and_says_what_it_shows(made: Any) -> None:
@@ -33,6 +34,21 @@ def test_bars_begin_where_the_one_before_ends(made: Any) -> None:
 
 def test_nothing_is_drawn_without_times() -> None:
     assert waterfall((), None) == ""
+
+
+def test_a_histogram_is_steps_on_a_logarithmic_axis_and_lines_where_the_grid_ends() -> None:
+    found = Histogram(
+        node="x", of="weights", low=-1.0, high=3.0, counts=(0, 1, 3), clips=(-1.0, 2.0)
+    )
+    tree = ElementTree.fromstring(histogram(found))
+    (steps,) = tree.iter("path")
+    assert steps.get("d") == "M0 90L0 90H80L80 45H160L160 0H240V90Z"  # log 2 is half of log 4
+    clips = [(line.get("x1"), line.get("y1"), line.get("y2")) for line in tree.iter("line")]
+    assert clips == [("1", "0", "90"), ("179.5", "0", "90")]
+    assert [text.text for text in tree.iter("text")] == ["-1", "3"]
+    flat = histogram(Histogram(node="x", of="activations", low=2.0, high=2.0, counts=(0,)))
+    assert "<line" not in flat
+    assert 'aria-label="histogram of activations from 2 to 2"' in flat
 
 
 def test_long_names_keep_their_modules() -> None:

@@ -16,7 +16,7 @@ from qpc.base import PassContext
 from qpc.errors import MissingDependencyError
 from qpc.precision.result import Effect, Sensitivity
 from qpc.pruning.report import pruning_report
-from qpc.terminal.notebook import Shown
+from qpc.terminal.notebook import InNotebook, Shown
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +35,23 @@ def test_a_result_has_a_short_repr_and_a_view_without_foreign_markup() -> None:
     assert "<a>" not in Times()._repr_html_()
 
 
+def test_a_result_without_bars_is_named_by_its_class() -> None:
+    class Text(InNotebook):
+        def __str__(self) -> str:
+            return "a < b"
+
+    assert repr(Text()) == "<Text>"
+    assert Text()._repr_html_() == (
+        "<details open><summary>&lt;Text&gt;</summary>"
+        '<pre style="white-space: pre; overflow-x: auto">a &lt; b</pre></details>'
+    )
+
+
+def test_the_view_is_the_json_where_a_result_has_no_text() -> None:
+    assert json.loads(Times()._text()) == Times().to_json() == {"rows": [["<a>", 1.0], ["b", 2.0]]}
+    assert repr(Times((("a", 1.0),))) == "<Times: us of 1 row>"
+
+
 def test_without_matplotlib_there_is_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependencyError, match=r"plot\(\) needs matplotlib") as caught:
@@ -49,6 +66,9 @@ def test_the_picture_has_a_bar_for_each_row() -> None:
     assert [bar.get_width() for bar in axes.patches] == [1.0, 2.0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["<a>", "b"]
     assert axes.get_xlabel() == "us"
+    assert axes.yaxis_inverted()  # the first row is on top
+    rows = tuple((str(i), 1.0) for i in range(40))
+    assert (figure.get_figheight(), Times(rows).plot().get_figheight()) == (2.0, 10.0)
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 

@@ -6,8 +6,11 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tvm
@@ -34,9 +37,12 @@ _LOWERING = hashlib.sha256(_SOURCES.encode()).hexdigest()
 """A kernel's text is what it was before lowering, so how that is done belongs to its key."""
 
 _told = logging.getLogger("qpc.progress")
+_log = logging.getLogger("qpc.backends")
 _Functions = Mapping[tvm.ir.GlobalVar, tirx.PrimFunc]
 _NUMBER_BYTES = 8
 _ROOM = 16 << 20  # bytes that LLVM may need for an object file; it ends the process without them
+_LONG_S = 30.0
+"""When to say that LLVM still works on a kernel: the slowest take it a few seconds."""
 _CALLS_ANOTHER = '"ir.GlobalVar"'
 
 
@@ -127,7 +133,27 @@ def _compiled_kernels(kernels: _Functions, target: tvm.target.Target) -> KernelC
     lowered = lower_kernels(tvm.IRModule(dict(kernels)), target)
     functions = dict(lowered.functions_items())
     scratch = {str(gv.name_hint): scratch_bytes(f) for gv, f in functions.items()}
-    return KernelCode(_object_file(functions, target), scratch)
+    with _told_if_long(functions):
+        return KernelCode(_object_file(functions, target), scratch)
+
+
+@contextmanager
+def _told_if_long(functions: _Functions) -> Iterator[None]:
+    """Say what LLVM is at if it takes long: it can neither be asked nor be stopped."""
+    names = ", ".join(str(gv.name_hint) for gv in functions)
+    say = partial(
+        _log.warning,
+        "LLVM has worked for %.0f s on the kernel %s; if it does not end, end the process, compile"
+        " for a simpler target, and report the model",
+        *(_LONG_S, names),
+    )
+    timer = threading.Timer(_LONG_S, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _object_file(functions: _Functions, target: tvm.target.Target) -> bytes:

@@ -27,6 +27,23 @@ def linear() -> GraphModule:
     return g.module(g.linear(g.image(8), 4))
 
 
+def test_the_report_is_of_what_the_best_cpu_runs(tmp_path: Path) -> None:
+    g = IntegerGraph()
+    gm = g.module(g.conv2d(g.image(4, 4, 4), 9))
+    made = qpc.export_library(gm, ALL, tmp_path / "net", name="net")
+    alone = [qpc.export_library(gm, each, tmp_path / each, name="net").footprint for each in ALL]
+    assert made.footprint.layers == alone[2].layers != alone[1].layers
+    *_, sets, layers = made.report.splitlines()
+    assert sets == (
+        "  instruction sets: aarch64, aarch64-dotprod, aarch64-i8mm; each call takes the last that"
+        " the CPU has"
+    )
+    assert layers == "  layers and their constants are those of aarch64-i8mm"
+    assert made.report.startswith("net for aarch64, batch size 1\n")
+    told = json.loads((tmp_path / "net" / "library.json").read_text())
+    assert told["settings"]["instruction_sets"] == ALL
+
+
 @pytest.mark.arm
 @pytest.mark.thorough
 def test_every_cpu_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def _max_pool(builder: relax.BlockBuilder, args: Arguments) -> relax.Expr | None
     if not is_float(x):
         return None
     shape = shape_of(x)
-    axes = {"kernel_size": 0, "stride": 0, "padding": 0, "dilation": 0}
-    given = {name: per_axis(args[name], x) if args[name] else None for name in axes}
+    names = ("kernel_size", "stride", "padding", "dilation")
+    given = {name: per_axis(args[name], x) if args[name] else None for name in names}
     kernel = given["kernel_size"]
     if kernel is None or len(kernel) != len(shape) - 2:
         return None

@@ -41,6 +41,20 @@ def test_a_damaged_entry_is_none_and_is_replaced(tmp_path: Path, damage: bytes) 
     assert cache.get(KEY) == b"code"
 
 
+def test_what_is_too_large_for_a_kernel_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = KernelCache(tmp_path)
+    cache.put(KEY, b"code")
+    os.truncate(tmp_path / f"{KEY}.o", 64 * 2**20 + 1)  # which takes no room on the disk
+
+    def digest(*_: object) -> bytes:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(module, "_digest", digest)
+    assert cache.get(KEY) is None
+
+
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     cache = KernelCache(tmp_path)
     cache.put(KEY, b"code")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -111,3 +114,31 @@ def test_functions_that_call_each_other_stay_together(
     assert len(compilations) == 2  # kernels, entry points
     with torch.no_grad():
         assert torch.equal(compiled(x), gm(x)) or torch.allclose(compiled(x), gm(x))
+
+
+def test_a_kernel_that_takes_long_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compile_ = objects._object_file
+
+    def slow(functions: objects._Functions, target: object) -> bytes:
+        time.sleep(0.1)
+        return compile_(functions, target)
+
+    monkeypatch.setattr(objects, "_object_file", slow)
+    monkeypatch.setattr(objects, "_LONG_S", 0.01)
+    tvm.compile_graph(graph(), "x86-64-avx2", cache=False)
+    said = [r.getMessage() for r in caplog.records if r.name == "qpc.backends"]
+    wanted = (
+        r"LLVM has worked for 0 s on the kernel qpc_\w+; if it does not end, end the process,"
+        r" compile for a simpler target, and report the model"
+    )
+    assert said
+    assert all(re.fullmatch(wanted, text) for text in said)
+
+
+def test_a_kernel_that_is_quick_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    before = threading.active_count()
+    tvm.compile_graph(graph(), cache=False)
+    assert not [record for record in caplog.records if "LLVM" in record.getMessage()]
+    assert threading.active_count() == before

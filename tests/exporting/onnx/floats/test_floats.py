@@ -146,7 +146,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.every(8)
 @pytest.mark.parametrize("name", MODELS)
 def test_what_onnx_computes_is_what_pytorch_computes(name: str) -> None:
     torch.manual_seed(0)

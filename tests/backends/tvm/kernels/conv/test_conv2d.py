@@ -613,7 +613,9 @@ def layers(draw: st.DrawFn) -> Layer:
         input_zero_point=size(256) - 1,
         output_zero_point=size(256) - 1,
     )
-    return Layer(desc, seed=size(1000))
+    layer = Layer(desc, seed=size(1000))
+    layer.weight >>= draw(st.sampled_from((0, 1, 2)))  # of 8, 7 and 6 bits
+    return layer
 
 
 @pytest.mark.thorough

@@ -87,6 +87,13 @@ def test_small_images_are_taken_together() -> None:
     assert plan(16, 7, 7, 512, 512, threads=2, **PADDED).cut.images <= 8
 
 
+def test_a_task_has_as_many_images_as_fit_with_all_they_are_sorted_into() -> None:
+    strided = plan(64, 14, 14, 64, 64, stride=(2, 2), **PADDED)
+    assert len(strided.remainders) == 2  # of columns, each in a plane of its own
+    each = 2 * strided.plane_bytes(strided.rows)
+    assert strided.cut.images == strided.costs.task_bytes // each == 32
+
+
 @st.composite
 def plans(draw: st.DrawFn) -> TilePlan:
     kernel = (draw(st.integers(1, 5)), draw(st.integers(1, 5)))

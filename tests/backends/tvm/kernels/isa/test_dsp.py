@@ -159,6 +159,18 @@ def test_four_products_are_two_calls_on_words(activation: str) -> None:
     assert text.count("= add_products(") == 1
 
 
+def test_as_many_sums_fit_as_registers_are_left_by_pairs_of_weights_and_activations() -> None:
+    isa = Dsp("dsp", 1, 10)
+    fits = {(p, v) for p in range(1, 9) for v in range(1, 9) if isa.accumulators_fit(p, v)}
+    assert fits == {(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (1, 2), (2, 2)}
+
+
+def test_loads_are_shared_by_the_sums_of_a_step() -> None:
+    isa = Dsp("dsp", 1, 10)
+    times = [isa.step_time(*size) / (size[0] * size[1]) for size in ((1, 1), (4, 1), (2, 2))]
+    assert times == [5.5, 2.875, 2.75]  # of two instructions for two products each
+
+
 def test_sums_over_rows_take_bytes_one_by_one() -> None:
     assert Dsp("dsp", 1, 10).by_rows.depth == 1
 

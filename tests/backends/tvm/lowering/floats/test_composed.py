@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-import qpc
-from tests.small_models import Call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("tvm", reason="Apache TVM is not installed")
+
+import qpc
+from qpc.backends.tvm.lowering.floats.composed import RULES
+from tests.small_models import Call
 
 BORDERS = torch.tensor([-1.0, 0.0, 0.0, 1.0])
 
@@ -28,6 +31,7 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
     "quantile": lambda x: x.quantile(0.3, 1),
     "diagonals": lambda x: (x.diagonal(1, 2, 3), x.diagonal(-2, 3, 1), x.diagonal(9, 2, 3)),
     "distances": lambda x: [torch.cdist(x, x + 1, p) for p in (0.0, 1.0, 1.5, 2.0)],
+    "distances of rows": lambda x: torch.cdist(x[0, 0], x[0, 1, :3], 1.0),
     "a form of two": lambda x: F.bilinear(x, x + 1, torch.ones(3, 7, 7)),
     "buckets": lambda x: (
         torch.bucketize(x.round(), BORDERS),
@@ -95,3 +99,45 @@ def test_the_largest_distance() -> None:
     model = Call(lambda a, b: torch.cdist(a, b, float("inf")))
     compiled = qpc.compile(qpc.trace(model, (x, y)), cache=False)
     torch.testing.assert_close(compiled(x, y), model(x, y))
+
+
+class Spelled(TorchDispatchMode):
+    """Operators are what they are made of when they are compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        rule = RULES.get(function)
+        if rule is None:
+            return function(*args, **kwargs or {})
+        assert rule.decomposition is not None
+        return rule.decomposition(*args, **kwargs or {})
+
+
+def bags(x: Tensor, mode: str) -> Tensor:
+    return F.embedding_bag(x.argsort(2)[0, :, :, 0], x[0, 0, :, :4], mode=mode, padding_idx=3)
+
+
+UNCOMPILED: dict[str, Callable[[Tensor], Any]] = {
+    **CASES,
+    **{f"{mode} of embeddings": partial(bags, mode=mode) for mode in ("sum", "mean", "max")},
+    "the largest distance": lambda x: torch.cdist(x[0], x[0, :, :2], torch.inf),
+    "scattered": lambda x: [
+        x.scatter(1, x.argsort(1)[:, :2], x[:, 2:4]),
+        x.scatter(3, x.argsort(3)[..., :2], 5.0),
+        x.scatter_add(2, x.argsort(2)[:, :, :2] // 2, x[:, :, 3:]),
+    ],
+    "bits": lambda x: [(x * 9).to(torch.int32) & 3, (x * 9).int() | 4, (x * 9).int() ^ 5],
+}
+
+
+@pytest.mark.parametrize("function", UNCOMPILED.values(), ids=UNCOMPILED.keys())
+def test_what_operators_are_made_of_computes_the_same(function: Callable[[Tensor], Any]) -> None:
+    x = torch.randn(1, 6, 5, 7, generator=torch.Generator().manual_seed(0))
+    wanted = function(x)
+    with Spelled():
+        found = function(x)
+    torch.testing.assert_close(found, wanted, equal_nan=True, rtol=1e-5, atol=1e-5)

@@ -12,6 +12,11 @@ from tests.backends.tvm.strange import INF, NAN, assert_like_pytorch
 pytestmark = pytest.mark.tvm
 
 
+def test_of_equal_values_the_first_has_the_place_and_of_nan_the_last() -> None:
+    x = torch.tensor([[1.0, 1.0, 0.0], [1.0, -INF, -INF], [NAN, -INF, -INF], [NAN, -INF, -INF]])
+    assert_like_pytorch([lambda x: F.adaptive_max_pool2d(x, (2, 2), return_indices=True)], x[None])
+
+
 @pytest.mark.thorough
 def test_windows_are_pytorchs() -> None:
     x = torch.randn(1, 2, 7, 5, generator=torch.Generator().manual_seed(0))
