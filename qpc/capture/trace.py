@@ -40,6 +40,10 @@ _RUNS_ONLY_PLAINLY = (
     "strict=False), which says the same at more length: look for what forward() does otherwise "
     "there, such as torch.compiler.is_exporting()"
 )
+_READS_DATA = (
+    "forward() reads .data of weights, as where branches are merged at each call: merge them once, "
+    "before, and let forward() use what that gives"
+)
 _QUIET = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 _TOLERANCE = 1e-4  # of the largest output: a capture error is far above it, float noise far below
 
@@ -178,14 +182,16 @@ def _one_batch(
     except Exception as e:
         error = TraceError(
             f"cannot capture {type(model).__name__}: {_first_line(e)}",
-            fix=_BRANCHES if _depends_on_values(e) else _RUNS_ONLY_PLAINLY,
+            fix=_remedy(e),
         )
         raise _with_user_line(error, e) from e
 
 
-def _depends_on_values(error: Exception) -> bool:
-    """Whether export gave up over a number that stands in a tensor."""
-    return "data-dependent" in str(error) or isinstance(error, PassError)
+def _remedy(error: Exception) -> str:
+    """What to do where export gave up."""
+    if "data-dependent" in str(error) or isinstance(error, PassError):
+        return _BRANCHES  # over a number that stands in a tensor
+    return _READS_DATA if "fake tensor in the exported" in str(error) else _RUNS_ONLY_PLAINLY
 
 
 def _at_least_two(tensor: Tensor) -> Tensor:

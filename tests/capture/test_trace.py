@@ -551,6 +551,23 @@ def test_says_what_to_look_for_where_a_model_runs_and_cannot_be_exported(
     assert f"line {line_of('# the addition')}, in forward" in text
 
 
+class MergedAtEachCall(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch, self.whole = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.whole.requires_grad_(requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.whole.weight.data = self.branch.weight.data.clone() * 2
+        y: Tensor = self.whole(x)
+        return y
+
+
+def test_models_that_write_their_weights_are_told_to_do_so_before() -> None:
+    text = message(MergedAtEachCall(), torch.randn(2, 3))
+    assert "fix: forward() reads .data of weights, as where branches are merged at each" in text
+
+
 @pytest.mark.parametrize(
     ("function", "operator"),
     [
