@@ -434,6 +434,15 @@ CASES: dict[str, tuple[Function, list[str]]] = {
         lambda x: torch.where(x > 0, x.exp(), x),
         ["aten.gt.Scalar(%x, 0)", "aten.exp(%x)", "aten.where.self(%gt, %exp, %x)"],
     ),
+    "windows side by side": (
+        lambda x: x.unfold(2, 3, 3),
+        [
+            "aten.slice.Tensor(%x, 2, 0, 6, 1)",
+            "aten.reshape(%slice_tensor, [-1, 3, 2, 3, 8])",
+            "aten.permute(%reshape_default, [0, 1, 2, 4, 3])",
+        ],
+    ),
+    "windows that overlap": (lambda x: x.unfold(2, 3, 1), ["aten.unfold(%x, 2, 3, 1)"]),
     # weighted means of two
     "lerp": (
         lambda x: torch.lerp(x, x.relu(), 0.25),

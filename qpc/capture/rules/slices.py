@@ -67,6 +67,25 @@ def _slice(call: Call) -> Node | None:
     return None if call.node.args == explicit else call.emit(aten.slice.Tensor, *explicit)
 
 
+def _windows(call: Call) -> Node | None:
+    """Windows that lie side by side are pieces of an axis, which then comes last."""
+    shape, length, step = shape_of(call.source()), call.args["size"], call.args["step"]
+    axis = int(call.args["dimension"]) % max(len(shape), 1)
+    if not shape or not isinstance(shape[axis], int) or length != step:
+        return None
+    if sum(isinstance(d, BatchDim) for d in shape) > 1:
+        return None
+    count, source = shape[axis] // step, call.source()
+    if count * step < shape[axis]:
+        source = call.emit(aten.slice.Tensor, source, axis, 0, count * step, 1)
+    sizes = [-1 if isinstance(d, BatchDim) else d for d in shape]
+    apart = [*sizes[:axis], count, step, *sizes[axis + 1 :]]
+    order = [d for d in range(len(apart)) if d != axis + 1]
+    return call.emit(
+        aten.permute.default, call.emit(aten.reshape.default, source, apart), [*order, axis + 1]
+    )
+
+
 def _narrow(call: Call) -> Node | None:
     shape, start, length = shape_of(call.source()), call.args["start"], call.args["length"]
     axis = int(call.args["dim"]) % len(shape)
@@ -130,6 +149,7 @@ RULES = table(
     (_unbind, "unbind.int"),
     (_slice, "slice.Tensor"),
     (_narrow, "narrow.default"),
+    (_windows, "unfold.default"),
     (_stack, "stack.default"),
     (_cat, "cat.default concat.default concatenate.default"),
 )

@@ -78,7 +78,7 @@ def reductions(x: Tensor) -> Tensor:
 def movement(x: Tensor) -> Tensor:
     parts = [x[:, 1:3], x[:, -1], x[:, :, ::2], x.transpose(1, 3), x.permute(0, 2, 3, 1)]
     parts += [x.flip(1, 3), x.roll(1, 2), x.repeat(1, 2, 1, 1), torch.stack([x, -x], 2)]
-    parts += [x[:, :1].expand(-1, 3, -1, -1), *x.chunk(2, 1), x.unfold(3, 2, 2), x.unsqueeze(2)]
+    parts += [x[:, :1].expand(-1, 3, -1, -1), *x.chunk(2, 1), x.unfold(3, 2, 1), x.unsqueeze(2)]
     parts += [F.pad(x, (1, 0, 0, 2), value=0.5), F.pad(x, (-1, 0)), x.tril(), x.triu(1)]
     parts += [F.pixel_shuffle(x, 2), F.channel_shuffle(x, 2), F.pixel_unshuffle(x, 2)]
     index = torch.tensor([2, 0])
