@@ -130,7 +130,7 @@ def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
         now = getattr(module, leaf)
-        if now is not buffer or not torch.equal(buffer, saved):
+        if now is not buffer or not torch.equal(buffer.to_dense(), saved.to_dense()):
             changed.append(name)
             setattr(module, leaf, buffer)
             buffer.copy_(saved)

@@ -551,6 +551,13 @@ def test_says_what_to_look_for_where_a_model_runs_and_cannot_be_exported(
     assert f"line {line_of('# the addition')}, in forward" in text
 
 
+def test_a_buffer_that_is_sparse_and_that_nothing_reads_does_no_harm() -> None:
+    model = nn.Linear(3, 3)
+    model.register_buffer("heads", torch.eye(3).bool().to_sparse(), persistent=False)
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(trace(model, x)(x), model(x))
+
+
 class MergedAtEachCall(nn.Module):
     def __init__(self) -> None:
         super().__init__()
