@@ -6,6 +6,8 @@ import pytest
 
 from qpc.errors import ConfigError
 from qpc.families import Family, nearest
+from qpc.pruning.criteria import CRITERIA
+from qpc.yaml_form import PASSES
 
 
 class Shape:
@@ -43,3 +45,15 @@ def test_the_nearest_name_is_told_or_all_of_them() -> None:
     assert nearest("circl", ["circle", "square"]) == "did you mean 'circle'?"
     assert nearest("xyz", ["square", "circle"]) == "one of circle, square"
     assert nearest("xyz", []) == "one of none"
+
+
+@pytest.mark.parametrize("family", [PASSES, CRITERIA], ids=lambda family: family.name)
+def test_what_is_printed_of_a_setting_holds_no_data_and_no_functions(family: Family) -> None:
+    large = ("Batch", "Callable", "GraphModule", "Tensor")
+    printed = [
+        (name, field.name)
+        for name in family.names()
+        for field in getattr(family.find(name), "__dataclass_fields__", {}).values()
+        if field.repr and any(kind in str(field.type) for kind in large)
+    ]
+    assert printed == []

@@ -204,7 +204,6 @@ def test_a_pass_has_the_name_of_its_class(tag: str) -> None:
         PASSES.named("other")(type(qpc.from_yaml(f"pass: nothing-{tag}")))
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("name", "message"),
     [("no-target-{}", "must be a qpc.Target, got float"), ("other-{}", "calls itself 'board-{}'")],

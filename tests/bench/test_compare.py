@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 import qpc
+from qpc.backends.tvm.runtime.model import CompiledModel
 from qpc.bench.compare import Comparison, compare
 from qpc.bench.request import installed_peers
 from qpc.bench.table import table
+from qpc.bench.turns import Block
 from qpc.targets import Target
 from tests.quantizing import Parts, fake_quantized, integer
 
@@ -39,6 +43,43 @@ def test_every_runtime_is_measured_and_no_value_differs(comparison: Comparison) 
     assert 0 < comparison.share < 1
     assert comparison.peak_gmac_s > 1
     assert all(peer.ratio.median > 0 for peer in comparison.peers)
+
+
+class Answers:
+    """A compiled model that gives what its graph gives, but for the first value."""
+
+    target = Target.native()
+
+    def __init__(self, graph: GraphModule) -> None:
+        self._graph = graph
+
+    def __call__(self, *inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        found = self._graph(*map(torch.from_numpy, inputs)).numpy().copy()
+        found.ravel()[0] += 1.0
+        return cast(np.ndarray[Any, Any], found)
+
+
+def test_shares_are_of_what_all_threads_could_do(
+    graph: GraphModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = SimpleNamespace(macs=1_000_000, run=lambda: None)
+    blocks = {"QPC": [Block((10.0,) * 3, 12.0)] * 2, "peak": [Block((1.0,) * 3, 1.0)] * 2}
+    monkeypatch.setattr("qpc.bench.compare.peak", lambda target: loop)
+    monkeypatch.setattr("qpc.bench.compare.in_turns", lambda calls, rounds: dict(blocks))
+    said: list[str] = []
+    x = np.ones((2, 3, 8, 8), np.float32)
+    model = cast(CompiledModel, Answers(graph))
+    found = compare("n", graph, model, [x], rounds=2, threads=2, peers=[], told=said.append)
+    macs = 2 * 6 * 6 * 8 * 3 * 9
+    assert (found.macs, found.batch, found.threads, found.differing) == (macs, 2, 2, 1)
+    shares = (found.share, found.share_cpu, found.cpu_share)
+    assert shares == pytest.approx((macs / 1e6 / 2 / 10, macs / 1e6 / 12, 12 / 10 / 2))
+    assert found.peak_gmac_s == pytest.approx(2.0)
+    assert (found.times.median_ms, found.per_s) == pytest.approx((10.0, 200.0))
+    assert said == [
+        "getting the other runtimes ready",
+        *("timing in turns", "counting samples in a second", "measuring accuracy"),
+    ]
 
 
 def test_it_is_json_and_names_the_fastest(comparison: Comparison) -> None:

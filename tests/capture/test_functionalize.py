@@ -89,7 +89,6 @@ MODELS: list[Callable[[Tensor], Tensor]] = [
 ]
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("function", MODELS, ids=lambda f: f.__name__)
 def test_models_that_write_in_place_compute_the_same_without(
     function: Callable[[Tensor], Tensor],

@@ -575,7 +575,6 @@ def _assigned(old: Tensor, place: Any, new: Any) -> Tensor:
     return made
 
 
-@pytest.mark.every(6)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_each_spelling_has_one_core_form_that_computes_the_same(name: str) -> None:
@@ -611,6 +610,19 @@ def test_bounds_that_are_left_out_are_filled_in() -> None:
     gm = graph_of(lambda g, x: g.call_function(aten.slice.Tensor, (x, 1, 2)), 5)
     normalize(gm)
     assert only(gm, aten.slice.Tensor).args[1:] == (1, 2, 5, 1)
+
+
+def test_axes_from_behind_are_counted_from_the_front() -> None:
+    gm = graph_of(lambda g, x: g.call_function(aten.permute.default, (x, [0, -1, -2])), 5, 3)
+    normalize(gm)
+    assert only(gm, aten.permute.default).args[1] == [0, 2, 1]
+
+
+def test_samples_of_the_batch_are_assigned_as_they_stand() -> None:
+    gm = trace(Call(lambda x: _assigned(x, 0, x[1] + 1)), torch.randn(2, 3))
+    assert "aten.select_scatter(" in format_graph(gm)
+    x = torch.randn(2, 3)
+    assert torch.equal(gm(x), torch.stack([x[1] + 1, x[1]]))
 
 
 class WritesToAView(nn.Module):

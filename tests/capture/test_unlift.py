@@ -51,7 +51,6 @@ class Branch(Layers):
         return y
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("model", [WithoutGradients(), Decorated()])
 def test_regions_that_only_switch_gradients_or_autocast_off_dissolve(model: nn.Module) -> None:
     gm = trace(model, IMAGE)
@@ -61,7 +60,6 @@ def test_regions_that_only_switch_gradients_or_autocast_off_dissolve(model: nn.M
     assert "# second" in text  # what is inside still knows its module
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("model", "message"),
     [

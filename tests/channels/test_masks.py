@@ -143,7 +143,6 @@ def test_masks_that_empty_an_axis_are_not_propagated() -> None:
     assert thorough(gm) == "all channels of 'a.weight' along axis 0 are masked"
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize(("heads", "channels"), [((), [0]), ("*", [0])])
 def test_what_propagation_leaves_is_propagated_whatever_its_options(
     heads: str | tuple[str, ...], channels: list[int]

@@ -20,6 +20,15 @@ def test_the_name_of_a_pass_is_a_step_and_is_written_as_it_was_read() -> None:
     assert recipe.start[0].required == frozenset()
 
 
+def test_settings_may_stand_apart_as_python_has_them() -> None:
+    settings = {"rule": {"kind": "ratio", "fraction": 0.5}}
+    apart = PassStep(kind="mask-weights", settings=settings)
+    assert apart == PassStep.model_validate({"kind": "mask-weights", **settings})
+    assert apart.model_dump() == {"kind": "mask-weights", **settings}
+    with pytest.raises(ConfigError, match="PassStep: Input should be a valid dictionary"):
+        PassStep.model_validate(["mask-weights"])
+
+
 def test_batches_come_from_the_run() -> None:
     recipe = Recipe.model_validate({"start": ["reestimate-batch-norm"]})
     assert recipe.start[0].required == {"batches"}

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 import qpc
 from qpc.explanation.difference import difference
@@ -58,3 +60,18 @@ def test_calls_of_compiled_models_are_timed_in_turns() -> None:
     assert found.latency_ms is not None
     assert min(found.latency_ms) > 0
     assert "latency: " in str(found)
+
+
+def test_models_are_scored_and_compared_in_the_order_in_which_they_are_given() -> None:
+    def right(x: Tensor) -> Tensor:
+        return torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+
+    def half(x: Tensor) -> Tensor:
+        return torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+
+    parts = [Part((torch.zeros(2, 1),), torch.tensor([1, 0]))]
+    runs = (cast(GraphModule, right), cast(GraphModule, half))  # whatever can be called
+    score = difference(None, None, runs=runs, parts=parts).score
+    assert score is not None
+    assert (score.name, score.top1, score.agreement) == ("second", 0.5, 0.5)
+    assert (score.differing, score.noise) == (2, 1.0)

@@ -83,7 +83,6 @@ def test_a_layer_with_a_wrong_scale_comes_first(network: int, networks: Networks
     assert first.what == "its scale is wrong: quantize again from the float model"
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("network", range(len(NETWORKS)))
 def test_a_layer_whose_values_are_clipped_comes_first(network: int, networks: Networks) -> None:
     gm, integer = networks[network]

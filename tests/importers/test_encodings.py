@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.fx import GraphModule
 
 import qpc
@@ -98,3 +99,28 @@ def test_files_that_are_none_are_refused(traced: GraphModule, tmp_path: Path) ->
             qpc.import_encodings(traced, tmp_path / "net.encodings")
     with pytest.raises(ArtifactError, match=r"cannot read '.*no\.encodings'"):
         qpc.import_encodings(traced, tmp_path / "no.encodings")
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.ConvTranspose2d(4, 4, 1)]
+)
+def test_a_weight_may_have_a_scale_for_each_output_channel(
+    layer: nn.Module, tmp_path: Path
+) -> None:
+    gm, ctx = qpc.trace(nn.Sequential(layer), torch.zeros(1, 4, 2, 2)), PassContext()
+    qpc.import_encodings(gm, written(tmp_path, *scaled(gm)), ctx=ctx)
+    assert "1 of 1 convolution and linear layers quantized" in str(ctx)
+
+
+def test_groups_of_a_transposed_layer_share_their_scales(tmp_path: Path) -> None:
+    gm = qpc.trace(nn.Sequential(nn.ConvTranspose2d(4, 8, 1, groups=2)), torch.zeros(1, 4, 2, 2))
+    with pytest.raises(PassError, match="scales along axis 1, not one for each output channel"):
+        qpc.import_encodings(gm, written(tmp_path, *scaled(gm)))
+
+
+def scaled(gm: GraphModule) -> tuple[TensorGrid, TensorGrid]:
+    """Grids of the input, and of a weight with four scales along the axis of its outputs."""
+    (value,) = gm.graph.find_nodes(op="placeholder")
+    axis = int("transpose" in str(gm.graph))
+    weight = TensorGrid("0.weight", (0.01,) * 4, 0, -128, 127, axis=axis, parameter=True)
+    return TensorGrid(value.name, (0.01,), 0, 0, 255), weight

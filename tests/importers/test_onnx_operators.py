@@ -35,7 +35,6 @@ def tensors(folder: Path, kind: str) -> list[Tensor]:
     return found
 
 
-@pytest.mark.every(12)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_examples_of_onnx(case: Path) -> None:
     module = OnnxModule(onnx.load(case / "model.onnx"), 6)

@@ -188,7 +188,6 @@ REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
 }
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_stays_in_float_has_a_reason(name: str) -> None:
     function, reason = REFUSED[name]

@@ -60,7 +60,6 @@ LAYERS: dict[str, tuple[nn.Module, str, dict[int, str]]] = {
 }
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("name", LAYERS)
 def test_channels_of_a_layer(name: str) -> None:
     layer, out, weight = LAYERS[name]

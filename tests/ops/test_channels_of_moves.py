@@ -79,6 +79,10 @@ def test_constants_can_have_any_channels() -> None:
             "index_select of index_select picks channels by computed indices",
         ),
         (
+            lambda m, x: m.a(x)[:, torch.tensor([[2, 0], [1, 1]])],
+            "index of index picks channels by computed indices",
+        ),
+        (
             lambda m, x: torch.repeat_interleave(m.a(x)[0], 2, output_size=64),
             "repeat_interleave of repeat_interleave is told the size of its result",
         ),

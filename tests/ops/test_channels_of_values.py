@@ -43,7 +43,6 @@ VALUES: dict[str, tuple[Forward, tuple[int | None, str]]] = {
 }
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("name", VALUES)
 def test_channels_of_values(name: str) -> None:
     function, expected = VALUES[name]
@@ -86,7 +85,6 @@ STAY: dict[str, tuple[Forward, str]] = {
 }
 
 
-@pytest.mark.every(4)
 @pytest.mark.parametrize("name", STAY)
 def test_channels_that_stay_have_a_reason(name: str) -> None:
     function, reason = STAY[name]

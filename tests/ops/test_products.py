@@ -27,7 +27,6 @@ PRODUCTS: dict[str, tuple[Forward, tuple[int | None, str]]] = {
 }
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_channels_of_products(name: str) -> None:
     function, (axis, expected) = PRODUCTS[name]

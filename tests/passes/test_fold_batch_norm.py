@@ -306,7 +306,6 @@ def test_what_is_arithmetic_only_is_true_or_false() -> None:
         FoldBatchNorm(arithmetic_only="yes")  # type: ignore[arg-type]  # the mistake on purpose
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_rounded_weights_stay_on_the_points_of_their_grids(per_channel: bool) -> None:
     model = randomized(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()))
@@ -390,7 +389,6 @@ MOVED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
 }
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("name", MOVED)
 def test_folds_through_moves_that_keep_channels_and_into_the_next_layer(name: str) -> None:
     model, shape, left = MOVED[name]

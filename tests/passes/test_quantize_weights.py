@@ -143,7 +143,6 @@ def test_names_of_operators_and_positions_select_these_layers_too() -> None:
     assert targets[-1] == "aten.linear.default"
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("mode", ["dynamic", "weight-only"])
 def test_no_batch_is_needed_or_read(mode: Mode) -> None:
     class Unread:

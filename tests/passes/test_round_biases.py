@@ -32,7 +32,6 @@ def test_layers_without_a_bias_are_left_alone() -> None:
     assert not nodes_of(check_pass(RoundBiases(), fake, X, exact=True), qpc_ops.round_bias.default)
 
 
-@pytest.mark.every(4)
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_batch_norm_that_is_folded_later_adds_what_rounds_the_bias(

@@ -4,8 +4,10 @@ from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
+from qpc.explanation.inspection import Form
 from qpc.reporting.charts import group_bar, histogram, pareto, shortened, waterfall
-from qpc.reporting.data import Histogram
+from qpc.reporting.data import Candidate, Group, Histogram, Layer, Run
+from tests.conftest import Golden
 
 
 def test_every_picture_is_xml_and_says_what_it_shows(made: Any) -> None:
@@ -49,6 +51,37 @@ def test_a_histogram_is_steps_on_a_logarithmic_axis_and_lines_where_the_grid_end
     flat = histogram(Histogram(node="x", of="activations", low=2.0, high=2.0, counts=(0,)))
     assert "<line" not in flat
     assert 'aria-label="histogram of activations from 2 to 2"' in flat
+
+
+def layer(name: str, us: float | None, form: Form = "integer") -> Layer:
+    return Layer(
+        name=name, node=f"{name}_1", module=name, operator="add", shape="", macs=0, form=form, us=us
+    )
+
+
+RUN = Run(
+    metric="top-1",
+    limit=0.9,
+    candidates=(
+        Candidate(name="<before>", metric=0.94, costs={"macs": 9000.0}, pareto=("macs",)),
+        Candidate(name="b", metric=0.91, costs={"macs": 8000.0, "latency_ms": 0.25}),
+        Candidate(name="c", metric=0.92, costs={"macs": 4e3}, pareto=("macs",), best=True),
+    ),
+)
+
+
+def test_every_line_of_the_pictures_is_as_it_was(golden: Golden) -> None:
+    layers = [layer("a & b", 750.0), layer("quick", 0.1, "float"), layer("unknown", None)]
+    drawn = [
+        *pareto(RUN),
+        *pareto(Run(metric="top-1", candidates=RUN.candidates[:1])),
+        waterfall(layers, 250.5),
+        waterfall(layers, None),
+        group_bar(Group(index=0, layers=("a",), channels=6, prunable=2), 8),
+        group_bar(Group(index=0, layers=("a",), channels=1, prunable=1), 1),
+        group_bar(Group(index=0, layers=("a",), channels=0, prunable=0), 0),
+    ]
+    golden("charts", "\n\n".join(text.replace("><", ">\n<") for text in drawn))
 
 
 def test_long_names_keep_their_modules() -> None:

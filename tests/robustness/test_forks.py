@@ -81,7 +81,6 @@ class Child:
         return answer[0] if answer else _HUNG
 
 
-@pytest.mark.every(2)
 def test_children_and_parent_do_not_disturb_each_other(
     model: CompiledModel, answers: Answers
 ) -> None:

@@ -27,7 +27,6 @@ class Fire(IntegerGraph):
         return [self.conv2d(q, first, (1, 1)), self.conv2d(q, second, (3, 3), padding=(1, 1))]
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize(("first", "second"), [(16, 32), (5, 3), (20, 33)])
 @pytest.mark.parametrize("threads", THREADS)
 def test_two_layers_fill_a_concat_without_copies(first: int, second: int, threads: int) -> None:
@@ -75,7 +74,6 @@ def test_an_operator_writes_to_its_place(member: str, threads: int) -> None:
     assert not {"place", "concatenate"} & set(kernels(compiled))
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_linear_layers_of_images_are_joined_along_any_axis(dim: int) -> None:
     """Their channels are the last axis, those of images the second."""

@@ -37,7 +37,6 @@ def start() -> tuple[Padded, Node]:
     return g, g.quantize(g.input(8, 9, 7))
 
 
-@pytest.mark.every(4)
 @pytest.mark.parametrize("amounts", [(0, 1, 0, 1), (2, 0, 1, 3), (1, 2), (0, 0, 2, 1, 0, 0)])
 @pytest.mark.parametrize(
     "layer",

@@ -30,7 +30,6 @@ def changed(folder: Path, name: str, data: bytes) -> None:
     (folder / DOCUMENT).write_bytes(documents.seal(kept | {"files": documents.described(files)}))
 
 
-@pytest.mark.every(4)
 @pytest.mark.parametrize("target", ARCHITECTURES)
 def test_every_byte_is_equal_on_every_architecture(exported: Exported, target: str) -> None:
     require_tools(target)

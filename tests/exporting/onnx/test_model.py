@@ -54,7 +54,6 @@ def test_the_model_computes_what_the_graph_computes() -> None:
     assert close(integer(fake_quantized(Mixed(), x)), x)
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize(
     "function",
     [
@@ -104,7 +103,6 @@ IMAGE_FUNCTIONS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 }
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("name", IMAGE_FUNCTIONS)
 def test_functions_of_images(name: str) -> None:
     kind, function = IMAGE_FUNCTIONS[name]

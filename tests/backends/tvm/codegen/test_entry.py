@@ -210,7 +210,6 @@ def copied() -> GraphModule:
     return g.module(x, y, y, g.call(aten.reshape.default, x, [-1, 12]))
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("graph", [residual, joined, copied])
 def test_python_gives_the_same_bytes(graph: Callable[[], GraphModule], writers: TwoWriters) -> None:
     gm = graph()

@@ -71,7 +71,6 @@ def test_targets_do_not_share_kernels(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 2 * count
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("name", ["VERSION", "_LOWERING"])
 def test_versions_do_not_share_kernels(
     name: str, tmp_path: Path, compilations: list[int], monkeypatch: pytest.MonkeyPatch

@@ -69,7 +69,6 @@ def exact_product(a: Array, b: Array, numbers: MulConstants) -> Array:
     return np.clip(result, numbers.lo, numbers.hi).astype(np.uint8)
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize(("a_shape", "b_shape"), SHAPES)
 def test_add_equals_the_exact_result(isa: Isa, run: Run, a_shape: Shape, b_shape: Shape) -> None:
     a, b = random_bytes(a_shape), random_bytes(b_shape, seed=1)
@@ -96,7 +95,6 @@ def test_add_equals_the_exact_result_at_the_limits(
     np.testing.assert_array_equal(result, exact_sum(a, b, numbers))
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("shape", [(53,), (300,), (2, 27), (1, 3, 5, 7), (2, 65536)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_lookup_reads_every_entry(isa: Isa, run: Run, shape: Shape, threads: int) -> None:
@@ -126,7 +124,6 @@ SHARES = [
 ]
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("c", SHARES)
 def test_operands_and_results_may_be_shares_of_larger_tensors(isa: Isa, run: Run, c: int) -> None:
     a, b = random_bytes((2, 3, 4, c + 9)), random_bytes((2, 3, 4, c), seed=1)

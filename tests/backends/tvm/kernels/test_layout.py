@@ -45,7 +45,6 @@ def exact(x: npt.NDArray[np.float32], scale: float, zero_point: int, lo: int, hi
     return result.astype(np.uint8)
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize(("shape", "permutation"), CASES)
 def test_quantize_equals_the_exact_result(
     isa: Isa, run: Run, shape: Shape, permutation: tuple[int, ...]
@@ -66,7 +65,6 @@ def test_quantize_rounds_half_to_even_and_clamps_what_no_integer_holds(isa: Isa,
     assert result[len(limits) + 20 : len(limits) + 24].tolist() == [10, 12, 12, 14]
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize(("shape", "permutation"), CASES)
 def test_dequantize_equals_the_exact_result(
     isa: Isa, run: Run, shape: Shape, permutation: tuple[int, ...]

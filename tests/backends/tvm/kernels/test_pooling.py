@@ -115,7 +115,6 @@ def test_avg_pool_counts_padding_as_zero(
     np.testing.assert_array_equal(result, requantized(total, numbers))
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize(
     ("shape", "axes"),
     [

@@ -29,7 +29,6 @@ def _places(size: int, *, linear: bool) -> Array:
     return places if linear else places // POSITIONS * POSITIONS
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("shape", [(2, 5, 4, 3), (1, 3, 9, 80), (1, 1, 1, 1), (1, 2, 2, 64)])
 def test_equals_the_definition(isa: Isa, run: Run, shape: tuple[int, ...], linear: bool) -> None:

@@ -63,7 +63,6 @@ COMPARED: list[Function] = [
 SQUARED: list[Function] = [lambda x: x.sqrt() ** 2, lambda x: x**0.5, lambda x: x**-0.5]
 
 
-@pytest.mark.every(4)
 @pytest.mark.parametrize(
     "functions", [CANCELLING, ZEROS, COMPARED, SQUARED], ids=["-", "0", "=", "sqrt"]
 )

@@ -199,7 +199,6 @@ MOVEMENT: dict[str, tuple[Build, list[str]]] = {
 }
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("case", MOVEMENT)
 def test_movement_needs_these_kernels_and_no_more(case: str) -> None:
     build, expected = MOVEMENT[case]

@@ -41,7 +41,6 @@ def graph(mix: LayerConfig, last: LayerConfig) -> GraphModule:
     return qpc.quantize(qpc.trace(Net(), X), [X], QuantConfig(overrides=overrides))
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_dynamic_layers_behind_integer_ones_keep_all_bits(threads: int) -> None:
     dynamic = LayerConfig(mode="dynamic")

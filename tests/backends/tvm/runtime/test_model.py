@@ -95,7 +95,6 @@ def test_another_batch_size_is_an_error(models: Models) -> None:
         models[0](torch.zeros(2, 3, 12, 12))
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_calls_from_several_threads_do_not_disturb_each_other(threads: int) -> None:
     compiled, expected = _network(threads)

@@ -205,7 +205,6 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 }
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_onnx_cannot_say_is_refused(name: str) -> None:
     function, wrong = REFUSED[name]

@@ -414,7 +414,6 @@ ADD = AddTensor(
 )
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize(("channels", "groups"), [(24, 1), (80, 80)])
 def test_stages_follow_in_order(isa: Isa, run: Run, channels: int, groups: int) -> None:
     layer = Layer(replace(BASE, c=channels, o=channels, groups=groups))

@@ -46,7 +46,6 @@ def matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TilePlan, "time", 0.0)
 
 
-@pytest.mark.every(6)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -120,7 +119,6 @@ def test_these_tests_use_registers_of_matrices(isa: Isa) -> None:
     assert isinstance(plan_for(isa, part, 1), TilePlan)
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("number", range(len(WIDE.blocks)))
 @pytest.mark.parametrize("kernel", [pytest.param((1, 1), marks=SLOW), (3, 3)], ids=str)
 def test_every_block_of_registers_is_right(
@@ -158,7 +156,6 @@ def test_stages_follow_in_order(isa: Isa, run: Run, outputs: int) -> None:
     np.testing.assert_array_equal(result, np.clip(layer.table[value], 10, 200))
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("threads", [2, pytest.param(3, marks=SLOW)])
 @pytest.mark.parametrize(
     "changes",

@@ -44,7 +44,6 @@ def plan_of(isa: Isa, layer: Layer) -> TilePlan:
     return plan
 
 
-@pytest.mark.every(6)
 @pytest.mark.parametrize("name", LAYERS)
 def test_small_registers_compute_the_same(isa: Isa, run: Run, name: str) -> None:
     layer = Layer(replace(BASE, **LAYERS[name]))

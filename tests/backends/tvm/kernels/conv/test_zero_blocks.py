@@ -39,7 +39,6 @@ def thinned(layer: Layer, share: float, outputs: int = 16, inputs: int = 4) -> L
     return layer
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize(
     "changes",
     [

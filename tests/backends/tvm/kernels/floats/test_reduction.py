@@ -43,7 +43,6 @@ def test_reductions_with_any_number_of_threads(
     np.testing.assert_allclose(one, wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.every(4)
 @pytest.mark.parametrize("shape", [(1, 40, 1), (1, 9, 20)], ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("place", [0, 5, 8])

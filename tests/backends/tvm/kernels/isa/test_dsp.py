@@ -100,7 +100,6 @@ def test_outputs_are_rounded_and_cut_on_any_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.arm
-@pytest.mark.every(2)
 @pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7"])
 def test_outputs_are_rounded_and_cut_by_instructions(tmp_path: Path, core: str) -> None:
     target = Target.parse(core)

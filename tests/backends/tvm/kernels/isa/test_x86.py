@@ -141,7 +141,6 @@ def test_the_inner_loop_of_a_convolution_is_dots_and_loads(
         assert not [line for line in others if re.match(r"v?p(mov|unpck|and|srl|shufb)", line)]
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize(("channels", "threads"), [(80, 2), (81, 1)])
 def test_numbers_of_the_epilogue_leave_registers_to_the_sums(channels: int, threads: int) -> None:
     """With these, LLVM once kept them in registers from before the sums until after."""

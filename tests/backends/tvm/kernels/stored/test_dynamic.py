@@ -49,7 +49,6 @@ def check(isa: Isa, run: Run, x: Array, o: int, *, bias: bool = True, limit: int
         np.testing.assert_array_equal(*bits)
 
 
-@pytest.mark.every(5)
 @pytest.mark.parametrize(
     ("m", "k", "o", "bias"),
     [(1, 40, 70, True), (13, 64, 33, True), (20, 5, 3, False), (1, 1, 1, True), (110, 7, 9, False)],
@@ -64,7 +63,6 @@ def test_small_weights_are_exact_too(isa: Isa, run: Run) -> None:
     check(isa, run, rows(9, 50), 40, limit=7)
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("k", [5, 50])
 def test_strange_values_are_found_wherever_they_are(isa: Isa, run: Run, k: int) -> None:
     x = np.ones((3 * k, k), np.float32)

@@ -26,7 +26,6 @@ CASES = [
 ]
 
 
-@pytest.mark.every(4)
 @pytest.mark.parametrize(("bias", "packed"), [(False, False), (True, True)])
 @pytest.mark.parametrize(("m", "k", "o", "group"), CASES)
 def test_the_error_is_that_of_sums_of_floats(

@@ -81,7 +81,6 @@ def test_padding_of_a_pool_never_wins_and_nan_always_does() -> None:
         assert torch.allclose(got, wanted, equal_nan=True)
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.float16])
 def test_other_types_are_compared_too(dtype: torch.dtype) -> None:
     g = IntegerGraph()

@@ -56,7 +56,6 @@ FILLED: list[Callable[[Tensor], object]] = [
 ]
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize("functions", [FILLED, KINDS, TRUTHS], ids=["filled", "kinds", "truths"])
 def test_numbers_of_every_kind_are_known(functions: list[Callable[[Tensor], object]]) -> None:
     assert_like_pytorch(functions, NUMBERS)

@@ -27,7 +27,6 @@ def images(mode: str) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.every(6)
 @pytest.mark.parametrize(
     ("mode", "options"),
     [
