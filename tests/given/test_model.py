@@ -195,6 +195,7 @@ def test_a_folder_to_write_to_holds_nothing_else(folder: Path) -> None:
     assert not (folder / "far").exists(), "nothing is left of what was not written"
     ModelFolder.begin(folder / "new").write_texts({"command": "quantize"}, {"a": 1})
     assert (folder / "new/settings.yaml").read_text() == "command: quantize\n"
+    assert (folder / "new/result.json").read_text() == '{\n  "a": 1\n}\n'
     ModelFolder.begin(folder / "new")
     (folder / "new" / "thesis.tex").touch()
     with pytest.raises(ArtifactError, match=r"holds something else: 'thesis.tex'"):

@@ -56,3 +56,10 @@ def test_a_float_graph_is_refused(made: Any) -> None:
     reference: GraphModule = made.reference
     with pytest.raises(PassError, match="explain needs a quantized graph"):
         report_of(reference, reference, [made.batch])
+
+
+def test_the_picture_says_what_is_in_integers(made: Any) -> None:
+    *found, _ = [(node.label, node.form) for node in made.report.graph]
+    layers = ("first (conv2d_default)", "second (conv2d_add_default)", "mean_default")
+    computed = ("quantize_default", *layers, "head (linear_float_default)")
+    assert found == [("x", "float"), *((name, "integer") for name in computed)]

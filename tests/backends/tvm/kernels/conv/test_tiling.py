@@ -8,6 +8,7 @@ from qpc.backends.tvm.kernels.conv.tiling import (
     Blocks,
     choose_blocks,
     choose_tile,
+    tiles_that_fit,
 )
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
 from qpc.targets import Target
@@ -33,6 +34,13 @@ def test_a_tile_fits_registers_and_dimensions(isa: Isa, columns: int, vectors: i
     assert (tile.pixels + 1) * tile.vectors + 1 <= isa.registers
     assert vectors % tile.vectors == 0
     assert tile.pixels <= columns
+
+
+def test_weights_of_four_bits_leave_room_for_what_unpacks_them() -> None:
+    isa = isa_for(Target.parse("x86-64-avx2"))
+    assert isa.registers == 15
+    tiles = {(t.pixels, t.vectors) for t in tiles_that_fit(isa, 8, 4, nibbles=True)}
+    assert tiles == {(1, 1), (2, 1), (1, 2), (2, 2), (1, 4)}
 
 
 @pytest.mark.parametrize("columns", [7, 14, 28, 56])

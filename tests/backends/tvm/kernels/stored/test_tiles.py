@@ -19,6 +19,8 @@ def test_a_tile_fits_the_registers(registers: int, m: int, o: int) -> None:
     tiles = Tiles.of(Isa("test", 4, registers), m, o)
     assert 1 <= tiles.rows <= m
     assert tiles.vectors == 1 or (tiles.rows + 1) * tiles.vectors + 1 <= registers
+    widest = tiles.vectors in (4, -(-o // 4))
+    assert widest or (tiles.rows + 1) * (tiles.vectors + 1) + 1 > registers
 
 
 def test_weights_lie_in_the_order_in_which_tiles_read_them() -> None:
