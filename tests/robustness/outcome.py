@@ -60,9 +60,10 @@ class may_refuse(AbstractContextManager[None]):  # noqa: N801  # reads as a stat
 
 
 def _is_a_fault(error: QPCError) -> bool:
-    """A broken promise, or an unexpected exception inside a pass that only got a wrapping."""
+    """A broken promise, an unexpected exception in a pass that only got a wrapping, wrong code."""
     unexpected = error.__cause__ is not None and error.what.startswith("pass ")
-    return isinstance(error, InvariantError) or unexpected
+    wrong_code = "LLVM module verification failed" in error.what
+    return isinstance(error, InvariantError) or unexpected or wrong_code
 
 
 def outcome_of(check: Callable[[], None]) -> Outcome:

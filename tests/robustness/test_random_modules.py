@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("tvm_ffi", reason="Apache TVM is not installed")
 from qpc.capture.trace import trace
-from qpc.errors import InvariantError, PassError, TraceError
+from qpc.errors import BackendError, InvariantError, PassError, TraceError
 from qpc.recipes import quantize
 from tests.quantizing import min_max
 from tests.robustness import random_modules
@@ -125,7 +125,12 @@ def test_unexpected_exceptions_in_passes_and_broken_promises_are_faults() -> Non
         with may_refuse("prune"):
             raise InvariantError("fact does not hold")
 
-    assert [outcome_of(check).verdict for check in (wrapped, broken)] == ["fault", "fault"]
+    def wrong_code() -> None:
+        with may_refuse("compile"):
+            raise BackendError("TVM cannot compile the graph: LLVM module verification failed: ...")
+
+    checks = (wrapped, broken, wrong_code)
+    assert [outcome_of(check).verdict for check in checks] == ["fault", "fault", "fault"]
 
 
 def test_messages_are_counted_without_the_numbers_and_names_in_them() -> None:

@@ -87,7 +87,8 @@ class DensePlan(ConvLayout):
 
     def packing(self, weight: npt.NDArray[np.int8]) -> Self:
         """The plan with two weights in each byte, if they have four bits and this is faster."""
-        possible = self.isa.unpacks and self.shape.kernel == (1, 1) and not self.tile.skips
+        takes_bytes = self.isa.unpacks and self.isa.operand is None
+        possible = takes_bytes and self.shape.kernel == (1, 1) and not self.tile.skips
         if not possible or not nibbles.fits(weight):
             return self
         packed = replace(self, nibbles=True)

@@ -12,6 +12,7 @@ pytest.importorskip("tvm", reason="needs Apache TVM")
 from qpc.backends.tvm.kernels.conv import nibbles
 from qpc.backends.tvm.kernels.conv.conv2d import conv2d
 from qpc.backends.tvm.kernels.conv.conv_plan import LayerConstants
+from qpc.backends.tvm.kernels.conv.dense_conv import DenseConv
 from qpc.backends.tvm.kernels.conv.linear import LinearDesc, linear
 from qpc.backends.tvm.kernels.geometry import Conv2dDesc
 from qpc.backends.tvm.kernels.isa.choose import Isa, isa_for
@@ -113,6 +114,15 @@ def test_packing_is_chosen_for_layers_of_one_pixel() -> None:
     for target in ("x86-64-avx2", "x86-64-avx512-vnni"):
         kernel = kernel_of(isa_for(Target.parse(target)), layer)
         assert kernel.params[0].nbytes == layer.weight.nbytes // 2
+
+
+@pytest.mark.parametrize(("target", "packs"), [("x86-64-avx2", False), ("x86-64", True)])
+def test_weights_that_are_widened_when_they_are_stored_are_not_packed(
+    target: str, packs: bool
+) -> None:
+    layer = layer_of(64, 64)
+    plan = DenseConv(far_away(isa_for(Target.parse(target))), layer.desc.shape, 1)
+    assert plan.packing(layer.weight).nibbles is packs
 
 
 def test_what_has_four_bits() -> None:
