@@ -396,6 +396,7 @@ class BytePairs(_Bytes):
     def _sums_of_pairs(self, x: Expr, w: Expr, piece: int) -> Expr:
         size = self.lanes * _PIECE
         if self._pieces > 1:
+            x = reinterpret(x, "int32", self.lanes * self._pieces)
             x = shuffle([x], range(piece * self.lanes, (piece + 1) * self.lanes))
             w = shuffle([w], range(piece * size, (piece + 1) * size))
         words = vector("int16", size // 2)

@@ -21,8 +21,10 @@ from qpc.targets import Target
 pytestmark = pytest.mark.tvm
 
 
-def assembly(desc: Conv2dDesc, target: Target, epilogue: Epilogue = (), threads: int = 1) -> str:
-    weight = np.ones((desc.o, desc.c // desc.groups, *desc.kernel), np.int8)
+def assembly(
+    desc: Conv2dDesc, target: Target, epilogue: Epilogue = (), threads: int = 1, value: int = 127
+) -> str:
+    weight = np.full((desc.o, desc.c // desc.groups, *desc.kernel), value, np.int8)
     bias, multiplier = np.zeros(desc.o, np.int32), np.ones(desc.o, np.float32)
     kernel = conv2d(
         isa_for(target), desc, LayerConstants(weight, bias, multiplier), epilogue, threads
@@ -139,6 +141,24 @@ def test_the_inner_loop_of_a_convolution_is_dots_and_loads(
         # Besides the products: additions, loads, copies of registers, and control of the loop.
         others = [line for line in loop if line not in dots]
         assert not [line for line in others if re.match(r"v?p(mov|unpck|and|srl|shufb)", line)]
+
+
+@pytest.mark.parametrize(("value", "pieces"), [(64, 1), (32, 2)])
+@pytest.mark.parametrize("name", ["x86-64-avx2", "x86-64-avx512"])
+def test_the_inner_loop_of_pairs_of_bytes_widens_a_sum_once(
+    name: str, value: int, pieces: int
+) -> None:
+    desc = Conv2dDesc(n=1, h=28, w=28, c=64, o=64, kernel=(3, 3), stride=(2, 2))
+    text = assembly(desc, Target.parse(name), value=value)
+    loops = [loop for loop in innermost_loops(text) if "vpmaddubsw" in "\n".join(loop)]
+    assert loops
+    for loop in loops:
+        counts = [
+            sum(line.startswith(name) for line in loop) for name in ("vpmaddubsw", "vpmaddwd")
+        ]
+        assert counts[0] == pieces * counts[1]
+        assert counts[1] >= 6
+        assert not [line for line in loop if "(%rsp" in line or re.match(r"v?mov.*\)$", line)]
 
 
 @pytest.mark.parametrize(("channels", "threads"), [(80, 2), (81, 1)])
