@@ -502,10 +502,8 @@ class Flow:
         axes = varying_axes(settled)
         if len(axes) < 2:
             return False
-        axis, before = (
-            max(axes, key=lambda a: (self._tied_along(settled, a), a)),
-            self.atoms.changes,
-        )
+        axis = max(axes, key=lambda a: (self._tied_along(settled, a), a))
+        before = self.atoms.changes
         self.atoms.unite(settled, only_along(settled, axis), "")
         if self.atoms.changes == before:
             self.atoms.pin(settled, "other values stand between its channels")

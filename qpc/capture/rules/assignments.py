@@ -12,10 +12,9 @@ import torch
 from torch.fx import Node
 
 from qpc.calls import arguments
-from qpc.capture.rules.call import Call, shape_of, table
+from qpc.capture.rules.call import Call, reshape_sizes, shape_of, table
 from qpc.capture.rules.filled import Filled, amounts, filled_with, joined
 from qpc.meta import info
-from qpc.types import BatchDim
 
 aten = torch.ops.aten
 
@@ -47,9 +46,8 @@ def _select_scatter(call: Call) -> Node | None:
     size = call.shape[axis]
     if not isinstance(size, int) or not isinstance(index, int):
         return None
-    if sum(isinstance(d, BatchDim) for d in call.shape) > 1:
+    if (sizes := reshape_sizes(call.shape)) is None:
         return None
-    sizes = [-1 if isinstance(d, BatchDim) else d for d in call.shape]
     sizes[axis] = 1
     new = call.emit(aten.reshape.default, call.source("src"), sizes)
     return _written(call, new, axis, index % size, index % size + 1)

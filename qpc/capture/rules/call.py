@@ -13,7 +13,7 @@ from torch.fx.node import Argument
 from qpc.calls import arguments
 from qpc.meta import info, inherit
 from qpc.shapes import infer_node
-from qpc.types import Shape
+from qpc.types import BatchDim, Shape
 
 
 class Call:
@@ -64,6 +64,13 @@ def shape_of(node: Node) -> Shape:
     shape = info(node).shape
     assert shape is not None, f"{node.name} has no shape"
     return shape
+
+
+def reshape_sizes(shape: Shape) -> list[int] | None:
+    """A shape as a reshape takes it: -1 for the axis that grows with the batch; None if two do."""
+    if sum(isinstance(d, BatchDim) for d in shape) > 1:
+        return None
+    return [-1 if isinstance(d, BatchDim) else d for d in shape]
 
 
 def table(*groups: tuple[Rule, str]) -> dict[OpOverload, Rule]:

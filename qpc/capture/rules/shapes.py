@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
-from qpc.capture.rules.call import Call, overloads, shape_of, table
+from qpc.capture.rules.call import Call, overloads, reshape_sizes, shape_of, table
 from qpc.meta import info
-from qpc.types import BatchDim
 
 aten = torch.ops.aten
 
@@ -16,10 +15,8 @@ def _as_reshape(call: Call) -> Node | None:
     source, shape = call.source(), call.shape
     if shape_of(source) == shape:
         return source
-    growing = [d for d in shape if isinstance(d, BatchDim)]
-    if len(growing) > 1:
+    if (sizes := reshape_sizes(shape)) is None:
         return None
-    sizes = [-1 if isinstance(d, BatchDim) else d for d in shape]
     if call.target is aten.reshape.default and call.args["shape"] == sizes:
         return None
     return call.emit(aten.reshape.default, source, sizes)
@@ -62,17 +59,14 @@ def _tile(call: Call) -> Node:
 def _repeat_each(call: Call) -> Node | None:
     """Each element of an axis several times: along an axis of its own, and both are then one."""
     repeats, dim, shape = call.args["repeats"], call.args["dim"], shape_of(call.source())
-    if not isinstance(repeats, int) or dim is None:
-        return None
-    if sum(isinstance(d, BatchDim) for d in shape) > 1:
+    sizes, made = reshape_sizes(shape), reshape_sizes(call.shape)
+    if not isinstance(repeats, int) or dim is None or sizes is None or made is None:
         return None
     axis = int(dim) % len(shape) + 1
-    sizes = [-1 if isinstance(d, BatchDim) else d for d in shape]
     apart = call.emit(aten.reshape.default, call.source(), [*sizes[:axis], 1, *sizes[axis:]])
     times = [repeats if d == axis else -1 for d in range(len(shape) + 1)]
     wide = call.emit(aten.expand.default, apart, times)
-    sizes = [-1 if isinstance(d, BatchDim) else d for d in call.shape]
-    return call.emit(aten.reshape.default, wide, sizes)
+    return call.emit(aten.reshape.default, wide, made)
 
 
 _ARITHMETIC = ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "pow.Tensor_Tensor")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from qpc.capture.rules.call import Call, shape_of, table
+from qpc.capture.rules.call import Call, reshape_sizes, shape_of, table
 from qpc.capture.rules.filled import Filled, filled_with, joined
 from qpc.meta import info
-from qpc.types import BatchDim
 
 aten = torch.ops.aten
 
@@ -73,12 +72,11 @@ def _windows(call: Call) -> Node | None:
     axis = int(call.args["dimension"]) % max(len(shape), 1)
     if not shape or not isinstance(shape[axis], int) or length != step:
         return None
-    if sum(isinstance(d, BatchDim) for d in shape) > 1:
+    if (sizes := reshape_sizes(shape)) is None:
         return None
     count, source = shape[axis] // step, call.source()
     if count * step < shape[axis]:
         source = call.emit(aten.slice.Tensor, source, axis, 0, count * step, 1)
-    sizes = [-1 if isinstance(d, BatchDim) else d for d in shape]
     apart = [*sizes[:axis], count, step, *sizes[axis + 1 :]]
     order = [d for d in range(len(apart)) if d != axis + 1]
     return call.emit(
@@ -99,10 +97,8 @@ def _narrow(call: Call) -> Node | None:
 def _stack(call: Call) -> Node | None:
     tensors, axis = call.args["tensors"], call.args["dim"]
     axis %= len(call.shape)
-    old = shape_of(tensors[0])
-    if sum(isinstance(d, BatchDim) for d in old) > 1:
+    if (sizes := reshape_sizes(shape_of(tensors[0]))) is None:
         return None
-    sizes: list[int] = [-1 if isinstance(d, BatchDim) else d for d in old]
     sizes.insert(axis, 1)
     return call.emit(
         aten.cat.default, [call.emit(aten.reshape.default, t, sizes) for t in tensors], axis

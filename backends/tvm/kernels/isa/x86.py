@@ -382,7 +382,7 @@ class BytePairs(_Bytes):
     def broadcast_from(self, data: Flat, at: Index) -> Expr:
         # Loaded piece by piece: of more bytes at once LLVM makes moves between registers.
         places = [at + piece * _PIECE for piece in range(self._pieces)]
-        splats = [splat(T.reinterpret("int32", data.load(p, _PIECE)), self.lanes) for p in places]
+        splats = [self.broadcast(data.load(place, _PIECE)) for place in places]
         return shuffle(splats, range(self.lanes * self._pieces)) if splats[1:] else splats[0]
 
     def dot(self, acc: Expr, x: Expr, w: Expr) -> Expr:

@@ -56,7 +56,7 @@ _NUMBERS = np.array(
 )
 """As data: TVM would turn a division by a constant into a multiplication."""
 
-_DEEPEST = 4  # terms of a `dot`, as weights are packed for models of all bits alike
+_DEEPEST = 4  # terms of a `dot`: `Tiles.pack` lays them side by side, deeper ones are in pieces
 
 
 @dataclass(frozen=True)
